@@ -1,0 +1,139 @@
+"""Torch heads with several members side by side.
+
+A member is one independently initialised network. Members live in one extra dimension of each
+parameter, so that one matrix product serves them all and their gradients never mix.
+"""
+
+import math
+
+import torch
+from torch import nn
+
+
+class MemberDropout(nn.Module):
+    """Dropout that draws from its own generator and leaves torch's global one untouched."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.p = p
+        self.generator = None
+
+    def forward(self, x):
+        if not self.training or self.p == 0:
+            return x
+        keep = torch.empty_like(x).bernoulli_(1 - self.p, generator=self.generator)
+        return x * keep.div_(1 - self.p)
+
+
+class MemberMLP(nn.Module):
+    """`n_members` multilayer perceptrons with ReLU on the same input.
+
+    Parameters
+    ----------
+    n_members, n_in, n_out : int
+    hidden_layer_sizes : tuple of int
+        Empty for a linear model.
+    dropout : float
+        Share of hidden units dropped in training.
+    """
+
+    def __init__(self, n_members, n_in, hidden_layer_sizes, n_out, dropout=0.0):
+        super().__init__()
+        sizes = [n_in, *hidden_layer_sizes, n_out]
+        # (in, members, out): the first product of all members is one plain matrix product.
+        self.weights = nn.ParameterList(
+            nn.Parameter(torch.empty(i, n_members, o))
+            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.biases = nn.ParameterList(
+            nn.Parameter(torch.zeros(1, n_members, o)) for o in sizes[1:]
+        )
+        self.dropout = MemberDropout(dropout)
+
+    def initialize(self, generator, output_bias=0.0):
+        """Draw weights uniformly in +-1/sqrt(fan in) (torch's default); set the output bias."""
+        with torch.no_grad():
+            for weight, bias in zip(self.weights, self.biases, strict=True):
+                bound = 1 / math.sqrt(max(weight.shape[0], 1))
+                # Drawn on the CPU, so that a seed means the same weights on every device.
+                weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
+                bias.zero_()
+            self.biases[-1].add_(torch.as_tensor(output_bias).to(self.biases[-1]))
+
+    def forward(self, x):
+        """Map x of shape (n, n_in) to logits of shape (members, n, n_out)."""
+        first, *rest = zip(self.weights, self.biases, strict=True)
+        weight, bias = first
+        h = torch.addmm(bias.flatten(), x, weight.flatten(1))
+        h = h.view(len(x), *weight.shape[1:]).transpose(0, 1)
+        for weight, bias in rest:
+            h = self.dropout(torch.relu(h))
+            h = torch.baddbmm(bias.transpose(0, 1), h, weight.transpose(0, 1))
+        return h
+
+
+class RewardModel(nn.Module):
+    """A reward head and, if the objective models it, a propensity head.
+
+    Parameters
+    ----------
+    n_members, n_in, n_signals : int
+    hidden_layer_sizes, propensity_hidden_layer_sizes : tuple of int
+    dropout : float
+    with_propensity : bool
+        Without it the propensity is 1: every preferred response draws an action.
+    """
+
+    def __init__(
+        self,
+        n_members,
+        n_in,
+        n_signals,
+        hidden_layer_sizes,
+        propensity_hidden_layer_sizes,
+        dropout=0.0,
+        with_propensity=True,
+    ):
+        super().__init__()
+        self.config = {
+            "n_members": n_members,
+            "n_in": n_in,
+            "n_signals": n_signals,
+            "hidden_layer_sizes": tuple(hidden_layer_sizes),
+            "propensity_hidden_layer_sizes": tuple(propensity_hidden_layer_sizes),
+            "dropout": dropout,
+            "with_propensity": with_propensity,
+        }
+        self.reward = MemberMLP(n_members, n_in, hidden_layer_sizes, 1, dropout)
+        self.propensity = (
+            MemberMLP(n_members, n_in, propensity_hidden_layer_sizes, n_signals, dropout)
+            if with_propensity
+            else None
+        )
+
+    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
+        """Draw all weights from `generator`; the biases set where training starts."""
+        self.reward.initialize(generator, reward_bias)
+        if self.propensity is not None:
+            self.propensity.initialize(generator, propensity_bias)
+
+    def set_generator(self, generator):
+        """Let every dropout layer draw from `generator`."""
+        for module in self.modules():
+            if isinstance(module, MemberDropout):
+                module.generator = generator
+
+    def reward_logit(self, x):
+        """Map x of shape (n, n_in) to reward logits of shape (members, n)."""
+        return self.reward(x).squeeze(-1)
+
+    def propensity_logit(self, x):
+        """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals)."""
+        if self.propensity is None:
+            config = self.config
+            return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
+        return self.propensity(x)
+
+    def forward(self, x):
+        """Map x of shape (n, n_in) to reward logits and propensity logits."""
+        return self.reward_logit(x), self.propensity_logit(x)

@@ -1,0 +1,58 @@
+"""The split of a log into training and validation rows."""
+
+import numpy as np
+
+
+def row_codes(X):
+    """Return an integer per row, equal for identical rows.
+
+    A random linear hash of the bits: two different rows share a code with probability below
+    2**-31, which would merely keep them on the same side of the split.
+    """
+    rng = np.random.default_rng(0)
+    words = X.dtype.itemsize // np.dtype(np.uint32).itemsize
+    multipliers = rng.integers(2**63, size=X.shape[1] * max(words, 1), dtype=np.uint64) | np.uint64(
+        1
+    )
+    codes = np.empty(len(X), dtype=np.uint64)
+    for start in range(0, len(X), 4096):
+        chunk = np.ascontiguousarray(X[start : start + 4096])
+        # Adding 0 turns -0.0 into 0.0, which compares equal but differs in its bits.
+        bits = (chunk + chunk.dtype.type(0)).view(np.uint32 if words else np.uint16)
+        codes[start : start + 4096] = (bits.astype(np.uint64) * multipliers).sum(
+            axis=1, dtype=np.uint64
+        )
+    return codes
+
+
+def validation_split(acted, groups, validation_fraction, rng):
+    """Return a mask of the validation rows; no group is cut, the share of acted rows is kept.
+
+    Groups are put in the order of their share of acted rows, ties at random, and validation
+    groups are taken from that order at equal distances.
+
+    Parameters
+    ----------
+    acted : ndarray of bool of shape (n,)
+        Whether any logged signal of a row fired.
+    groups : array-like of shape (n,)
+        Rows of equal value stay together.
+    validation_fraction : float
+        Share of the groups that validate.
+    rng : numpy.random.RandomState
+
+    Returns
+    -------
+    is_validation : ndarray of bool of shape (n,)
+        All False if there is only one group.
+    """
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    n_groups = len(sizes)
+    chosen = np.zeros(n_groups, dtype=bool)
+    if n_groups > 1:
+        share = np.bincount(codes, weights=acted, minlength=n_groups) / sizes
+        order = np.lexsort((rng.permutation(n_groups), share))
+        n_chosen = min(max(round(validation_fraction * n_groups), 1), n_groups - 1)
+        positions = (np.arange(n_chosen) + rng.uniform()) * n_groups / n_chosen
+        chosen[order[np.minimum(positions.astype(int), n_groups - 1)]] = True
+    return chosen[codes]
