@@ -1,0 +1,75 @@
+# Two commands, nothing before them but Python 3.11+, git and make:
+#   make demo     the main job on bundled data
+#   make test     the tests
+# Each builds the virtual environment .venv on its first run and leaves it alone afterwards.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+# Read only when .venv is made: `make clean`, then `make test PYTHON=python3.12`, to change it.
+PYTHON ?=
+PYTHONS := python3 python3.13 python3.12 python3.11
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
+
+demo: $(INSTALLED)  ## fit on bundled data, print a table, save a figure (DEMO_ARGS="--data ...")
+	@$(BIN)/python -m implicitrm_sk.demo $(DEMO_ARGS)
+
+test: $(INSTALLED)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(INSTALLED_DEV)  ## check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+format: $(INSTALLED_DEV)  ## fix style and formatting in place
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:  ## remove the virtual environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	find implicitrm_sk tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp exists only beside a complete environment: an install that failed half way starts afresh
+# next time, and one that only went out of date is brought up to date in place.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if [ ! -f $@ ] || ! $(BIN)/python -c '' 2>/dev/null; then \
+	    python=; too_old=; no_venv=; \
+	    for candidate in $(if $(PYTHON),'$(PYTHON)',$(PYTHONS)); do \
+	        version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
+	        if ! "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	            too_old="$$too_old $$candidate ($$version)"; \
+	        elif ! "$$candidate" -c 'import ensurepip, venv' 2>/dev/null; then \
+	            no_venv="$$no_venv $$candidate ($$version)"; \
+	        else \
+	            python=$$candidate; break; \
+	        fi; \
+	    done; \
+	    if [ -z "$$python" ]; then \
+	        echo "No Python to make $(VENV) with: implicitrm-sk needs 3.11 or newer, with the venv module." >&2; \
+	        echo "  tried: $(or $(PYTHON),$(PYTHONS))" >&2; \
+	        [ -z "$$too_old" ] || echo "  too old:$$too_old" >&2; \
+	        [ -z "$$no_venv" ] || echo "  without venv (on Debian or Ubuntu: apt install python3-venv):$$no_venv" >&2; \
+	        echo "  If another is installed: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python" >&2; \
+	        exit 1; \
+	    fi; \
+	    echo "Making $(VENV) with $$python ($$version) ..."; \
+	    "$$python" -m venv --clear $(VENV); \
+	fi
+	@rm -f $@
+	@echo "Installing implicitrm-sk and what it needs into $(VENV): once, a minute or two (longer where PyTorch brings its GPU libraries) ..."
+	@$(PIP_INSTALL) -e '.[test]' || { echo "The install failed (see above); the next make starts it afresh." >&2; exit 1; }
+	@touch $@
+
+$(INSTALLED_DEV): $(INSTALLED)
+	@echo "Installing the developers' tools into $(VENV) ..."
+	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
