@@ -1,0 +1,402 @@
+"""Loader of rated responses: one parquet file, with ready embeddings beside it."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils import Bunch
+
+from implicitrm_sk._optional import import_optional
+
+_REQUIRED_COLUMNS = ("prompt", "response", "rating")
+# On every set measured so far smollm2 predicts the rating better than minilm.
+_ENCODER_ORDER = ("smollm2", "minilm")
+_ADVICE = (
+    "Its rows must be the rows of the parquet file in the same order: "
+    "compute the embeddings from this very file."
+)
+
+
+def load_rated_responses(name, data_home=None, *, encoder=None, embeddings=None):
+    """Load responses with their ratings and, where there are any, their embeddings.
+
+    A data set is one file ``NAME.parquet`` with one row per (prompt, response). Beside it may lie
+    embeddings of the same rows in the same order, ``NAME_ENCODER.safetensors``. Whatever the two
+    files both hold must agree, so that no embedding is paired with the rating of another row.
+
+    Parameters
+    ----------
+    name : str or path-like
+        Name of a data set in `data_home`, or the path of a parquet file (it ends in
+        ``.parquet``). With a path `data_home` is not used and embeddings are looked for beside
+        the file.
+
+    data_home : str or path-like, default=None
+        Folder of the data sets. ``None`` means the environment variable ``IMPLICITRM_DATA`` if it
+        is set, else ``~/implicitrm_data``.
+
+    encoder : str, default=None
+        Which embeddings to load, the ``ENCODER`` of the file name. ``None`` takes the only one
+        there is; of several ``"smollm2"``, else ``"minilm"``, else the first in alphabetical
+        order; with none at all `X` is ``None``.
+
+    embeddings : str or path-like, default=None
+        Path of a safetensors file to take the embeddings from instead. Not together with
+        `encoder`.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes below, n being the number of rows.
+
+        X : ndarray of shape (n, d), float32, or None
+            The embeddings.
+        prompt, response : ndarray of shape (n,), object
+            The texts.
+        rating : ndarray of shape (n,), float64
+            The rating, on the scale of the data set. In a log of real feedback it is the action
+            itself (1 = copied, accepted) or the number of actions (upvotes).
+        prompt_id : ndarray of shape (n,), object
+            Identifier of the prompt; without such a column, 16 hexadecimal digits of a hash of
+            the prompt, so that rows with the same prompt share it.
+        groups : ndarray of shape (n,), int64
+            `prompt_id` as codes 0, 1, ... in order of first appearance, for the ``groups`` of
+            `fit`, of splitters and of paired accuracy.
+        is_test : ndarray of shape (n,), bool, or None
+            Whether the row belongs to the test split. Without a column ``split`` it is taken
+            from the embeddings file, and it is ``None`` where that has none either: nobody has
+            chosen a split, so choose one (by `groups`).
+        frame : DataFrame of shape (n, n_columns)
+            The whole file, extra columns included: for example ``views``, the exposures of a log
+            of upvotes.
+        name : str
+            Name of the data set.
+        encoder : str or None
+            The encoder of `X`; for a file given by `embeddings`, the stem of its name.
+        encoder_description : str or None
+            What the embeddings file says about its encoder.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder, the parquet file or the embeddings are not there. The message lists what is.
+    ValueError
+        If a file is empty, lacks a column or a tensor, holds missing or non-numeric ratings, or
+        if the embeddings belong to other rows.
+    ImportError
+        If pandas or pyarrow is missing: ``pip install "implicitrm-sk[data]"``.
+
+    Notes
+    -----
+    The parquet file needs the columns ``prompt``, ``response`` (text) and ``rating`` (numbers,
+    none missing); ``prompt_id`` and ``split`` (``"train"`` or ``"test"``) are optional. The
+    safetensors file needs the tensor ``embeddings`` (n, d). The optional tensors are checked
+    against the parquet file: ``labels`` (n,) equal the rating (to float32 precision), ``is_test``
+    (n,) the split, ``prompt_id_hash`` (n,) int64 the hash of ``prompt_id``: the 8 bytes of
+    BLAKE2b with ``digest_size=8`` of its UTF-8 text, read as a little-endian signed integer.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import pandas as pd
+    >>> from implicitrm_sk.datasets import load_rated_responses
+    >>> frame = pd.DataFrame(
+    ...     {
+    ...         "prompt": ["Name a prime.", "Name a prime.", "Say hello."],
+    ...         "response": ["7", "8", "Hello!"],
+    ...         "rating": [1.0, 0.0, 1.0],
+    ...     }
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     frame.to_parquet(Path(folder) / "toy.parquet")
+    ...     data = load_rated_responses("toy", folder)
+    >>> data.rating
+    array([1., 0., 1.])
+    >>> data.groups
+    array([0, 0, 1])
+    >>> data.X is None
+    True
+    """
+    if embeddings is not None and encoder is not None:
+        raise ValueError(
+            f"embeddings={os.fspath(embeddings)!r} and encoder={encoder!r} both say which "
+            "embeddings to load. Give one of them."
+        )
+    parquet = _find_parquet(name, data_home)
+    frame = _read_parquet(parquet)
+    data = _columns(frame, parquet)
+    data.name = parquet.stem
+
+    if embeddings is not None:
+        path = Path(embeddings).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"embeddings={os.fspath(embeddings)!r} is no file. "
+                "Give the path of a safetensors file."
+            )
+        data.encoder = path.stem
+    else:
+        path = _find_embeddings(parquet, encoder)
+        data.encoder = None if path is None else _encoder_of(parquet, path)
+
+    data.X, data.encoder_description = None, None
+    if path is not None:
+        _add_embeddings(data, path, parquet)
+    return data
+
+
+def _data_home(data_home):
+    if data_home is not None:
+        return Path(data_home).expanduser(), "data_home"
+    if os.environ.get("IMPLICITRM_DATA"):
+        source = "the environment variable IMPLICITRM_DATA"
+        return Path(os.environ["IMPLICITRM_DATA"]).expanduser(), source
+    return Path("~/implicitrm_data").expanduser(), "the default of data_home"
+
+
+def _listing(names):
+    return ", ".join(names) if names else "none"
+
+
+def _find_parquet(name, data_home):
+    if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
+        raise ValueError(
+            f"name must be the name of a data set or the path of a .parquet file, got {name!r}."
+        )
+    text = os.fspath(name)
+    if text.endswith(".parquet"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            found = sorted(p.name for p in path.parent.glob("*.parquet"))
+            raise FileNotFoundError(
+                f"name={text!r} is no file. Parquet files in {str(path.parent)!r}: "
+                f"{_listing(found)}."
+            )
+        return path
+    folder, source = _data_home(data_home)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"The data folder {str(folder)!r} (from {source}) does not exist. Pass data_home=, "
+            "set the environment variable IMPLICITRM_DATA, or give the path of a .parquet file."
+        )
+    path = folder / f"{text}.parquet"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no data set {text!r} in {str(folder)!r} (from {source}). "
+            f"Data sets there: {_listing(sorted(p.stem for p in folder.glob('*.parquet')))}."
+        )
+    return path
+
+
+def _encoder_of(parquet, path):
+    return path.stem[len(parquet.stem) + 1 :]
+
+
+def _find_embeddings(parquet, encoder):
+    folder, stem = parquet.parent, parquet.stem
+    # NAME_ENCODER is ambiguous when another set's name begins with NAME_: the longest name owns it.
+    longer = [p.stem for p in folder.glob("*.parquet") if p.stem.startswith(f"{stem}_")]
+    found = {
+        _encoder_of(parquet, path): path
+        for path in sorted(folder.glob("*.safetensors"))
+        if path.stem.startswith(f"{stem}_")
+        and not any(path.stem.startswith(f"{other}_") for other in longer)
+    }
+    if encoder is None:
+        for preferred in _ENCODER_ORDER:
+            if preferred in found:
+                return found[preferred]
+        return next(iter(found.values()), None)
+    if encoder not in found:
+        raise FileNotFoundError(
+            f"There are no embeddings of {stem!r} by encoder={encoder!r} in {str(folder)!r} "
+            f"(looked for '{stem}_{encoder}.safetensors'). Encoders there: {_listing(found)}. "
+            "Pass one of them, or embeddings= with the path of a safetensors file."
+        )
+    return found[encoder]
+
+
+def _read_parquet(path):
+    purpose = f"Reading the parquet file {path.name!r}"
+    pandas = import_optional("pandas", "data", purpose)
+    import_optional("pyarrow", "data", purpose)
+    try:
+        return pandas.read_parquet(path)
+    except Exception as error:
+        raise ValueError(f"{str(path)!r} could not be read as a parquet file: {error}") from error
+
+
+def _columns(frame, path):
+    missing = [column for column in _REQUIRED_COLUMNS if column not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"{path.name!r} lacks the column(s) {_listing(missing)}. "
+            f"Columns found: {_listing([str(column) for column in frame.columns])}. Rename or add "
+            "them: prompt and response (text), rating (a number)."
+        )
+    if len(frame) == 0:
+        raise ValueError(f"{path.name!r} has no rows. At least one rated response is needed.")
+
+    data = Bunch()
+    data.prompt = _text_column(frame, "prompt", path)
+    data.response = _text_column(frame, "response", path)
+    data.rating = _rating_column(frame, path)
+    if "prompt_id" in frame.columns:
+        data.prompt_id = frame["prompt_id"].to_numpy(dtype=object)
+        _raise_if_missing(frame["prompt_id"].isna().to_numpy(), "prompt_id", path)
+    else:
+        data.prompt_id = np.array([_digest(text).hex() for text in data.prompt], dtype=object)
+    data.groups = _codes(data.prompt_id)
+    data.is_test = _split_column(frame, path) if "split" in frame.columns else None
+    data.frame = frame
+    return data
+
+
+def _raise_if_missing(missing, column, path):
+    if missing.any():
+        raise ValueError(
+            f"Column {column!r} of {path.name!r} has {int(missing.sum())} missing value(s), the "
+            f"first in row {int(missing.argmax())}. Drop these rows, and the same rows of the "
+            "embeddings."
+        )
+
+
+def _text_column(frame, column, path):
+    values = frame[column].to_numpy(dtype=object)
+    _raise_if_missing(frame[column].isna().to_numpy(), column, path)
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            raise ValueError(
+                f"Column {column!r} of {path.name!r} must hold text, row {row} holds a "
+                f"{type(value).__name__}. Convert the column to strings."
+            )
+    return values
+
+
+def _rating_column(frame, path):
+    pandas = import_optional("pandas", "data", "Reading ratings")
+    column = frame["rating"]
+    if not (
+        pandas.api.types.is_numeric_dtype(column.dtype)
+        or pandas.api.types.is_bool_dtype(column.dtype)
+    ):
+        raise ValueError(
+            f"Column 'rating' of {path.name!r} must hold numbers, got dtype {column.dtype}. "
+            "Convert it with pandas.to_numeric."
+        )
+    _raise_if_missing(column.isna().to_numpy(), "rating", path)
+    rating = column.to_numpy(dtype=np.float64)
+    if not np.isfinite(rating).all():
+        raise ValueError(
+            f"Column 'rating' of {path.name!r} holds an infinite value in row "
+            f"{int(np.argmin(np.isfinite(rating)))}. Ratings must be finite."
+        )
+    return rating
+
+
+def _split_column(frame, path):
+    _raise_if_missing(frame["split"].isna().to_numpy(), "split", path)
+    split = frame["split"].to_numpy(dtype=object)
+    unknown = sorted({str(value) for value in split} - {"train", "test"})
+    if unknown:
+        raise ValueError(
+            f"Column 'split' of {path.name!r} must hold 'train' or 'test', found also "
+            f"{_listing([repr(value) for value in unknown])}. Map these rows to one of the two, "
+            "or drop the column."
+        )
+    return split == "test"
+
+
+def _codes(values):
+    codes = {}
+    return np.array([codes.setdefault(value, len(codes)) for value in values], dtype=np.int64)
+
+
+def _digest(value):
+    return hashlib.blake2b(str(value).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+
+
+def _prompt_id_hash(prompt_id):
+    return np.array(
+        [int.from_bytes(_digest(value), "little", signed=True) for value in prompt_id],
+        dtype=np.int64,
+    )
+
+
+def _add_embeddings(data, path, parquet):
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # The torch reader, because numpy has no bfloat16 and embeddings are often stored in it.
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            description = (file.metadata() or {}).get("encoder")
+    except SafetensorError as error:
+        raise ValueError(
+            f"{str(path)!r} could not be read as a safetensors file: {error}"
+        ) from error
+
+    if "embeddings" not in tensors:
+        raise ValueError(
+            f"{path.name!r} has no tensor 'embeddings'. Tensors found: {_listing(sorted(tensors))}."
+        )
+    n_rows = len(data.rating)
+    shape = tuple(tensors["embeddings"].shape)
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(
+            f"The tensor 'embeddings' of {path.name!r} must have shape (n, d), got {shape}."
+        )
+    for key in ("embeddings", "labels", "is_test", "prompt_id_hash"):
+        if key in tensors and tensors[key].shape[:1] != (n_rows,):
+            raise ValueError(
+                f"{path.name!r} has shape {tuple(tensors[key].shape)} in {key!r}, but "
+                f"{parquet.name!r} has {n_rows} rows. {_ADVICE}"
+            )
+
+    if "labels" in tensors:
+        labels = tensors["labels"].double().numpy().reshape(n_rows, -1)
+        _raise_if_different(
+            ~np.isclose(labels, data.rating[:, None], rtol=1e-6, atol=1e-6).all(axis=1),
+            "labels",
+            "the column 'rating'",
+            path,
+            parquet,
+        )
+    if "prompt_id_hash" in tensors and "prompt_id" in data.frame.columns:
+        found = tensors["prompt_id_hash"].numpy().reshape(n_rows, -1)
+        _raise_if_different(
+            (found != _prompt_id_hash(data.prompt_id)[:, None]).any(axis=1),
+            "prompt_id_hash",
+            "the hash of the column 'prompt_id' (see the Notes of load_rated_responses)",
+            path,
+            parquet,
+        )
+    if "is_test" in tensors:
+        is_test = tensors["is_test"].bool().numpy().reshape(n_rows)
+        if data.is_test is None:
+            data.is_test = is_test.copy()
+        else:
+            _raise_if_different(
+                is_test != data.is_test, "is_test", "the column 'split'", path, parquet
+            )
+
+    X = tensors["embeddings"].float().numpy().copy()
+    if not np.isfinite(X).all():
+        row = int(np.argmin(np.isfinite(X).all(axis=1)))
+        raise ValueError(
+            f"The tensor 'embeddings' of {path.name!r} holds NaN or infinity, the first in row "
+            f"{row}. Compute the embeddings again."
+        )
+    data.X = X
+    data.encoder_description = description
+
+
+def _raise_if_different(different, key, column, path, parquet):
+    if different.any():
+        raise ValueError(
+            f"The tensor {key!r} of {path.name!r} differs from {column} of {parquet.name!r} in "
+            f"{int(different.sum())} of {len(different)} rows, the first in row "
+            f"{int(different.argmax())}. {_ADVICE}"
+        )

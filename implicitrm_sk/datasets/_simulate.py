@@ -1,0 +1,540 @@
+"""Simulator of the feedback that users leave on rated responses."""
+
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import Bunch, gen_batches
+
+_MECHANISMS = ("constant", "rating", "covariate", "user")
+# Positions are part of the seed: append new names, never reorder.
+_PURPOSES = (
+    "preference",
+    "projection",
+    "user_effect",
+    "activity",
+    "false_action",
+    "logged",
+    "own_preference",
+    "shared_activity",
+    "copied_signal",
+)
+
+
+def simulate_feedback(
+    preference=None,
+    *,
+    n_signals=None,
+    propensity="covariate",
+    X=None,
+    rating=None,
+    user_id=None,
+    threshold=None,
+    rate=0.5,
+    rating_decay=0.5,
+    slope=1.5,
+    intercept=-0.4,
+    user_correlation=0.0,
+    false_action_rate=0.0,
+    logged_rate=1.0,
+    own_preference=0.0,
+    shared_activity=0.0,
+    copied_signal=None,
+    copied_rate=1.0,
+    random_state=None,
+):
+    """Simulate a log of user actions on responses whose preference is known.
+
+    The log follows the generative model of the package, and can be made to break its assumptions
+    one at a time. For row i and signal k (copy, click, ...)::
+
+        r*_i ~ Bernoulli(preference_i)
+        a_ik ~ Bernoulli(A_ik)                            activity, A_ik the propensity
+        f_ik ~ Bernoulli(e_k)                             misclick, e_k the false-action rate
+        y_ik = r*_i a_ik + (1 - r*_i) f_ik
+        y_ik = NaN (not logged) with probability 1 - logged_rate_k
+
+    so that P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) = e_k, independently over the
+    signals and of the rating, the user or the features given A_ik.
+
+    Parameters
+    ----------
+    preference : array-like of shape (n,), default=None
+        The true preference: r* itself (0 or 1), or its probability in [0, 1] from which r* is
+        drawn. ``None`` takes r* = 1 where `rating` > `threshold`.
+
+    n_signals : int, default=None
+        Number K of signals. ``None`` means one signal and 1-D output; an integer, 1 included,
+        means output of shape (n, K). With a 2-D array as `propensity` it may be left out.
+
+    propensity : {"covariate", "constant", "rating", "user"} or array-like, default="covariate"
+        How A_ik = P(y_ik = 1 | r*_i = 1) comes about:
+
+        - ``"constant"``: A_ik = `rate`.
+        - ``"rating"``: liked responses draw more actions, the simulation of the literature [1]_.
+          With s the rating: t_i = 1 + 4 (s_i - min s) / (max s - min s),
+          q_i = rating_decay ** (5 - t_i), c = n rate / sum(q), A_ik = min(1, c q_i).
+          Because of the minimum the mean may fall short of `rate`.
+        - ``"covariate"``: the scenario (code, chat, ...) decides.
+          A_ik = sigmoid(slope s_ik + intercept), where s_ik is X_i, its columns standardised,
+          projected on a standard normal direction drawn for signal k, and standardised over the
+          rows. Constant columns of X do not matter.
+        - ``"user"``: some users act more. A_ik = sigmoid(slope v_uk + intercept) for all rows of
+          user u, v_uk = sqrt(user_correlation) v_u + sqrt(1 - user_correlation) w_uk, all v_u and
+          w_uk standard normal.
+        - array of shape (n,), the same for all signals, or (n, K): A_ik itself, in [0, 1].
+
+    X : array-like of shape (n, d), default=None
+        Features (embeddings) of the rows, for ``propensity="covariate"``.
+
+    rating : array-like of shape (n,), default=None
+        Ratings, for ``propensity="rating"`` and where `preference` is ``None``.
+
+    user_id : array-like of shape (n,), default=None
+        Who saw the row, any labels, for ``propensity="user"``.
+
+    threshold : float, default=None
+        Ratings above it are preferred (strictly), when `preference` is ``None``. ``None`` is the
+        median of the distinct ratings.
+
+    rate : float or array-like of shape (K,), default=0.5
+        The propensity in ``"constant"``, its mean in ``"rating"``; in (0, 1].
+
+    rating_decay : float, default=0.5
+        Ratio of the propensities of two neighbouring levels in ``"rating"``; in (0, 1].
+
+    slope, intercept : float or array-like of shape (K,), default=1.5 and -0.4
+        Strength of the dependence and logit of the typical propensity in ``"covariate"`` and
+        ``"user"``.
+
+    user_correlation : float, default=0.0
+        Correlation of the user effects of two signals in ``"user"``; in [0, 1]. Above 0, a user
+        active in one signal is active in the others, so that the signals are independent given
+        r* only for an estimator that sees the user.
+
+    false_action_rate : float or array-like of shape (K,), default=0.0
+        e_k = P(y_ik = 1 | r*_i = 0), the misclicks; in [0, 1). Nothing keeps A_ik above e_k.
+
+    logged_rate : float or array-like of shape (K,), default=1.0
+        Probability that an entry is logged, at random and independently; in (0, 1].
+
+    own_preference : float, default=0.0
+        Broken assumption: the signals of a row do not share one r*. Each row, with this
+        probability, gets each signal from another user with their own preference,
+        r*_ik ~ Bernoulli(preference_i) independently over k. It takes effect only where
+        `preference` is a probability, hence it may be above 0 only if some entry is strictly
+        between 0 and 1.
+
+    shared_activity : float, default=0.0
+        Broken assumption: the signals of a row are not independent given r*. Each row, with this
+        probability, decides all its activities by one uniform number, a_ik = 1[u_i < A_ik] in
+        place of 1[u_ik < A_ik]: a user active in everything or in nothing. Each P(a_ik = 1)
+        stays A_ik.
+
+    copied_signal : tuple of two int, default=None
+        Broken assumption: (source, target), one signal repeats another. In each row, with
+        probability `copied_rate`, preference, activity, misclick and action of signal `target`
+        are those of signal `source`.
+
+    copied_rate : float, default=1.0
+        Share of the rows in which `copied_signal` applies; in (0, 1].
+
+    random_state : int, RandomState instance, Generator or None, default=None
+        Seed. An int gives the same log in every call. Every signal and every source of randomness
+        has its own stream: signals 0 .. k-1 are the same whatever `n_signals`, and changing one
+        setting leaves the draws of the others in place. A RandomState or Generator is advanced by
+        one draw; ``None`` takes fresh entropy. The global state of numpy is never used.
+
+    Returns
+    -------
+    log : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with the attributes below. "(n,) or (n, K)" is 1-D if and only if
+        `n_signals` is ``None`` and `propensity` is not 2-D.
+
+        actions : ndarray of shape (n,) or (n, K)
+            y, int64; float64 with NaN for entries not logged if a `logged_rate` is below 1.
+        propensity : ndarray of shape (n,) or (n, K), float64
+            P(y_ik = 1 | r*_ik = 1); for a copied signal the mixture with that of its source.
+        activity : ndarray of shape (n,) or (n, K), int64
+            a_ik, whether the user would act if the response were preferred, logged or not.
+        preference : ndarray of shape (n,), int64
+            r*_i.
+        signal_preference : ndarray of shape (n,) or (n, K), int64
+            r*_ik, the preference of the user of that signal: r*_i unless `own_preference` > 0.
+        reward : ndarray of shape (n,), float64
+            P(r*_i = 1), the preference as given.
+        logged : ndarray of shape (n,) or (n, K), bool
+            Whether the entry is logged.
+        false_action_rate : ndarray of shape (K,), float64
+            P(y_ik = 1 | r*_ik = 0); for a copied signal the mixture with that of its source.
+
+    Raises
+    ------
+    ValueError
+        If an argument has the wrong type, shape or range, or if the chosen mechanism lacks the
+        data it depends on. The message names the parameter, what was given and what to do.
+
+    Notes
+    -----
+    The defaults of ``"covariate"`` are the reference log of the package's benchmarks. Simulate
+    train and test rows in one call: projections are standardised over the rows given.
+
+    With ``"rating"`` the activity depends on the rating, hence on r* beyond what the features
+    tell. P(y_ik = 1 | r*_i = 1, x), which is what an estimator calls the propensity, then differs
+    from the mean activity at x.
+
+    References
+    ----------
+    .. [1] Wang et al., "ImplicitRM", arXiv:2603.23184, 2026. The formula is that of the simulation
+       in the public repository Causal-RM of its authors (``simulate_bias_pu.py``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk.datasets import simulate_feedback
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(1000, 5))
+    >>> preference = (X[:, 0] > 0).astype(int)
+    >>> log = simulate_feedback(preference, X=X, random_state=0)
+    >>> log.actions.shape, log.propensity.shape
+    ((1000,), (1000,))
+    >>> bool((log.actions <= preference).all())
+    True
+
+    Three signals, of which a fifth of the entries was not logged:
+
+    >>> log = simulate_feedback(preference, X=X, n_signals=3, logged_rate=0.8, random_state=0)
+    >>> log.actions.shape
+    (1000, 3)
+    >>> round(float(np.isnan(log.actions).mean()), 1)
+    0.2
+    """
+    if preference is None:
+        reward = _reward_from_rating(rating, threshold)
+    else:
+        if threshold is not None:
+            raise ValueError(
+                f"threshold={threshold!r} is used only where preference is None, but a preference "
+                "was given. Leave one of the two out."
+            )
+        reward = _vector("preference", preference)
+        _check_unit_interval("preference", reward)
+    n_rows = len(reward)
+
+    if isinstance(propensity, str):
+        if propensity not in _MECHANISMS:
+            raise ValueError(
+                f"propensity must be one of {_MECHANISMS} or an array of probabilities, got "
+                f"{propensity!r}."
+            )
+        given = None
+    else:
+        given = _given_propensity(propensity, n_rows, n_signals)
+    one_dimensional = n_signals is None and (given is None or given.ndim == 1)
+    if n_signals is None:
+        n_signals = 1 if given is None or given.ndim == 1 else given.shape[1]
+    elif not isinstance(n_signals, Integral) or isinstance(n_signals, bool) or n_signals < 1:
+        raise ValueError(
+            f"n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
+            f"{n_signals!r}."
+        )
+
+    false_action_rate = _per_signal(
+        "false_action_rate", false_action_rate, n_signals, 0, 1, closed=(True, False)
+    )
+    logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
+    own_preference = _number("own_preference", own_preference)
+    if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
+        raise ValueError(
+            f"own_preference={own_preference} has no effect, because every preference is 0 or 1: "
+            "all users agree. Pass preference as probabilities strictly between 0 and 1."
+        )
+    shared_activity = _number("shared_activity", shared_activity)
+    source_target = _check_copied_signal(copied_signal, n_signals)
+    copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
+    stream = _Streams(random_state)
+
+    if given is not None:
+        A = np.broadcast_to(given[:, None] if given.ndim == 1 else given, (n_rows, n_signals))
+    elif propensity == "constant":
+        rate = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
+        A = np.broadcast_to(rate, (n_rows, n_signals))
+    elif propensity == "rating":
+        rate = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
+        A = _rating_propensity(rating, n_rows, rate, rating_decay)
+    else:
+        if propensity == "covariate":
+            effect = _covariate_effect(X, n_rows, n_signals, stream)
+        else:
+            effect = _user_effect(user_id, n_rows, n_signals, user_correlation, stream)
+        slope = _per_signal("slope", slope, n_signals)
+        intercept = _per_signal("intercept", intercept, n_signals)
+        A = _sigmoid(slope * effect + intercept)
+    A = np.array(A, dtype=np.float64)
+
+    preferred = stream("preference").random(n_rows) < reward
+    signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
+    if own_preference > 0:
+        others = _uniform(stream, "own_preference", n_rows, n_signals, first=1) < reward[:, None]
+        own = stream("own_preference").random(n_rows) < own_preference
+        signal_preference = np.where(own[:, None], others, signal_preference)
+
+    uniform = _uniform(stream, "activity", n_rows, n_signals)
+    if shared_activity > 0:
+        shared = stream("shared_activity").random(n_rows) < shared_activity
+        common = stream("shared_activity", 1).random(n_rows)
+        uniform = np.where(shared[:, None], common[:, None], uniform)
+    activity = uniform < A
+    false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
+
+    if source_target is not None:
+        source, target = source_target
+        copied = stream("copied_signal").random(n_rows) < copied_rate
+        for values in (signal_preference, activity, false_action):
+            values[copied, target] = values[copied, source]
+        for values in (A.T, false_action_rate):
+            values[target] = copied_rate * values[source] + (1 - copied_rate) * values[target]
+
+    actions = np.where(signal_preference, activity, false_action).astype(np.int64)
+    logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
+    if (logged_rate < 1).any():
+        actions = np.where(logged, actions, np.nan)
+
+    def shaped(values):
+        return values[:, 0] if one_dimensional else values
+
+    return Bunch(
+        actions=shaped(actions),
+        propensity=shaped(A),
+        activity=shaped(activity.astype(np.int64)),
+        preference=preferred.astype(np.int64),
+        signal_preference=shaped(signal_preference.astype(np.int64)),
+        reward=reward,
+        logged=shaped(logged),
+        false_action_rate=false_action_rate,
+    )
+
+
+class _Streams:
+    """Independent generators, one for each purpose and signal, from one seed."""
+
+    def __init__(self, random_state):
+        if random_state is None:
+            self.entropy = np.random.SeedSequence().entropy
+        elif isinstance(random_state, Integral) and not isinstance(random_state, bool):
+            if random_state < 0:
+                raise ValueError(f"random_state must not be negative, got {random_state}.")
+            self.entropy = int(random_state)
+        elif isinstance(random_state, np.random.RandomState):
+            self.entropy = random_state.randint(2**32, size=4, dtype=np.uint32).tolist()
+        elif isinstance(random_state, np.random.Generator):
+            self.entropy = random_state.integers(2**32, size=4, dtype=np.uint32).tolist()
+        else:
+            raise ValueError(
+                "random_state must be None, an integer, a numpy RandomState or a numpy Generator, "
+                f"got {random_state!r}."
+            )
+
+    def __call__(self, purpose, k=0):
+        key = (_PURPOSES.index(purpose), k)
+        return np.random.Generator(
+            np.random.PCG64(np.random.SeedSequence(self.entropy, spawn_key=key))
+        )
+
+
+def _uniform(stream, purpose, n_rows, n_signals, first=0):
+    return np.column_stack([stream(purpose, first + k).random(n_rows) for k in range(n_signals)])
+
+
+def _sigmoid(z):
+    # exp of a negative number only, so that no logit overflows.
+    small = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1.0, small) / (1.0 + small)
+
+
+def _vector(name, values, n_rows=None):
+    array = _numeric(name, values)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(
+            f"{name} must be one-dimensional and not empty, got shape {array.shape}. "
+            "Pass one value for each row."
+        )
+    if n_rows is not None and len(array) != n_rows:
+        raise ValueError(
+            f"{name} has {len(array)} rows but preference has {n_rows}. "
+            "Pass one value for each row, in the same order."
+        )
+    return array
+
+
+def _numeric(name, values):
+    try:
+        array = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must hold numbers: {error}") from error
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} holds NaN or infinity. Leave these rows out, or fill the values in."
+        )
+    return array
+
+
+def _check_unit_interval(name, array):
+    if array.size and (array.min() < 0 or array.max() > 1):
+        raise ValueError(
+            f"{name} must lie in [0, 1], got values from {array.min():g} to {array.max():g}."
+        )
+
+
+def _interval(low, high, closed):
+    return f"{'[' if closed[0] else '('}{low}, {high}{']' if closed[1] else ')'}"
+
+
+def _outside(value, low, high, closed):
+    too_low = value < low if closed[0] else value <= low
+    too_high = value > high if closed[1] else value >= high
+    return too_low | too_high
+
+
+def _number(name, value, low=0, high=1, closed=(True, True)):
+    if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value):
+        raise ValueError(f"{name} must be a number, got {value!r}.")
+    if _outside(np.float64(value), low, high, closed):
+        raise ValueError(f"{name} must lie in {_interval(low, high, closed)}, got {value!r}.")
+    return float(value)
+
+
+def _per_signal(name, value, n_signals, low=-np.inf, high=np.inf, closed=(True, True)):
+    array = _numeric(name, value)
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != n_signals):
+        raise ValueError(
+            f"{name} must be one number or one for each of the {n_signals} signal(s), got shape "
+            f"{array.shape}."
+        )
+    if _outside(array, low, high, closed).any():
+        raise ValueError(f"{name} must lie in {_interval(low, high, closed)}, got {value!r}.")
+    return np.array(np.broadcast_to(array, (n_signals,)))
+
+
+def _given_propensity(propensity, n_rows, n_signals):
+    given = _numeric("propensity", propensity)
+    expected = f"({n_rows},) or ({n_rows}, {'K' if n_signals is None else n_signals})"
+    fits = given.ndim in (1, 2) and len(given) == n_rows
+    if fits and given.ndim == 2:
+        fits = given.shape[1] > 0 and n_signals in (None, given.shape[1])
+    if not fits:
+        raise ValueError(
+            f"propensity as an array must have shape {expected}, got {given.shape}. "
+            "Pass one probability for each row, or for each row and signal."
+        )
+    _check_unit_interval("propensity", given)
+    return given
+
+
+def _reward_from_rating(rating, threshold):
+    if rating is None:
+        raise ValueError(
+            "preference and rating are both None. Pass preference (r* or its probability), or "
+            "rating, from which r* = 1[rating > threshold]."
+        )
+    rating = _vector("rating", rating)
+    if threshold is None:
+        threshold = np.median(np.unique(rating))
+    elif not isinstance(threshold, Real) or not np.isfinite(threshold):
+        raise ValueError(f"threshold must be a number or None, got {threshold!r}.")
+    return (rating > threshold).astype(np.float64)
+
+
+def _rating_propensity(rating, n_rows, rate, rating_decay):
+    if rating is None:
+        raise ValueError(
+            "propensity='rating' needs rating, got None. Pass the rating of each row, or choose "
+            "another propensity."
+        )
+    rating = _vector("rating", rating, n_rows)
+    rating_decay = _number("rating_decay", rating_decay, closed=(False, True))
+    low, high = rating.min(), rating.max()
+    if low == high:
+        raise ValueError(
+            f"propensity='rating' needs at least two levels of rating, got only {low:g}. "
+            "Choose propensity='constant'."
+        )
+    t = 1 + 4 * (rating - low) / (high - low)
+    q = rating_decay ** (5 - t)
+    return np.minimum(1, n_rows * rate * (q / q.sum())[:, None])
+
+
+def _covariate_effect(X, n_rows, n_signals, stream):
+    if X is None:
+        raise ValueError(
+            "propensity='covariate' needs X, got None. Pass the features of each row, or choose "
+            "another propensity."
+        )
+    X = np.asarray(X)
+    if X.ndim != 2 or len(X) != n_rows or X.shape[1] == 0:
+        raise ValueError(
+            f"X must have shape ({n_rows}, d), one row for each preference, got {X.shape}."
+        )
+    if not np.issubdtype(X.dtype, np.floating):
+        X = _numeric("X", X)
+    if not np.isfinite(X).all():
+        raise ValueError("X holds NaN or infinity. Leave these rows out, or impute the values.")
+    if not np.ptp(X, axis=0).any():
+        raise ValueError(
+            "X has the same features in every row, so that no propensity can depend on them. "
+            "Choose propensity='constant'."
+        )
+    scale = StandardScaler().fit(X)
+    directions = [stream("projection", k).standard_normal(X.shape[1]) for k in range(n_signals)]
+    effect = np.empty((n_signals, n_rows))
+    # In batches, to hold no standardised float64 copy of a large X.
+    for rows in gen_batches(n_rows, 4096):
+        Z = (X[rows].astype(np.float64) - scale.mean_) / scale.scale_
+        # One product for each signal: the rounding of a joint one depends on n_signals.
+        for k, direction in enumerate(directions):
+            effect[k, rows] = Z @ direction
+    return np.column_stack([(s - s.mean()) / s.std() for s in effect])
+
+
+def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
+    if user_id is None:
+        raise ValueError(
+            "propensity='user' needs user_id, got None. Pass the user of each row, or choose "
+            "another propensity."
+        )
+    user_id = np.asarray(user_id)
+    if user_id.shape != (n_rows,):
+        raise ValueError(
+            f"user_id must have shape ({n_rows},), one user for each preference, got "
+            f"{user_id.shape}."
+        )
+    user_correlation = _number("user_correlation", user_correlation)
+    try:
+        users, code = np.unique(user_id, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(f"user_id must hold labels of one kind: {error}") from error
+    common = stream("user_effect").standard_normal(len(users))
+    own = np.column_stack(
+        [stream("user_effect", 1 + k).standard_normal(len(users)) for k in range(n_signals)]
+    )
+    effect = np.sqrt(user_correlation) * common[:, None] + np.sqrt(1 - user_correlation) * own
+    return effect[code]
+
+
+def _check_copied_signal(copied_signal, n_signals):
+    if copied_signal is None:
+        return None
+    try:
+        source, target = copied_signal
+        valid = all(
+            isinstance(k, Integral) and not isinstance(k, bool) and 0 <= k < n_signals
+            for k in (source, target)
+        )
+    except (TypeError, ValueError):
+        valid = False
+    if not valid or source == target:
+        raise ValueError(
+            f"copied_signal must be a tuple (source, target) of two different signals among "
+            f"0 .. {n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
+        )
+    return int(source), int(target)
