@@ -73,7 +73,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         In [0, 1). A_k > e_k is imposed.
     n_estimators : int, default=4
         Members of the fitted equal-weight mixture, trained side by side from different starts.
-    learning_rate_init : float, default=0.001
+    learning_rate_init : float, default=0.0003
         Step size of AdamW.
     weight_decay : float, default=0.01
         Decoupled weight decay of AdamW, on weights, not on biases.
@@ -211,7 +211,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         propensity_hidden_layer_sizes=None,
         false_action_rate=0.0,
         n_estimators=4,
-        learning_rate_init=0.001,
+        learning_rate_init=0.0003,
         weight_decay=0.01,
         dropout=0.2,
         batch_size=256,
@@ -299,7 +299,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         keep_weights = self.warm_start and hasattr(self, "model_")
         self._update_scaler(X, train_rows, weight, reset=not keep_weights)
-        self._prepare_model(model_actions[train_rows], weight[train_rows], random_state, keep_weights)
+        self._prepare_model(
+            model_actions[train_rows], weight[train_rows], random_state, keep_weights
+        )
 
         self.history_ = []
         context = self._init_callback_context(max_subtasks=epochs)
@@ -380,9 +382,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         net = self._net(epoch_end=self._log_epoch)
         if hasattr(self, "optimizer_state_"):
             net.optimizer_.load_state_dict(self.optimizer_state_)
-        parts = self._resident_parts(
-            X, model_actions, weight, (rows, rows[:0]), self.random_state_
-        )
+        parts = self._resident_parts(X, model_actions, weight, (rows, rows[:0]), self.random_state_)
         net.fit_loop(parts, epochs=1)
         self.optimizer_state_ = net.optimizer_.state_dict()
         self.n_iter_ += 1

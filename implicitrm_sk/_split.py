@@ -46,7 +46,12 @@ def validation_split(acted, groups, validation_fraction, rng):
     is_validation : ndarray of bool of shape (n,)
         All False if there is only one group.
     """
-    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    _, first, codes, sizes = np.unique(
+        groups, return_index=True, return_inverse=True, return_counts=True
+    )
+    # Numbered as they appear, so that renaming the groups or rescaling X changes no split.
+    appearance = np.argsort(first)
+    codes, sizes = np.argsort(appearance)[codes], sizes[appearance]
     n_groups = len(sizes)
     chosen = np.zeros(n_groups, dtype=bool)
     if n_groups > 1:

@@ -1,5 +1,7 @@
 """Checks of what the user passes in; every message names the argument, the finding and the cure."""
 
+from numbers import Real
+
 import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
@@ -36,11 +38,12 @@ def _as_float(y, name, expected):
     # pandas' own missing value does not convert by itself.
     try:
         if hasattr(y, "to_numpy"):
-            return y.to_numpy(dtype=np.float64, na_value=np.nan)
-        return np.asarray(y, dtype=np.float64)
+            y = y.to_numpy(dtype=np.float64, na_value=np.nan)
+        # A copy, because torch shares memory and objects to read-only arrays.
+        return np.array(y, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{name} must be numbers, but could not be read as such ({error}). Expected are "
+            f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). Expected are "
             f"{expected}."
         ) from error
 
@@ -152,7 +155,7 @@ def check_sample_weight(sample_weight, n_samples):
     """Return non-negative float weights of shape (n,), ones where None is given."""
     if sample_weight is None:
         return np.ones(n_samples)
-    if np.ndim(sample_weight) == 0:
+    if isinstance(sample_weight, Real):
         sample_weight = np.full(n_samples, sample_weight)
     weight = check_vector(sample_weight, n_samples, "sample_weight")
     if (weight < 0).any():

@@ -1,0 +1,91 @@
+"""scikit-learn's own estimator checks."""
+
+import numpy as np
+import pytest
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from implicitrm_sk import ImplicitRewardEstimator
+
+# Small data of the checks: the split has too few rows, and naming that is right.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:early_stopping needs at least:UserWarning",
+    "ignore:signal 0 of y:UserWarning",
+)
+
+STOCHASTIC = "minibatches and the split are drawn by row, a weight of 2 is not a row twice"
+NOT_ACTIONS = "y must be an action in {0,1}"
+CHECKS_WITH_OTHER_Y = (
+    "check_dict_unchanged",
+    "check_dont_overwrite_parameters",
+    "check_dtype_object",
+    "check_estimators_dtypes",
+    "check_estimators_fit_returns_self",
+    "check_estimators_overwrite_params",
+    "check_f_contiguous_array_estimator",
+    "check_fit2d_1feature",
+    "check_fit2d_predict1d",
+    "check_fit_score_takes_y",
+    "check_methods_sample_order_invariance",
+    "check_methods_subset_invariance",
+    "check_n_features_in_after_fitting",
+    "check_positive_only_tag_during_fit",
+    "check_readonly_memmap_input",
+    "check_sample_weights_list",
+    "check_sample_weights_not_an_array",
+    "check_sample_weights_not_overwritten",
+    "check_sample_weights_pandas_series",
+    "check_sample_weights_shape",
+)
+
+
+class ThresholdedActions(ImplicitRewardEstimator):
+    """The estimator on any numeric y: in the upper half of its range means acted."""
+
+    def fit(self, X, y, sample_weight=None, groups=None):
+        return super().fit(X, _acted(y), sample_weight, groups)
+
+    def partial_fit(self, X, y, sample_weight=None):
+        return super().partial_fit(X, _acted(y), sample_weight)
+
+    def score(self, X, y, true_preference=None, sample_weight=None):
+        return super().score(X, _acted(y), true_preference, sample_weight)
+
+
+def _acted(y):
+    values = np.asarray(y)
+    if values.dtype.kind not in "biufO" or not values.size or values.ravel()[0] is None:
+        return y  # for the estimator's own checks
+    try:
+        values = values.astype(float)
+    except ValueError:
+        return y
+    return (values > (values.min() + values.max()) / 2).astype(float)
+
+
+SMALL = {
+    "n_estimators": 2,
+    "hidden_layer_sizes": (8,),
+    "learning_rate_init": 0.03,
+    "random_state": 0,
+}
+
+
+@parametrize_with_checks(
+    [ThresholdedActions(**SMALL)],
+    expected_failed_checks=lambda estimator: {
+        "check_sample_weight_equivalence_on_dense_data": STOCHASTIC
+    },
+)
+def test_any_y(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(
+    [ImplicitRewardEstimator(**SMALL)],
+    expected_failed_checks=lambda estimator: (
+        dict.fromkeys(CHECKS_WITH_OTHER_Y, NOT_ACTIONS)
+        | {"check_sample_weight_equivalence_on_dense_data": STOCHASTIC}
+    ),
+)
+def test_public_class(estimator, check):
+    check(estimator)
