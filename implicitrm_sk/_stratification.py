@@ -3,7 +3,7 @@
 Every function takes logits and actions and broadcasts over leading dimensions (members):
 
 - ``reward_logit`` f, shape (..., n): R = sigmoid(f) = P(r*=1 | x);
-- ``propensity_logit`` u, shape (..., n, K): A_k = e_k + (1 - e_k) sigmoid(u_k) = P(y_k=1 | r*=1, x),
+- ``propensity_logit`` u, shape (..., n, K): A_k = P(y_k=1 | r*=1, x) = e_k + (1 - e_k) sigmoid(u_k)
   so that e_k < A_k always holds, which states which class is the preferred one;
 - ``actions`` y, shape (n, K): 1 acted, 0 did not act, NaN not logged;
 - ``false_action_rate`` e, shape (K,): P(y_k=1 | r*=0), or None where all are 0.
@@ -64,16 +64,12 @@ def _log_bernoulli(actions, log_prob, log_complement):
     ).sum(-1)
 
 
-def _log_joint(reward_logit, log_propensity, log_complement, actions, false_action_rate):
-    f = _full_precision(reward_logit)
-    preferred = logsigmoid(f) + _log_bernoulli(actions, log_propensity, log_complement)
+def _log_joint(log_reward, log_complement, log_a, log_not_a, actions, false_action_rate):
+    preferred = log_reward + _log_bernoulli(actions, log_a, log_not_a)
     if false_action_rate is None:
-        never = torch.zeros_like(actions[..., 0], dtype=f.dtype)
-        false_actions = never.masked_fill((actions == 1).any(-1), -math.inf)
-    else:
-        e = false_action_rate.to(f)
-        false_actions = _log_bernoulli(actions, torch.log(e), torch.log1p(-e))
-    return preferred, logsigmoid(-f) + false_actions
+        return preferred, log_complement.masked_fill((actions == 1).any(-1), -math.inf)
+    e = false_action_rate.to(log_reward)
+    return preferred, log_complement + _log_bernoulli(actions, torch.log(e), torch.log1p(-e))
 
 
 def log_joint(reward_logit, propensity_logit, actions, false_action_rate=None):
@@ -86,8 +82,9 @@ def log_joint(reward_logit, propensity_logit, actions, false_action_rate=None):
     actions : Tensor of shape (n, K)
     false_action_rate : Tensor of shape (K,) or None
     """
+    f = _full_precision(reward_logit)
     log_a, log_not_a = propensity_log_probs(propensity_logit, false_action_rate)
-    return _log_joint(reward_logit, log_a, log_not_a, actions, false_action_rate)
+    return _log_joint(logsigmoid(f), logsigmoid(-f), log_a, log_not_a, actions, false_action_rate)
 
 
 def log_likelihood(reward_logit, propensity_logit, actions, false_action_rate=None):
@@ -106,9 +103,10 @@ def group_log_joint(reward_logit, propensity_logit, actions, false_action_rate=N
 
     Parameters are those of `log_joint`.
     """
+    f = _full_precision(reward_logit)
     log_a, log_not_a = propensity_log_probs(propensity_logit, false_action_rate)
     preferred, not_preferred = _log_joint(
-        reward_logit, log_a, log_not_a, actions, false_action_rate
+        logsigmoid(f), logsigmoid(-f), log_a, log_not_a, actions, false_action_rate
     )
     zero = log_not_a.new_zeros(())
     fired = (actions == 1).any(-1)
@@ -137,6 +135,10 @@ def posterior(reward_logit, propensity_logit, actions, false_action_rate=None):
     )
 
 
+def _cross_entropy(target, log_prob, log_complement):
+    return -(target * log_prob + (1 - target) * log_complement)
+
+
 def preference_risk(reward_logit, preference_posterior):
     """Return E_pref, the cross-entropy of R against the posterior mass PA + PP, per row.
 
@@ -150,9 +152,53 @@ def preference_risk(reward_logit, preference_posterior):
     -------
     risk : Tensor of shape (..., n)
     """
-    return torch.nn.functional.binary_cross_entropy_with_logits(
-        _full_precision(reward_logit), preference_posterior, reduction="none"
-    )
+    f = _full_precision(reward_logit)
+    return _cross_entropy(preference_posterior, logsigmoid(f), logsigmoid(-f))
+
+
+class _StratifiedRisk(torch.autograd.Function):
+    """`stratified_risk` with its gradient in closed form, at a third of autograd's cost.
+
+    With q = P(r*=1 | y) and s = sigmoid(u), per logged k:
+    d E_pref / d f = R - q and d E_prop / d u_k = q (A_k - y_k) s_k / A_k.
+    """
+
+    @staticmethod
+    def forward(ctx, reward_logit, propensity_logit, actions, false_action_rate):
+        f, u = _full_precision(reward_logit), _full_precision(propensity_logit)
+        log_reward, log_complement = logsigmoid(f), logsigmoid(-f)
+        log_a, log_not_a = propensity_log_probs(u, false_action_rate)
+        preferred, not_preferred = _log_joint(
+            log_reward, log_complement, log_a, log_not_a, actions, false_action_rate
+        )
+        q = torch.sigmoid(preferred - not_preferred)
+        acted, idle = actions == 1, actions == 0
+        qk = q[..., None]
+        propensity, not_propensity = log_a.exp(), log_not_a.exp()
+        active = qk * acted + (1 - qk) * propensity
+        cross_entropy = _cross_entropy(active, log_a, log_not_a)
+        risk = _cross_entropy(q, log_reward, log_complement)
+        risk = risk + torch.where(acted | idle, cross_entropy, 0.0).sum(-1)
+        if false_action_rate is None:
+            grad_u = torch.where(idle, qk * propensity, 0.0)
+            grad_u = torch.where(acted, -qk * not_propensity, grad_u)
+        else:
+            share = (logsigmoid(u) - log_a).exp()
+            grad_u = torch.where(idle, qk * share * propensity, 0.0)
+            grad_u = torch.where(acted, -qk * share * not_propensity, grad_u)
+        ctx.save_for_backward(torch.sigmoid(f) - q, grad_u)
+        ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
+        return risk
+
+    @staticmethod
+    def backward(ctx, grad_risk):
+        grad_f, grad_u = ctx.saved_tensors
+        return (
+            (grad_risk * grad_f).to(ctx.dtypes[0]),
+            (grad_risk[..., None] * grad_u).to(ctx.dtypes[1]),
+            None,
+            None,
+        )
 
 
 def stratified_risk(reward_logit, propensity_logit, actions, false_action_rate=None):
@@ -162,19 +208,11 @@ def stratified_risk(reward_logit, propensity_logit, actions, false_action_rate=N
     P(a_k=1 | y) = q y_k + (1 - q) A_k, q = P(r*=1 | y) = PA + PP. Its gradient equals that of
     ``-log_likelihood`` (generalised EM); for K = 1, e = 0 it is the objective of ImplicitRM.
 
-    Parameters are those of `log_joint`.
+    Parameters are those of `log_joint`, both logits with the same leading dimensions.
 
     Returns
     -------
     risk : Tensor of shape (..., n)
+        Differentiable once, in both logits.
     """
-    log_a, log_not_a = propensity_log_probs(propensity_logit, false_action_rate)
-    with torch.no_grad():
-        preferred, not_preferred = _log_joint(
-            reward_logit, log_a, log_not_a, actions, false_action_rate
-        )
-        q = torch.sigmoid(preferred - not_preferred)
-        active = torch.lerp(log_a.exp(), (actions == 1).to(log_a), q[..., None])
-    cross_entropy = -(active * log_a + (1 - active) * log_not_a)
-    prop = cross_entropy.masked_fill(torch.isnan(actions), 0.0).sum(-1)
-    return preference_risk(reward_logit, q) + prop
+    return _StratifiedRisk.apply(reward_logit, propensity_logit, actions, false_action_rate)

@@ -43,8 +43,8 @@ def _as_float(y, name, expected):
         return np.array(y, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). Expected are "
-            f"{expected}."
+            f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). "
+            f"Expected are {expected}."
         ) from error
 
 

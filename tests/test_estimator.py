@@ -298,14 +298,15 @@ def test_objective_by_name_and_by_object_agree(objective):
 
 def test_same_seed_same_bits_and_global_generators_untouched():
     X, y, _ = make_log()
-    np.random.seed(3)
+    np.random.seed(3)  # noqa: NPY002
     torch.manual_seed(3)
-    numpy_state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    numpy_state = np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state = torch.get_rng_state()
     first = ImplicitRewardEstimator(**FAST).fit(X, y)
     second = ImplicitRewardEstimator(**FAST).fit(X, y)
     for seed in (None, np.random.RandomState(4)):
         ImplicitRewardEstimator(**FAST | {"random_state": seed}).fit(X, y).partial_fit(X, y)
-    assert_array_equal(np.random.get_state()[1], numpy_state)
+    assert_array_equal(np.random.get_state()[1], numpy_state)  # noqa: NPY002
     assert torch.equal(torch.get_rng_state(), torch_state)
     assert_array_equal(first.predict(X), second.predict(X))
     assert first.history_ == second.history_
@@ -352,9 +353,9 @@ def test_too_few_actions_train_a_fixed_number_of_epochs():
     X, y, _ = make_log()
     y = np.zeros(400)
     y[:9] = 1
-    with pytest.warns(UserWarning, match=r"early_stopping needs at least 5 acted.*20 epochs"):
+    with pytest.warns(UserWarning, match=r"early_stopping needs at least 5 acted.*50 epochs"):
         estimator = ImplicitRewardEstimator(**FAST | {"max_epochs": 100}).fit(X, y)
-    assert estimator.n_iter_ == 20
+    assert estimator.n_iter_ == 50
     assert "valid_loss" not in estimator.history_[0]
 
 
@@ -446,7 +447,7 @@ def test_partial_fit_learns_and_survives_a_pickle_in_between():
     batches = np.array_split(np.arange(2000), 10)
     estimator = ImplicitRewardEstimator(**FAST)
     twin = ImplicitRewardEstimator(**FAST)
-    for epoch in range(8):
+    for _ in range(8):
         for batch in batches:
             estimator.partial_fit(X[batch], y[batch])
             twin = pickle.loads(pickle.dumps(twin)).partial_fit(X[batch], y[batch])

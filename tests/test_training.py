@@ -1,0 +1,662 @@
+"""The training engine against hand-written loops."""
+
+import copy
+import itertools
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from implicitrm_sk._modules import RewardModel
+from implicitrm_sk._training import (
+    BestMembers,
+    MemberRisk,
+    ResidentRows,
+    batched_logits,
+    build_net,
+    resolve_device,
+    resolve_dtype,
+)
+from implicitrm_sk.objectives import Naive, Objective, Stratified
+
+CPU = torch.device("cpu")
+D = 4
+OPTIONS = {"learning_rate_init": 0.02, "weight_decay": 0.1, "device": CPU}
+
+
+def make_log(n=150, K=1, seed=0, unlogged=0.0):
+    """Return X, actions with NaN, and weights of mean 1, in float64."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, D))
+    preferred = rng.random(n) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    actions = (preferred[:, None] & (rng.random((n, K)) < 0.5)).astype(float)
+    actions[:, 1:][rng.random((n, K - 1)) < unlogged] = math.nan
+    weight = rng.uniform(0.5, 1.5, n)
+    return [torch.as_tensor(part) for part in (X, actions, weight / weight.mean())]
+
+
+def make_model(n_members=3, K=1, seed=0, hidden=(16,), dropout=0.0, with_propensity=True):
+    model = RewardModel(n_members, D, K, hidden, (5,), dropout, with_propensity).double()
+    model.initialize(torch.Generator().manual_seed(seed), 0.3, torch.zeros(K))
+    return model
+
+
+def member(model, m):
+    """Return a model of one member with the weights of member m."""
+    single = RewardModel(**(model.config | {"n_members": 1})).double()
+    with torch.no_grad():
+        for ours, theirs in zip(single.parameters(), model.parameters(), strict=True):
+            ours.copy_(theirs[:, m : m + 1])
+    return single
+
+
+def make_parts(log, n_train=100, batch_size=32, seed=7):
+    """Return training rows, in an order that the seed fixes, and validation rows or None."""
+    n = len(log[0])
+    rows = torch.arange(n)
+    train = ResidentRows(
+        *log, rows[:n_train], batch_size, torch.Generator().manual_seed(seed) if seed else None
+    )
+    return train, ResidentRows(*log, rows[n_train:], 33) if n_train < n else None
+
+
+def train(model, log, epochs, objective=None, n_train=100, batch_size=32, seed=7, **options):
+    net = build_net(model, objective or Stratified(), **(OPTIONS | options))
+    net.fit_loop(make_parts(log, n_train, batch_size, seed), epochs=epochs)
+    return net
+
+
+def assert_same_member(model, m, other, k, **tolerance):
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(ours[:, m], theirs[:, k], **tolerance)
+
+
+# Members
+
+
+@pytest.mark.parametrize("objective", [Stratified(), Naive()], ids=["stratified", "naive"])
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_members_train_as_if_alone(objective, early_stopping):
+    """Same initial weights and batch order: M fits of one member give the same members."""
+    log = make_log()
+    options = {"patience": 3, "tol": 1e-3} if early_stopping else {"n_train": 150}
+    epochs = 60 if early_stopping else 6
+    model = make_model(with_propensity=objective.models_propensity)
+    singles = [member(model, m) for m in range(3)]
+    together = train(model, log, epochs, objective, **options)
+    lengths = set()
+    for m, single in enumerate(singles):
+        alone = train(single, log, epochs, objective, **options)
+        assert_same_member(model, m, single, 0, rtol=0, atol=1e-9)
+        lengths.add(len(alone.history))
+        for name in ("train_loss", "valid_loss") if early_stopping else ("train_loss",):
+            # Recorded in float32.
+            np.testing.assert_allclose(
+                [epoch[name][m] for epoch in together.history[: len(alone.history)]],
+                [epoch[name][0] for epoch in alone.history],
+                rtol=1e-6,
+            )
+    assert len(together.history) == max(lengths)
+    if early_stopping:
+        assert len(lengths) > 1
+        assert together.n_running_ == 0
+
+
+class PlainMember(nn.Module):
+    """One member of two ordinary networks, trained on the likelihood written out."""
+
+    def __init__(self, model, m):
+        super().__init__()
+        self.heads = nn.ModuleList()
+        for head in (model.reward, model.propensity):
+            layers = []
+            for weight, bias in zip(head.weights, head.biases, strict=True):
+                linear = nn.Linear(weight.shape[0], weight.shape[2], dtype=torch.float64)
+                linear.weight.data = weight.data[:, m].T.clone()
+                linear.bias.data = bias.data[0, m].clone()
+                layers += [linear, nn.ReLU()]
+            self.heads.append(nn.Sequential(*layers[:-1]))
+
+    def loss(self, X, y, weight):
+        action = torch.sigmoid(self.heads[0](X)) * torch.sigmoid(self.heads[1](X))
+        return (
+            nn.functional.binary_cross_entropy(action, y, reduction="none")[:, 0] * weight
+        ).mean()
+
+
+def hand_written_fit(network, log, n_train, batch_size, seed, epochs, patience, tol):
+    """Return the weights of the best epoch, and the validation loss of each epoch."""
+    X, y, weight = log
+    biases = [p for name, p in network.named_parameters() if "bias" in name]
+    weights = [p for name, p in network.named_parameters() if "bias" not in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": weights}, {"params": biases, "weight_decay": 0.0}],
+        lr=OPTIONS["learning_rate_init"],
+        weight_decay=OPTIONS["weight_decay"],
+    )
+    generator = torch.Generator().manual_seed(seed)
+    losses, best, stale, state = [], math.inf, 0, None
+    for _ in range(epochs):
+        order = torch.randperm(n_train, generator=generator)
+        for start in range(0, n_train, batch_size):
+            rows = order[start : start + batch_size]
+            optimizer.zero_grad()
+            network.loss(X[rows], y[rows], weight[rows]).backward()
+            optimizer.step()
+        with torch.no_grad():
+            losses.append(network.loss(X[n_train:], y[n_train:], weight[n_train:]).item())
+        stale = 0 if losses[-1] < best - tol else stale + 1
+        if losses[-1] < best:
+            best, state = losses[-1], copy.deepcopy(network.state_dict())
+        if stale == patience:
+            break
+    network.load_state_dict(state)
+    return losses
+
+
+def test_fit_is_the_hand_written_loop_with_early_stopping():
+    log, model = make_log(), make_model()
+    plain = [PlainMember(model, m) for m in range(3)]
+    net = train(model, log, 60, patience=3, tol=1e-3)
+    stopped, best = [], []
+    for m, network in enumerate(plain):
+        losses = hand_written_fit(network, log, 100, 32, 7, 60, 3, 1e-3)
+        stopped.append(len(losses))
+        best.append(np.argmin(losses) + 1)
+        np.testing.assert_allclose(
+            [epoch["valid_loss"][m] for epoch in net.history[: len(losses)]], losses, rtol=1e-5
+        )
+        for head, sequential in zip((model.reward, model.propensity), network.heads, strict=True):
+            linears = [layer for layer in sequential if isinstance(layer, nn.Linear)]
+            for linear, weight, bias in zip(linears, head.weights, head.biases, strict=True):
+                torch.testing.assert_close(weight[:, m].T, linear.weight, rtol=0, atol=1e-8)
+                torch.testing.assert_close(bias[0, m], linear.bias, rtol=0, atol=1e-8)
+    assert len(net.history) == max(stopped)
+    assert len(set(stopped)) > 1
+    assert (np.array(best) < stopped).any()
+
+
+def test_the_model_holds_the_weights_of_each_members_best_epoch():
+    log, model = make_log(), make_model()
+    snapshots = []
+    train(
+        model,
+        log,
+        30,
+        patience=100,
+        learning_rate_init=0.05,
+        epoch_end=lambda record: snapshots.append((record, copy.deepcopy(model))),
+    )
+    losses = np.array([record["valid_loss"] for record, _ in snapshots])
+    best = losses.argmin(axis=0)
+    assert (best < 29).all()
+    for m, epoch in enumerate(best):
+        assert_same_member(model, m, snapshots[epoch][1], m, rtol=0, atol=0)
+
+
+class Scripted:
+    """Parameters of three members that state the epoch they were set in."""
+
+    def __init__(self):
+        self.module = nn.ParameterList(
+            [nn.Parameter(torch.zeros(2, 3, 4)), nn.Parameter(torch.zeros(1, 3, 4))]
+        )
+
+    def run(self, risks, patience, tol=0.0):
+        best = BestMembers(self.module, patience, tol)
+        running = []
+        for epoch, risk in enumerate(risks, start=1):
+            for parameter in self.module:
+                parameter.data.fill_(epoch)
+            best.update(torch.tensor(risk))
+            running.append(best.running.tolist())
+        best.restore()
+        values = [parameter.data.amax((0, 2)).tolist() for parameter in self.module]
+        assert values[0] == values[1]
+        assert [parameter.data.amin((0, 2)).tolist() for parameter in self.module] == values
+        return values[0], running
+
+
+def test_a_stopped_member_never_changes_again():
+    """Member 0 would become best after it stopped, member 1 stops late, member 2 never."""
+    kept, running = Scripted().run(
+        [[1.0, 1.0, 9.0], [1.1, 0.9, 8.0], [1.2, 1.0, 7.0], [0.1, 1.0, 6.0], [0.1, 0.1, 5.0]],
+        patience=2,
+    )
+    assert kept == [1, 2, 5]
+    assert running == [
+        [True, True, True],
+        [True, True, True],
+        [False, True, True],
+        [False, False, True],
+        [False, False, True],
+    ]
+
+
+def test_gains_below_tol_are_kept_but_do_not_prolong():
+    kept, running = Scripted().run(
+        [[1.0, 1.0, 1.0], [0.99, 0.8, 1.0], [0.98, 0.75, 1.0], [0.5, 0.6, 1.0]],
+        patience=2,
+        tol=0.1,
+    )
+    assert kept == [3, 4, 1]
+    assert running[2] == [False, True, False]
+    assert running[3] == [False, True, False]
+
+
+def test_a_risk_that_is_no_number_is_never_best():
+    nan = math.nan
+    kept, running = Scripted().run([[nan, 1.0, nan], [0.5, nan, nan], [nan, 0.9, nan]], patience=2)
+    assert kept == [2, 3, 0]
+    assert running[1] == [True, True, False]
+
+
+def test_still_running_members_are_counted():
+    log = make_log()
+    assert train(make_model(), log, 2, patience=5).n_running_ == 3
+    assert train(make_model(), log, 2, n_train=150).n_running_ is None
+
+
+# Weights and the criterion
+
+
+def gradient(model, objective, log, rate=None):
+    """Return the risks and the gradient that one full-batch step of the engine takes."""
+    net = build_net(copy.deepcopy(model), objective, false_action_rate=rate, **OPTIONS)
+    net._set_training(True)
+    risks = net.train_step((log[0], (log[1], log[2])))["loss"]
+    return risks, [p.grad for p in net.module_.parameters()]
+
+
+@pytest.mark.parametrize("rate", [None, [0.1, 0.0]])
+def test_integer_weights_are_repeated_rows(rate):
+    """One full-batch gradient; weights have mean 1 over the rows, as `ResidentRows` asks for."""
+    X, actions, _ = make_log(K=2, unlogged=0.4)
+    times = torch.as_tensor(np.random.default_rng(1).integers(0, 4, len(X)))
+    rate = None if rate is None else torch.tensor(rate, dtype=torch.float64)
+    weight = times.double() / times.double().mean()
+    repeated = [X.repeat_interleave(times, 0), actions.repeat_interleave(times, 0)]
+    repeated.append(torch.ones(len(repeated[0]), dtype=torch.float64))
+
+    model = make_model(K=2)
+    risks, weighted = gradient(model, Stratified(), (X, actions, weight), rate)
+    expected_risks, expected = gradient(model, Stratified(), repeated, rate)
+    torch.testing.assert_close(risks, expected_risks, rtol=0, atol=1e-12)
+    assert max(g.abs().max() for g in expected) > 1e-3
+    for ours, theirs in zip(weighted, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_gradient_of_the_engine_is_that_of_the_likelihood():
+    log = make_log()
+    model = make_model()
+    _, ours = gradient(model, Stratified(), log)
+    f, u = model(log[0])
+    probability = torch.sigmoid(f) * torch.sigmoid(u[..., 0])
+    y = log[1][:, 0].expand_as(f)
+    loss = nn.functional.binary_cross_entropy(probability, y, reduction="none") * log[2]
+    expected = torch.autograd.grad(loss.mean(1).sum(), list(model.parameters()))
+    for grad, reference in zip(ours, expected, strict=True):
+        torch.testing.assert_close(grad, reference, rtol=0, atol=1e-12)
+
+
+class TwoLosses(Objective):
+    def loss(self, reward_logit, propensity_logit, batch):
+        return reward_logit * 0 + 1
+
+    def validation_loss(self, reward_logit, propensity_logit, batch):
+        return reward_logit * 0 + 2 * batch.actions[:, 0]
+
+
+def test_criterion_is_a_weighted_mean_per_member():
+    actions = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
+    weight = torch.tensor([0.5, 1.5, 2.0, 0.0])
+    logits = torch.zeros(2, 4), torch.zeros(2, 4, 1)
+    risk = MemberRisk(TwoLosses(), None)
+    assert risk.train()(logits, (actions, weight)).tolist() == [1, 1]
+    assert risk.eval()(logits, (actions, weight)).tolist() == [1.25, 1.25]
+
+
+def test_history_means_weigh_batches_by_their_rows():
+    """The last batch of 100 rows by 32 has 4: an unweighted mean over batches would be off."""
+    log = make_log()
+    net = train(make_model(), log, 1, TwoLosses(), patience=5)
+    assert net.history[0]["train_loss"] == pytest.approx([(log[2][:100]).mean().item()] * 3)
+    expected = (2 * log[1][100:, 0] * log[2][100:]).mean().item()
+    assert net.history[0]["valid_loss"] == pytest.approx([expected] * 3)
+
+
+def test_false_action_rate_reaches_the_objective():
+    class Recorder(Stratified):
+        seen = []
+
+        def loss(self, reward_logit, propensity_logit, batch):
+            self.seen.append(batch.false_action_rate)
+            return super().loss(reward_logit, propensity_logit, batch)
+
+    rate = torch.tensor([0.1], dtype=torch.float64)
+    train(make_model(), make_log(), 1, Recorder(), n_train=150, false_action_rate=rate)
+    assert all(torch.equal(e, rate) for e in Recorder.seen)
+
+
+class Flat(Objective):
+    """No gradient: what moves is weight decay alone."""
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        return 0 * reward_logit + 0 * propensity_logit.sum(-1)
+
+
+def test_weight_decay_shrinks_weights_but_no_bias():
+    model = make_model()
+    before = copy.deepcopy(model)
+    train(model, make_log(), 1, Flat(), n_train=150, batch_size=50)
+    factor = (1 - OPTIONS["learning_rate_init"] * OPTIONS["weight_decay"]) ** 3
+    for (name, ours), theirs in zip(model.named_parameters(), before.parameters(), strict=True):
+        expected = theirs if "bias" in name else theirs * factor
+        torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
+
+
+def test_training_is_reproducible_and_leaves_global_generators_alone():
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # noqa: NPY002
+    models = []
+    for _ in range(2):
+        model = make_model(dropout=0.3)
+        model.set_generator(torch.Generator().manual_seed(1))
+        train(model, make_log(), 4, patience=5)
+        models.append(model)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+    for ours, theirs in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_dropout_is_off_on_validation_rows():
+    """With nothing learned, validation losses are those of the plain forward pass."""
+    log = make_log()
+    model = make_model(dropout=0.5)
+    model.set_generator(torch.Generator().manual_seed(1))
+    X, y, weight = [part[100:] for part in log]
+    with torch.no_grad():
+        f, u = model.eval()(X)
+        action = torch.sigmoid(f) * torch.sigmoid(u[..., 0])
+        loss = nn.functional.binary_cross_entropy(action, y[:, 0].expand_as(f), reduction="none")
+        expected = (loss * weight).mean(1).tolist()
+    net = train(model, log, 1, patience=5, learning_rate_init=1e-12)
+    assert net.history[0]["valid_loss"] == pytest.approx(expected, rel=1e-6)
+
+
+# Trouble
+
+
+def test_a_bad_member_harms_no_other():
+    """Huge weights in one member: the others train to what they would be without it."""
+    log, model = make_log(), make_model()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter[:, 1] *= 1e8
+    singles = {m: member(model, m) for m in (0, 2)}
+    train(model, log, 5, n_train=150)
+    for m, single in singles.items():
+        train(single, log, 5, n_train=150)
+        assert_same_member(model, m, single, 0, rtol=0, atol=1e-9)
+
+
+def test_a_member_without_finite_loss_gives_the_others_their_gradient():
+    log, model = make_log(), make_model()
+    _, expected = gradient(model, Stratified(), log)
+    with torch.no_grad():
+        model.reward.weights[0][:, 1] = math.nan
+    risks, ours = gradient(model, Stratified(), log)
+    assert torch.isnan(risks).tolist() == [False, True, False]
+    for grad, reference in zip(ours, expected, strict=True):
+        torch.testing.assert_close(grad[:, [0, 2]], reference[:, [0, 2]], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_train", [100, 150])
+def test_divergence_is_reported_with_its_epoch_and_cure(n_train):
+    log = make_log()
+    model = make_model()
+    seen = []
+    with pytest.raises(FloatingPointError, match=r"epoch 2: .*not finite.*learning_rate_init"):
+        train(
+            model,
+            log,
+            9,
+            n_train=n_train,
+            batch_size=n_train,
+            learning_rate_init=1e200,
+            patience=9,
+            epoch_end=lambda record: seen.append(record),
+        )
+    assert len(seen) == 2
+
+
+# Epochs and callbacks
+
+
+def test_epoch_hooks_and_stop():
+    calls = []
+
+    def epoch_end(record):
+        calls.append(("end", sorted(record)))
+        return len(calls) == 6
+
+    net = train(
+        make_model(),
+        make_log(),
+        50,
+        patience=50,
+        epoch_begin=lambda: calls.append(("begin", None)),
+        epoch_end=epoch_end,
+    )
+    assert calls == [("begin", None), ("end", ["train_loss", "valid_loss"])] * 3
+    assert len(net.history) == 3
+    assert net.n_running_ == 3
+
+
+def test_history_without_validation():
+    net = train(make_model(), make_log(), 2, n_train=150)
+    assert [set(epoch) & {"train_loss", "valid_loss"} for epoch in net.history] == [
+        {"train_loss"}
+    ] * 2
+    assert all(len(epoch["train_loss"]) == 3 for epoch in net.history)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device, called from Python or from within torch."""
+
+    METHODS = (
+        *("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__"),
+        *("__array__", "nonzero", "equal", "is_nonzero"),
+    )
+    OPERATORS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "unique")
+
+    def __init__(self, monkeypatch):
+        super().__init__()
+        self.calls = []
+        for name in self.METHODS:
+            monkeypatch.setattr(
+                torch.Tensor, name, self.counting(name, getattr(torch.Tensor, name))
+            )
+
+    def counting(self, name, method):
+        def counted(tensor, *args, **kwargs):
+            self.calls.append(name)
+            return method(tensor, *args, **kwargs)
+
+        return counted
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.name().removeprefix("aten::").split(".")[0]
+        if name in self.OPERATORS:
+            self.calls.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("objective", [Stratified(), Naive()], ids=["stratified", "naive"])
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_the_host_waits_once_per_epoch(monkeypatch, objective, early_stopping):
+    log = make_log()
+    n_train = 100 if early_stopping else 150
+    model = make_model(dropout=0.2, with_propensity=objective.models_propensity)
+    model.set_generator(torch.Generator().manual_seed(0))
+    net = build_net(model, objective, patience=99, **OPTIONS)
+    waits = {}
+    for batch_size, epochs in itertools.product((50, 5), (1, 4)):
+        parts = make_parts(log, n_train, batch_size)
+        with monkeypatch.context() as patch, Waits(patch) as counter:
+            net.fit_loop(parts, epochs=epochs)
+        waits[batch_size, epochs] = counter.calls
+    for (_, epochs), calls in waits.items():
+        assert calls == ["tolist"] * epochs
+
+
+def test_waits_are_seen(monkeypatch):
+    """The counter above is no blind eye."""
+    x = torch.ones(3)
+    with monkeypatch.context() as patch, Waits(patch) as counter:
+        float(x.sum())
+        if x[0] > 0:
+            x[x > 0]
+        x.cpu()
+    for name in ("__float__", "__bool__", "_local_scalar_dense", "cpu"):
+        assert name in counter.calls
+
+
+# Rows
+
+
+def test_each_pass_serves_every_row_once():
+    log = make_log(n=100)
+    part, rows = ResidentRows(*log, torch.arange(10, 83), 20, torch.Generator().manual_seed(0)), []
+    orders = []
+    for _ in range(3):
+        batches = list(part)
+        assert [len(X) for X, _ in batches] == [20, 20, 20, 13]
+        X = torch.cat([X for X, _ in batches])
+        rows = [int((log[0] == row).all(1).nonzero().item()) for row in X]
+        assert sorted(rows) == list(range(10, 83))
+        orders.append(rows)
+        # What belongs together stays together.
+        assert torch.equal(torch.cat([actions for _, (actions, _) in batches]), log[1][rows])
+        assert torch.equal(torch.cat([weight for _, (_, weight) in batches]), log[2][rows])
+    assert orders[0] != orders[1] != orders[2]
+    assert len(part) == 73
+
+    again = ResidentRows(*log, torch.arange(10, 83), 20, torch.Generator().manual_seed(0))
+    for order in orders:
+        assert torch.equal(torch.cat([X for X, _ in again]), log[0][order])
+
+
+def test_rows_keep_their_order_without_generator():
+    log = make_log(n=20)
+    index = torch.tensor([5, 3, 9, 1])
+    part = ResidentRows(*log, index, 3)
+    for _ in range(2):
+        assert torch.equal(torch.cat([X for X, _ in part]), log[0][index])
+
+
+# Inference
+
+
+@pytest.mark.parametrize("sizes", [[60], [20, 40], [1, 59]])
+def test_batched_logits_do_not_depend_on_the_chunks(sizes):
+    model = make_model(K=2, dropout=0.5).float()
+    X = make_log(n=60)[0].float()
+    f, u = batched_logits(
+        model.train(), X.split(sizes), ("reward_logit", "propensity_logit"), device=CPU
+    )
+    assert f.shape == (3, 60)
+    assert u.shape == (3, 60, 2)
+    assert f.dtype == u.dtype == torch.float64
+    assert not f.requires_grad
+    expected = model.eval()(X)
+    torch.testing.assert_close(f.float(), expected[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(u.float(), expected[1], rtol=1e-5, atol=1e-6)
+    (only,) = batched_logits(model, X.split(sizes), ("reward_logit",), device=CPU)
+    assert torch.equal(only, f)
+
+
+# Mixed precision
+
+
+def test_bfloat16_means_autocast_forward_and_float32_everything_else():
+    log = [part.float() for part in make_log()]
+    model = make_model().float()
+    seen = set()
+
+    class Recorder(Stratified):
+        def loss(self, reward_logit, propensity_logit, batch):
+            loss = super().loss(reward_logit, propensity_logit, batch)
+            seen.add((reward_logit.dtype, propensity_logit.dtype, loss.dtype))
+            return loss
+
+    dtype, autocast_dtype = resolve_dtype("bfloat16", CPU)
+    assert (dtype, autocast_dtype) == (torch.float32, torch.bfloat16)
+    full = copy.deepcopy(model)
+    train(model, log, 3, Recorder(), patience=9, autocast_dtype=autocast_dtype)
+    assert seen == {(torch.bfloat16, torch.bfloat16, torch.float32)}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    train(full, log, 3, patience=9)
+    heads = ("reward_logit", "propensity_logit")
+    mixed = batched_logits(model, [log[0]], heads, device=CPU, autocast_dtype=autocast_dtype)
+    for ours, theirs in zip(mixed, batched_logits(full, [log[0]], heads, device=CPU), strict=True):
+        assert ours.dtype == torch.float64
+        assert 0 < (ours - theirs).abs().max() < 0.1
+
+
+# Devices and dtypes
+
+
+def with_devices(monkeypatch, *, cuda=False, mps=False, bf16=False):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("available", "expected"),
+    [
+        ({}, "cpu"),
+        ({"mps": True}, "mps"),
+        ({"cuda": True}, "cuda"),
+        ({"cuda": True, "mps": True}, "cuda"),
+    ],
+)
+def test_auto_device(monkeypatch, available, expected):
+    with_devices(monkeypatch, **available)
+    assert resolve_device("auto").type == expected
+
+
+def test_named_device():
+    assert resolve_device("cpu") == CPU
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "cpu:x", "cuda:99", "xla"])
+def test_unusable_device(device):
+    with pytest.raises(ValueError, match=r"(?s)^device=.* cannot be used: .*'auto', 'cpu'") as info:
+        resolve_device(device)
+    assert repr(device) in str(info.value)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "bf16", "expected"),
+    [
+        ("auto", "cpu", False, (torch.float32, None)),
+        ("auto", "mps", False, (torch.float32, None)),
+        ("auto", "cuda", True, (torch.float32, torch.bfloat16)),
+        ("auto", "cuda", False, (torch.float32, None)),
+        ("bfloat16", "cpu", False, (torch.float32, torch.bfloat16)),
+        ("float32", "cuda", True, (torch.float32, None)),
+        ("float64", "cpu", False, (torch.float64, None)),
+    ],
+)
+def test_dtype(monkeypatch, dtype, device, bf16, expected):
+    with_devices(monkeypatch, bf16=bf16)
+    assert resolve_dtype(dtype, SimpleNamespace(type=device)) == expected
