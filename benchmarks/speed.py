@@ -143,7 +143,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=384)
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(argv)
     warnings.filterwarnings("ignore", message=".*still improving")
@@ -170,12 +170,12 @@ def main(argv=None):
     report("fit, one member / bare loop", *compare(ours, bare, args.repeats), "<= 1.1")
     report(
         "skorch's default loop / fit, one member",
-        *compare(lambda: skorch_fit(X, y, args.epochs), ours, max(args.repeats // 2, 2)),
+        *compare(lambda: skorch_fit(X, y, args.epochs), ours, max(args.repeats // 2, 3)),
         ">= 2",
     )
     report(
         "fit, 8 members / one member",
-        *compare(lambda: ours(n_estimators=8), ours, max(args.repeats // 2, 2)),
+        *compare(lambda: ours(n_estimators=8), ours, max(args.repeats // 2, 3)),
         "<= 7 on two cores",
     )
 
@@ -185,7 +185,7 @@ def main(argv=None):
 
     report(
         "fit, default configuration (4 members, early stopping) / bare loop",
-        *compare(default, bare, max(args.repeats // 2, 2)),
+        *compare(default, bare, max(args.repeats // 2, 3)),
         "",
     )
 

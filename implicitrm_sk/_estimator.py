@@ -54,10 +54,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     over the logged signals k, where e_k = P(y_k=1 | r*=0) is the false-action rate.
 
-    With one signal only the product R * A is determined by any amount of data: (R, A) and (A, R)
-    fit equally well. Both sides of this swap then carry equal weight in the fitted mixture, and
-    ``predict(X, return_std=True)`` shows how far they are apart. Several signals of the same user
-    on the same response determine the reward if they fire independently given x and r*.
+    With one signal only the product R * A is determined by any amount of data: the reward may be
+    anything in [P(y=1 | x), 1], and (R, A) and (A, R) fit equally well. Both sides of this swap then
+    carry equal weight in the fitted mixture. Several signals of the same user on the same response
+    determine the reward if they fire independently given x and r*.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     learning_rate_init : float, default=0.0003
         Step size of AdamW.
     weight_decay : float, default=0.01
-        Decoupled weight decay of AdamW, on weights, not on biases.
+        Decoupled weight decay of AdamW.
     dropout : float, default=0.2
         Share of hidden units dropped in training, in [0, 1).
     batch_size : int, default=256
@@ -669,9 +669,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         ----------
         X : array-like of shape (n_samples, n_features)
         return_std : bool, default=False
-            Also return the standard deviation over the components of the mixture. It shows
-            disagreement, including that of the two sides of the swap with one signal; it is not a
-            confidence interval.
+            Also return the standard deviation over the components of the mixture: the members
+            and, with one signal, the two sides of the swap. It is no confidence interval, and a
+            lower bound of what one signal leaves open: members that start from the same split of
+            the action probability tend to agree on it.
 
         Returns
         -------

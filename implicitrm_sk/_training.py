@@ -5,6 +5,7 @@ every step. Here batches are rows of resident tensors picked by index, losses ar
 device, and the host waits once per epoch.
 """
 
+import itertools
 import math
 from contextlib import nullcontext
 
@@ -28,10 +29,13 @@ def resolve_device(device):
             return torch.device("mps")
         return torch.device("cpu")
     try:
-        return torch.empty(0, device=device).device
+        probe = torch.zeros(1, device=device)
+        probe.tolist()  # a "meta" device holds no numbers
+        return probe.device
     except (RuntimeError, AssertionError) as error:
+        reason = str(error).split(". ")[0].splitlines()[0].rstrip(".")
         raise ValueError(
-            f"device={device!r} cannot be used: {error}. Expected 'auto', 'cpu' or the name of a "
+            f"device={device!r} cannot be used: {reason}. Expected 'auto', 'cpu' or the name of a "
             "device that torch sees on this machine (torch.cuda.is_available() tells)."
         ) from error
 
@@ -167,15 +171,19 @@ class RewardNet(NeuralNet):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
         """Return the mean risk of each member over one pass, left on the device."""
         self._set_training(training)
-        total = 0.0
+        risks, sizes = [], []
         for batch in iterator:
-            total = total + step_fn(batch)["loss"] * len(batch[0])
-        return total / len(iterator)
+            risks.append(step_fn(batch)["loss"])
+            sizes.append(len(batch[0]))
+        risks = torch.stack(risks)
+        share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
+        return share @ risks
 
     def fit_loop(self, X, y=None, epochs=None, **_):
         """Train on X = (training rows, validation rows or None) for at most `epochs` epochs."""
         train, valid = X
         best = None if valid is None else BestMembers(self.module_, self.patience, self.tol)
+        alive = itertools.repeat(True)
         for _ in range(epochs):
             self.epoch_begin()
             risks = {"train_loss": self.run_single_epoch(train, True, "train", self.train_step)}
@@ -187,20 +195,23 @@ class RewardNet(NeuralNet):
                 best.update(risks["valid_loss"])
                 risks["running"] = best.running
             # The one time per epoch that the host waits for the device.
-            values = torch.stack([risk.float() for risk in risks.values()]).tolist()
+            kind = risks["train_loss"].dtype
+            values = torch.stack([risk.to(kind) for risk in risks.values()]).tolist()
             record = dict(zip(risks, values, strict=True))
             running = record.pop("running", None)
             self.history.new_epoch()
             for name, value in record.items():
                 self.history.record(name, value)
             stop = self.epoch_end(record)
-            if not all(map(math.isfinite, record["train_loss"])):
+            # What a member does after it has stopped is thrown away.
+            if not all(map(math.isfinite, itertools.compress(record["train_loss"], alive))):
                 raise FloatingPointError(
                     f"training diverged in epoch {len(self.history)}: the loss is not finite. "
                     "Lower learning_rate_init or scale the columns of X."
                 )
             if stop or (running is not None and not any(running)):
                 break
+            alive = running or alive
         self.n_running_ = None if running is None else int(sum(running))
         if best is not None:
             best.restore()
@@ -255,11 +266,7 @@ def build_net(
     epoch_begin=lambda: None,
     epoch_end=lambda record: False,
 ):
-    """Return an initialised `RewardNet` that trains `model` by AdamW (Loshchilov & Hutter 2019).
-
-    Weight decay acts on the weights, not on the biases: a shrunk bias would pull the reward's
-    level towards 1/2.
-    """
+    """Return an initialised `RewardNet` that trains `model` by AdamW (Loshchilov & Hutter 2019)."""
     net = RewardNet(
         module=model,
         criterion=MemberRisk(objective, false_action_rate),
@@ -267,7 +274,6 @@ def build_net(
         optimizer__lr=learning_rate_init,
         optimizer__weight_decay=weight_decay,
         optimizer__fused=True,
-        optimizer__param_groups=[("*bias*", {"weight_decay": 0.0})],
         iterator_train=None,
         iterator_valid=None,
         train_split=None,

@@ -545,6 +545,20 @@ def test_infinite_propensity_logits(K, rate, dtype):
     np.testing.assert_allclose(df[possible], gradient[possible, 0], rtol=0, atol=near)
 
 
+@pytest.mark.parametrize("rate", [None, torch.tensor([0.1])])
+def test_risk_at_propensity_one_is_the_preference_risk(rate):
+    """A = 1 costs nothing and is not trained."""
+    f = torch.tensor([-3.0, 0.5, 2.0, 2.0], requires_grad=True)
+    u = torch.full((4, 1), math.inf, requires_grad=True)
+    y = torch.tensor([[1.0], [0.0], [1.0], [NAN]])
+    q = posterior(f, u, y, rate)[:, [0, 2]].sum(-1).detach()
+    risk = stratified_risk(f, u, y, rate)
+    torch.testing.assert_close(risk, preference_risk(f, q))
+    df, du = torch.autograd.grad(risk.sum(), (f, u))
+    torch.testing.assert_close(df, torch.sigmoid(f) - q)
+    assert (du == 0).all()
+
+
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rate", ["none", "positive"])
 def test_half_precision_logits_are_computed_with_in_float32(half, rate):

@@ -2,6 +2,7 @@
 
 import torch
 
+from .._stratification import full_precision
 from ._base import Objective
 
 
@@ -17,7 +18,7 @@ class Naive(Objective):
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the cross-entropy of each member and row."""
-        f = reward_logit.float() if reward_logit.dtype == torch.bfloat16 else reward_logit
+        f = full_precision(reward_logit)
         target = batch.actions[:, 0].to(f).expand_as(f)
         return torch.nn.functional.binary_cross_entropy_with_logits(f, target, reduction="none")
 
