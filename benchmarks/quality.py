@@ -58,7 +58,7 @@ def run_seed(data, seed):
 def mean_and_error(values):
     """Format mean and standard error."""
     values = np.asarray(values)
-    return f"{values.mean():6.3f} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
+    return f"{values.mean():.3f} ± {values.std(ddof=1) / np.sqrt(len(values)):.3f}"
 
 
 def main(argv=None):

@@ -187,9 +187,7 @@ class _StratifiedRisk(torch.autograd.Function):
         risk = risk + torch.where(logged, _cross_entropy(active, log_a, log_not_a), 0.0).sum(-1)
         # A - 1 where acted, as -(1 - A): no cancellation where A is close to 1.
         residual = torch.where(acted, -log_not_a.exp(), propensity)
-        ctx.save_for_backward(
-            torch.sigmoid(f) - q, torch.where(logged, qk * residual * share, 0.0)
-        )
+        ctx.save_for_backward(torch.sigmoid(f) - q, torch.where(logged, qk * residual * share, 0.0))
         ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
         return risk
 
