@@ -41,6 +41,8 @@ from .objectives import OBJECTIVES, Objective, any_action
 FIXED_EPOCHS = 50
 #: Acted and not acted rows that both sides of the validation split need.
 MIN_ROWS_PER_CLASS = 5
+#: Frames from `fit` to the user's code, past the two decorators: where warnings point to.
+USER_FRAME = 4
 
 
 class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
@@ -55,9 +57,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     over the logged signals k, where e_k = P(y_k=1 | r*=0) is the false-action rate.
 
     With one signal only the product R * A is determined by any amount of data: the reward may be
-    anything in [P(y=1 | x), 1], and (R, A) and (A, R) fit equally well. Both sides of this swap then
-    carry equal weight in the fitted mixture. Several signals of the same user on the same response
-    determine the reward if they fire independently given x and r*.
+    anything in [P(y=1 | x), 1], and (R, A) and (A, R) fit equally well. Both sides of this swap
+    then carry equal weight in the fitted mixture. Several signals of the same user on the same
+    response determine the reward if they fire independently given x and r*.
 
     Parameters
     ----------
@@ -334,14 +336,15 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
         net.fit_loop(parts, epochs=epochs)
         self.n_iter_ = len(self.history_)
-        self.__dict__.pop("optimizer_state_", None)
+        for leftover in ("optimizer_state_", "random_state_"):  # of an earlier partial_fit
+            self.__dict__.pop(leftover, None)
         context.call_on_fit_task_end(estimator=self, **details)
         if net.n_running_ and self.n_iter_ == self.max_epochs:
             warnings.warn(
                 f"{net.n_running_} of {self.n_estimators} members were still improving after "
                 f"max_epochs={self.max_epochs} epochs. Increase max_epochs or learning_rate_init.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=USER_FRAME,
             )
         return self
 
@@ -419,14 +422,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 f"{name} of y {problem}: it tells nothing about the reward. Leave it out, or "
                 "check how the log was joined.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=USER_FRAME + 2,
             )
         if self.objective_.single_signal:
             warnings.warn(
                 f"{type(self.objective_).__name__} works on one signal: the {self.n_signals_} "
                 'signals of y are reduced to "any logged action". Pass one signal to silence this.',
                 UserWarning,
-                stacklevel=4,
+                stacklevel=USER_FRAME + 2,
             )
 
     def _check_false_action_rate(self):
@@ -471,7 +474,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             f"{min(self.max_epochs, FIXED_EPOCHS)} epochs on all rows instead. Collect more rows, "
             "change validation_fraction, or set early_stopping=False and max_epochs.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=USER_FRAME + 1,
         )
         return nothing
 

@@ -340,6 +340,16 @@ def test_early_stopping_keeps_the_best_epoch_of_each_member():
     assert np.isfinite([record["train_loss"] for record in estimator.history_]).all()
 
 
+def test_warnings_point_to_the_users_line():
+    X, y, _ = make_log()
+    constant = np.column_stack([y, np.zeros(400)])
+    few = np.arange(400) < 9
+    for params, actions in [({}, constant), ({}, few), ({"learning_rate_init": 1e-4}, y)]:
+        with pytest.warns() as record:
+            ImplicitRewardEstimator(**FAST | params).fit(X, actions)
+        assert {warning.filename for warning in record} == {__file__}
+
+
 def test_warns_when_the_epochs_run_out():
     X, y, _ = make_log()
     with pytest.warns(ConvergenceWarning, match="Increase max_epochs or learning_rate_init"):
