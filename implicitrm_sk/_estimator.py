@@ -9,7 +9,6 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import r2_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -33,8 +32,9 @@ from ._validation import (
     check_features,
     check_groups,
     check_sample_weight,
-    check_true_preference,
+    to_numpy,
 )
+from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective, any_action
 
 #: Epochs trained when there is too little data to hold some out.
@@ -801,9 +801,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X = check_features(self, X, reset=False)
         weight = check_sample_weight(sample_weight, len(X))
         if true_preference is not None:
-            truth, known = check_true_preference(true_preference, len(X))
-            reward = self.predict(X)
-            return r2_score(truth[known], reward[known], sample_weight=weight[known])
+            return PREFERENCE_METRICS["r2"](
+                to_numpy(true_preference), self.predict(X), sample_weight=weight
+            )
         if not self.objective_.models_actions:
             raise ValueError(
                 f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "

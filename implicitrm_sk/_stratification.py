@@ -172,22 +172,25 @@ class _StratifiedRisk(torch.autograd.Function):
         f, u = full_precision(reward_logit), full_precision(propensity_logit)
         log_a, log_not_a = propensity_log_probs(u, false_action_rate)
         propensity = log_a.exp()
-        acted, logged = actions == 1, ~torch.isnan(actions)
+        acted, unlogged = actions == 1, torch.isnan(actions)
         log_bernoulli = torch.where(acted, log_a, log_not_a)
         if false_action_rate is None:
-            log_false, share = torch.where(acted, -math.inf, 0.0), 1.0
+            # Acting settles it: the odds are infinite.
+            log_odds = log_bernoulli.masked_fill(acted, math.inf)
         else:
             e = false_action_rate.to(f)
-            log_false = torch.where(acted, torch.log(e), torch.log1p(-e))
-            share = (logsigmoid(u) - log_a).exp()
-        q = torch.sigmoid(f + torch.where(logged, log_bernoulli - log_false, 0.0).sum(-1))
+            log_odds = log_bernoulli - torch.where(acted, torch.log(e), torch.log1p(-e))
+        q = torch.sigmoid(f + log_odds.masked_fill(unlogged, 0.0).sum(-1))
         qk = q[..., None]
         active = torch.lerp(propensity, acted.to(f.dtype), qk)
         risk = _cross_entropy(q, logsigmoid(f), logsigmoid(-f))
-        risk = risk + torch.where(logged, _cross_entropy(active, log_a, log_not_a), 0.0).sum(-1)
+        cross_entropy = _cross_entropy(active, log_a, log_not_a)
+        risk = risk + cross_entropy.masked_fill(unlogged, 0.0).sum(-1)
         # A - 1 where acted, as -(1 - A): no cancellation where A is close to 1.
         residual = torch.where(acted, -log_not_a.exp(), propensity)
-        ctx.save_for_backward(torch.sigmoid(f) - q, torch.where(logged, qk * residual * share, 0.0))
+        if false_action_rate is not None:
+            residual = residual * (logsigmoid(u) - log_a).exp()
+        ctx.save_for_backward(torch.sigmoid(f) - q, (qk * residual).masked_fill(unlogged, 0.0))
         ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
         return risk
 

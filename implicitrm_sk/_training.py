@@ -114,7 +114,7 @@ class MemberRisk(nn.Module):
         actions, sample_weight = target
         loss = self.objective.loss if self.training else self.objective.validation_loss
         rows = loss(*logits, Batch(actions, self.false_action_rate))
-        return (rows * sample_weight).mean(-1)
+        return rows @ sample_weight / len(sample_weight)
 
 
 class RewardNet(NeuralNet):
@@ -157,16 +157,16 @@ class RewardNet(NeuralNet):
         """Take one step; skorch's own wraps it in a closure, which AdamW has no use for."""
         X, target = batch
         self.optimizer_.zero_grad()
-        risks = self.get_loss(self.infer(X), target)
-        # The sum over members leaves the gradient of each as it would be alone.
-        risks.sum().backward()
+        risks = self.criterion_(self.infer(X), target)
+        # Ones, not a mean: the gradient of each member is what it would be alone.
+        risks.backward(torch.ones_like(risks))
         self.optimizer_.step()
         return {"loss": risks.detach()}
 
     def validation_step(self, batch, **_):
         """Return the held-out criterion of a batch."""
         X, target = batch
-        return {"loss": self.get_loss(self.infer(X), target)}
+        return {"loss": self.criterion_(self.infer(X), target)}
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
         """Return the mean risk of each member over one pass, left on the device."""

@@ -34,9 +34,9 @@ def check_features(estimator, X, *, reset):
     )
 
 
-def _as_float(y, name, expected):
-    # pandas' own missing value does not convert by itself.
+def _as_float(y, name):
     try:
+        # pandas' own missing value does not convert by itself.
         if hasattr(y, "to_numpy"):
             y = y.to_numpy(dtype=np.float64, na_value=np.nan)
         # A copy, because torch shares memory and objects to read-only arrays.
@@ -44,7 +44,8 @@ def _as_float(y, name, expected):
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). "
-            f"Expected are {expected}."
+            "Expected are actions 0 (did not act) or 1 (acted), NaN where a signal was not logged, "
+            "of shape (n_samples,) or (n_samples, n_signals)."
         ) from error
 
 
@@ -74,12 +75,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
             "the actions, 0 or 1 per response."
         )
     columns = getattr(y, "columns", None)
-    actions = _as_float(
-        to_numpy(y),
-        name,
-        "actions 0 (did not act) or 1 (acted), NaN where a signal was not logged, of shape "
-        "(n_samples,) or (n_samples, n_signals)",
-    )
+    actions = _as_float(to_numpy(y), name)
     if actions.ndim not in (1, 2):
         raise ValueError(
             f"{name} has {actions.ndim} dimensions (shape {actions.shape}); expected are actions "
@@ -176,26 +172,3 @@ def check_groups(groups, n_samples):
             f"({n_samples},)."
         )
     return groups
-
-
-def check_true_preference(true_preference, n_samples):
-    """Return true preferences in [0, 1], NaN where unknown, and the mask of the known ones."""
-    truth = _as_float(
-        to_numpy(true_preference), "true_preference", "preferences in [0, 1], NaN where unknown"
-    )
-    if truth.shape != (n_samples,):
-        raise ValueError(
-            f"true_preference has shape {truth.shape}, but one value per row of X is expected: "
-            f"({n_samples},)."
-        )
-    known = ~np.isnan(truth)
-    if known.sum() < 2:
-        raise ValueError(
-            f"true_preference is known for {known.sum()} row(s); at least 2 are needed to score."
-        )
-    if (truth[known] < 0).any() or (truth[known] > 1).any():
-        raise ValueError(
-            "true_preference must lie in [0, 1] (NaN where unknown), but ranges from "
-            f"{truth[known].min():g} to {truth[known].max():g}. Rescale ratings first."
-        )
-    return truth, known
