@@ -288,6 +288,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X = check_features(self, X, reset=True)
         actions, weight = self._check_log(X, y, sample_weight)
         check_both_classes(actions, weight)
+        self._warn_about_signals(actions, y)
         groups = None if groups is None else check_groups(groups, len(X))
         random_state = self._own_random_state()
 
@@ -295,6 +296,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         acted = any_action(actions[usable])[:, 0] == 1
         in_validation = self._split(X, acted, usable, groups, random_state)
         train_rows, valid_rows = usable[~in_validation], usable[in_validation]
+        for rows in (train_rows, valid_rows):
+            # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
+            weight[rows] /= weight[rows].mean() if len(rows) else 1
         epochs = self.max_epochs
         if self.early_stopping and not len(valid_rows):
             epochs = min(epochs, FIXED_EPOCHS)
@@ -359,7 +363,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             Actions as in `fit`; a batch without any action is legal. The first call fixes the
             number of columns and signals.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights.
+            Non-negative weights; the loss of the batch is multiplied by them, so that they also
+            weigh one batch against another.
 
         Returns
         -------
@@ -392,7 +397,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return self
 
     def _check_log(self, X, y, sample_weight, n_signals=None):
-        actions, names, one_dimensional = check_actions(y, len(X), n_signals=n_signals)
+        actions, one_dimensional = check_actions(y, len(X), n_signals=n_signals)
         weight = check_sample_weight(sample_weight, len(X))
         if n_signals is None:
             self.n_signals_ = actions.shape[1]
@@ -405,12 +410,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 else OBJECTIVES[self.objective]()
             )
             self.false_action_rate_ = self._check_false_action_rate()
-            if self.n_signals_ > 1:
-                self._warn_about_signals(actions, names)
+            if self.objective_.single_signal and self.n_signals_ > 1:
+                warnings.warn(
+                    f"{type(self.objective_).__name__} works on one signal: the {self.n_signals_} "
+                    'signals of y are reduced to "any logged action". Pass one signal to silence '
+                    "this.",
+                    UserWarning,
+                    stacklevel=USER_FRAME + 1,
+                )
         return actions, weight
 
-    def _warn_about_signals(self, actions, names):
-        for column, name in zip(actions.T, names, strict=True):
+    def _warn_about_signals(self, actions, y):
+        """Name each signal that tells nothing; with one signal alone this is an error."""
+        names = getattr(y, "columns", range(self.n_signals_))
+        for column, name in zip(actions.T, names if self.n_signals_ > 1 else (), strict=False):
             logged = column[~np.isnan(column)]
             if logged.size == 0:
                 problem = "is never logged"
@@ -419,17 +432,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             else:
                 continue
             warnings.warn(
-                f"{name} of y {problem}: it tells nothing about the reward. Leave it out, or "
-                "check how the log was joined.",
+                f"signal {name!r} of y {problem}: it tells nothing about the reward. Leave it out, "
+                "or check how the log was joined.",
                 UserWarning,
-                stacklevel=USER_FRAME + 2,
-            )
-        if self.objective_.single_signal:
-            warnings.warn(
-                f"{type(self.objective_).__name__} works on one signal: the {self.n_signals_} "
-                'signals of y are reduced to "any logged action". Pass one signal to silence this.',
-                UserWarning,
-                stacklevel=USER_FRAME + 2,
+                stacklevel=USER_FRAME + 1,
             )
 
     def _check_false_action_rate(self):
@@ -577,22 +583,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         for start, chunk in self._standardized(X):
             resident[start : start + len(chunk)] = chunk
         actions = torch.as_tensor(actions, dtype=dtype, device=device)
-        result = []
-        for rows, batch_size, shuffle in zip(
-            parts, (self.batch_size, INFERENCE_ROWS), (generator, None), strict=True
-        ):
-            scaled = torch.as_tensor(
-                weight / max(weight[rows].mean(), 1e-300) if len(rows) else weight,
-                dtype=dtype,
-                device=device,
+        weight = torch.as_tensor(weight, dtype=dtype, device=device)
+        return [
+            ResidentRows(
+                resident, actions, weight, torch.as_tensor(rows, device=device), batch_size, shuffle
             )
-            index = torch.as_tensor(rows, device=device)
-            result.append(
-                ResidentRows(resident, actions, scaled, index, batch_size, shuffle)
-                if len(rows)
-                else None
+            if len(rows)
+            else None
+            for rows, batch_size, shuffle in zip(
+                parts, (self.batch_size, INFERENCE_ROWS), (generator, None), strict=True
             )
-        return result
+        ]
 
     def _standardized(self, X):
         """Yield (start, chunk): standardised rows of X as tensors on the CPU."""
@@ -772,7 +773,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
     def _check_actions(self, y, n_samples, name="y"):
-        actions, *_ = check_actions(y, n_samples, name=name, n_signals=self.n_signals_)
+        actions, _ = check_actions(y, n_samples, name=name, n_signals=self.n_signals_)
         return any_action(actions) if self.objective_.single_signal else actions
 
     # ------------------------------------------------------------------ evaluation

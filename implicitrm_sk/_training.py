@@ -66,7 +66,7 @@ class ResidentRows:
     X : Tensor of shape (n, d)
     actions : Tensor of shape (n, K)
     sample_weight : Tensor of shape (n,)
-        Mean 1 over `rows`, so that a batch mean is an unbiased estimate of the weighted mean.
+        Factors of the losses.
     rows : Tensor of int
         The rows that belong to this part of the data.
     batch_size : int

@@ -65,8 +65,6 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
     Returns
     -------
     actions : ndarray of float64 of shape (n, K)
-    names : list of str
-        What to call each signal in a message.
     one_dimensional : bool
     """
     if y is None:
@@ -74,7 +72,6 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
             f"This estimator requires {name} to be passed, but the target {name} is None. Pass "
             "the actions, 0 or 1 per response."
         )
-    columns = getattr(y, "columns", None)
     actions = _as_float(to_numpy(y), name)
     if actions.ndim not in (1, 2):
         raise ValueError(
@@ -111,12 +108,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
             f"{(~valid).sum()} value(s) are something else: {shown}{hint}. Turn counts or ratings "
             "into actions first, e.g. (y > 0)."
         )
-    names = (
-        [f"signal {k}" for k in range(actions.shape[1])]
-        if columns is None
-        else [f"signal {column!r}" for column in columns]
-    )
-    return actions, names, one_dimensional
+    return actions, one_dimensional
 
 
 def check_both_classes(actions, sample_weight, name="y"):
@@ -148,7 +140,7 @@ def check_vector(value, n_samples, name):
 
 
 def check_sample_weight(sample_weight, n_samples):
-    """Return non-negative float weights of shape (n,), ones where None is given."""
+    """Return a copy of non-negative float weights of shape (n,), ones where None is given."""
     if sample_weight is None:
         return np.ones(n_samples)
     if isinstance(sample_weight, Real):
@@ -160,7 +152,7 @@ def check_sample_weight(sample_weight, n_samples):
         )
     if not weight.any():
         raise ValueError("sample_weight is zero for every row; at least one must be positive.")
-    return weight
+    return weight.copy()
 
 
 def check_groups(groups, n_samples):

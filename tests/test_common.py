@@ -9,7 +9,6 @@ from implicitrm_sk import ImplicitRewardEstimator
 # Small data of the checks: the split has too few rows, and naming that is right.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:early_stopping needs at least:UserWarning",
-    "ignore:signal 0 of y:UserWarning",
 )
 
 STOCHASTIC = "minibatches and the split are drawn by row, a weight of 2 is not a row twice"

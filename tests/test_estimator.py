@@ -467,6 +467,7 @@ def test_partial_fit_learns_and_survives_a_pickle_in_between():
     assert_allclose(estimator.scaler_.mean_, X.mean(axis=0), atol=1e-12)
     assert_allclose(estimator.scaler_.scale_, X.std(axis=0), rtol=1e-12)
 
+    ImplicitRewardEstimator(**FAST).partial_fit(X[:5], np.zeros((5, 2)))
     estimator.partial_fit(X[:5], np.zeros((5, 2)))  # a batch without any action
     with pytest.raises(ValueError, match="y has 1 signal"):
         estimator.partial_fit(X[:5], np.zeros(5))
@@ -474,6 +475,15 @@ def test_partial_fit_learns_and_survives_a_pickle_in_between():
         estimator.partial_fit(X[:5, :3], np.zeros((5, 2)))
     with pytest.raises(ValueError, match="logs nothing"):
         estimator.partial_fit(X[:5], np.full((5, 2), np.nan))
+
+
+def test_weights_weigh_one_batch_of_partial_fit_against_another():
+    X, y, _ = make_log()
+    losses = []
+    for factor in (1.0, 3.0):
+        estimator = ImplicitRewardEstimator(**FAST).partial_fit(X, y, np.full(400, factor))
+        losses.append(estimator.history_[0]["train_loss"][0])
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-3)
 
 
 def test_partial_fit_may_start_without_any_action():
