@@ -296,9 +296,6 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         acted = any_action(actions[usable])[:, 0] == 1
         in_validation = self._split(X, acted, usable, groups, random_state)
         train_rows, valid_rows = usable[~in_validation], usable[in_validation]
-        for rows in (train_rows, valid_rows):
-            # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
-            weight[rows] /= weight[rows].mean() if len(rows) else 1
         epochs = self.max_epochs
         if self.early_stopping and not len(valid_rows):
             epochs = min(epochs, FIXED_EPOCHS)
@@ -335,6 +332,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             epoch_begin=epoch_begin,
             epoch_end=epoch_end,
         )
+        for rows in (train_rows, valid_rows):
+            # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
+            weight[rows] /= weight[rows].mean() if len(rows) else 1
         parts = self._resident_parts(
             X, model_actions, weight, (train_rows, valid_rows), random_state
         )
