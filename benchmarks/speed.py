@@ -1,6 +1,6 @@
 """What the package costs on top of bare torch, and what skorch's default loop would cost.
 
-    python -m benchmarks.speed [--rows 20000] [--features 384] [--repeats 5]
+    python -m benchmarks.speed [--rows 20000] [--features 384] [--batch-size 512]
 
 Every ratio is measured side by side in one run: the two programs take turns, and the ratio is the
 median over the turns. The bare loop is what one would write by hand for the same model: resident
@@ -25,10 +25,9 @@ from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
 
 HIDDEN = 64
-BATCH = 256
 SETTINGS = {
     "hidden_layer_sizes": (HIDDEN,),
-    "batch_size": BATCH,
+    "batch_size": 512,
     "dropout": 0.2,
     "learning_rate_init": 3e-4,
     "weight_decay": 0.01,
@@ -76,7 +75,7 @@ def bare_fit(X, y, epochs):
         fused=True,
     )
     for _ in range(epochs):
-        for rows in torch.randperm(len(X)).split(BATCH):
+        for rows in torch.randperm(len(X)).split(SETTINGS["batch_size"]):
             optimizer.zero_grad()
             criterion(model(X[rows]), y[rows]).backward()
             optimizer.step()
@@ -94,7 +93,7 @@ def skorch_fit(X, y, epochs):
         optimizer__lr=SETTINGS["learning_rate_init"],
         optimizer__weight_decay=SETTINGS["weight_decay"],
         optimizer__fused=True,
-        batch_size=BATCH,
+        batch_size=SETTINGS["batch_size"],
         max_epochs=epochs,
         iterator_train__shuffle=True,
         train_split=None,
@@ -145,7 +144,9 @@ def main(argv=None):
     parser.add_argument("--features", type=int, default=384)
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     args = parser.parse_args(argv)
+    SETTINGS["batch_size"] = args.batch_size
     warnings.filterwarnings("ignore", message=".*still improving")
 
     rng = np.random.default_rng(0)
@@ -154,7 +155,7 @@ def main(argv=None):
     y = simulate_feedback(preference, X=X, random_state=0).actions
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     print(
-        f"{args.rows} x {args.features}, {args.epochs} epochs, batch {BATCH}, {device}, "
+        f"{args.rows} x {args.features}, {args.epochs} epochs, batch {args.batch_size}, {device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of "
         f"{args.repeats} turns\n"
     )
@@ -180,8 +181,10 @@ def main(argv=None):
     )
 
     def default():
-        # The default but for its number of epochs, which follows the data.
-        return ImplicitRewardEstimator(max_epochs=args.epochs, random_state=0).fit(X, y)
+        # The default but for batches and the number of epochs, which follows the data.
+        return ImplicitRewardEstimator(
+            batch_size=args.batch_size, max_epochs=args.epochs, random_state=0
+        ).fit(X, y)
 
     report(
         "fit, default configuration (4 members, early stopping) / bare loop",

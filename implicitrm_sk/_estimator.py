@@ -269,7 +269,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             One embedding per (prompt, response).
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged. Rows with
-            nothing logged carry no information and are passed over.
+            nothing logged carry no information and are passed over. Rows are matched to X, and
+            signals to those of later calls, by position, not by pandas labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, in training, validation and the column means.
         groups : array-like of shape (n_samples,), default=None
@@ -288,7 +289,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X = check_features(self, X, reset=True)
         actions, weight = self._check_log(X, y, sample_weight)
         check_both_classes(actions, weight)
-        self._warn_about_signals(actions, y)
+        self._warn_about_signals(actions, weight, y)
         groups = None if groups is None else check_groups(groups, len(X))
         random_state = self._own_random_state()
 
@@ -301,6 +302,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             epochs = min(epochs, FIXED_EPOCHS)
 
         keep_weights = self.warm_start and hasattr(self, "model_")
+        if keep_weights:
+            self._check_config("n_in", self.n_features_in_)
         self._update_scaler(X, train_rows, weight, reset=not keep_weights)
         self._prepare_model(
             model_actions[train_rows], weight[train_rows], random_state, keep_weights
@@ -420,11 +423,23 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 )
         return actions, weight
 
-    def _warn_about_signals(self, actions, y):
-        """Name each signal that tells nothing; with one signal alone this is an error."""
-        names = getattr(y, "columns", range(self.n_signals_))
-        for column, name in zip(actions.T, names if self.n_signals_ > 1 else (), strict=False):
-            logged = column[~np.isnan(column)]
+    def _warn_about_signals(self, actions, weight, y):
+        """Name each signal that tells nothing or contradicts its false-action rate."""
+        names = getattr(y, "columns", range(self.n_signals_))  # 1-D y has no columns
+        for column, name, e in zip(actions.T, names, self.false_action_rate_, strict=True):
+            is_logged = ~np.isnan(column) & (weight > 0)
+            logged = column[is_logged]
+            rate = np.average(logged, weights=weight[is_logged]) if logged.size else 1.0
+            if rate < e:
+                warnings.warn(
+                    f"false_action_rate of signal {name!r} is {e:g}, but only {rate:.3g} of all "
+                    "rows draw that action, preferred or not: the two contradict each other, and "
+                    "the reward will come out near 0. Lower false_action_rate.",
+                    UserWarning,
+                    stacklevel=USER_FRAME + 1,
+                )
+            if self.n_signals_ == 1:
+                continue  # that a single signal is constant is an error
             if logged.size == 0:
                 problem = "is never logged"
             elif logged.min() == logged.max():
@@ -439,7 +454,13 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
     def _check_false_action_rate(self):
-        rate = np.asarray(self.false_action_rate, dtype=np.float64)
+        try:
+            rate = np.asarray(self.false_action_rate, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"false_action_rate must be a number or one per signal, got "
+                f"{self.false_action_rate!r}."
+            ) from error
         if rate.ndim > 1 or (rate.ndim == 1 and len(rate) != self.n_signals_):
             raise ValueError(
                 f"false_action_rate has shape {rate.shape}; expected is one number, or one per "
@@ -534,12 +555,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _check_same_model(self, model):
         for name, new in model.config.items():
-            old = self.model_.config[name]
-            if name != "dropout" and old != new:
-                raise ValueError(
-                    f"training cannot go on from the fitted weights: {name} was {old} and is now "
-                    f"{new}. Use the same data layout and architecture, or fit a clone."
-                )
+            if name != "dropout":
+                self._check_config(name, new)
+
+    def _check_config(self, name, new):
+        old = self.model_.config[name]
+        if old != new:
+            shown = {"n_members": "n_estimators", "n_in": "the number of columns of X"}
+            raise ValueError(
+                f"training cannot go on from the fitted weights: {shown.get(name, name)} was {old} "
+                f"and is now {new}. Use the same data layout and architecture, or fit a clone."
+            )
 
     def _initial_logits(self, actions, weight):
         e = self.false_action_rate_ if not self.objective_.single_signal else np.zeros(1)
@@ -802,14 +828,15 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X = check_features(self, X, reset=False)
         weight = check_sample_weight(sample_weight, len(X))
         if true_preference is not None:
+            reward, _ = _mixture.reward(*self._components(X, "reward_logit"))
             return PREFERENCE_METRICS["r2"](
-                to_numpy(true_preference), self.predict(X), sample_weight=weight
+                to_numpy(true_preference), self._output(reward), sample_weight=weight
             )
         if not self.objective_.models_actions:
             raise ValueError(
                 f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "
-                "no likelihood to score with. Pass true_preference, or score with its own "
-                "criterion."
+                "no likelihood to score with. Pass true_preference, or use "
+                "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
             )
         actions = self._check_actions(y, len(X))
         usable = (weight > 0) & ~np.isnan(actions).all(axis=1)

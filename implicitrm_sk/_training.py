@@ -114,6 +114,12 @@ class MemberRisk(nn.Module):
         actions, sample_weight = target
         loss = self.objective.loss if self.training else self.objective.validation_loss
         rows = loss(*logits, Batch(actions, self.false_action_rate))
+        if getattr(rows, "shape", None) != logits[0].shape:
+            raise ValueError(
+                f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
+                f"(members, rows) = {tuple(logits[0].shape)}, got "
+                f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
+            )
         return rows @ sample_weight / len(sample_weight)
 
 
@@ -207,7 +213,8 @@ class RewardNet(NeuralNet):
             if not all(map(math.isfinite, itertools.compress(record["train_loss"], alive))):
                 raise FloatingPointError(
                     f"training diverged in epoch {len(self.history)}: the loss is not finite. "
-                    "Lower learning_rate_init or scale the columns of X."
+                    "Lower learning_rate_init or scale the columns of X; if the objective is your "
+                    "own, check that its loss is finite for large logits."
                 )
             if stop or (running is not None and not any(running)):
                 break

@@ -21,10 +21,15 @@ def check_features(estimator, X, *, reset):
     float16, float32 and float64 are kept as they are, other numbers become float64.
     """
     X = to_numpy(X)
-    first = X[0] if isinstance(X, list | tuple | np.ndarray) and len(X) else None
-    if isinstance(first, str | dict) or (
-        isinstance(first, tuple | list) and len(first) and isinstance(first[0], str | dict)
-    ):
+    values = X.to_numpy() if hasattr(X, "iloc") else X
+    first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
+    cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
+    if isinstance(values, np.ndarray) and values.dtype == object and np.ndim(cell) == 1:
+        raise ValueError(
+            "X holds one array per cell, but expected is one number per cell, shape (n_samples, "
+            "n_features): pass np.stack(column) of the column that holds the embeddings."
+        )
+    if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
         raise ValueError(
             "X holds text, but expected are embeddings of shape (n_samples, n_features): embed "
             "the responses first and pass the vectors."
@@ -130,6 +135,8 @@ def check_both_classes(actions, sample_weight, name="y"):
 
 def check_vector(value, n_samples, name):
     """Return a finite float vector of length n_samples."""
+    if isinstance(value, str):
+        raise ValueError(f"{name} must be one number per row of X, got {value!r}.")
     vector = check_array(to_numpy(value), ensure_2d=False, dtype=np.float64, input_name=name)
     if vector.shape != (n_samples,):
         raise ValueError(
@@ -163,4 +170,11 @@ def check_groups(groups, n_samples):
             f"groups has shape {groups.shape}, but one label per row of X is expected: "
             f"({n_samples},)."
         )
+    try:
+        np.unique(groups)
+    except TypeError as error:
+        raise ValueError(
+            f"groups holds labels that cannot be put in order ({error}). Use one type for all "
+            "labels, and fill in missing ones."
+        ) from error
     return groups

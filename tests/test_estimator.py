@@ -448,8 +448,12 @@ def test_warm_start_goes_on():
     assert_array_equal(warm.predict(X), once.predict(X))
     warm.fit(X, y)
     assert warm.history_[0]["train_loss"][0] < once.history_[0]["train_loss"][0]
+    with pytest.raises(ValueError, match="number of columns of X was 6 and is now 5"):
+        warm.fit(X[:, :5], y)
+    with pytest.raises(ValueError, match="n_estimators was 2 and is now 3"):
+        clone(warm).fit(X, y).set_params(n_estimators=3).fit(X, y)
     with pytest.raises(ValueError, match=r"hidden_layer_sizes was \(8,\) and is now \(9,\)"):
-        warm.set_params(hidden_layer_sizes=9).fit(X, y)
+        clone(warm).fit(X, y).set_params(hidden_layer_sizes=9).fit(X, y)
 
 
 def test_partial_fit_learns_and_survives_a_pickle_in_between():
@@ -663,6 +667,23 @@ def test_data_frames_and_pandas_output():
         estimator.predict(frame[frame.columns[::-1]])
 
 
+def test_score_against_truth_takes_the_columns_by_name():
+    X, y, preference = make_log()
+    frame = pd.DataFrame(X, columns=[f"e{i}" for i in range(6)])
+    estimator = ImplicitRewardEstimator(**FAST).fit(frame, y)
+    expected = r2_score(preference, estimator.predict(frame))  # no warning about names
+    assert estimator.score(frame, None, true_preference=preference) == pytest.approx(expected)
+
+
+def test_read_only_weights():
+    X, y, _ = make_log()
+    weight = np.ones(400)
+    weight.flags.writeable = False
+    plain = ImplicitRewardEstimator(**FAST).fit(X, y)
+    weighted = ImplicitRewardEstimator(**FAST).fit(X, y, sample_weight=weight)
+    assert_array_equal(weighted.predict(X), plain.predict(X))
+
+
 def test_nullable_and_named_actions():
     X, y, _ = make_log(n_signals=2)
     y = y.astype(float)
@@ -847,6 +868,8 @@ BAD_FIT = {
     "1-d X": (X_GOOD[:, 0], Y_GOOD, "Expected 2D array, got 1D array"),
     "3-d X": (X_GOOD[None], Y_GOOD, "dim 3"),
     "text": ([("prompt", "response")] * 160, Y_GOOD, "X holds text"),
+    "a frame of text": (pd.DataFrame({"response": ["text"] * 160}), Y_GOOD, "X holds text"),
+    "arrays in cells": (pd.DataFrame({"e": list(X_GOOD)}), Y_GOOD, "X holds one array per cell"),
     "plain text": (["response"] * 160, Y_GOOD, "X holds text"),
 }
 
@@ -872,7 +895,9 @@ def test_sparse_X():
         ({"sample_weight": np.zeros(160)}, "sample_weight is zero for every row"),
         ({"sample_weight": np.ones(159)}, r"sample_weight has shape \(159,\)"),
         ({"sample_weight": np.full(160, np.nan)}, "sample_weight contains NaN"),
+        ({"sample_weight": "balanced"}, "sample_weight must be one number per row.*'balanced'"),
         ({"groups": np.ones(3)}, r"groups has shape \(3,\)"),
+        ({"groups": [None, *["a"] * 159]}, "groups holds labels that cannot be put in order"),
     ],
 )
 def test_bad_side_information(kwargs, message):
@@ -901,6 +926,7 @@ def test_useless_signal_is_named(column, message):
         ({"false_action_rate": 1.0}, "'false_action_rate' parameter"),
         ({"false_action_rate": [0.1, 0.1]}, r"false_action_rate has shape \(2,\).*\(1,\)"),
         ({"false_action_rate": [1.5]}, r"false_action_rate must lie in \[0, 1\)"),
+        ({"false_action_rate": ["a"]}, "false_action_rate must be a number or one per signal"),
         ({"n_estimators": 0}, "'n_estimators' parameter"),
         ({"learning_rate_init": 0.0}, "'learning_rate_init' parameter"),
         ({"weight_decay": -1.0}, "'weight_decay' parameter"),
@@ -918,6 +944,21 @@ def test_useless_signal_is_named(column, message):
 def test_bad_parameters(params, message):
     with pytest.raises(ValueError, match=message):
         ImplicitRewardEstimator(**FAST | params).fit(X_GOOD, Y_GOOD)
+
+
+def test_false_action_rate_above_the_action_rate_is_named():
+    with pytest.warns(UserWarning, match=r"false_action_rate of signal 0 is 0.6, but only 0\.\d+"):
+        ImplicitRewardEstimator(**FAST | {"false_action_rate": 0.6}).fit(X_GOOD, Y_GOOD)
+
+
+@pytest.mark.parametrize("loss", [0.5, torch.zeros(3)])
+def test_loss_of_a_wrong_shape_is_named(loss):
+    class Wrong(Objective):
+        def loss(self, reward_logit, propensity_logit, batch):
+            return loss
+
+    with pytest.raises(ValueError, match=r"Wrong.loss must return a tensor of shape \(members"):
+        ImplicitRewardEstimator(Wrong(), **FAST).fit(X_GOOD, Y_GOOD)
 
 
 def test_bad_use_after_fit(one_signal):

@@ -73,7 +73,7 @@ class Objective(BaseEstimator):
         -------
         loss : Tensor of shape (members, n)
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
         """Return the held-out criterion of each member and row; by default, the loss.
