@@ -148,7 +148,6 @@ def test_without_matplotlib_the_table_still_comes(capsys, tmp_path, monkeypatch)
     assert 'implicitrm-sk[data]"' in failure(capsys, "--data", "toy.parquet", "--no-figure")
 
 
-@pytest.mark.usefixtures("fast")
 def test_real_log(capsys, tmp_path):
     if not (SHARED / "realhumaneval_copy.parquet").is_file():
         pytest.skip(f"needs realhumaneval_copy in {SHARED} (or the folder in IMPLICITRM_DATA)")
@@ -164,8 +163,7 @@ def test_real_log(capsys, tmp_path):
     for name in ("logistic regression", "naive classifier", "estimator"):
         log_likelihood, gain, error = cells(out, name)
         assert gain == pytest.approx(log_likelihood - constant, abs=0.0011)
-        assert error > 0
-        assert gain > 0 or name != "logistic regression"  # the others train for a few epochs here
+        assert gain > 0 and error > 0
     action, reward = cells(out, "P(action | response)"), cells(out, "reward")
     assert action == sorted(action) and np.less(action, reward).all()
     check_picture(picture)
