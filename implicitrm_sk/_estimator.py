@@ -1,6 +1,7 @@
 """The scikit-learn face of the package: parameters, checks, shapes; no tensor arithmetic."""
 
 import copy
+import multiprocessing
 import warnings
 from numbers import Integral, Real
 
@@ -15,11 +16,15 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from . import _mixture
+from ._features import positions_in_use, select_features
+from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
+from ._log import check_constant, check_labels, check_log, number_responses
 from ._modules import RewardModel
 from ._split import row_codes, validation_split
 from ._stratification import GROUP_NAMES
 from ._training import (
     INFERENCE_ROWS,
+    RateConstraint,
     ResidentRows,
     batched_logits,
     build_net,
@@ -27,20 +32,22 @@ from ._training import (
     resolve_dtype,
 )
 from ._validation import (
-    check_actions,
     check_both_classes,
-    check_features,
     check_groups,
+    check_interval,
     check_sample_weight,
     to_numpy,
 )
+from .exceptions import IdentificationWarning
 from .metrics import PREFERENCE_METRICS
-from .objectives import OBJECTIVES, Objective, any_action
+from .objectives import OBJECTIVES, Objective
 
 #: Epochs trained when there is too little data to hold some out.
 FIXED_EPOCHS = 50
 #: Acted and not acted rows that both sides of the validation split need.
 MIN_ROWS_PER_CLASS = 5
+#: The search or pipeline in which an IdentificationWarning was given last.
+_warned_in = None
 #: Frames from `fit` to the user's code, past the two decorators: where warnings point to.
 USER_FRAME = 4
 
@@ -58,8 +65,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     With one signal only the product R * A is determined by any amount of data: the reward may be
     anything in [P(y=1 | x), 1], and (R, A) and (A, R) fit equally well. Both sides of this swap
-    then carry equal weight in the fitted mixture. Several signals of the same user on the same
-    response determine the reward if they fire independently given x and r*.
+    then carry equal weight in the fitted mixture, and `fit` gives an `IdentificationWarning`.
+    Several signals of the same user on the same response determine the reward if they fire
+    independently given x and r*. So do labels of some responses, known propensities, and, up to
+    a factor, a propensity that depends on columns of its own.
 
     Parameters
     ----------
@@ -70,9 +79,27 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Hidden units per layer of the reward head; ``()`` is a linear (logistic) reward.
     propensity_hidden_layer_sizes : int or tuple of int, default=None
         The same for the propensity head. None means `hidden_layer_sizes`.
-    false_action_rate : float or array-like of shape (n_signals,), default=0.0
+    reward_features, propensity_features : column selection, default=None
+        The columns of X that each head reads: names, positions, a slice, a boolean mask, or a
+        callable that gets X and returns one of these, as in ``ColumnTransformer``. None is all
+        columns; if only one is given, the other is its complement. For columns that both heads are
+        to read, give both. Columns named by neither are not used. Columns that only the propensity
+        reads (user, position, scenario) may be missing or NaN in `predict` and
+        `decision_function`.
+    preference_rate : float or (float, float), default=None
+        The mean reward over the population, that is the rows of `fit` by their `sample_weight`, if
+        it is known: a number, or an interval that holds it. It is imposed on every member, exactly
+        over the rows of `fit`.
+    false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=0.0
         P(y_k=1 | r*=0): the share of not preferred responses that still draw action k (misclicks).
-        In [0, 1). A_k > e_k is imposed.
+        In [0, 1). A_k > e_k is imposed. "estimate" learns the rates, which needs three signals
+        logged together (or three exposures of the same response), or labels of responses that are
+        not preferred.
+    label_mechanism : {"random", "acted"}, default="random"
+        Which responses have a label in ``fit(preference=)``. "random": whether one is labelled
+        does not depend on its preference, given features and actions. "acted": only responses
+        that drew an action could be labelled; this tells something only with a given
+        `false_action_rate` above 0, since without false actions all of them are preferred.
     n_estimators : int, default=4
         Members of the fitted equal-weight mixture, trained side by side from different starts.
     learning_rate_init : float, default=0.0003
@@ -124,12 +151,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Number of columns of X.
     feature_names_in_ : ndarray of str of shape (n_features_in_,)
         Column names, if X had any.
+    reward_columns_, propensity_columns_ : ndarray of int
+        Positions of the columns that each head reads.
     n_signals_ : int
         Number of action signals K.
+    signal_names_in_ : ndarray of str of shape (n_signals_,)
+        Names of the signals, if y was a DataFrame with string columns.
+    identification_ : Identification
+        What the settings of `fit` tell about the reward: `level`, `assumptions`, `reason`,
+        `advice`. See `identification_report` for what the data say.
     objective_ : Objective
         The objective in use.
     false_action_rate_ : ndarray of shape (n_signals_,)
-        The false-action rates in use.
+        The false-action rates in use; if estimated, the mean over the members.
     model_ : torch.nn.Module
         The trained heads.
     scaler_ : StandardScaler or None
@@ -137,12 +171,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     history_ : list of dict
         Per epoch ``train_loss`` and, with early stopping, ``valid_loss``: lists with one value per
         member, in nats per row. ``train_loss`` is the training loss (for "stratified", E_pref +
-        E_prop), ``valid_loss`` the held-out criterion (the negative log-likelihood of the actions).
+        E_prop), ``valid_loss`` the held-out criterion (the negative log-likelihood of the actions
+        and labels).
     n_iter_ : int
         Number of epochs trained.
 
     See Also
     --------
+    implicitrm_sk.identification_report : What the log can tell about the reward.
     implicitrm_sk.datasets.simulate_feedback : A feedback log with known truth.
     implicitrm_sk.metrics.make_preference_scorer : Scores against known preferences.
 
@@ -171,11 +207,35 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     array([1., 0.], dtype=float32)
     """
 
-    __metadata_request__fit = {"sample_weight": True, "groups": True}
-    __metadata_request__partial_fit = {"sample_weight": True}
+    __metadata_request__fit = {
+        "sample_weight": True,
+        "groups": True,
+        "response_id": True,
+        "exposures": True,
+        "preference": True,
+        "propensity": True,
+    }
+    __metadata_request__partial_fit = {
+        "sample_weight": True,
+        "response_id": True,
+        "exposures": True,
+        "preference": True,
+        "propensity": True,
+    }
     __metadata_request__predict = {"return_std": True}
-    __metadata_request__predict_proba = {"actions": True}
-    __metadata_request__score = {"true_preference": True, "sample_weight": True}
+    __metadata_request__predict_proba = {
+        "actions": True,
+        "response_id": True,
+        "exposures": True,
+        "propensity": True,
+    }
+    __metadata_request__score = {
+        "true_preference": True,
+        "sample_weight": True,
+        "response_id": True,
+        "exposures": True,
+        "propensity": True,
+    }
 
     _parameter_constraints = {
         "objective": [StrOptions(set(OBJECTIVES)), Objective],
@@ -186,7 +246,15 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             list,
             None,
         ],
-        "false_action_rate": [Interval(Real, 0, 1, closed="left"), "array-like"],
+        "reward_features": [None, str, Integral, slice, "array-like", callable],
+        "propensity_features": [None, str, Integral, slice, "array-like", callable],
+        "preference_rate": [None, Interval(Real, 0, 1, closed="both"), "array-like"],
+        "false_action_rate": [
+            Interval(Real, 0, 1, closed="left"),
+            "array-like",
+            StrOptions({"estimate"}),
+        ],
+        "label_mechanism": [StrOptions({"random", "acted"})],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],
@@ -211,7 +279,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         *,
         hidden_layer_sizes=(64,),
         propensity_hidden_layer_sizes=None,
+        reward_features=None,
+        propensity_features=None,
+        preference_rate=None,
         false_action_rate=0.0,
+        label_mechanism="random",
         n_estimators=4,
         learning_rate_init=0.0003,
         weight_decay=0.01,
@@ -232,7 +304,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self.objective = objective
         self.hidden_layer_sizes = hidden_layer_sizes
         self.propensity_hidden_layer_sizes = propensity_hidden_layer_sizes
+        self.reward_features = reward_features
+        self.propensity_features = propensity_features
+        self.preference_rate = preference_rate
         self.false_action_rate = false_action_rate
+        self.label_mechanism = label_mechanism
         self.n_estimators = n_estimators
         self.learning_rate_init = learning_rate_init
         self.weight_decay = weight_decay
@@ -260,7 +336,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, groups=None):
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        groups=None,
+        response_id=None,
+        exposures=None,
+        preference=None,
+        propensity=None,
+    ):
         """Learn reward and propensity from logged actions.
 
         Parameters
@@ -268,14 +354,31 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
             One embedding per (prompt, response).
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
-            Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged. Rows with
-            nothing logged carry no information and are passed over. Rows are matched to X, and
-            signals to those of later calls, by position, not by pandas labels.
+            Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
+            `exposures` the number of actions. Rows with nothing logged and no label carry no
+            information and are passed over. Rows are matched to X, and signals to those of later
+            calls, by position; names of signals are kept and must then agree.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, in training, validation and the column means.
         groups : array-like of shape (n_samples,), default=None
             Rows of one group (prompt, user) stay on one side of the validation split. None keeps
-            identical rows together.
+            identical rows, or the rows of one response, together.
+        response_id : array-like of shape (n_samples,), default=None
+            Rows of one id are the same response shown repeatedly and share one preference r*,
+            while each row has its own propensity. Reward columns, weight, label and group must be
+            the same in all rows of an id, and no split cuts one. None: every row is a response of
+            its own.
+        exposures : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            How often each row was shown: y then counts actions, 0 to exposures, of one preference
+            and one propensity. None is once.
+        preference : array-like of shape (n_samples,), default=None
+            Labels to train on, where the preference is known: 1 preferred, 0 not, a number in
+            between a graded label that stands for the posterior of r*; NaN unknown. Not to be
+            confused with the `true_preference` of `score`, which is for evaluation.
+        propensity : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            P(y_k=1 | r*=1) in (0, 1] of rows for which it is known from a randomised experiment,
+            NaN elsewhere. The propensity head learns from the other rows, and from these only if
+            there are no others.
 
         Returns
         -------
@@ -284,35 +387,52 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If an argument has the wrong shape or values, or the logged actions are all equal.
-        """
-        X = check_features(self, X, reset=True)
-        actions, weight = self._check_log(X, y, sample_weight)
-        check_both_classes(actions, weight)
-        self._warn_about_signals(actions, weight, y)
-        groups = None if groups is None else check_groups(groups, len(X))
-        random_state = self._own_random_state()
+            If an argument has the wrong shape or values, if labels contradict actions, or if the
+            logged actions are all equal.
 
-        model_actions, usable = self._model_actions(actions, weight)
-        acted = any_action(actions[usable])[:, 0] == 1
-        in_validation = self._split(X, acted, usable, groups, random_state)
-        train_rows, valid_rows = usable[~in_validation], usable[in_validation]
+        Warns
+        -----
+        IdentificationWarning
+            If nothing that was passed determines the reward; once per search.
+        """
+        given_X = X
+        X = select_features(self, X, reset=True)
+        random_state = self._own_random_state()
+        log = self._check_log(
+            y,
+            len(X),
+            sample_weight=sample_weight,
+            response_id=response_id,
+            exposures=exposures,
+            preference=preference,
+            propensity=propensity,
+        )
+        row_weight = log.per_row(log.sample_weight)
+        check_both_classes(log.actions, row_weight, log.exposures)
+        self._warn_about_signals(log, row_weight)
+        log = check_labels(log, self.false_action_rate_, self.label_mechanism)
+        self._assess(Evidence.of(log))
+        groups = None if groups is None else check_groups(groups, len(X))
+        X, log, groups = self._model_log(X, log, response_id, groups)
+
+        usable = log.usable()
+        in_validation = self._split(X, log, usable, groups, random_state)
+        train, valid = usable[~in_validation], usable[in_validation]
         epochs = self.max_epochs
-        if self.early_stopping and not len(valid_rows):
+        if self.early_stopping and not len(valid):
             epochs = min(epochs, FIXED_EPOCHS)
 
         keep_weights = self.warm_start and hasattr(self, "model_")
         if keep_weights:
-            self._check_config("n_in", self.n_features_in_)
-        self._update_scaler(X, train_rows, weight, reset=not keep_weights)
-        self._prepare_model(
-            model_actions[train_rows], weight[train_rows], random_state, keep_weights
-        )
+            self._check_config("n_in", X.shape[1])
+        self._update_scaler(X, log, train, reset=not keep_weights)
+        self._prepare_model(X.shape[1], log, train, random_state, keep_weights)
 
         self.history_ = []
         context = self._init_callback_context(max_subtasks=epochs)
+        self._warn_not_identified(context)
         details = {
-            "X": X,
+            "X": given_X,
             "y": y,
             "metadata": None if sample_weight is None else {"sample_weight": sample_weight},
             "reconstruction_attributes": self._fitted_attributes,
@@ -329,21 +449,25 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self._log_epoch(record)
             return epoch_context.call_on_fit_task_end(estimator=self, **details)
 
+        constraint = self._rate_constraint(len(train))
         net = self._net(
             patience=self.n_iter_no_change,
             tol=self.tol,
+            constraint=constraint,
             epoch_begin=epoch_begin,
             epoch_end=epoch_end,
         )
-        for rows in (train_rows, valid_rows):
+        weight = log.sample_weight.copy()
+        for part in (train, valid):
             # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
-            weight[rows] /= weight[rows].mean() if len(rows) else 1
-        parts = self._resident_parts(
-            X, model_actions, weight, (train_rows, valid_rows), random_state
-        )
+            weight[part] /= weight[part].mean() if len(part) else 1
+        parts = self._resident_parts(X, log, weight, (train, valid), random_state)
         net.fit_loop(parts, epochs=epochs)
+        if constraint is not None:
+            self._impose_rate(constraint, X, log, usable)
+        self._read_false_action_rate()
         self.n_iter_ = len(self.history_)
-        for leftover in ("optimizer_state_", "random_state_"):  # of an earlier partial_fit
+        for leftover in ("optimizer_state_", "random_state_", "evidence_"):  # of a partial_fit
             self.__dict__.pop(leftover, None)
         context.call_on_fit_task_end(estimator=self, **details)
         if net.n_running_ and self.n_iter_ == self.max_epochs:
@@ -356,7 +480,16 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        response_id=None,
+        exposures=None,
+        preference=None,
+        propensity=None,
+    ):
         """Train one pass over some more rows: no split, no early stopping.
 
         Parameters
@@ -368,51 +501,81 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights; the loss of the batch is multiplied by them, so that they also
             weigh one batch against another.
+        response_id : array-like of shape (n_samples,), default=None
+            As in `fit`. All rows of an id belong in one batch.
+        exposures, preference, propensity : array-like, default=None
+            As in `fit`.
 
         Returns
         -------
         self : ImplicitRewardEstimator
         """
+        if self.preference_rate is not None:
+            raise ValueError(
+                f"preference_rate={self.preference_rate!r} is about the whole population, of which "
+                "partial_fit sees one batch. Use fit, or leave preference_rate out."
+            )
         first = not hasattr(self, "model_")
-        X = check_features(self, X, reset=first)
-        n_signals = None if first else self.n_signals_
-        actions, weight = self._check_log(X, y, sample_weight, n_signals)
+        X = select_features(self, X, reset=first)
+        log = self._check_log(
+            y,
+            len(X),
+            reset=first,
+            sample_weight=sample_weight,
+            response_id=response_id,
+            exposures=exposures,
+            preference=preference,
+            propensity=propensity,
+        )
+        log = check_labels(log, self.false_action_rate_, self.label_mechanism)
         if not hasattr(self, "random_state_"):
             self.random_state_ = self._own_random_state()
-        model_actions, rows = self._model_actions(actions, weight)
+        self.evidence_ = getattr(self, "evidence_", Evidence()) + Evidence.of(log)
+        self._assess(self.evidence_)
+        X, log, _ = self._model_log(X, log, response_id, None)
+        rows = log.usable()
         if not len(rows):
             raise ValueError(
                 "y logs nothing: all entries are NaN or have zero sample_weight. Leave such "
                 "batches out."
             )
-        self._update_scaler(X, rows, weight, reset=first)
-        self._prepare_model(model_actions[rows], weight[rows], self.random_state_, not first)
+        self._update_scaler(X, log, rows, reset=first)
+        self._prepare_model(X.shape[1], log, rows, self.random_state_, not first)
         if first:
             self.history_ = []
             self.n_iter_ = 0
+            self._warn_not_identified()
         net = self._net(epoch_end=self._log_epoch)
         if hasattr(self, "optimizer_state_"):
             net.optimizer_.load_state_dict(self.optimizer_state_)
-        parts = self._resident_parts(X, model_actions, weight, (rows, rows[:0]), self.random_state_)
+        parts = self._resident_parts(
+            X, log, log.sample_weight, (rows, rows[:0]), self.random_state_
+        )
         net.fit_loop(parts, epochs=1)
+        self._read_false_action_rate()
         self.optimizer_state_ = net.optimizer_.state_dict()
         self.n_iter_ += 1
         return self
 
-    def _check_log(self, X, y, sample_weight, n_signals=None):
-        actions, one_dimensional = check_actions(y, len(X), n_signals=n_signals)
-        weight = check_sample_weight(sample_weight, len(X))
-        if n_signals is None:
-            self.n_signals_ = actions.shape[1]
-            self.one_dimensional_ = one_dimensional
-            self.classes_ = np.array([0, 1])
-            self.group_names_ = GROUP_NAMES
+    def _check_log(self, y, n_samples, *, reset=True, **side_information):
+        if reset:
             self.objective_ = (
                 copy.deepcopy(self.objective)
                 if isinstance(self.objective, Objective)
                 else OBJECTIVES[self.objective]()
             )
-            self.false_action_rate_ = self._check_false_action_rate()
+            self._check_objective_uses(side_information)
+        self._check_signal_names(y, reset=reset)
+        propensity = side_information.pop("propensity")
+        log, one_dimensional = check_log(
+            y, n_samples, n_signals=None if reset else self.n_signals_, **side_information
+        )
+        if reset:
+            self.n_signals_ = log.actions.shape[1]
+            self.one_dimensional_ = one_dimensional
+            self.classes_ = np.array([0, 1])
+            self.group_names_ = GROUP_NAMES
+            self.false_action_rate_ = self._check_false_action_rate(log)
             if self.objective_.single_signal and self.n_signals_ > 1:
                 warnings.warn(
                     f"{type(self.objective_).__name__} works on one signal: the {self.n_signals_} "
@@ -421,16 +584,68 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                     UserWarning,
                     stacklevel=USER_FRAME + 1,
                 )
-        return actions, weight
+        if propensity is not None:
+            log, _ = check_log(
+                y,
+                n_samples,
+                propensity=propensity,
+                false_action_rate=self.false_action_rate_,
+                **side_information,
+            )
+        return log
 
-    def _warn_about_signals(self, actions, weight, y):
+    def _check_objective_uses(self, side_information):
+        given = [name for name, value in side_information.items() if value is not None]
+        given = [name for name in given if name != "sample_weight"]
+        if self.objective_.single_signal:
+            given = [name for name in given if name not in ("response_id", "exposures")]
+        if self.preference_rate is not None:
+            given.append("preference_rate")
+        if isinstance(self.false_action_rate, str):
+            given.append("false_action_rate='estimate'")
+        unused = [name for name in given if name not in self.objective_.uses]
+        if unused:
+            raise ValueError(
+                f"{type(self.objective_).__name__} makes no use of {', '.join(unused)}. Leave "
+                f"{'it' if len(unused) == 1 else 'them'} out, or use objective='stratified'."
+            )
+
+    def _check_signal_names(self, y, *, reset):
+        columns = getattr(y, "columns", None)
+        names = (
+            np.asarray(columns, dtype=object)
+            if columns is not None and all(isinstance(name, str) for name in columns)
+            else None
+        )
+        if reset:
+            self.__dict__.pop("signal_names_in_", None)
+            if names is not None:
+                self.signal_names_in_ = names
+            return
+        known = getattr(self, "signal_names_in_", None)
+        if known is not None and names is not None and list(names) != list(known):
+            raise ValueError(
+                f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. "
+                "Pass the same signals in the same order, NaN where one was not logged."
+            )
+
+    def _signal_names(self):
+        return list(getattr(self, "signal_names_in_", range(self.n_signals_)))
+
+    def _warn_about_signals(self, log, row_weight):
         """Name each signal that tells nothing or contradicts its false-action rate."""
-        names = getattr(y, "columns", range(self.n_signals_))  # 1-D y has no columns
-        for column, name, e in zip(actions.T, names, self.false_action_rate_, strict=True):
-            is_logged = ~np.isnan(column) & (weight > 0)
-            logged = column[is_logged]
-            rate = np.average(logged, weights=weight[is_logged]) if logged.size else 1.0
-            if rate < e:
+        shown = np.ones_like(log.actions) if log.exposures is None else log.exposures
+        for name, column, exposures, e in zip(
+            self._signal_names(), log.actions.T, shown.T, self.false_action_rate_, strict=True
+        ):
+            is_logged = ~np.isnan(column) & (row_weight > 0)
+            acted, exposures, weight = (
+                column[is_logged],
+                exposures[is_logged],
+                row_weight[is_logged],
+            )
+            rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
+            if rate < e and not self._estimates_false_actions():
                 warnings.warn(
                     f"false_action_rate of signal {name!r} is {e:g}, but only {rate:.3g} of all "
                     "rows draw that action, preferred or not: the two contradict each other, and "
@@ -440,10 +655,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 )
             if self.n_signals_ == 1:
                 continue  # that a single signal is constant is an error
-            if logged.size == 0:
+            if acted.size == 0:
                 problem = "is never logged"
-            elif logged.min() == logged.max():
-                problem = f"is {logged[0]:g} in every row where it is logged"
+            elif not acted.any() or (acted == exposures).all():
+                problem = f"is {int(acted.any())} in every row where it is logged"
             else:
                 continue
             warnings.warn(
@@ -453,12 +668,33 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 stacklevel=USER_FRAME + 1,
             )
 
-    def _check_false_action_rate(self):
+    def _estimates_false_actions(self):
+        return isinstance(self.false_action_rate, str)
+
+    def _check_false_action_rate(self, log):
+        if self._estimates_false_actions():
+            evidence = Evidence.of(log)
+            if (
+                evidence.n_three_signals
+                + evidence.n_three_repeats
+                + (evidence.n_labels_not_preferred if self.label_mechanism == "random" else 0)
+                < MIN_RESPONSES
+            ):
+                raise ValueError(
+                    "false_action_rate='estimate' needs three signals logged together (or three "
+                    f"exposures) or labels of not preferred responses, at least {MIN_RESPONSES} "
+                    f"responses of a kind; y has {self.n_signals_} signal(s), "
+                    f"{evidence.n_three_signals} responses with three of them logged, "
+                    f"{evidence.n_three_repeats} shown three times, and "
+                    f"{evidence.n_labels_not_preferred} with preference=0. With less, false and "
+                    "true actions cannot be told apart: pass a number."
+                )
+            return np.full(self.n_signals_, np.nan)  # until it is learned
         try:
             rate = np.asarray(self.false_action_rate, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"false_action_rate must be a number or one per signal, got "
+                f"false_action_rate must be a number, one per signal or 'estimate', got "
                 f"{self.false_action_rate!r}."
             ) from error
         if rate.ndim > 1 or (rate.ndim == 1 and len(rate) != self.n_signals_):
@@ -473,24 +709,104 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
         return np.broadcast_to(rate, self.n_signals_).copy()
 
+    def _preference_interval(self):
+        if self.preference_rate is None:
+            return None
+        interval = check_interval(self.preference_rate, "preference_rate")
+        return None if interval == (0.0, 1.0) else interval
+
+    def _assess(self, evidence):
+        sizes = self.hidden_layer_sizes, self.propensity_hidden_layer_sizes
+        self.identification_ = assess(
+            evidence,
+            objective=self.objective_,
+            columns=relation(self.reward_columns_, self.propensity_columns_),
+            preference_rate=self._preference_interval(),
+            false_actions=(
+                "estimated"
+                if self._estimates_false_actions()
+                else "given"
+                if self.false_action_rate_.any()
+                else "none"
+            ),
+            label_mechanism=self.label_mechanism,
+            linear=all(size in ((), [], None) for size in sizes) and sizes[0] is not None,
+            n_signals=self.n_signals_,
+        )
+
+    def _warn_not_identified(self, context=None):
+        """Warn once: inside a search the refit, or else the first fit, speaks for all."""
+        global _warned_in
+        found = self.identification_
+        if found.level != NOT_IDENTIFIED or not self.objective_.models_propensity:
+            return
+        if context is not None and context.parent is not None:
+            # Workers of a search share nothing but the refit, which is in the main process.
+            if multiprocessing.parent_process() is not None or _warned_in == context.root_uuid:
+                return
+            _warned_in = context.root_uuid
+        warnings.warn(
+            f"the reward is not identified: {found.reason} It is then a convention: more rows do "
+            "not help, more kinds of information do (identification_.advice). To silence this: "
+            "warnings.filterwarnings('ignore', category=implicitrm_sk.IdentificationWarning).",
+            IdentificationWarning,
+            stacklevel=USER_FRAME + 1,
+        )
+
     def _own_random_state(self):
         if self.random_state is None:
             # scikit-learn's None means numpy's global generator, which is not ours to advance.
             return np.random.RandomState()
         return check_random_state(self.random_state)
 
-    def _model_actions(self, actions, weight):
-        """Return the actions that the objective sees, and the rows that tell it something."""
+    def _model_log(self, X, log, response_id, groups):
+        """Return what the objective sees: rows of a response side by side, signals reduced."""
+        if log.response is not None:
+            ids = np.asarray(to_numpy(response_id))
+            self._check_same_reward(X, log, ids)
+            if groups is not None:
+                codes, _ = number_responses(groups)
+                check_constant(
+                    codes, log.response, log.first, ids, "groups", "No split may cut a response"
+                )
+                groups = groups[log.first]
+            log, order = log.sorted()
+            X = X[order]
         if self.objective_.single_signal:
-            actions = any_action(actions)
-        return actions, np.flatnonzero((weight > 0) & ~np.isnan(actions).all(axis=1))
+            if log.response is not None:
+                X = X[log.first]
+            log = log.reduced()
+        return X, log, groups
 
-    def _split(self, X, acted, usable, groups, random_state):
+    def _check_same_reward(self, X, log, response_id):
+        check_constant(
+            self._reward_part(X),
+            log.response,
+            log.first,
+            np.asarray(to_numpy(response_id)),
+            "X",
+            "A response has one reward: name the columns that vary with the exposure in "
+            "propensity_features",
+        )
+
+    def _reward_part(self, X):
+        columns, _ = positions_in_use(self)
+        return X if columns is None else X[:, list(columns)]
+
+    def _split(self, X, log, usable, groups, random_state):
+        """Return a mask over the usable responses: those that validate."""
         nothing = np.zeros(len(usable), dtype=bool)
         if not self.early_stopping:
             return nothing
-        codes = row_codes(X)[usable] if groups is None else groups[usable]
-        chosen = validation_split(acted, codes, self.validation_fraction, random_state)
+        acted = log.fired()[usable]
+        if groups is None:
+            groups = row_codes(X if log.response is None else self._reward_part(X)[log.first])
+        stratum = acted.astype(float)
+        if log.preference is not None:
+            # Labels are few: each side of the split is to have its share of them.
+            label = log.preference[usable]
+            stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
+        chosen = validation_split(stratum, groups[usable], self.validation_fraction, random_state)
         rows = np.bincount(2 * chosen + acted, minlength=4)
         if rows.min() >= MIN_ROWS_PER_CLASS:
             return chosen
@@ -505,16 +821,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
         return nothing
 
-    def _update_scaler(self, X, rows, weight, *, reset):
+    def _update_scaler(self, X, log, responses, *, reset):
         if not self.standardize:
             self.scaler_ = None
             return
         if reset or getattr(self, "scaler_", None) is None:
             self.scaler_ = StandardScaler()
-        uniform = (weight[rows] == weight[rows[0]]).all()
-        for chunk in np.array_split(rows, -(-len(rows) // INFERENCE_ROWS)):
+        rows = responses
+        if log.response is not None:
+            rows = np.flatnonzero(np.isin(log.response, responses))
+        weight = log.per_row(log.sample_weight)[rows]
+        uniform = (weight == weight[0]).all()
+        for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // INFERENCE_ROWS)):
+            block = X[rows[chunk]]
             # A float16 sum of squares overflows at 65504.
-            block = X[chunk].astype(np.float32) if X.dtype == np.float16 else X[chunk]
+            block = block.astype(np.float32) if X.dtype == np.float16 else block
             # Several times faster without weights.
             self.scaler_.partial_fit(block, sample_weight=None if uniform else weight[chunk])
 
@@ -528,14 +849,15 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
         return tuple(map(int, sizes))
 
-    def _prepare_model(self, actions, weight, random_state, keep_weights):
+    def _prepare_model(self, n_in, log, responses, random_state, keep_weights):
         device = resolve_device(self.device)
         dtype, _ = resolve_dtype(self.dtype, device)
         sizes = self._layer_sizes("hidden_layer_sizes")
+        reward_columns, propensity_columns = positions_in_use(self)
         model = RewardModel(
             n_members=self.n_estimators,
-            n_in=self.n_features_in_,
-            n_signals=actions.shape[1],
+            n_in=n_in,
+            n_signals=log.actions.shape[1],
             hidden_layer_sizes=sizes,
             propensity_hidden_layer_sizes=(
                 sizes
@@ -544,13 +866,16 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             ),
             dropout=self.dropout,
             with_propensity=self.objective_.models_propensity,
+            reward_columns=reward_columns,
+            propensity_columns=propensity_columns,
+            estimate_false_action_rate=self._estimates_false_actions(),
         )
         if keep_weights:
             self._check_same_model(model)
             model.load_state_dict(self.model_.state_dict())
         else:
             generator = torch.Generator().manual_seed(random_state.randint(2**31))
-            model.initialize(generator, *self._initial_logits(actions, weight))
+            model.initialize(generator, *self._initial_logits(log, responses))
         self.model_ = model.to(device, dtype)
 
     def _check_same_model(self, model):
@@ -567,27 +892,41 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 f"and is now {new}. Use the same data layout and architecture, or fit a clone."
             )
 
-    def _initial_logits(self, actions, weight):
-        e = self.false_action_rate_ if not self.objective_.single_signal else np.zeros(1)
-        logged = ~np.isnan(actions)
-        # One row of each kind added, so that a signal without (or with only) actions is finite.
-        rate = (weight @ np.where(logged, actions, 0) + 1) / (weight @ logged + 2)
-        any_rate = (weight @ any_action(actions)[:, 0] + 1) / (weight.sum() + 2)
+    def _initial_logits(self, log, responses):
+        """Return logits of reward, propensities and false-action rates at which training starts."""
+        rate, any_rate = log.rates(responses)
+        if self._estimates_false_actions():
+            e = rate / 10
+        elif self.objective_.single_signal:
+            e = np.zeros(1)
+        else:
+            e = self.false_action_rate_
         any_e = 1 - np.prod(1 - e)
-        rates = self.objective_.initial_rates(
-            np.maximum((rate - e) / (1 - e), 1e-3), max((any_rate - any_e) / (1 - any_e), 1e-3)
-        )
+        acted = np.maximum((rate - e) / (1 - e), 1e-3)
+        any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
+        reward, propensity = self.objective_.initial_rates(acted, any_acted)
+        if self._start_exponents is not None:
+            # Refits of a report start from different splits of the action rate.
+            reward = any_acted ** self._start_exponents[:, None]
+            propensity = acted / reward
+        interval = self._preference_interval()
+        if interval is not None:
+            reward = np.clip(reward, *interval)
+            propensity = acted / reward
         return [
             torch.as_tensor(np.log(p / (1 - p)))
-            for p in (np.clip(rate, 0.01, 0.99) for rate in rates)
-        ]
+            for p in (np.clip(start, 0.01, 0.99) for start in (reward, propensity))
+        ] + [torch.as_tensor(np.log(np.clip(e, 1e-3, 0.5)))]
+
+    #: Of a report: member m starts at R = P(any action) ** exponents[m].
+    _start_exponents = None
 
     def _net(self, **kwargs):
         device = next(self.model_.parameters()).device
         return build_net(
             self.model_,
             self.objective_,
-            false_action_rate=self._model_false_action_rate(),
+            false_action_rate=self._given_false_action_rate(),
             learning_rate_init=self.learning_rate_init,
             weight_decay=self.weight_decay,
             device=device,
@@ -595,12 +934,44 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             **kwargs,
         )
 
-    def _model_false_action_rate(self):
-        if self.objective_.single_signal or not self.false_action_rate_.any():
+    def _given_false_action_rate(self):
+        if (
+            self.objective_.single_signal
+            or self._estimates_false_actions()
+            or not self.false_action_rate_.any()
+        ):
             return None
         return torch.as_tensor(self.false_action_rate_)
 
-    def _resident_parts(self, X, actions, weight, parts, random_state):
+    def _model_false_action_rate(self):
+        """Return the rates of shape (K,), those learned of shape (members, 1, K), None if 0."""
+        learned = self.model_.false_action_rate()
+        if learned is None:
+            return self._given_false_action_rate()
+        return learned.detach().to("cpu", torch.float64)
+
+    def _read_false_action_rate(self):
+        if self._estimates_false_actions():
+            self.false_action_rate_ = self._model_false_action_rate().mean((0, 1)).numpy()
+
+    def _rate_constraint(self, n_responses):
+        interval = self._preference_interval()
+        if interval is None:
+            return None
+        device = next(self.model_.parameters()).device
+        n_batches = n_responses / self.batch_size
+        return RateConstraint(*interval, self.n_estimators, n_batches, device)
+
+    def _impose_rate(self, constraint, X, log, responses):
+        """Shift the reward of each member, so that its mean over the rows of fit is exact."""
+        rows = responses if log.first is None else log.first[responses]
+        (reward_logit,) = self._logits(X[rows], "reward_logit")
+        shift = constraint.shift(reward_logit, torch.as_tensor(log.sample_weight[responses]))
+        bias = self.model_.reward.biases[-1]
+        with torch.no_grad():
+            bias.add_(shift.to(bias)[:, None])
+
+    def _resident_parts(self, X, log, weight, parts, random_state):
         parameter = next(self.model_.parameters())
         device, dtype = parameter.device, parameter.dtype
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
@@ -608,21 +979,48 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         resident = torch.empty(X.shape, dtype=dtype, device=device)
         for start, chunk in self._standardized(X):
             resident[start : start + len(chunk)] = chunk
-        actions = torch.as_tensor(actions, dtype=dtype, device=device)
+
+        def tensors(**fields):
+            return {
+                name: torch.as_tensor(value, dtype=dtype, device=device)
+                for name, value in fields.items()
+                if value is not None
+            }
+
+        rows = tensors(
+            actions=log.actions,
+            exposures=log.exposures,
+            propensity=log.propensity,
+            propensity_target=_propensity_target(log),
+        )
+        responses = tensors(preference=log.preference)
+        offsets = None
+        if log.response is not None:
+            offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
         weight = torch.as_tensor(weight, dtype=dtype, device=device)
         return [
             ResidentRows(
-                resident, actions, weight, torch.as_tensor(rows, device=device), batch_size, shuffle
+                resident,
+                rows,
+                responses,
+                weight,
+                torch.as_tensor(part, device=device),
+                batch_size,
+                offsets=offsets,
+                generator=shuffle,
             )
-            if len(rows)
+            if len(part)
             else None
-            for rows, batch_size, shuffle in zip(
+            for part, batch_size, shuffle in zip(
                 parts, (self.batch_size, INFERENCE_ROWS), (generator, None), strict=True
             )
         ]
 
     def _standardized(self, X):
-        """Yield (start, chunk): standardised rows of X as tensors on the CPU."""
+        """Yield (start, chunk): standardised rows of X as tensors on the CPU.
+
+        Columns that only the propensity reads are NaN where they are missing, and stay so.
+        """
         dtype = next(self.model_.parameters()).dtype
         compute = np.dtype(np.float32) if X.dtype == np.float16 else X.dtype
         if self.scaler_ is not None:
@@ -637,7 +1035,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             if self.scaler_ is not None:
                 tensor = (tensor - mean).div_(scale)
             tensor = tensor.to(dtype)
-            if compute != np.float32 and not torch.isfinite(tensor).all():
+            if compute != np.float32 and torch.isinf(tensor).any():
                 raise ValueError(
                     f"X holds values beyond the range of {dtype}. Use dtype='float64' or scale "
                     "the columns."
@@ -660,17 +1058,23 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     def _mixture(self, X, *heads):
         """Return the logits of all components of the mixture, in float64 on the CPU."""
         check_is_fitted(self, "model_")
-        X = check_features(self, X, reset=False)
+        X = select_features(self, X, reset=False, with_propensity="propensity_logit" in heads)
         return self._components(X, *heads)
 
     def _components(self, X, *heads):
-        mirrored = self.objective_.swap_symmetric(self.model_.config["n_signals"])
-        needed = ("reward_logit", "propensity_logit") if mirrored else heads
+        mirrored = self.identification_.swap_symmetric
+        logits = self._logits(X, *(("reward_logit", "propensity_logit") if mirrored else heads))
+        if mirrored:
+            logits = _mixture.with_mirror_images(*logits)
+        return logits if len(heads) == len(logits) else logits[:1]
+
+    def _logits(self, X, *heads):
+        """Return the logits of the members."""
         device = next(self.model_.parameters()).device
         logits = batched_logits(
             self.model_,
             (chunk for _, chunk in self._standardized(X)),
-            needed,
+            heads,
             device=device,
             autocast_dtype=resolve_dtype(self.dtype, device)[1],
         )
@@ -679,9 +1083,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 "the reward of some rows is not a number: X lies far outside the range seen in "
                 f"fit (largest |X| given: {np.abs(X).max():.3g})."
             )
-        if mirrored:
-            logits = _mixture.with_mirror_images(*logits)
-        return logits if len(heads) == len(logits) else logits[:1]
+        return logits
 
     def _output(self, values):
         """Cast to the format that was computed in."""
@@ -730,7 +1132,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         (reward_logit,) = self._mixture(X, "reward_logit")
         return self._output(_mixture.mean_logit(reward_logit))
 
-    def predict_proba(self, X, actions=None):
+    def predict_proba(self, X, actions=None, response_id=None, exposures=None, propensity=None):
         """Return the probabilities of the four latent groups: the stratification posterior.
 
         Parameters
@@ -738,24 +1140,46 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         X : array-like of shape (n_samples, n_features)
         actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             What the user did, as in `fit`. None is before the action is seen, as is all NaN.
+        response_id, exposures, propensity : array-like, default=None
+            As in `fit`, for `actions`: what is known of a response from one row counts for all its
+            rows.
 
         Returns
         -------
         proba : ndarray of shape (n_samples, 4)
             Columns PA, NA, PP, NP (`group_names_`), rows summing to 1. Active means that at least
-            one of the signals would fire.
+            one of the signals would fire, in at least one of the exposures of the row.
         """
-        reward_logit, propensity_logit = self._mixture(X, "reward_logit", "propensity_logit")
-        n_samples = reward_logit.shape[1]
+        check_is_fitted(self, "model_")
+        X = select_features(self, X, reset=False)
         if actions is None:
-            actions = np.full((n_samples, self.model_.config["n_signals"]), np.nan)
-        else:
-            actions = self._check_actions(actions, n_samples, name="actions")
-        return self._output(
-            _mixture.group_posterior(
-                reward_logit, propensity_logit, actions, self._model_false_action_rate()
-            )
+            for name, value in (("response_id", response_id), ("exposures", exposures)):
+                if value is not None:
+                    raise ValueError(f"{name} tells nothing without actions: pass actions too.")
+            actions = np.full((len(X), self.n_signals_), np.nan)
+        log = self._check_log_of(
+            actions,
+            len(X),
+            name="actions",
+            response_id=response_id,
+            exposures=exposures,
+            propensity=propensity,
         )
+        reduced = self.objective_.single_signal
+        model_log = log.reduced() if reduced else log
+        reward_logit, propensity_logit = self._components(X, "reward_logit", "propensity_logit")
+        if log.response is not None:
+            self._check_same_reward(X, log, response_id)
+            reward_logit = reward_logit[:, log.first]
+            if reduced:
+                propensity_logit = propensity_logit[:, log.first]
+        groups = _mixture.group_posterior(
+            reward_logit,
+            propensity_logit,
+            **_log_tensors(model_log),
+            false_action_rate=self._model_false_action_rate(),
+        )
+        return self._output(groups if len(groups) == len(X) else groups[log.response])
 
     def predict_action(self, X):
         """Predict how likely each action is.
@@ -798,13 +1222,31 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 "Fit it on one signal, or use objective='stratified'."
             )
 
-    def _check_actions(self, y, n_samples, name="y"):
-        actions, _ = check_actions(y, n_samples, name=name, n_signals=self.n_signals_)
-        return any_action(actions) if self.objective_.single_signal else actions
+    def _check_log_of(self, y, n_samples, name="y", **side_information):
+        """Return the log of a method other than fit."""
+        self._check_signal_names(y, reset=False)
+        log, _ = check_log(
+            y,
+            n_samples,
+            name=name,
+            n_signals=self.n_signals_,
+            false_action_rate=self.false_action_rate_,
+            **side_information,
+        )
+        return log
 
     # ------------------------------------------------------------------ evaluation
 
-    def score(self, X, y, true_preference=None, sample_weight=None):
+    def score(
+        self,
+        X,
+        y,
+        true_preference=None,
+        sample_weight=None,
+        response_id=None,
+        exposures=None,
+        propensity=None,
+    ):
         """Return the mean log-likelihood of held-out actions, or R2 against true preferences.
 
         Parameters
@@ -816,18 +1258,22 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             True preferences in [0, 1] to evaluate with, NaN where unknown: such rows are left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
+        response_id, exposures, propensity : array-like, default=None
+            As in `fit`, for the likelihood of `y`.
 
         Returns
         -------
         score : float
-            Without `true_preference`: weighted mean of log P(y | x) in nats over the rows with at
-            least one logged signal, summed over the signals of a row ("any logged action" for
-            single-signal objectives). With it: R2 of the reward.
+            Without `true_preference`: weighted mean of log P(y | x) in nats over the rows (with
+            `response_id`, the responses) with at least one logged signal, summed over the signals
+            and exposures ("any logged action" for single-signal objectives). The likelihood of
+            counts is that of the sequence of exposures, without the binomial coefficient. With
+            `true_preference`: R2 of the reward, over rows.
         """
         check_is_fitted(self, "model_")
-        X = check_features(self, X, reset=False)
-        weight = check_sample_weight(sample_weight, len(X))
         if true_preference is not None:
+            X = select_features(self, X, reset=False, with_propensity=False)
+            weight = check_sample_weight(sample_weight, len(X))
             reward, _ = _mixture.reward(*self._components(X, "reward_logit"))
             return PREFERENCE_METRICS["r2"](
                 to_numpy(true_preference), self._output(reward), sample_weight=weight
@@ -838,19 +1284,41 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 "no likelihood to score with. Pass true_preference, or use "
                 "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
             )
-        actions = self._check_actions(y, len(X))
-        usable = (weight > 0) & ~np.isnan(actions).all(axis=1)
-        if not usable.any():
+        log_likelihood, weight = self._log_likelihood(
+            X,
+            y,
+            sample_weight=sample_weight,
+            response_id=response_id,
+            exposures=exposures,
+            propensity=propensity,
+        )
+        if not weight.any():
             raise ValueError(
                 "y logs nothing in rows of positive weight; the likelihood of no action is not "
                 "defined."
             )
+        counted = weight > 0
+        return float(np.average(log_likelihood[counted], weights=weight[counted]))
+
+    def _log_likelihood(self, X, y, **side_information):
+        """Return log P(y | x) of each response, and its weight, 0 where nothing is logged."""
+        X = select_features(self, X, reset=False)
+        log = self._check_log_of(y, len(X), **side_information)
+        if log.response is not None:
+            self._check_same_reward(X, log, side_information["response_id"])
+        model_log = log.reduced() if self.objective_.single_signal else log
+        reward_logit, propensity_logit = self._components(X, "reward_logit", "propensity_logit")
+        if log.response is not None:
+            reward_logit = reward_logit[:, log.first]
+            if model_log is not log:
+                propensity_logit = propensity_logit[:, log.first]
         log_likelihood = _mixture.log_likelihood(
-            *self._components(X, "reward_logit", "propensity_logit"),
-            actions,
-            self._model_false_action_rate(),
+            reward_logit,
+            propensity_logit,
+            **_log_tensors(model_log),
+            false_action_rate=self._model_false_action_rate(),
         ).numpy()
-        return float(np.average(log_likelihood[usable], weights=weight[usable]))
+        return log_likelihood, np.where(log.n_events() > 0, log.sample_weight, 0.0)
 
     # ------------------------------------------------------------------ persistence
 
@@ -905,3 +1373,24 @@ def _map_tensors(tree, kind, convert):
     if isinstance(tree, list):
         return [_map_tensors(value, kind, convert) for value in tree]
     return tree
+
+
+def _log_tensors(log):
+    """Return the likelihood's view of a log."""
+    fields = {
+        name: getattr(log, name) for name in ("actions", "exposures", "response", "propensity")
+    }
+    return {
+        name: None if value is None else torch.as_tensor(value) for name, value in fields.items()
+    }
+
+
+def _propensity_target(log):
+    """Return the known propensities of signals that are logged nowhere else, None without any."""
+    if log.propensity is None:
+        return None
+    known = ~np.isnan(log.propensity)
+    taught_elsewhere = (~known & ~np.isnan(log.actions)).any(axis=0)
+    if taught_elsewhere.all():
+        return None
+    return np.where(taught_elsewhere, np.nan, log.propensity)

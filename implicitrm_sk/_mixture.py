@@ -2,6 +2,7 @@
 
 Components are the first dimension: reward logits of shape (components, n), propensity logits of
 shape (components, n, K). All averages are of probabilities, taken in logs where they may be tiny.
+False-action rates are of shape (K,), or (components, 1, K) where they were estimated.
 """
 
 import math
@@ -56,18 +57,33 @@ def action(reward_logit, propensity_logit, false_action_rate=None):
     return (rewards * log_a.exp() + (1 - rewards) * e).mean(0)
 
 
-def group_posterior(reward_logit, propensity_logit, actions, false_action_rate=None):
+def lower_bound(reward_logit, propensity_logit, false_action_rate=None):
+    """Return the least reward that agrees with the action probabilities, shape (n,).
+
+    With P_k = R A_k + (1 - R) e_k and A_k <= 1, R >= (P_k - e_k) / (1 - e_k) for every signal; with
+    e = 0, R >= P(any action | x). No independence of the signals is needed for either.
+    """
+    if false_action_rate is None:
+        _, log_not_a = propensity_log_probs(propensity_logit)
+        any_fired = -torch.expm1(log_not_a.sum(-1))
+        return (torch.sigmoid(reward_logit) * any_fired).mean(0)
+    e = false_action_rate.mean((0, 1)) if false_action_rate.ndim > 1 else false_action_rate
+    excess = action(reward_logit, propensity_logit, false_action_rate) - e
+    return (excess / (1 - e)).amax(-1).clamp(0, 1)
+
+
+def group_posterior(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
     """Return P(group | y, x) of the mixture, shape (n, 4): joint averaged, then normalised."""
     joint = _stratification.group_log_joint(
-        reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate
+        reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
     )
     return torch.softmax(torch.logsumexp(joint, dim=0), dim=-1)
 
 
-def log_likelihood(reward_logit, propensity_logit, actions, false_action_rate=None):
-    """Return log P(y | x) of the mixture, shape (n,)."""
+def log_likelihood(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
+    """Return log P(y | x) of the mixture, shape (n,), or one per response."""
     return _log_mean_exp(
         _stratification.log_likelihood(
-            reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate
+            reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
         )
     )

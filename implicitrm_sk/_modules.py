@@ -61,7 +61,10 @@ class MemberMLP(nn.Module):
         self.dropout = MemberDropout(dropout)
 
     def initialize(self, generator, output_bias=0.0):
-        """Draw weights uniformly in +-1/sqrt(fan in) (torch's default); set the output bias."""
+        """Draw weights uniformly in +-1/sqrt(fan in) (torch's default); set the output bias.
+
+        `output_bias` is one number, one per output or one per member and output.
+        """
         with torch.no_grad():
             for weight, bias in zip(self.weights, self.biases, strict=True):
                 bound = 1 / math.sqrt(max(weight.shape[0], 1))
@@ -93,6 +96,10 @@ class RewardModel(nn.Module):
     dropout : float
     with_propensity : bool
         Without it the propensity is 1: every preferred response draws an action.
+    reward_columns, propensity_columns : tuple of int or None
+        The inputs that each head reads. None is all.
+    estimate_false_action_rate : bool
+        Whether each member has false-action rates of its own, to be learned.
     """
 
     def __init__(
@@ -104,6 +111,9 @@ class RewardModel(nn.Module):
         propensity_hidden_layer_sizes,
         dropout=0.0,
         with_propensity=True,
+        reward_columns=None,
+        propensity_columns=None,
+        estimate_false_action_rate=False,
     ):
         super().__init__()
         self.config = {
@@ -114,19 +124,43 @@ class RewardModel(nn.Module):
             "propensity_hidden_layer_sizes": tuple(propensity_hidden_layer_sizes),
             "dropout": dropout,
             "with_propensity": with_propensity,
+            "reward_columns": reward_columns,
+            "propensity_columns": propensity_columns,
+            "estimate_false_action_rate": estimate_false_action_rate,
         }
-        self.reward = MemberMLP(n_members, n_in, hidden_layer_sizes, 1, dropout)
+        n_reward, n_propensity = (
+            n_in if columns is None else len(columns)
+            for columns in (reward_columns, propensity_columns)
+        )
+        self.reward = MemberMLP(n_members, n_reward, hidden_layer_sizes, 1, dropout)
         self.propensity = (
-            MemberMLP(n_members, n_in, propensity_hidden_layer_sizes, n_signals, dropout)
+            MemberMLP(n_members, n_propensity, propensity_hidden_layer_sizes, n_signals, dropout)
             if with_propensity
             else None
         )
+        for name, columns in (
+            ("_reward_index", reward_columns),
+            ("_propensity_index", propensity_columns),
+        ):
+            index = None if columns is None else torch.tensor(columns)
+            self.register_buffer(name, index, persistent=False)
+        # (1, members, signals), the order of the biases.
+        self.false_action_logit = (
+            nn.Parameter(torch.zeros(1, n_members, n_signals))
+            if estimate_false_action_rate
+            else None
+        )
 
-    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
+    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, false_action_logit=0.0):
         """Draw all weights from `generator`; the biases set where training starts."""
         self.reward.initialize(generator, reward_bias)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
+        if self.false_action_logit is not None:
+            with torch.no_grad():
+                self.false_action_logit.copy_(
+                    torch.as_tensor(false_action_logit).expand_as(self.false_action_logit)
+                )
 
     def set_generator(self, generator):
         """Let every dropout layer draw from `generator`."""
@@ -136,15 +170,29 @@ class RewardModel(nn.Module):
 
     def reward_logit(self, x):
         """Map x of shape (n, n_in) to reward logits of shape (members, n)."""
-        return self.reward(x).squeeze(-1)
+        return self.reward(_columns(x, self._reward_index)).squeeze(-1)
 
     def propensity_logit(self, x):
         """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals)."""
         if self.propensity is None:
             config = self.config
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
-        return self.propensity(x)
+        return self.propensity(_columns(x, self._propensity_index))
 
-    def forward(self, x):
-        """Map x of shape (n, n_in) to reward logits and propensity logits."""
-        return self.reward_logit(x), self.propensity_logit(x)
+    def false_action_rate(self):
+        """Return the learned rates e of shape (members, 1, signals), None if they are given."""
+        if self.false_action_logit is None:
+            return None
+        return torch.sigmoid(self.false_action_logit).transpose(0, 1)
+
+    def forward(self, x, first=None):
+        """Map x of shape (n, n_in) to reward logits, propensity logits and learned e or None.
+
+        `first` are the rows that the reward is taken of, one per response; None is all.
+        """
+        responses = x if first is None else x.index_select(0, first)
+        return self.reward_logit(responses), self.propensity_logit(x), self.false_action_rate()
+
+
+def _columns(x, index):
+    return x if index is None else x.index_select(1, index)

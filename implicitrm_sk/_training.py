@@ -14,10 +14,13 @@ from skorch import NeuralNet
 from skorch.history import History
 from torch import nn
 
+from ._stratification import full_precision
 from .objectives import Batch
 
 #: Rows per forward pass outside training: large enough to be fast, small enough for the caches.
 INFERENCE_ROWS = 8192
+#: Step size of the logits of estimated false-action rates, in units of learning_rate_init.
+FALSE_ACTION_STEP = 30
 
 
 def resolve_device(device):
@@ -59,43 +62,85 @@ def autocast(device, dtype):
 
 
 class ResidentRows:
-    """Rows of tensors on the device, served as index batches.
+    """Responses and their rows as tensors on the device, served as index batches.
 
     Parameters
     ----------
     X : Tensor of shape (n, d)
-    actions : Tensor of shape (n, K)
-    sample_weight : Tensor of shape (n,)
+    rows : dict of str to Tensor of shape (n, K)
+        Fields of `Batch` that belong to rows.
+    responses : dict of str to Tensor of shape (m,)
+        Fields of `Batch` that belong to responses.
+    sample_weight : Tensor of shape (m,)
         Factors of the losses.
-    rows : Tensor of int
-        The rows that belong to this part of the data.
+    part : Tensor of int
+        The responses that belong to this part of the data.
     batch_size : int
+        Rows per batch, as nearly as whole responses allow.
+    offsets : Tensor of int of shape (m + 1,) or None
+        Response i has the rows offsets[i] to offsets[i + 1] - 1. None: every row is a response.
     generator : torch.Generator or None
-        Shuffles the rows anew for each pass; None keeps their order.
+        Shuffles the responses anew for each pass; None keeps their order.
     """
 
-    def __init__(self, X, actions, sample_weight, rows, batch_size, generator=None):
+    def __init__(
+        self, X, rows, responses, sample_weight, part, batch_size, *, offsets=None, generator=None
+    ):
         self.X = X
-        self.actions = actions
-        self.sample_weight = sample_weight
         self.rows = rows
+        self.responses = responses
+        self.sample_weight = sample_weight
+        self.part = part
         self.batch_size = batch_size
+        self.offsets = offsets
         self.generator = generator
 
     def __len__(self):
-        return len(self.rows)
+        return len(self.part)
 
     def __iter__(self):
-        rows = self.rows
+        """Yield (X, first row of each response or None), fields of `Batch`, weights."""
+        part = self.part
         if self.generator is not None:
-            order = torch.randperm(len(rows), generator=self.generator, device=rows.device)
-            rows = rows[order]
-        for index in rows.split(self.batch_size):
+            order = torch.randperm(len(part), generator=self.generator, device=part.device)
+            part = part[order]
+        batches = self._single_rows(part) if self.offsets is None else self._repeated_rows(part)
+        for responses, rows, first, response in batches:
             # index_select copies whole rows; X[index] would be five times slower on a CPU.
+            fields = {name: value.index_select(0, rows) for name, value in self.rows.items()}
+            for name, value in self.responses.items():
+                fields[name] = value.index_select(0, responses)
+            if response is not None:
+                fields["response"] = response
             yield (
-                self.X.index_select(0, index),
-                (self.actions.index_select(0, index), self.sample_weight.index_select(0, index)),
+                (self.X.index_select(0, rows), first),
+                fields,
+                self.sample_weight.index_select(0, responses),
             )
+
+    def _single_rows(self, part):
+        for rows in part.split(self.batch_size):
+            yield rows, rows, None, None
+
+    def _repeated_rows(self, part):
+        sizes = self.offsets[part + 1] - self.offsets[part]
+        ends = sizes.cumsum(0)
+        batch_of = (ends - 1) // self.batch_size
+        # Two waits for the device per pass, none per batch.
+        n_rows, rows_per_batch, responses_per_batch = (
+            int(ends[-1]),
+            torch.zeros_like(ends).index_add(0, batch_of, sizes).tolist(),
+            torch.bincount(batch_of).tolist(),
+        )
+        response = torch.repeat_interleave(sizes, output_size=n_rows)
+        first = ends - sizes
+        rows = torch.arange(n_rows, device=part.device) + (self.offsets[part] - first)[response]
+        r0 = p0 = 0
+        for n_batch_rows, m in zip(rows_per_batch, responses_per_batch, strict=False):
+            if m:
+                r1, p1 = r0 + n_batch_rows, p0 + m
+                yield part[p0:p1], rows[r0:r1], first[p0:p1] - r0, response[r0:r1] - p0
+                r0, p0 = r1, p1
 
 
 class MemberRisk(nn.Module):
@@ -109,18 +154,84 @@ class MemberRisk(nn.Module):
         self.objective = objective
         self.register_buffer("false_action_rate", false_action_rate)
 
-    def forward(self, logits, target):
+    def forward(self, logits, fields, sample_weight):
         """Return the risk of each member, shape (members,)."""
-        actions, sample_weight = target
+        reward_logit, propensity_logit, learned_rate = logits
+        rate = self.false_action_rate if learned_rate is None else learned_rate
         loss = self.objective.loss if self.training else self.objective.validation_loss
-        rows = loss(*logits, Batch(actions, self.false_action_rate))
-        if getattr(rows, "shape", None) != logits[0].shape:
+        batch = Batch(false_action_rate=rate, **fields)
+        rows = loss(reward_logit, propensity_logit, batch)
+        if getattr(rows, "shape", None) != reward_logit.shape:
             raise ValueError(
                 f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
-                f"(members, rows) = {tuple(logits[0].shape)}, got "
+                f"(members, rows) = {tuple(reward_logit.shape)}, got "
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
             )
         return rows @ sample_weight / len(sample_weight)
+
+
+class RateConstraint:
+    """Keeps the mean reward of the population in an interval, by an augmented Lagrangian.
+
+    A penalty on the mean of a batch would punish its noise, the more the smaller the batch. Here
+    the multiplier and the penalty act on a running mean over many batches, and what is added to the
+    loss is linear in the reward of the batch, so that its gradient is unbiased for any batch size
+    (Nocedal & Wright 2006, sections 17.3 and 17.4).
+
+    Parameters
+    ----------
+    lower, upper : float
+    n_members : int
+    n_batches : float
+        Batches per pass over the data: how many the running mean looks back at, at least 10.
+    device : torch.device
+    """
+
+    #: Penalty in nats per row and squared unit of the rate.
+    PENALTY = 10.0
+
+    def __init__(self, lower, upper, n_members, n_batches, device):
+        self.lower = lower
+        self.upper = upper
+        self.memory = 1 / max(n_batches, 10)
+        self.mean = None
+        self.multiplier = torch.zeros(n_members, device=device)
+
+    def __call__(self, reward_logit, sample_weight):
+        """Return the term of each member for a batch, shape (members,)."""
+        mean = torch.sigmoid(full_precision(reward_logit)) @ sample_weight / sample_weight.sum()
+        current = mean.detach()
+        self.mean = current if self.mean is None else torch.lerp(self.mean, current, self.memory)
+        excess = self.mean - self.mean.clamp(self.lower, self.upper)
+        if self.lower < self.upper:
+            # Inside the interval a multiplier has nothing to do.
+            inside = (excess == 0) * 1.0
+            self.multiplier = self.multiplier * (1 - inside * self.memory)
+        self.multiplier = self.multiplier + self.PENALTY * self.memory * excess
+        return (self.multiplier + self.PENALTY * excess) * mean
+
+    def shift(self, reward_logit, sample_weight):
+        """Return what to add to each member's logits so that the constraint holds exactly.
+
+        Parameters
+        ----------
+        reward_logit : Tensor of shape (members, m)
+            Of the whole population.
+        sample_weight : Tensor of shape (m,)
+
+        Returns
+        -------
+        shift : Tensor of shape (members,)
+        """
+        f, weight = reward_logit.double(), sample_weight.double() / sample_weight.sum()
+        mean = torch.sigmoid(f) @ weight
+        target = mean.clamp(self.lower, self.upper)
+        low, high = torch.full_like(mean, -50.0), torch.full_like(mean, 50.0)
+        for _ in range(60):
+            middle = (low + high) / 2
+            above = torch.sigmoid(f + middle[:, None]) @ weight > target
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+        return torch.where(mean == target, 0.0, (low + high) / 2)
 
 
 class RewardNet(NeuralNet):
@@ -132,6 +243,7 @@ class RewardNet(NeuralNet):
     patience : int
         Epochs without an improvement by `tol` after which a member stops.
     tol : float
+    constraint : RateConstraint or None
     epoch_begin : callable()
     epoch_end : callable(record) -> bool
         Called around each epoch, `record` being its history entry; training ends on True.
@@ -143,11 +255,13 @@ class RewardNet(NeuralNet):
         autocast_dtype=None,
         patience=None,
         tol=0.0,
+        constraint=None,
         epoch_begin=None,
         epoch_end=None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.constraint = constraint
         self.autocast_dtype = autocast_dtype
         self.patience = patience
         self.tol = tol
@@ -156,23 +270,28 @@ class RewardNet(NeuralNet):
 
     def infer(self, x, **_):
         """Return the logits of a batch that is on the device already."""
-        with autocast(x.device, self.autocast_dtype):
-            return self.module_(x)
+        X, first = x
+        with autocast(X.device, self.autocast_dtype):
+            return self.module_(X, first)
 
     def train_step(self, batch, **_):
         """Take one step; skorch's own wraps it in a closure, which AdamW has no use for."""
-        X, target = batch
+        X, fields, sample_weight = batch
         self.optimizer_.zero_grad()
-        risks = self.criterion_(self.infer(X), target)
+        logits = self.infer(X)
+        risks = self.criterion_(logits, fields, sample_weight)
+        total = risks
+        if self.constraint is not None:
+            total = risks + self.constraint(logits[0], sample_weight)
         # Ones, not a mean: the gradient of each member is what it would be alone.
-        risks.backward(torch.ones_like(risks))
+        total.backward(torch.ones_like(total))
         self.optimizer_.step()
         return {"loss": risks.detach()}
 
     def validation_step(self, batch, **_):
         """Return the held-out criterion of a batch."""
-        X, target = batch
-        return {"loss": self.criterion_(self.infer(X), target)}
+        X, fields, sample_weight = batch
+        return {"loss": self.criterion_(self.infer(X), fields, sample_weight)}
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
         """Return the mean risk of each member over one pass, left on the device."""
@@ -180,7 +299,7 @@ class RewardNet(NeuralNet):
         risks, sizes = [], []
         for batch in iterator:
             risks.append(step_fn(batch)["loss"])
-            sizes.append(len(batch[0]))
+            sizes.append(len(batch[2]))
         risks = torch.stack(risks)
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
         return share @ risks
@@ -270,6 +389,7 @@ def build_net(
     autocast_dtype=None,
     patience=None,
     tol=0.0,
+    constraint=None,
     epoch_begin=lambda: None,
     epoch_end=lambda record: False,
 ):
@@ -281,6 +401,12 @@ def build_net(
         optimizer__lr=learning_rate_init,
         optimizer__weight_decay=weight_decay,
         optimizer__fused=True,
+        # One logit for thousands of rows has far to go; the weights of a head share the way.
+        optimizer__param_groups=(
+            [("false_action_logit", {"lr": FALSE_ACTION_STEP * learning_rate_init})]
+            if model.config["estimate_false_action_rate"]
+            else []
+        ),
         iterator_train=None,
         iterator_valid=None,
         train_split=None,
@@ -290,6 +416,7 @@ def build_net(
         autocast_dtype=autocast_dtype,
         patience=patience,
         tol=tol,
+        constraint=constraint,
         epoch_begin=epoch_begin,
         epoch_end=epoch_end,
     )

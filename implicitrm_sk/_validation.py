@@ -15,12 +15,8 @@ def to_numpy(value):
     return value
 
 
-def check_features(estimator, X, *, reset):
-    """Return X as a finite 2-D float array and check (or set) its width and column names.
-
-    float16, float32 and float64 are kept as they are, other numbers become float64.
-    """
-    X = to_numpy(X)
+def check_not_text(X):
+    """Raise if X holds text, or arrays in its cells, in place of numbers."""
     values = X.to_numpy() if hasattr(X, "iloc") else X
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
@@ -34,6 +30,15 @@ def check_features(estimator, X, *, reset):
             "X holds text, but expected are embeddings of shape (n_samples, n_features): embed "
             "the responses first and pass the vectors."
         )
+
+
+def check_features(estimator, X, *, reset):
+    """Return X as a finite 2-D float array and check (or set) its width and column names.
+
+    float16, float32 and float64 are kept as they are, other numbers become float64.
+    """
+    X = to_numpy(X)
+    check_not_text(X)
     return validate_data(
         estimator, X, reset=reset, dtype=[np.float64, np.float32, np.float16], order=None
     )
@@ -54,7 +59,7 @@ def _as_float(y, name):
         ) from error
 
 
-def check_actions(y, n_samples, *, name="y", n_signals=None):
+def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
     """Return actions as a float array of shape (n, K) with values 0, 1 or NaN.
 
     Parameters
@@ -66,31 +71,23 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
         Name of the argument, for the messages.
     n_signals : int, optional
         The K of `fit`.
+    exposures : array-like of shape (n,) or (n, K), optional
+        How often each row was shown; y then counts actions, 0 to exposures.
 
     Returns
     -------
     actions : ndarray of float64 of shape (n, K)
+        NaN also where `exposures` is 0 or NaN.
     one_dimensional : bool
+    exposures : ndarray of float64 of shape (n, K) or None
+        1 where nothing is logged.
     """
     if y is None:
         raise ValueError(
             f"This estimator requires {name} to be passed, but the target {name} is None. Pass "
             "the actions, 0 or 1 per response."
         )
-    actions = _as_float(to_numpy(y), name)
-    if actions.ndim not in (1, 2):
-        raise ValueError(
-            f"{name} has {actions.ndim} dimensions (shape {actions.shape}); expected are actions "
-            "of shape (n_samples,) or (n_samples, n_signals)."
-        )
-    one_dimensional = actions.ndim == 1
-    if one_dimensional:
-        actions = actions[:, None]
-    if len(actions) != n_samples:
-        raise ValueError(
-            f"{name} has {len(actions)} rows but X has {n_samples}: one row of actions per "
-            "response is expected. Found input variables with inconsistent numbers of samples."
-        )
+    actions, one_dimensional = _check_table(y, n_samples, name, "actions")
     if n_signals is not None and actions.shape[1] != n_signals:
         raise ValueError(
             f"{name} has {actions.shape[1]} signal(s), but the estimator was fitted with "
@@ -98,6 +95,9 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
         )
     if actions.shape[1] == 0:
         raise ValueError(f"{name} has no columns; at least one action signal is expected.")
+    if exposures is not None:
+        actions, exposures = _check_counts(actions, exposures, name)
+        return actions, one_dimensional, exposures
     valid = np.isnan(actions) | (actions == 0) | (actions == 1)
     if not valid.all():
         wrong = np.unique(actions[~valid])
@@ -110,24 +110,144 @@ def check_actions(y, n_samples, *, name="y", n_signals=None):
         )
         raise ValueError(
             f"{name} must be an action in {{0,1}}, NaN where not logged, but "
-            f"{(~valid).sum()} value(s) are something else: {shown}{hint}. Turn counts or ratings "
-            "into actions first, e.g. (y > 0)."
+            f"{(~valid).sum()} value(s) are something else: {shown}{hint}. Turn ratings into "
+            "actions first, e.g. (y > 0), and pass counts together with exposures=."
         )
-    return actions, one_dimensional
+    return actions, one_dimensional, None
 
 
-def check_both_classes(actions, sample_weight, name="y"):
+def _check_table(value, n_samples, name, content):
+    """Return value as floats of shape (n, K), and whether it was one-dimensional."""
+    table = _as_float(to_numpy(value), name)
+    if table.ndim not in (1, 2):
+        raise ValueError(
+            f"{name} has {table.ndim} dimensions (shape {table.shape}); expected are {content} "
+            "of shape (n_samples,) or (n_samples, n_signals)."
+        )
+    one_dimensional = table.ndim == 1
+    if one_dimensional:
+        table = table[:, None]
+    if len(table) != n_samples:
+        raise ValueError(
+            f"{name} has {len(table)} rows but X has {n_samples}: one row of {content} per "
+            "response is expected. Found input variables with inconsistent numbers of samples."
+        )
+    return table, one_dimensional
+
+
+def _check_like_actions(value, actions, name):
+    """Return value as floats of the shape of actions; one column serves every signal."""
+    table, one_dimensional = _check_table(value, len(actions), name, name)
+    if table.shape != actions.shape:
+        if not one_dimensional:
+            raise ValueError(
+                f"{name} has shape {table.shape}; expected is the shape of the actions, "
+                f"{actions.shape}, or one column for all signals, ({len(actions)},)."
+            )
+        table = np.repeat(table, actions.shape[1], axis=1)
+    return table
+
+
+def _check_counts(actions, exposures, name):
+    exposures = _check_like_actions(exposures, actions, "exposures")
+    logged = ~np.isnan(actions)
+    for values, what in ((actions[logged], name), (exposures[logged], "exposures")):
+        bad = ~((values >= 0) & (values == np.floor(values)) & (values < np.inf))
+        if bad.any():
+            raise ValueError(
+                f"with exposures, {what} must hold counts (integers >= 0) where {name} is logged, "
+                f"but {bad.sum()} value(s) are something else, e.g. {values[bad][0]:g}. Use NaN in "
+                f"{name} where a signal was not logged."
+            )
+    too_many = logged & (actions > exposures)
+    if too_many.any():
+        row, column = np.argwhere(too_many)[0]
+        raise ValueError(
+            f"{name} counts more actions than exposures in {too_many.any(axis=1).sum()} rows; in "
+            f"the first, row {row}, {actions[row, column]:g} actions of {exposures[row, column]:g} "
+            "exposures. Each exposure can draw an action once: check how the counts were joined, "
+            "or cap them at the exposures."
+        )
+    # Never shown says as much as not logged.
+    actions = np.where(exposures > 0, actions, np.nan)
+    return actions, np.where(np.isnan(actions), 1.0, exposures)
+
+
+def check_propensity(propensity, actions, false_action_rate):
+    """Return known propensities of the shape of actions, in (e_k, 1] or NaN."""
+    propensity = _check_like_actions(propensity, actions, "propensity")
+    known = ~np.isnan(propensity)
+    bad = known & ~((propensity > 0) & (propensity <= 1))
+    if bad.any():
+        raise ValueError(
+            f"propensity must lie in (0, 1], NaN where it is not known, but {bad.sum()} value(s) "
+            f"do not, e.g. {propensity[bad][0]:g}. It is P(action | preferred): a signal that "
+            "could not be given was not logged, which is NaN in y."
+        )
+    low = known & (propensity <= false_action_rate)
+    if low.any():
+        raise ValueError(
+            f"propensity is not above false_action_rate in {low.sum()} value(s), e.g. "
+            f"{propensity[low][0]:g}: a preferred response must draw the action more readily than "
+            "one that is not. Lower false_action_rate."
+        )
+    return propensity
+
+
+def check_preference(preference, n_samples):
+    """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
+    labels = _as_float(to_numpy(preference), "preference")
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            f"preference has shape {labels.shape}, but one label per row of X is expected: "
+            f"({n_samples},), NaN where it is not known."
+        )
+    bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
+    if bad.any():
+        raise ValueError(
+            "preference must hold labels in [0, 1] (1 preferred, 0 not, in between graded), NaN "
+            f"where unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. "
+            "Rescale ratings first."
+        )
+    return None if np.isnan(labels).all() else labels
+
+
+def check_interval(rate, name):
+    """Return (lower, upper) in [0, 1] of a number or an interval."""
+    try:
+        interval = np.atleast_1d(np.asarray(rate, dtype=np.float64))
+    except (TypeError, ValueError):
+        interval = np.zeros(0)
+    if interval.shape not in ((1,), (2,)):
+        raise ValueError(f"{name} must be a number or an interval (lower, upper), got {rate!r}.")
+    lower, upper = interval[0], interval[-1]
+    if not (0 <= lower and upper <= 1):
+        raise ValueError(f"{name} must lie in [0, 1], got {rate!r}.")
+    if lower > upper:
+        raise ValueError(
+            f"{name}={rate!r} is reversed: the lower end comes first, ({upper:g}, {lower:g})."
+        )
+    if upper == 0 or lower == 1:
+        raise ValueError(
+            f"{name}={rate!r} says that {'no' if upper == 0 else 'every'} response is preferred, "
+            "which leaves nothing to learn."
+        )
+    return float(lower), float(upper)
+
+
+def check_both_classes(actions, sample_weight, exposures=None, name="y"):
     """Raise unless something is logged and the logged actions hold both a 0 and a 1."""
-    counted = actions[sample_weight > 0]
-    logged = counted[~np.isnan(counted)]
-    if logged.size == 0:
+    counted = ~np.isnan(actions) & (sample_weight > 0)[:, None]
+    if not counted.any():
         raise ValueError(
             f"{name} logs nothing: all {actions.size} entries are NaN or have zero sample_weight. "
             "At least some actions must be 0 or 1."
         )
-    if logged.min() == logged.max():
+    acted = actions[counted] > 0
+    not_acted = actions[counted] < (1 if exposures is None else exposures[counted])
+    if not (acted.any() and not_acted.any()):
         raise ValueError(
-            f"{name} has one class only: all {logged.size} logged actions are {logged[0]:g}. A "
+            f"{name} has one class only: all {acted.size} logged actions are {int(acted.any())}. A "
             "reward can be learned only from a log with rows that drew an action (1) and rows "
             "that drew none (0); check how the log was joined."
         )
@@ -162,19 +282,24 @@ def check_sample_weight(sample_weight, n_samples):
     return weight.copy()
 
 
-def check_groups(groups, n_samples):
+def check_groups(groups, n_samples, name="groups"):
     """Return group labels as a 1-D array of length n."""
     groups = np.asarray(to_numpy(groups))
     if groups.shape != (n_samples,):
         raise ValueError(
-            f"groups has shape {groups.shape}, but one label per row of X is expected: "
+            f"{name} has shape {groups.shape}, but one label per row of X is expected: "
             f"({n_samples},)."
         )
     try:
         np.unique(groups)
     except TypeError as error:
         raise ValueError(
-            f"groups holds labels that cannot be put in order ({error}). Use one type for all "
+            f"{name} holds labels that cannot be put in order ({error}). Use one type for all "
             "labels, and fill in missing ones."
         ) from error
+    if name == "response_id" and groups.dtype.kind == "f" and np.isnan(groups).any():
+        raise ValueError(
+            f"response_id is NaN in {np.isnan(groups).sum()} rows. Give each response an id of its "
+            "own; rows of equal id share one preference."
+        )
     return groups

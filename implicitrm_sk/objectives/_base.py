@@ -9,18 +9,33 @@ from sklearn.base import BaseEstimator
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees of a batch of rows beside the logits.
+    """What an objective sees of a batch beside the logits: n rows of m responses.
 
     Attributes
     ----------
     actions : Tensor of shape (n, K)
-        1 acted, 0 did not act, NaN not logged.
-    false_action_rate : Tensor of shape (K,) or None
+        1 acted, 0 did not act, NaN not logged; with `exposures` the number of actions.
+    false_action_rate : Tensor of shape (K,) or (members, 1, K), or None
         P(y_k=1 | r*=0); None where all are 0.
+    exposures : Tensor of shape (n, K) or None
+        How often the response was shown; None is once.
+    response : Tensor of int of shape (n,) or None
+        The response of each row, 0 to m - 1; None where every row is one (m = n).
+    preference : Tensor of shape (m,) or None
+        Labels in [0, 1], NaN where unknown.
+    propensity : Tensor of shape (n, K) or None
+        P(y_k=1 | r*=1) where it is known, NaN elsewhere.
+    propensity_target : Tensor of shape (n, K) or None
+        What the propensity head is to learn where nothing else teaches it, NaN elsewhere.
     """
 
     actions: torch.Tensor
     false_action_rate: torch.Tensor | None = None
+    exposures: torch.Tensor | None = None
+    response: torch.Tensor | None = None
+    preference: torch.Tensor | None = None
+    propensity: torch.Tensor | None = None
+    propensity_target: torch.Tensor | None = None
 
 
 def any_action(actions):
@@ -52,26 +67,33 @@ class Objective(BaseEstimator):
         Trains a propensity head. Otherwise the propensity is taken to be 1.
     models_actions : bool
         R and A together are a model of P(y | x), so that likelihoods of actions mean something.
+    uses : frozenset of str
+        The side information that `loss` takes into account, out of "response_id", "exposures",
+        "preference", "propensity" (arguments of `fit`), "preference_rate" and
+        "false_action_rate='estimate'"; the estimator refuses any other. The first two need no
+        mention where `single_signal` is set: actions then come reduced to one per response.
     """
 
     single_signal = False
     models_propensity = True
     models_actions = True
+    uses = frozenset()
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the training loss of each member and row.
 
         Parameters
         ----------
-        reward_logit : Tensor of shape (members, n)
+        reward_logit : Tensor of shape (members, m)
+            One per response; m = n unless ``batch.response`` is set.
         propensity_logit : Tensor of shape (members, n, K)
             Infinite if the objective does not model the propensity.
         batch : Batch
-            Every row has at least one logged signal.
+            Every response has at least one logged signal or a label.
 
         Returns
         -------
-        loss : Tensor of shape (members, n)
+        loss : Tensor of shape (members, m)
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
 

@@ -1,8 +1,9 @@
 """The stratified objective: maximum likelihood of the actions through the four latent groups."""
 
 import numpy as np
+import torch
 
-from .._stratification import log_likelihood, stratified_risk
+from .._stratification import log_likelihood, propensity_risk, stratified_risk
 from ._base import Objective
 
 
@@ -20,17 +21,35 @@ class Stratified(Objective):
     Alignment", arXiv 2603.23184, 2026.
     """
 
+    uses = frozenset(
+        {
+            "response_id",
+            "exposures",
+            "preference",
+            "propensity",
+            "preference_rate",
+            "false_action_rate='estimate'",
+        }
+    )
+
     def loss(self, reward_logit, propensity_logit, batch):
-        """Return E_pref + E_prop of each member and row."""
-        return stratified_risk(
-            reward_logit, propensity_logit, batch.actions, batch.false_action_rate
-        )
+        """Return E_pref + E_prop of each member and response."""
+        terms = _likelihood_terms(batch)
+        loss = stratified_risk(reward_logit, propensity_logit, **terms)
+        if batch.propensity_target is not None:
+            rows = propensity_risk(
+                propensity_logit, batch.propensity_target, batch.false_action_rate
+            )
+            loss = loss + (
+                rows
+                if batch.response is None
+                else torch.zeros_like(loss).index_add(-1, batch.response, rows)
+            )
+        return loss
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
-        """Return the negative log-likelihood of the actions of each member and row."""
-        return -log_likelihood(
-            reward_logit, propensity_logit, batch.actions, batch.false_action_rate
-        )
+        """Return the negative log-likelihood of actions and labels, per member and response."""
+        return -log_likelihood(reward_logit, propensity_logit, **_likelihood_terms(batch))
 
     def initial_rates(self, action_rate, any_rate):
         """Return the symmetric split of the action rate: R = sqrt(P(any action))."""
@@ -40,3 +59,9 @@ class Stratified(Objective):
     def swap_symmetric(self, n_signals):
         """Return True for one signal: (R, A) and (A, R) fit equally well."""
         return n_signals == 1
+
+
+def _likelihood_terms(batch):
+    terms = dict(vars(batch))
+    del terms["propensity_target"]
+    return terms

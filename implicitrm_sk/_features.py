@@ -1,0 +1,218 @@
+"""Which columns of X the two heads read, and the checks of X that go by them."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array
+
+from ._validation import check_features, check_not_text, to_numpy
+
+
+def select_features(estimator, X, *, reset, with_propensity=True):
+    """Return the columns of X in use, in the order of X, as floats; check or set what fit saw.
+
+    Sets `reward_columns_` and `propensity_columns_` if `reset`. Columns that only the propensity
+    head reads may be missing or NaN unless `with_propensity`; they are then NaN.
+    """
+    X = to_numpy(X)
+    if reset and estimator.reward_features is None and estimator.propensity_features is None:
+        X = check_features(estimator, X, reset=True)
+        estimator.reward_columns_ = estimator.propensity_columns_ = np.arange(X.shape[1])
+        return X
+    if reset:
+        X = _table(X)
+        _check_feature_names(estimator, X, reset=True)
+        _check_n_features(estimator, X, reset=True)
+        estimator.reward_columns_, estimator.propensity_columns_ = _resolve_both(estimator, X)
+    elif not is_restricted(estimator):
+        return check_features(estimator, X, reset=False)
+    reward, propensity = estimator.reward_columns_, estimator.propensity_columns_
+    used = np.union1d(reward, propensity)
+    needed = used if reset or with_propensity else reward
+    values = _values(estimator, _table(X), used, needed)
+    for role, columns, allow_nan in (
+        ("reward", reward, False),
+        ("propensity", np.setdiff1d(propensity, reward), not (reset or with_propensity)),
+    ):
+        block = values[:, np.searchsorted(used, columns)]
+        bad = np.isinf(block) if allow_nan else ~np.isfinite(block)
+        if bad.any():
+            raise ValueError(
+                f"Input X contains NaN or infinity in {bad.any(axis=1).sum()} rows of the {role} "
+                f"columns {_labels(estimator, columns[bad.any(axis=0)])}. Fill them in"
+                + (
+                    "; only predict and decision_function do without them."
+                    if role == "propensity" and not reset
+                    else "."
+                )
+            )
+    return values
+
+
+def is_restricted(estimator):
+    """Return whether the heads read different columns, or not all."""
+    everything = np.arange(estimator.n_features_in_)
+    return not all(
+        np.array_equal(columns, everything)
+        for columns in (estimator.reward_columns_, estimator.propensity_columns_)
+    )
+
+
+def positions_in_use(estimator):
+    """Return the positions of the reward and propensity columns in `select_features`' result."""
+    reward, propensity = estimator.reward_columns_, estimator.propensity_columns_
+    used = np.union1d(reward, propensity)
+    return tuple(
+        None if len(columns) == len(used) else tuple(np.searchsorted(used, columns).tolist())
+        for columns in (reward, propensity)
+    )
+
+
+def _table(X):
+    if hasattr(X, "iloc"):
+        return X
+    check_not_text(X)
+    return check_array(X, dtype=None, ensure_all_finite=False)
+
+
+def _labels(estimator, columns):
+    names = getattr(estimator, "feature_names_in_", None)
+    return [int(column) if names is None else str(names[column]) for column in columns]
+
+
+def _values(estimator, X, used, needed):
+    """Return the columns `used` as floats, NaN where a column that is not needed is missing."""
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is not None and hasattr(X, "iloc"):
+        there = {name: position for position, name in enumerate(X.columns)}
+        missing = [column for column in needed if names[column] not in there]
+        if missing:
+            raise ValueError(
+                f"X lacks the columns {_labels(estimator, missing)}, which were in use in fit. "
+                "Pass them; only predict and decision_function do without columns that the "
+                "propensity alone reads."
+            )
+        present = np.array([column for column in used if names[column] in there])
+        block = X.iloc[:, [there[names[column]] for column in present]]
+    else:
+        _check_feature_names(estimator, X, reset=False)
+        present = used
+        reward = estimator.reward_columns_
+        if X.shape[1] == len(reward) < estimator.n_features_in_ and np.array_equal(needed, reward):
+            present, block = reward, X
+        elif X.shape[1] == estimator.n_features_in_:
+            block = X.iloc[:, used] if hasattr(X, "iloc") else X[:, used]
+        else:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
+                f"{estimator.n_features_in_} features as input. predict and decision_function "
+                f"also take the {len(reward)} reward columns alone."
+            )
+    check_not_text(block)
+    block = check_array(
+        block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite="allow-nan"
+    )
+    if len(present) == len(used):
+        return block
+    values = np.full((len(block), len(used)), np.nan, dtype=block.dtype)
+    values[:, np.searchsorted(used, present)] = block
+    return values
+
+
+def _resolve_both(estimator, X):
+    n_features = X.shape[1]
+    names = getattr(estimator, "feature_names_in_", None)
+    resolved = [
+        None if key is None else _resolve(key, X, n_features, names, parameter)
+        for parameter, key in (
+            ("reward_features", estimator.reward_features),
+            ("propensity_features", estimator.propensity_features),
+        )
+    ]
+    for i, parameter in ((0, "propensity_features"), (1, "reward_features")):
+        if resolved[1 - i] is None:
+            resolved[1 - i] = np.setdiff1d(np.arange(n_features), resolved[i])
+            if not len(resolved[1 - i]):
+                other = ("reward_features", "propensity_features")[i]
+                raise ValueError(
+                    f"{other} selects all {n_features} columns of X, so that nothing is left for "
+                    f"{parameter}=None, which means the other columns. State both to let the heads "
+                    "share columns."
+                )
+    return resolved
+
+
+def _resolve(key, X, n_features, names, parameter):
+    """Return sorted positions of the columns that `key` selects."""
+    if callable(key):
+        key = key(X)
+    columns = np.arange(n_features)
+
+    def position(name):
+        if names is None:
+            raise ValueError(
+                f"{parameter} names the column {name!r}, but X has no column names: pass a "
+                "DataFrame with string columns, or select by position."
+            )
+        (found,) = np.nonzero(names == name)
+        if not len(found):
+            raise ValueError(
+                f"{parameter} names the column {name!r}, which X does not have. Its columns are "
+                f"{', '.join(map(str, names[:10]))}{', ...' if len(names) > 10 else ''}."
+            )
+        return int(found[0])
+
+    if isinstance(key, str | Integral) and not isinstance(key, bool):
+        key = [key]
+    if isinstance(key, slice):
+        ends = [key.start, key.stop]
+        if any(isinstance(end, str) for end in ends):
+            # Names include the last one, as in pandas.
+            start, stop = (
+                position(end) + last if isinstance(end, str) else end
+                for last, end in enumerate(ends)
+            )
+            key = slice(start, stop, key.step)
+        selected = columns[key]
+    else:
+        key = np.asarray(key)
+        if key.ndim != 1:
+            raise ValueError(
+                f"{parameter} must be a column, a list of columns, a slice, a mask or a callable "
+                f"that returns one of these, got {key!r}."
+            )
+        if key.dtype.kind in "UOT" and all(isinstance(name, str) for name in key):
+            selected = np.array([position(name) for name in key], dtype=int)
+        elif key.dtype == bool:
+            if len(key) != n_features:
+                raise ValueError(
+                    f"{parameter} is a mask of length {len(key)}, but X has {n_features} columns."
+                )
+            selected = columns[key]
+        elif key.dtype.kind in "iu" or not key.size:
+            outside = key[(key < -n_features) | (key >= n_features)] if key.size else key
+            if len(outside):
+                raise ValueError(
+                    f"{parameter} selects column {outside[0]}, but X has {n_features} columns "
+                    f"(0 to {n_features - 1})."
+                )
+            selected = columns[key.astype(int)]
+        else:
+            raise ValueError(
+                f"{parameter} must select columns by name, position, slice or mask, got values of "
+                f"type {key.dtype}."
+            )
+    if not len(selected):
+        raise ValueError(
+            f"{parameter} selects no column of X. A head needs at least one; None means all "
+            "columns, or those that the other head does not read."
+        )
+    if len(np.unique(selected)) < len(selected):
+        raise ValueError(f"{parameter} selects a column twice: {_duplicates(selected, names)}.")
+    return np.sort(selected)
+
+
+def _duplicates(selected, names):
+    values, counts = np.unique(selected, return_counts=True)
+    twice = values[counts > 1]
+    return [int(column) if names is None else str(names[column]) for column in twice]

@@ -1,0 +1,240 @@
+"""What a log can tell about the reward, from its settings alone."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+IDENTIFIED = "identified"
+RANKING_ONLY = "ranking only"
+LEVEL_ONLY = "level only"
+NOT_IDENTIFIED = "not identified"
+
+#: Fewer responses of a kind than this are no basis for telling anything from them.
+MIN_RESPONSES = 20
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How many responses carry each kind of information; sums over batches with ``+``."""
+
+    n_responses: int = 0
+    n_acted: int = 0
+    n_several_signals: int = 0
+    n_three_signals: int = 0
+    n_repeated: int = 0
+    n_three_repeats: int = 0
+    n_labels: int = 0
+    n_labels_acted: int = 0
+    n_labels_not_preferred: int = 0
+    n_known_propensity: int = 0
+
+    def __add__(self, other):
+        return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
+
+    @classmethod
+    def of(cls, log):
+        """Count the responses of a log; those of zero weight are left out."""
+        counted = log.sample_weight > 0
+        logged = ~np.isnan(log.actions)
+        # How often each signal was observed on a response: rows times exposures.
+        shown = logged if log.exposures is None else np.where(logged, log.exposures, 0)
+        per_signal = np.column_stack([log.per_response(column) for column in shown.T])
+        n_signals = (per_signal > 0).sum(axis=1)
+        most = per_signal.max(axis=1)
+        acted = log.fired()
+        labels = np.full(log.n_responses, np.nan) if log.preference is None else log.preference
+        labelled = ~np.isnan(labels)
+        known = np.zeros(log.n_responses)
+        if log.propensity is not None:
+            known = log.per_response((~np.isnan(log.propensity) & logged).any(axis=1))
+        return cls(
+            *(
+                int(np.count_nonzero(counted & kind))
+                for kind in (
+                    per_signal.any(axis=1) | labelled,
+                    acted,
+                    n_signals >= 2,
+                    n_signals >= 3,
+                    most >= 2,
+                    most >= 3,
+                    labelled,
+                    labelled & acted,
+                    labels == 0,
+                    known > 0,
+                )
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What the settings of a fit tell about the reward.
+
+    Attributes
+    ----------
+    level : {"identified", "ranking only", "level only", "not identified"}
+        Whether any amount of such data determines the reward; its order only; its mean only; or
+        neither.
+    assumptions : tuple of str
+        What has to hold for it.
+    reason : str
+        Why this level and no other.
+    advice : tuple of str
+        What to log or to pass to `fit` next.
+    swap_symmetric : bool
+        Whether reward and propensity could be exchanged without a trace. Both sides then carry
+        equal weight in the fitted mixture.
+    """
+
+    level: str
+    assumptions: tuple = ()
+    reason: str = ""
+    advice: tuple = ()
+    swap_symmetric: bool = False
+
+    def __str__(self):
+        if not self.assumptions:
+            return self.level
+        return f"{self.level} (assuming {', '.join(self.assumptions)})"
+
+
+ADVICE = {
+    "signals": (
+        "Log a second kind of action of the same user on the same response (copy, share, "
+        "regenerate ...): two determine the reward if they fire independently, three make that "
+        "testable."
+    ),
+    "third": "Log a third kind of action: independence of two signals cannot be tested.",
+    "labels": (
+        "Ask for explicit labels on a few hundred randomly chosen responses, acted on or not, and "
+        "pass them as preference=."
+    ),
+    "exclusion": (
+        "If columns that say nothing about the response (user, position, scenario) drive how "
+        "readily users act, name them in propensity_features."
+    ),
+    "level": (
+        "The level needs the overall preference rate (preference_rate=), labels, or contexts in "
+        "which acting is near certain."
+    ),
+    "users": "Put user or session columns into the propensity: users active in everything break "
+    "independence.",
+}
+
+
+def relation(reward_columns, propensity_columns):
+    """Return how the columns of the two heads relate: "same", "disjoint" or "overlapping"."""
+    shared = np.intersect1d(reward_columns, propensity_columns)
+    if not len(shared):
+        return "disjoint"
+    if len(shared) == len(reward_columns) == len(propensity_columns):
+        return "same"
+    return "overlapping"
+
+
+def assess(
+    evidence,
+    *,
+    objective,
+    columns="same",
+    preference_rate=None,
+    false_actions="none",
+    label_mechanism="random",
+    linear=False,
+    n_signals=1,
+):
+    """Return the `Identification` that follows from settings and counts.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    objective : Objective
+    columns : {"same", "disjoint", "overlapping"}
+        Result of `relation`.
+    preference_rate : tuple of two float or None
+    false_actions : {"none", "given", "estimated"}
+    label_mechanism : {"random", "acted"}
+    linear : bool
+        Both heads are logistic.
+    n_signals : int
+    """
+    if not objective.models_propensity:
+        return Identification(
+            NOT_IDENTIFIED,
+            reason=(
+                f"{type(objective).__name__} has no propensity: what it calls reward is the "
+                "probability of an action."
+            ),
+            advice=("Use objective='stratified'.",),
+        )
+    ways, reasons, advice = [], [], []
+    if evidence.n_several_signals >= MIN_RESPONSES:
+        ways.append("independent signals")
+        reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
+        advice.append(ADVICE["users"])
+        if evidence.n_three_signals < MIN_RESPONSES:
+            advice.insert(0, ADVICE["third"])
+    if evidence.n_repeated >= MIN_RESPONSES:
+        ways.append("independent exposures of one preference")
+        reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
+    labels_tell = evidence.n_labels >= MIN_RESPONSES
+    if labels_tell and label_mechanism == "random":
+        ways.append("labels missing at random")
+        reasons.append(f"{evidence.n_labels} responses are labelled")
+    elif labels_tell and false_actions != "estimated":
+        ways.append("labels of acted rows missing at random")
+        reasons.append(f"{evidence.n_labels} acted responses are labelled")
+    if evidence.n_known_propensity >= MIN_RESPONSES:
+        ways.append("the propensities given")
+        reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")
+    exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
+    if ways:
+        level = IDENTIFIED
+    elif columns == "disjoint":
+        reasons.append(
+            "reward and propensity read different columns, which determines the reward up to a "
+            "factor"
+        )
+        ways.append("the reward depends on its columns only, the propensity on its own")
+        if exact_rate:
+            level = IDENTIFIED
+        else:
+            level = RANKING_ONLY
+            advice += [ADVICE["level"], ADVICE["signals"]]
+    else:
+        level = NOT_IDENTIFIED if preference_rate is None else LEVEL_ONLY
+        if n_signals == 1:
+            reasons.append("one signal determines only the product of reward and propensity")
+        else:
+            reasons.append(
+                f"only {evidence.n_several_signals} responses have two signals logged together"
+            )
+        if columns == "overlapping":
+            reasons.append("the columns that both heads read can be traded between them")
+        if linear:
+            reasons.append(
+                "linear heads on the same columns would be determined up to the swap R <-> A"
+            )
+        if 0 < evidence.n_labels < MIN_RESPONSES:
+            reasons.append(f"{evidence.n_labels} labels are too few")
+        advice += [ADVICE["signals"], ADVICE["labels"], ADVICE["exclusion"]]
+    if preference_rate is not None:
+        lower, upper = preference_rate
+        shown = f"{lower:g}" if exact_rate else f"[{lower:g}, {upper:g}]"
+        if level == LEVEL_ONLY or exact_rate:
+            ways.append(f"the preference rate {'is' if exact_rate else 'is in'} {shown}")
+        reasons.append(f"the mean reward is held {'at' if exact_rate else 'in'} {shown}")
+    if false_actions == "given" and level == IDENTIFIED:
+        ways.append("the false-action rate given")
+    return Identification(
+        level,
+        tuple(ways),
+        "; ".join(reasons) + ".",
+        tuple(advice),
+        swap_symmetric=(
+            level == NOT_IDENTIFIED
+            and columns == "same"
+            and evidence.n_labels == evidence.n_known_propensity == evidence.n_repeated == 0
+            and objective.swap_symmetric(n_signals)
+        ),
+    )

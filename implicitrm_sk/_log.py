@@ -1,0 +1,281 @@
+"""The feedback log as checked arrays: who did what on which response, and what else is known."""
+
+import warnings
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ._identification import MIN_RESPONSES
+from ._validation import (
+    check_actions,
+    check_groups,
+    check_preference,
+    check_propensity,
+    check_sample_weight,
+)
+
+#: Frames from `check_labels` to the user's code.
+USER_FRAME = 5
+#: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
+CHANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class FeedbackLog:
+    """n rows of actions on m responses; without `response` every row is a response (m = n).
+
+    Attributes
+    ----------
+    actions : ndarray of shape (n, K)
+        Actions or, with exposures, their number; NaN not logged.
+    sample_weight : ndarray of shape (m,)
+    exposures : ndarray of shape (n, K) or None
+    response : ndarray of int of shape (n,) or None
+        0 to m - 1, in order of first appearance.
+    first : ndarray of int of shape (m,) or None
+        First row of each response.
+    preference : ndarray of shape (m,) or None
+    propensity : ndarray of shape (n, K) or None
+    """
+
+    actions: np.ndarray
+    sample_weight: np.ndarray
+    exposures: np.ndarray | None = None
+    response: np.ndarray | None = None
+    first: np.ndarray | None = None
+    preference: np.ndarray | None = None
+    propensity: np.ndarray | None = None
+
+    @property
+    def n_responses(self):
+        """Number of responses m."""
+        return len(self.sample_weight)
+
+    def per_response(self, rows):
+        """Sum the values of rows over the rows of each response."""
+        if self.response is None:
+            return rows
+        return np.bincount(self.response, weights=rows, minlength=self.n_responses)
+
+    def per_row(self, responses):
+        """Repeat the values of responses for each of their rows."""
+        return responses if self.response is None else responses[self.response]
+
+    def not_acted(self):
+        """Return how often each user did not act, NaN where not logged."""
+        return (1 if self.exposures is None else self.exposures) - self.actions
+
+    def fired(self):
+        """Return whether any logged signal of a response fired, shape (m,)."""
+        return self.per_response((self.actions > 0).any(axis=1)) > 0
+
+    def n_events(self):
+        """Return the number of logged (signal, exposure) pairs of each response, shape (m,)."""
+        logged = ~np.isnan(self.actions)
+        shown = logged if self.exposures is None else np.where(logged, self.exposures, 0)
+        return self.per_response(shown.sum(axis=1))
+
+    def usable(self):
+        """Return the responses that tell something: of positive weight, logged or labelled."""
+        informative = self.n_events() > 0
+        if self.preference is not None:
+            informative |= ~np.isnan(self.preference)
+        return np.flatnonzero((self.sample_weight > 0) & informative)
+
+    def sorted(self):
+        """Return the log with the rows of a response side by side, and the order of the rows."""
+        order = np.argsort(self.response, kind="stable")
+        rows = {
+            name: None if value is None else value[order]
+            for name, value in (
+                ("actions", self.actions),
+                ("exposures", self.exposures),
+                ("propensity", self.propensity),
+                ("response", self.response),
+            )
+        }
+        first = np.searchsorted(rows["response"], np.arange(self.n_responses))
+        return replace(self, first=first, **rows), order
+
+    def reduced(self):
+        """Return "any logged action" per response, one row each, for single-signal objectives."""
+        fired = self.fired()
+        actions = np.where(self.n_events() > 0, fired, np.nan)[:, None]
+        return FeedbackLog(actions, self.sample_weight)
+
+    def rates(self, responses):
+        """Return the share of actions per signal (K,) and that of responses with any action.
+
+        One row of each kind is added, so that a signal without (or with only) actions is finite.
+        """
+        weight = np.zeros(self.n_responses)
+        weight[responses] = self.sample_weight[responses]
+        row_weight = self.per_row(weight)
+        acted = row_weight @ np.nan_to_num(self.actions)
+        total = acted + row_weight @ np.nan_to_num(self.not_acted())
+        logged = self.n_events() > 0
+        any_rate = (weight @ self.fired() + 1) / (weight @ logged + 2)
+        return (acted + 1) / (total + 2), any_rate
+
+
+def check_log(
+    y,
+    n_samples,
+    *,
+    name="y",
+    n_signals=None,
+    sample_weight=None,
+    response_id=None,
+    exposures=None,
+    preference=None,
+    propensity=None,
+    false_action_rate=0.0,
+):
+    """Return the `FeedbackLog` of these arguments of `fit`, and whether y was one-dimensional."""
+    actions, one_dimensional, exposures = check_actions(
+        y, n_samples, name=name, n_signals=n_signals, exposures=exposures
+    )
+    weight = check_sample_weight(sample_weight, n_samples)
+    if preference is not None:
+        preference = check_preference(preference, n_samples)
+    if propensity is not None:
+        propensity = check_propensity(propensity, actions, false_action_rate)
+        if np.isnan(propensity).all():
+            propensity = None
+    response = first = None
+    if response_id is not None:
+        ids = check_groups(response_id, n_samples, "response_id")
+        response, first = number_responses(ids)
+        check_constant(weight, response, first, ids, "sample_weight", "One response has one weight")
+        weight = weight[first]
+        if preference is not None:
+            preference = _shared_label(preference, response, first, ids)
+    return (
+        FeedbackLog(actions, weight, exposures, response, first, preference, propensity),
+        one_dimensional,
+    )
+
+
+def number_responses(ids):
+    """Return the number of each row's response, in order of appearance, and their first rows."""
+    _, first, codes = np.unique(ids, return_index=True, return_inverse=True)
+    appearance = np.argsort(first)
+    return np.argsort(appearance)[codes], first[appearance]
+
+
+def check_constant(values, response, first, ids, name, rule):
+    """Raise unless values (n,) or (n, d) are the same in all rows of a response."""
+    differs = values != values[first][response]
+    if differs.ndim > 1:
+        columns = np.flatnonzero(differs.any(axis=0))
+        differs = differs.any(axis=1)
+    if not differs.any():
+        return
+    row = np.flatnonzero(differs)[0]
+    where = "" if values.ndim == 1 else f" (position {columns[0]} of the reward columns)"
+    raise ValueError(
+        f"{name} differs{where} between rows of one response_id in "
+        f"{len(np.unique(response[differs]))} responses; the first is {ids[row]!r} (row {row}). "
+        f"{rule}."
+    )
+
+
+def _shared_label(preference, response, first, ids):
+    """Return the label of each response; its rows that have one must agree."""
+    labelled = np.flatnonzero(~np.isnan(preference))
+    label = np.full(len(first), np.nan)
+    label[response[labelled]] = preference[labelled]
+    conflict = labelled[label[response[labelled]] != preference[labelled]]
+    if len(conflict):
+        raise ValueError(
+            f"preference differs between rows of one response_id in "
+            f"{len(np.unique(response[conflict]))} responses; the first is "
+            f"{ids[conflict[0]]!r}. Rows of one id share one preference: average their labels to "
+            "a graded one, or give rows of different users different ids."
+        )
+    return label
+
+
+def check_labels(log, false_action_rate, label_mechanism):
+    """Return the log with labels that agree with what the actions prove.
+
+    Without false actions an action proves the preference; an action that is certain to follow
+    preference, and did not, disproves it.
+    """
+    proves = (false_action_rate == 0) & (log.actions > 0)
+    preferred = log.per_response(proves.any(axis=1)) > 0
+    not_preferred = np.zeros(log.n_responses, dtype=bool)
+    if log.propensity is not None:
+        disproves = (log.propensity == 1) & (log.not_acted() > 0)
+        not_preferred = log.per_response(disproves.any(axis=1)) > 0
+    if (preferred & not_preferred).any():
+        raise ValueError(
+            f"{(preferred & not_preferred).sum()} responses have an action, which proves "
+            "preference as false_action_rate is 0, and lack one whose propensity is given as "
+            "1, which disproves it. Correct propensity, or set false_action_rate."
+        )
+    label = log.preference
+    if label is None:
+        return log
+    for wrong, what, cure in (
+        (
+            preferred & (label == 0),
+            "preference is 0 on {} responses that drew an action",
+            "with false_action_rate=0 an action proves preference. Correct the labels, or set "
+            "false_action_rate if misclicks happen",
+        ),
+        (
+            not_preferred & (label == 1),
+            "preference is 1 on {} responses without an action whose propensity is given as 1",
+            "a preferred response would have drawn it. Correct the labels or propensity",
+        ),
+    ):
+        if wrong.any():
+            raise ValueError(f"{what.format(wrong.sum())}: {cure}.")
+    graded = (label > 0) & (label < 1) & (preferred | not_preferred)
+    if graded.any():
+        warnings.warn(
+            f"{graded.sum()} graded labels were replaced by the preference that the actions "
+            "prove: with false_action_rate=0 a response that drew an action is preferred, 1.",
+            UserWarning,
+            stacklevel=USER_FRAME,
+        )
+        label = np.where(graded, preferred.astype(float), label)
+    _check_label_mechanism(log, label, false_action_rate, label_mechanism)
+    return replace(log, preference=label)
+
+
+def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
+    counted = log.sample_weight > 0
+    labelled, acted = ~np.isnan(label) & counted, log.fired() & counted
+    passive_labels = label[labelled & ~acted]
+    if label_mechanism == "acted":
+        if len(passive_labels):
+            raise ValueError(
+                "label_mechanism='acted' says that only acted responses have labels, but "
+                f"{len(passive_labels)} without any action have one. Use label_mechanism='random' "
+                "if these were chosen without regard to preference, else leave them out."
+            )
+        if not false_action_rate.any():
+            raise ValueError(
+                "labels of acted responses tell nothing while false_action_rate is 0: every one of "
+                "them is preferred by assumption. Set false_action_rate, or label responses "
+                "without an action too (label_mechanism='random')."
+            )
+        return
+    share = acted.sum() / max(counted.sum(), 1)
+    if len(passive_labels) == 0 and share ** labelled.sum() < CHANCE:
+        raise ValueError(
+            f"all {labelled.sum()} labels lie on responses with an action, while {1 - share:.0%} "
+            "of all responses have none: these labels are not missing at random. Label responses "
+            "without an action too, or set label_mechanism='acted', which needs a "
+            "false_action_rate above 0."
+        )
+    if len(passive_labels) >= MIN_RESPONSES and len(np.unique(passive_labels)) == 1:
+        warnings.warn(
+            f"all {len(passive_labels)} labels of responses without an action are "
+            f"{passive_labels[0]:g}. Labels must not be chosen by their value: a button that only "
+            "likers press is a signal, not a label, and belongs into a column of y.",
+            UserWarning,
+            stacklevel=USER_FRAME + 1,
+        )
