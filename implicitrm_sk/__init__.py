@@ -2,6 +2,7 @@
 
 from ._estimator import ImplicitRewardEstimator
 from .exceptions import IdentificationWarning
+from .inspection import identification_report
 
-__all__ = ["IdentificationWarning", "ImplicitRewardEstimator"]
+__all__ = ["IdentificationWarning", "ImplicitRewardEstimator", "identification_report"]
 __version__ = "0.1.0.dev0"

@@ -1176,7 +1176,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         groups = _mixture.group_posterior(
             reward_logit,
             propensity_logit,
-            **_log_tensors(model_log),
+            **log_tensors(model_log),
             false_action_rate=self._model_false_action_rate(),
         )
         return self._output(groups if len(groups) == len(X) else groups[log.response])
@@ -1315,7 +1315,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         log_likelihood = _mixture.log_likelihood(
             reward_logit,
             propensity_logit,
-            **_log_tensors(model_log),
+            **log_tensors(model_log),
             false_action_rate=self._model_false_action_rate(),
         ).numpy()
         return log_likelihood, np.where(log.n_events() > 0, log.sample_weight, 0.0)
@@ -1375,7 +1375,7 @@ def _map_tensors(tree, kind, convert):
     return tree
 
 
-def _log_tensors(log):
+def log_tensors(log):
     """Return the likelihood's view of a log."""
     fields = {
         name: getattr(log, name) for name in ("actions", "exposures", "response", "propensity")

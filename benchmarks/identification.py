@@ -1,0 +1,350 @@
+"""What each kind of further information is worth, and what broken assumptions cost.
+
+    python -m benchmarks.identification --data-home DIR [--seeds 5] [--data synthetic ...]
+
+Logs, true preference z: one to three signals with covariate-dependent propensity as in
+`benchmarks.quality`; a log of one signal whose propensity depends on three context columns, drawn
+independently of the response, only. A seed is a new log and a new initialisation. Data sets:
+
+- `synthetic`: 20,000 training and 10,000 test rows of 64 standard normal columns;
+  P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units, standardised;
+- two sets of rated responses with SmolLM2 embeddings, fitted on the training prompts.
+
+R2 is of the reward on test rows against z; the contexts of test rows are not used. "share" is, for
+the synthetic log, R2 / R2 of the same network trained on z in all training rows; for the others,
+the gap closed between naive on one signal and that network, on the log that the row uses. Every row
+has the default settings. The last column counts the seeds in which the row beats the fit of one
+signal with nothing else on the same log.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+import warnings
+from functools import partial
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from benchmarks.quality import mean_and_error
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
+from implicitrm_sk.metrics import reward_metrics
+
+#: Name: (encoder, rating above which a response is preferred).
+RATED = {
+    "beavertails_test": ("smollm2", 0.5),
+    "ultrafeedback_binarized_1200": ("smollm2", 6.5),
+}
+N_CONTEXT = 3
+N_USERS = 100
+FALSE_ACTIONS = 0.05
+
+
+class Problem:
+    """One data set: features, true preference z, its probability where known, groups, split."""
+
+    def __init__(self, name, data_home, seed):
+        if name == "synthetic":
+            rng = np.random.default_rng(seed)
+            self.X = rng.normal(size=(30_000, 64)).astype(np.float32)
+            g = np.tanh(1.5 * self.X @ rng.normal(size=(64, 16)) / 8) @ rng.normal(size=16)
+            self.probability = 1 / (1 + np.exp(-3 * (g - g.mean()) / g.std()))
+            self.z = (rng.random(len(self.X)) < self.probability).astype(int)
+            self.is_test = np.arange(len(self.X)) >= 20_000
+            self.groups = np.arange(len(self.X))
+            self.labels = {"1 % labels": 200, "5 % labels": 1000}
+        else:
+            encoder, threshold = RATED[name]
+            data = load_rated_responses(name, data_home, encoder=encoder)
+            self.X, self.groups, self.is_test = data.X, data.groups, data.is_test
+            self.z = (data.rating > threshold).astype(int)
+            self.probability = None
+            self.labels = {"100 labels": 100, "300 labels": 300}
+        self.train = ~self.is_test
+        self.seed = seed
+        self.rng = np.random.default_rng([seed, 1])
+        self.context = self.rng.normal(size=(len(self.X), N_CONTEXT)).astype(np.float32)
+        self.user = self.rng.integers(N_USERS, size=len(self.X))
+
+    def simulate(self, **kwargs):
+        """Return a simulated log of all rows."""
+        kwargs = {"preference": self.z, "X": self.X, "random_state": self.seed} | kwargs
+        return simulate_feedback(kwargs.pop("preference"), **kwargs)
+
+    def some_labels(self, n, wrong=0.0, actions=None):
+        """Return labels of n random training rows, a share of them wrong, NaN elsewhere."""
+        rng = np.random.default_rng([self.seed, 2])
+        label = np.full(len(self.X), np.nan)
+        chosen = rng.permutation(np.flatnonzero(self.train))[:n]
+        flip = rng.random(n) < wrong
+        label[chosen] = np.where(flip, 1 - self.z[chosen], self.z[chosen])
+        if wrong:
+            # `fit` refuses labels that an action disproves; a user would take them out.
+            label[(label == 0) & (actions == 1)] = np.nan
+        return label[self.train]
+
+    def evaluate(self, actions, columns=None, objective="stratified", params=(), **fit_params):
+        """Fit on the training rows and return the metrics of the reward on the test rows.
+
+        `columns` are further columns for the propensity; test rows do without them.
+        """
+        params = dict(params)
+        X = self.X[self.train]
+        if columns is not None:
+            X = np.hstack([X, columns[self.train]])
+            if params.pop("exclusion", True):
+                params = {"reward_features": slice(self.X.shape[1])} | params
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IdentificationWarning)
+            warnings.filterwarnings("ignore", message="Naive works on one signal")
+            estimator = ImplicitRewardEstimator(objective, random_state=self.seed, **params).fit(
+                X, actions[self.train], groups=self.groups[self.train], **fit_params
+            )
+        test = self.X[self.is_test]
+        if columns is not None and len(estimator.reward_columns_) > test.shape[1]:
+            test = np.hstack([test, columns[self.is_test]])
+        metrics = reward_metrics(self.z[self.is_test], estimator.predict(test))
+        metrics["level"] = str(estimator.identification_)
+        metrics["false_action_rate"] = estimator.false_action_rate_
+        return metrics
+
+
+def cases(problem):
+    """Yield (log, name, function that returns the metrics) of every row of the ladder."""
+    p = problem
+    log = p.simulate(n_signals=3)
+    one = log.actions[:, 0]
+    known = np.where(np.random.default_rng([p.seed, 3]).random(len(one)) < 0.1, 1, np.nan)
+    known = (known * log.propensity[:, 0])[p.train]
+    rate = p.z[p.train].mean()
+    fit = p.evaluate
+
+    yield "signals", "all labels", partial(fit, p.z, objective="naive")
+    yield "signals", "naive", partial(fit, one, objective="naive")
+    yield "signals", "none", partial(fit, one)
+    yield "signals", "preference rate", partial(fit, one, params={"preference_rate": rate})
+    for name, n in p.labels.items():
+        yield "signals", name, partial(fit, one, preference=p.some_labels(n))
+    yield "signals", "propensity of 10 % of rows", partial(fit, one, propensity=known)
+    yield "signals", "two signals", partial(fit, log.actions[:, :2])
+    yield "signals", "three signals", partial(fit, log.actions)
+    few = next(iter(p.labels))
+    yield (
+        "signals",
+        f"two signals, {few}",
+        partial(fit, log.actions[:, :2], preference=p.some_labels(p.labels[few])),
+    )
+
+    context = p.simulate(X=p.context).actions
+    yield "context", "naive", partial(fit, context, objective="naive")
+    yield "context", "none", partial(fit, context, p.context, params={"exclusion": False})
+    yield "context", "exclusion", partial(fit, context, p.context)
+    yield (
+        "context",
+        "exclusion, preference rate",
+        partial(fit, context, p.context, params={"preference_rate": rate}),
+    )
+
+    false = p.simulate(n_signals=3, false_action_rate=FALSE_ACTIONS).actions
+    yield "false actions", "naive", partial(fit, false[:, 0], objective="naive")
+    yield "false actions", "none", partial(fit, false[:, 0])
+    for shown, e in (("taken for 0", 0.0), ("given", FALSE_ACTIONS), ("estimated", "estimate")):
+        yield (
+            "false actions",
+            f"three signals, rate {shown}",
+            partial(fit, false, params={"false_action_rate": e}),
+        )
+
+    # Broken assumptions.
+    if p.probability is not None:
+        for share in (0.3, 1.0):
+            own = p.simulate(preference=p.probability, n_signals=3, own_preference=share)
+            yield (
+                "own preference",
+                f"two signals, {share:.0%} of rows of users with their own r*",
+                partial(fit, own.actions[:, :2]),
+            )
+    for share in (0.3, 1.0):
+        shared = p.simulate(n_signals=3, shared_activity=share).actions
+        yield (
+            "shared activity",
+            f"two signals, {share:.0%} of rows of users active in all or nothing",
+            partial(fit, shared[:, :2]),
+        )
+    users = p.simulate(propensity="user", user_id=p.user, user_correlation=1.0, n_signals=3).actions
+    one_hot = np.eye(N_USERS, dtype=np.float32)[p.user]
+    yield "users", "naive", partial(fit, users[:, 0], objective="naive")
+    yield "users", "none", partial(fit, users[:, 0])
+    yield "users", "two signals, active users unknown", partial(fit, users[:, :2])
+    yield (
+        "users",
+        "two signals, user columns in the propensity",
+        partial(fit, users[:, :2], one_hot, params={"propensity_features": slice(None)}),
+    )
+    yield (
+        "users",
+        "one signal, user columns alone in the propensity",
+        partial(fit, users[:, 0], one_hot),
+    )
+    for off in (-0.2, 0.2):
+        yield (
+            "signals",
+            f"preference rate off by {off:+.1f}",
+            partial(fit, one, params={"preference_rate": rate + off}),
+        )
+        yield (
+            "signals",
+            f"two signals, preference rate off by {off:+.1f}",
+            partial(fit, log.actions[:, :2], params={"preference_rate": rate + off}),
+        )
+    for name, n in p.labels.items():
+        yield (
+            "signals",
+            f"{name}, 20 % wrong",
+            partial(fit, one, preference=p.some_labels(n, 0.2, one)),
+        )
+    leak = p.context.copy()
+    leak[:, 0] += (p.z - p.z.mean()) / p.z.std()
+    leaking = p.simulate(X=leak).actions
+    yield "leaking context", "naive", partial(fit, leaking, objective="naive")
+    yield "leaking context", "none", partial(fit, leaking, leak, params={"exclusion": False})
+    yield (
+        "leaking context",
+        "exclusion, but a context column tells of r*",
+        partial(fit, leaking, leak),
+    )
+
+
+def run_seed(name, data_home, seed, only=None):
+    """Return the metrics of every case of one seed."""
+    problem = Problem(name, data_home, seed)
+    return {
+        (log, case): evaluate()
+        for log, case, evaluate in cases(problem)
+        if only is None or case in only or case in ("all labels", "naive", "none")
+    }
+
+
+def print_ladder(name, runs):
+    """Print the table of one data set."""
+    full = np.array([run["signals", "all labels"]["r2"] for run in runs])
+    print(f"\n{name}, {len(runs)} seeds (mean ± standard error)\n")
+    share = "share of all labels" if name == "synthetic" else "gap closed"
+    print(
+        f"| log | what the estimator is given | R2 | {share} | worst seed | AUROC | MAE | > none |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for log, case in runs[0]:
+        r2 = np.array([run[log, case]["r2"] for run in runs])
+        like = log if (log, "naive") in runs[0] else "signals"
+        naive, none = (
+            np.array([run[like, row]["r2"] for run in runs]) for row in ("naive", "none")
+        )
+        part = r2 / full if name == "synthetic" else (r2 - naive) / (full - naive)
+        cells = [
+            log,
+            case,
+            mean_and_error(r2),
+            mean_and_error(part),
+            f"{part.min():.3f}",
+            *(f"{np.mean([run[log, case][m] for run in runs]):.3f}" for m in ("auroc", "mae")),
+            f"{np.sum(r2 > none)}/{len(runs)}",
+        ]
+        print("| " + " | ".join(cells) + " |")
+    estimated = "false actions", "three signals, rate estimated"
+    if estimated in runs[0]:
+        rates = np.array([run[estimated]["false_action_rate"] for run in runs])
+        error = np.abs(rates - FALSE_ACTIONS)
+        print(
+            f"\nfalse-action rate, true {FALSE_ACTIONS}: estimated {rates.mean():.4f} on average, "
+            f"largest error of a signal and seed {error.max():.4f}"
+        )
+
+
+def choice_settings():
+    """Return the settings among which the held-out likelihood is to choose."""
+    grid = {
+        "hidden_layer_sizes": [(), (16,), (64,)],
+        "dropout": [0.0, 0.2],
+        "learning_rate_init": [3e-4, 3e-3],
+        "weight_decay": [0.01, 1.0],
+    }
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def choose(name, data_home, seed, n_signals):
+    """Return held-out log-likelihood and R2 on the test rows of every setting."""
+    p = Problem(name, data_home, seed)
+    actions = p.simulate(n_signals=3).actions[:, :n_signals]
+    # Chosen on a third of the training groups, judged on the test rows.
+    ids = np.unique(p.groups[p.train])
+    held = np.isin(p.groups, np.random.default_rng([seed, 4]).permutation(ids)[: len(ids) // 3])
+    fit, held = p.train & ~held, p.train & held
+    rows = []
+    for params in choice_settings():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IdentificationWarning)
+            estimator = ImplicitRewardEstimator(random_state=seed, **params).fit(
+                p.X[fit], actions[fit], groups=p.groups[fit]
+            )
+        truth = p.z[p.is_test]
+        rows.append(
+            (
+                estimator.score(p.X[held], actions[held]),
+                reward_metrics(truth, estimator.predict(p.X[p.is_test]))["r2"],
+            )
+        )
+    return np.array(rows)
+
+
+def print_choice(name, data_home, seeds, jobs):
+    """Print how close choosing by likelihood comes to choosing by truth."""
+    print(f"\nchoice among {len(choice_settings())} settings, {name}, {len(seeds)} seeds\n")
+    print(
+        "| signals | R2, chosen by likelihood | R2, chosen by truth | R2, mean setting | rank corr. |"
+    )
+    print("|---|---|---|---|---|")
+    for n_signals in (1, 2, 3):
+        runs = Parallel(n_jobs=jobs)(
+            delayed(choose)(name, data_home, seed, n_signals) for seed in seeds
+        )
+        cells = [
+            mean_and_error([run[run[:, 0].argmax(), 1] for run in runs]),
+            mean_and_error([run[:, 1].max() for run in runs]),
+            mean_and_error([run[:, 1].mean() for run in runs]),
+            mean_and_error([np.corrcoef(*run.argsort(0).argsort(0).T)[0, 1] for run in runs]),
+        ]
+        print(f"| {n_signals} | " + " | ".join(cells) + " |")
+        sys.stdout.flush()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-home", help="folder of the data sets")
+    parser.add_argument("--data", nargs="+", default=["synthetic", *RATED])
+    parser.add_argument("--part", nargs="+", default=["ladder", "choice"])
+    parser.add_argument("--only", nargs="+", help="cases of the ladder")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args(argv)
+    if args.seeds < 2:
+        parser.error("--seeds must be at least 2: a standard error needs them")
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    for name in args.data:
+        start = time.perf_counter()
+        if "ladder" in args.part:
+            runs = Parallel(n_jobs=args.jobs)(
+                delayed(run_seed)(name, args.data_home, seed, args.only) for seed in seeds
+            )
+            print_ladder(name, runs)
+        if "choice" in args.part:
+            print_choice(name, args.data_home, seeds, args.jobs)
+        print(f"\n{time.perf_counter() - start:.0f} s")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,174 @@
+"""Do the signals of a preferred response fire independently? A likelihood-ratio test."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+#: Enumerating 2**K patterns per row: with more signals than this, the most often logged ones.
+MAX_SIGNALS = 8
+#: Acted rows on which two signals agree at least this often look like one signal.
+SAME_SIGNAL = 0.95
+#: Largest log odds ratio of two signals that is told from "always together".
+MAX_INTERACTION = 8.0
+
+
+@dataclass(frozen=True)
+class IndependenceTest:
+    """Result of `independence_test`.
+
+    Attributes
+    ----------
+    statistic : float
+        Likelihood ratio, twice the difference of the log-likelihoods.
+    degrees_of_freedom : int
+    p_value : float
+    log_odds_ratio : dict of (int, int) to float
+        Association of each pair of signals given preference; 0 is independence.
+    mean_reward, mean_reward_dependent : float
+        Mean reward if the signals are taken to be independent, and if they are not.
+    signals : tuple of int
+        The signals tested.
+    """
+
+    statistic: float
+    degrees_of_freedom: int
+    p_value: float
+    log_odds_ratio: dict
+    mean_reward: float
+    mean_reward_dependent: float
+    signals: tuple
+
+
+def independence_test(reward_logit, propensity_logit, actions, weight, false_action_rate=None):
+    """Test conditional independence of K >= 3 signals given preference on rows not used in fit.
+
+    The fitted functions enter as offsets: logit R = a + b f and logit of the propensity
+    = c_k + d_k u_k are refitted under independence and together with pairwise interactions,
+
+    P(y | r*=1) proportional to prod_k Bern(y_k; A_k) exp(sum_jk t_jk (y_j - A_j)(y_k - A_k)),
+
+    the log-linear model of capture-recapture with dependent sources (Fienberg 1972; International
+    Working Group for Disease Monitoring 1995). Twice the gain in log-likelihood is compared with
+    chi-squared of K (K - 1) / 2 degrees of freedom (Wilks).
+
+    Parameters
+    ----------
+    reward_logit : Tensor of shape (n,)
+    propensity_logit : Tensor of shape (n, K)
+        Of the propensity's free part (A - e) / (1 - e).
+    actions : ndarray of shape (n, K)
+        0, 1 or NaN.
+    weight : ndarray of shape (n,)
+    false_action_rate : Tensor of shape (K,) or None
+
+    Returns
+    -------
+    result : IndependenceTest
+    """
+    n_signals = actions.shape[1]
+    logged = (~np.isnan(actions)).sum(axis=0)
+    signals = tuple(sorted(np.argsort(-logged, kind="stable")[:MAX_SIGNALS].tolist()))
+    rows = (weight > 0) & (~np.isnan(actions[:, signals])).any(axis=1)
+    f = reward_logit[rows]
+    u = propensity_logit[rows][:, signals]
+    y = torch.as_tensor(actions[np.ix_(rows, signals)])
+    w = torch.as_tensor(weight[rows] / weight[rows].mean())
+    e = torch.zeros(n_signals, dtype=f.dtype) if false_action_rate is None else false_action_rate
+    e = e[list(signals)]
+    K = len(signals)
+    pairs = list(itertools.combinations(range(K), 2))
+    patterns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=K)), dtype=f.dtype)
+    # (n, patterns): which complete patterns agree with what was logged.
+    agrees = ((patterns[None] == y[:, None]) | torch.isnan(y)[:, None]).all(-1)
+    log_agrees = torch.where(agrees, 0.0, -torch.inf)
+    log_e = torch.where(patterns == 1, torch.log(e), torch.log1p(-e)).sum(-1)
+
+    def unpack(parameters):
+        reward, free = parameters[:2], parameters[2 : 2 + 2 * K].view(2, K)
+        return reward[0] + reward[1] * f, free[0] + free[1] * u
+
+    def negative(parameters):
+        logit, free = unpack(parameters)
+        a = e + (1 - e) * torch.sigmoid(free)
+        log_a = torch.log(a.clamp_min(1e-12))
+        log_not_a = torch.log1p(-e) + logsigmoid(-free)
+        log_p = (patterns[None] * log_a[:, None] + (1 - patterns[None]) * log_not_a[:, None]).sum(
+            -1
+        )
+        interactions = MAX_INTERACTION * torch.tanh(parameters[2 + 2 * K :] / MAX_INTERACTION)
+        if len(interactions):
+            centred = patterns[None] - a[:, None]
+            for t, (j, k) in zip(interactions, pairs, strict=True):
+                log_p = log_p + t * centred[..., j] * centred[..., k]
+            log_p = log_p - torch.logsumexp(log_p, dim=1, keepdim=True)
+        preferred = logsigmoid(logit) + torch.logsumexp(log_p + log_agrees, dim=1)
+        not_preferred = logsigmoid(-logit) + torch.logsumexp(log_e + log_agrees, dim=1)
+        return -(w * torch.logaddexp(preferred, not_preferred)).sum() / len(w)
+
+    start = torch.tensor([0.0, 1.0] + [0.0] * K + [1.0] * K, dtype=f.dtype)
+    independent, value0 = _minimise(negative, start)
+    start = torch.cat([independent, torch.zeros(len(pairs), dtype=f.dtype)])
+    dependent, value1 = _minimise(negative, start)
+    statistic = max(2 * len(w) * (value0 - value1), 0.0)
+    freedom = torch.tensor(len(pairs) / 2, dtype=torch.float64)
+    interactions = MAX_INTERACTION * torch.tanh(dependent[2 + 2 * K :] / MAX_INTERACTION)
+    means = [
+        float((w * torch.sigmoid(unpack(parameters)[0])).mean())
+        for parameters in (independent, dependent)
+    ]
+    return IndependenceTest(
+        statistic=statistic,
+        degrees_of_freedom=len(pairs),
+        p_value=float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2).double())),
+        log_odds_ratio={
+            (signals[j], signals[k]): float(t)
+            for t, (j, k) in zip(interactions, pairs, strict=True)
+        },
+        mean_reward=means[0],
+        mean_reward_dependent=means[1],
+        signals=signals,
+    )
+
+
+def _minimise(function, start):
+    parameters = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [parameters],
+        max_iter=300,
+        tolerance_grad=1e-8,
+        tolerance_change=1e-12,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = function(parameters)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        return parameters.detach(), float(function(parameters))
+
+
+def signals_that_agree(actions, weight):
+    """Return (j, k, share) of pairs that agree on nearly every row on which either acted.
+
+    Parameters
+    ----------
+    actions : ndarray of shape (n, K)
+    weight : ndarray of shape (n,)
+    """
+    found = []
+    for j, k in itertools.combinations(range(actions.shape[1]), 2):
+        a, b = actions[:, j], actions[:, k]
+        either = ((a == 1) | (b == 1)) & ~np.isnan(a) & ~np.isnan(b)
+        total = weight[either].sum()
+        if total > 0:
+            share = weight[either & (a == b)].sum() / total
+            if share >= SAME_SIGNAL:
+                found.append((j, k, float(share)))
+    return found

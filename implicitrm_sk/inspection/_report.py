@@ -1,0 +1,525 @@
+"""What the log can tell about the reward, by settings, refits and tests."""
+
+import textwrap
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+
+from .. import _mixture, _stratification
+from .._estimator import ImplicitRewardEstimator, log_tensors
+from .._features import select_features
+from .._identification import ADVICE, NOT_IDENTIFIED, Evidence, relation
+from .._log import check_labels
+from .._optional import import_optional
+from .._validation import check_groups, to_numpy
+from ..exceptions import IdentificationWarning
+from ._independence import independence_test, signals_that_agree
+
+#: Dependence that would occur by chance with less than this probability, and that moves the mean
+#: reward by more than this much, is held against the assumption of independent signals.
+SIGNIFICANCE = 0.001
+MEAN_REWARD_SHIFT = 0.05
+#: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
+STANDARD_ERRORS = 2.0
+#: Share of the responses kept aside to compare likelihoods on.
+HELD_OUT = 0.25
+
+
+@dataclass(frozen=True, repr=False)
+class IdentificationReport:
+    """What a log can tell about the reward. Made by `identification_report`.
+
+    Attributes
+    ----------
+    level : {"identified", "ranking only", "level only", "not identified"}
+        Whether any amount of such data determines the reward; its order only; its mean only; or
+        neither.
+    assumptions : tuple of str
+        What has to hold for it.
+    reason : str
+        Why this level and no other.
+    advice : tuple of str
+        What to log, or to pass to `fit`, next.
+    settings : Identification
+        The verdict from the settings alone, as in `identification_` of the estimator.
+    refits : dict of str to ndarray of shape (n_starts,)
+        Refits from different starts, by held-out rows: ``start`` (share of the logarithm of the
+        action rate that the reward starts with), ``log_likelihood`` (nats per response),
+        ``difference`` from the best and its ``standard_error``, ``as_likely`` (whether it is as
+        likely as the best), ``mean_reward``.
+    reward_spread : float
+        Mean over held-out rows of the standard deviation of the reward over the refits that are as
+        likely as the best.
+    swap : dict
+        The swap test: ``applicable``, ``difference`` in log-likelihood (nats per response) of
+        the model with reward and propensity exchanged, its ``standard_error``, ``as_likely``.
+    independence : IndependenceTest or None
+        Test of conditional independence; None with fewer than three signals.
+    agreeing_signals : list of (str, str, float)
+        Pairs that agree on nearly every row on which either acted, with that share: one signal or
+        two?
+    labelled_share : dict or None
+        Share of labelled responses among those ``acted`` on and ``not acted`` on.
+    estimator : ImplicitRewardEstimator
+        The refits, fitted on three quarters of the responses.
+    """
+
+    level: str
+    assumptions: tuple
+    reason: str
+    advice: tuple
+    settings: object
+    refits: dict
+    reward_spread: float
+    swap: dict
+    independence: object
+    agreeing_signals: list
+    labelled_share: dict | None
+    estimator: ImplicitRewardEstimator
+    _held_out: dict = field(default_factory=dict)
+
+    def bounds(self, X):
+        """Return the rewards that no log of these actions alone can rule out.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+
+        Returns
+        -------
+        bounds : ndarray of shape (n_samples, 2)
+            [P(any action | x), 1] without false actions; with false-action rates e_k the lower end
+            is the largest (P(y_k=1 | x) - e_k) / (1 - e_k), at least 0. It needs no assumption but
+            A_k <= 1; what further information the fit had is not used.
+        """
+        estimator = self.estimator
+        logits = estimator._mixture(X, "reward_logit", "propensity_logit")
+        lower = _mixture.lower_bound(*logits, estimator._model_false_action_rate()).numpy()
+        return np.column_stack([lower, np.ones_like(lower)])
+
+    def _rows(self):
+        best = self.refits["log_likelihood"].max()
+        as_likely = self.refits["as_likely"]
+        means = self.refits["mean_reward"][as_likely]
+        yield "level", str(self), self.reason
+        yield (
+            "refits",
+            f"{as_likely.sum()} of {len(as_likely)} as likely as the best",
+            f"held-out log-likelihood of the best {best:.4f} nats per response; mean reward of "
+            f"those as likely {means.min():.2f} to {means.max():.2f}",
+        )
+        yield (
+            "reward spread",
+            f"{self.reward_spread:.3f}",
+            "standard deviation of the reward over refits that are equally likely, mean over rows",
+        )
+        if self.swap["applicable"]:
+            verdict = "as likely" if self.swap["as_likely"] else "less likely"
+            yield (
+                "swap test",
+                f"reward and propensity exchanged: {verdict}",
+                f"log-likelihood changes by {self.swap['difference']:+.4f} ± "
+                f"{self.swap['standard_error']:.4f} nats per response",
+            )
+        else:
+            yield "swap test", "not applicable", self.swap["why"]
+        lower = self._held_out["lower_bound"]
+        yield (
+            "bounds",
+            f"[{lower.mean():.2f}, 1] on average",
+            "what the actions alone leave open at a row, see bounds(X)",
+        )
+        test = self.independence
+        if test is not None:
+            verdict = "not rejected"
+            if test.p_value < SIGNIFICANCE:
+                verdict = "rejected" if _is_dependent(test) else "rejected, to little effect"
+            names = self.estimator._signal_names()
+            (j, k), ratio = max(test.log_odds_ratio.items(), key=lambda item: abs(item[1]))
+            yield (
+                "independent signals",
+                f"{verdict} (p = {test.p_value:.2g})",
+                f"likelihood ratio {test.statistic:.1f} on {test.degrees_of_freedom} degrees of "
+                f"freedom; strongest pair {names[j]}, {names[k]} with log odds ratio {ratio:.2f}; "
+                f"mean reward {test.mean_reward:.2f}, {test.mean_reward_dependent:.2f} if they "
+                "are dependent",
+            )
+        elif self.estimator.n_signals_ == 2:
+            yield (
+                "independent signals",
+                "cannot be tested",
+                "two signals fit any table exactly; it takes three",
+            )
+        for j, k, share in self.agreeing_signals:
+            yield (
+                "one signal or two?",
+                f"{j}, {k}",
+                f"they agree on {share:.1%} of the responses on which either acted",
+            )
+        if self.labelled_share is not None:
+            acted, not_acted = self.labelled_share["acted"], self.labelled_share["not acted"]
+            yield (
+                "labelled",
+                f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
+                "far apart, the labels may not be missing at random",
+            )
+        for advice in self.advice:
+            yield "next", advice, ""
+
+    def to_frame(self):
+        """Return the report as a DataFrame with columns "item", "finding" and "detail"."""
+        pandas = import_optional("pandas", "data", "The DataFrame form of the report")
+        return pandas.DataFrame(list(self._rows()), columns=["item", "finding", "detail"])
+
+    def __str__(self):
+        if not self.assumptions:
+            return self.level
+        return f"{self.level} (assuming {', '.join(self.assumptions)})"
+
+    def __repr__(self):
+        lines = ["Identification report", ""]
+        for item, finding, detail in self._rows():
+            lines.append(f"{item:>20}  {finding}")
+            if detail:
+                lines.append(f"{'':>20}  {detail}")
+        return "\n".join(_wrapped(lines))
+
+    def plot(self, axes=None):
+        """Draw likelihood against reward of the refits, and what the actions leave open per row.
+
+        Parameters
+        ----------
+        axes : array-like of two matplotlib Axes, default=None
+            None makes a figure.
+
+        Returns
+        -------
+        axes : ndarray of two Axes
+        """
+        pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the report")
+        if axes is None:
+            _, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        left, right = np.asarray(axes, dtype=object).ravel()
+        refits = self.refits
+        for as_likely, colour, label in (
+            (True, "C0", "as likely as the best"),
+            (False, "0.6", "less likely"),
+        ):
+            shown = refits["as_likely"] == as_likely
+            left.errorbar(
+                refits["mean_reward"][shown],
+                refits["difference"][shown],
+                yerr=refits["standard_error"][shown],
+                fmt="o",
+                color=colour,
+                label=label,
+            )
+        left.set(
+            xlabel="mean reward of the refit",
+            ylabel="held-out log-likelihood\nagainst the best (nats per response)",
+            title="Refits from different starts",
+            xlim=(0, 1),
+        )
+        left.legend()
+        mean, low, high = (self._held_out[name] for name in ("mean", "low", "high"))
+        order = np.argsort(mean)
+        position = (np.arange(len(order)) + 0.5) / len(order)
+        right.fill_between(
+            position,
+            self._held_out["lower_bound"][order],
+            1,
+            color="0.85",
+            label="left open by the actions alone",
+        )
+        right.fill_between(
+            position, low[order], high[order], color="C0", alpha=0.4, label="equally likely refits"
+        )
+        right.plot(position, mean[order], color="C0", label="their mean")
+        right.set(
+            xlabel="held-out rows, by reward",
+            ylabel="reward",
+            title=f"Reward: {self.level}",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        right.legend(loc="upper left")
+        return np.array([left, right])
+
+
+def _wrapped(lines, width=100):
+    for line in lines:
+        indent = " " * 22
+        yield from textwrap.wrap(line, width, subsequent_indent=indent) or [""]
+
+
+def identification_report(est, X, y, *, n_starts=8, **fit_params):
+    """Report what a log can tell about the reward, and what would make it tell more.
+
+    The estimator's settings are refitted from `n_starts` different starts in one pass on three
+    quarters of the responses, from a reward near 1 (all passivity is the user's) to one near the
+    action probability (all of it is dislike), and compared on the other quarter: equal likelihood
+    with different rewards is the signature of a reward that is not identified.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings to report on; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features)
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+    n_starts : int, default=8
+        Refits, at least 2.
+    **fit_params : dict
+        Further arguments of `fit`: sample_weight, groups, response_id, exposures, preference,
+        propensity.
+
+    Returns
+    -------
+    report : IdentificationReport
+        Prints as text; `to_frame` and `plot` are its other forms.
+
+    Notes
+    -----
+    Independence of three or more signals given preference is tested by likelihood ratio on the rows
+    kept aside. It counts against identification if it is rejected at the level 0.001 and
+    the mean reward under dependence differs by more than 0.05. Heterogeneity of users that the
+    features do not show is dependence too. Repeated exposures are not tested.
+    """
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+            "pass the last step, and X as transformed by the others: "
+            "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
+        )
+    if n_starts < 2:
+        raise ValueError(f"n_starts must be at least 2 to compare refits, got {n_starts}.")
+    fit_params = {name: value for name, value in fit_params.items() if value is not None}
+    settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
+    starts = np.linspace(0.1, 0.9, n_starts)
+    refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
+    refit._start_exponents = starts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IdentificationWarning)
+        refit.fit(*_take(fitted, X, y), **_take_params(fitted, fit_params))
+
+    rows = _HeldOut(refit, *_take(held, X, y), _take_params(held, fit_params))
+    refits = _compare_refits(rows, starts)
+    as_likely = refits["as_likely"]
+    independence, agreeing = _check_signals(rows, as_likely)
+    level, assumptions, reason, advice = _verdict(settings, independence, agreeing)
+    rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
+    return IdentificationReport(
+        level=level,
+        assumptions=assumptions,
+        reason=reason,
+        advice=advice,
+        settings=settings,
+        refits=refits,
+        reward_spread=float(rewards.std(axis=0).mean()),
+        swap=_swap_test(rows, as_likely),
+        independence=independence,
+        agreeing_signals=agreeing,
+        labelled_share=labelled_share,
+        estimator=refit,
+        _held_out={
+            "mean": rewards.mean(axis=0),
+            "low": rewards.min(axis=0),
+            "high": rewards.max(axis=0),
+            "lower_bound": rows.lower_bound(as_likely),
+        },
+    )
+
+
+def _read_settings(est, X, y, fit_params):
+    """Return what settings tell, shares of labels, and the rows to fit and to compare on."""
+    whole = clone(est).set_params(early_stopping=True, validation_fraction=HELD_OUT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fit gives them
+        features = select_features(whole, X, reset=True)
+        arguments = dict.fromkeys(
+            ("sample_weight", "response_id", "exposures", "preference", "propensity")
+        ) | {name: value for name, value in fit_params.items() if name != "groups"}
+        log = whole._check_log(y, len(features), **arguments)
+        log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
+    whole._assess(Evidence.of(log))
+    if not whole.objective_.models_propensity or whole.objective_.single_signal:
+        raise ValueError(
+            f"the report compares splits of an action into reward and propensity, which "
+            f"{type(whole.objective_).__name__} does not model for every signal. Use "
+            "objective='stratified'."
+        )
+    labelled_share = None
+    if log.preference is not None:
+        labelled, acted = ~np.isnan(log.preference), log.fired()
+        labelled_share = {
+            name: float(labelled[kind].mean()) if kind.any() else float("nan")
+            for name, kind in (("acted", acted), ("not acted", ~acted))
+        }
+    groups = fit_params.get("groups")
+    if groups is not None:
+        groups = check_groups(groups, len(features))
+        groups = groups if log.first is None else groups[log.first]
+    usable = log.usable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = whole._split(features, log, usable, groups, whole._own_random_state())
+    if not chosen.any():
+        raise ValueError(
+            f"{len(usable)} responses with actions are too few to compare likelihoods on a "
+            "quarter of them; at least 20 with and 20 without action are needed, in several groups."
+        )
+    is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
+    is_fitted[usable[~chosen]] = is_held[usable[chosen]] = True
+    return (
+        whole.identification_,
+        labelled_share,
+        np.flatnonzero(log.per_row(is_fitted)),
+        np.flatnonzero(log.per_row(is_held)),
+    )
+
+
+def _take(rows, *arrays):
+    return [_safe_indexing(array, rows) for array in map(to_numpy, arrays)]
+
+
+def _take_params(rows, fit_params):
+    return {name: _take(rows, value)[0] for name, value in fit_params.items()}
+
+
+class _HeldOut:
+    """Logits and log-likelihoods of every refit on the rows kept aside."""
+
+    def __init__(self, refit, X, y, fit_params):
+        X = select_features(refit, X, reset=False)
+        side = {name: value for name, value in fit_params.items() if name != "groups"}
+        log = refit._check_log_of(y, len(X), **side)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            log = check_labels(log, refit.false_action_rate_, refit.label_mechanism)
+        self.refit = refit
+        self.log = log
+        self.weight = log.sample_weight
+        logit, self.propensity_logit = refit._logits(X, "reward_logit", "propensity_logit")
+        self.reward_logit = logit if log.first is None else logit[:, log.first]
+        self.false_action_rate = refit._model_false_action_rate()
+        self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
+
+    def likelihood_of(self, reward_logit, propensity_logit):
+        """Return log P(y, labels | x) of each refit and response."""
+        label = self.log.preference
+        return _stratification.log_likelihood(
+            reward_logit,
+            propensity_logit,
+            **log_tensors(self.log),
+            false_action_rate=self.false_action_rate,
+            preference=None if label is None else torch.as_tensor(label),
+        ).numpy()
+
+    def mean_and_error(self, values):
+        """Return weighted mean and standard error over responses of values (..., m)."""
+        w = self.weight / self.weight.sum()
+        mean = values @ w
+        return mean, np.sqrt(((values - mean[..., None]) ** 2) @ w**2)
+
+    def lower_bound(self, members):
+        """Return the lower bound of the reward of each response."""
+        reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
+        if self.log.first is not None:
+            propensity_logit = propensity_logit[:, self.log.first]
+        e = self.false_action_rate
+        e = e[members] if e is not None and e.ndim > 1 else e
+        return _mixture.lower_bound(reward_logit, propensity_logit, e).numpy()
+
+
+def _compare_refits(rows, starts):
+    mean, _ = rows.mean_and_error(rows.log_likelihood)
+    best = mean.argmax()
+    difference, error = rows.mean_and_error(rows.log_likelihood - rows.log_likelihood[best])
+    rewards = torch.sigmoid(rows.reward_logit).numpy()
+    return {
+        "start": starts,
+        "log_likelihood": mean,
+        "difference": difference,
+        "standard_error": error,
+        "as_likely": difference >= -STANDARD_ERRORS * error,
+        "mean_reward": rows.mean_and_error(rewards)[0],
+    }
+
+
+def _swap_test(rows, as_likely):
+    """Exchange reward and propensity (of the signal that minds it least) and compare."""
+    refit, log = rows.refit, rows.log
+    if relation(refit.reward_columns_, refit.propensity_columns_) != "same":
+        return {"applicable": False, "why": "reward and propensity read different columns"}
+    f, u = rows.reward_logit, rows.propensity_logit
+    results = []
+    for k in range(u.shape[-1]):
+        reward = u[..., k] if log.first is None else u[:, log.first, k]
+        swapped = u.clone()
+        swapped[..., k] = f if log.response is None else f[:, log.response]
+        change = rows.likelihood_of(reward, swapped) - rows.log_likelihood
+        # A label that the exchanged model rules out makes it infinitely unlikely.
+        change = np.maximum(change, -50.0)[as_likely].mean(axis=0)
+        difference, error = rows.mean_and_error(change)
+        mean_reward = rows.mean_and_error(torch.sigmoid(reward).numpy()[as_likely].mean(axis=0))[0]
+        results.append(
+            {
+                "applicable": True,
+                "difference": float(difference),
+                "standard_error": float(error),
+                "as_likely": bool(difference >= -STANDARD_ERRORS * error - 1e-9),
+                "mean_reward": float(mean_reward),
+            }
+        )
+    best = max(results, key=lambda result: result["difference"])
+    interval = refit._preference_interval()
+    if interval is not None:
+        inside = interval[0] - 0.02 <= best["mean_reward"] <= interval[1] + 0.02
+        best["as_likely"] = best["as_likely"] and inside
+    return best
+
+
+def _check_signals(rows, as_likely):
+    """Return the test of independence (K >= 3) and the pairs that look like one signal."""
+    log, refit = rows.log, rows.refit
+    if refit.n_signals_ < 2 or log.exposures is not None or log.response is not None:
+        return None, []
+    names = refit._signal_names()
+    agreeing = [
+        (str(names[j]), str(names[k]), share)
+        for j, k, share in signals_that_agree(log.actions, log.sample_weight)
+    ]
+    if refit.n_signals_ < 3:
+        return None, agreeing
+    e = rows.false_action_rate
+    e = e[as_likely].mean((0, 1)) if e is not None and e.ndim > 1 else e
+    f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
+    result = independence_test(_mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, e)
+    return result, agreeing
+
+
+def _verdict(settings, independence, agreeing):
+    """Return level, assumptions, reason and advice: settings, unless the data speak against."""
+    level, assumptions = settings.level, settings.assumptions
+    reason, advice = settings.reason, list(settings.advice)
+    if "independent signals" in assumptions:
+        against = None
+        if agreeing:
+            pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in agreeing)
+            against = f"signals that look like one logged twice: {pairs}"
+            advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
+        elif independence is not None and _is_dependent(independence):
+            against = "the signals do not fire independently given preference"
+            advice.insert(0, ADVICE["users"])
+        if against:
+            level, assumptions = NOT_IDENTIFIED, ()
+            reason = f"{reason} But {against}."
+    return level, assumptions, reason, tuple(dict.fromkeys(advice))
+
+
+def _is_dependent(test):
+    shift = abs(test.mean_reward_dependent - test.mean_reward)
+    return test.p_value < SIGNIFICANCE and shift > MEAN_REWARD_SHIFT
