@@ -303,7 +303,8 @@ def print_choice(name, data_home, seeds, jobs):
     """Print how close choosing by likelihood comes to choosing by truth."""
     print(f"\nchoice among {len(choice_settings())} settings, {name}, {len(seeds)} seeds\n")
     print(
-        "| signals | R2, chosen by likelihood | R2, chosen by truth | R2, mean setting | rank corr. |"
+        "| signals | R2, chosen by likelihood | R2, chosen by truth | R2, mean of the settings "
+        "| rank correlation |"
     )
     print("|---|---|---|---|---|")
     for n_signals in (1, 2, 3):

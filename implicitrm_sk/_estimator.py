@@ -20,7 +20,7 @@ from ._features import positions_in_use, select_features
 from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
 from ._log import check_constant, check_labels, check_log, number_responses
 from ._modules import RewardModel
-from ._split import row_codes, validation_split
+from ._split import cross_fitting_folds, row_codes, validation_split
 from ._stratification import GROUP_NAMES
 from ._training import (
     INFERENCE_ROWS,
@@ -44,6 +44,8 @@ from .objectives import OBJECTIVES, Objective
 
 #: Epochs trained when there is too little data to hold some out.
 FIXED_EPOCHS = 50
+#: Folds of which each is held out once to estimate false-action rates.
+N_FOLDS = 5
 #: Acted and not acted rows that both sides of the validation split need.
 MIN_ROWS_PER_CLASS = 5
 #: The search or pipeline in which an IdentificationWarning was given last.
@@ -92,9 +94,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         over the rows of `fit`.
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=0.0
         P(y_k=1 | r*=0): the share of not preferred responses that still draw action k (misclicks).
-        In [0, 1). A_k > e_k is imposed. "estimate" learns the rates, which needs three signals
-        logged together (or three exposures of the same response), or labels of responses that are
-        not preferred.
+        In [0, 1). A_k > e_k is imposed. "estimate" learns the rates by EM on held-out rows, each
+        fifth of the log held out once, and then fits with these; it needs three signals logged
+        together (or three exposures of the same response), or labels of responses that are not
+        preferred.
     label_mechanism : {"random", "acted"}, default="random"
         Which responses have a label in ``fit(preference=)``. "random": whether one is labelled
         does not depend on its preference, given features and actions. "acted": only responses
@@ -163,7 +166,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     objective_ : Objective
         The objective in use.
     false_action_rate_ : ndarray of shape (n_signals_,)
-        The false-action rates in use; if estimated, the mean over the members.
+        The false-action rates in use, given or estimated.
     model_ : torch.nn.Module
         The trained heads.
     scaler_ : StandardScaler or None
@@ -426,6 +429,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if keep_weights:
             self._check_config("n_in", X.shape[1])
         self._update_scaler(X, log, train, reset=not keep_weights)
+        if self._estimates_false_actions():
+            self._estimate_false_action_rate(X, log, usable, groups, random_state)
         self._prepare_model(X.shape[1], log, train, random_state, keep_weights)
 
         self.history_ = []
@@ -449,8 +454,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self._log_epoch(record)
             return epoch_context.call_on_fit_task_end(estimator=self, **details)
 
-        constraint = self._rate_constraint(len(train))
+        constraint = self._rate_constraint(self.model_, len(train))
         net = self._net(
+            self.model_,
             patience=self.n_iter_no_change,
             tol=self.tol,
             constraint=constraint,
@@ -461,11 +467,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         for part in (train, valid):
             # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
             weight[part] /= weight[part].mean() if len(part) else 1
-        parts = self._resident_parts(X, log, weight, (train, valid), random_state)
+        parts = self._resident_parts(
+            self.model_, X, log, (weight, weight), (train, valid), random_state
+        )
         net.fit_loop(parts, epochs=epochs)
         if constraint is not None:
             self._impose_rate(constraint, X, log, usable)
-        self._read_false_action_rate()
         self.n_iter_ = len(self.history_)
         for leftover in ("optimizer_state_", "random_state_", "evidence_"):  # of a partial_fit
             self.__dict__.pop(leftover, None)
@@ -515,6 +522,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 f"preference_rate={self.preference_rate!r} is about the whole population, of which "
                 "partial_fit sees one batch. Use fit, or leave preference_rate out."
             )
+        if self._estimates_false_actions():
+            raise ValueError(
+                "false_action_rate='estimate' compares rows held out of training, of which "
+                "partial_fit has none. Estimate it by fit on part of the log, and pass the "
+                "false_action_rate_ found there as false_action_rate."
+            )
         first = not hasattr(self, "model_")
         X = select_features(self, X, reset=first)
         log = self._check_log(
@@ -545,14 +558,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self.history_ = []
             self.n_iter_ = 0
             self._warn_not_identified()
-        net = self._net(epoch_end=self._log_epoch)
+        net = self._net(self.model_, epoch_end=self._log_epoch)
         if hasattr(self, "optimizer_state_"):
             net.optimizer_.load_state_dict(self.optimizer_state_)
+        weight = log.sample_weight
         parts = self._resident_parts(
-            X, log, log.sample_weight, (rows, rows[:0]), self.random_state_
+            self.model_, X, log, (weight, weight), (rows, rows[:0]), self.random_state_
         )
         net.fit_loop(parts, epochs=1)
-        self._read_false_action_rate()
         self.optimizer_state_ = net.optimizer_.state_dict()
         self.n_iter_ += 1
         return self
@@ -799,14 +812,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if not self.early_stopping:
             return nothing
         acted = log.fired()[usable]
-        if groups is None:
-            groups = row_codes(X if log.response is None else self._reward_part(X)[log.first])
-        stratum = acted.astype(float)
-        if log.preference is not None:
-            # Labels are few: each side of the split is to have its share of them.
-            label = log.preference[usable]
-            stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
-        chosen = validation_split(stratum, groups[usable], self.validation_fraction, random_state)
+        chosen = validation_split(
+            *self._strata_and_groups(X, log, usable, groups), self.validation_fraction, random_state
+        )
         rows = np.bincount(2 * chosen + acted, minlength=4)
         if rows.min() >= MIN_ROWS_PER_CLASS:
             return chosen
@@ -820,6 +828,58 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             stacklevel=USER_FRAME + 1,
         )
         return nothing
+
+    def _strata_and_groups(self, X, log, usable, groups):
+        """Return what every part of the data is to have its share of, and what no split cuts."""
+        if groups is None:
+            groups = row_codes(X if log.response is None else self._reward_part(X)[log.first])
+        stratum = log.fired()[usable].astype(float)
+        if log.preference is not None:
+            # Labels are few: each side of the split is to have its share of them.
+            label = log.preference[usable]
+            stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
+        return stratum, groups[usable]
+
+    def _estimate_false_action_rate(self, X, log, usable, groups, random_state):
+        """Set the false-action rates by EM on held-out rows, each fold held out once.
+
+        On training rows a flexible reward makes room for the false actions it has seen, and the
+        rates come out too low.
+        """
+        fold = cross_fitting_folds(
+            *self._strata_and_groups(X, log, usable, groups), N_FOLDS, random_state
+        )
+        held_out = np.zeros((N_FOLDS, log.n_responses), dtype=bool)
+        held_out[fold, usable] = True
+        acted = log.fired()[usable]
+        if np.bincount(2 * fold + acted, minlength=2 * N_FOLDS).min() < MIN_ROWS_PER_CLASS:
+            raise ValueError(
+                f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
+                f"{MIN_ROWS_PER_CLASS} not acted responses in each of {N_FOLDS} parts of the log, "
+                f"which has {acted.sum()} acted and {(~acted).sum()} not acted ones in "
+                f"{len(np.unique(fold))} parts that no group is cut by. Collect more, or pass a "
+                "number."
+            )
+        # Lower bounds of the mean of the log tell the order of magnitude to start from.
+        self.false_action_rate_ = log.rates(usable)[0] / 10
+        model = self._new_model(X.shape[1], log, N_FOLDS)
+        self._initialize(model, log, usable, random_state)
+        constraint = self._rate_constraint(model, len(usable))
+        net = self._net(
+            model,
+            estimate_false_action_rate=True,
+            patience=self.n_iter_no_change,
+            tol=self.tol,
+            constraint=constraint,
+        )
+        weights = []
+        for part in (~held_out, held_out):
+            weight = np.where(part, log.sample_weight, 0.0)
+            weights.append(weight / weight[:, usable].mean(axis=1, keepdims=True))
+        parts = self._resident_parts(model, X, log, weights, (usable, usable), random_state)
+        net.fit_loop(parts, epochs=self.max_epochs)
+        rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64)
+        self.false_action_rate_ = rates.mean(0).numpy()
 
     def _update_scaler(self, X, log, responses, *, reset):
         if not self.standardize:
@@ -850,12 +910,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return tuple(map(int, sizes))
 
     def _prepare_model(self, n_in, log, responses, random_state, keep_weights):
+        model = self._new_model(n_in, log, self.n_estimators)
+        if keep_weights:
+            self._check_same_model(model)
+            model.load_state_dict(self.model_.state_dict())
+        else:
+            self._initialize(model, log, responses, random_state)
+        self.model_ = model
+
+    def _new_model(self, n_in, log, n_members):
         device = resolve_device(self.device)
         dtype, _ = resolve_dtype(self.dtype, device)
         sizes = self._layer_sizes("hidden_layer_sizes")
         reward_columns, propensity_columns = positions_in_use(self)
         model = RewardModel(
-            n_members=self.n_estimators,
+            n_members=n_members,
             n_in=n_in,
             n_signals=log.actions.shape[1],
             hidden_layer_sizes=sizes,
@@ -868,15 +937,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             with_propensity=self.objective_.models_propensity,
             reward_columns=reward_columns,
             propensity_columns=propensity_columns,
-            estimate_false_action_rate=self._estimates_false_actions(),
         )
-        if keep_weights:
-            self._check_same_model(model)
-            model.load_state_dict(self.model_.state_dict())
-        else:
-            generator = torch.Generator().manual_seed(random_state.randint(2**31))
-            model.initialize(generator, *self._initial_logits(log, responses))
-        self.model_ = model.to(device, dtype)
+        return model.to(device, dtype)
+
+    def _initialize(self, model, log, responses, random_state):
+        generator = torch.Generator().manual_seed(random_state.randint(2**31))
+        model.initialize(generator, *self._initial_logits(log, responses))
 
     def _check_same_model(self, model):
         for name, new in model.config.items():
@@ -893,14 +959,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
     def _initial_logits(self, log, responses):
-        """Return logits of reward, propensities and false-action rates at which training starts."""
+        """Return logits of reward and propensities at which training starts."""
         rate, any_rate = log.rates(responses)
-        if self._estimates_false_actions():
-            e = rate / 10
-        elif self.objective_.single_signal:
-            e = np.zeros(1)
-        else:
-            e = self.false_action_rate_
+        e = np.zeros(1) if self.objective_.single_signal else self.false_action_rate_
         any_e = 1 - np.prod(1 - e)
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
         any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
@@ -916,17 +977,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return [
             torch.as_tensor(np.log(p / (1 - p)))
             for p in (np.clip(start, 0.01, 0.99) for start in (reward, propensity))
-        ] + [torch.as_tensor(np.log(np.clip(e, 1e-3, 0.5)))]
+        ]
 
     #: Of a report: member m starts at R = P(any action) ** exponents[m].
     _start_exponents = None
 
-    def _net(self, **kwargs):
-        device = next(self.model_.parameters()).device
+    def _net(self, model, **kwargs):
+        device = next(model.parameters()).device
         return build_net(
-            self.model_,
+            model,
             self.objective_,
-            false_action_rate=self._given_false_action_rate(),
+            false_action_rate=self._model_false_action_rate(),
             learning_rate_init=self.learning_rate_init,
             weight_decay=self.weight_decay,
             device=device,
@@ -934,33 +995,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             **kwargs,
         )
 
-    def _given_false_action_rate(self):
-        if (
-            self.objective_.single_signal
-            or self._estimates_false_actions()
-            or not self.false_action_rate_.any()
-        ):
+    def _model_false_action_rate(self):
+        """Return the rates of shape (K,), None if all are 0 or the objective does without them."""
+        if self.objective_.single_signal or not self.false_action_rate_.any():
             return None
         return torch.as_tensor(self.false_action_rate_)
 
-    def _model_false_action_rate(self):
-        """Return the rates of shape (K,), those learned of shape (members, 1, K), None if 0."""
-        learned = self.model_.false_action_rate()
-        if learned is None:
-            return self._given_false_action_rate()
-        return learned.detach().to("cpu", torch.float64)
-
-    def _read_false_action_rate(self):
-        if self._estimates_false_actions():
-            self.false_action_rate_ = self._model_false_action_rate().mean((0, 1)).numpy()
-
-    def _rate_constraint(self, n_responses):
+    def _rate_constraint(self, model, n_responses):
         interval = self._preference_interval()
         if interval is None:
             return None
-        device = next(self.model_.parameters()).device
+        device = next(model.parameters()).device
         n_batches = n_responses / self.batch_size
-        return RateConstraint(*interval, self.n_estimators, n_batches, device)
+        return RateConstraint(*interval, model.config["n_members"], n_batches, device)
 
     def _impose_rate(self, constraint, X, log, responses):
         """Shift the reward of each member, so that its mean over the rows of fit is exact."""
@@ -971,13 +1018,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         with torch.no_grad():
             bias.add_(shift.to(bias)[:, None])
 
-    def _resident_parts(self, X, log, weight, parts, random_state):
-        parameter = next(self.model_.parameters())
+    def _resident_parts(self, model, X, log, weights, parts, random_state):
+        """Return `ResidentRows` to train on and to validate on, None for an empty part."""
+        parameter = next(model.parameters())
         device, dtype = parameter.device, parameter.dtype
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
-        self.model_.set_generator(generator)
+        model.set_generator(generator)
         resident = torch.empty(X.shape, dtype=dtype, device=device)
-        for start, chunk in self._standardized(X):
+        for start, chunk in self._standardized(X, dtype):
             resident[start : start + len(chunk)] = chunk
 
         def tensors(**fields):
@@ -997,13 +1045,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         offsets = None
         if log.response is not None:
             offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
-        weight = torch.as_tensor(weight, dtype=dtype, device=device)
         return [
             ResidentRows(
                 resident,
                 rows,
                 responses,
-                weight,
+                torch.as_tensor(weight, dtype=dtype, device=device),
                 torch.as_tensor(part, device=device),
                 batch_size,
                 offsets=offsets,
@@ -1011,17 +1058,16 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
             if len(part)
             else None
-            for part, batch_size, shuffle in zip(
-                parts, (self.batch_size, INFERENCE_ROWS), (generator, None), strict=True
+            for weight, part, batch_size, shuffle in zip(
+                weights, parts, (self.batch_size, INFERENCE_ROWS), (generator, None), strict=True
             )
         ]
 
-    def _standardized(self, X):
+    def _standardized(self, X, dtype):
         """Yield (start, chunk): standardised rows of X as tensors on the CPU.
 
         Columns that only the propensity reads are NaN where they are missing, and stay so.
         """
-        dtype = next(self.model_.parameters()).dtype
         compute = np.dtype(np.float32) if X.dtype == np.float16 else X.dtype
         if self.scaler_ is not None:
             mean, scale = (
@@ -1070,13 +1116,13 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _logits(self, X, *heads):
         """Return the logits of the members."""
-        device = next(self.model_.parameters()).device
+        parameter = next(self.model_.parameters())
         logits = batched_logits(
             self.model_,
-            (chunk for _, chunk in self._standardized(X)),
+            (chunk for _, chunk in self._standardized(X, parameter.dtype)),
             heads,
-            device=device,
-            autocast_dtype=resolve_dtype(self.dtype, device)[1],
+            device=parameter.device,
+            autocast_dtype=resolve_dtype(self.dtype, parameter.device)[1],
         )
         if any(torch.isnan(part).any() for part in logits):
             raise ValueError(

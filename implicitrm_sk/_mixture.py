@@ -2,7 +2,7 @@
 
 Components are the first dimension: reward logits of shape (components, n), propensity logits of
 shape (components, n, K). All averages are of probabilities, taken in logs where they may be tiny.
-False-action rates are of shape (K,), or (components, 1, K) where they were estimated.
+False-action rates are of shape (K,).
 """
 
 import math
@@ -67,7 +67,7 @@ def lower_bound(reward_logit, propensity_logit, false_action_rate=None):
         _, log_not_a = propensity_log_probs(propensity_logit)
         any_fired = -torch.expm1(log_not_a.sum(-1))
         return (torch.sigmoid(reward_logit) * any_fired).mean(0)
-    e = false_action_rate.mean((0, 1)) if false_action_rate.ndim > 1 else false_action_rate
+    e = false_action_rate
     excess = action(reward_logit, propensity_logit, false_action_rate) - e
     return (excess / (1 - e)).amax(-1).clamp(0, 1)
 

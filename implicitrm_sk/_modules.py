@@ -98,8 +98,6 @@ class RewardModel(nn.Module):
         Without it the propensity is 1: every preferred response draws an action.
     reward_columns, propensity_columns : tuple of int or None
         The inputs that each head reads. None is all.
-    estimate_false_action_rate : bool
-        Whether each member has false-action rates of its own, to be learned.
     """
 
     def __init__(
@@ -113,7 +111,6 @@ class RewardModel(nn.Module):
         with_propensity=True,
         reward_columns=None,
         propensity_columns=None,
-        estimate_false_action_rate=False,
     ):
         super().__init__()
         self.config = {
@@ -126,7 +123,6 @@ class RewardModel(nn.Module):
             "with_propensity": with_propensity,
             "reward_columns": reward_columns,
             "propensity_columns": propensity_columns,
-            "estimate_false_action_rate": estimate_false_action_rate,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -144,23 +140,12 @@ class RewardModel(nn.Module):
         ):
             index = None if columns is None else torch.tensor(columns)
             self.register_buffer(name, index, persistent=False)
-        # (1, members, signals), the order of the biases.
-        self.false_action_logit = (
-            nn.Parameter(torch.zeros(1, n_members, n_signals))
-            if estimate_false_action_rate
-            else None
-        )
 
-    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, false_action_logit=0.0):
+    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
         """Draw all weights from `generator`; the biases set where training starts."""
         self.reward.initialize(generator, reward_bias)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
-        if self.false_action_logit is not None:
-            with torch.no_grad():
-                self.false_action_logit.copy_(
-                    torch.as_tensor(false_action_logit).expand_as(self.false_action_logit)
-                )
 
     def set_generator(self, generator):
         """Let every dropout layer draw from `generator`."""
@@ -179,19 +164,13 @@ class RewardModel(nn.Module):
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
         return self.propensity(_columns(x, self._propensity_index))
 
-    def false_action_rate(self):
-        """Return the learned rates e of shape (members, 1, signals), None if they are given."""
-        if self.false_action_logit is None:
-            return None
-        return torch.sigmoid(self.false_action_logit).transpose(0, 1)
-
     def forward(self, x, first=None):
-        """Map x of shape (n, n_in) to reward logits, propensity logits and learned e or None.
+        """Map x of shape (n, n_in) to reward logits and propensity logits.
 
         `first` are the rows that the reward is taken of, one per response; None is all.
         """
         responses = x if first is None else x.index_select(0, first)
-        return self.reward_logit(responses), self.propensity_logit(x), self.false_action_rate()
+        return self.reward_logit(responses), self.propensity_logit(x)
 
 
 def _columns(x, index):

@@ -46,18 +46,34 @@ def validation_split(acted, groups, validation_fraction, rng):
     is_validation : ndarray of bool of shape (n,)
         All False if there is only one group.
     """
+    codes, order = _groups_by_share(acted, groups, rng)
+    n_groups = len(order)
+    chosen = np.zeros(n_groups, dtype=bool)
+    if n_groups > 1:
+        n_chosen = min(max(round(validation_fraction * n_groups), 1), n_groups - 1)
+        positions = (np.arange(n_chosen) + rng.uniform()) * n_groups / n_chosen
+        chosen[order[np.minimum(positions.astype(int), n_groups - 1)]] = True
+    return chosen[codes]
+
+
+def cross_fitting_folds(acted, groups, n_folds, rng):
+    """Return the fold of each row, 0 to n_folds - 1; no group is cut, shares of acted rows kept.
+
+    Parameters are those of `validation_split`. With fewer groups than folds some folds are empty.
+    """
+    codes, order = _groups_by_share(acted, groups, rng)
+    fold = np.empty(len(order), dtype=int)
+    fold[order] = np.arange(len(order)) % n_folds
+    return fold[codes]
+
+
+def _groups_by_share(acted, groups, rng):
+    """Return the number of each row's group, and the groups by share of acted rows."""
     _, first, codes, sizes = np.unique(
         groups, return_index=True, return_inverse=True, return_counts=True
     )
     # Numbered as they appear, so that renaming the groups or rescaling X changes no split.
     appearance = np.argsort(first)
     codes, sizes = np.argsort(appearance)[codes], sizes[appearance]
-    n_groups = len(sizes)
-    chosen = np.zeros(n_groups, dtype=bool)
-    if n_groups > 1:
-        share = np.bincount(codes, weights=acted, minlength=n_groups) / sizes
-        order = np.lexsort((rng.permutation(n_groups), share))
-        n_chosen = min(max(round(validation_fraction * n_groups), 1), n_groups - 1)
-        positions = (np.arange(n_chosen) + rng.uniform()) * n_groups / n_chosen
-        chosen[order[np.minimum(positions.astype(int), n_groups - 1)]] = True
-    return chosen[codes]
+    share = np.bincount(codes, weights=acted, minlength=len(sizes)) / sizes
+    return codes, np.lexsort((rng.permutation(len(sizes)), share))

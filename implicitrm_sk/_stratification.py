@@ -251,8 +251,7 @@ class _StratifiedRisk(torch.autograd.Function):
     The posterior log-odds of r* are f + sum_k [log P(y_k; A_k) - log P(y_k; e_k)]. With
     q = P(r*=1 | y) or the label, m_k the times not acted, E_k = y_k + m_k the exposures and
     s_k = sigmoid(u_k), for the logged k:
-    d E_pref / d f = R - q, d E_prop / d u_k = q (E_k A_k - y_k) s_k / A_k and, with e estimated,
-    d E_prop / d e_k = [q (E_k A_k - y_k) / A_k + (1 - q) (E_k e_k - y_k) / e_k] / (1 - e_k).
+    d E_pref / d f = R - q and d E_prop / d u_k = q (E_k A_k - y_k) s_k / A_k.
     """
 
     @staticmethod
@@ -299,40 +298,23 @@ class _StratifiedRisk(torch.autograd.Function):
             cross_entropy = cross_entropy - _times(qk * m + (1 - qk) * (y + m) * not_a, log_not_a)
             residual = m * a - y * not_a
         cross_entropy = cross_entropy.masked_fill(~free, 0.0)
-        grad_u = grad_e = None
-        if e is None:
-            grad_u = qk * residual
-        else:
-            grad_u = qk * residual * (logsigmoid(u) - log_a).exp()
-            if ctx.needs_input_grad[2]:
-                count = torch.nan_to_num(actions)
-                shown = torch.ones_like(count) if exposures is None else exposures
-                grad_e = (qk * residual / (a * (1 - e))).masked_fill(~free, 0.0)
-                grad_e = grad_e + ((1 - qk) * (shown * e - count) / (e * (1 - e))).masked_fill(
-                    unlogged, 0.0
-                )
-                false_actions = -count * torch.log(e) - (shown - count) * torch.log1p(-e)
-                cross_entropy = cross_entropy + ((1 - qk) * false_actions).masked_fill(unlogged, 0)
+        grad_u = qk * residual
+        if e is not None:
+            grad_u = grad_u * (logsigmoid(u) - log_a).exp()
         risk = _cross_entropy(q, logsigmoid(f), logsigmoid(-f))
         risk = risk + _per_response(cross_entropy.sum(-1), response, f.shape[-1])
-        ctx.save_for_backward(
-            torch.sigmoid(f) - q, grad_u.masked_fill(~free, 0.0), grad_e, response
-        )
+        ctx.save_for_backward(torch.sigmoid(f) - q, grad_u.masked_fill(~free, 0.0), response)
         ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
-        ctx.e_like = None if grad_e is None else (false_action_rate.shape, false_action_rate.dtype)
         return risk
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_risk):
-        grad_f, grad_u, grad_e, response = ctx.saved_tensors
+        grad_f, grad_u, response = ctx.saved_tensors
         f_dtype, u_dtype = ctx.dtypes
         grad_rows = (grad_risk if response is None else grad_risk[..., response])[..., None]
-        if grad_e is not None:
-            shape, dtype = ctx.e_like
-            grad_e = (grad_rows * grad_e).sum(-2, keepdim=True).sum_to_size(shape).to(dtype)
-        grads = (grad_risk * grad_f).to(f_dtype), (grad_rows * grad_u).to(u_dtype), grad_e
-        return *grads, None, None, None, None, None
+        grads = (grad_risk * grad_f).to(f_dtype), (grad_rows * grad_u).to(u_dtype)
+        return *grads, None, None, None, None, None, None
 
 
 def stratified_risk(
@@ -349,17 +331,16 @@ def stratified_risk(
     """Return E_pref + E_prop per response, with posteriors refreshed from the logits, held fixed.
 
     E_prop is the sum over the logged k of the cross-entropy of A_k against
-    P(a_k=1 | y) = q y_k + (1 - q) A_k, q = P(r*=1 | y) = PA + PP or the known label, and, if e
-    requires a gradient, of (1 - q) times the cross-entropy of e_k against y_k. Known propensities
-    have no E_prop. Its gradient equals that of ``-log_likelihood`` (generalised EM); for K = 1,
-    e = 0 and no more known it is the objective of ImplicitRM.
+    P(a_k=1 | y) = q y_k + (1 - q) A_k, q = P(r*=1 | y) = PA + PP or the known label. Known
+    propensities have no E_prop. Its gradient equals that of ``-log_likelihood`` (generalised EM);
+    for K = 1, e = 0 and no more known it is the objective of ImplicitRM.
 
     Parameters are those of `log_likelihood`, both logits with the same leading dimensions.
 
     Returns
     -------
     risk : Tensor of shape (..., m)
-        Differentiable once, in both logits and in e.
+        Differentiable once, in both logits.
     """
     return _StratifiedRisk.apply(
         reward_logit,
@@ -371,6 +352,33 @@ def stratified_risk(
         preference,
         propensity,
     )
+
+
+def false_action_counts(
+    reward_logit, propensity_logit, actions, false_action_rate, *, preference=None, **log
+):
+    """Return the false actions of each signal that are expected given y, and their opportunities.
+
+    Their ratio is the M-step of e_k: sum (1 - q) y_k / sum (1 - q) over the logged k, with
+    q = P(r*=1 | y) or the label (EM; Dempster, Laird & Rubin 1977).
+
+    Parameters are those of `log_likelihood`.
+
+    Returns
+    -------
+    false_actions, opportunities : Tensors of shape (..., n, K)
+        Opportunities are the exposures of responses that are not preferred.
+    """
+    preferred, not_preferred = log_joint(
+        reward_logit, propensity_logit, actions, false_action_rate, **log
+    )
+    not_q = torch.sigmoid(not_preferred - preferred)
+    if preference is not None:
+        not_q = torch.where(torch.isnan(preference), not_q, 1 - preference.to(not_q))
+    response = log.get("response")
+    not_q = (not_q if response is None else not_q[..., response])[..., None]
+    acted, not_acted = _counts(actions, log.get("exposures"))
+    return not_q * acted, not_q * (acted + not_acted)
 
 
 def propensity_risk(propensity_logit, target, false_action_rate=None):

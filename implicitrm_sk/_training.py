@@ -14,13 +14,11 @@ from skorch import NeuralNet
 from skorch.history import History
 from torch import nn
 
-from ._stratification import full_precision
+from ._stratification import false_action_counts, full_precision, propensity_log_probs
 from .objectives import Batch
 
 #: Rows per forward pass outside training: large enough to be fast, small enough for the caches.
 INFERENCE_ROWS = 8192
-#: Step size of the logits of estimated false-action rates, in units of learning_rate_init.
-FALSE_ACTION_STEP = 30
 
 
 def resolve_device(device):
@@ -71,8 +69,8 @@ class ResidentRows:
         Fields of `Batch` that belong to rows.
     responses : dict of str to Tensor of shape (m,)
         Fields of `Batch` that belong to responses.
-    sample_weight : Tensor of shape (m,)
-        Factors of the losses.
+    sample_weight : Tensor of shape (m,) or (members, m)
+        Factors of the losses; where each member has its own, those with 0 are not its part.
     part : Tensor of int
         The responses that belong to this part of the data.
     batch_size : int
@@ -115,7 +113,7 @@ class ResidentRows:
             yield (
                 (self.X.index_select(0, rows), first),
                 fields,
-                self.sample_weight.index_select(0, responses),
+                self.sample_weight.index_select(-1, responses),
             )
 
     def _single_rows(self, part):
@@ -147,17 +145,49 @@ class MemberRisk(nn.Module):
     """The criterion: weighted mean over a batch of the objective's loss, per member.
 
     In evaluation mode it is the objective's held-out criterion instead.
+
+    Parameters
+    ----------
+    objective : Objective
+    false_action_rate : Tensor of shape (K,) or None
+    n_members : int or None
+        To estimate the false-action rates, of each member on its own from the rows given: the
+        number of members. The rates given are then where it starts.
     """
 
-    def __init__(self, objective, false_action_rate):
+    #: Per pass over the held-out rows.
+    EM_STEPS = 20
+
+    def __init__(self, objective, false_action_rate, n_members=None):
         super().__init__()
         self.objective = objective
+        self.estimates = n_members is not None
+        if self.estimates:
+            # (1, members, K), the order of the biases.
+            false_action_rate = false_action_rate.expand(1, n_members, -1).clone()
+            self.evaluated = []
         self.register_buffer("false_action_rate", false_action_rate)
+
+    def maximise(self):
+        """Take EM steps of the rates on the rows evaluated since the last call, R and A as fitted.
+
+        Several, since the rates converge more slowly than the heads.
+        """
+        for _ in range(self.EM_STEPS):
+            # Half a false action is added: a rate of exactly 0 could never grow again.
+            false_actions, opportunities = sum(
+                _weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
+                for rows in self.evaluated
+            )
+            self.false_action_rate.copy_((false_actions + 0.5) / (opportunities + 1.0))
+        self.evaluated.clear()
 
     def forward(self, logits, fields, sample_weight):
         """Return the risk of each member, shape (members,)."""
-        reward_logit, propensity_logit, learned_rate = logits
-        rate = self.false_action_rate if learned_rate is None else learned_rate
+        reward_logit, propensity_logit = logits
+        rate = self.false_action_rate
+        if self.estimates:
+            rate = rate.transpose(0, 1)
         loss = self.objective.loss if self.training else self.objective.validation_loss
         batch = Batch(false_action_rate=rate, **fields)
         rows = loss(reward_logit, propensity_logit, batch)
@@ -167,7 +197,24 @@ class MemberRisk(nn.Module):
                 f"(members, rows) = {tuple(reward_logit.shape)}, got "
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
             )
+        if self.estimates and not self.training:
+            log_propensity, _ = propensity_log_probs(
+                propensity_logit, rate, fields.get("propensity")
+            )
+            log = fields | {"propensity": log_propensity.exp()}
+            self.evaluated.append((reward_logit, propensity_logit, log, sample_weight))
+        if sample_weight.ndim > 1:
+            return (rows * sample_weight).mean(-1)
         return rows @ sample_weight / len(sample_weight)
+
+
+def _weighted_counts(rate, reward_logit, propensity_logit, fields, sample_weight):
+    """Return false actions and opportunities of each member, shape (2, members, K)."""
+    log = {name: value for name, value in fields.items() if name != "propensity_target"}
+    counts = false_action_counts(reward_logit, propensity_logit, false_action_rate=rate, **log)
+    response = fields.get("response")
+    weight = sample_weight if response is None else sample_weight.index_select(-1, response)
+    return torch.stack([(kind * weight[..., None]).sum(-2) for kind in counts])
 
 
 class RateConstraint:
@@ -199,7 +246,8 @@ class RateConstraint:
 
     def __call__(self, reward_logit, sample_weight):
         """Return the term of each member for a batch, shape (members,)."""
-        mean = torch.sigmoid(full_precision(reward_logit)) @ sample_weight / sample_weight.sum()
+        reward = torch.sigmoid(full_precision(reward_logit))
+        mean = (reward * sample_weight).sum(-1) / sample_weight.sum(-1)
         current = mean.detach()
         self.mean = current if self.mean is None else torch.lerp(self.mean, current, self.memory)
         excess = self.mean - self.mean.clamp(self.lower, self.upper)
@@ -299,7 +347,7 @@ class RewardNet(NeuralNet):
         risks, sizes = [], []
         for batch in iterator:
             risks.append(step_fn(batch)["loss"])
-            sizes.append(len(batch[2]))
+            sizes.append(batch[2].shape[-1])
         risks = torch.stack(risks)
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
         return share @ risks
@@ -307,7 +355,12 @@ class RewardNet(NeuralNet):
     def fit_loop(self, X, y=None, epochs=None, **_):
         """Train on X = (training rows, validation rows or None) for at most `epochs` epochs."""
         train, valid = X
-        best = None if valid is None else BestMembers(self.module_, self.patience, self.tol)
+        best = None
+        if valid is not None:
+            kept = list(self.module_.parameters())
+            if self.criterion_.estimates:
+                kept.append(self.criterion_.false_action_rate)
+            best = BestMembers(kept, self.patience, self.tol)
         alive = itertools.repeat(True)
         for _ in range(epochs):
             self.epoch_begin()
@@ -317,6 +370,8 @@ class RewardNet(NeuralNet):
                     risks["valid_loss"] = self.run_single_epoch(
                         valid, False, "valid", self.validation_step
                     )
+                    if self.criterion_.estimates:
+                        self.criterion_.maximise()
                 best.update(risks["valid_loss"])
                 risks["running"] = best.running
             # The one time per epoch that the host waits for the device.
@@ -348,10 +403,11 @@ class BestMembers:
     """Each member's best weights so far, and whether it may still improve.
 
     Everything stays on the device: a member is updated by a masked copy, never by a branch.
+    `parameters` are tensors of shape (.., members, ..), members in the middle.
     """
 
-    def __init__(self, module, patience, tol):
-        self.parameters = list(module.parameters())
+    def __init__(self, parameters, patience, tol):
+        self.parameters = parameters
         self.best_parameters = [p.detach().clone() for p in self.parameters]
         self.patience = patience
         self.tol = tol
@@ -383,6 +439,7 @@ def build_net(
     objective,
     *,
     false_action_rate=None,
+    estimate_false_action_rate=False,
     learning_rate_init,
     weight_decay,
     device,
@@ -396,17 +453,15 @@ def build_net(
     """Return an initialised `RewardNet` that trains `model` by AdamW (Loshchilov & Hutter 2019)."""
     net = RewardNet(
         module=model,
-        criterion=MemberRisk(objective, false_action_rate),
+        criterion=MemberRisk(
+            objective,
+            false_action_rate,
+            model.config["n_members"] if estimate_false_action_rate else None,
+        ),
         optimizer=torch.optim.AdamW,
         optimizer__lr=learning_rate_init,
         optimizer__weight_decay=weight_decay,
         optimizer__fused=True,
-        # One logit for thousands of rows has far to go; the weights of a head share the way.
-        optimizer__param_groups=(
-            [("false_action_logit", {"lr": FALSE_ACTION_STEP * learning_rate_init})]
-            if model.config["estimate_false_action_rate"]
-            else []
-        ),
         iterator_train=None,
         iterator_valid=None,
         train_split=None,

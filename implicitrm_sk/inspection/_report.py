@@ -429,9 +429,7 @@ class _HeldOut:
         reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
         if self.log.first is not None:
             propensity_logit = propensity_logit[:, self.log.first]
-        e = self.false_action_rate
-        e = e[members] if e is not None and e.ndim > 1 else e
-        return _mixture.lower_bound(reward_logit, propensity_logit, e).numpy()
+        return _mixture.lower_bound(reward_logit, propensity_logit, self.false_action_rate).numpy()
 
 
 def _compare_refits(rows, starts):
@@ -494,10 +492,10 @@ def _check_signals(rows, as_likely):
     ]
     if refit.n_signals_ < 3:
         return None, agreeing
-    e = rows.false_action_rate
-    e = e[as_likely].mean((0, 1)) if e is not None and e.ndim > 1 else e
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
-    result = independence_test(_mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, e)
+    result = independence_test(
+        _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
+    )
     return result, agreeing
 
 

@@ -16,7 +16,7 @@ class Batch:
     actions : Tensor of shape (n, K)
         1 acted, 0 did not act, NaN not logged; with `exposures` the number of actions.
     false_action_rate : Tensor of shape (K,) or (members, 1, K), or None
-        P(y_k=1 | r*=0); None where all are 0.
+        P(y_k=1 | r*=0); None where all are 0. While they are estimated, each member has its own.
     exposures : Tensor of shape (n, K) or None
         How often the response was shown; None is once.
     response : Tensor of int of shape (n,) or None
