@@ -156,7 +156,7 @@ class MemberRisk(nn.Module):
     """
 
     #: Per pass over the held-out rows.
-    EM_STEPS = 20
+    EM_STEPS = 5
 
     def __init__(self, objective, false_action_rate, n_members=None):
         super().__init__()
