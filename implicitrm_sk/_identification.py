@@ -117,8 +117,10 @@ ADVICE = {
         "The level needs the overall preference rate (preference_rate=), labels, or contexts in "
         "which acting is near certain."
     ),
-    "users": "Put user or session columns into the propensity: users active in everything break "
-    "independence.",
+    "users": (
+        "If some users are active in everything, put user or session columns into "
+        "propensity_features: what such users do is not independent otherwise."
+    ),
 }
 
 

@@ -11,6 +11,12 @@ from torch.nn.functional import logsigmoid
 MAX_SIGNALS = 8
 #: Acted rows on which two signals agree at least this often look like one signal.
 SAME_SIGNAL = 0.95
+#: Dependence is held against the assumption of independent signals if chance alone would bring it
+#: about with less than this probability, ...
+SIGNIFICANCE = 0.001
+#: ... and if for some pair it is stronger than this. The fitted heads are never exact, which many
+#: rows make significant.
+LARGE_LOG_ODDS_RATIO = 0.5
 #: Largest log odds ratio of two signals that is told from "always together".
 MAX_INTERACTION = 8.0
 
@@ -27,8 +33,6 @@ class IndependenceTest:
     p_value : float
     log_odds_ratio : dict of (int, int) to float
         Association of each pair of signals given preference; 0 is independence.
-    mean_reward, mean_reward_dependent : float
-        Mean reward if the signals are taken to be independent, and if they are not.
     signals : tuple of int
         The signals tested.
     """
@@ -37,9 +41,13 @@ class IndependenceTest:
     degrees_of_freedom: int
     p_value: float
     log_odds_ratio: dict
-    mean_reward: float
-    mean_reward_dependent: float
     signals: tuple
+
+    @property
+    def rejected(self):
+        """Whether the dependence is neither chance nor too weak to matter."""
+        strongest = max(map(abs, self.log_odds_ratio.values()))
+        return self.p_value < SIGNIFICANCE and strongest > LARGE_LOG_ODDS_RATIO
 
 
 def independence_test(reward_logit, propensity_logit, actions, weight, false_action_rate=None):
@@ -50,9 +58,8 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
 
     P(y | r*=1) proportional to prod_k Bern(y_k; A_k) exp(sum_jk t_jk (y_j - A_j)(y_k - A_k)),
 
-    the log-linear model of capture-recapture with dependent sources (Fienberg 1972; International
-    Working Group for Disease Monitoring 1995). Twice the gain in log-likelihood is compared with
-    chi-squared of K (K - 1) / 2 degrees of freedom (Wilks).
+    the log-linear model of capture-recapture with dependent sources [1]_ [2]_. Twice the gain in
+    log-likelihood is compared with chi-squared of K (K - 1) / 2 degrees of freedom [3]_.
 
     Parameters
     ----------
@@ -67,6 +74,15 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     Returns
     -------
     result : IndependenceTest
+
+    References
+    ----------
+    .. [1] Fienberg, "The multiple recapture census for closed populations and incomplete 2^k
+       contingency tables", Biometrika 59, 1972.
+    .. [2] International Working Group for Disease Monitoring and Forecasting, "Capture-recapture
+       and multiple-record systems estimation I", American Journal of Epidemiology 142, 1995.
+    .. [3] Wilks, "The large-sample distribution of the likelihood ratio for testing composite
+       hypotheses", Annals of Mathematical Statistics 9, 1938.
     """
     n_signals = actions.shape[1]
     logged = (~np.isnan(actions)).sum(axis=0)
@@ -115,10 +131,6 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     statistic = max(2 * len(w) * (value0 - value1), 0.0)
     freedom = torch.tensor(len(pairs) / 2, dtype=torch.float64)
     interactions = MAX_INTERACTION * torch.tanh(dependent[2 + 2 * K :] / MAX_INTERACTION)
-    means = [
-        float((w * torch.sigmoid(unpack(parameters)[0])).mean())
-        for parameters in (independent, dependent)
-    ]
     return IndependenceTest(
         statistic=statistic,
         degrees_of_freedom=len(pairs),
@@ -127,8 +139,6 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
             (signals[j], signals[k]): float(t)
             for t, (j, k) in zip(interactions, pairs, strict=True)
         },
-        mean_reward=means[0],
-        mean_reward_dependent=means[1],
         signals=signals,
     )
 

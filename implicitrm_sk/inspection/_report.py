@@ -17,14 +17,12 @@ from .._log import check_labels
 from .._optional import import_optional
 from .._validation import check_groups, to_numpy
 from ..exceptions import IdentificationWarning
-from ._independence import independence_test, signals_that_agree
+from ._independence import SIGNIFICANCE, independence_test, signals_that_agree
 
-#: Dependence that would occur by chance with less than this probability, and that moves the mean
-#: reward by more than this much, is held against the assumption of independent signals.
-SIGNIFICANCE = 0.001
-MEAN_REWARD_SHIFT = 0.05
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
+#: Bins of the plot: the range of a single row is too noisy to draw.
+N_BINS = 40
 #: Share of the responses kept aside to compare likelihoods on.
 HELD_OUT = 0.25
 
@@ -105,7 +103,7 @@ class IdentificationReport:
         best = self.refits["log_likelihood"].max()
         as_likely = self.refits["as_likely"]
         means = self.refits["mean_reward"][as_likely]
-        yield "level", str(self), self.reason
+        yield "level", self.verdict, self.reason
         yield (
             "refits",
             f"{as_likely.sum()} of {len(as_likely)} as likely as the best",
@@ -136,17 +134,17 @@ class IdentificationReport:
         test = self.independence
         if test is not None:
             verdict = "not rejected"
-            if test.p_value < SIGNIFICANCE:
-                verdict = "rejected" if _is_dependent(test) else "rejected, to little effect"
+            if test.rejected:
+                verdict = "rejected"
+            elif test.p_value < SIGNIFICANCE:
+                verdict = "rejected, but the dependence is weak"
             names = self.estimator._signal_names()
             (j, k), ratio = max(test.log_odds_ratio.items(), key=lambda item: abs(item[1]))
             yield (
                 "independent signals",
                 f"{verdict} (p = {test.p_value:.2g})",
                 f"likelihood ratio {test.statistic:.1f} on {test.degrees_of_freedom} degrees of "
-                f"freedom; strongest pair {names[j]}, {names[k]} with log odds ratio {ratio:.2f}; "
-                f"mean reward {test.mean_reward:.2f}, {test.mean_reward_dependent:.2f} if they "
-                "are dependent",
+                f"freedom; strongest pair {names[j]}, {names[k]} with log odds ratio {ratio:.2f}",
             )
         elif self.estimator.n_signals_ == 2:
             yield (
@@ -175,7 +173,9 @@ class IdentificationReport:
         pandas = import_optional("pandas", "data", "The DataFrame form of the report")
         return pandas.DataFrame(list(self._rows()), columns=["item", "finding", "detail"])
 
-    def __str__(self):
+    @property
+    def verdict(self):
+        """Level and assumptions in one line."""
         if not self.assumptions:
             return self.level
         return f"{self.level} (assuming {', '.join(self.assumptions)})"
@@ -225,22 +225,22 @@ class IdentificationReport:
             xlim=(0, 1),
         )
         left.legend()
-        mean, low, high = (self._held_out[name] for name in ("mean", "low", "high"))
-        order = np.argsort(mean)
-        position = (np.arange(len(order)) + 0.5) / len(order)
+        order = np.argsort(self._held_out["mean"])
+        bins = np.array_split(order, min(N_BINS, len(order)))
+        mean, low, high, lower_bound = (
+            np.array([self._held_out[name][rows].mean() for rows in bins])
+            for name in ("mean", "low", "high", "lower_bound")
+        )
+        position = (np.arange(len(bins)) + 0.5) / len(bins)
         right.fill_between(
-            position,
-            self._held_out["lower_bound"][order],
-            1,
-            color="0.85",
-            label="left open by the actions alone",
+            position, lower_bound, 1, color="0.85", label="left open by the actions alone"
         )
         right.fill_between(
-            position, low[order], high[order], color="C0", alpha=0.4, label="equally likely refits"
+            position, low, high, color="C0", alpha=0.4, label="range of equally likely refits"
         )
-        right.plot(position, mean[order], color="C0", label="their mean")
+        right.plot(position, mean, color="C0", label="their mean")
         right.set(
-            xlabel="held-out rows, by reward",
+            xlabel=f"held-out rows by reward, averaged in {len(bins)} bins",
             ylabel="reward",
             title=f"Reward: {self.level}",
             xlim=(0, 1),
@@ -284,9 +284,9 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     Notes
     -----
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
-    kept aside. It counts against identification if it is rejected at the level 0.001 and
-    the mean reward under dependence differs by more than 0.05. Heterogeneity of users that the
-    features do not show is dependence too. Repeated exposures are not tested.
+    kept aside. It counts against identification if it is rejected at the level 0.001 and the log
+    odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
+    features do not show, make signals dependent too. Repeated exposures are not tested.
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
@@ -509,15 +509,10 @@ def _verdict(settings, independence, agreeing):
             pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in agreeing)
             against = f"signals that look like one logged twice: {pairs}"
             advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
-        elif independence is not None and _is_dependent(independence):
+        elif independence is not None and independence.rejected:
             against = "the signals do not fire independently given preference"
             advice.insert(0, ADVICE["users"])
         if against:
             level, assumptions = NOT_IDENTIFIED, ()
             reason = f"{reason} But {against}."
     return level, assumptions, reason, tuple(dict.fromkeys(advice))
-
-
-def _is_dependent(test):
-    shift = abs(test.mean_reward_dependent - test.mean_reward)
-    return test.p_value < SIGNIFICANCE and shift > MEAN_REWARD_SHIFT
