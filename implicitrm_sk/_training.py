@@ -234,8 +234,11 @@ class RateConstraint:
     device : torch.device
     """
 
-    #: Penalty in nats per row and squared unit of the rate.
-    PENALTY = 10.0
+    #: Penalty and step of the multiplier (per look-back), in nats per row and squared unit of the
+    #: rate. A larger step makes multiplier and rate swing against each other: the heads follow
+    #: slowly, some thousandths of a logit per batch.
+    PENALTY = 3.0
+    MULTIPLIER_STEP = 1.0
 
     def __init__(self, lower, upper, n_members, n_batches, device):
         self.lower = lower
@@ -255,7 +258,7 @@ class RateConstraint:
             # Inside the interval a multiplier has nothing to do.
             inside = (excess == 0) * 1.0
             self.multiplier = self.multiplier * (1 - inside * self.memory)
-        self.multiplier = self.multiplier + self.PENALTY * self.memory * excess
+        self.multiplier = self.multiplier + self.MULTIPLIER_STEP * self.memory * excess
         return (self.multiplier + self.PENALTY * excess) * mean
 
     def shift(self, reward_logit, sample_weight):
