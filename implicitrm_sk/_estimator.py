@@ -915,7 +915,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self._check_same_model(model)
             model.load_state_dict(self.model_.state_dict())
         else:
-            self._initialize(model, log, responses, random_state)
+            self._initialize(model, log, responses, random_state, self._start_exponents)
         self.model_ = model
 
     def _new_model(self, n_in, log, n_members):
@@ -940,9 +940,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
         return model.to(device, dtype)
 
-    def _initialize(self, model, log, responses, random_state):
+    def _initialize(self, model, log, responses, random_state, starts=None):
         generator = torch.Generator().manual_seed(random_state.randint(2**31))
-        model.initialize(generator, *self._initial_logits(log, responses))
+        model.initialize(generator, *self._initial_logits(log, responses, starts))
 
     def _check_same_model(self, model):
         for name, new in model.config.items():
@@ -958,7 +958,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 f"and is now {new}. Use the same data layout and architecture, or fit a clone."
             )
 
-    def _initial_logits(self, log, responses):
+    def _initial_logits(self, log, responses, starts=None):
         """Return logits of reward and propensities at which training starts."""
         rate, any_rate = log.rates(responses)
         e = np.zeros(1) if self.objective_.single_signal else self.false_action_rate_
@@ -966,9 +966,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
         any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
         reward, propensity = self.objective_.initial_rates(acted, any_acted)
-        if self._start_exponents is not None:
+        if starts is not None:
             # Refits of a report start from different splits of the action rate.
-            reward = any_acted ** self._start_exponents[:, None]
+            reward = any_acted ** starts[:, None]
             propensity = acted / reward
         interval = self._preference_interval()
         if interval is not None:

@@ -106,12 +106,11 @@ def _values(estimator, X, used, needed):
             raise ValueError(
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
                 f"{estimator.n_features_in_} features as input. predict and decision_function "
-                f"also take the {len(reward)} reward columns alone."
+                f"also take the {len(reward)} reward columns alone, without the columns "
+                f"{_labels(estimator, np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
-    block = check_array(
-        block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite="allow-nan"
-    )
+    block = check_array(block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite=False)
     if len(present) == len(used):
         return block
     values = np.full((len(block), len(used)), np.nan, dtype=block.dtype)
@@ -151,13 +150,13 @@ def _resolve(key, X, n_features, names, parameter):
     def position(name):
         if names is None:
             raise ValueError(
-                f"{parameter} names the column {name!r}, but X has no column names: pass a "
+                f"{parameter} names the column {str(name)!r}, but X has no column names: pass a "
                 "DataFrame with string columns, or select by position."
             )
         (found,) = np.nonzero(names == name)
         if not len(found):
             raise ValueError(
-                f"{parameter} names the column {name!r}, which X does not have. Its columns are "
+                f"{parameter} names the column {str(name)!r}, which X lacks. Its columns are "
                 f"{', '.join(map(str, names[:10]))}{', ...' if len(names) > 10 else ''}."
             )
         return int(found[0])

@@ -175,9 +175,14 @@ def check_constant(values, response, first, ids, name, rule):
     where = "" if values.ndim == 1 else f" (position {columns[0]} of the reward columns)"
     raise ValueError(
         f"{name} differs{where} between rows of one response_id in "
-        f"{len(np.unique(response[differs]))} responses; the first is {ids[row]!r} (row {row}). "
-        f"{rule}."
+        f"{len(np.unique(response[differs]))} responses; the first is {_shown(ids[row])} "
+        f"(row {row}). {rule}."
     )
+
+
+def _shown(label):
+    # Not np.str_('a') or np.int64(1).
+    return repr(str(label)) if isinstance(label, str) else str(label)
 
 
 def _shared_label(preference, response, first, ids):
@@ -190,8 +195,8 @@ def _shared_label(preference, response, first, ids):
         raise ValueError(
             f"preference differs between rows of one response_id in "
             f"{len(np.unique(response[conflict]))} responses; the first is "
-            f"{ids[conflict[0]]!r}. Rows of one id share one preference: average their labels to "
-            "a graded one, or give rows of different users different ids."
+            f"{_shown(ids[conflict[0]])}. Rows of one id share one preference: average their "
+            "labels to a graded one, or give rows of different users different ids."
         )
     return label
 

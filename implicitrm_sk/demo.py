@@ -30,7 +30,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk._optional import import_optional
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.metrics import reward_metrics
@@ -162,7 +162,7 @@ def compare_rewards(problem, seed=0):
     rewards, r2 = {}, {}
     for name, objective, y in models:
         estimator = ImplicitRewardEstimator(objective, random_state=seed)
-        estimator.fit(X[train], y[train], groups=groups[train])
+        _fit(estimator, X[train], y[train], groups[train])
         rewards[name] = estimator.predict(X[test])
         m = reward_metrics(preference[test], rewards[name])
         r2[name] = m["r2"]
@@ -179,8 +179,9 @@ def compare_rewards(problem, seed=0):
         "the constant is the same."
     )
     _say(
-        "One signal determines only the product of reward and propensity. Naive classifier and "
-        "estimator both predict that; the estimator shares it out evenly, and that R2 is "
+        "One signal does not identify the reward: it determines only the product of reward and "
+        "propensity. Naive classifier and estimator both predict that; the estimator shares it out "
+        "evenly, and that R2 is "
         f"{r2['estimator, 1 signal']:.2f}, not {r2['naive, 1 signal']:.2f}, is owed to this "
         "convention, not to evidence."
     )
@@ -192,6 +193,14 @@ def compare_rewards(problem, seed=0):
         f"labels {r2['all true labels']:.2f}."
     )
     return log, rewards
+
+
+def _fit(estimator, X, y, groups):
+    """Fit without the warning about a single signal, which the printed text stands in for."""
+    with warnings.catch_warnings():
+        if y.ndim == 1:
+            warnings.simplefilter("ignore", IdentificationWarning)
+        estimator.fit(X, y, groups=groups)
 
 
 def quarters(values):
@@ -226,9 +235,9 @@ def describe_log(problem, seed=0):
     logistic = make_pipeline(StandardScaler(), LogisticRegression(C=1 / X.shape[1], max_iter=1000))
     logistic.fit(X[train], y[train])
     naive = ImplicitRewardEstimator("naive", random_state=seed)
-    naive.fit(X[train], y[train], groups=groups[train])
     estimator = ImplicitRewardEstimator(random_state=seed)
-    estimator.fit(X[train], y[train], groups=groups[train])
+    for model in (naive, estimator):
+        _fit(model, X[train], y[train], groups[train])
     reward, spread = estimator.predict(X[test], return_std=True)
     action = estimator.predict_action(X[test])
     propensity = estimator.propensity(X[test])
@@ -256,8 +265,8 @@ def describe_log(problem, seed=0):
     print()
     _say(
         "No preference is known: the first table judges predictions of the action only, nothing "
-        "says how good the reward is. One signal determines only the product of reward and "
-        "propensity: any reward between P(action | response) and 1 (at the median, "
+        "says how good the reward is. One signal does not identify it, but only the product of "
+        "reward and propensity: any reward between P(action | response) and 1 (at the median, "
         f"{np.median(action):.2f} and 1) fits the log equally well. The estimator shares the "
         f"product out evenly ({np.median(reward):.2f} at the median, about the square root of P): "
         "a convention, not evidence, and the spread over the members of the model "
