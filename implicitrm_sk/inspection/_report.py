@@ -21,6 +21,8 @@ from ._independence import SIGNIFICANCE, independence_test, signals_that_agree
 
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
+#: Arguments of `fit` that belong to rows, beside groups.
+SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "preference", "propensity")
 #: Bins of the plot: the range of a single row is too noisy to draw.
 N_BINS = 40
 #: Share of the responses kept aside to compare likelihoods on.
@@ -296,6 +298,12 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
         )
     if n_starts < 2:
         raise ValueError(f"n_starts must be at least 2 to compare refits, got {n_starts}.")
+    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
+    if unknown:
+        raise TypeError(
+            f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
+            f"groups, {', '.join(SIDE_INFORMATION)}."
+        )
     fit_params = {name: value for name, value in fit_params.items() if value is not None}
     settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
@@ -339,9 +347,8 @@ def _read_settings(est, X, y, fit_params):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fit gives them
         features = select_features(whole, X, reset=True)
-        arguments = dict.fromkeys(
-            ("sample_weight", "response_id", "exposures", "preference", "propensity")
-        ) | {name: value for name, value in fit_params.items() if name != "groups"}
+        arguments = dict.fromkeys(SIDE_INFORMATION) | fit_params
+        groups = arguments.pop("groups", None)
         log = whole._check_log(y, len(features), **arguments)
         log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
     whole._assess(Evidence.of(log))
@@ -358,7 +365,6 @@ def _read_settings(est, X, y, fit_params):
             name: float(labelled[kind].mean()) if kind.any() else float("nan")
             for name, kind in (("acted", acted), ("not acted", ~acted))
         }
-    groups = fit_params.get("groups")
     if groups is not None:
         groups = check_groups(groups, len(features))
         groups = groups if log.first is None else groups[log.first]
