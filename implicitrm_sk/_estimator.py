@@ -2,7 +2,6 @@
 
 import copy
 import multiprocessing
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
@@ -38,6 +37,7 @@ from ._validation import (
     check_sample_weight,
     to_numpy,
 )
+from ._warnings import running_search, warn
 from .exceptions import IdentificationWarning
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
@@ -50,8 +50,6 @@ N_FOLDS = 5
 MIN_ROWS_PER_CLASS = 5
 #: The search or pipeline in which an IdentificationWarning was given last.
 _warned_in = None
-#: Frames from `fit` to the user's code, past the two decorators: where warnings point to.
-USER_FRAME = 4
 
 
 class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
@@ -89,9 +87,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         reads (user, position, scenario) may be missing or NaN in `predict` and
         `decision_function`.
     preference_rate : float or (float, float), default=None
-        The mean reward over the population, that is the rows of `fit` by their `sample_weight`, if
-        it is known: a number, or an interval that holds it. It is imposed on every member, exactly
-        over the rows of `fit`.
+        The mean reward over the population, that is the responses of `fit` by their
+        `sample_weight`, if it is known: a number, or an interval that holds it. It is imposed on
+        every member, to rounding, over the responses that are logged or labelled.
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=0.0
         P(y_k=1 | r*=0): the share of not preferred responses that still draw action k (misclicks).
         In [0, 1). A_k > e_k is imposed. "estimate" learns the rates by EM on held-out rows, each
@@ -399,7 +397,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             If nothing that was passed determines the reward; once per search.
         """
         given_X = X
+        keep_weights = self.warm_start and hasattr(self, "model_")
+        columns = (self.reward_columns_, self.propensity_columns_) if keep_weights else None
         X = select_features(self, X, reset=True)
+        if keep_weights:
+            self._check_config("n_in", X.shape[1])
+            self._check_same_columns(columns)
         random_state = self._own_random_state()
         log = self._check_log(
             y,
@@ -414,7 +417,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         check_both_classes(log.actions, row_weight, log.exposures)
         self._warn_about_signals(log, row_weight)
         log = check_labels(log, self.false_action_rate_, self.label_mechanism)
-        self._assess(Evidence.of(log))
+        self._warn_about_preference_rate(log)
+        self.evidence_ = Evidence.of(log)
+        self._assess(self.evidence_)
         groups = None if groups is None else check_groups(groups, len(X))
         X, log, groups = self._model_log(X, log, response_id, groups)
 
@@ -425,9 +430,6 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if self.early_stopping and not len(valid):
             epochs = min(epochs, FIXED_EPOCHS)
 
-        keep_weights = self.warm_start and hasattr(self, "model_")
-        if keep_weights:
-            self._check_config("n_in", X.shape[1])
         self._update_scaler(X, log, train, reset=not keep_weights)
         if self._estimates_false_actions():
             self._estimate_false_action_rate(X, log, usable, groups, random_state)
@@ -474,15 +476,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if constraint is not None:
             self._impose_rate(constraint, X, log, usable)
         self.n_iter_ = len(self.history_)
-        for leftover in ("optimizer_state_", "random_state_", "evidence_"):  # of a partial_fit
+        for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
             self.__dict__.pop(leftover, None)
         context.call_on_fit_task_end(estimator=self, **details)
         if net.n_running_ and self.n_iter_ == self.max_epochs:
-            warnings.warn(
+            warn(
                 f"{net.n_running_} of {self.n_estimators} members were still improving after "
                 f"max_epochs={self.max_epochs} epochs. Increase max_epochs or learning_rate_init.",
                 ConvergenceWarning,
-                stacklevel=USER_FRAME,
             )
         return self
 
@@ -543,7 +544,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         log = check_labels(log, self.false_action_rate_, self.label_mechanism)
         if not hasattr(self, "random_state_"):
             self.random_state_ = self._own_random_state()
-        self.evidence_ = getattr(self, "evidence_", Evidence()) + Evidence.of(log)
+        self.evidence_ = Evidence.of(log) + (Evidence() if first else self.evidence_)
         self._assess(self.evidence_)
         X, log, _ = self._model_log(X, log, response_id, None)
         rows = log.usable()
@@ -590,12 +591,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self.group_names_ = GROUP_NAMES
             self.false_action_rate_ = self._check_false_action_rate(log)
             if self.objective_.single_signal and self.n_signals_ > 1:
-                warnings.warn(
+                warn(
                     f"{type(self.objective_).__name__} works on one signal: the {self.n_signals_} "
                     'signals of y are reduced to "any logged action". Pass one signal to silence '
                     "this.",
-                    UserWarning,
-                    stacklevel=USER_FRAME + 1,
                 )
         if propensity is not None:
             log, _ = check_log(
@@ -659,12 +658,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
             rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
             if rate < e and not self._estimates_false_actions():
-                warnings.warn(
+                warn(
                     f"false_action_rate of signal {name!r} is {e:g}, but only {rate:.3g} of all "
                     "rows draw that action, preferred or not: the two contradict each other, and "
                     "the reward will come out near 0. Lower false_action_rate.",
-                    UserWarning,
-                    stacklevel=USER_FRAME + 1,
                 )
             if self.n_signals_ == 1:
                 continue  # that a single signal is constant is an error
@@ -674,11 +671,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 problem = f"is {int(acted.any())} in every row where it is logged"
             else:
                 continue
-            warnings.warn(
+            warn(
                 f"signal {name!r} of y {problem}: it tells nothing about the reward. Leave it out, "
                 "or check how the log was joined.",
-                UserWarning,
-                stacklevel=USER_FRAME + 1,
+            )
+
+    def _warn_about_preference_rate(self, log):
+        interval = self._preference_interval()
+        if interval is None or self._estimates_false_actions() or self.false_action_rate_.any():
+            return
+        proved = np.average(log.fired(), weights=log.sample_weight)
+        if interval[1] < proved:
+            warn(
+                f"preference_rate={self.preference_rate!r}, but {proved:.3g} of all responses drew "
+                "an action, which with false_action_rate=0 proves that they are preferred: the two "
+                "contradict each other. Raise preference_rate, or set false_action_rate."
             )
 
     def _estimates_false_actions(self):
@@ -753,17 +760,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         found = self.identification_
         if found.level != NOT_IDENTIFIED or not self.objective_.models_propensity:
             return
+        search = running_search()
         if context is not None and context.parent is not None:
+            search = context.root_uuid
             # Workers of a search share nothing but the refit, which is in the main process.
-            if multiprocessing.parent_process() is not None or _warned_in == context.root_uuid:
+            if multiprocessing.parent_process() is not None:
                 return
-            _warned_in = context.root_uuid
-        warnings.warn(
+        if search is not None and search == _warned_in:
+            return
+        _warned_in = search
+        warn(
             f"the reward is not identified: {found.reason} It is then a convention: more rows do "
             "not help, more kinds of information do (identification_.advice). To silence this: "
             "warnings.filterwarnings('ignore', category=implicitrm_sk.IdentificationWarning).",
             IdentificationWarning,
-            stacklevel=USER_FRAME + 1,
         )
 
     def _own_random_state(self):
@@ -818,14 +828,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         rows = np.bincount(2 * chosen + acted, minlength=4)
         if rows.min() >= MIN_ROWS_PER_CLASS:
             return chosen
-        warnings.warn(
+        warn(
             f"early_stopping needs at least {MIN_ROWS_PER_CLASS} acted and {MIN_ROWS_PER_CLASS} "
             f"not acted rows on both sides of the validation split, but training would get "
             f"{rows[1]} and {rows[0]}, validation {rows[3]} and {rows[2]}. Training "
             f"{min(self.max_epochs, FIXED_EPOCHS)} epochs on all rows instead. Collect more rows, "
             "change validation_fraction, or set early_stopping=False and max_epochs.",
-            UserWarning,
-            stacklevel=USER_FRAME + 1,
         )
         return nothing
 
@@ -948,6 +956,18 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         for name, new in model.config.items():
             if name != "dropout":
                 self._check_config(name, new)
+
+    def _check_same_columns(self, columns):
+        new = self.reward_columns_, self.propensity_columns_
+        for name, before, after in zip(
+            ("reward_features", "propensity_features"), columns, new, strict=True
+        ):
+            if not np.array_equal(before, after):
+                raise ValueError(
+                    f"training cannot go on from the fitted weights: {name} selected the columns "
+                    f"{before.tolist()} and now selects {after.tolist()}. Use the same, or fit a "
+                    "clone."
+                )
 
     def _check_config(self, name, new):
         old = self.model_.config[name]
@@ -1396,11 +1416,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             try:
                 device = resolve_device(state["device"])
             except ValueError:
-                warnings.warn(
+                warn(
                     f"device={state['device']!r} is not available here: the estimator was loaded "
-                    "on the CPU. Set device before fitting again.",
-                    UserWarning,
-                    stacklevel=2,
+                    "on the CPU. Set device before fitting again."
                 )
                 device = torch.device("cpu")
             state["model_"] = model.to(device)

@@ -1,6 +1,5 @@
 """The feedback log as checked arrays: who did what on which response, and what else is known."""
 
-import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +12,8 @@ from ._validation import (
     check_propensity,
     check_sample_weight,
 )
+from ._warnings import warn
 
-#: Frames from `check_labels` to the user's code.
-USER_FRAME = 5
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
 CHANCE = 1e-6
 
@@ -207,12 +205,13 @@ def check_labels(log, false_action_rate, label_mechanism):
     Without false actions an action proves the preference; an action that is certain to follow
     preference, and did not, disproves it.
     """
+    counted = log.sample_weight > 0
     proves = (false_action_rate == 0) & (log.actions > 0)
-    preferred = log.per_response(proves.any(axis=1)) > 0
+    preferred = (log.per_response(proves.any(axis=1)) > 0) & counted
     not_preferred = np.zeros(log.n_responses, dtype=bool)
     if log.propensity is not None:
         disproves = (log.propensity == 1) & (log.not_acted() > 0)
-        not_preferred = log.per_response(disproves.any(axis=1)) > 0
+        not_preferred = (log.per_response(disproves.any(axis=1)) > 0) & counted
     if (preferred & not_preferred).any():
         raise ValueError(
             f"{(preferred & not_preferred).sum()} responses have an action, which proves "
@@ -239,11 +238,9 @@ def check_labels(log, false_action_rate, label_mechanism):
             raise ValueError(f"{what.format(wrong.sum())}: {cure}.")
     graded = (label > 0) & (label < 1) & (preferred | not_preferred)
     if graded.any():
-        warnings.warn(
+        warn(
             f"{graded.sum()} graded labels were replaced by the preference that the actions "
             "prove: with false_action_rate=0 a response that drew an action is preferred, 1.",
-            UserWarning,
-            stacklevel=USER_FRAME,
         )
         label = np.where(graded, preferred.astype(float), label)
     _check_label_mechanism(log, label, false_action_rate, label_mechanism)
@@ -277,10 +274,8 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
             "false_action_rate above 0."
         )
     if len(passive_labels) >= MIN_RESPONSES and len(np.unique(passive_labels)) == 1:
-        warnings.warn(
+        warn(
             f"all {len(passive_labels)} labels of responses without an action are "
             f"{passive_labels[0]:g}. Labels must not be chosen by their value: a button that only "
             "likers press is a signal, not a label, and belongs into a column of y.",
-            UserWarning,
-            stacklevel=USER_FRAME + 1,
         )

@@ -250,9 +250,13 @@ class RateConstraint:
     def __call__(self, reward_logit, sample_weight):
         """Return the term of each member for a batch, shape (members,)."""
         reward = torch.sigmoid(full_precision(reward_logit))
-        mean = (reward * sample_weight).sum(-1) / sample_weight.sum(-1)
+        # A member of its own weights may have no row in a batch: a mean of 0, without gradient.
+        total = sample_weight.sum(-1)
+        mean = (reward * sample_weight).sum(-1) / total.clamp_min(torch.finfo(total.dtype).tiny)
         current = mean.detach()
-        self.mean = current if self.mean is None else torch.lerp(self.mean, current, self.memory)
+        if self.mean is None:
+            self.mean = current
+        self.mean = torch.where(total > 0, torch.lerp(self.mean, current, self.memory), self.mean)
         excess = self.mean - self.mean.clamp(self.lower, self.upper)
         if self.lower < self.upper:
             # Inside the interval a multiplier has nothing to do.

@@ -25,6 +25,14 @@ def check_not_text(X):
             "X holds one array per cell, but expected is one number per cell, shape (n_samples, "
             "n_features): pass np.stack(column) of the column that holds the embeddings."
         )
+    if isinstance(first, np.ndarray) and first.dtype == object:
+        text = [column for column, value in enumerate(first) if isinstance(value, str)]
+        if 0 < len(text) < len(first):
+            names = X.columns[text] if hasattr(X, "iloc") else text
+            raise ValueError(
+                f"X holds text in the columns {list(names)}, but expected are numbers: encode them "
+                "first (OneHotEncoder in a ColumnTransformer), or select other columns."
+            )
     if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
         raise ValueError(
             "X holds text, but expected are embeddings of shape (n_samples, n_features): embed "

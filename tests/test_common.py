@@ -2,7 +2,11 @@
 
 import numpy as np
 import pytest
-from sklearn.utils.estimator_checks import parametrize_with_checks
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    check_param_validation,
+    parametrize_with_checks,
+)
 
 from implicitrm_sk import ImplicitRewardEstimator
 
@@ -69,8 +73,12 @@ SMALL = {
 }
 
 
+# For any number of columns.
+SELECTION = {"reward_features": slice(None), "propensity_features": slice(0, 1)}
+
+
 @parametrize_with_checks(
-    [ThresholdedActions(**SMALL)],
+    [ThresholdedActions(**SMALL), ThresholdedActions(**SMALL, **SELECTION)],
     expected_failed_checks=lambda estimator: {
         "check_sample_weight_equivalence_on_dense_data": STOCHASTIC
     },
@@ -88,3 +96,11 @@ def test_any_y(estimator, check):
 )
 def test_public_class(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [ThresholdedActions(**SMALL), ImplicitRewardEstimator()])
+@pytest.mark.parametrize(
+    "check", [check_param_validation, check_dataframe_column_names_consistency]
+)
+def test_checks_that_scikit_learn_keeps_to_itself(estimator, check):
+    check(type(estimator).__name__, estimator)

@@ -101,7 +101,7 @@ def test_default_text_and_figure(default_run):
     low, high = re.search(r"comes on (\d+)% .*, on (\d+)% in the highest", text).groups()
     assert int(low) < 30 and int(high) > 70
     assert re.search(r"without any action: \d+% with 1 signal, \d+% with 2, \d+% with 3", text)
-    assert "only the product of reward and propensity" in text
+    assert "One signal does not identify the reward: it determines only the product of" in text
     assert max(map(len, out.splitlines())) <= 80 and len(out.splitlines()) <= 40
     assert f"Figure: {demo.DEFAULT_FIGURE}" in out
     check_picture(folder / demo.DEFAULT_FIGURE)
@@ -159,6 +159,7 @@ def test_real_log(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == "" and "R2" not in out and "AUROC" not in out
     assert "No preference is known" in out and "std. error (21 users)" in out
+    assert "One signal does not identify it" in " ".join(out.split())
     constant = cells(out, "constant (base rate)")[0]
     for name in ("logistic regression", "naive classifier", "estimator"):
         log_likelihood, gain, error = cells(out, name)

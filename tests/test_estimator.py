@@ -1,5 +1,6 @@
 """The estimator: shapes, mixture rules, composition with scikit-learn, persistence, errors."""
 
+import inspect
 import io
 import pickle
 import re
@@ -17,20 +18,24 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, clone
 from sklearn.callback import ProgressBar, ScoringMonitor
+from sklearn.compose import make_column_selector
 from sklearn.decomposition import PCA
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import r2_score
 from sklearn.model_selection import (
     GridSearchCV,
     GroupKFold,
+    KFold,
     StratifiedKFold,
     cross_val_predict,
     cross_validate,
 )
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._training import RewardNet
+from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.metrics import make_preference_scorer
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 
@@ -354,6 +359,7 @@ def test_warns_when_the_epochs_run_out():
     X, y, _ = make_log()
     with pytest.warns(ConvergenceWarning, match="Increase max_epochs or learning_rate_init"):
         ImplicitRewardEstimator(**FAST | {"learning_rate_init": 1e-4}).fit(X, y)
+    X, y, _ = make_log(n_signals=2)  # of which nothing else is to be said
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ImplicitRewardEstimator(early_stopping=False, **FAST).fit(X, y)
@@ -764,6 +770,742 @@ def test_silent_by_default_and_verbose_on_request(capsys):
     assert re.fullmatch(r"\[.*\] epoch 1: train_loss \d\.\d+, valid_loss \d\.\d+", lines[0])
 
 
+# ---------------------------------------------------------------- side information
+
+LEARN = {
+    "hidden_layer_sizes": (16,),
+    "n_estimators": 2,
+    "max_epochs": 25,
+    "learning_rate_init": 0.01,
+    "random_state": 0,
+}
+FULL_BATCH = {
+    "hidden_layer_sizes": (8,),
+    "n_estimators": 2,
+    "max_epochs": 10,
+    "learning_rate_init": 0.01,
+    "batch_size": 10_000,
+    "dropout": 0.0,
+    "early_stopping": False,
+    "standardize": False,
+    "dtype": "float64",
+    "random_state": 0,
+}
+
+
+def simulated(n=1000, seed=1, n_signals=None, **settings):
+    """Return X and a simulated log in which likes and propensity depend on different directions."""
+    X = np.random.default_rng(seed).normal(size=(n, 5))
+    reward = 1 / (1 + np.exp(-3 * X[:, 0] - X[:, 2]))
+    settings = {"X": X} | settings
+    return X, simulate_feedback(reward, n_signals=n_signals, random_state=seed, **settings)
+
+
+def r2(X, y, truth, params=None, **side_information):
+    estimator = ImplicitRewardEstimator(**LEARN | (params or {})).fit(X, y, **side_information)
+    return estimator.score(X, None, true_preference=truth)
+
+
+def some_labels(truth, share, seed=0):
+    known = np.random.default_rng(seed).uniform(size=len(truth)) < share
+    return np.where(known, truth, np.nan)
+
+
+def exposed(m=120, seed=0):
+    """Return features, exposures, actions, and the same log long: row numbers, actions, ids."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(m, 4))
+    exposures = rng.integers(1, 5, size=m)
+    preferred = rng.uniform(size=m) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    rows = rng.permutation(np.repeat(np.arange(m), exposures))
+    propensity = 1 / (1 + np.exp(-X[rows, 1]))
+    acted = (preferred[rows] & (rng.uniform(size=len(rows)) < propensity)).astype(int)
+    return X, exposures, np.bincount(rows, weights=acted), rows, acted
+
+
+def test_long_form_equals_counts():
+    X, exposures, counts, rows, acted = exposed()
+    ids = np.array([f"response {row}" for row in rows])
+    short = ImplicitRewardEstimator(**FULL_BATCH).fit(X, counts, exposures=exposures)
+    long = ImplicitRewardEstimator(**FULL_BATCH).fit(X[rows], acted, response_id=ids)
+    assert_allclose(long.predict(X), short.predict(X), atol=1e-9)
+    assert_allclose(long.propensity(X), short.propensity(X), atol=1e-9)
+    assert short.identification_.assumptions == long.identification_.assumptions
+
+    expected = short.score(X, counts, exposures=exposures)
+    assert short.score(X[rows], acted, response_id=ids) == pytest.approx(expected, rel=1e-9)
+    # A response counts once, whatever the number of its rows.
+    weight = np.linspace(0, 2, len(X))
+    expected = short.score(X, counts, exposures=exposures, sample_weight=weight)
+    found = short.score(X[rows], acted, response_id=ids, sample_weight=weight[rows])
+    assert found == pytest.approx(expected, rel=1e-9)
+
+    of_counts = short.predict_proba(X, counts, exposures=exposures)
+    of_rows = short.predict_proba(X[rows], acted, response_id=ids)
+    assert_allclose(of_rows.sum(axis=1), 1)
+    assert_allclose(of_rows[:, [0, 2]].sum(axis=1), of_counts[rows][:, [0, 2]].sum(axis=1))
+    assert_array_equal(of_counts[counts > 0], [[1, 0, 0, 0]] * (counts > 0).sum())
+
+
+def test_what_knows_nothing_changes_nothing():
+    X, y, _ = make_log()
+    nothing = np.full(400, np.nan)
+    plain = ImplicitRewardEstimator(**FAST).fit(X, y)
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, y, preference=nothing, propensity=nothing)
+    assert_array_equal(estimator.predict(X), plain.predict(X))
+    assert estimator.identification_ == plain.identification_
+
+
+@pytest.mark.parametrize("form", ["counts", "long"])
+def test_single_exposures_are_none(form):
+    X, y, _ = make_log(n_signals=2)
+    y = np.where(np.arange(400)[:, None] % 7 == [0, 3], np.nan, y)
+    plain = ImplicitRewardEstimator(**FAST).fit(X, y)
+    once = (
+        {"exposures": np.ones(400)} if form == "counts" else {"response_id": np.arange(400)[::-1]}
+    )
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, y, **once)
+    assert_allclose(estimator.predict(X), plain.predict(X), atol=1e-6)
+    assert plain.score(X, y, **once) == pytest.approx(plain.score(X, y))
+    assert_allclose(plain.predict_proba(X, y, **once), plain.predict_proba(X, y), atol=1e-6)
+
+
+def test_posterior_of_a_response_shown_repeatedly():
+    X, exposures, counts, rows, acted = exposed()
+    reward = X[:, :2]
+    context = np.random.default_rng(1).normal(size=(len(rows), 1))
+    long = np.c_[reward[rows], context]
+    estimator = ImplicitRewardEstimator(**FAST | {"n_estimators": 1, "propensity_features": [2]})
+    estimator.fit(long, acted, response_id=rows)
+    proba = estimator.predict_proba(long, acted, response_id=rows)
+    # By Bayes: (1 - A) of each row of the response, whose rows differ in A.
+    R, A = estimator.predict(reward).astype(float), estimator.propensity(long).astype(float)
+    silent = np.exp(np.bincount(rows, weights=np.log1p(-A)))
+    expected = np.where(counts > 0, 1, R * silent / (1 - R + R * silent))
+    assert_allclose(proba[:, [0, 2]].sum(axis=1), expected[rows], rtol=1e-5)
+    assert_allclose(proba[acted == 1], [[1, 0, 0, 0]] * acted.sum(), atol=1e-6)
+    # The activity is that of the row.
+    passive = (acted == 0) & (counts > 0)[rows]
+    assert_allclose(proba[passive], [[0, 0, 1, 0]] * passive.sum(), atol=1e-6)
+    likelihood = np.bincount(rows, weights=np.where(acted, np.log(A), np.log1p(-A)))
+    likelihood = np.where(counts > 0, np.log(R) + likelihood, np.log(1 - R + R * silent))
+    assert estimator.score(long, acted, response_id=rows) == pytest.approx(
+        likelihood.mean(), rel=1e-5
+    )
+    nothing = np.full(len(rows), np.nan)
+    assert_allclose(
+        estimator.predict_proba(long, nothing, response_id=rows),
+        estimator.predict_proba(long),
+        atol=1e-6,
+    )
+
+
+def test_no_split_and_no_batch_cuts_an_id(monkeypatch):
+    passes = []
+    original = RewardNet.run_single_epoch
+
+    def spy(self, iterator, training, *args):
+        batches = [X[:, 0].tolist() for (X, _), *_ in iterator]
+        passes.append((training, batches))
+        return original(self, iterator, training, *args)
+
+    monkeypatch.setattr(RewardNet, "run_single_epoch", spy)
+    X, _, _, rows, acted = exposed()
+    numbered = np.c_[rows, X[rows]]
+    params = FAST | {"standardize": False, "batch_size": 16, "max_epochs": 2}
+    for groups in (None, rows // 3):
+        passes.clear()
+        ImplicitRewardEstimator(**params).fit(numbered, acted, response_id=rows, groups=groups)
+        assert [training for training, _ in passes] == [True, False] * 2
+        parts = []
+        for training, batches in passes:
+            assert max(map(len, batches)) < 16 + 4 or not training
+            ids = [set(batch) for batch in batches]
+            assert sum(map(len, ids)) == len(set().union(*ids))
+            parts.append(set().union(*ids))
+        assert parts[:2] == parts[2:]
+        assert not parts[0] & parts[1]
+        assert sum(len(batch) for _, batches in passes[:2] for batch in batches) == len(rows)
+        if groups is not None:
+            assert not {i // 3 for i in parts[0]} & {i // 3 for i in parts[1]}
+
+
+def test_rows_of_an_id_have_one_reward_weight_label_and_group():
+    X, _, _, rows, acted = exposed()
+    ids = np.array([f"r{row}" for row in rows])
+    long = np.c_[X[rows], np.arange(len(rows))]
+    first = next(i for i, row in enumerate(rows) if row in rows[:i])
+    message = rf"X differs \(position 4 of the reward columns\).* is '{ids[first]}' \(row {first}\)"
+    with pytest.raises(ValueError, match=rf"{message}.*name the columns .* propensity_features"):
+        ImplicitRewardEstimator(**FAST).fit(long, acted, response_id=ids)
+    estimator = ImplicitRewardEstimator(propensity_features=[4], **FAST)
+    estimator.fit(long, acted, response_id=ids)
+    moved = long.copy()
+    moved[first, 0] += 1
+    for method, kwargs in (
+        (estimator.score, {"y": acted}),
+        (estimator.predict_proba, {"actions": acted}),
+        (estimator.partial_fit, {"y": acted}),
+    ):
+        with pytest.raises(ValueError, match=rf"X differs \(position 0 .* '{ids[first]}'"):
+            method(moved, **kwargs, response_id=ids)
+    for name in ("sample_weight", "groups", "preference"):
+        value = np.ones(len(rows))
+        value[first] = 0
+        with pytest.raises(ValueError, match=rf"{name} differs .* '{ids[first]}'"):
+            estimator.fit(long, acted, response_id=ids, **{name: value})
+
+
+def test_exposures_and_ids_tell_nothing_without_actions(one_signal):
+    estimator, X, *_ = one_signal
+    for name in ("response_id", "exposures"):
+        with pytest.raises(ValueError, match=f"{name} tells nothing without actions"):
+            estimator.predict_proba(X, **{name: np.ones(400)})
+
+
+def test_groups_and_ids_go_through_cross_validation():
+    X, _, _, rows, acted = exposed()
+    params = {"response_id": rows, "groups": rows // 2}
+    with sklearn.config_context(enable_metadata_routing=True):
+        result = cross_validate(
+            make_pipeline(StandardScaler(), ImplicitRewardEstimator(**FAST)),
+            X[rows],
+            acted,
+            cv=GroupKFold(3),
+            params=params,
+            error_score="raise",
+        )
+    assert np.isfinite(result["test_score"]).all()
+
+
+def test_naive_reduces_the_exposures_of_a_response():
+    X, exposures, counts, rows, acted = exposed()
+    any_action = (counts > 0).astype(int)
+    expected = ImplicitRewardEstimator("naive", **FULL_BATCH).fit(X, any_action)
+    for data in (
+        {"X": X, "y": counts, "exposures": exposures},
+        {"X": X[rows], "y": acted, "response_id": rows},
+    ):
+        estimator = ImplicitRewardEstimator("naive", **FULL_BATCH).fit(**data)
+        assert_allclose(estimator.predict(X), expected.predict(X), atol=1e-9)
+        assert estimator.score(**data) == pytest.approx(expected.score(X, any_action))
+
+
+def test_some_labels_help():
+    X, log = simulated()
+    truth = log.preference
+    without = r2(X, log.actions, truth)
+    with_labels = r2(X, log.actions, truth, preference=some_labels(truth, 0.1))
+    assert with_labels > without + 0.15
+
+
+def test_all_labels_leave_nothing_to_the_actions():
+    """With every preference known the reward is the classifier trained on the labels."""
+    X, log = simulated(n=300)
+    params = FULL_BATCH | {"n_estimators": 1, "max_epochs": 60}
+    labelled = ImplicitRewardEstimator(**params)
+    labelled.fit(X, log.actions, preference=log.preference)
+    labels = ImplicitRewardEstimator("naive", **params).fit(X, log.preference)
+    # They start at different rates.
+    assert np.corrcoef(labelled.predict(X), labels.predict(X))[0, 1] > 0.98
+
+
+def test_graded_labels_on_acted_rows_are_raised_with_one_warning():
+    X, y, preference = make_log()
+    graded = np.where(np.arange(400) < 60, 0.8, np.nan)
+    raised = np.where((graded == 0.8) & (y == 1), 1.0, graded)
+    with pytest.warns(UserWarning) as record:
+        estimator = ImplicitRewardEstimator(**FAST | {"max_epochs": 2, "early_stopping": False})
+        estimator.fit(X, y, preference=graded)
+    assert [str(warning.message).split(" were")[0] for warning in record] == [
+        f"{(y[:60] == 1).sum()} graded labels",
+        f"all {(y[:60] == 0).sum()} labels of responses without an action are 0.8. Labels must "
+        "not be chosen by their value: a button that only likers press is a signal, not a label, "
+        "and belongs into a column of y.",
+    ]
+    assert {warning.filename for warning in record} == {__file__}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        twin = clone(estimator).fit(X, y, preference=raised)
+    assert_array_equal(estimator.predict(X), twin.predict(X))
+
+
+def test_labels_of_acted_rows_with_misclicks():
+    X, log = simulated(n=800, false_action_rate=0.2, intercept=0.5)
+    truth, acted = log.preference, log.actions == 1
+    labels = np.where(acted, some_labels(truth, 0.6), np.nan)
+    params = {"false_action_rate": 0.2}
+    with pytest.raises(ValueError, match="these labels are not missing at random"):
+        r2(X, log.actions, truth, params, preference=labels)
+    without = r2(X, log.actions, truth, params)
+    params["label_mechanism"] = "acted"
+    assert r2(X, log.actions, truth, params, preference=labels) > without + 0.2
+    with pytest.raises(ValueError, match="labels of acted responses tell nothing while"):
+        r2(
+            X,
+            log.actions,
+            truth,
+            {"label_mechanism": "acted"},
+            preference=np.where(acted, 1, np.nan),
+        )
+
+
+def test_unlogged_rows_learn_from_their_labels():
+    X, log = simulated(n=600)
+    y = log.actions.astype(float)
+    y[:400] = np.nan
+    labels = np.where(np.isnan(y), log.preference, np.nan)
+    params = LEARN | {"early_stopping": False}
+    estimator = ImplicitRewardEstimator(**params).fit(X, y, preference=labels)
+    assert estimator.score(X[400:], None, true_preference=log.preference[400:]) > 0.3
+    assert estimator.score(X, y) == pytest.approx(estimator.score(X[400:], y[400:]), rel=1e-5)
+
+
+def test_exclusion_helps():
+    X, _ = simulated()
+    context = np.random.default_rng(5).normal(size=(1000, 2))
+    log = simulate_feedback(
+        1 / (1 + np.exp(-3 * X[:, 0] - X[:, 2])),
+        propensity=1 / (1 + np.exp(-2 * context[:, 0])),
+        random_state=1,
+    )
+    both = np.c_[X, context]
+    truth = log.preference
+    without = r2(both, log.actions, truth)
+    assert r2(both, log.actions, truth, {"propensity_features": slice(5, 7)}) > without + 0.1
+
+
+def test_known_propensities_help():
+    X, log = simulated(n=1200)
+    truth = log.preference
+    known = some_labels(log.propensity, 0.4)
+    assert r2(X, log.actions, truth, propensity=known) > r2(X, log.actions, truth) + 0.15
+
+
+def test_known_propensities_enter_likelihood_and_posterior():
+    X, log = simulated(n=300)
+    y, known = log.actions, log.propensity.copy()
+    known[::4] = np.nan
+    estimator = ImplicitRewardEstimator(**FAST | {"n_estimators": 1}).fit(X, y, propensity=known)
+    R, A = estimator.predict(X).astype(float), estimator.propensity(X).astype(float)
+    A = np.where(np.isnan(known), A, known)
+    expected = np.where(y == 1, np.log(R * A), np.log1p(-R * A))
+    assert estimator.score(X, y, propensity=known) == pytest.approx(expected.mean(), rel=1e-5)
+    assert estimator.score(X, y) != pytest.approx(expected.mean(), rel=1e-5)
+    proba = estimator.predict_proba(X, y, propensity=known)
+    preferred = np.where(y == 1, 1, R * (1 - A) / (1 - R * A))
+    assert_allclose(proba[:, [0, 2]].sum(axis=1), preferred, rtol=1e-4)
+    before = estimator.predict_proba(X, propensity=known)
+    assert_allclose(before[:, 0], R * A, rtol=1e-4)
+
+
+def test_propensity_head_learns_given_propensities_where_there_are_no_others():
+    X, log = simulated()
+    params = LEARN | {"max_epochs": 60, "early_stopping": False}
+    estimator = ImplicitRewardEstimator(**params).fit(X, log.actions, propensity=log.propensity)
+    assert np.corrcoef(estimator.propensity(X), log.propensity)[0, 1] > 0.95
+    assert estimator.score(X, None, true_preference=log.preference) > 0.4
+
+
+RATES = {
+    "a number": (0.6, {}),
+    "small batches": (0.6, {"batch_size": 8, "max_epochs": 2}),
+    "one large batch": (0.6, {"batch_size": 10_000}),
+    "without early stopping": (0.6, {"early_stopping": False}),
+    "one member": (0.6, {"n_estimators": 1}),
+    "near 1": (0.99, {}),
+    "float64": (0.6, {"dtype": "float64"}),
+    "own columns": (0.6, {"propensity_features": [5]}),
+    "false actions": (0.6, {"false_action_rate": 0.05}),
+    "above": ((0.8, 0.9), {}),
+    "below": ((0.31, 0.32), {}),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("case", RATES)
+def test_preference_rate_is_the_mean_reward(case, weighted):
+    rate, params = RATES[case]
+    X, y, _ = make_log()
+    weight = np.where(X[:, 0] > 0, 3.0, 0.5) if weighted else None
+    estimator = ImplicitRewardEstimator(**FAST | {"preference_rate": rate} | params)
+    estimator.fit(X, y, sample_weight=weight)
+    mean = np.average(estimator.predict(X).astype(float), weights=weight)
+    lower, upper = np.atleast_1d(rate)[[0, -1]]
+    assert lower - 1e-4 < mean < upper + 1e-4
+    assert np.std(estimator.predict(X)) > 0.001
+
+
+def test_every_member_has_the_preference_rate():
+    X, y, _ = make_log()
+    estimator = ImplicitRewardEstimator(**FAST | {"preference_rate": 0.6, "n_estimators": 3})
+    estimator.fit(X, y)
+    with torch.no_grad():
+        Z = torch.from_numpy((X - estimator.scaler_.mean_) / estimator.scaler_.scale_).float()
+        members = torch.sigmoid(estimator.model_.reward_logit(Z)).mean(1)
+    assert_allclose(members, 0.6, atol=1e-4)
+
+
+def test_preference_rate_that_the_reward_has_anyway_changes_nothing():
+    X, y, _ = make_log(n_signals=2)
+    plain = ImplicitRewardEstimator(**FAST).fit(X, y)
+    for interval in ((0, 1), (0.05, 0.95)):
+        estimator = ImplicitRewardEstimator(**FAST | {"preference_rate": interval}).fit(X, y)
+        assert_allclose(estimator.predict(X), plain.predict(X), atol=1e-6)
+
+
+def test_preference_rate_settles_the_level_of_exclusion():
+    X, _ = simulated(n=800)
+    context = np.random.default_rng(5).normal(size=(800, 2))
+    reward = 1 / (1 + np.exp(1 - 3 * X[:, 0] - X[:, 2]))
+    # Nowhere is acting near certain, so that the level is open.
+    propensity = 0.6 / (1 + np.exp(-2 * context[:, 0]))
+    log = simulate_feedback(reward, propensity=propensity, random_state=1)
+    both, truth = np.c_[X, context], log.preference
+    params = LEARN | {"propensity_features": [5, 6], "max_epochs": 30}
+    errors = [
+        np.abs(
+            ImplicitRewardEstimator(**params, preference_rate=rate)
+            .fit(both, log.actions)
+            .predict(both)
+            - reward
+        ).mean()
+        for rate in (None, truth.mean())
+    ]
+    assert errors[1] < errors[0] - 0.01
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_objectives_say_what_they_make_no_use_of(partial):
+    X, y, preference = make_log(n_signals=3)
+    for name, value in (
+        ("preference", np.where(np.arange(400) < 30, preference, np.nan)),
+        ("propensity", np.full(400, 0.5)),
+    ):
+        estimator = ImplicitRewardEstimator("naive", **FAST)
+        with pytest.raises(ValueError, match=f"Naive makes no use of {name}. Leave it out, or use"):
+            (estimator.partial_fit if partial else estimator.fit)(X, y[:, 0], **{name: value})
+    with pytest.raises(
+        ValueError, match="Brier makes no use of preference_rate, false_action_rate="
+    ):
+        ImplicitRewardEstimator(
+            Brier(), preference_rate=0.5, false_action_rate="estimate", **FAST
+        ).fit(X, y)
+
+
+def test_partial_fit_takes_side_information_but_no_whole_population():
+    X, _, _, rows, acted = exposed()
+    labels = np.where(acted == 1, 1.0, np.nan)
+    labels[acted == 0] = np.where(rows[acted == 0] % 5 == 0, 0.3, np.nan)
+    labels = np.where(np.isin(rows, rows[acted == 1]) & (acted == 0), np.nan, labels)
+    estimator = ImplicitRewardEstimator(**FAST)
+    for _ in range(2):
+        estimator.partial_fit(
+            X[rows], acted, response_id=rows, preference=labels, propensity=np.full(len(rows), 0.9)
+        )
+    assert estimator.identification_.level == "identified"
+    assert np.isfinite(estimator.predict(X)).all()
+    estimator.partial_fit(X, np.ones(120), exposures=np.full(120, 3))
+    for params, message in (
+        ({"preference_rate": 0.5}, "preference_rate=0.5 is about the whole population, of which"),
+        ({"false_action_rate": "estimate"}, "false_action_rate='estimate' compares rows held out"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ImplicitRewardEstimator(**FAST | params).partial_fit(X, np.ones((120, 3)))
+
+
+# ---------------------------------------------------------------- false-action rates
+
+
+def test_false_action_rates_are_recovered():
+    """Of 600 rows with known r* = 0, e = 0.15 has a standard error of 0.015."""
+    given = np.array([0.05, 0.15, 0.02])
+    X, log = simulated(n=1200, n_signals=3, false_action_rate=given)
+    params = LEARN | {"false_action_rate": "estimate", "max_epochs": 20}
+    estimator = ImplicitRewardEstimator(**params).fit(X, log.actions)
+    found = estimator.false_action_rate_
+    assert np.abs(found - given).max() < 0.04
+    assert_array_equal(np.argsort(found), np.argsort(given))
+    assert (estimator.propensity(X) > found).all()
+    assert estimator.get_params()["false_action_rate"] == "estimate"
+    assert estimator.score(X, None, true_preference=log.preference) > r2(
+        X, log.actions, log.preference
+    )
+    # The fit is one with the rates it found.
+    copy = pickle.loads(pickle.dumps(estimator))
+    assert_array_equal(copy.false_action_rate_, found)
+    assert copy.score(X, log.actions) == estimator.score(X, log.actions)
+    acted = estimator.predict_action(X)
+    reward, A = estimator.predict(X)[:, None], estimator.propensity(X)
+    assert_allclose(acted, reward * A + (1 - reward) * found, atol=1e-5)
+
+
+def test_false_action_rate_from_labels_of_one_signal():
+    X, log = simulated(n=1000, false_action_rate=0.15)
+    params = LEARN | {"false_action_rate": "estimate", "max_epochs": 20}
+    estimator = ImplicitRewardEstimator(**params)
+    estimator.fit(X, log.actions, preference=some_labels(log.preference, 0.4))
+    # 200 labels of not preferred rows: a standard error of 0.025.
+    assert estimator.false_action_rate_[0] == pytest.approx(0.15, abs=0.05)
+
+
+def test_false_action_rate_and_preference_rate_with_a_last_batch_of_one_row():
+    X, y, _ = make_log(n=257, n_signals=3)
+    params = FAST | {"false_action_rate": "estimate", "preference_rate": 0.5, "batch_size": 256}
+    estimator = ImplicitRewardEstimator(**params).fit(X, y)
+    assert estimator.predict(X).mean() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_false_action_rate_is_estimated_only_from_what_tells_it():
+    X, y, preference = make_log(n_signals=3)
+
+    def fit(y, **arguments):
+        params = FAST | {"false_action_rate": "estimate", "max_epochs": 2, "early_stopping": False}
+        params |= {k: arguments.pop(k) for k in ("label_mechanism",) if k in arguments}
+        ImplicitRewardEstimator(**params).fit(X, y, **arguments)
+
+    refused = "false_action_rate='estimate' needs three signals logged together .* pass a number"
+    never_three = np.where(np.arange(400)[:, None] % 3 == range(3), np.nan, y)
+    for arguments in (
+        {"y": y[:, 0]},
+        {"y": y[:, :2]},
+        {"y": never_three},
+        {"y": y[:, 0], "exposures": np.full(400, 2)},
+        {"y": y[:, 0], "preference": np.where(np.arange(400) % 4 == 0, 0.5, np.nan)},
+        {"y": y[:, 0], "preference": np.where(np.cumsum(preference == 0) < 20, preference, np.nan)},
+        {
+            "y": y[:, 0],
+            "preference": np.where(y[:, 0] == 1, np.arange(400) % 2, np.nan),
+            "label_mechanism": "acted",
+        },
+    ):
+        with pytest.raises(ValueError, match=refused):
+            fit(**arguments)
+    message = (
+        r"y has 2 signal\(s\), 0 responses with three of them logged, 0 shown three times, and"
+    )
+    with pytest.raises(ValueError, match=message):
+        fit(y[:, :2])
+    fit(y)
+    fit(y[:, 0], exposures=np.full(400, 3))
+    fit(y[:, 0], preference=np.where(np.arange(400) % 4 == 0, preference, np.nan))
+    few = np.zeros((400, 3))
+    few[:15] = 1
+    message = (
+        "needs at least 5 acted and 5 not acted responses in each of 5 parts of the log, which"
+    )
+    with pytest.raises(
+        ValueError, match=f"{message} has 15 acted and 385 not acted ones in 5 parts"
+    ):
+        fit(few)
+    with pytest.raises(ValueError, match=f"{message} .* in 3 parts that no group is cut by"):
+        fit(y, groups=np.arange(400) % 3)
+
+
+# ---------------------------------------------------------------- names, copies, routing
+
+
+def test_signal_names():
+    X, y, _ = make_log(n_signals=2)
+    frame = pd.DataFrame(y, columns=["copy", "share"])
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, frame)
+    assert_array_equal(estimator.signal_names_in_, ["copy", "share"])
+    assert estimator.score(X, frame) == estimator.score(X, y)
+    swapped = frame[["share", "copy"]]
+    message = r"the signals are \['share', 'copy'\], but the estimator was fitted with \['copy', 's"
+    for method in (estimator.score, estimator.predict_proba, estimator.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            method(X, swapped)
+    assert_array_equal(estimator.partial_fit(X, y).signal_names_in_, ["copy", "share"])
+    for unnamed in (y, pd.DataFrame(y)):
+        estimator.fit(X, unnamed)
+        assert not hasattr(estimator, "signal_names_in_")
+        estimator.score(X, swapped)
+    assert not hasattr(estimator.fit(X, frame["copy"]), "signal_names_in_")
+    assert_array_equal(estimator.fit(X, frame[["copy"]]).signal_names_in_, ["copy"])
+
+
+SELECTIONS = {
+    "names": ["e0", "e1"],
+    "positions": [0, 1],
+    "slice": slice(0, 2),
+    "slice of names": slice("e0", "e1"),
+    "mask": np.arange(6) < 2,
+    "callable": make_column_selector("e[01]"),
+}
+
+
+@pytest.mark.parametrize("case", SELECTIONS)
+def test_selections_survive_clone_and_pickle(case):
+    X, y, _ = make_log()
+    frame = pd.DataFrame(X, columns=[f"e{i}" for i in range(6)])
+    estimator = ImplicitRewardEstimator(reward_features=SELECTIONS[case], **FAST)
+    assert estimator.get_params()["reward_features"] is SELECTIONS[case]
+    twin = clone(estimator).fit(frame, y)
+    repr(twin)
+    loaded = pickle.loads(pickle.dumps(twin))
+    assert_array_equal(loaded.predict(frame[["e0", "e1"]]), twin.predict(frame))
+    assert_array_equal(loaded.propensity(frame), twin.propensity(frame))
+    loaded.partial_fit(frame, y)
+    assert loaded.identification_.level == "ranking only"
+    stored = skops.io.dumps(twin.set_params(reward_features=None))
+    untrusted = skops.io.get_untrusted_types(data=stored)
+    assert all(name.startswith("implicitrm_sk.") for name in untrusted), untrusted
+    restored = skops.io.loads(stored, trusted=untrusted)
+    assert_array_equal(restored.predict(frame[["e0", "e1"]]), twin.predict(frame))
+
+
+def test_warm_start_keeps_to_the_columns():
+    X, y, _ = make_log()
+    params = FAST | {"warm_start": True, "reward_features": [0, 1]}
+    estimator = ImplicitRewardEstimator(**params).fit(X, y)
+    estimator.fit(X, y)
+    with pytest.raises(ValueError, match="training cannot go on .*reward_features selected"):
+        estimator.set_params(reward_features=[0, 2]).fit(X, y)
+
+
+def test_warm_start_keeps_to_the_same_columns_of_as_many():
+    X, y, _ = make_log()
+    both = {"reward_features": [0, 1], "propensity_features": [2, 3]}
+    estimator = ImplicitRewardEstimator(warm_start=True, **FAST, **both).fit(X, y)
+    with pytest.raises(ValueError, match="training cannot go on"):
+        estimator.set_params(reward_features=[2, 3], propensity_features=[4, 5]).fit(X, y)
+
+
+ROUTED = {
+    "sample_weight",
+    "groups",
+    "response_id",
+    "exposures",
+    "preference",
+    "propensity",
+    "true_preference",
+}
+
+
+class Recorder(ImplicitRewardEstimator):
+    """Records what reached fit and score, and of which rows."""
+
+    calls = []
+
+    def fit(
+        self,
+        X,
+        y,
+        sample_weight=None,
+        groups=None,
+        response_id=None,
+        exposures=None,
+        preference=None,
+        propensity=None,
+    ):
+        given = {
+            name: value for name, value in vars().items() if name in ROUTED and value is not None
+        }
+        self.calls.append(("fit", X[:, 0], y, given))
+        return super().fit(X, y, **given)
+
+    def score(
+        self,
+        X,
+        y,
+        true_preference=None,
+        sample_weight=None,
+        response_id=None,
+        exposures=None,
+        propensity=None,
+    ):
+        given = {
+            name: value for name, value in vars().items() if name in ROUTED and value is not None
+        }
+        self.calls.append(("score", X[:, 0], y, given))
+        return super().score(X, y, **given)
+
+
+def routed_search(cv, **params):
+    Recorder.calls = []
+    return GridSearchCV(
+        # The first column numbers the rows, and stays as it is.
+        make_pipeline(FunctionTransformer(), Recorder(false_action_rate=0.05, **FAST)),
+        {"recorder__dropout": [0.0, 0.3]},
+        cv=cv,
+        error_score="raise",
+        **params,
+    )
+
+
+def test_preference_reaches_fit_and_true_preference_score():
+    X, y, _ = make_log(n=240)
+    X[:, 0] = np.arange(240)
+    # Every row has values of its own.
+    preference = np.where(np.arange(240) % 3 == 0, (np.arange(240) + 0.25) / 240, np.nan)
+    truth = (np.arange(240) + 0.75) / 240
+    cv = KFold(3, shuffle=True, random_state=0)
+    with sklearn.config_context(enable_metadata_routing=True):
+        search = routed_search(cv=cv).fit(X, y, preference=preference, true_preference=truth)
+        found = search.score(X, y, true_preference=truth)
+        assert found == pytest.approx(r2_score(truth, search.predict(X)), abs=1e-6)
+    everything = np.arange(240)
+    expected = [rows for _ in range(2) for fold in cv.split(X) for rows in fold]
+    expected += [everything, everything]  # the refit, and the score above
+    assert len(Recorder.calls) == len(expected)
+    for i, (kind, numbers, actions, given) in enumerate(Recorder.calls):
+        rows = expected[i]
+        assert_array_equal(numbers, rows)
+        assert_array_equal(actions, y[rows])
+        if i % 2 == 0:
+            assert kind == "fit" and set(given) == {"preference"}
+            assert_array_equal(given["preference"], preference[rows])
+        else:
+            assert kind == "score" and set(given) == {"true_preference"}
+            assert_array_equal(given["true_preference"], truth[rows])
+    assert "true_preference" not in inspect.signature(ImplicitRewardEstimator.fit).parameters
+    assert "preference" not in inspect.signature(ImplicitRewardEstimator.score).parameters
+
+
+def test_side_information_of_fit_and_score_goes_to_both():
+    X, y, _ = make_log(n=240)
+    X[:, 0] = np.arange(240)
+    side = {
+        "sample_weight": (np.arange(240) + 1) / 240,
+        "response_id": np.array([f"r{i}" for i in range(240)]),
+        "exposures": 1 + np.arange(240) % 3,
+        "propensity": np.where(np.arange(240) % 2, 0.5 + np.arange(240) / 1000, np.nan),
+    }
+    only_fit = {"preference": np.where(y == 0, np.arange(240) / 1000, np.nan)}
+    with sklearn.config_context(enable_metadata_routing=True):
+        routed_search(cv=2, refit=False).fit(X, y, **side, **only_fit)
+    assert len(Recorder.calls) == 8
+    for kind, rows, _, given in Recorder.calls:
+        expected = side | (only_fit if kind == "fit" else {})
+        assert set(given) == set(expected)
+        for name, value in expected.items():
+            assert_array_equal(given[name], value[rows.astype(int)])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1])
+def test_std_is_at_least_half_the_distance_to_the_mirror_image(rate):
+    X, y, _ = make_log()
+    params = FAST | {"n_estimators": 3, "false_action_rate": rate}
+    estimator = ImplicitRewardEstimator(**params).fit(X, y)
+    new = np.random.default_rng(3).normal(size=(200, 6)) * 2
+    with torch.no_grad():
+        Z = torch.from_numpy((new - estimator.scaler_.mean_) / estimator.scaler_.scale_).float()
+        f, u = estimator.model_(Z)
+    R, A = torch.sigmoid(f), torch.sigmoid(u[..., 0])
+    half = (R.mean(0) - A.mean(0)).abs() / 2
+    _, std = estimator.predict(new, return_std=True)
+    assert (std >= half.numpy() - 1e-6).all()
+    assert half.max() > 0.02
+    # With anything that breaks the tie only the members count.
+    told = clone(estimator).fit(X, y, propensity=np.where(np.arange(400) < 3, 0.7, np.nan))
+    with torch.no_grad():
+        f, _ = told.model_(Z)
+    assert_allclose(
+        told.predict(new, return_std=True)[1], torch.sigmoid(f).std(0, correction=0), atol=1e-5
+    )
+
+
 # ---------------------------------------------------------------- persistence
 
 
@@ -905,6 +1647,101 @@ def test_bad_side_information(kwargs, message):
         ImplicitRewardEstimator(**FAST).fit(X_GOOD, Y_GOOD, **kwargs)
 
 
+BAD_SIDE_INFORMATION = {
+    "a label above 1": (
+        {},
+        {"preference": np.where(np.arange(160) < 3, 5.0, np.nan)},
+        r"preference must hold labels in \[0, 1\] .* 3 value\(s\) lie outside, e.g. 5. Rescale",
+    ),
+    "a label below 0": ({}, {"preference": np.full(160, -1.0)}, "preference must hold labels in"),
+    "a selector that selects nothing": (
+        {"propensity_features": []},
+        {},
+        "propensity_features selects no column of X. A head needs at least one",
+    ),
+    "a selector of a missing column": (
+        {"reward_features": ["a", "user"]},
+        {"X": pd.DataFrame(X_GOOD, columns=list("abcdef"))},
+        "reward_features names the column 'user', which X lacks. Its columns are a, b, c, d, e, f",
+    ),
+    "a reversed interval": (
+        {"preference_rate": (0.7, 0.3)},
+        {},
+        r"preference_rate=\(0.7, 0.3\) is reversed: the lower end comes first, \(0.3, 0.7\)",
+    ),
+    "an interval beyond 1": (
+        {"preference_rate": (0.7, 1.3)},
+        {},
+        r"preference_rate must lie in \[0, 1\], got \(0.7, 1.3\)",
+    ),
+    "three ends": ({"preference_rate": (0.1, 0.2, 0.3)}, {}, "preference_rate must be a number or"),
+    "no end": ({"preference_rate": (None, 0.5)}, {}, r"preference_rate must lie in \[0, 1\]"),
+    "a rate above 1": ({"preference_rate": 1.5}, {}, "'preference_rate' parameter"),
+    "a rate in words": ({"preference_rate": "half"}, {}, "'preference_rate' parameter"),
+    "nobody likes anything": ({"preference_rate": 0}, {}, "no response is preferred, which leaves"),
+    "everybody likes it all": ({"preference_rate": (1, 1)}, {}, "every response is preferred"),
+    "a propensity of 0": (
+        {},
+        {"propensity": np.zeros(160)},
+        r"propensity must lie in \(0, 1\], NaN where it is not known, but 160 value\(s\) do not",
+    ),
+    "a propensity above 1": ({}, {"propensity": np.full(160, 2.0)}, r"propensity must lie in \(0"),
+    "a propensity below the false actions": (
+        {"false_action_rate": 0.1},
+        {"propensity": np.full(160, 0.1)},
+        "propensity is not above false_action_rate in 160 value",
+    ),
+    "ids of the wrong length": (
+        {},
+        {"response_id": np.arange(159)},
+        r"response_id has shape \(159,\), but one label per row of X is expected: \(160,\)",
+    ),
+    "missing ids": (
+        {},
+        {"response_id": np.where(np.arange(160) < 2, np.nan, 1.0)},
+        "response_id is NaN in 2 rows. Give each response an id of its own",
+    ),
+    "exposures smaller than actions": (
+        {},
+        {"y": np.full(160, 3), "exposures": np.full(160, 2)},
+        "y counts more actions than exposures in 160 rows; in the first, row 0, 3 actions of 2 exp",
+    ),
+    "exposures of the wrong length": (
+        {},
+        {"exposures": np.ones(159)},
+        "exposures has 159 rows but",
+    ),
+    "counts without exposures": ({}, {"y": Y_GOOD * 3}, "pass counts together with exposures="),
+    "always acted on": (
+        {},
+        {"y": np.full(160, 2), "exposures": np.full(160, 2)},
+        "y has one class only",
+    ),
+    "a label that an action contradicts": (
+        {},
+        {"preference": np.zeros(160)},
+        f"preference is 0 on {Y_GOOD.sum()} responses that drew an action: with false_action_rate",
+    ),
+    "labels where users acted": (
+        {},
+        {"preference": np.where(Y_GOOD == 1, 1.0, np.nan)},
+        "labels are not missing at random",
+    ),
+    "an unknown mechanism": ({"label_mechanism": "mnar"}, {}, "'label_mechanism' parameter"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SIDE_INFORMATION)
+def test_bad_side_information_is_named(case):
+    params, data, message = BAD_SIDE_INFORMATION[case]
+    estimator = ImplicitRewardEstimator(**FAST | params)
+    with pytest.raises(ValueError, match=message) as error:
+        estimator.fit(**{"X": X_GOOD, "y": Y_GOOD} | data)
+    assert "\n" not in str(error.value)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X_GOOD)
+
+
 @pytest.mark.parametrize(
     ("column", "message"),
     [(np.zeros(400), "'share' of y is 0 in every row"), (np.full(400, np.nan), "is never logged")],
@@ -926,7 +1763,7 @@ def test_useless_signal_is_named(column, message):
         ({"false_action_rate": 1.0}, "'false_action_rate' parameter"),
         ({"false_action_rate": [0.1, 0.1]}, r"false_action_rate has shape \(2,\).*\(1,\)"),
         ({"false_action_rate": [1.5]}, r"false_action_rate must lie in \[0, 1\)"),
-        ({"false_action_rate": ["a"]}, "false_action_rate must be a number or one per signal"),
+        ({"false_action_rate": ["a"]}, "false_action_rate must be a number, one per .* 'estimate'"),
         ({"n_estimators": 0}, "'n_estimators' parameter"),
         ({"learning_rate_init": 0.0}, "'learning_rate_init' parameter"),
         ({"weight_decay": -1.0}, "'weight_decay' parameter"),

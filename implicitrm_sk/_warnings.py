@@ -1,0 +1,36 @@
+"""Warnings that point to the user's line, however many library frames lie before it."""
+
+import os
+import sys
+import warnings
+
+import joblib
+import sklearn
+
+_LIBRARIES = tuple(
+    os.path.dirname(path) + os.sep for path in (__file__, sklearn.__file__, joblib.__file__)
+)
+_SEARCHES = os.path.join(os.path.dirname(sklearn.__file__), "model_selection") + os.sep
+
+
+def _library_frames():
+    """Return the frames of this package and of what calls it, innermost first."""
+    frames = []
+    frame = sys._getframe(2)
+    while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
+        frames.append(frame)
+        frame = frame.f_back
+    return frames
+
+
+def warn(message, category=UserWarning):
+    """Give a warning at the line that called into this package, scikit-learn or joblib."""
+    warnings.warn(message, category, stacklevel=len(_library_frames()) + 2)
+
+
+def running_search():
+    """Return an identifier of the search that is running in this thread, None if none is."""
+    searches = [
+        frame for frame in _library_frames() if frame.f_code.co_filename.startswith(_SEARCHES)
+    ]
+    return id(searches[-1]) if searches else None
