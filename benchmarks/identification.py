@@ -16,9 +16,9 @@ the gap closed between naive on one signal and that network, on the log that the
 column counts the seeds in which the row beats the fit of one signal with nothing else on the same
 log.
 
-All rows of a data set have the same settings: the defaults for the synthetic log; for the others,
-of some 2,000 training rows, those of the best held-out likelihood, summed over five of the logs of
-BeaverTails, among 24 settings on seeds 100 to 104.
+All rows of a log have the same settings: the defaults for the synthetic data; for the others, of
+some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 104 of BeaverTails,
+summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
 close held-out likelihood comes to the truth in choosing settings.
@@ -51,6 +51,7 @@ SMALL_DATA = {
     "weight_decay": 10.0,
     "n_estimators": 8,
 }
+SMALL_CONTEXT = SMALL_DATA | {"weight_decay": 3.0}
 N_CONTEXT = 3
 N_USERS = 100
 FALSE_ACTIONS = 0.05
@@ -69,7 +70,7 @@ class Problem:
             self.is_test = np.arange(len(self.X)) >= 20_000
             self.groups = np.arange(len(self.X))
             self.labels = {"1 % labels": 200, "5 % labels": 1000}
-            self.params = {}
+            self.params = self.context_params = {}
         else:
             encoder, threshold = RATED[name]
             data = load_rated_responses(name, data_home, encoder=encoder)
@@ -77,7 +78,7 @@ class Problem:
             self.z = (data.rating > threshold).astype(int)
             self.probability = None
             self.labels = {"100 labels": 100, "300 labels": 300}
-            self.params = SMALL_DATA
+            self.params, self.context_params = SMALL_DATA, SMALL_CONTEXT
         self.train = ~self.is_test
         self.seed = seed
         self.rng = np.random.default_rng([seed, 1])
@@ -102,17 +103,25 @@ class Problem:
             label[(label == 0) & (actions == 1)] = np.nan
         return label[self.train]
 
-    def evaluate(self, actions, columns=None, objective="stratified", params=(), **fit_params):
+    def evaluate(
+        self,
+        actions,
+        columns=None,
+        objective="stratified",
+        params=None,
+        exclusion=True,
+        **fit_params,
+    ):
         """Fit on the training rows and return the metrics of the reward on the test rows.
 
         `columns` are further columns for the propensity; test rows do without them. With
         `reporting` set, return the identification report instead.
         """
-        params = self.params | dict(params)
+        params = self.params | (params or {})
         X = self.X[self.train]
         if columns is not None:
             X = np.hstack([X, columns[self.train]])
-            if params.pop("exclusion", True):
+            if exclusion:
                 params = {"reward_features": slice(self.X.shape[1])} | params
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", IdentificationWarning)
@@ -160,13 +169,15 @@ def cases(problem):
     )
 
     context = p.simulate(X=p.context).actions
-    yield "context", "naive", partial(fit, context, objective="naive")
-    yield "context", "none", partial(fit, context, p.context, params={"exclusion": False})
-    yield "context", "exclusion", partial(fit, context, p.context)
+    fit_context = partial(fit, params=p.context_params)
+    yield "context", "all labels", partial(fit_context, p.z, objective="naive")
+    yield "context", "naive", partial(fit_context, context, objective="naive")
+    yield "context", "none", partial(fit_context, context, p.context, exclusion=False)
+    yield "context", "exclusion", partial(fit_context, context, p.context)
     yield (
         "context",
         "exclusion, preference rate",
-        partial(fit, context, p.context, params={"preference_rate": rate}),
+        partial(fit, context, p.context, params=p.context_params | {"preference_rate": rate}),
     )
 
     false = p.simulate(n_signals=3, false_action_rate=FALSE_ACTIONS).actions
@@ -240,12 +251,13 @@ def cases(problem):
     leak = p.context.copy()
     leak[:, 0] += (p.z - p.z.mean()) / p.z.std()
     leaking = p.simulate(X=leak).actions
-    yield "leaking context", "naive", partial(fit, leaking, objective="naive")
-    yield "leaking context", "none", partial(fit, leaking, leak, params={"exclusion": False})
+    yield "leaking context", "all labels", partial(fit_context, p.z, objective="naive")
+    yield "leaking context", "naive", partial(fit_context, leaking, objective="naive")
+    yield "leaking context", "none", partial(fit_context, leaking, leak, exclusion=False)
     yield (
         "leaking context",
         "exclusion, but a context column tells of r*",
-        partial(fit, leaking, leak),
+        partial(fit_context, leaking, leak),
     )
 
 
@@ -255,7 +267,7 @@ def run_seed(name, data_home, seed, only=None):
     return {
         (log, case): evaluate()
         for log, case, evaluate in cases(problem)
-        if only is None or case in only or case in ("all labels", "naive", "none")
+        if only is None or log in only
     }
 
 
@@ -276,7 +288,7 @@ def report_seed(name, data_home, seed, only=None):
     return {
         (log, case): evaluate()
         for log, case, evaluate in cases(Problem(name, data_home, seed, reporting=True))
-        if case not in ("all labels", "naive") and (only is None or case in only)
+        if case not in ("all labels", "naive") and (only is None or log in only)
     }
 
 
@@ -307,7 +319,6 @@ def print_reports(name, runs):
 
 def print_ladder(name, runs):
     """Print the table of one data set."""
-    full = np.array([run["signals", "all labels"]["r2"] for run in runs])
     print(f"\n{name}, {len(runs)} seeds (mean ± standard error)\n")
     share = "share of all labels" if name == "synthetic" else "gap closed"
     print(
@@ -316,9 +327,9 @@ def print_ladder(name, runs):
     print("|---|---|---|---|---|---|---|---|")
     for log, case in runs[0]:
         r2 = np.array([run[log, case]["r2"] for run in runs])
-        like = log if (log, "naive") in runs[0] else "signals"
-        naive, none = (
-            np.array([run[like, row]["r2"] for run in runs]) for row in ("naive", "none")
+        full, naive, none = (
+            np.array([run[log if (log, row) in run else "signals", row]["r2"] for run in runs])
+            for row in ("all labels", "naive", "none")
         )
         part = r2 / full if name == "synthetic" else (r2 - naive) / (full - naive)
         cells = [
@@ -404,7 +415,7 @@ def main(argv=None):
     parser.add_argument("--data-home", help="folder of the data sets")
     parser.add_argument("--data", nargs="+", default=["synthetic", *RATED])
     parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice"])
-    parser.add_argument("--only", nargs="+", help="cases of the ladder")
+    parser.add_argument("--only", nargs="+", help="logs of the ladder and the report")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
