@@ -127,14 +127,14 @@ class ResidentRows:
         # Two waits for the device per pass, none per batch.
         n_rows, rows_per_batch, responses_per_batch = (
             int(ends[-1]),
-            torch.zeros_like(ends).index_add(0, batch_of, sizes).tolist(),
+            torch.bincount(batch_of, weights=sizes).long().tolist(),
             torch.bincount(batch_of).tolist(),
         )
         response = torch.repeat_interleave(sizes, output_size=n_rows)
         first = ends - sizes
         rows = torch.arange(n_rows, device=part.device) + (self.offsets[part] - first)[response]
         r0 = p0 = 0
-        for n_batch_rows, m in zip(rows_per_batch, responses_per_batch, strict=False):
+        for n_batch_rows, m in zip(rows_per_batch, responses_per_batch, strict=True):
             if m:
                 r1, p1 = r0 + n_batch_rows, p0 + m
                 yield part[p0:p1], rows[r0:r1], first[p0:p1] - r0, response[r0:r1] - p0

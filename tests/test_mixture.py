@@ -255,3 +255,29 @@ def test_posterior_and_likelihood_in_the_tails():
     with_false_actions = _mixture.group_posterior(f, u, acted, e)[0]
     assert with_false_actions[[0, 2]].tolist() == [0, 0]
     assert with_false_actions[1].item() == pytest.approx(0.5005)  # P(a=1) = e + (1 - e) / 2
+
+
+# What the actions alone rule out
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("K", [1, 3])
+def test_lower_bound_is_what_its_formula_says(K, rate):
+    f, u = components(K)
+    e = RATES[rate](K)
+    R, A = 1 / (1 + np.exp(-f.numpy())), propensities(u, e)
+    if e is None:
+        expected = (R * (1 - np.prod(1 - A, axis=-1))).mean(0)
+    else:
+        action = (R[..., None] * A + (1 - R[..., None]) * e.numpy()).mean(0)
+        expected = ((action - e.numpy()) / (1 - e.numpy())).max(-1).clip(0, 1)
+    np.testing.assert_allclose(_mixture.lower_bound(f, u, e), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("K", [1, 3])
+def test_the_reward_is_never_below_its_bound(K, rate):
+    f, u = components(K, scale=4.0)
+    e = RATES[rate](K)
+    reward, _ = _mixture.reward(f)
+    assert (reward >= _mixture.lower_bound(f, u, e) - 1e-12).all()

@@ -264,3 +264,54 @@ def test_set_generator_reaches_every_dropout():
     network.set_generator(generator)
     assert network.reward.dropout.generator is generator
     assert network.propensity.dropout.generator is generator
+
+
+# Columns of each head
+
+
+def test_a_head_reads_its_own_columns_only():
+    model = RewardModel(
+        M, D, 2, (4,), (3,), reward_columns=(0, 3), propensity_columns=(1, 2, 3)
+    ).double()
+    model.initialize(torch.Generator().manual_seed(0))
+    X = features()
+    f, u = model(X)
+    for column, (reads_f, reads_u) in enumerate(
+        [(True, False), (False, True), (False, True), (True, True), (False, False)]
+    ):
+        changed = X.clone()
+        changed[:, column] = math.nan
+        new_f, new_u = model(changed)
+        assert torch.isnan(new_f).all() if reads_f else torch.equal(new_f, f)
+        assert torch.isnan(new_u).all() if reads_u else torch.equal(new_u, u)
+
+
+def test_a_head_on_some_columns_is_a_head_on_these_alone():
+    model = RewardModel(
+        M, D, 2, (4,), (3,), reward_columns=(3, 0), propensity_columns=(2,)
+    ).double()
+    model.initialize(torch.Generator().manual_seed(0))
+    X = features()
+    assert torch.equal(model.reward_logit(X), model.reward(X[:, [3, 0]]).squeeze(-1))
+    assert torch.equal(model.propensity_logit(X), model.propensity(X[:, [2]]))
+
+
+def test_config_keeps_the_columns():
+    model = RewardModel(M, D, 2, (4,), (3,), reward_columns=(0, 3), propensity_columns=(1, 2))
+    model.initialize(torch.Generator().manual_seed(0))
+    again = RewardModel(**model.config)
+    again.load_state_dict(model.state_dict())
+    X = features().float()
+    for ours, theirs in zip(model(X), again(X), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_reward_is_that_of_the_first_row_of_each_response():
+    model = RewardModel(M, D, 2, (4,), (3,)).double()
+    model.initialize(torch.Generator().manual_seed(0))
+    X, first = features(), torch.tensor([0, 4, 5])
+    f, u = model(X, first)
+    all_f, all_u = model(X)
+    assert f.shape == (M, 3) and u.shape == (M, N, 2)
+    torch.testing.assert_close(f, all_f[:, first])
+    assert torch.equal(u, all_u)

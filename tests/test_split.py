@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from implicitrm_sk._split import row_codes, validation_split
+from implicitrm_sk._split import cross_fitting_folds, row_codes, validation_split
 
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -188,3 +188,37 @@ def test_global_generator_is_not_used():
     row_codes(np.ones((3, 2)))
     split(*singletons(20, 5))
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+# Folds
+
+
+def test_every_row_is_in_one_fold_and_no_group_is_cut():
+    rng = np.random.default_rng(0)
+    groups = rng.integers(0, 60, 500)
+    fold = cross_fitting_folds(rng.random(500) < 0.2, groups, 5, np.random.RandomState(0))
+    assert set(fold) == set(range(5))
+    for group in range(60):
+        assert len(set(fold[groups == group])) == 1
+
+
+def test_folds_have_equal_shares_of_acted_rows():
+    acted, groups = singletons(1000, 103)
+    fold = cross_fitting_folds(acted, groups, 5, np.random.RandomState(0))
+    assert set(np.bincount(fold)) == {200}
+    assert set(np.bincount(fold[acted])) <= {20, 21}
+
+
+def test_folds_are_reproducible_and_do_not_depend_on_names():
+    acted, groups = singletons(200, 50)
+    folds = [
+        cross_fitting_folds(acted, names, 5, np.random.RandomState(seed))
+        for names, seed in ((groups, 0), (groups, 0), (-3 * groups, 0), (groups, 1))
+    ]
+    assert np.array_equal(folds[0], folds[1]) and np.array_equal(folds[0], folds[2])
+    assert not np.array_equal(folds[0], folds[3])
+
+
+def test_fewer_groups_than_folds_leave_folds_empty():
+    fold = cross_fitting_folds(np.ones(9), np.arange(9) % 3, 5, np.random.RandomState(0))
+    assert sorted(set(fold)) == [0, 1, 2]

@@ -10,6 +10,7 @@ import torch
 
 from implicitrm_sk._stratification import (
     GROUP_NAMES,
+    false_action_counts,
     group_log_joint,
     log1mexp,
     log_joint,
@@ -17,6 +18,7 @@ from implicitrm_sk._stratification import (
     posterior,
     preference_risk,
     propensity_log_probs,
+    propensity_risk,
     stratified_risk,
 )
 
@@ -594,3 +596,247 @@ def test_log1mexp_is_accurate_everywhere(dtype):
 def test_log1mexp_limits():
     result = log1mexp(torch.tensor([0.0, -0.0, -math.inf, -1e4]))
     assert result.tolist() == [-math.inf, -math.inf, 0, 0]
+
+
+# Side information: exposures, shared responses, labels, known propensities
+
+SIDES = [
+    kinds
+    for n in range(5)
+    for kinds in itertools.combinations(("exposures", "response", "preference", "propensity"), n)
+]
+
+
+def side_example(kinds, rate="mixed", seed=0, n=24, K=3):
+    """Return logits, actions, rates and side information that contradict nothing."""
+    rng = np.random.default_rng(seed)
+    response = np.sort(rng.integers(0, n // 2, n)) if "response" in kinds else np.arange(n)
+    response = np.unique(response, return_inverse=True)[1]
+    m = response.max() + 1
+    exposures = rng.integers(1, 5, (n, K)) if "exposures" in kinds else np.ones((n, K), dtype=int)
+    actions = rng.integers(0, exposures + 1).astype(float)
+    actions[rng.random((n, K)) < 0.4] = 0
+    actions[rng.random((n, K)) < 0.2] = NAN
+    e = RATES[rate](K)
+    proved = np.zeros(m, dtype=bool)
+    zero = np.ones(K, dtype=bool) if e is None else e == 0
+    np.logical_or.at(proved, response, (np.nan_to_num(actions)[:, zero] > 0).any(1))
+    side = {}
+    if "exposures" in kinds:
+        side["exposures"] = np.where(np.isnan(actions), NAN, exposures)
+    if "response" in kinds:
+        side["response"] = response
+    if "preference" in kinds:
+        label = rng.choice([0.0, 1.0, 0.3, NAN], m)
+        side["preference"] = np.where(proved & ~np.isnan(label), 1.0, label)
+    if "propensity" in kinds:
+        known = np.where(rng.random((n, K)) < 0.5, rng.uniform(0.4, 0.9, (n, K)), NAN)
+        side["propensity"] = known
+    f, u = rng.normal(size=(MEMBERS, m)), rng.normal(size=(MEMBERS, n, K))
+    return f, u, actions, e, side
+
+
+def side_tensors(f, u, actions, e, side):
+    return (
+        *tensors(f, u, actions, e),
+        {name: torch.as_tensor(value) for name, value in side.items()},
+    )
+
+
+def enumerate_responses(f, u, actions, e, side):
+    """Return log P(r*=0, y) and log P(r*=1, y) of each member and response, by plain loops."""
+    n, K = actions.shape
+    response = side.get("response", np.arange(n))
+    e = np.zeros(K) if e is None else e
+    joint = np.zeros((MEMBERS, f.shape[1], 2))
+    for member in range(MEMBERS):
+        for i in range(f.shape[1]):
+            R = sigmoid(f[member, i])
+            for preferred in (0, 1):
+                p = R if preferred else 1 - R
+                for row in np.flatnonzero(response == i):
+                    for k in range(K):
+                        y = actions[row, k]
+                        if np.isnan(y):
+                            continue
+                        shown = side["exposures"][row, k] if "exposures" in side else 1
+                        hit = e[k] + (1 - e[k]) * sigmoid(u[member, row, k])
+                        if "propensity" in side and not np.isnan(side["propensity"][row, k]):
+                            hit = side["propensity"][row, k]
+                        hit = hit if preferred else e[k]
+                        p *= hit**y * (1 - hit) ** (shown - y)
+                joint[member, i, preferred] = p
+    with np.errstate(divide="ignore"):
+        return np.log(joint)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("kinds", SIDES, ids="+".join)
+def test_likelihood_with_side_information(kinds, rate):
+    example = side_example(kinds, rate)
+    joint = enumerate_responses(*example)
+    f, u, y, e, side = side_tensors(*example)
+    label = example[4].get("preference", np.full(f.shape[1], NAN))
+    with np.errstate(invalid="ignore"):
+        expected = np.logaddexp(joint[..., 0], joint[..., 1])
+        labelled = np.where(label > 0, label * joint[..., 1], 0.0)
+        labelled = labelled + np.where(label < 1, (1 - label) * joint[..., 0], 0.0)
+    expected = np.where(np.isnan(label), expected, labelled)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(log_likelihood(f, u, y, e, **side), expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("kinds", SIDES, ids="+".join)
+def test_gradient_is_that_of_the_likelihood_with_side_information(kinds, rate):
+    f, u, y, e, side = side_tensors(*side_example(kinds, rate))
+    f.requires_grad_()
+    u.requires_grad_()
+    weight = torch.as_tensor(np.random.default_rng(1).random(f.shape))
+    ours = torch.autograd.grad((stratified_risk(f, u, y, e, **side) * weight).sum(), (f, u))
+    # A -inf that meets a weight of 0 has no gradient in autograd: a floor does not matter here.
+    likelihood = log_likelihood(f, u, y, e, **side)
+    theirs = torch.autograd.grad(-(likelihood * weight).sum(), (f, u))
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, torch.nan_to_num(b), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_counts_are_the_sequence_of_their_exposures(rate):
+    """Each exposure as a row of its own, which shares r* and the logit."""
+    f, u, actions, e, side = side_example(("exposures",), rate)
+    shown = np.nan_to_num(side["exposures"]).max(1).astype(int).clip(1)
+    response = np.repeat(np.arange(len(actions)), shown)
+    place = np.arange(len(response)) - np.repeat(np.cumsum(shown) - shown, shown)
+    long = np.where(
+        place[:, None] < np.nan_to_num(side["exposures"])[response],
+        (place[:, None] < actions[response]).astype(float),
+        NAN,
+    )
+    counts = side_tensors(f, u, actions, e, side)
+    rows = side_tensors(f, u[:, response], long, e, {"response": response})
+    for function in (log_likelihood, stratified_risk):
+        torch.testing.assert_close(
+            function(*counts[:4], **counts[4]),
+            function(*rows[:4], **rows[4]),
+            rtol=0,
+            atol=1e-9,
+        )
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    "kinds", [kinds for kinds in SIDES if "preference" not in kinds], ids="+".join
+)
+def test_group_posterior_with_side_information(kinds, rate):
+    example = side_example(kinds, rate)
+    f, u, actions, e, side = example
+    n, K = actions.shape
+    joint = enumerate_responses(*example)
+    e_ = np.zeros(K) if e is None else e
+    A = e_ + (1 - e_) * sigmoid(u)
+    if "propensity" in side:
+        A = np.where(np.isnan(side["propensity"]), A, side["propensity"])
+    shown = np.nan_to_num(side["exposures"], nan=1.0) if "exposures" in side else np.ones((n, K))
+    response = side.get("response", np.arange(n))
+    expected = np.zeros((MEMBERS, n, 4))
+    for member, row in itertools.product(range(MEMBERS), range(n)):
+        preferred = joint[member, response[row]] - np.logaddexp(*joint[member, response[row]])
+        not_p, p = np.exp(preferred)
+        unlogged = np.isnan(actions[row])
+        quiet = np.prod(np.where(unlogged, 1 - A[member, row], np.nan_to_num(actions[row]) == 0))
+        never = np.prod((1 - A[member, row]) ** shown[row])
+        expected[member, row] = [p * (1 - quiet), not_p * (1 - never), p * quiet, not_p * never]
+    tensors_ = side_tensors(*example)
+    np.testing.assert_allclose(posterior(*tensors_[:4], **tensors_[4]), expected, atol=1e-10)
+
+
+def test_rows_of_a_response_may_come_in_any_order():
+    f, u, actions, e, side = side_example(("response",))
+    order = np.random.default_rng(2).permutation(len(actions))
+    shuffled = side_tensors(
+        f, u[:, order], actions[order], e, {"response": side["response"][order]}
+    )
+    straight = side_tensors(f, u, actions, e, side)
+    for function in (log_likelihood, stratified_risk):
+        torch.testing.assert_close(
+            function(*shuffled[:4], **shuffled[4]), function(*straight[:4], **straight[4])
+        )
+
+
+@pytest.mark.parametrize("kinds", SIDES, ids="+".join)
+@pytest.mark.parametrize("logit", [-100.0, 100.0])
+def test_extreme_logits_with_side_information(kinds, logit):
+    f, u, y, e, side = side_tensors(*side_example(kinds, "positive"))
+    f, u = torch.full_like(f, logit, requires_grad=True), torch.full_like(u, -logit)
+    u.requires_grad_()
+    risk = stratified_risk(f, u, y, e, **side)
+    gradients = torch.autograd.grad(risk.sum(), (f, u))
+    assert torch.isfinite(risk).all()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert torch.isfinite(log_likelihood(f, u, y, e, **side)).all()
+
+
+# False-action rates
+
+
+@pytest.mark.parametrize("kinds", SIDES, ids="+".join)
+def test_expected_false_actions(kinds):
+    example = side_example(kinds, "positive")
+    joint = enumerate_responses(*example)
+    f, u, actions, e, side = example
+    not_q = np.exp(joint[..., 0] - np.logaddexp(joint[..., 0], joint[..., 1]))
+    if "preference" in side:
+        not_q = np.where(np.isnan(side["preference"]), not_q, 1 - side["preference"])
+    rows = not_q[:, side.get("response", np.arange(len(actions)))][..., None]
+    shown = side.get("exposures", np.where(np.isnan(actions), NAN, 1.0))
+    tensors_ = side_tensors(*example)
+    false_actions, opportunities = false_action_counts(*tensors_[:4], **tensors_[4])
+    np.testing.assert_allclose(false_actions, rows * np.nan_to_num(actions), atol=1e-12)
+    np.testing.assert_allclose(opportunities, rows * np.nan_to_num(shown), atol=1e-12)
+
+
+@pytest.mark.parametrize("kinds", SIDES, ids="+".join)
+def test_em_of_false_action_rates_never_lowers_the_likelihood(kinds):
+    f, u, y, e, side = side_tensors(*side_example(kinds, "positive", n=200))
+    log_propensity, _ = propensity_log_probs(u, e, side.get("propensity"))
+    # R and A as they are, whatever e becomes.
+    side = {name: value for name, value in side.items() if name != "propensity"}
+    e = e.expand(MEMBERS, 1, -1)
+    values = []
+    for _ in range(30):
+        likelihood = [
+            log_likelihood(
+                f[[member]],
+                u[[member]],
+                y,
+                e[member, 0],
+                **side,
+                propensity=log_propensity[member].exp(),
+            ).sum()
+            for member in range(MEMBERS)
+        ]
+        values.append(torch.stack(likelihood))
+        false_actions, opportunities = false_action_counts(
+            f, u, y, e, **side, propensity=log_propensity.exp()
+        )
+        e = false_actions.sum(-2, keepdim=True) / opportunities.sum(-2, keepdim=True)
+    values = torch.stack(values)
+    assert (values.diff(dim=0) > -1e-9).all()
+    assert (values[-1] > values[0] + 0.1).all()
+
+
+def test_known_propensities_teach_the_head():
+    """The gradient vanishes where the head says what is known."""
+    rng = np.random.default_rng(0)
+    target = torch.as_tensor(rng.uniform(0.4, 0.9, (50, 2)))
+    target[::3, 0] = NAN
+    e = torch.tensor([0.1, 0.0], dtype=torch.float64)
+    u = torch.special.logit((torch.nan_to_num(target, 0.5) - e) / (1 - e))[None]
+    u.requires_grad_()
+    (gradient,) = torch.autograd.grad(propensity_risk(u, target, e).sum(), u)
+    assert gradient.abs().max() < 1e-12
+    off = (u.detach() + 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(propensity_risk(off, target, e).sum(), off)
+    known = ~torch.isnan(target)
+    assert (gradient[0][known] > 0.01).all() and not gradient[0][~known].any()
