@@ -119,6 +119,14 @@ def test_verdicts(actions, params, fit_params, verdict):
     assert report.verdict == verdict
 
 
+def test_too_few_labels_to_rule_out_the_swap_are_called_that():
+    report = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(24))
+    assert report.level == "identified" and report.swap["as_likely"]
+    assert "too small to show it" in report.reason and "Collect more" in report.advice[0]
+    enough = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(900))
+    assert not enough.swap["as_likely"] and "too small" not in enough.reason
+
+
 def test_exclusion_is_a_ranking():
     report = identification_report(
         estimator(propensity_features=slice(5, 7)),

@@ -12,7 +12,7 @@ from sklearn.utils import _safe_indexing
 from .. import _mixture, _stratification
 from .._estimator import ImplicitRewardEstimator, log_tensors
 from .._features import select_features
-from .._identification import ADVICE, NOT_IDENTIFIED, Evidence, relation
+from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, relation
 from .._log import check_labels
 from .._optional import import_optional
 from .._validation import check_groups, to_numpy
@@ -317,7 +317,8 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     refits = _compare_refits(rows, starts)
     as_likely = refits["as_likely"]
     independence, agreeing = _check_signals(rows, as_likely)
-    level, assumptions, reason, advice = _verdict(settings, independence, agreeing)
+    swap = _swap_test(rows, as_likely)
+    level, assumptions, reason, advice = _verdict(settings, independence, agreeing, swap)
     rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
     return IdentificationReport(
         level=level,
@@ -327,7 +328,7 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
         settings=settings,
         refits=refits,
         reward_spread=float(rewards.std(axis=0).mean()),
-        swap=_swap_test(rows, as_likely),
+        swap=swap,
         independence=independence,
         agreeing_signals=agreeing,
         labelled_share=labelled_share,
@@ -505,7 +506,7 @@ def _check_signals(rows, as_likely):
     return result, agreeing
 
 
-def _verdict(settings, independence, agreeing):
+def _verdict(settings, independence, agreeing, swap):
     """Return level, assumptions, reason and advice: settings, unless the data speak against."""
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
@@ -521,4 +522,10 @@ def _verdict(settings, independence, agreeing):
         if against:
             level, assumptions = NOT_IDENTIFIED, ()
             reason = f"{reason} But {against}."
+    if level == IDENTIFIED and swap["applicable"] and swap["as_likely"]:
+        reason = (
+            f"{reason} But this log is too small to show it: the swap of reward and propensity is "
+            "as likely."
+        )
+        advice.insert(0, "Collect more of what identifies the reward, or add another kind of it.")
     return level, assumptions, reason, tuple(dict.fromkeys(advice))
