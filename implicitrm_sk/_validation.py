@@ -52,6 +52,18 @@ def check_features(estimator, X, *, reset):
     )
 
 
+#: What the numbers of an argument are.
+_EXPECTED = {
+    "preference": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",
+    "exposures": "counts, of the shape of the actions or one column",
+    "propensity": "probabilities in (0, 1], NaN where unknown, of the shape of the actions",
+}
+_EXPECTED_ACTIONS = (
+    "actions 0 (did not act) or 1 (acted), NaN where a signal was not logged, of shape "
+    "(n_samples,) or (n_samples, n_signals)"
+)
+
+
 def _as_float(y, name):
     try:
         # pandas' own missing value does not convert by itself.
@@ -62,8 +74,7 @@ def _as_float(y, name):
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). "
-            "Expected are actions 0 (did not act) or 1 (acted), NaN where a signal was not logged, "
-            "of shape (n_samples,) or (n_samples, n_signals)."
+            f"Expected are {_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
         ) from error
 
 
@@ -295,7 +306,7 @@ def check_groups(groups, n_samples, name="groups"):
     groups = np.asarray(to_numpy(groups))
     if groups.shape != (n_samples,):
         raise ValueError(
-            f"{name} has shape {groups.shape}, but one label per row of X is expected: "
+            f"{name} has shape {groups.shape}, but one value per row of X is expected: "
             f"({n_samples},)."
         )
     try:

@@ -167,7 +167,7 @@ def test_many_ids():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1, 2], r"response_id has shape \(2,\), but one label per row of X is expected: \(3,\)"),
+        ([1, 2], r"response_id has shape \(2,\), but one value per row of X is expected: \(3,\)"),
         ([[1], [2], [3]], r"response_id has shape \(3, 1\)"),
         ("abc", r"response_id has shape \(\)"),
         ([1.0, nan, 2.0], "response_id is NaN in 1 rows. Give each response an id of its own"),
