@@ -1,8 +1,14 @@
 """Reward models from implicit preference data, in scikit-learn's manner."""
 
 from ._estimator import ImplicitRewardEstimator
-from .exceptions import IdentificationWarning
+from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
 from .inspection import identification_report
 
-__all__ = ["IdentificationWarning", "ImplicitRewardEstimator", "identification_report"]
+__all__ = [
+    "IdentificationWarning",
+    "ImplicitRewardEstimator",
+    "ModelFileError",
+    "ShiftWarning",
+    "identification_report",
+]
 __version__ = "0.1.0.dev0"

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from . import _mixture
+from . import _mixture, _persistence
 from ._features import positions_in_use, select_features
 from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
 from ._log import check_constant, check_labels, check_log, number_responses
@@ -1387,6 +1387,109 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return log_likelihood, np.where(log.n_events() > 0, log.sample_weight, 0.0)
 
     # ------------------------------------------------------------------ persistence
+
+    def save(self, path, metrics=None):
+        """Save the fitted estimator in files that hold no code.
+
+        Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
+        (``README.md``); a manifest holds the format version and the SHA-256 of the files. Files of
+        this version load with every later one. Everything is saved, also the state from which
+        `partial_fit` goes on, except callbacks.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A folder, or a file that ends in ``.zip``. It is written beside its place first and then
+            moved there. A model saved there before is replaced; a folder with other files is left
+            alone.
+        metrics : dict of str to float, default=None
+            Measured values for the model card, by name.
+
+        Raises
+        ------
+        ValueError
+            If something cannot be saved without code: a callable as column selection, an objective
+            that is none of this package's.
+        FileExistsError
+            If something other than a saved model is in the way.
+        """
+        _persistence.save(self, path, metrics)
+
+    @classmethod
+    def load(cls, path):
+        """Load an estimator that `save` wrote, on any machine.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Folder or zip archive.
+
+        Returns
+        -------
+        est : ImplicitRewardEstimator
+            On `device` if the machine has it, else, with a warning, on the CPU.
+
+        Raises
+        ------
+        ModelFileError
+            If the files are incomplete, damaged, altered or of a newer format. Nothing in a file is
+            ever executed, and nothing is written. The SHA-256 finds accidents; whoever can change
+            all the files can change that too: load models from people you trust to have trained
+            them well.
+        """
+        return _persistence.load(cls, path)
+
+    def push_to_hub(self, repo_id, *, metrics=None, commit_message=None, private=None, token=None):
+        """Upload the fitted estimator to the Hugging Face hub, in the files of `save`.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"user/name"``; the repository is created if there is none.
+        metrics : dict of str to float, default=None
+            As in `save`.
+        commit_message : str, default=None
+        private : bool, default=None
+            Whether a new repository is private. None is the default of the organisation.
+        token : str, default=None
+            Access token; None is the one of ``hf auth login``.
+
+        Returns
+        -------
+        url : str
+            Of the commit.
+        """
+        return _persistence.push_to_hub(
+            self,
+            repo_id,
+            metrics=metrics,
+            commit_message=commit_message,
+            private=private,
+            token=token,
+        )
+
+    @classmethod
+    def from_pretrained(cls, repo_id, *, revision=None, token=None, cache_dir=None):
+        """Load an estimator from the Hugging Face hub, or from a local path.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"user/name"`` on the hub, or a path as in `load`.
+        revision : str, default=None
+            Branch, tag or commit. Only a commit is sure to be the same tomorrow.
+        token : str, default=None
+            Access token; None is the one of ``hf auth login``.
+        cache_dir : str or path-like, default=None
+            Where downloads are kept; None is the cache of huggingface_hub.
+
+        Returns
+        -------
+        est : ImplicitRewardEstimator
+        """
+        return _persistence.from_pretrained(
+            cls, repo_id, revision=revision, token=token, cache_dir=cache_dir
+        )
 
     def __getstate__(self):
         # Plain arrays: pickle, joblib and skops all read them, on a machine without the device.

@@ -1,0 +1,157 @@
+"""The model card that goes with a saved model: what a reader has to know before using it."""
+
+import json
+from numbers import Real
+
+import numpy as np
+
+from ._identification import IDENTIFIED, NOT_IDENTIFIED
+
+_HEADER = """\
+---
+library_name: implicitrm-sk
+tags:
+- reward-model
+- implicit-feedback
+- rlhf
+- scikit-learn
+---
+"""
+
+
+def model_card(est, metrics=None):
+    """Return the card of a fitted estimator as Markdown.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    metrics : dict of str to float, default=None
+        What was measured, by name, with the data it was measured on.
+    """
+    metrics = {} if metrics is None else dict(metrics)
+    for name, value in metrics.items():
+        if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
+            raise ValueError(
+                f"metrics must map names to numbers, got {name!r}: {value!r}. For example "
+                'metrics={"AUROC on 500 rated responses": 0.84}.'
+            )
+    sections = (
+        "# Reward model learned from user actions",
+        "Estimates the reward R(x) = P(the response is preferred), in [0, 1], from an embedding x "
+        "of a (prompt, response). It was learned from what users did with responses, not from "
+        "labels, with [implicitrm-sk](https://pypi.org/project/implicitrm-sk/).",
+        "## Use",
+        "```python\nfrom implicitrm_sk import ImplicitRewardEstimator\n\n"
+        'est = ImplicitRewardEstimator.load("PATH")  # or from_pretrained("USER/NAME")\n'
+        "reward = est.predict(X)  # X: (n, " + str(est.n_features_in_) + ")\n```",
+        "## Data",
+        _bullets(_data(est)),
+        "## Identification",
+        _identification(est),
+        "## Metrics",
+        _metrics(est, metrics),
+        "## Intended use",
+        _intended_use(est),
+        "## Model",
+        _bullets(_model(est)),
+    )
+    return _HEADER + "\n" + "\n\n".join(sections) + "\n"
+
+
+def _bullets(lines):
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _quoted(name):
+    """Return a name that others chose as one piece of code, whatever it holds."""
+    return "`" + json.dumps(str(name)).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _data(est):
+    counts = est.evidence_
+    yield (
+        f"{counts.n_responses:,} responses with something logged, {counts.n_acted:,} of them drew "
+        "an action"
+    )
+    names = getattr(est, "signal_names_in_", None)
+    text = f"{est.n_signals_} kind{'s' if est.n_signals_ > 1 else ''} of action"
+    yield text if names is None else f"{text}: {', '.join(map(_quoted, names))}"
+    for n, text in (
+        (counts.n_several_signals, "responses with several logged signals"),
+        (counts.n_repeated, "responses shown repeatedly"),
+        (counts.n_labels, "responses with an explicit label"),
+        (counts.n_known_propensity, "responses with a known propensity"),
+    ):
+        if n:
+            yield f"{n:,} {text}"
+    if est.preference_rate is not None:
+        yield f"overall preference rate held at {_quoted(est.preference_rate)}"
+    if np.any(est.false_action_rate_):
+        origin = "estimated" if isinstance(est.false_action_rate, str) else "given"
+        rates = ", ".join(f"{rate:.3g}" for rate in est.false_action_rate_)
+        yield f"false-action rates ({origin}): {rates}"
+
+
+def _identification(est):
+    found = est.identification_
+    lines = [f"**{found}**", found.reason[:1].upper() + found.reason[1:]]
+    if found.level == NOT_IDENTIFIED and est.objective_.models_propensity:
+        lines.append(
+            "The level and the ranking of this reward are a convention: at x any reward between "
+            "P(action given x) and 1 fits the log equally well."
+        )
+    elif found.level != IDENTIFIED:
+        lines.append("The reward is determined only as far as this says.")
+    if found.advice:
+        lines.append("What would tell more:\n\n" + _bullets(found.advice))
+    return "\n\n".join(line for line in lines if line)
+
+
+def _metrics(est, metrics):
+    rows = [(_quoted(name)[2:-2], f"{value:.4g}") for name, value in metrics.items()]
+    losses = [record["valid_loss"] for record in est.history_ if "valid_loss" in record]
+    if losses:
+        best = np.mean(np.nanmin(np.asarray(losses, dtype=float), axis=0))
+        rows.append(
+            (
+                "held-out criterion of early stopping (nats per row, lower is better, mean over "
+                "members)",
+                f"{best:.4g}",
+            )
+        )
+    text = "" if metrics else "No metric against known preferences was given when it was saved.\n\n"
+    if not rows:
+        return text.strip()
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"{text}| metric | value |\n|---|---|\n{table}"
+
+
+def _intended_use(est):
+    lines = [
+        "Ranking, filtering and rewarding responses to prompts like those of the log, embedded "
+        "exactly as the log was.",
+        "In reinforcement learning the policy leaves the log: compare its responses with the log "
+        "(`implicitrm_sk.inspection.shift_report`) and lower the reward by its spread.",
+        "Not for judging people, and not for responses, languages or users that the log does not "
+        "hold. What users prefer need not be true or harmless.",
+    ]
+    if not est.objective_.models_propensity:
+        lines.insert(
+            0,
+            f"`{type(est.objective_).__name__}` has no propensity: what it gives is the "
+            "probability of an action, which is no reward.",
+        )
+    return _bullets(lines)
+
+
+def _model(est):
+    config = est.model_.config
+    yield f"objective: `{type(est.objective_).__name__}`; {config['n_members']} members, averaged"
+    yield f"input: {est.n_features_in_} columns" + (", standardised" if est.scaler_ else "")
+    sizes = ", ".join(map(str, config["hidden_layer_sizes"])) or "none (linear)"
+    yield f"hidden layers of the reward head: {sizes}"
+    if est.identification_.swap_symmetric:
+        yield (
+            "each member stands beside its mirror image with reward and propensity exchanged: "
+            "nothing in the log tells them apart"
+        )
