@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import _mixture, _persistence
@@ -23,6 +24,7 @@ from ._split import cross_fitting_folds, row_codes, validation_split
 from ._stratification import GROUP_NAMES
 from ._training import (
     INFERENCE_ROWS,
+    Partners,
     RateConstraint,
     ResidentRows,
     batched_logits,
@@ -37,10 +39,10 @@ from ._validation import (
     check_sample_weight,
     to_numpy,
 )
-from ._warnings import running_search, warn
+from ._warnings import running_search, searched_over, warn
 from .exceptions import IdentificationWarning
 from .metrics import PREFERENCE_METRICS
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES, Naive, Objective, TrainingLog
 
 #: Epochs trained when there is too little data to hold some out.
 FIXED_EPOCHS = 50
@@ -50,6 +52,19 @@ N_FOLDS = 5
 MIN_ROWS_PER_CLASS = 5
 #: The search or pipeline in which an IdentificationWarning was given last.
 _warned_in = None
+
+
+def _is_incremental(estimator):
+    objective = estimator.objective
+    if isinstance(objective, str):
+        objective = OBJECTIVES.get(objective, Objective)
+    if not objective.incremental:
+        name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
+        raise AttributeError(
+            f"partial_fit is not available: {name} learns from the whole log before training. "
+            "Use fit."
+        )
+    return True
 
 
 class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
@@ -72,9 +87,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     Parameters
     ----------
-    objective : {"stratified", "naive"} or Objective, default="stratified"
-        How the heads are trained. "naive" takes no action for a dislike and is the baseline. With
-        several signals a single-signal objective such as "naive" uses "any logged action".
+    objective : str or Objective, default="stratified"
+        How the heads are trained: a name of `implicitrm_sk.objectives.OBJECTIVES`. "naive" takes no
+        action for a dislike and is the baseline; the others are the methods of the literature, all
+        but "stratified" single-signal: with several signals they use "any logged action".
     hidden_layer_sizes : int or tuple of int, default=(64,)
         Hidden units per layer of the reward head; ``()`` is a linear (logistic) reward.
     propensity_hidden_layer_sizes : int or tuple of int, default=None
@@ -89,7 +105,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     preference_rate : float or (float, float), default=None
         The mean reward over the population, that is the responses of `fit` by their
         `sample_weight`, if it is known: a number, or an interval that holds it. It is imposed on
-        every member, to rounding, over the responses that are logged or labelled.
+        every member, to rounding, over the responses that are logged or labelled. "upu" and "nnpu"
+        need it as a number, as the class prior of their risk.
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=0.0
         P(y_k=1 | r*=0): the share of not preferred responses that still draw action k (misclicks).
         In [0, 1). A_k > e_k is imposed. "estimate" learns the rates by EM on held-out rows, each
@@ -363,7 +380,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             Non-negative weights, in training, validation and the column means.
         groups : array-like of shape (n_samples,), default=None
             Rows of one group (prompt, user) stay on one side of the validation split. None keeps
-            identical rows, or the rows of one response, together.
+            identical rows, or the rows of one response, together. Pairwise objectives ("bpr" ...)
+            compare responses of one group, and without groups any two.
         response_id : array-like of shape (n_samples,), default=None
             Rows of one id are the same response shown repeatedly and share one preference r*,
             while each row has its own propensity. Reward columns, weight, label and group must be
@@ -379,7 +397,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         propensity : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             P(y_k=1 | r*=1) in (0, 1] of rows for which it is known from a randomised experiment,
             NaN elsewhere. The propensity head learns from the other rows, and from these only if
-            there are no others.
+            there are no others. Objectives that weigh by propensity ("ips" ...) estimate what is
+            not known by a convention.
 
         Returns
         -------
@@ -396,6 +415,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         IdentificationWarning
             If nothing that was passed determines the reward; once per search.
         """
+        if searched_over("objective", without="true_preference"):
+            raise ValueError(
+                "the likelihood of actions cannot rank objectives: with one signal, naive and "
+                "stratified models fit P(y | x) alike, and others do not model it. Tune each "
+                "objective by itself, and compare objectives by true preferences: "
+                "scoring=make_preference_scorer(...) of implicitrm_sk.metrics, or "
+                "fit(true_preference=...) of a search with metadata routing."
+            )
         given_X = X
         keep_weights = self.warm_start and hasattr(self, "model_")
         columns = (self.reward_columns_, self.propensity_columns_) if keep_weights else None
@@ -433,6 +460,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self._update_scaler(X, log, train, reset=not keep_weights)
         if self._estimates_false_actions():
             self._estimate_false_action_rate(X, log, usable, groups, random_state)
+        further = self._prepare_objective(X, log, train, valid, random_state)
         self._prepare_model(X.shape[1], log, train, random_state, keep_weights)
 
         self.history_ = []
@@ -470,7 +498,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             # Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
             weight[part] /= weight[part].mean() if len(part) else 1
         parts = self._resident_parts(
-            self.model_, X, log, (weight, weight), (train, valid), random_state
+            self.model_,
+            X,
+            log,
+            (weight, weight),
+            (train, valid),
+            random_state,
+            further=further,
+            groups=groups,
         )
         net.fit_loop(parts, epochs=epochs)
         if constraint is not None:
@@ -487,6 +522,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
         return self
 
+    @available_if(_is_incremental)
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -615,6 +651,13 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             given.append("preference_rate")
         if isinstance(self.false_action_rate, str):
             given.append("false_action_rate='estimate'")
+        if self.objective_.needs_preference_rate and np.ndim(self.preference_rate or ()) > 0:
+            raise ValueError(
+                f"{type(self.objective_).__name__} needs the share of preferred responses as a "
+                f"number, got preference_rate={self.preference_rate!r}. If it is not known, "
+                "the mean reward of objective='elkan-noto' estimates it, where one propensity "
+                "holds for all responses."
+            )
         unused = [name for name in given if name not in self.objective_.uses]
         if unused:
             raise ValueError(
@@ -740,7 +783,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self.identification_ = assess(
             evidence,
             objective=self.objective_,
-            columns=relation(self.reward_columns_, self.propensity_columns_),
+            columns=(
+                "disjoint"
+                if self.objective_.propensity_form == "constant"
+                else relation(self.reward_columns_, self.propensity_columns_)
+            ),
             preference_rate=self._preference_interval(),
             false_actions=(
                 "estimated"
@@ -889,6 +936,40 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64)
         self.false_action_rate_ = rates.mean(0).numpy()
 
+    def _prepare_objective(self, X, log, train, valid, random_state):
+        """Let a single-signal objective learn from the whole log; return further fields of it."""
+        if not self.objective_.single_signal:
+            return {}
+
+        def action_probability():
+            objective = Naive()
+            model = self._new_model(X.shape[1], log, self.n_estimators, objective)
+            self._initialize(model, log, train, random_state, objective=objective)
+            net = self._net(model, objective, patience=self.n_iter_no_change, tol=self.tol)
+            weight = log.sample_weight
+            parts = self._resident_parts(
+                model, X, log, (weight, weight), (train, valid), random_state, objective=objective
+            )
+            epochs = self.max_epochs if len(valid) else min(self.max_epochs, FIXED_EPOCHS)
+            net.fit_loop(parts, epochs=epochs)
+            (logit,) = self._logits(X, "reward_logit", model=model)
+            return torch.sigmoid(logit).numpy()
+
+        is_training = np.zeros(log.n_responses, dtype=bool)
+        is_training[train] = True
+        return self.objective_.prepare(
+            TrainingLog(
+                X=self._reward_part(X),
+                actions=log.actions[:, 0],
+                sample_weight=log.sample_weight,
+                is_training=is_training,
+                propensity=None if log.propensity is None else log.propensity[:, 0],
+                preference_rate=self.preference_rate,
+                action_probability=action_probability,
+                random_state=random_state,
+            )
+        )
+
     def _update_scaler(self, X, log, responses, *, reset):
         if not self.standardize:
             self.scaler_ = None
@@ -926,7 +1007,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self._initialize(model, log, responses, random_state, self._start_exponents)
         self.model_ = model
 
-    def _new_model(self, n_in, log, n_members):
+    def _new_model(self, n_in, log, n_members, objective=None):
+        objective = self.objective_ if objective is None else objective
         device = resolve_device(self.device)
         dtype, _ = resolve_dtype(self.dtype, device)
         sizes = self._layer_sizes("hidden_layer_sizes")
@@ -942,15 +1024,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 else self._layer_sizes("propensity_hidden_layer_sizes")
             ),
             dropout=self.dropout,
-            with_propensity=self.objective_.models_propensity,
+            with_propensity=objective.models_propensity,
             reward_columns=reward_columns,
             propensity_columns=propensity_columns,
+            propensity_form=objective.propensity_form,
+            auxiliary_head=objective.auxiliary_head,
+            representation=objective.representation,
         )
         return model.to(device, dtype)
 
-    def _initialize(self, model, log, responses, random_state, starts=None):
+    def _initialize(self, model, log, responses, random_state, starts=None, objective=None):
+        objective = self.objective_ if objective is None else objective
         generator = torch.Generator().manual_seed(random_state.randint(2**31))
-        model.initialize(generator, *self._initial_logits(log, responses, starts))
+        model.initialize(generator, *self._initial_logits(log, responses, objective, starts))
 
     def _check_same_model(self, model):
         for name, new in model.config.items():
@@ -978,14 +1064,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 f"and is now {new}. Use the same data layout and architecture, or fit a clone."
             )
 
-    def _initial_logits(self, log, responses, starts=None):
+    def _initial_logits(self, log, responses, objective, starts=None):
         """Return logits of reward and propensities at which training starts."""
         rate, any_rate = log.rates(responses)
-        e = np.zeros(1) if self.objective_.single_signal else self.false_action_rate_
+        e = np.zeros(1) if objective.single_signal else self.false_action_rate_
         any_e = 1 - np.prod(1 - e)
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
         any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
-        reward, propensity = self.objective_.initial_rates(acted, any_acted)
+        reward, propensity = objective.initial_rates(acted, any_acted)
         if starts is not None:
             # Refits of a report start from different splits of the action rate.
             reward = any_acted ** starts[:, None]
@@ -1002,11 +1088,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     #: Of a report: member m starts at R = P(any action) ** exponents[m].
     _start_exponents = None
 
-    def _net(self, model, **kwargs):
+    def _net(self, model, objective=None, **kwargs):
         device = next(model.parameters()).device
         return build_net(
             model,
-            self.objective_,
+            self.objective_ if objective is None else objective,
             false_action_rate=self._model_false_action_rate(),
             learning_rate_init=self.learning_rate_init,
             weight_decay=self.weight_decay,
@@ -1023,7 +1109,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _rate_constraint(self, model, n_responses):
         interval = self._preference_interval()
-        if interval is None:
+        if interval is None or self.objective_.needs_preference_rate:
             return None
         device = next(model.parameters()).device
         n_batches = n_responses / self.batch_size
@@ -1038,8 +1124,22 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         with torch.no_grad():
             bias.add_(shift.to(bias)[:, None])
 
-    def _resident_parts(self, model, X, log, weights, parts, random_state):
+    def _resident_parts(
+        self,
+        model,
+        X,
+        log,
+        weights,
+        parts,
+        random_state,
+        *,
+        objective=None,
+        further=None,
+        groups=None,
+    ):
         """Return `ResidentRows` to train on and to validate on, None for an empty part."""
+        objective = self.objective_ if objective is None else objective
+        further = further or {}
         parameter = next(model.parameters())
         device, dtype = parameter.device, parameter.dtype
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
@@ -1061,7 +1161,18 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             propensity=log.propensity,
             propensity_target=_propensity_target(log),
         )
-        responses = tensors(preference=log.preference)
+        responses = tensors(preference=log.preference, **further)
+
+        def partners(part):
+            if not objective.pairs:
+                return None
+            kinds = np.arange(len(X))
+            if objective.pairs == "different":
+                kinds = further.get("stratum", np.nan_to_num(log.actions[:, 0]))
+            codes = np.zeros(len(X), dtype=int) if groups is None else number_responses(groups)[0]
+            codes, kinds = (torch.as_tensor(values, device=device) for values in (codes, kinds))
+            return Partners(part, len(X), codes, kinds, generator)
+
         offsets = None
         if log.response is not None:
             offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
@@ -1075,6 +1186,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 batch_size,
                 offsets=offsets,
                 generator=shuffle,
+                partners=partners(torch.as_tensor(part, device=device)),
             )
             if len(part)
             else None
@@ -1134,11 +1246,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             logits = _mixture.with_mirror_images(*logits)
         return logits if len(heads) == len(logits) else logits[:1]
 
-    def _logits(self, X, *heads):
+    def _logits(self, X, *heads, model=None):
         """Return the logits of the members."""
-        parameter = next(self.model_.parameters())
+        model = self.model_ if model is None else model
+        parameter = next(model.parameters())
         logits = batched_logits(
-            self.model_,
+            model,
             (chunk for _, chunk in self._standardized(X, parameter.dtype)),
             heads,
             device=parameter.device,
@@ -1217,6 +1330,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             one of the signals would fire, in at least one of the exposures of the row.
         """
         check_is_fitted(self, "model_")
+        self._check_models_actions("predict_proba")
         X = select_features(self, X, reset=False)
         if actions is None:
             for name, value in (("response_id", response_id), ("exposures", exposures)):
@@ -1279,8 +1393,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         logits = self._mixture(X, "reward_logit", "propensity_logit")
         return self._per_signal(_mixture.propensity(*logits, self._model_false_action_rate()))
 
+    def _check_models_actions(self, method):
+        if not self.objective_.models_actions:
+            raise ValueError(
+                f"{method} is not available: {type(self.objective_).__name__} does not model "
+                "P(y | x), only the reward. Use predict, or an objective that does, such as "
+                "'stratified'."
+            )
+
     def _check_signals_modelled(self, method):
         check_is_fitted(self, "model_")
+        self._check_models_actions(method)
         if self.objective_.single_signal and self.n_signals_ > 1:
             raise ValueError(
                 f"{method} is not available: {type(self.objective_).__name__} was fitted on "

@@ -160,6 +160,8 @@ def assess(
         Both heads are logistic.
     n_signals : int
     """
+    if objective.identifies is not None:
+        return _assess_by_assumption(evidence, objective)
     if not objective.models_propensity:
         return Identification(
             NOT_IDENTIFIED,
@@ -239,4 +241,25 @@ def assess(
             and evidence.n_labels == evidence.n_known_propensity == evidence.n_repeated == 0
             and objective.swap_symmetric(n_signals)
         ),
+    )
+
+
+def _assess_by_assumption(evidence, objective):
+    """Return the `Identification` of an objective that is no likelihood."""
+    name = type(objective).__name__
+    if "propensity" in objective.uses and evidence.n_known_propensity < evidence.n_responses:
+        return Identification(
+            NOT_IDENTIFIED,
+            reason=(
+                f"{name} was given the propensity of {evidence.n_known_propensity} of "
+                f"{evidence.n_responses} responses; that of the others is a convention, the "
+                "relative popularity of the response."
+            ),
+            advice=("Pass propensity=, or log more: see objective='stratified'.",),
+        )
+    return Identification(
+        objective.identifies,
+        (objective.assumption,),
+        f"{name} takes its assumption for granted: nothing in the log tests it.",
+        (ADVICE["signals"], ADVICE["labels"]),
     )

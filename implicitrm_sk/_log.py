@@ -99,7 +99,18 @@ class FeedbackLog:
         """Return "any logged action" per response, one row each, for single-signal objectives."""
         fired = self.fired()
         actions = np.where(self.n_events() > 0, fired, np.nan)[:, None]
-        return FeedbackLog(actions, self.sample_weight)
+        if self.propensity is None:
+            return FeedbackLog(actions, self.sample_weight)
+        # Any logged action, of independent ones; known where all of them are.
+        shown = np.where(np.isnan(self.actions), 0, 1 if self.exposures is None else self.exposures)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_none = np.where(shown > 0, shown * np.log1p(-self.propensity), 0.0)
+        propensity = -np.expm1(self.per_response(log_none.sum(axis=1)))[:, None]
+        return FeedbackLog(
+            actions,
+            self.sample_weight,
+            propensity=np.where(np.isnan(actions) | (propensity == 0), np.nan, propensity),
+        )
 
     def rates(self, responses):
         """Return the share of actions per signal (K,) and that of responses with any action.

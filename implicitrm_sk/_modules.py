@@ -75,15 +75,25 @@ class MemberMLP(nn.Module):
 
     def forward(self, x):
         """Map x of shape (n, n_in) to logits of shape (members, n, n_out)."""
+        return self.with_hidden(x)[0]
+
+    def with_hidden(self, x):
+        """Return the logits and the last hidden layer, (members, n, width), x itself if none."""
         (weight, bias), *rest = zip(self.weights, self.biases, strict=True)
+        inputs = x.expand(weight.shape[1], *x.shape)
         h = torch.addmm(bias.flatten(), x, weight.flatten(1))
         in_rows = True  # (n, members * width), not yet (members, n, width)
         for next_weight, next_bias in rest:
             h = self.dropout(torch.relu(h))
             if in_rows:
                 h, in_rows = h.view(len(x), *weight.shape[1:]).transpose(0, 1), False
+            inputs = h
             h = torch.baddbmm(next_bias.transpose(0, 1), h, next_weight.transpose(0, 1))
-        return h.view(len(x), *weight.shape[1:]).transpose(0, 1) if in_rows else h
+        return h.view(len(x), *weight.shape[1:]).transpose(0, 1) if in_rows else h, inputs
+
+    def of_members(self, h):
+        """Map h of shape (members, n, n_in), an own input of each member; no hidden layers."""
+        return torch.baddbmm(self.biases[0].transpose(0, 1), h, self.weights[0].transpose(0, 1))
 
 
 class RewardModel(nn.Module):
@@ -98,6 +108,12 @@ class RewardModel(nn.Module):
         Without it the propensity is 1: every preferred response draws an action.
     reward_columns, propensity_columns : tuple of int or None
         The inputs that each head reads. None is all.
+    propensity_form : {"head", "constant", "reward", "trunk"}
+        See `Objective.propensity_form`.
+    auxiliary_head : bool
+        Whether there is a third head, on the reward columns or the trunk.
+    representation : bool
+        Whether `forward` returns the last hidden layer of the reward head.
     """
 
     def __init__(
@@ -111,6 +127,9 @@ class RewardModel(nn.Module):
         with_propensity=True,
         reward_columns=None,
         propensity_columns=None,
+        propensity_form="head",
+        auxiliary_head=False,
+        representation=False,
     ):
         super().__init__()
         self.config = {
@@ -123,15 +142,29 @@ class RewardModel(nn.Module):
             "with_propensity": with_propensity,
             "reward_columns": reward_columns,
             "propensity_columns": propensity_columns,
+            "propensity_form": propensity_form,
+            "auxiliary_head": auxiliary_head,
+            "representation": representation,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
             for columns in (reward_columns, propensity_columns)
         )
         self.reward = MemberMLP(n_members, n_reward, hidden_layer_sizes, 1, dropout)
+        sizes = {"head": (n_propensity, propensity_hidden_layer_sizes), "constant": (0, ())}
+        trunk = (hidden_layer_sizes[-1] if len(hidden_layer_sizes) else n_reward, ())
+        sizes["trunk"] = trunk
         self.propensity = (
-            MemberMLP(n_members, n_propensity, propensity_hidden_layer_sizes, n_signals, dropout)
-            if with_propensity
+            MemberMLP(n_members, *sizes[propensity_form], n_signals, dropout)
+            if with_propensity and propensity_form != "reward"
+            else None
+        )
+        on_trunk = propensity_form == "trunk"
+        self.auxiliary = (
+            MemberMLP(
+                n_members, *(trunk if on_trunk else (n_reward, hidden_layer_sizes)), 1, dropout
+            )
+            if auxiliary_head
             else None
         )
         for name, columns in (
@@ -146,6 +179,8 @@ class RewardModel(nn.Module):
         self.reward.initialize(generator, reward_bias)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
+        if self.auxiliary is not None:
+            self.auxiliary.initialize(generator)
 
     def set_generator(self, generator):
         """Let every dropout layer draw from `generator`."""
@@ -159,18 +194,51 @@ class RewardModel(nn.Module):
 
     def propensity_logit(self, x):
         """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals)."""
+        form = self.config["propensity_form"]
+        if form == "reward":
+            return self.reward_logit(x)[..., None]
+        if form == "trunk":
+            return self.propensity.of_members(self._reward_and_hidden(x)[1])
+        return self._own_propensity(x)
+
+    def _own_propensity(self, x):
+        config = self.config
         if self.propensity is None:
-            config = self.config
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
+        if config["propensity_form"] == "constant":
+            return self.propensity(x[:, :0])
         return self.propensity(_columns(x, self._propensity_index))
+
+    def _reward_and_hidden(self, x):
+        logit, hidden = self.reward.with_hidden(_columns(x, self._reward_index))
+        return logit.squeeze(-1), hidden
 
     def forward(self, x, first=None):
         """Map x of shape (n, n_in) to reward logits and propensity logits.
 
         `first` are the rows that the reward is taken of, one per response; None is all.
         """
+        return self.outputs(x, first)[:2]
+
+    def outputs(self, x, first=None):
+        """Return what `forward` does, and a dict of the further fields of `Batch` asked for."""
         responses = x if first is None else x.index_select(0, first)
-        return self.reward_logit(responses), self.propensity_logit(x)
+        reward, hidden = self._reward_and_hidden(responses)
+        form, more = self.config["propensity_form"], {}
+        if self.auxiliary is not None:
+            auxiliary = (
+                self.auxiliary.of_members(hidden)
+                if form == "trunk"
+                else self.auxiliary(_columns(responses, self._reward_index))
+            )
+            more["auxiliary_logit"] = auxiliary.squeeze(-1)
+        if self.config["representation"]:
+            more["representation"] = hidden
+        if form == "reward":
+            return reward, reward[..., None], more
+        if form == "trunk":
+            return reward, self.propensity.of_members(hidden), more
+        return reward, self._own_propensity(x), more
 
 
 def _columns(x, index):

@@ -67,7 +67,7 @@ class ResidentRows:
     X : Tensor of shape (n, d)
     rows : dict of str to Tensor of shape (n, K)
         Fields of `Batch` that belong to rows.
-    responses : dict of str to Tensor of shape (m,)
+    responses : dict of str to Tensor of shape (m,) or (members, m)
         Fields of `Batch` that belong to responses.
     sample_weight : Tensor of shape (m,) or (members, m)
         Factors of the losses; where each member has its own, those with 0 are not its part.
@@ -79,10 +79,22 @@ class ResidentRows:
         Response i has the rows offsets[i] to offsets[i + 1] - 1. None: every row is a response.
     generator : torch.Generator or None
         Shuffles the responses anew for each pass; None keeps their order.
+    partners : Partners or None
+        Appends to the rows of each batch one partner of each.
     """
 
     def __init__(
-        self, X, rows, responses, sample_weight, part, batch_size, *, offsets=None, generator=None
+        self,
+        X,
+        rows,
+        responses,
+        sample_weight,
+        part,
+        batch_size,
+        *,
+        offsets=None,
+        generator=None,
+        partners=None,
     ):
         self.X = X
         self.rows = rows
@@ -92,6 +104,7 @@ class ResidentRows:
         self.batch_size = batch_size
         self.offsets = offsets
         self.generator = generator
+        self.partners = partners
 
     def __len__(self):
         return len(self.part)
@@ -102,18 +115,25 @@ class ResidentRows:
         if self.generator is not None:
             order = torch.randperm(len(part), generator=self.generator, device=part.device)
             part = part[order]
+            if self.partners is not None:
+                self.partners.draw()
         batches = self._single_rows(part) if self.offsets is None else self._repeated_rows(part)
         for responses, rows, first, response in batches:
+            sample_weight = self.sample_weight.index_select(-1, responses)
+            if self.partners is not None:
+                partners = self.partners.partner.index_select(0, rows)
+                sample_weight = sample_weight * self.sample_weight.index_select(-1, partners)
+                responses = rows = torch.cat([rows, partners])
             # index_select copies whole rows; X[index] would be five times slower on a CPU.
             fields = {name: value.index_select(0, rows) for name, value in self.rows.items()}
             for name, value in self.responses.items():
-                fields[name] = value.index_select(0, responses)
+                fields[name] = value.index_select(-1, responses)
             if response is not None:
                 fields["response"] = response
             yield (
                 (self.X.index_select(0, rows), first),
                 fields,
-                self.sample_weight.index_select(-1, responses),
+                sample_weight,
             )
 
     def _single_rows(self, part):
@@ -139,6 +159,71 @@ class ResidentRows:
                 r1, p1 = r0 + n_batch_rows, p0 + m
                 yield part[p0:p1], rows[r0:r1], first[p0:p1] - r0, response[r0:r1] - p0
                 r0, p0 = r1, p1
+
+
+class Partners:
+    """Draws one partner of each row of a part: of its group and of another kind.
+
+    Where the group has none of another kind, the partner comes from the whole part; where that has
+    none, it is the row itself.
+
+    Parameters
+    ----------
+    part : Tensor of int of shape (p,)
+        Rows, numbered 0 to n - 1 in the whole data.
+    n_rows : int
+    groups, kinds : Tensor of int of shape (n,)
+        Groups that partners come from first; rows of one kind are not partners.
+    generator : torch.Generator
+    """
+
+    def __init__(self, part, n_rows, groups, kinds, generator):
+        self.part = part
+        self.generator = generator
+        self.partner = torch.arange(n_rows, device=part.device)
+        groups, kinds = (
+            torch.unique(codes[part], return_inverse=True)[1] for codes in (groups, kinds)
+        )
+        near = _Pool(groups, kinds)
+        far = _Pool(torch.zeros_like(groups), kinds)
+        use_far = near.size == 0
+        # Positions in the two orders, one after the other.
+        self.order = torch.cat([near.order, far.order])
+        self.size, self.start, self.block, self.block_size = (
+            torch.where(use_far, getattr(far, name) + shift, getattr(near, name))
+            for name, shift in (
+                ("size", 0),
+                ("start", len(part)),
+                ("block", len(part)),
+                ("block_size", 0),
+            )
+        )
+        self.draw()
+
+    def draw(self):
+        """Draw anew, into `partner`, of shape (n,): the row number of each row's partner."""
+        size = self.size
+        uniform = torch.rand(len(size), generator=self.generator, device=size.device)
+        position = self.start + (uniform * size).long().minimum((size - 1).clamp_min(0))
+        # Rows of the own kind lie side by side and are jumped over.
+        position = position + self.block_size * (position >= self.block)
+        last = len(self.order) - 1
+        drawn = self.part[self.order[position.clamp_max(last)]]
+        self.partner[self.part] = torch.where(size > 0, drawn, self.part)
+
+
+class _Pool:
+    """Rows in the order of group and kind, and where in it each row's candidates lie."""
+
+    def __init__(self, groups, kinds):
+        cell = groups * (kinds.max() + 1) + kinds
+        self.order = torch.argsort(cell, stable=True)
+        group_sizes = torch.bincount(groups)
+        _, cell, cell_sizes = torch.unique(cell, return_inverse=True, return_counts=True)
+        self.start = (group_sizes.cumsum(0) - group_sizes)[groups]
+        self.block = (cell_sizes.cumsum(0) - cell_sizes)[cell]
+        self.block_size = cell_sizes[cell]
+        self.size = group_sizes[groups] - self.block_size
 
 
 class MemberRisk(nn.Module):
@@ -184,17 +269,18 @@ class MemberRisk(nn.Module):
 
     def forward(self, logits, fields, sample_weight):
         """Return the risk of each member, shape (members,)."""
-        reward_logit, propensity_logit = logits
+        reward_logit, propensity_logit, *more = logits
         rate = self.false_action_rate
         if self.estimates:
             rate = rate.transpose(0, 1)
         loss = self.objective.loss if self.training else self.objective.validation_loss
-        batch = Batch(false_action_rate=rate, **fields)
+        batch = Batch(false_action_rate=rate, sample_weight=sample_weight, **fields, **dict(*more))
         rows = loss(reward_logit, propensity_logit, batch)
-        if getattr(rows, "shape", None) != reward_logit.shape:
+        expected = (len(reward_logit), sample_weight.shape[-1])
+        if getattr(rows, "shape", None) != expected:
             raise ValueError(
                 f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
-                f"(members, rows) = {tuple(reward_logit.shape)}, got "
+                f"(members, {'pairs' if self.objective.pairs else 'rows'}) = {expected}, got "
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
             )
         if self.estimates and not self.training:
@@ -327,7 +413,7 @@ class RewardNet(NeuralNet):
         """Return the logits of a batch that is on the device already."""
         X, first = x
         with autocast(X.device, self.autocast_dtype):
-            return self.module_(X, first)
+            return self.module_.outputs(X, first)
 
     def train_step(self, batch, **_):
         """Take one step; skorch's own wraps it in a closure, which AdamW has no use for."""

@@ -34,3 +34,21 @@ def running_search():
         frame for frame in _library_frames() if frame.f_code.co_filename.startswith(_SEARCHES)
     ]
     return id(searches[-1]) if searches else None
+
+
+def searched_over(name, without):
+    """Return whether a search that is running in this thread tries values of parameter `name`.
+
+    Only if candidates are compared by the estimator's own `score`, and that is passed no metadata
+    `without`.
+    """
+    for frame in _library_frames():
+        if frame.f_code.co_name != "_fit_and_score":
+            continue
+        values = frame.f_locals
+        parameters = values.get("parameters") or {}
+        own_score = type(values.get("scorer")).__name__ == "_PassthroughScorer"
+        metadata = values.get("score_params") or {}
+        if own_score and without not in metadata:
+            return any(key.split("__")[-1] == name for key in parameters)
+    return False

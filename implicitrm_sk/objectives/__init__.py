@@ -1,10 +1,46 @@
 """Training objectives: one class each, chosen by name or passed as an object."""
 
-from ._base import Batch, Objective, any_action
-from ._naive import Naive
+from ._base import Batch, Objective, TrainingLog, any_action
+from ._counterfactual import CounterIF
+from ._factorisation import NCRMF, RMF
+from ._naive import Balanced, Naive, RootNaive
+from ._pairwise import BPR, CUBPR, UBPR, UPRL
+from ._pu import NNPU, SAREM, UPU, ElkanNoto
+from ._recrec import ReCRecF, ReCRecI
 from ._stratified import Stratified
-
-__all__ = ["OBJECTIVES", "Batch", "Naive", "Objective", "Stratified", "any_action"]
+from ._weighting import DR, IPS, MTDR, MTIPS, SDR
 
 #: Objectives by the name that `ImplicitRewardEstimator(objective=...)` takes.
-OBJECTIVES = {"stratified": Stratified, "naive": Naive}
+OBJECTIVES = {
+    "stratified": Stratified,
+    "naive": Naive,
+    "balanced": Balanced,
+    "root-naive": RootNaive,
+    "ips": IPS,
+    "dr": DR,
+    "mtips": MTIPS,
+    "mtdr": MTDR,
+    "sdr": SDR,
+    "rmf": RMF,
+    "ncrmf": NCRMF,
+    "upu": UPU,
+    "nnpu": NNPU,
+    "elkan-noto": ElkanNoto,
+    "sar-em": SAREM,
+    "recrec-i": ReCRecI,
+    "recrec-f": ReCRecF,
+    "bpr": BPR,
+    "ubpr": UBPR,
+    "cubpr": CUBPR,
+    "uprl": UPRL,
+    "counterif": CounterIF,
+}
+
+__all__ = [
+    "OBJECTIVES",
+    "Batch",
+    "Objective",
+    "TrainingLog",
+    "any_action",
+    *sorted(cls.__name__ for cls in OBJECTIVES.values()),
+]

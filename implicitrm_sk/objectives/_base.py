@@ -1,18 +1,28 @@
 """The base class of all training objectives."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from .._stratification import full_precision
 
 
 @dataclass(frozen=True)
 class Batch:
     """What an objective sees of a batch beside the logits: n rows of m responses.
 
+    With `Objective.pairs` the second half of the rows are the partners of the first: row i is
+    paired with row n / 2 + i.
+
     Attributes
     ----------
+    sample_weight : Tensor of shape (m,) or (members, m), or None
+        Weights, 1 on average, which the mean over the batch is taken with (m / 2 of pairs). Only
+        for risks that are no sum over rows: the loss is multiplied by them afterwards. None is 1.
     actions : Tensor of shape (n, K)
         1 acted, 0 did not act, NaN not logged; with `exposures` the number of actions.
     false_action_rate : Tensor of shape (K,) or (members, 1, K), or None
@@ -27,6 +37,18 @@ class Batch:
         P(y_k=1 | r*=1) where it is known, NaN elsewhere.
     propensity_target : Tensor of shape (n, K) or None
         What the propensity head is to learn where nothing else teaches it, NaN elsewhere.
+    action_rate : Tensor of shape (members, n) or None
+        P(y=1 | x) by a preceding fit, if `Objective.prepare` returned it.
+    propensity_estimate : Tensor of shape (members, n) or None
+        The propensity as `Objective.prepare` estimated it.
+    target : Tensor of shape (members, n) or None
+        P(r*=1 | x, y) as `Objective.prepare` estimated it.
+    stratum : Tensor of shape (n,) or None
+        The stratum that `Objective.prepare` put the row into.
+    auxiliary_logit : Tensor of shape (members, n) or None
+        Logit of the third head, with `Objective.auxiliary_head`.
+    representation : Tensor of shape (members, n, hidden) or None
+        Last hidden layer of the reward head, with `Objective.representation`.
     """
 
     actions: torch.Tensor
@@ -36,6 +58,61 @@ class Batch:
     preference: torch.Tensor | None = None
     propensity: torch.Tensor | None = None
     propensity_target: torch.Tensor | None = None
+    sample_weight: torch.Tensor | None = None
+    action_rate: torch.Tensor | None = None
+    propensity_estimate: torch.Tensor | None = None
+    target: torch.Tensor | None = None
+    stratum: torch.Tensor | None = None
+    auxiliary_logit: torch.Tensor | None = None
+    representation: torch.Tensor | None = None
+
+    @property
+    def acted(self):
+        """The actions of a single signal, shape (n,)."""
+        return self.actions[:, 0]
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """What a single-signal objective sees of the log before training, one row per response.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d)
+        The columns of the reward head.
+    actions : ndarray of shape (n,)
+        NaN where nothing is logged.
+    sample_weight : ndarray of shape (n,)
+    is_training : ndarray of bool of shape (n,)
+        False for rows that validate or tell nothing.
+    propensity : ndarray of shape (n,) or None
+        P(y=1 | r*=1) where it is known, NaN elsewhere.
+    preference_rate : float or None
+    action_probability : callable() -> ndarray of shape (members, n)
+        Fits P(y=1 | x), one model per member with the settings of the estimator, and returns it.
+    random_state : numpy.random.RandomState
+    """
+
+    X: np.ndarray
+    actions: np.ndarray
+    sample_weight: np.ndarray
+    is_training: np.ndarray
+    propensity: np.ndarray | None
+    preference_rate: float | None
+    action_probability: Callable
+    random_state: np.random.RandomState
+
+    @property
+    def action_rate(self):
+        """Weighted share of training rows with an action."""
+        part = self.is_training
+        return float(np.average(self.actions[part], weights=self.sample_weight[part]))
+
+
+def cross_entropy(logit, target):
+    """Return -t log p - (1 - t) log(1 - p) for p = sigmoid(logit) and target t, broadcast."""
+    f = full_precision(logit)
+    return binary_cross_entropy_with_logits(f, target.to(f).expand_as(f), reduction="none")
 
 
 def any_action(actions):
@@ -67,6 +144,27 @@ class Objective(BaseEstimator):
         Trains a propensity head. Otherwise the propensity is taken to be 1.
     models_actions : bool
         R and A together are a model of P(y | x), so that likelihoods of actions mean something.
+    calibrated : bool
+        Where its assumptions hold, R estimates the probability P(r*=1 | x); otherwise only the
+        order of R means something, or R estimates something else.
+    needs_preference_rate : bool
+        `preference_rate` must be given, as a number; it enters the loss and is not imposed.
+    incremental : bool
+        The loss of a batch needs nothing but the batch, so that `partial_fit` works.
+    pairs : {None, "different", "any"}
+        The loss compares pairs: each row comes with a partner of the same group (of `fit`), drawn
+        anew each epoch, of a different action ("different", or of a different stratum if `prepare`
+        returns strata) or any other row; where the group has none, of any group.
+    propensity_form : {"head", "constant", "reward", "trunk"}
+        The propensity is a network of its own, one number, the reward itself, or a linear function
+        of the last hidden layer of the reward head.
+    auxiliary_head, representation : bool
+        Whether `Batch` is to have these; the third head has the form of the propensity head.
+    assumption : str or None
+        What has to hold for `identifies`.
+    identifies : str
+        What the reward then is: a level of `Identification`. Only of objectives that are not a
+        likelihood, whose level follows from the log.
     uses : frozenset of str
         The side information that `loss` takes into account, out of "response_id", "exposures",
         "preference", "propensity" (arguments of `fit`), "preference_rate" and
@@ -77,7 +175,32 @@ class Objective(BaseEstimator):
     single_signal = False
     models_propensity = True
     models_actions = True
+    calibrated = True
+    needs_preference_rate = False
+    incremental = True
+    pairs = None
+    propensity_form = "head"
+    auxiliary_head = False
+    representation = False
+    assumption = None
+    identifies = None
     uses = frozenset()
+
+    def prepare(self, log):
+        """Learn before training what a batch cannot tell, and return it by row.
+
+        Only for single-signal objectives.
+
+        Parameters
+        ----------
+        log : TrainingLog
+
+        Returns
+        -------
+        fields : dict of str to ndarray of shape (n,) or (members, n)
+            Further fields of `Batch`.
+        """
+        return {}
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the training loss of each member and row.
@@ -94,6 +217,7 @@ class Objective(BaseEstimator):
         Returns
         -------
         loss : Tensor of shape (members, m)
+            Per pair, (members, m / 2), with `pairs`.
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
 

@@ -1,9 +1,9 @@
-"""The naive objective: no action is taken for a dislike."""
+"""Objectives that fit the action itself: naive, class-balanced, and its square root."""
 
 import torch
 
-from .._stratification import full_precision
-from ._base import Objective
+from .._stratification import log_likelihood
+from ._base import Objective, cross_entropy
 
 
 class Naive(Objective):
@@ -15,13 +15,59 @@ class Naive(Objective):
 
     single_signal = True
     models_propensity = False
+    calibrated = False
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the cross-entropy of each member and row."""
-        f = full_precision(reward_logit)
-        target = batch.actions[:, 0].to(f).expand_as(f)
-        return torch.nn.functional.binary_cross_entropy_with_logits(f, target, reduction="none")
+        return cross_entropy(reward_logit, batch.acted)
 
     def initial_rates(self, action_rate, any_rate):
         """Return the share of acted rows."""
         return any_rate, action_rate
+
+
+class Balanced(Objective):
+    """Naive with both classes of equal total weight ("PU-naive").
+
+    mean over acted rows of l(R, 1) + mean over the others of l(R, 0), with the class shares of the
+    training rows rather than of each batch. R estimates g (1 - s) / (g (1 - s) + (1 - g) s) for
+    g = P(y=1 | x) and the share s of acted rows: the order of naive at another level.
+    """
+
+    single_signal = True
+    models_propensity = False
+    models_actions = False
+    calibrated = False
+    incremental = False
+
+    def prepare(self, log):
+        """Take the share of acted rows."""
+        self.action_rate_ = log.action_rate
+        return {}
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the weighted cross-entropy of each member and row."""
+        s = self.action_rate_
+        weight = torch.where(batch.acted > 0, 0.5 / s, 0.5 / (1 - s))
+        return weight * cross_entropy(reward_logit, batch.acted)
+
+
+class RootNaive(Objective):
+    """P(y=1 | x) = R(x)^2: the even split of the action probability, in closed form.
+
+    With one signal any split R * A = P(y=1 | x) fits equally well; this one takes R = A. A
+    one-signal method that does not beat it has learned nothing about the split.
+    """
+
+    single_signal = True
+    calibrated = False
+    propensity_form = "reward"
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the negative log-likelihood of the action, per member and row."""
+        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+
+    def initial_rates(self, action_rate, any_rate):
+        """Return the square root of the share of acted rows."""
+        root = any_rate**0.5
+        return root, action_rate / root

@@ -62,6 +62,5 @@ class Stratified(Objective):
 
 
 def _likelihood_terms(batch):
-    terms = dict(vars(batch))
-    del terms["propensity_target"]
-    return terms
+    names = "actions false_action_rate exposures response preference propensity"
+    return {name: getattr(batch, name) for name in names.split()}

@@ -1,0 +1,140 @@
+"""Pairwise ranking: comparisons of two responses to one prompt, by `fit(groups=)`.
+
+A reward that is learned from differences has no level: it ranks. Each row is compared with one
+partner per epoch, in both orders.
+"""
+
+import torch
+from torch.nn.functional import softplus
+
+from .._stratification import full_precision
+from ._base import Objective, cross_entropy
+from ._weighting import PropensityWeighted
+
+
+def both_orders(reward_logit, *rows):
+    """Yield difference f_i - f_j and the values (at i, at j) of each of `rows`, both orders."""
+    f_i, f_j = full_precision(reward_logit).chunk(2, -1)
+    halves = [row.chunk(2, -1) for row in rows]
+    yield f_i - f_j, *halves
+    yield f_j - f_i, *((j, i) for i, j in halves)
+
+
+class BPR(Objective):
+    """Bayesian personalised ranking: -log sigmoid(f_i - f_j), i acted on and j not.
+
+    Partners are drawn from the same prompt, and where it has none of the other kind, from all.
+
+    References
+    ----------
+    Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
+    """
+
+    single_signal = True
+    models_propensity = False
+    models_actions = False
+    calibrated = False
+    pairs = "different"
+    assumption = "one propensity for all responses"
+    identifies = "ranking only"
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the loss of each member and pair, 0 where both or none was acted on."""
+        return sum(
+            y_i * (1 - y_j) * softplus(-difference)
+            for difference, (y_i, y_j) in both_orders(reward_logit, batch.acted)
+        )
+
+
+class UBPR(PropensityWeighted):
+    """Unbiased BPR: (y_i / p_i) (1 - y_j / p_j) (-log sigmoid(f_i - f_j)), at least -beta.
+
+    Partners are any other rows of the prompt; of a prompt with one row, of all.
+
+    Parameters
+    ----------
+    clip : float, default=0.0
+        Propensities below it count as this.
+    power : float, default=0.5
+        Exponent of the relative popularity, which stands for propensities that are not given.
+    beta : float, default=0.0
+        The variance control of the original: the loss of a pair is cut off at -beta, not negative.
+
+    References
+    ----------
+    Saito, "Unbiased Pairwise Learning from Biased Implicit Feedback", ICTIR 2020.
+    """
+
+    calibrated = False
+    pairs = "any"
+    identifies = "ranking only"
+
+    def __init__(self, clip=0.0, power=0.5, beta=0.0):
+        super().__init__(clip, power)
+        self.beta = beta
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the loss of each member and pair: the mean of both orders."""
+        return 0.5 * sum(
+            (t_i * (1 - t_j) * softplus(-difference)).clamp_min(-self.beta)
+            for difference, (t_i, t_j) in both_orders(reward_logit, self.inverse_weight(batch))
+        )
+
+
+class CUBPR(UBPR):
+    """`UBPR` with propensities clipped from below.
+
+    References
+    ----------
+    As for `UBPR`.
+    """
+
+    def __init__(self, clip=0.3, power=0.5, beta=0.0):
+        super().__init__(clip, power, beta)
+
+
+class UPRL(PropensityWeighted):
+    """Unbiased pairwise learning without negative weights.
+
+    A second head q estimates the preference by the unbiased pointwise loss l(q, y / p). A pair with
+    i acted on and j not has the weight (1 / p_i) P(r*_j=0 | y_j=0), where P(r*=0 | y=0) =
+    (1 - q) / (1 - q p), q held fixed, at most `max_weight`.
+
+    Parameters
+    ----------
+    clip : float, default=0.1
+        Propensities below it count as this.
+    power : float, default=0.5
+        Exponent of the relative popularity, which stands for propensities that are not given.
+    max_weight : float, default=100.0
+        Bound of the weight of a pair, positive.
+
+    References
+    ----------
+    Ren, Tang, Rong & Zhu, "Unbiased Pairwise Learning from Implicit Feedback for Recommender
+    Systems without Biased Variance Control", SIGIR 2023.
+    """
+
+    calibrated = False
+    pairs = "any"
+    auxiliary_head = True
+    identifies = "ranking only"
+
+    def __init__(self, clip=0.1, power=0.5, max_weight=100.0):
+        super().__init__(clip, power)
+        self.max_weight = max_weight
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the loss of each member and pair: the mean of both orders and both rows."""
+        v = full_precision(batch.auxiliary_logit)
+        p = self.propensity(batch).clamp_min(self.clip).expand_as(v)
+        q = torch.sigmoid(v.detach())
+        disliked = (1 - q) / (1 - q * p).clamp_min(1e-6)
+        pointwise = cross_entropy(v, batch.acted / p)
+        pairwise = sum(
+            (y_i / p_i * (1 - y_j) * n_j).clamp_max(self.max_weight) * softplus(-difference)
+            for difference, (y_i, y_j), (p_i, _), (_, n_j) in both_orders(
+                reward_logit, batch.acted, p, disliked
+            )
+        )
+        return 0.5 * (pairwise + sum(pointwise.chunk(2, -1)))

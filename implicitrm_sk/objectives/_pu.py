@@ -1,0 +1,166 @@
+"""Learning from positive and unlabelled data: an action is a positive, the rest is unlabelled.
+
+All but SAR-EM assume that the positives are selected completely at random (SCAR): one propensity
+for all responses.
+"""
+
+import numpy as np
+import torch
+
+from .._stratification import full_precision, log_likelihood, posterior
+from ._base import Objective, cross_entropy
+
+
+class UPU(Objective):
+    """Unbiased PU learning with the logistic loss, which is convex in the logit.
+
+    With the class prior pi = `preference_rate`, P the acted rows and U all rows:
+    R(pi) = pi E_P[l(f, 1) - l(f, 0)] + E_U[l(f, 0)], where l(f, 1) - l(f, 0) = -f. Nothing bounds
+    it from below on a finite sample.
+
+    References
+    ----------
+    du Plessis, Niu & Sugiyama, "Convex Formulation for Learning from Positive and Unlabeled Data",
+    ICML 2015.
+    """
+
+    single_signal = True
+    models_propensity = False
+    models_actions = False
+    needs_preference_rate = True
+    incremental = False
+    uses = frozenset({"preference_rate"})
+    assumption = "one propensity for all responses and the preference rate given"
+    identifies = "identified"
+
+    def prepare(self, log):
+        """Take the shares of preferred and of acted rows."""
+        self.preference_rate_ = log.preference_rate
+        self.action_rate_ = log.action_rate
+        return {}
+
+    def _positives(self, batch):
+        """Return the factor of l(f, .) that makes a mean over all rows pi times one over P."""
+        return self.preference_rate_ / self.action_rate_ * batch.acted
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the terms of each row, whose mean is the risk."""
+        f = full_precision(reward_logit)
+        return cross_entropy(f, torch.zeros_like(f)) - self._positives(batch) * f
+
+
+class NNPU(UPU):
+    """Non-negative PU learning.
+
+    R(pi) = pi E_P[l(f, 1)] + max(0, E_U[l(f, 0)] - pi E_P[l(f, 0)]) of each batch; where the second
+    part is below -beta, a step of -gamma times its gradient is taken instead (Algorithm 1). Here
+    with the logistic loss: the sigmoid loss of the original's experiments decides a class, and
+    its output is no probability.
+
+    Parameters
+    ----------
+    beta : float, default=0.0
+        How far below 0 the negative part may lie, not negative.
+    gamma : float, default=1.0
+        Step back where it lies lower, in [0, 1].
+
+    References
+    ----------
+    Kiryo, Niu, du Plessis & Sugiyama, "Positive-Unlabeled Learning with Non-Negative Risk
+    Estimator", NeurIPS 2017.
+    """
+
+    def __init__(self, beta=0.0, gamma=1.0):
+        self.beta = beta
+        self.gamma = gamma
+
+    def _parts(self, reward_logit, batch):
+        f, positives = full_precision(reward_logit), self._positives(batch)
+        positive = positives * cross_entropy(f, torch.ones_like(f))
+        negative = (1 - positives) * cross_entropy(f, torch.zeros_like(f))
+        weight = 1.0 if batch.sample_weight is None else batch.sample_weight
+        return positive, negative, (weight * negative).mean(-1, keepdim=True)
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the terms of each row, whose mean has the gradient of the step to take."""
+        positive, negative, mean = self._parts(reward_logit, batch)
+        return torch.where(mean < -self.beta, -self.gamma * negative, positive + negative)
+
+    def validation_loss(self, reward_logit, propensity_logit, batch):
+        """Return the terms of each row, whose mean is the non-negative risk."""
+        positive, negative, mean = self._parts(reward_logit, batch)
+        return positive + torch.where(mean < 0, torch.zeros_like(mean), negative)
+
+
+class ElkanNoto(Objective):
+    """Weighted unlabelled rows: each counts as preferred with its estimated probability.
+
+    First g = P(y=1 | x) is fitted, and the propensity c is its mean over the acted rows held out
+    (over those of training without early stopping). A row without an action then is preferred with
+    weight w = (1 - c) / c * g / (1 - g), at most 1, and not with 1 - w. The estimate of c takes it
+    that the acted rows are certain to be preferred given x.
+
+    References
+    ----------
+    Elkan & Noto, "Learning Classifiers from Only Positive and Unlabeled Data", KDD 2008, sections
+    2 (e1) and 3.
+    """
+
+    single_signal = True
+    models_propensity = False
+    models_actions = False
+    incremental = False
+    assumption = (
+        "one propensity for all responses and features that leave no doubt about the acted ones"
+    )
+    identifies = "identified"
+
+    def prepare(self, log):
+        """Estimate the propensity, kept as `propensity_`, and the weights."""
+        g = log.action_probability()
+        acted = (log.actions == 1) & (log.sample_weight > 0)
+        held_out = acted & ~log.is_training
+        part = held_out if held_out.any() else acted
+        c = np.average(g[:, part], axis=1, weights=log.sample_weight[part])[:, None]
+        self.propensity_ = c[:, 0]
+        weight = np.minimum((1 - c) / c * g / np.maximum(1 - g, 1e-12), 1)
+        return {"target": np.where(log.actions == 1, 1.0, weight)}
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the cross-entropy against the weights, per member and row."""
+        return cross_entropy(reward_logit, batch.target)
+
+
+class SAREM(Objective):
+    """SAR-EM: expectation maximisation of R and A, the propensity of the preferred rows.
+
+    With q = P(r*=1 | y, x) of the model at each step, held fixed: l(R, q) + q l(A, y). Its gradient
+    is that of the likelihood of one signal, as is that of the stratified objective (generalised EM;
+    the original iterates each maximisation to its end). It starts where half of the rows without
+    an action are preferred, and the fitted mixture holds no mirror images, so that of the two sides
+    of the swap it keeps the one near its start.
+
+    References
+    ----------
+    Bekker, Robberechts & Davis, "Beyond the Selected Completely At Random Assumption for Learning
+    from Positive and Unlabeled Data", ECML PKDD 2019.
+    """
+
+    single_signal = True
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the expected complete-data loss of each member and row."""
+        with torch.no_grad():
+            groups = posterior(reward_logit, propensity_logit, batch.actions)
+            q = groups[..., 0] + groups[..., 2]
+        u = propensity_logit[..., 0]
+        return cross_entropy(reward_logit, q) + q * cross_entropy(u, batch.acted)
+
+    def validation_loss(self, reward_logit, propensity_logit, batch):
+        """Return the negative log-likelihood of the action, per member and row."""
+        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+
+    def initial_rates(self, action_rate, any_rate):
+        """Return rates by which half of the rows without an action are preferred."""
+        reward = (1 + any_rate) / 2
+        return reward, action_rate / reward

@@ -1,0 +1,81 @@
+"""ReCRec: reasons about the causes of a missing action."""
+
+import torch
+
+from .._stratification import full_precision, log_likelihood, posterior
+from ._base import Objective, cross_entropy
+from ._weighting import relative_popularity
+
+
+class ReCRecI(Objective):
+    """ReCRec-I: one propensity for all responses.
+
+    P(y=1 | x) = A R. With Q = P(r*=1 | y, x) and P = P(a=1 | y, x) of the model, held fixed:
+    l(R, Q) + l(A R, y), A held fixed, for the reward, and l(A, P) for the propensity. (The original
+    has one A per item; of a response seen once nothing but the log's own remains.)
+
+    References
+    ----------
+    Lin et al., "ReCRec: Reasoning the Causes of Implicit Feedback for Debiased Recommendation", ACM
+    Transactions on Information Systems, 2024.
+    """
+
+    single_signal = True
+    propensity_form = "constant"
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the sum of the losses of both heads, per member and row."""
+        with torch.no_grad():
+            groups = posterior(reward_logit, propensity_logit, batch.actions)
+            q, p = groups[..., 0] + groups[..., 2], groups[..., 0] + groups[..., 1]
+        action = -log_likelihood(reward_logit, propensity_logit.detach(), batch.actions)
+        return cross_entropy(reward_logit, q) + action + cross_entropy(propensity_logit[..., 0], p)
+
+    def validation_loss(self, reward_logit, propensity_logit, batch):
+        """Return the negative log-likelihood of the action, per member and row."""
+        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+
+    def initial_rates(self, action_rate, any_rate):
+        """Return the symmetric split of the action rate."""
+        reward = any_rate**0.5
+        return reward, action_rate / reward
+
+
+class ReCRecF(ReCRecI):
+    """ReCRec-F: a propensity head on the features, held near the popularity of the response.
+
+    To the losses of `ReCRecI` it adds popularity_weight * (A - popularity)^2. The popularity is
+    that of P(y=1 | x) by a preceding naive fit: see
+    `implicitrm_sk.objectives._weighting.relative_popularity`.
+
+    Parameters
+    ----------
+    popularity_weight : float, default=0.1
+        Not negative; with 0 nothing but the start breaks the tie between R and A.
+    power : float, default=0.5
+        Exponent of the relative popularity.
+
+    References
+    ----------
+    As for `ReCRecI`.
+    """
+
+    propensity_form = "head"
+    incremental = False
+
+    def __init__(self, popularity_weight=0.1, power=0.5):
+        self.popularity_weight = popularity_weight
+        self.power = power
+
+    def prepare(self, log):
+        """Estimate the popularity of each response."""
+        rate = log.action_probability()
+        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
+        return {"propensity_estimate": relative_popularity(rate, largest, self.power)}
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the sum of the losses of both heads and the anchor, per member and row."""
+        A = torch.sigmoid(full_precision(propensity_logit)[..., 0])
+        anchor = (A - batch.propensity_estimate).square()
+        loss = super().loss(reward_logit, propensity_logit, batch)
+        return loss + self.popularity_weight * anchor

@@ -1,0 +1,219 @@
+"""Inverse propensity weighting and its doubly robust relatives."""
+
+import numpy as np
+import torch
+
+from .._stratification import full_precision
+from ._base import Objective, cross_entropy
+
+
+def relative_popularity(action_rate, largest, power):
+    """Return the propensity (g / largest g) ** power of action probabilities g.
+
+    The estimate of Saito et al. (WSDM 2020), there of an item from its clicks, here of a response
+    from P(y=1 | x). It is a convention: no log of one signal contains the propensity.
+    """
+    return (action_rate / largest) ** power
+
+
+class PropensityWeighted(Objective):
+    """Base of objectives that divide actions by the propensity p of `fit`, or by an estimate.
+
+    Where no propensity is given, P(y=1 | x) is fitted first, by the naive objective, and p is its
+    relative popularity: see `relative_popularity`.
+
+    Parameters
+    ----------
+    clip : float, default=0.1
+        Propensities below it count as this; 0 to 1. Bounds the variance, at the cost of bias.
+    power : float, default=0.5
+        Exponent of the relative popularity.
+    """
+
+    single_signal = True
+    models_propensity = False
+    models_actions = False
+    incremental = False
+    uses = frozenset({"propensity"})
+    assumption = "the propensities given"
+    identifies = "identified"
+
+    def __init__(self, clip=0.1, power=0.5):
+        self.clip = clip
+        self.power = power
+
+    def prepare(self, log):
+        """Estimate the propensities that are not known."""
+        part = log.is_training | ~np.isnan(log.actions)
+        if log.propensity is not None and not np.isnan(log.propensity[part]).any():
+            return {}
+        rate = log.action_probability()
+        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
+        return {"propensity_estimate": relative_popularity(rate, largest, self.power)}
+
+    def inverse_weight(self, batch):
+        """Return y / p of each row, (members, n) or (1, n): an estimate of r* given x."""
+        return batch.acted / self.propensity(batch).clamp_min(self.clip)
+
+    def propensity(self, batch):
+        """Return the propensity of each row, known or estimated, (members, n) or (1, n)."""
+        return _known_or(batch, batch.propensity_estimate)
+
+
+def _known_or(batch, estimate):
+    if batch.propensity is None:
+        return estimate
+    known = batch.propensity[:, 0]
+    if estimate is None:
+        return known[None]
+    return torch.where(torch.isnan(known), estimate, known)
+
+
+class IPS(PropensityWeighted):
+    """Inverse propensity scoring: cross-entropy of R against y / p.
+
+    l = (y / p) l(R, 1) + (1 - y / p) l(R, 0). With the true p = P(y=1 | r*=1, x) its mean over the
+    actions is the loss against r*, since E[y | r*] = p r*.
+
+    References
+    ----------
+    Schnabel et al., "Recommendations as Treatments: Debiasing Learning and Evaluation", ICML 2016,
+    for ratings, where it is known which were observed; for actions, where it is not, Bekker,
+    Robberechts & Davis, "Beyond the Selected Completely At Random Assumption for Learning from
+    Positive and Unlabeled Data", ECML PKDD 2019.
+    """
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the weighted cross-entropy of each member and row."""
+        return cross_entropy(reward_logit, self.inverse_weight(batch))
+
+
+class DR(PropensityWeighted):
+    """Doubly robust: imputed errors, corrected on the acted rows by 1 / p.
+
+    l = l(R, b) + (y / p) (l(R, 1) - l(R, b)), b the imputed preference, here P(y=1 | x) of a
+    preceding naive fit. Where the imputation errs it leans on p, and the less the closer b is to 0
+    where r* = 0: E[l] is then the loss against r*. (The original imputes from the observed entries.
+    All entries known from actions are preferred, and that imputation would be 1 everywhere.)
+
+    References
+    ----------
+    Wang, Zhang, Sun & Qi, "Doubly Robust Joint Learning for Recommendation on Data Missing Not at
+    Random", ICML 2019.
+    """
+
+    def prepare(self, log):
+        """Fit the imputation, and with it the propensities that are not known."""
+        rate = log.action_probability()
+        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
+        estimate = relative_popularity(rate, largest, self.power)
+        return {"action_rate": rate, "propensity_estimate": estimate}
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the doubly robust cross-entropy of each member and row."""
+        b = batch.action_rate
+        # Linear in the target, so that the three terms are one.
+        return cross_entropy(reward_logit, b + self.inverse_weight(batch) * (1 - b))
+
+
+class MTIPS(PropensityWeighted):
+    """Multi-IPW: an action head on the trunk of the reward head, learned along with it.
+
+    l = l(g, y) + IPS, p from the predicted action probability g, held fixed: its popularity
+    relative to the batch, where `fit` is given none. (The original, for conversions after a click,
+    takes the predicted click rate for p and learns from the clicked rows only; of an action all
+    those are preferred.)
+
+    References
+    ----------
+    Zhang et al., "Large-scale Causal Approaches to Debiasing Post-click Conversion Rate Estimation
+    with Multi-task Learning", WWW 2020.
+    """
+
+    models_propensity = True
+    incremental = True
+    propensity_form = "trunk"
+
+    def prepare(self, log):
+        """Do nothing: the propensity is learned jointly."""
+        return {}
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the sum of both tasks, per member and row."""
+        u = full_precision(propensity_logit)[..., 0]
+        p = _known_or(batch, self._popularity(u.detach())).clamp_min(self.clip)
+        return cross_entropy(u, batch.acted) + cross_entropy(reward_logit, batch.acted / p)
+
+    def _popularity(self, logit):
+        rate = torch.sigmoid(logit)
+        return relative_popularity(rate, rate.amax(-1, keepdim=True), self.power)
+
+    def initial_rates(self, action_rate, any_rate):
+        """Return the even split for the reward, and the action rate for its own head."""
+        return any_rate**0.5, action_rate
+
+
+class MTDR(MTIPS):
+    """Multi-DR: an action head and an imputation head on the trunk of the reward head.
+
+    l = l(g, y) + l(b, y) + l(R, b) + (y / p) (l(R, 1) - l(R, b)), p as in `MTIPS`, b held fixed in
+    the last two terms.
+
+    References
+    ----------
+    As for `MTIPS`.
+    """
+
+    auxiliary_head = True
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the sum of the three tasks, per member and row."""
+        u, v = full_precision(propensity_logit)[..., 0], full_precision(batch.auxiliary_logit)
+        p = _known_or(batch, self._popularity(u.detach())).clamp_min(self.clip)
+        b = torch.sigmoid(v.detach())
+        target = b + batch.acted / p * (1 - b)
+        tasks = cross_entropy(u, batch.acted) + cross_entropy(v, batch.acted)
+        return tasks + cross_entropy(reward_logit, target)
+
+
+class SDR(MTIPS):
+    """StableDR: propensities that balance the imputed errors.
+
+    Three heads: the action probability g, whose relative popularity is p; an imputation b; and R,
+    trained by l(g, y) + l(b, y) + IPS + balance * C^2, each head by its own terms. C is the mean
+    over the batch of (y / p - R) (d - mean d), d = l(R, b) the imputed error: with p right, y / p
+    estimates r*, and C is 0. (The constraint of the original, for ratings, has 1[observed] / p in
+    place of y / p - R. Its self-normalisation is automatic here: y / p and 1 - y / p sum to 1.)
+
+    Parameters
+    ----------
+    balance : float, default=1.0
+        Weight of the constraint, not negative.
+
+    References
+    ----------
+    Li, Zheng & Wu, "StableDR: Stabilized Doubly Robust Learning for Recommendation on Data Missing
+    Not at Random", ICLR 2023.
+    """
+
+    propensity_form = "head"
+    auxiliary_head = True
+
+    def __init__(self, clip=0.1, power=0.5, balance=1.0):
+        super().__init__(clip, power)
+        self.balance = balance
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the sum of the terms, per member and row."""
+        f, u = full_precision(reward_logit), full_precision(propensity_logit)[..., 0]
+        v = full_precision(batch.auxiliary_logit)
+        p = _known_or(batch, self._popularity(u)).clamp_min(self.clip)
+        ipw = batch.acted / p
+        with torch.no_grad():
+            error = cross_entropy(f, torch.sigmoid(v))
+            reward = torch.sigmoid(f)
+        weight = 1.0 if batch.sample_weight is None else batch.sample_weight
+        centred = error - (weight * error).mean(-1, keepdim=True)
+        constraint = (weight * (ipw - reward) * centred).mean(-1, keepdim=True)
+        tasks = cross_entropy(u, batch.acted) + cross_entropy(v, batch.acted)
+        return tasks + cross_entropy(f, ipw.detach()) + self.balance * constraint.square()
