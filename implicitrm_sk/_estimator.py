@@ -54,17 +54,29 @@ MIN_ROWS_PER_CLASS = 5
 _warned_in = None
 
 
-def _is_incremental(estimator):
-    objective = estimator.objective
-    if isinstance(objective, str):
-        objective = OBJECTIVES.get(objective, Objective)
-    if not objective.incremental:
-        name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
-        raise AttributeError(
-            f"partial_fit is not available: {name} learns from the whole log before training. "
-            "Use fit."
-        )
-    return True
+def _available_if_objective(attribute, reason):
+    """Hide a method unless the objective has an attribute; the error's cause says why."""
+
+    def check(estimator):
+        objective = estimator.objective
+        if isinstance(objective, str):
+            objective = OBJECTIVES.get(objective, Objective)
+        if not getattr(objective, attribute):
+            name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
+            raise AttributeError(f"not available: {name} {reason}")
+        return True
+
+    return available_if(check)
+
+
+_needs_incremental = _available_if_objective(
+    "incremental", "learns from the whole log before training. Use fit."
+)
+_needs_actions_modelled = _available_if_objective(
+    "models_actions",
+    "does not model P(y | x), only the reward. Use predict, or an objective that does, such as "
+    "'stratified'.",
+)
 
 
 class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
@@ -522,7 +534,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
         return self
 
-    @available_if(_is_incremental)
+    @_needs_incremental
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(
         self,
@@ -1171,7 +1183,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 kinds = further.get("stratum", np.nan_to_num(log.actions[:, 0]))
             codes = np.zeros(len(X), dtype=int) if groups is None else number_responses(groups)[0]
             codes, kinds = (torch.as_tensor(values, device=device) for values in (codes, kinds))
-            return Partners(part, len(X), codes, kinds, generator)
+            return Partners(part, len(X), codes, kinds, generator, objective.across_prompts)
 
         offsets = None
         if log.response is not None:
@@ -1311,6 +1323,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         (reward_logit,) = self._mixture(X, "reward_logit")
         return self._output(_mixture.mean_logit(reward_logit))
 
+    @_needs_actions_modelled
     def predict_proba(self, X, actions=None, response_id=None, exposures=None, propensity=None):
         """Return the probabilities of the four latent groups: the stratification posterior.
 
@@ -1330,7 +1343,6 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             one of the signals would fire, in at least one of the exposures of the row.
         """
         check_is_fitted(self, "model_")
-        self._check_models_actions("predict_proba")
         X = select_features(self, X, reset=False)
         if actions is None:
             for name, value in (("response_id", response_id), ("exposures", exposures)):
@@ -1361,6 +1373,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
         return self._output(groups if len(groups) == len(X) else groups[log.response])
 
+    @_needs_actions_modelled
     def predict_action(self, X):
         """Predict how likely each action is.
 
@@ -1377,6 +1390,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         logits = self._mixture(X, "reward_logit", "propensity_logit")
         return self._per_signal(_mixture.action(*logits, self._model_false_action_rate()))
 
+    @_needs_actions_modelled
     def propensity(self, X):
         """Predict how readily each response draws each action.
 
@@ -1393,17 +1407,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         logits = self._mixture(X, "reward_logit", "propensity_logit")
         return self._per_signal(_mixture.propensity(*logits, self._model_false_action_rate()))
 
-    def _check_models_actions(self, method):
-        if not self.objective_.models_actions:
-            raise ValueError(
-                f"{method} is not available: {type(self.objective_).__name__} does not model "
-                "P(y | x), only the reward. Use predict, or an objective that does, such as "
-                "'stratified'."
-            )
-
     def _check_signals_modelled(self, method):
         check_is_fitted(self, "model_")
-        self._check_models_actions(method)
         if self.objective_.single_signal and self.n_signals_ > 1:
             raise ValueError(
                 f"{method} is not available: {type(self.objective_).__name__} was fitted on "

@@ -164,8 +164,8 @@ class ResidentRows:
 class Partners:
     """Draws one partner of each row of a part: of its group and of another kind.
 
-    Where the group has none of another kind, the partner comes from the whole part; where that has
-    none, it is the row itself.
+    Where the group has none of another kind, the partner comes from the whole part, if allowed;
+    where that has none, it is the row itself.
 
     Parameters
     ----------
@@ -175,9 +175,11 @@ class Partners:
     groups, kinds : Tensor of int of shape (n,)
         Groups that partners come from first; rows of one kind are not partners.
     generator : torch.Generator
+    across : bool
+        Whether partners of another group are allowed.
     """
 
-    def __init__(self, part, n_rows, groups, kinds, generator):
+    def __init__(self, part, n_rows, groups, kinds, generator, across=True):
         self.part = part
         self.generator = generator
         self.partner = torch.arange(n_rows, device=part.device)
@@ -186,7 +188,7 @@ class Partners:
         )
         near = _Pool(groups, kinds)
         far = _Pool(torch.zeros_like(groups), kinds)
-        use_far = near.size == 0
+        use_far = (near.size == 0) & across
         # Positions in the two orders, one after the other.
         self.order = torch.cat([near.order, far.order])
         self.size, self.start, self.block, self.block_size = (

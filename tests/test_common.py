@@ -7,8 +7,10 @@ from sklearn.utils.estimator_checks import (
     check_param_validation,
     parametrize_with_checks,
 )
+from sklearn.utils.metaestimators import available_if
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk.objectives import OBJECTIVES
 
 # Small data of the checks: the split has too few rows, and naming that is right.
 pytestmark = pytest.mark.filterwarnings(
@@ -47,11 +49,19 @@ class ThresholdedActions(ImplicitRewardEstimator):
     def fit(self, X, y, sample_weight=None, groups=None):
         return super().fit(X, _acted(y), sample_weight, groups)
 
+    @available_if(lambda estimator: hasattr(super(), "partial_fit"))
     def partial_fit(self, X, y, sample_weight=None):
         return super().partial_fit(X, _acted(y), sample_weight)
 
     def score(self, X, y, true_preference=None, sample_weight=None):
         return super().score(X, _acted(y), true_preference, sample_weight)
+
+
+class ScoredByTruth(ThresholdedActions):
+    """For objectives without P(y | x), whose score needs the truth: here the actions."""
+
+    def score(self, X, y, true_preference=None, sample_weight=None):
+        return super().score(X, y, _acted(y), sample_weight)
 
 
 def _acted(y):
@@ -73,17 +83,35 @@ SMALL = {
 }
 
 
+def of_objective(name):
+    """The estimator with an objective of the literature, a class prior where it needs one."""
+    cls = ThresholdedActions if OBJECTIVES[name].models_actions else ScoredByTruth
+    rate = {"preference_rate": 0.9} if OBJECTIVES[name].needs_preference_rate else {}
+    return cls(name, **SMALL, **rate, max_epochs=5)
+
+
+def expected_failures(estimator):
+    return {"check_sample_weight_equivalence_on_dense_data": STOCHASTIC}
+
+
 # For any number of columns.
 SELECTION = {"reward_features": slice(None), "propensity_features": slice(0, 1)}
 
 
 @parametrize_with_checks(
     [ThresholdedActions(**SMALL), ThresholdedActions(**SMALL, **SELECTION)],
-    expected_failed_checks=lambda estimator: {
-        "check_sample_weight_equivalence_on_dense_data": STOCHASTIC
-    },
+    expected_failed_checks=expected_failures,
 )
 def test_any_y(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.filterwarnings("ignore:.*were still improving", "ignore:.*contradict")
+@parametrize_with_checks(
+    [of_objective(name) for name in sorted(set(OBJECTIVES) - {"stratified"})],
+    expected_failed_checks=expected_failures,
+)
+def test_objectives(estimator, check):
     check(estimator)
 
 

@@ -15,6 +15,7 @@ from implicitrm_sk._modules import RewardModel
 from implicitrm_sk._training import (
     BestMembers,
     MemberRisk,
+    Partners,
     RateConstraint,
     ResidentRows,
     batched_logits,
@@ -919,3 +920,82 @@ def test_unusable_device(device):
 def test_dtype(monkeypatch, dtype, device, bf16, expected):
     with_devices(monkeypatch, bf16=bf16)
     assert resolve_dtype(dtype, SimpleNamespace(type=device)) == expected
+
+
+# Partners of pairwise objectives
+
+
+def candidates(row, part, groups, kinds, across):
+    """Every row that may be drawn, by brute force."""
+    other = [j for j in part if kinds[j] != kinds[row]]
+    near = [j for j in other if groups[j] == groups[row]]
+    return set(near or (other if across else []) or [row])
+
+
+@pytest.mark.parametrize("across", [True, False])
+@pytest.mark.parametrize("any_other", [False, True])
+def test_partners_are_drawn_uniformly_from_all_candidates(any_other, across):
+    rng = np.random.default_rng(0)
+    n = 40
+    groups, kinds = rng.integers(8, size=n), rng.integers(3, size=n)
+    groups[:2] = 100, 101  # alone in their groups
+    if any_other:
+        kinds = np.arange(n)
+    part = np.sort(rng.permutation(n)[:30])
+    partners = Partners(
+        *map(torch.as_tensor, (part,)),
+        n,
+        torch.as_tensor(groups),
+        torch.as_tensor(kinds),
+        torch.Generator().manual_seed(0),
+        across,
+    )
+    counts = np.zeros((n, n))
+    for _ in range(3000):
+        partners.draw()
+        counts[np.arange(n), partners.partner.numpy()] += 1
+    outside = np.setdiff1d(np.arange(n), part)
+    assert (counts[outside, outside] == 3000).all()
+    for row in part:
+        expected = sorted(candidates(row, part, groups, kinds, across))
+        assert set(np.flatnonzero(counts[row])) == set(expected)
+        share = counts[row, expected] / 3000
+        np.testing.assert_allclose(share, 1 / len(expected), atol=4 * 0.5 / np.sqrt(3000))
+
+
+def test_partners_of_rows_of_one_kind_are_the_rows_themselves():
+    zeros = torch.zeros(5, dtype=torch.int64)
+    partners = Partners(torch.arange(5), 5, zeros, zeros, torch.Generator().manual_seed(0))
+    assert partners.partner.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_batches_of_pairs_append_the_partners():
+    log = make_log(30)
+    part, groups = torch.arange(20), torch.arange(30) // 5
+    partners = Partners(part, 30, groups, torch.arange(30), torch.Generator().manual_seed(0))
+    fields = {"actions": log[1]}
+    rows = ResidentRows(
+        log[0],
+        fields,
+        {"target": log[1].T},
+        log[2],
+        part,
+        8,
+        partners=partners,
+        generator=torch.Generator().manual_seed(1),
+    )
+    before = partners.partner.clone()
+    n = 0
+    for (X, _), batch, weight in rows:
+        half = len(X) // 2
+        assert batch["actions"].shape == (2 * half, 1)
+        assert batch["target"].shape == (1, 2 * half)
+        for i in range(half):
+            row = int((log[0] == X[i]).all(dim=1).nonzero())
+            partner = int((log[0] == X[half + i]).all(dim=1).nonzero())
+            assert partner == partners.partner[row] != row
+            assert partner // 5 == row // 5
+            assert weight[i] == log[2][row] * log[2][partner]
+        n += half
+    assert n == 20
+    assert not torch.equal(before, partners.partner)  # drawn anew

@@ -154,7 +154,8 @@ class Objective(BaseEstimator):
     pairs : {None, "different", "any"}
         The loss compares pairs: each row comes with a partner of the same group (of `fit`), drawn
         anew each epoch, of a different action ("different", or of a different stratum if `prepare`
-        returns strata) or any other row; where the group has none, of any group.
+        returns strata) or any other row; where the group has none, of any group, or, if
+        `across_prompts` is False, the row itself.
     propensity_form : {"head", "constant", "reward", "trunk"}
         The propensity is a network of its own, one number, the reward itself, or a linear function
         of the last hidden layer of the reward head.
@@ -179,6 +180,7 @@ class Objective(BaseEstimator):
     needs_preference_rate = False
     incremental = True
     pairs = None
+    across_prompts = True
     propensity_form = "head"
     auxiliary_head = False
     representation = False

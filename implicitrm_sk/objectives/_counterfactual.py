@@ -127,10 +127,10 @@ def wasserstein(points, first, second, strength=10.0, steps=10):
     cost = cost.clamp_min(1e-9)
     with torch.no_grad():
         mean = ((cost @ b) @ a).clamp_min(1e-9)
-        kernel = torch.exp(-strength * cost / mean[:, None, None]).clamp_min(1e-9)
+        kernel = torch.exp(-strength * cost / mean[:, None, None]).clamp_min(1e-30)
         v = torch.ones_like(square)
         for _ in range(steps):
-            u = a / (kernel @ (v * (b > 0))[..., None])[..., 0].clamp_min(1e-30)
-            v = b / (kernel.transpose(1, 2) @ u[..., None])[..., 0].clamp_min(1e-30)
+            u = a / (kernel @ (v * (b > 0))[..., None])[..., 0].clamp_min(1e-35)
+            v = b / (kernel.transpose(1, 2) @ u[..., None])[..., 0].clamp_min(1e-35)
         plan = u[:, :, None] * kernel * v[:, None, :]
     return (plan * cost).sum((1, 2))

@@ -47,9 +47,8 @@ class Balanced(Objective):
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the weighted cross-entropy of each member and row."""
-        s = self.action_rate_
-        weight = torch.where(batch.acted > 0, 0.5 / s, 0.5 / (1 - s))
-        return weight * cross_entropy(reward_logit, batch.acted)
+        s, loss = self.action_rate_, cross_entropy(reward_logit, batch.acted)
+        return torch.where(batch.acted > 0, loss * (0.5 / s), loss * (0.5 / (1 - s)))
 
 
 class RootNaive(Objective):

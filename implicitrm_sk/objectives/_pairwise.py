@@ -25,6 +25,12 @@ class BPR(Objective):
 
     Partners are drawn from the same prompt, and where it has none of the other kind, from all.
 
+    Parameters
+    ----------
+    across_prompts : bool, default=True
+        Where a prompt has no pair, take the partner from others. Needed where prompts have few
+        responses; but users of some prompts may act more, which only pairs of one prompt cancel.
+
     References
     ----------
     Rendle et al., "BPR: Bayesian Personalized Ranking from Implicit Feedback", UAI 2009.
@@ -35,8 +41,11 @@ class BPR(Objective):
     models_actions = False
     calibrated = False
     pairs = "different"
-    assumption = "one propensity for all responses"
+    assumption = "one propensity for all responses that are compared"
     identifies = "ranking only"
+
+    def __init__(self, across_prompts=True):
+        self.across_prompts = across_prompts
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the loss of each member and pair, 0 where both or none was acted on."""
@@ -59,6 +68,8 @@ class UBPR(PropensityWeighted):
         Exponent of the relative popularity, which stands for propensities that are not given.
     beta : float, default=0.0
         The variance control of the original: the loss of a pair is cut off at -beta, not negative.
+    across_prompts : bool, default=True
+        As for `BPR`.
 
     References
     ----------
@@ -69,9 +80,10 @@ class UBPR(PropensityWeighted):
     pairs = "any"
     identifies = "ranking only"
 
-    def __init__(self, clip=0.0, power=0.5, beta=0.0):
+    def __init__(self, clip=0.0, power=0.5, beta=0.0, across_prompts=True):
         super().__init__(clip, power)
         self.beta = beta
+        self.across_prompts = across_prompts
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the loss of each member and pair: the mean of both orders."""
@@ -89,8 +101,8 @@ class CUBPR(UBPR):
     As for `UBPR`.
     """
 
-    def __init__(self, clip=0.3, power=0.5, beta=0.0):
-        super().__init__(clip, power, beta)
+    def __init__(self, clip=0.3, power=0.5, beta=0.0, across_prompts=True):
+        super().__init__(clip, power, beta, across_prompts)
 
 
 class UPRL(PropensityWeighted):
@@ -108,6 +120,8 @@ class UPRL(PropensityWeighted):
         Exponent of the relative popularity, which stands for propensities that are not given.
     max_weight : float, default=100.0
         Bound of the weight of a pair, positive.
+    across_prompts : bool, default=True
+        As for `BPR`.
 
     References
     ----------
@@ -120,9 +134,10 @@ class UPRL(PropensityWeighted):
     auxiliary_head = True
     identifies = "ranking only"
 
-    def __init__(self, clip=0.1, power=0.5, max_weight=100.0):
+    def __init__(self, clip=0.1, power=0.5, max_weight=100.0, across_prompts=True):
         super().__init__(clip, power)
         self.max_weight = max_weight
+        self.across_prompts = across_prompts
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the loss of each member and pair: the mean of both orders and both rows."""
