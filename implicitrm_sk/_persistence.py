@@ -241,7 +241,17 @@ class _Decoder:
         name, state = self(content)
         _require(name in OBJECTIVES, f"{name!r:.60} is none of {', '.join(OBJECTIVES)}")
         objective = OBJECTIVES[name]()
-        _require(set(state) == set(vars(objective)), f"{name} has {_listing(vars(objective))}")
+        fitted = set(state) - set(vars(objective))
+        _require(set(vars(objective)) <= set(state), f"{name} has {_listing(vars(objective))}")
+        _require(
+            all(
+                key.endswith("_")
+                and not key.startswith("_")
+                and np.isfinite(np.asarray(state[key], dtype=float)).all()
+                for key in fitted
+            ),
+            f"{name} learns numbers, named with a trailing underscore",
+        )
         vars(objective).update(state)
         return objective
 
@@ -470,6 +480,10 @@ def _check_fitted(est, fitted):
     _require(isinstance(a.objective_, Objective), "objective_")
     _require(isinstance(a.evidence_, Evidence), "evidence_")
     _require(isinstance(a.identification_, Identification), "identification_")
+    _require(
+        not a.identification_.swap_symmetric or a.objective_.swap_symmetric(a.n_signals_),
+        "identification_ swaps reward and propensity, which these signals tell apart",
+    )
     _check_array("classes_", a.classes_, (2,), "i")
     _require(a.classes_.tolist() == [0, 1], "classes_")
     _check_array("false_action_rate_", a.false_action_rate_, (a.n_signals_,), "f")
@@ -565,7 +579,10 @@ def _check_model(a, n_in):
     _require(
         config.get("n_in") == n_in
         and config.get("n_signals") == (1 if a.objective_.single_signal else a.n_signals_)
-        and config.get("with_propensity") == a.objective_.models_propensity,
+        and config.get("with_propensity") == a.objective_.models_propensity
+        and config.get("propensity_form", "head") == a.objective_.propensity_form
+        and config.get("auxiliary_head", False) == a.objective_.auxiliary_head
+        and config.get("representation", False) == a.objective_.representation,
         "the heads belong to other columns, signals or another objective",
     )
     columns = positions_in_use(a)
