@@ -1,12 +1,14 @@
 """Reward models from implicit preference data, in scikit-learn's manner."""
 
 from ._estimator import ImplicitRewardEstimator
+from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
 from .inspection import identification_report
 
 __all__ = [
     "IdentificationWarning",
     "ImplicitRewardEstimator",
+    "LLMEmbedder",
     "ModelFileError",
     "ShiftWarning",
     "identification_report",

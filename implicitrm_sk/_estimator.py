@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import os
 from numbers import Integral, Real
 
 import numpy as np
@@ -16,7 +17,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import _mixture, _persistence
-from ._features import positions_in_use, select_features
+from ._features import embed_text, positions_in_use, select_features, set_embedder
 from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
 from ._log import check_constant, check_labels, check_log, number_responses
 from ._modules import RewardModel
@@ -40,6 +41,7 @@ from ._validation import (
     to_numpy,
 )
 from ._warnings import running_search, searched_over, warn
+from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Naive, Objective, TrainingLog
@@ -169,6 +171,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         neither read nor changed.
     verbose : bool, default=False
         Print the losses of each epoch. For progress bars see `set_callbacks`.
+    embedder : str, path-like or LLMEmbedder, default=None
+        Language model that turns text into vectors: X may then be text in every form that
+        `LLMEmbedder` reads, in all methods. A name or path stands for ``LLMEmbedder(embedder)``.
+        Vectors that this embedder has made may be passed too.
 
     Attributes
     ----------
@@ -178,11 +184,13 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         The columns of `predict_proba`: PA positive-active (r*=1, a=1), NA negative-active (0, 1),
         PP positive-passive (1, 0), NP negative-passive (0, 0).
     n_features_in_ : int
-        Number of columns of X.
+        Number of columns of X; of text, of its vectors.
     feature_names_in_ : ndarray of str of shape (n_features_in_,)
         Column names, if X had any.
     reward_columns_, propensity_columns_ : ndarray of int
         Positions of the columns that each head reads.
+    embedder_ : LLMEmbedder
+        The embedder in use, if there is one.
     n_signals_ : int
         Number of action signals K.
     signal_names_in_ : ndarray of str of shape (n_signals_,)
@@ -208,6 +216,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     See Also
     --------
+    implicitrm_sk.LLMEmbedder : Prompts and responses as vectors.
     implicitrm_sk.identification_report : What the log can tell about the reward.
     implicitrm_sk.datasets.simulate_feedback : A feedback log with known truth.
     implicitrm_sk.metrics.make_preference_scorer : Scores against known preferences.
@@ -301,6 +310,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         "dtype": [StrOptions({"auto", "float32", "float64", "bfloat16"})],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
+        "embedder": [None, str, os.PathLike, LLMEmbedder],
     }
 
     def __init__(
@@ -330,6 +340,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         dtype="auto",
         random_state=None,
         verbose=False,
+        embedder=None,
     ):
         self.objective = objective
         self.hidden_layer_sizes = hidden_layer_sizes
@@ -355,9 +366,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self.dtype = dtype
         self.random_state = random_state
         self.verbose = verbose
+        self.embedder = embedder
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.input_tags.string = self.embedder is not None
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
         return tags
@@ -381,8 +394,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
-            One embedding per (prompt, response).
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            One embedding per (prompt, response); with `embedder`, the text itself.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
             `exposures` the number of actions. Rows with nothing logged and no label carry no
@@ -435,7 +448,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 "scoring=make_preference_scorer(...) of implicitrm_sk.metrics, or "
                 "fit(true_preference=...) of a search with metadata routing."
             )
-        given_X = X
+        set_embedder(self)
+        # Callbacks score on X in every epoch, which is not to embed it again.
+        given_X = X = embed_text(self, X)
         keep_weights = self.warm_start and hasattr(self, "model_")
         columns = (self.reward_columns_, self.propensity_columns_) if keep_weights else None
         X = select_features(self, X, reset=True)
@@ -578,6 +593,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 "false_action_rate_ found there as false_action_rate."
             )
         first = not hasattr(self, "model_")
+        if first:
+            set_embedder(self)
         X = select_features(self, X, reset=first)
         log = self._check_log(
             y,

@@ -1,20 +1,41 @@
 """Which columns of X the two heads read, and the checks of X that go by them."""
 
+import os
 from numbers import Integral
 
 import numpy as np
+from sklearn.base import clone
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array
 
-from ._validation import check_features, check_not_text, to_numpy
+from ._validation import check_features, check_not_text, is_numeric, to_numpy
+from .embedding import LLMEmbedder
+
+
+def set_embedder(estimator):
+    """Make `embedder_` of the estimator's parameter; there is none without."""
+    estimator.__dict__.pop("embedder_", None)
+    embedder = estimator.embedder
+    if embedder is None:
+        return
+    if isinstance(embedder, str | os.PathLike):
+        embedder = LLMEmbedder(embedder, verbose=bool(estimator.verbose))
+    estimator.embedder_ = clone(embedder).fit()
+
+
+def embed_text(estimator, X):
+    """Return X as vectors where it is text and the estimator has an embedder."""
+    embedder = getattr(estimator, "embedder_", None)
+    return X if embedder is None or is_numeric(X) else embedder.transform(X)
 
 
 def select_features(estimator, X, *, reset, with_propensity=True):
     """Return the columns of X in use, in the order of X, as floats; check or set what fit saw.
 
     Sets `reward_columns_` and `propensity_columns_` if `reset`. Columns that only the propensity
-    head reads may be missing or NaN unless `with_propensity`; they are then NaN.
+    head reads may be missing or NaN unless `with_propensity`; they are then NaN. Text becomes
+    the vectors of the estimator's embedder.
     """
-    X = to_numpy(X)
+    X = to_numpy(embed_text(estimator, X))
     if reset and estimator.reward_features is None and estimator.propensity_features is None:
         X = check_features(estimator, X, reset=True)
         estimator.reward_columns_ = estimator.propensity_columns_ = np.arange(X.shape[1])

@@ -15,6 +15,20 @@ def to_numpy(value):
     return value
 
 
+def is_numeric(X):
+    """Return whether X is a table of numbers."""
+    if isinstance(X, torch.Tensor):
+        return True
+    if hasattr(X, "dtypes"):
+        return all(getattr(dtype, "kind", "O") in "biuf" for dtype in np.atleast_1d(X.dtypes))
+    if isinstance(X, np.ndarray):
+        return X.dtype.kind in "biuf"
+    first = X[0] if isinstance(X, list | tuple) and len(X) else None
+    return isinstance(first, list | tuple | np.ndarray) and all(
+        isinstance(value, Real) for value in first
+    )
+
+
 def check_not_text(X):
     """Raise if X holds text, or arrays in its cells, in place of numbers."""
     values = X.to_numpy() if hasattr(X, "iloc") else X
@@ -35,8 +49,9 @@ def check_not_text(X):
             )
     if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
         raise ValueError(
-            "X holds text, but expected are embeddings of shape (n_samples, n_features): embed "
-            "the responses first and pass the vectors."
+            "X holds text, but expected are embeddings of shape (n_samples, n_features): set "
+            "embedder= of ImplicitRewardEstimator to a language model ('org/name', a folder, or "
+            "an LLMEmbedder), or put an LLMEmbedder before it in a pipeline."
         )
 
 

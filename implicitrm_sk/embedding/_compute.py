@@ -1,0 +1,149 @@
+"""From token numbers to vectors: batches of similar length, one transfer each, pooling."""
+
+import numpy as np
+import torch
+
+from .._warnings import warn
+
+
+def plan_batches(lengths, max_tokens):
+    """Put texts into batches of similar length, longest first.
+
+    Parameters
+    ----------
+    lengths : ndarray of int of shape (n,)
+    max_tokens : int
+        Tokens of a batch, padding included; a longer text is a batch of its own.
+
+    Returns
+    -------
+    batches : list of ndarray of int
+        Positions in `lengths`, all of them, each once.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> plan_batches(np.array([2, 9, 3, 2]), 6)
+    [array([1]), array([2, 0]), array([3])]
+    """
+    order = np.argsort(-lengths, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        n_rows = max(1, max_tokens // max(1, int(lengths[order[start]])))
+        batches.append(order[start : start + n_rows])
+        start += n_rows
+    return batches
+
+
+class TokenArrays:
+    """The token numbers of many texts in one array."""
+
+    def __init__(self, tokens):
+        self.lengths = np.array([len(ids) for ids in tokens], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.lengths)])
+        self.flat = np.empty(self.starts[-1], dtype=np.int32)
+        for ids, start in zip(tokens, self.starts, strict=False):
+            self.flat[start : start + len(ids)] = ids
+
+    def padded(self, rows, pad):
+        """Return numbers and mask of some texts as one tensor (2, n_rows, longest)."""
+        lengths = self.lengths[rows]
+        both = np.full((2, len(rows), lengths.max()), pad, dtype=np.int64)
+        both[1] = np.arange(both.shape[2]) < lengths[:, None]
+        mask = both[1].astype(bool)
+        both[0][mask] = np.concatenate(
+            [self.flat[self.starts[row] : self.starts[row + 1]] for row in rows]
+        )
+        return torch.from_numpy(both)
+
+
+def embed_batch(model, tokens, rows, *, pad, pooling, layer, max_tokens):
+    """Return the vectors of some texts, in float32 or wider, on the CPU.
+
+    Where they do not fit on the device, half as many at a time, from then on.
+
+    Parameters
+    ----------
+    model : LoadedModel
+    tokens : TokenArrays
+    rows : ndarray of int of shape (n,)
+        Which texts, longest first.
+    pad : int
+        Number of the padding token.
+    pooling : {"mean", "last", "cls"}
+    layer : int or None
+        Which of the hidden states; None is the output of the last layer.
+    max_tokens : int
+        Tokens per forward pass, padding included.
+
+    Returns
+    -------
+    vectors : ndarray of shape (n, d)
+    """
+    parts, start = [], 0
+    while start < len(rows):
+        longest = int(tokens.lengths[rows[start]])
+        n_rows = max(1, int(min(max_tokens, model.token_limit)) // longest)
+        part = rows[start : start + n_rows]
+        try:
+            parts.append(_forward(model, tokens.padded(part, pad), pooling, layer))
+            start += n_rows
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            size = longest * len(part)
+            if len(part) == 1:
+                raise RuntimeError(
+                    f"a text of {longest} tokens does not fit into the memory of {model.device}. "
+                    "Lower max_length, use dtype='bfloat16', a smaller model, or device_map='auto'."
+                ) from error
+            first = model.token_limit == float("inf")
+            model.token_limit = size // 2
+        else:
+            continue
+        # Outside the handler, whose exception keeps the tensors alive.
+        if model.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if first:
+            warn(
+                f"{size} tokens at once do not fit into the memory of {model.device}: going on "
+                "with half as many, and less if need be. Set batch_tokens lower to avoid this."
+            )
+    return np.concatenate(parts)
+
+
+def _is_out_of_memory(error):
+    text = str(error).lower()
+    return (
+        isinstance(error, torch.OutOfMemoryError | MemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
+
+
+@torch.inference_mode()
+def _forward(model, both, pooling, layer):
+    if model.device.type == "cuda":
+        both = both.pin_memory()
+    ids, mask = both.to(model.device, non_blocking=True)
+    # Without padding there is nothing to mask, and attention is faster.
+    is_padded = not both[1].all()
+    with model.lock:
+        output = model.network(
+            input_ids=ids,
+            attention_mask=mask if is_padded else None,
+            output_hidden_states=layer is not None,
+        )
+    hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
+    mask = mask.to(hidden.device)
+    if pooling == "cls":
+        vectors = hidden[:, 0]
+    elif pooling == "last":
+        last = mask.sum(1) - 1
+        vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
+    else:
+        wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
+        if is_padded:
+            wide = wide.masked_fill(mask[:, :, None] == 0, 0)
+        vectors = wide.sum(1) / mask.sum(1, keepdim=True)
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32)).cpu().numpy()

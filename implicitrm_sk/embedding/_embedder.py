@@ -1,0 +1,721 @@
+"""Text to vectors by a language model, each distinct text once."""
+
+import hashlib
+import os
+import time
+from numbers import Integral
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.utils._param_validation import Interval, StrOptions
+from tqdm import tqdm
+
+from .._warnings import warn
+from . import _models
+from ._compute import TokenArrays, embed_batch, plan_batches
+from ._store import EmbeddingStore
+from ._text import as_messages, as_plain_text, read_text
+
+#: Changes when the same text and model would give other vectors than before.
+_FORMAT = 1
+#: Distinct texts that are planned together: bounds the memory, whatever the number of texts.
+_WINDOW = 16384
+#: Tokens per batch, padding included.
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+#: Put before templates that print today's date, which would give other vectors tomorrow.
+_FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
+#: How long the vectors that another process has claimed are waited for.
+_PATIENCE_SECONDS = 600
+_CALLBACK_STEPS = 100
+_cuts_reported = set()
+
+
+class LLMEmbedder(
+    ClassNamePrefixFeaturesOutMixin, CallbackSupportMixin, TransformerMixin, BaseEstimator
+):
+    """Embed prompts and responses with a language model, each distinct text once.
+
+    The vectors are hidden states of a transformers model, pooled over the tokens of a text. They
+    are kept on disk (`cache_dir`), so that a text is embedded once whatever the split, the order,
+    the process or the day.
+
+    Parameters
+    ----------
+    model : str or path-like
+        A model of the Hugging Face hub ("org/name"), a model folder, or a ``.gguf`` file (extra
+        ``gguf``). Decoders, encoders, and reward models with a head (of which the hidden states
+        are used).
+    pooling : {"auto", "mean", "last", "cls"}, default="auto"
+        "mean" over the tokens, the "last" token, or the first one ("cls"). "auto" is what the model
+        was trained for, if it says so: the pooling in a sentence-transformers folder; for a reward
+        model or classifier the token its head reads, "last" for decoders and "cls" for encoders.
+        For everything else it is "mean".
+    layer : int, default=-1
+        Which hidden states: 0 the input embeddings, 1 the first layer ..., -1 the last layer.
+    max_length : int or "auto", default="auto"
+        Tokens of a text, at most. Longer texts lose their beginning, so that the end of the
+        response is kept; `stats_` counts what was cut. "auto" is the length that a
+        sentence-transformers folder says, else 1024 or what the model can read.
+    chat_template : "auto", str or None, default="auto"
+        How messages become text: the tokenizer's own template, a Jinja template, or None for the
+        contents of the messages, one per line. "auto" is the tokenizer's own, None if it has none.
+        Plain strings are never put into a template.
+    normalize : bool, default=False
+        Divide each vector by its length (L2).
+    output_dtype : {"float32", "float16", "float64"}, default="float32"
+        Number format of the result and on disk.
+    dtype : {"auto", "float32", "float16", "bfloat16", "float64"}, default="auto"
+        Number format of the weights; "auto" is bfloat16 on CUDA devices that support it, else
+        float32.
+    device : str, default="auto"
+        Torch device; "auto" is cuda if there is one, else mps, else cpu.
+    device_map : str or dict, default=None
+        Spreads a model over devices, as in ``from_pretrained`` (extra ``gguf`` has the package
+        accelerate, which this needs). In place of `device`.
+    batch_tokens : int or "auto", default="auto"
+        Tokens per batch, padding included. "auto" is 65,536 on CUDA devices, else 4,096.
+    cache_dir : str, path-like or None, default="auto"
+        Folder of the store, see `EmbeddingStore`. "auto" is its default folder, None is no store.
+    cache_max_bytes : int, default=None
+        Size limit of the store.
+    revision : str, default=None
+        Branch, tag or commit of a model of the hub; pinned to the commit it had in `fit`.
+    trust_remote_code : bool, default=False
+        Whether to run code that comes with the model.
+    model_kwargs : dict, default=None
+        Further arguments of ``AutoModel.from_pretrained``, such as ``attn_implementation``.
+    verbose : bool, default=False
+        Show a progress bar. (As a step of a pipeline with scikit-learn's ``ProgressBar``, the
+        embedder has its bar there.)
+
+    Attributes
+    ----------
+    pooling_ : {"mean", "last", "cls"}
+        The pooling in use.
+    layer_ : int
+        The layer in use, counted from 0.
+    n_layers_ : int
+        Layers of the model.
+    max_length_ : int
+        The length in use.
+    chat_template_ : str or None
+        The template in use. One that prints today's date gets a fixed one, so that a text has the
+        same vector tomorrow.
+    dtype_ : str
+        The dtype in use.
+    commit_ : str or None
+        The commit of a model of the hub.
+    fingerprint_ : str
+        Identifies weights and tokenizer: name and commit, or a hash of local files.
+    stats_ : dict
+        Of the last call: ``n_rows``, ``n_distinct``, ``n_computed`` and ``n_stored`` (found in the
+        store, or put there by another process meanwhile), ``n_truncated`` (of the distinct texts)
+        and ``n_tokens_cut``.
+
+    See Also
+    --------
+    implicitrm_sk.embedding.EmbeddingStore : `info` and `clear` of what is on disk.
+
+    Notes
+    -----
+    Vectors of one text computed in batches of different composition, or on different machines,
+    agree to about 1e-6, relative to their length. A pickle holds neither weights nor tokenizer,
+    but the name of the model. Tokens for gated models come from ``hf auth login`` or the
+    environment variable ``HF_TOKEN`` only. The hub is not asked if ``HF_HUB_OFFLINE=1``.
+
+    Examples
+    --------
+    >>> from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+    >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2")
+    >>> reward_model = ImplicitRewardEstimator(embedder=embedder)
+    """
+
+    _parameter_constraints = {
+        "model": [str, os.PathLike],
+        "pooling": [StrOptions({"auto", "mean", "last", "cls"})],
+        "layer": [Integral],
+        "max_length": [StrOptions({"auto"}), Interval(Integral, 2, None, closed="left")],
+        "chat_template": [str, None],
+        "normalize": ["boolean"],
+        "output_dtype": [StrOptions({"float16", "float32", "float64"})],
+        "dtype": [StrOptions({"auto", "float16", "bfloat16", "float32", "float64"})],
+        "device": [str],
+        "device_map": [str, dict, None],
+        "batch_tokens": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "cache_dir": [str, os.PathLike, None],
+        "cache_max_bytes": [None, Interval(Integral, 1, None, closed="left")],
+        "revision": [str, None],
+        "trust_remote_code": ["boolean"],
+        "model_kwargs": [dict, None],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        model,
+        *,
+        pooling="auto",
+        layer=-1,
+        max_length="auto",
+        chat_template="auto",
+        normalize=False,
+        output_dtype="float32",
+        dtype="auto",
+        device="auto",
+        device_map=None,
+        batch_tokens="auto",
+        cache_dir="auto",
+        cache_max_bytes=None,
+        revision=None,
+        trust_remote_code=False,
+        model_kwargs=None,
+        verbose=False,
+    ):
+        self.model = model
+        self.pooling = pooling
+        self.layer = layer
+        self.max_length = max_length
+        self.chat_template = chat_template
+        self.normalize = normalize
+        self.output_dtype = output_dtype
+        self.dtype = dtype
+        self.device = device
+        self.device_map = device_map
+        self.batch_tokens = batch_tokens
+        self.cache_dir = cache_dir
+        self.cache_max_bytes = cache_max_bytes
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.model_kwargs = model_kwargs
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        return tags
+
+    # ------------------------------------------------------------------ scikit-learn
+
+    def fit(self, X=None, y=None):
+        """Find the model and settle what "auto" means; nothing is embedded.
+
+        Parameters
+        ----------
+        X, y : ignored
+
+        Returns
+        -------
+        self : LLMEmbedder
+
+        Raises
+        ------
+        ValueError, OSError
+            If the model cannot be found or read, or a parameter does not suit it.
+        """
+        self._validate_params()
+        secret = {"token", "use_auth_token"} & set(self.model_kwargs or ())
+        if secret:
+            raise ValueError(
+                f"model_kwargs holds {secret.pop()!r}, which would be written into every pickle. "
+                "Log in with `hf auth login`, or set the environment variable HF_TOKEN."
+            )
+        model_kwargs = dict(self.model_kwargs or {})
+        source = _models.locate(
+            self.model, self.revision, self.trust_remote_code, model_kwargs.pop("gguf_file", None)
+        )
+        store = self.store
+        self.fingerprint_ = _models.fingerprint(source, None if store is None else store.folder)
+        config = _models.load_config(source, self.fingerprint_)
+        tokenizer = _models.load_tokenizer(source, self.fingerprint_)
+        text_config = config.get_text_config()
+        self.n_layers_ = int(text_config.num_hidden_layers)
+        if not -self.n_layers_ - 1 <= self.layer <= self.n_layers_:
+            raise ValueError(
+                f"layer={self.layer}, but model={self.model!r} has the layers 0 (input embeddings) "
+                f"to {self.n_layers_}, or -1 to {-self.n_layers_ - 1} counted from the last."
+            )
+        self.layer_ = self.layer % (self.n_layers_ + 1)
+        self.pooling_ = _models.resolve_pooling(self.pooling, source, config)
+        self.max_length_ = _models.resolve_max_length(self.max_length, source, config, tokenizer)
+        self.chat_template_ = self.chat_template
+        if self.chat_template == "auto":
+            has_one = getattr(tokenizer, "chat_template", None) is not None
+            self.chat_template_ = tokenizer.get_chat_template() if has_one else None
+        if "strftime_now" in (self.chat_template_ or ""):
+            self.chat_template_ = _FIXED_DATE + self.chat_template_
+        device = _models.resolve_placement(self.device, self.device_map)
+        self.dtype_ = _models.resolve_dtype(self.dtype, device)
+        self.commit_ = source.commit
+        self._n_features_out = int(text_config.hidden_size)
+        self._source = source
+        self._fitted_params = self.get_params(deep=False)
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def transform(self, X, out=None):
+        """Embed text.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
+            Per row a (prompt, response) tuple, a dict or table row with ``prompt`` and
+            ``response`` (or ``completion``), with ``messages``, or with ``text``, a list of chat
+            messages, or a plain string.
+        out : ndarray of shape (n_samples, n_features), default=None
+            Where to write the vectors, for example an ``np.memmap``, which keeps the memory flat
+            however many rows there are. None makes an array.
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, n_features) of `output_dtype`
+            `out`, if given.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If X or one of its rows is no such text.
+
+        Warns
+        -----
+        UserWarning
+            If texts were longer than `max_length`, once per model and length; `stats_` always
+            counts them. If the store was damaged. If the memory of the device did not suffice.
+        """
+        return self._embed(X, out)
+
+    @with_callbacks
+    def fit_transform(self, X, y=None):
+        """Embed text, as `transform` does.
+
+        Parameters
+        ----------
+        X : as in `transform`
+        y : ignored
+
+        Returns
+        -------
+        embeddings : ndarray of shape (n_samples, n_features) of `output_dtype`
+        """
+        context = self._init_callback_context(task_name="embed", max_subtasks=_CALLBACK_STEPS)
+        context.call_on_fit_task_begin(estimator=self, X=X)
+        self.fit()
+        embeddings = self._embed(X, None, context)
+        context.call_on_fit_task_end(estimator=self, X=X)
+        return embeddings
+
+    @property
+    def store(self):
+        """The `EmbeddingStore` in use, None without one."""
+        if self.cache_dir is None:
+            return None
+        folder = None if self.cache_dir == "auto" else self.cache_dir
+        return EmbeddingStore(folder, max_bytes=self.cache_max_bytes)
+
+    # ------------------------------------------------------------------ text to tokens
+
+    def render(self, X):
+        """Return the texts as the tokenizer gets them.
+
+        Parameters
+        ----------
+        X : as in `transform`
+
+        Returns
+        -------
+        texts : list of str
+        """
+        self._ensure_fitted()
+        tokenizer = self._tokenizer()
+        return [self._render(row, number, tokenizer) for number, row in enumerate(read_text(X))]
+
+    def tokenize(self, X):
+        """Return the token numbers as the model gets them, cut to `max_length_`.
+
+        Parameters
+        ----------
+        X : as in `transform`
+
+        Returns
+        -------
+        tokens : list of list of int
+        """
+        self._ensure_fitted()
+        rows = read_text(X)
+        tokens, _ = self._tokenize(list(range(len(rows))), rows)
+        return tokens
+
+    def _ensure_fitted(self):
+        # A stateless transformer works without fit, as HashingVectorizer does.
+        if getattr(self, "_fitted_params", None) != self.get_params(deep=False):
+            self.fit()
+
+    def _tokenizer(self):
+        return _models.load_tokenizer(self._source, self.fingerprint_)
+
+    def _is_templated(self, row):
+        return self.chat_template_ is not None and not isinstance(row, str)
+
+    def _render(self, row, number, tokenizer):
+        if not self._is_templated(row):
+            return as_plain_text(row)
+        try:
+            return tokenizer.apply_chat_template(
+                as_messages(row),
+                chat_template=self.chat_template_,
+                tokenize=False,
+            )
+        except Exception as error:  # whatever a template raises
+            roles = ", ".join(role for role, _ in row)
+            raise ValueError(
+                f"row {number} of X, with the roles {roles}, does not go through the chat template "
+                f"of {self.model!r}: {error}. Change the messages, or set chat_template=None."
+            ) from error
+
+    def _tokenize(self, numbers, rows):
+        """Return token numbers of some rows, and how many were cut from the beginning of each."""
+        tokenizer = self._tokenizer()
+        fallback = next(
+            token
+            for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
+            if token is not None
+        )
+        empty = _token_numbers(tokenizer, ["a"], True)[0]
+        inner = _token_numbers(tokenizer, ["a"], False)[0]
+        n_before = next(
+            (i for i in range(len(empty)) if empty[i : i + len(inner)] == inner), 0
+        )  # what the tokenizer puts before a text: a BOS or CLS token
+        before = empty[:n_before]
+        tokens = [None] * len(numbers)
+        cut = np.zeros(len(numbers), dtype=np.int64)
+        for templated in (True, False):
+            which = [i for i, n in enumerate(numbers) if self._is_templated(rows[n]) == templated]
+            texts = [self._render(rows[numbers[i]], numbers[i], tokenizer) for i in which]
+            for i, ids in zip(which, _token_numbers(tokenizer, texts, not templated), strict=True):
+                # A template that writes no BOS of its own gets the one the model is used to.
+                if templated and before and ids[: len(before)] != before:
+                    ids = before + ids
+                if len(ids) > self.max_length_:
+                    cut[i] = len(ids) - self.max_length_
+                    ids = before + ids[len(before) + cut[i] :]
+                tokens[i] = ids or [fallback]
+        return tokens, cut
+
+    # ------------------------------------------------------------------ tokens to vectors
+
+    def _settings(self):
+        """Return what the vectors on disk depend on, beside the text."""
+        return (
+            _FORMAT,
+            self.fingerprint_,
+            self.chat_template_,
+            self.max_length_,
+            self.pooling_,
+            self.layer_,
+            self.dtype_,
+            self.output_dtype,
+            sorted((self.model_kwargs or {}).items()),
+        )
+
+    def _keys(self, rows):
+        """Return the number of each row's text among the distinct ones, and their keys and rows."""
+        tokenizer = self._tokenizer()
+        settings = hashlib.blake2b(repr(self._settings()).encode(), digest_size=16)
+        number_of, first = {}, []
+        numbers = np.empty(len(rows), dtype=np.int64)
+        for i, row in enumerate(rows):
+            key = settings.copy()
+            key.update(b"T" if self._is_templated(row) else b"P")
+            key.update(self._render(row, i, tokenizer).encode())
+            number = numbers[i] = number_of.setdefault(key.digest(), len(number_of))
+            if number == len(first):
+                first.append(i)
+        return numbers, list(number_of), first
+
+    def _embed(self, X, out, context=None):
+        self._validate_params()
+        self._ensure_fitted()
+        rows = read_text(X)
+        numbers, keys, first = self._keys(rows)
+        shape = (len(rows), self._n_features_out)
+        if out is None:
+            out = np.empty(shape, dtype=self.output_dtype)
+        elif out.shape != shape or out.dtype != self.output_dtype:
+            raise ValueError(
+                f"out has shape {out.shape} and dtype {out.dtype}, but expected are {shape} and "
+                f"{self.output_dtype}."
+            )
+        scatter = _Scatter(numbers, len(keys), out, self.normalize)
+        self.stats_ = dict.fromkeys(
+            ("n_rows", "n_distinct", "n_computed", "n_stored", "n_truncated", "n_tokens_cut"), 0
+        )
+        self.stats_ |= {"n_rows": len(rows), "n_distinct": len(keys)}
+        store = self.store
+        with (
+            _NoStore() if store is None else store as store,
+            _Progress(len(keys), context, self) as progress,
+        ):
+            for start in range(0, len(keys), _WINDOW):
+                window = range(start, min(start + _WINDOW, len(keys)))
+                self._embed_window(window, keys, first, rows, store, scatter, progress)
+                scatter.flush()
+        self._report_cuts()
+        return out
+
+    def _embed_window(self, window, keys, first, rows, store, scatter, progress):
+        """Embed some distinct texts: plan all, then compute what the store lacks."""
+        n = len(window)
+        lengths, missing = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
+
+        def read(positions):
+            """Take what is stored, and return the positions that are not."""
+            found, vectors = [], []
+
+            def write():
+                if found:
+                    scatter(window.start + np.array(found), np.stack(vectors))
+                    found.clear()
+                    vectors.clear()
+
+            for i, vector, n_tokens, n_cut in store.get([keys[window[p]] for p in positions]):
+                position = positions[i]
+                found.append(position)
+                vectors.append(vector)
+                lengths[position], missing[position] = n_tokens, False
+                self._count(1, n_cut, "n_stored")
+                if len(found) == 1024:
+                    write()
+            write()
+            return [p for p in positions if missing[p]]
+
+        to_do = read(list(range(n)))
+        if not to_do:
+            progress.update(n)
+            return
+        tokens, cut = self._tokenize([first[window[p]] for p in to_do], rows)
+        index_of = np.full(n, -1)
+        index_of[to_do] = np.arange(len(to_do))
+        tokens = TokenArrays(tokens)
+        lengths[to_do] = tokens.lengths
+        batches = plan_batches(lengths, self._batch_tokens())
+        progress.start_window(n, int(lengths.sum()), int(lengths[~missing].sum()))
+
+        def compute(positions):
+            index = index_of[positions]
+            vectors = self._compute(tokens, index)
+            numbers = window.start + positions
+            store.put([keys[i] for i in numbers], vectors, tokens.lengths[index], cut[index])
+            scatter(numbers, vectors)
+            missing[positions] = False
+            for n_cut in cut[index]:
+                self._count(1, int(n_cut), "n_computed")
+            progress.update(len(positions), int(tokens.lengths[index].sum()))
+
+        def compute_unclaimed(positions):
+            mine = store.claim([keys[i] for i in window.start + positions])
+            if mine.any():
+                compute(positions[mine])
+            return positions[~mine]
+
+        later = []
+        for batch in batches:
+            batch = batch[missing[batch]]
+            if len(batch):
+                later.extend(compute_unclaimed(batch))
+        self._wait_for_others(later, read, compute, compute_unclaimed, lengths, progress)
+
+    def _wait_for_others(self, later, read, compute, compute_unclaimed, lengths, progress):
+        """Take over what other processes have claimed, once it is stored or they are gone."""
+        last_progress = time.monotonic()
+        pause = 0.02
+        while later:
+            before = len(later)
+            waiting = set(later)
+            later = read(later)
+            arrived = np.array(sorted(waiting - set(later)), dtype=int)
+            progress.update(len(arrived), int(lengths[arrived].sum()))
+            patient = time.monotonic() - last_progress < _PATIENCE_SECONDS
+            left = []
+            if later:
+                later = np.array(later)
+                for batch in plan_batches(lengths[later], self._batch_tokens()):
+                    if patient:
+                        left.extend(compute_unclaimed(later[batch]))
+                    else:
+                        compute(later[batch])
+            later = left
+            if len(later) < before:
+                last_progress, pause = time.monotonic(), 0.02
+            elif later:
+                time.sleep(pause)
+                pause = min(2 * pause, 1.0)
+
+    def _batch_tokens(self):
+        if self.batch_tokens != "auto":
+            return self.batch_tokens
+        device = _models.resolve_placement(self.device, self.device_map)
+        is_cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
+        return _BATCH_TOKENS["cuda" if is_cuda else "cpu"]
+
+    def _compute(self, tokens, rows):
+        model_kwargs = dict(self.model_kwargs or {})
+        model_kwargs.pop("gguf_file", None)
+        model = _models.load_model(
+            self._source,
+            self.fingerprint_,
+            dtype=self.dtype_,
+            device=_models.resolve_placement(self.device, self.device_map),
+            device_map=self.device_map,
+            model_kwargs=model_kwargs,
+        )
+        pad = self._tokenizer().pad_token_id
+        vectors = embed_batch(
+            model,
+            tokens,
+            rows,
+            pad=0 if pad is None else pad,
+            pooling=self.pooling_,
+            layer=None if self.layer_ == self.n_layers_ else self.layer_,
+            max_tokens=self._batch_tokens(),
+        )
+        with np.errstate(over="ignore"):
+            vectors = vectors.astype(self.output_dtype)
+        if not np.isfinite(vectors).all():
+            raise ValueError(
+                f"model={self.model!r} gives values beyond the range of dtype={self.dtype_!r} or "
+                f"output_dtype={self.output_dtype!r} for some texts. Use 'float32' for both "
+                "('bfloat16' where memory is short)."
+            )
+        return vectors
+
+    def _count(self, n, n_cut, kind):
+        self.stats_[kind] += n
+        self.stats_["n_truncated"] += n_cut > 0
+        self.stats_["n_tokens_cut"] += n_cut
+
+    def _report_cuts(self):
+        kind = self.fingerprint_, self.max_length_
+        if not self.stats_["n_truncated"] or kind in _cuts_reported:
+            return
+        _cuts_reported.add(kind)
+        warn(
+            f"{self.stats_['n_truncated']} of {self.stats_['n_distinct']} texts are longer than "
+            f"max_length={self.max_length_} tokens and lost {self.stats_['n_tokens_cut']} tokens "
+            "at their beginning. Raise max_length if the model can read more. (Said once; stats_ "
+            "counts every time.)"
+        )
+
+
+def _token_numbers(tokenizer, texts, add_special_tokens):
+    if not texts:
+        return []
+    return tokenizer(
+        texts,
+        add_special_tokens=add_special_tokens,
+        padding=False,
+        truncation=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+
+
+class _Scatter:
+    """Writes the vectors of distinct texts to all rows that hold them."""
+
+    def __init__(self, numbers, n_distinct, out, normalize):
+        self.order = np.argsort(numbers, kind="stable")
+        self.counts = np.bincount(numbers, minlength=n_distinct)
+        self.starts = np.concatenate([[0], np.cumsum(self.counts)])
+        self.out = out
+        self.normalize = normalize
+
+    def __call__(self, numbers, vectors):
+        if self.normalize:
+            wide = vectors.astype(np.promote_types(vectors.dtype, np.float32))
+            norm = np.linalg.norm(wide, axis=1, keepdims=True)
+            vectors = (wide / np.maximum(norm, np.finfo(wide.dtype).tiny)).astype(vectors.dtype)
+        counts = self.counts[numbers]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = self.order[np.repeat(self.starts[numbers], counts) + within]
+        self.out[rows] = np.repeat(vectors, counts, axis=0)
+
+    def flush(self):
+        """Let go of the memory behind a memory-mapped array; its contents are in the file."""
+        mapped = getattr(self.out, "_mmap", None)
+        if mapped is not None and hasattr(mapped, "madvise"):
+            import mmap
+
+            self.out.flush()
+            mapped.madvise(mmap.MADV_DONTNEED)
+
+
+class _NoStore:
+    """Stands in for the store where there is none."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def get(self, keys):
+        return ()
+
+    def claim(self, keys):
+        return np.ones(len(keys), dtype=bool)
+
+    def put(self, keys, vectors, n_tokens, n_cut):
+        pass
+
+
+class _Progress:
+    """A bar on the screen, in tokens, and steps of a callback context, in texts."""
+
+    def __init__(self, n_texts, context, embedder):
+        self.n_texts = n_texts
+        self.n_done = 0
+        self.context, self.n_steps = context, 0
+        self.embedder = embedder
+        self.bar = None
+
+    def __enter__(self):
+        if self.embedder.verbose:
+            self.bar = tqdm(
+                desc=f"embedding {self.n_texts:,} texts",
+                total=0,
+                unit="tok",
+                unit_scale=True,
+                smoothing=0.05,
+            )
+        return self
+
+    def __exit__(self, *_):
+        if self.bar is not None:
+            self.bar.close()
+
+    def start_window(self, n_texts, n_tokens, n_tokens_stored):
+        """Estimate all tokens from those of a window; what is stored takes no time."""
+        if self.bar is not None:
+            left = self.n_texts - self.n_done - n_texts
+            self.bar.total = int(self.bar.n + n_tokens * (1 + left / n_texts) - n_tokens_stored)
+            self.bar.refresh()
+
+    def update(self, n_texts, n_tokens=0):
+        self.n_done += n_texts
+        if self.bar is not None:
+            self.bar.set_postfix_str(f"{self.n_done:,} texts done", refresh=False)
+            self.bar.update(n_tokens)
+        while self.context is not None and self.n_steps < self._steps_done():
+            self.n_steps += 1
+            step = self.context.subcontext(task_name="embed texts")
+            step.call_on_fit_task_begin(estimator=self.embedder)
+            step.call_on_fit_task_end(estimator=self.embedder)
+
+    def _steps_done(self):
+        return _CALLBACK_STEPS * self.n_done // max(self.n_texts, 1)

@@ -1,0 +1,314 @@
+"""Language models and their tokenizers: where they are, what they are, loading them once."""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .._training import resolve_device
+
+#: Tokens kept of a text where the model does not say.
+DEFAULT_MAX_LENGTH = 1024
+#: Positions of these models start behind the padding token's number.
+_SHIFTED_POSITIONS = {"camembert", "longformer", "mpnet"}
+#: What a model and its tokenizer are made of.
+_MODEL_FILES = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
+_POOLING_NAMES = {
+    "mean": ("mean", "mean_tokens"),
+    "cls": ("cls", "cls_token"),
+    "last": ("lasttoken", "last", "last_token"),
+}
+
+_lock = threading.RLock()
+_hub_sources = {}
+_configs = {}
+_tokenizers = {}
+_models = {}
+_digests = {}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model as `from_pretrained` finds it, pinned to one revision."""
+
+    name: str
+    commit: str | None
+    gguf_file: str | None
+    trust_remote_code: bool
+
+    def load(self, auto_class, **kwargs):
+        """Return what ``auto_class.from_pretrained`` makes of it."""
+        if self.gguf_file is not None:
+            kwargs["gguf_file"] = self.gguf_file
+        with _quiet():
+            return auto_class.from_pretrained(
+                self.name,
+                revision=self.commit,
+                trust_remote_code=self.trust_remote_code,
+                **kwargs,
+            )
+
+    def read_json(self, name):
+        """Return the contents of a file of the model, {} where there is none."""
+        from transformers.utils import cached_file
+
+        if self.gguf_file is not None:
+            return {}
+        path = cached_file(
+            self.name,
+            name,
+            revision=self.commit,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Keep transformers' loading bars and reports off the screen; errors are raised anyway."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def locate(model, revision, trust_remote_code, gguf_file=None):
+    """Find a model folder, a GGUF file or a model of the Hugging Face hub."""
+    name = os.fspath(model)
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ValueError(
+                f"model={name!r} is a file, but expected is a model folder, a .gguf file, or a "
+                "model id of the Hugging Face hub."
+            )
+        return Source(str(path.parent), None, path.name, trust_remote_code)
+    if path.is_dir():
+        return Source(str(path), None, gguf_file, trust_remote_code)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
+        raise FileNotFoundError(
+            f"model={name!r} looks like a path, but there is nothing. Expected is a model folder, "
+            "a .gguf file, or a model id of the Hugging Face hub such as 'org/name'."
+        )
+    # A branch stands for one commit while the process lives, and is looked up once.
+    key = name, revision, gguf_file, trust_remote_code
+    if key not in _hub_sources:
+        commit = _find_on_hub(name, revision, gguf_file)
+        _hub_sources[key] = Source(name, commit, gguf_file, trust_remote_code)
+    return _hub_sources[key]
+
+
+def _find_on_hub(name, revision, gguf_file):
+    """Return the commit of a revision of a model of the hub."""
+    from transformers.utils import cached_file
+    from transformers.utils.hub import extract_commit_hash
+
+    try:
+        found = cached_file(name, gguf_file or "config.json", revision=revision)
+    except OSError as error:
+        raise OSError(
+            f"model={name!r} is no folder here, and the Hugging Face hub does not give it: "
+            f"{' '.join(str(error).split())} Check the name and revision, log in with `hf auth "
+            "login` or set HF_TOKEN for a gated model, or pass the path of a folder."
+        ) from error
+    return extract_commit_hash(found, None)
+
+
+def fingerprint(source, folder):
+    """Return what identifies the weights and tokenizer of a model.
+
+    The commit for a model of the hub, a hash of its files for a local one. Hashes of large files
+    are remembered in `folder`, by size and times, if it is given.
+    """
+    if source.commit is not None:
+        return f"{source.name}@{source.commit}" + (f"#{source.gguf_file or ''}")
+    root = Path(source.name)
+    names = (
+        [source.gguf_file]
+        if source.gguf_file is not None
+        else sorted(p.name for p in root.iterdir() if p.is_file() and p.suffix in _MODEL_FILES)
+    )
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(f"{name}\0{_file_digest(root / name, folder)}\0".encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path, folder):
+    stat = path.stat()
+    state = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}|{stat.st_ino}"
+    memory = None if folder is None or stat.st_size < 2**26 else folder / "model-hashes.json"
+    if state not in _digests and memory is not None:
+        with contextlib.suppress(OSError, ValueError):
+            _digests.update(json.loads(memory.read_text(encoding="utf-8")))
+    if state not in _digests:
+        with open(path, "rb") as file:
+            value = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        _digests[state] = value
+        if memory is not None:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                temporary = memory.with_suffix(f".{os.getpid()}")
+                temporary.write_text(json.dumps(_digests), encoding="utf-8")
+                os.replace(temporary, memory)
+    return _digests[state]
+
+
+def load_config(source, identity):
+    """Return the configuration of a model, with an error that says what is wrong with it."""
+    from transformers import AutoConfig
+
+    return _load_once(_configs, AutoConfig, source, identity, "configuration")
+
+
+def load_tokenizer(source, identity):
+    """Return the tokenizer of a model."""
+    from transformers import AutoTokenizer
+
+    return _load_once(_tokenizers, AutoTokenizer, source, identity, "tokenizer")
+
+
+def _load_once(loaded, auto_class, source, identity, kind):
+    """Load a part of a model, or take it from memory if its files are still the same."""
+    with _lock:
+        key = source, identity
+        if key not in loaded:
+            while len(loaded) >= 4:
+                loaded.pop(next(iter(loaded)))
+            try:
+                loaded[key] = source.load(auto_class)
+            except (OSError, ValueError, KeyError) as error:
+                raise ValueError(
+                    f"model={source.name!r} has no {kind} that transformers can read: "
+                    f"{' '.join(str(error).split())}"
+                ) from error
+        return loaded[key]
+
+
+@dataclass
+class LoadedModel:
+    """A model in memory, and the tokens per batch that its device was found to bear."""
+
+    network: torch.nn.Module
+    device: torch.device
+    lock: threading.Lock
+    token_limit: float = float("inf")
+
+
+def load_model(source, identity, *, dtype, device, device_map, model_kwargs):
+    """Return the model, from memory if it is the one in use."""
+    from transformers import AutoModel
+
+    key = source, identity, dtype, str(device), repr(device_map), repr(model_kwargs)
+    with _lock:
+        if key not in _models:
+            _models.clear()  # two sets of weights may not fit
+            placement = {} if device_map is None else {"device_map": device_map}
+            network, report = source.load(
+                AutoModel,
+                dtype=getattr(torch, dtype),
+                output_loading_info=True,
+                **placement,
+                **(model_kwargs or {}),
+            )
+            # Encoders are often saved without the pooling layer, which is not used here.
+            missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} weights of model={source.name!r} are not in its files, e.g. "
+                    f"{sorted(missing)[0]!r}: they would be random numbers. Check that its "
+                    "config.json belongs to its weights."
+                )
+            if network.config.is_encoder_decoder:
+                network = network.get_encoder()
+            network.config.use_cache = False
+            network.eval()
+            if device_map is None:
+                network.to(device)
+            device = next(network.parameters()).device
+            _models[key] = LoadedModel(network, device, threading.Lock())
+        return _models[key]
+
+
+def resolve_placement(device, device_map):
+    """Return the device, None where the device map decides."""
+    if device_map is None:
+        return resolve_device(device)
+    if device != "auto":
+        raise ValueError(
+            f"device={device!r} and device_map={device_map!r} both say where the model goes. Give "
+            "one of them."
+        )
+    return None
+
+
+def resolve_dtype(dtype, device):
+    """Return the name of the dtype of the weights."""
+    if dtype != "auto":
+        return dtype
+    is_cuda = torch.cuda.is_available() and (device is None or device.type == "cuda")
+    return "bfloat16" if is_cuda and torch.cuda.is_bf16_supported() else "float32"
+
+
+def resolve_pooling(pooling, source, config):
+    """Return "mean", "cls" or "last" for "auto": what the model was trained for, if it says so."""
+    if pooling != "auto":
+        return pooling
+    said = source.read_json("1_Pooling/config.json")
+    if said:
+        modes = [said.get("pooling_mode")] + [
+            name.removeprefix("pooling_mode_")
+            for name, value in said.items()
+            if name.startswith("pooling_mode_") and value is True
+        ]
+        for ours, theirs in _POOLING_NAMES.items():
+            if set(theirs) & set(map(str, modes)):
+                return ours
+        raise ValueError(
+            f"model={source.name!r} was made for a pooling of its own ({said}). Choose pooling="
+            "'mean', 'cls' or 'last'."
+        )
+    if any("Classification" in name or "Reward" in name for name in config.architectures or ()):
+        return "last" if is_decoder(config) else "cls"
+    return "mean"
+
+
+def is_decoder(config):
+    """Return whether a model reads its text from left to right only."""
+    from transformers.models.auto import modeling_auto
+
+    kind = config.get_text_config().model_type
+    return (
+        kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+        and kind not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    )
+
+
+def resolve_max_length(max_length, source, config, tokenizer):
+    """Return how many tokens of a text are embedded."""
+    text_config = config.get_text_config()
+    limit = getattr(text_config, "max_position_embeddings", None) or float("inf")
+    if "roberta" in text_config.model_type or text_config.model_type in _SHIFTED_POSITIONS:
+        limit -= (text_config.pad_token_id or 0) + 1
+    limit = min(limit, tokenizer.model_max_length)
+    if max_length == "auto":
+        said = source.read_json("sentence_bert_config.json").get("max_seq_length")
+        return int(min(limit, said or DEFAULT_MAX_LENGTH))
+    if max_length > limit:
+        raise ValueError(
+            f"max_length={max_length}, but model={source.name!r} reads at most {limit} tokens."
+        )
+    return int(max_length)
