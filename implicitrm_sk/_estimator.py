@@ -1,7 +1,6 @@
 """The scikit-learn face of the package: parameters, checks, shapes; no tensor arithmetic."""
 
 import copy
-import multiprocessing
 import os
 from numbers import Integral, Real
 
@@ -40,7 +39,7 @@ from ._validation import (
     check_sample_weight,
     to_numpy,
 )
-from ._warnings import running_search, searched_over, warn
+from ._warnings import in_worker, running_search, searched_over, warn
 from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning
 from .metrics import PREFERENCE_METRICS
@@ -472,7 +471,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self._warn_about_signals(log, row_weight)
         log = check_labels(log, self.false_action_rate_, self.label_mechanism)
         self._warn_about_preference_rate(log)
-        self.evidence_ = Evidence.of(log)
+        self.evidence_ = Evidence.of(log, self.false_action_rate_)
         self._assess(self.evidence_)
         groups = None if groups is None else check_groups(groups, len(X))
         X, log, groups = self._model_log(X, log, response_id, groups)
@@ -609,7 +608,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         log = check_labels(log, self.false_action_rate_, self.label_mechanism)
         if not hasattr(self, "random_state_"):
             self.random_state_ = self._own_random_state()
-        self.evidence_ = Evidence.of(log) + (Evidence() if first else self.evidence_)
+        self.evidence_ = Evidence.of(log, self.false_action_rate_) + (
+            Evidence() if first else self.evidence_
+        )
         self._assess(self.evidence_)
         X, log, _ = self._model_log(X, log, response_id, None)
         rows = log.usable()
@@ -643,7 +644,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 if isinstance(self.objective, Objective)
                 else OBJECTIVES[self.objective]()
             )
-            self._check_objective_uses(side_information)
+        self._check_objective_uses(side_information)
         self._check_signal_names(y, reset=reset)
         propensity = side_information.pop("propensity")
         log, one_dimensional = check_log(
@@ -765,21 +766,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _check_false_action_rate(self, log):
         if self._estimates_false_actions():
-            evidence = Evidence.of(log)
-            if (
-                evidence.n_three_signals
-                + evidence.n_three_repeats
-                + (evidence.n_labels_not_preferred if self.label_mechanism == "random" else 0)
-                < MIN_RESPONSES
+            for name, counts in zip(
+                self._signal_names(),
+                log.false_action_evidence(self.label_mechanism),
+                strict=True,
             ):
+                if max(counts) >= MIN_RESPONSES:
+                    continue
                 raise ValueError(
                     "false_action_rate='estimate' needs three signals logged together (or three "
                     f"exposures) or labels of not preferred responses, at least {MIN_RESPONSES} "
-                    f"responses of a kind; y has {self.n_signals_} signal(s), "
-                    f"{evidence.n_three_signals} responses with three of them logged, "
-                    f"{evidence.n_three_repeats} shown three times, and "
-                    f"{evidence.n_labels_not_preferred} with preference=0. With less, false and "
-                    "true actions cannot be told apart: pass a number."
+                    f"responses of a kind for each signal; y has {self.n_signals_} signal(s), and "
+                    f"signal {name!r} has {counts[0]} responses on which it is one of three "
+                    f"logged, {counts[1]} shown three times, and {counts[2]} with preference=0. "
+                    "With less, false and true actions cannot be told apart: pass a number."
                 )
             return np.full(self.n_signals_, np.nan)  # until it is learned
         try:
@@ -836,12 +836,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         found = self.identification_
         if found.level != NOT_IDENTIFIED or not self.objective_.models_propensity:
             return
+        if context is not None and context.parent is not None and in_worker():
+            return  # workers of a search share nothing but the refit, which is in the main process
         search = running_search()
-        if context is not None and context.parent is not None:
-            search = context.root_uuid
-            # Workers of a search share nothing but the refit, which is in the main process.
-            if multiprocessing.parent_process() is not None:
-                return
         if search is not None and search == _warned_in:
             return
         _warned_in = search
@@ -964,6 +961,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         net.fit_loop(parts, epochs=self.max_epochs)
         rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64)
         self.false_action_rate_ = rates.mean(0).numpy()
+        if log.propensity is not None:
+            low = log.propensity <= self.false_action_rate_
+            if low.any():
+                warn(
+                    f"{low.sum()} of the known propensities are not above the estimated "
+                    f"false_action_rate, {self.false_action_rate_.round(3).tolist()}: the two "
+                    "contradict each other. Check propensity, or pass the rates."
+                )
 
     def _prepare_objective(self, X, log, train, valid, random_state):
         """Let a single-signal objective learn from the whole log; return further fields of it."""
@@ -1435,6 +1440,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _check_log_of(self, y, n_samples, name="y", **side_information):
         """Return the log of a method other than fit."""
+        self._check_objective_uses(side_information)
         self._check_signal_names(y, reset=False)
         log, _ = check_log(
             y,

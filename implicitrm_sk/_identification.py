@@ -22,44 +22,41 @@ class Evidence:
     n_several_signals: int = 0
     n_three_signals: int = 0
     n_repeated: int = 0
-    n_three_repeats: int = 0
     n_labels: int = 0
-    n_labels_acted: int = 0
-    n_labels_not_preferred: int = 0
+    n_labels_telling: int = 0
     n_known_propensity: int = 0
 
     def __add__(self, other):
         return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
 
     @classmethod
-    def of(cls, log):
-        """Count the responses of a log; those of zero weight are left out."""
+    def of(cls, log, false_action_rate):
+        """Count the responses of a log; those of zero weight are left out.
+
+        `false_action_rate`, of shape (K,), NaN where it is to be estimated, says which actions
+        prove preference: a label tells nothing of a response whose preference is proved.
+        """
         counted = log.sample_weight > 0
-        logged = ~np.isnan(log.actions)
-        # How often each signal was observed on a response: rows times exposures.
-        shown = logged if log.exposures is None else np.where(logged, log.exposures, 0)
-        per_signal = np.column_stack([log.per_response(column) for column in shown.T])
+        per_signal = log.observations()
         n_signals = (per_signal > 0).sum(axis=1)
-        most = per_signal.max(axis=1)
-        acted = log.fired()
-        labels = np.full(log.n_responses, np.nan) if log.preference is None else log.preference
-        labelled = ~np.isnan(labels)
+        labelled = np.zeros(log.n_responses, dtype=bool)
+        if log.preference is not None:
+            labelled = ~np.isnan(log.preference)
         known = np.zeros(log.n_responses)
         if log.propensity is not None:
-            known = log.per_response((~np.isnan(log.propensity) & logged).any(axis=1))
+            known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
+        preferred, not_preferred = log.proved(false_action_rate)
         return cls(
             *(
                 int(np.count_nonzero(counted & kind))
                 for kind in (
                     per_signal.any(axis=1) | labelled,
-                    acted,
+                    log.fired(),
                     n_signals >= 2,
                     n_signals >= 3,
-                    most >= 2,
-                    most >= 3,
+                    (per_signal >= 2).any(axis=1),
                     labelled,
-                    labelled & acted,
-                    labels == 0,
+                    labelled & ~(preferred | not_preferred),
                     known > 0,
                 )
             )
@@ -181,13 +178,13 @@ def assess(
     if evidence.n_repeated >= MIN_RESPONSES:
         ways.append("independent exposures of one preference")
         reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
-    labels_tell = evidence.n_labels >= MIN_RESPONSES
+    labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
     if labels_tell and label_mechanism == "random":
         ways.append("labels missing at random")
-        reasons.append(f"{evidence.n_labels} responses are labelled")
+        reasons.append(f"{evidence.n_labels_telling} responses are labelled")
     elif labels_tell and false_actions != "estimated":
         ways.append("labels of acted rows missing at random")
-        reasons.append(f"{evidence.n_labels} acted responses are labelled")
+        reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
     if evidence.n_known_propensity >= MIN_RESPONSES:
         ways.append("the propensities given")
         reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")
@@ -219,8 +216,12 @@ def assess(
             reasons.append(
                 "linear heads on the same columns would be determined up to the swap R <-> A"
             )
-        if 0 < evidence.n_labels < MIN_RESPONSES:
-            reasons.append(f"{evidence.n_labels} labels are too few")
+        if evidence.n_labels:
+            few = f"{evidence.n_labels_telling} labels are too few"
+            proved = evidence.n_labels - evidence.n_labels_telling
+            if proved:
+                few += f" ({proved} more lie on responses whose preference the actions prove)"
+            reasons.append(few)
         advice += [ADVICE["signals"], ADVICE["labels"], ADVICE["exclusion"]]
     if preference_rate is not None:
         lower, upper = preference_rate
@@ -228,8 +229,12 @@ def assess(
         if level == LEVEL_ONLY or exact_rate:
             ways.append(f"the preference rate {'is' if exact_rate else 'is in'} {shown}")
         reasons.append(f"the mean reward is held {'at' if exact_rate else 'in'} {shown}")
-    if false_actions == "given" and level == IDENTIFIED:
-        ways.append("the false-action rate given")
+    if false_actions != "none" and level == IDENTIFIED:
+        ways.append(
+            "the false-action rate given"
+            if false_actions == "given"
+            else "constant false-action rates"
+        )
     return Identification(
         level,
         tuple(ways),
@@ -238,7 +243,8 @@ def assess(
         swap_symmetric=(
             level == NOT_IDENTIFIED
             and columns == "same"
-            and evidence.n_labels == evidence.n_known_propensity == evidence.n_repeated == 0
+            and evidence.n_labels_telling == evidence.n_known_propensity == 0
+            and evidence.n_repeated == 0
             and objective.swap_symmetric(n_signals)
         ),
     )

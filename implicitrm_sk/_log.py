@@ -59,6 +59,48 @@ class FeedbackLog:
         """Repeat the values of responses for each of their rows."""
         return responses if self.response is None else responses[self.response]
 
+    def logged(self):
+        """Return whether each signal of each row was logged, shape (n, K)."""
+        return ~np.isnan(self.actions)
+
+    def observations(self):
+        """Return how often each signal of each response was observed: rows times exposures."""
+        shown = self.logged() * (1.0 if self.exposures is None else self.exposures)
+        return np.column_stack([self.per_response(column) for column in shown.T])
+
+    def false_action_evidence(self, label_mechanism):
+        """Return per signal how many responses can tell its false actions from true ones.
+
+        Three counts: the signal is one of three logged, was observed three times, was observed
+        where the preference is known to be 0. Responses of zero weight are left out.
+        """
+        observed = self.observations()[self.sample_weight > 0]
+        not_preferred = np.zeros(len(observed), dtype=bool)
+        if self.preference is not None and label_mechanism == "random":
+            not_preferred = (self.preference == 0)[self.sample_weight > 0]
+        seen = observed > 0
+        kinds = (
+            seen & (seen.sum(axis=1, keepdims=True) >= 3),
+            observed >= 3,
+            seen & not_preferred[:, None],
+        )
+        return np.stack([kind.sum(axis=0) for kind in kinds], axis=1)
+
+    def proved(self, false_action_rate):
+        """Return which responses the actions prove to be preferred, and which not to be.
+
+        Without false actions an action proves the preference; an action that is certain to follow
+        preference, and did not, disproves it. Responses of zero weight prove nothing.
+        """
+        counted = self.sample_weight > 0
+        proves = (false_action_rate == 0) & (self.actions > 0)
+        preferred = (self.per_response(proves.any(axis=1)) > 0) & counted
+        not_preferred = np.zeros(self.n_responses, dtype=bool)
+        if self.propensity is not None:
+            disproves = (self.propensity == 1) & (self.not_acted() > 0)
+            not_preferred = (self.per_response(disproves.any(axis=1)) > 0) & counted
+        return preferred, not_preferred
+
     def not_acted(self):
         """Return how often each user did not act, NaN where not logged."""
         return (1 if self.exposures is None else self.exposures) - self.actions
@@ -69,9 +111,7 @@ class FeedbackLog:
 
     def n_events(self):
         """Return the number of logged (signal, exposure) pairs of each response, shape (m,)."""
-        logged = ~np.isnan(self.actions)
-        shown = logged if self.exposures is None else np.where(logged, self.exposures, 0)
-        return self.per_response(shown.sum(axis=1))
+        return self.observations().sum(axis=1)
 
     def usable(self):
         """Return the responses that tell something: of positive weight, logged or labelled."""
@@ -159,6 +199,10 @@ def check_log(
         weight = weight[first]
         if preference is not None:
             preference = _shared_label(preference, response, first, ids)
+        if len(first) == n_samples:  # nothing is repeated
+            response = first = None
+    if exposures is not None and (exposures == 1).all():
+        exposures = None
     return (
         FeedbackLog(actions, weight, exposures, response, first, preference, propensity),
         one_dimensional,
@@ -211,18 +255,8 @@ def _shared_label(preference, response, first, ids):
 
 
 def check_labels(log, false_action_rate, label_mechanism):
-    """Return the log with labels that agree with what the actions prove.
-
-    Without false actions an action proves the preference; an action that is certain to follow
-    preference, and did not, disproves it.
-    """
-    counted = log.sample_weight > 0
-    proves = (false_action_rate == 0) & (log.actions > 0)
-    preferred = (log.per_response(proves.any(axis=1)) > 0) & counted
-    not_preferred = np.zeros(log.n_responses, dtype=bool)
-    if log.propensity is not None:
-        disproves = (log.propensity == 1) & (log.not_acted() > 0)
-        not_preferred = (log.per_response(disproves.any(axis=1)) > 0) & counted
+    """Return the log with labels that agree with what the actions prove."""
+    preferred, not_preferred = log.proved(false_action_rate)
     if (preferred & not_preferred).any():
         raise ValueError(
             f"{(preferred & not_preferred).sum()} responses have an action, which proves "
@@ -284,9 +318,18 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
             "without an action too, or set label_mechanism='acted', which needs a "
             "false_action_rate above 0."
         )
-    if len(passive_labels) >= MIN_RESPONSES and len(np.unique(passive_labels)) == 1:
-        warn(
-            f"all {len(passive_labels)} labels of responses without an action are "
-            f"{passive_labels[0]:g}. Labels must not be chosen by their value: a button that only "
-            "likers press is a signal, not a label, and belongs into a column of y.",
-        )
+    if len(passive_labels) < MIN_RESPONSES:
+        return
+    for value, advice in (
+        (
+            1,
+            "a button that only likers press is a signal, not a label, and belongs into a column "
+            "of y",
+        ),
+        (0, "complaints alone are no sample of preferences. Label randomly chosen responses"),
+    ):
+        if (passive_labels == value).all():
+            warn(
+                f"all {len(passive_labels)} labels of responses without an action are {value}. "
+                f"Labels must not be chosen by their value: {advice}.",
+            )

@@ -338,13 +338,12 @@ class RateConstraint:
     def __call__(self, reward_logit, sample_weight):
         """Return the term of each member for a batch, shape (members,)."""
         reward = torch.sigmoid(full_precision(reward_logit))
-        # A member of its own weights may have no row in a batch: a mean of 0, without gradient.
-        total = sample_weight.sum(-1)
-        mean = (reward * sample_weight).sum(-1) / total.clamp_min(torch.finfo(total.dtype).tiny)
-        current = mean.detach()
+        # Weights have mean 1 over the population, not over the batch: dividing by their sum in the
+        # batch would let them cancel the smaller the batch is.
+        mean = (reward * sample_weight).mean(-1)
         if self.mean is None:
-            self.mean = current
-        self.mean = torch.where(total > 0, torch.lerp(self.mean, current, self.memory), self.mean)
+            self.mean = reward.detach().mean(-1)
+        self.mean = torch.lerp(self.mean, mean.detach(), self.memory)
         excess = self.mean - self.mean.clamp(self.lower, self.upper)
         if self.lower < self.upper:
             # Inside the interval a multiplier has nothing to do.

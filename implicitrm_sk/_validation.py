@@ -331,9 +331,29 @@ def check_groups(groups, n_samples, name="groups"):
             f"{name} holds labels that cannot be put in order ({error}). Use one type for all "
             "labels, and fill in missing ones."
         ) from error
-    if name == "response_id" and groups.dtype.kind == "f" and np.isnan(groups).any():
+    missing = _is_missing(groups)
+    if missing.any() and (name == "response_id" or groups.dtype == object):
+        # A NaN among objects also spoils the order that equal labels are found by.
         raise ValueError(
-            f"response_id is NaN in {np.isnan(groups).sum()} rows. Give each response an id of its "
-            "own; rows of equal id share one preference."
+            f"{name} is missing (NaN) in {missing.sum()} rows. "
+            + (
+                "Give each response an id of its own; rows of equal id share one preference."
+                if name == "response_id"
+                else "Fill in a label of its own for each of them, or leave these rows out."
+            )
         )
     return groups
+
+
+def _is_missing(labels):
+    """Return where labels are NaN, NaT, None or pandas' NA."""
+    if labels.dtype != object:
+        return labels != labels
+    equal = [label == label for label in labels]  # pandas' NA is not even a truth value
+    return np.array(
+        [
+            label is None or not (isinstance(same, bool | np.bool_) and same)
+            for label, same in zip(labels, equal, strict=True)
+        ],
+        dtype=bool,
+    )

@@ -1,7 +1,9 @@
 """Warnings that point to the user's line, however many library frames lie before it."""
 
+import multiprocessing
 import os
 import sys
+import threading
 import warnings
 
 import joblib
@@ -10,6 +12,7 @@ import sklearn
 _LIBRARIES = tuple(
     os.path.dirname(path) + os.sep for path in (__file__, sklearn.__file__, joblib.__file__)
 )
+_TOKEN = "implicitrm_sk search"
 _SEARCHES = os.path.join(os.path.dirname(sklearn.__file__), "model_selection") + os.sep
 
 
@@ -28,12 +31,31 @@ def warn(message, category=UserWarning):
     warnings.warn(message, category, stacklevel=len(_library_frames()) + 2)
 
 
+def in_worker():
+    """Return whether this is not the main thread of the main process."""
+    return (
+        multiprocessing.parent_process() is not None
+        or threading.current_thread() is not threading.main_thread()
+    )
+
+
 def running_search():
-    """Return an identifier of the search that is running in this thread, None if none is."""
+    """Return a token of the search that this runs in, None outside of any.
+
+    A worker, process or thread, cannot see which search it works for: all its fits have one token.
+    """
     searches = [
         frame for frame in _library_frames() if frame.f_code.co_filename.startswith(_SEARCHES)
     ]
-    return id(searches[-1]) if searches else None
+    if not searches:
+        return None
+    if in_worker():
+        return "worker"
+    # The frame's own id would be taken over by the next search.
+    variables = searches[-1].f_locals
+    if _TOKEN not in variables:
+        variables[_TOKEN] = object()
+    return variables[_TOKEN]
 
 
 def searched_over(name, without):

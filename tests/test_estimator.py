@@ -1019,9 +1019,6 @@ def test_graded_labels_on_acted_rows_are_raised_with_one_warning():
         estimator.fit(X, y, preference=graded)
     assert [str(warning.message).split(" were")[0] for warning in record] == [
         f"{(y[:60] == 1).sum()} graded labels",
-        f"all {(y[:60] == 0).sum()} labels of responses without an action are 0.8. Labels must "
-        "not be chosen by their value: a button that only likers press is a signal, not a label, "
-        "and belongs into a column of y.",
     ]
     assert {warning.filename for warning in record} == {__file__}
     with warnings.catch_warnings():
@@ -1282,10 +1279,25 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
         with pytest.raises(ValueError, match=refused):
             fit(**arguments)
     message = (
-        r"y has 2 signal\(s\), 0 responses with three of them logged, 0 shown three times, and"
+        r"y has 2 signal\(s\), and signal 0 has 0 responses on which it is one of three logged, 0 "
+        "shown three times, and 0 with preference=0"
     )
     with pytest.raises(ValueError, match=message):
         fit(y[:, :2])
+    # Each signal needs evidence of its own, of one kind.
+    apart = y.astype(float)
+    apart[10:, 1:] = np.nan
+    rejected = np.where(np.isin(np.arange(400), np.flatnonzero(preference == 0)[-12:]), 0, np.nan)
+    with pytest.raises(ValueError, match="signal 0 has 10 responses .* 12 with preference=0"):
+        fit(apart, preference=rejected)
+    unlogged = np.where(preference == 0, np.nan, y[:, 0])
+    with pytest.raises(ValueError, match="signal 0 has .* and 0 with preference=0"):
+        fit(unlogged, preference=np.where(preference == 0, 0, np.nan))
+    with pytest.raises(ValueError, match="signal 2 has 0 resp"):
+        fit(
+            np.where([False, False, True], np.nan, y),
+            preference=np.where(preference == 0, 0, np.nan),
+        )
     fit(y)
     fit(y[:, 0], exposures=np.full(400, 3))
     fit(y[:, 0], preference=np.where(np.arange(400) % 4 == 0, preference, np.nan))
@@ -1699,7 +1711,7 @@ BAD_SIDE_INFORMATION = {
     "missing ids": (
         {},
         {"response_id": np.where(np.arange(160) < 2, np.nan, 1.0)},
-        "response_id is NaN in 2 rows. Give each response an id of its own",
+        r"response_id is missing \(NaN\) in 2 rows. Give each response an id of its own",
     ),
     "exposures smaller than actions": (
         {},

@@ -4,6 +4,7 @@ import inspect
 import pickle
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -53,8 +54,9 @@ def labels(n, value=None, size=100):
 # ---------------------------------------------------------------- evidence
 
 
-def count(y, **arguments):
-    return Evidence.of(check_log(y, len(y), **arguments)[0])
+def count(y, *, e=0.0, **arguments):
+    log = check_log(y, len(y), **arguments)[0]
+    return Evidence.of(log, np.full(log.actions.shape[1], e))
 
 
 def test_counts_of_a_plain_log():
@@ -74,7 +76,7 @@ def test_counts_of_signals_logged_together():
 
 
 def test_counts_of_repeated_exposures():
-    expected = Evidence(n_responses=3, n_acted=2, n_repeated=2, n_three_repeats=1)
+    expected = Evidence(n_responses=3, n_acted=2, n_repeated=2)
     assert count([1, 0, 1, 0], exposures=[2, 5, 1, 0]) == expected
     ids = [0] * 2 + [1] * 5 + [2]
     assert count([0, 1, 0, 0, 0, 0, 0, 1], response_id=ids) == expected
@@ -94,10 +96,32 @@ def test_counts_of_labels_and_known_propensities():
         n_responses=4,
         n_acted=1,
         n_labels=3,
-        n_labels_acted=1,
-        n_labels_not_preferred=1,
+        n_labels_telling=2,
         n_known_propensity=2,
     )
+    # Where actions may be false, given or to be estimated, the label of the first row tells.
+    for e in (0.1, nan):
+        assert count([1, 0, nan], preference=[1, 0, nan], e=e).n_labels_telling == 2
+    # An action certain to follow preference disproves it.
+    assert count([1, 0], preference=[nan, 0], propensity=[nan, 1]).n_labels_telling == 0
+
+
+def test_labels_that_actions_prove_identify_nothing():
+    y = (np.arange(100) < 60).astype(float)
+    preference = np.where(np.arange(100) < 50, 1.0, nan)
+    preference[98:] = [0, 1]
+    est = ImplicitRewardEstimator(**FAST)
+    with pytest.warns(IdentificationWarning, match=r"2 labels are too few \(50 more lie on resp"):
+        est.fit(X, y, preference=preference)
+    assert est.identification_.level == NOT_IDENTIFIED
+    with pytest.warns(IdentificationWarning):
+        est.fit(X, y, preference=np.where(np.arange(100) < 25, 1.0, nan))
+    assert est.identification_.swap_symmetric  # nothing has been said that y does not say
+    preference[70:98] = np.arange(28) % 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        est.fit(X, y, preference=preference)
+    assert "30 responses are labelled" in est.identification_.reason
 
 
 def test_evidence_adds_up():
@@ -128,8 +152,8 @@ def test_relation_of_the_columns():
 TWO = Evidence(n_responses=500, n_several_signals=500)
 THREE = Evidence(n_responses=500, n_several_signals=500, n_three_signals=500)
 ONE = Evidence(n_responses=500)
-FEW_LABELS = Evidence(n_responses=500, n_labels=MIN_RESPONSES - 1)
-LABELS = Evidence(n_responses=500, n_labels=MIN_RESPONSES)
+FEW_LABELS = Evidence(n_responses=500, n_labels=30, n_labels_telling=MIN_RESPONSES - 1)
+LABELS = Evidence(n_responses=500, n_labels=30, n_labels_telling=MIN_RESPONSES)
 KNOWN = Evidence(n_responses=500, n_known_propensity=MIN_RESPONSES)
 REPEATED = Evidence(n_responses=500, n_repeated=MIN_RESPONSES)
 EXCLUSION = "the reward depends on its columns only, the propensity on its own"
@@ -179,7 +203,7 @@ CASES = {
         LABELS,
         {"false_actions": "estimated"},
         IDENTIFIED,
-        ["labels missing at random"],
+        ["labels missing at random", "constant false-action rates"],
     ),
     "known propensities": (KNOWN, {}, IDENTIFIED, ["the propensities given"]),
     "exclusion": (ONE, {"columns": "disjoint"}, RANKING_ONLY, [EXCLUSION]),
@@ -299,7 +323,7 @@ def test_both_sides_of_the_swap_only_where_nothing_breaks_the_tie(case):
 
 def test_a_single_label_breaks_the_tie_without_settling_it():
     for evidence in (
-        Evidence(n_responses=500, n_labels=1),
+        Evidence(n_responses=500, n_labels=1, n_labels_telling=1),
         Evidence(n_responses=500, n_known_propensity=1),
         Evidence(n_responses=500, n_repeated=1),
     ):
@@ -540,7 +564,17 @@ def test_one_warning_per_cross_validation():
     def fit():
         cross_validate(ImplicitRewardEstimator(**FAST), X, Y[:, 0], cv=3, error_score="raise")
 
-    assert len(identification_warnings(fit)) == 1
+    for _ in range(3):  # one after another: the next may lie where the last one lay in memory
+        assert len(identification_warnings(fit)) == 1
+
+
+def test_one_warning_per_cross_validation_in_threads():
+    def fit():
+        with joblib.parallel_config("threading"):
+            estimator = ImplicitRewardEstimator(**FAST)
+            cross_validate(estimator, X, Y[:, 0], cv=4, n_jobs=2, error_score="raise")
+
+    assert len(identification_warnings(fit)) <= 1
 
 
 def test_one_warning_per_search_in_several_processes(capfd):

@@ -12,7 +12,12 @@ from sklearn.pipeline import make_pipeline
 
 from implicitrm_sk import ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection._independence import independence_test, signals_that_agree
+from implicitrm_sk.inspection import _independence
+from implicitrm_sk.inspection._independence import (
+    exposures_that_agree,
+    independence_test,
+    signals_that_agree,
+)
 
 N = 3000
 RNG = np.random.default_rng(0)
@@ -120,7 +125,7 @@ def test_verdicts(actions, params, fit_params, verdict):
 
 
 def test_too_few_labels_to_rule_out_the_swap_are_called_that():
-    report = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(24))
+    report = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(40))
     assert report.level == "identified" and report.swap["as_likely"]
     assert "too small to show it" in report.reason and "Collect more" in report.advice[0]
     enough = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(900))
@@ -248,7 +253,8 @@ def test_repeated_exposures_are_reported():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"n_starts": 1}, ValueError, "n_starts must be at least 2"),
+        ({"n_starts": 1}, ValueError, "n_starts must be an integer, at least 2"),
+        ({"n_starts": 2.5}, ValueError, "n_starts must be an integer, at least 2 .* got 2.5"),
         ({"est": make_pipeline(estimator())}, TypeError, r"pipe\[:-1\]"),
         ({"est": estimator(objective="naive")}, ValueError, "objective='stratified'"),
         ({"preferences": labels()}, TypeError, "preferences"),
@@ -315,8 +321,96 @@ def test_rows_without_weight_and_signals_without_log_do_not_count():
 
 
 def test_pairs_that_agree():
-    a = np.array([1, 1, 1, 0, 0, np.nan])
-    b = np.array([1, 1, 1, 0, 0, 1])
-    c = np.array([1, 0, 1, 0, 1, 1])
-    found = signals_that_agree(np.column_stack([a, b, c]), np.ones(6))
+    a = np.repeat([1, 1, 1, 0, 0, np.nan], 8)
+    b = np.repeat([1, 1, 1, 0, 0, 1], 8)
+    c = np.repeat([1, 0, 1, 0, 1, 1], 8)
+    found = signals_that_agree(np.column_stack([a, b, c]), np.ones(48))
     assert found == [(0, 1, 1.0)]
+    # Fewer than 20 rows on which either acted may agree by chance.
+    few = np.r_[np.ones(24), np.zeros(24)]
+    few[5:] = 0
+    assert signals_that_agree(np.column_stack([a, b]), few) == []
+
+
+def test_exposures_that_agree():
+    response = np.repeat(np.arange(40), 2)
+    a, b = (np.repeat(np.arange(40) % 2, 2).astype(float) for _ in range(2))
+    b[::4] = 1 - b[::4]
+    found = exposures_that_agree(np.column_stack([a, b]), None, response, np.ones(80))
+    assert found == [(0, 1.0)]
+    shown = np.full((40, 1), 3.0)
+    all_or_none = 3.0 * (np.arange(40)[:, None] % 2)
+    assert exposures_that_agree(all_or_none, shown, None, np.ones(40)) == [(0, 1.0)]
+    one_each = 1.0 * (np.arange(40)[:, None] % 2)
+    assert exposures_that_agree(one_each, shown, None, np.ones(40)) == []
+
+
+def test_weights_do_not_pass_for_rows():
+    """A tenth of the rows with a hundred times the weight: 12 % of the rows count (Kish)."""
+    rejected = 0
+    for seed in range(12):
+        weight = np.where(np.random.default_rng(seed).random(N) < 0.1, 20.0, 0.2)
+        rejected += independence_test(F, U, pair(0.0, 100 + seed), weight).p_value < 0.01
+    assert rejected <= 1
+
+
+def test_only_signals_logged_together_can_be_tested():
+    y = pair(0.0, 0)
+    apart = np.where(np.arange(N)[:, None] % 3 == range(3), np.nan, y)
+    assert independence_test(F, U, apart, np.ones(N)) is None
+    report = identification_report(estimator(), X, apart, n_starts=2)
+    assert "independent signals  cannot be tested" in repr(report)
+
+
+def test_many_signals_are_tested_in_part(monkeypatch):
+    y = simulate(7)[:800]
+    report = identification_report(estimator(), X[:800], y, n_starts=2)
+    assert len(report.independence.signals) == 5
+    assert "of the signals" in " ".join(repr(report).split())
+    monkeypatch.setattr(_independence, "MAX_PATTERNS", 8000)
+    assert independence_test(F, U, pair(0.0, 0), np.ones(N)).n_rows == 1000
+
+
+@pytest.mark.parametrize("n_signals", [2, 3])
+@pytest.mark.parametrize(
+    "extra", [{"response_id": np.arange(N).astype(str)}, {"exposures": np.ones(N)}]
+)
+def test_a_copy_is_seen_whatever_else_is_given(n_signals, extra):
+    y = simulate(n_signals, copied_signal=(0, n_signals - 1))
+    report = identification_report(estimator(), X, y, n_starts=2, **extra)
+    assert report.level == "not identified"
+    assert [pair[:2] for pair in report.agreeing_signals] == [("0", str(n_signals - 1))]
+
+
+def test_rows_logged_twice_are_no_repeated_exposures():
+    twice = {"X": np.repeat(X, 2, axis=0), "y": np.repeat(simulate(), 2)}
+    for arguments in (
+        twice | {"response_id": np.repeat(np.arange(N), 2)},
+        {"X": X, "y": 2 * simulate(), "exposures": np.full(N, 2)},
+    ):
+        report = identification_report(estimator(), n_starts=2, **arguments)
+        assert report.level == "not identified"
+        assert "one exposure or two?  0" in repr(report)
+        assert "repeated exposures  independence not tested" in repr(report)
+        assert "how the log was joined" in report.advice[0]
+
+
+def test_different_rewards_of_equal_likelihood_are_said_in_the_verdict():
+    """Few counts of few responses: what is identified in principle is not by this log."""
+    few = slice(300)
+    rng = np.random.default_rng(0)
+    y = rng.binomial(2, 0.25 * PREFERRED[few])
+    report = identification_report(
+        estimator(false_action_rate=0.01), X[few], y, exposures=np.full(300, 2), n_starts=6
+    )
+    means = report.refits["mean_reward"][report.refits["as_likely"]]
+    assert np.ptp(means) > 0.1
+    assert report.level == "identified"
+    assert f"refits differ by {np.ptp(means):.2f} in the mean reward" in report.reason
+
+
+def test_one_weight_for_all_is_none(one_signal):
+    report = identification_report(estimator(), X, simulate(), n_starts=6, sample_weight=2.0)
+    np.testing.assert_array_equal(
+        report.refits["log_likelihood"], one_signal.refits["log_likelihood"]
+    )

@@ -121,8 +121,14 @@ def test_never_shown_is_not_logged():
     log = make([0, 0, 1], exposures=[0, 2, 1])
     assert_array_equal(log.actions, [[nan], [0], [1]])
     assert_array_equal(log.n_events(), [0, 2, 1])
-    log = make([nan, 0], exposures=[nan, 1])
-    assert_array_equal(log.exposures, [[1], [1]])
+    log = make([nan, 0], exposures=[nan, 2])
+    assert_array_equal(log.exposures, [[1], [2]])
+
+
+def test_nothing_repeated_is_a_plain_log():
+    log = make([1, 0, nan], exposures=[1, 1, 0], response_id=["b", "a", "c"], preference=[1, 0, 1])
+    assert log.response is log.first is log.exposures is None
+    assert_array_equal(log.preference, [1, 0, 1])
 
 
 def test_exposures_of_one_are_none_at_all():
@@ -170,7 +176,12 @@ def test_many_ids():
         ([1, 2], r"response_id has shape \(2,\), but one value per row of X is expected: \(3,\)"),
         ([[1], [2], [3]], r"response_id has shape \(3, 1\)"),
         ("abc", r"response_id has shape \(\)"),
-        ([1.0, nan, 2.0], "response_id is NaN in 1 rows. Give each response an id of its own"),
+        ([1.0, nan, 2.0], r"response_id is missing \(NaN\) in 1 rows. Give each response an id"),
+        (
+            np.array([1, nan, 0], dtype=object),
+            r"response_id is missing \(NaN\) in 1 rows. Give each response an id of its own",
+        ),
+        (pd.array([1, None, 0], dtype="Int64"), r"response_id is missing \(NaN\) in 1 rows"),
         ([None, "a", "b"], "response_id holds labels that cannot be put in order"),
     ],
 )
@@ -326,6 +337,12 @@ def test_a_button_that_only_likers_press_is_no_label():
     preference[30:50] = 1
     with pytest.warns(UserWarning, match="all 20 labels of responses without an action are 1. Lab"):
         label(y, preference)
+    preference[30:50] = 0
+    with pytest.warns(UserWarning, match="are 0. .* complaints alone are no sample of preferences"):
+        label(y, preference)
+    preference[30:50] = 0.5
+    label(y, preference)  # graded labels may well be equal
+    preference[30:50] = 1
     preference[30] = 0
     label(y, preference)
     preference[30] = nan

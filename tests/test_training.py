@@ -785,6 +785,22 @@ def test_the_preference_rate_is_that_of_the_weighted_population():
     np.testing.assert_allclose(mean, 0.6, atol=0.03)
 
 
+def test_weights_do_not_cancel_in_batches_of_one_row():
+    X = torch.linspace(-3, 3, 50).double()
+    weight = torch.where(X > 0, 1.9, 0.1).double()
+    constraint = RateConstraint(0.5, 0.5, 1, len(X), "cpu")
+    total = torch.zeros(1)
+    for f, w in zip(X[:, None, None], weight[:, None], strict=True):
+        f.requires_grad_()
+        constraint.multiplier[:] = 1.0
+        constraint.mean = torch.full((1,), 0.5).double()
+        constraint(f, w).backward()
+        r = torch.sigmoid(f)
+        total = total + (f.grad / (r * (1 - r))).detach().squeeze()
+    # The gradient of the multiplier's term is the weight of the row.
+    assert total.item() == pytest.approx(weight.sum().item(), rel=0.1)
+
+
 def test_an_interval_that_does_not_bind_does_nothing():
     free, _ = constrained((0.0, 1.0))
     wide, constraint = constrained((0.01, 0.99))

@@ -7,10 +7,14 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-#: Enumerating 2**K patterns per row: with more signals than this, the most often logged ones.
-MAX_SIGNALS = 8
+#: Enumerating 2**K patterns per row: with more signals than this, the most often logged ones, ...
+MAX_SIGNALS = 5
+#: ... and of more rows than this divided by 2**K, so many drawn at random.
+MAX_PATTERNS = 2**20
 #: Acted rows on which two signals agree at least this often look like one signal.
 SAME_SIGNAL = 0.95
+#: Fewer acted rows, or rows with three signals, tell nothing of dependence.
+MIN_ROWS = 20
 #: Dependence is held against the assumption of independent signals if chance alone would bring it
 #: about with less than this probability, ...
 SIGNIFICANCE = 0.001
@@ -35,6 +39,8 @@ class IndependenceTest:
         Association of each pair of signals given preference; 0 is independence.
     signals : tuple of int
         The signals tested.
+    n_rows : int
+        The rows tested.
     """
 
     statistic: float
@@ -42,6 +48,7 @@ class IndependenceTest:
     p_value: float
     log_odds_ratio: dict
     signals: tuple
+    n_rows: int
 
     @property
     def rejected(self):
@@ -69,11 +76,13 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     actions : ndarray of shape (n, K)
         0, 1 or NaN.
     weight : ndarray of shape (n,)
+        The sum over rows is scaled to the effective number of rows (sum w)^2 / sum w^2 [4]_.
     false_action_rate : Tensor of shape (K,) or None
 
     Returns
     -------
-    result : IndependenceTest
+    result : IndependenceTest or None
+        None with fewer than 20 rows in which three of the signals are logged.
 
     References
     ----------
@@ -83,15 +92,23 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
        and multiple-record systems estimation I", American Journal of Epidemiology 142, 1995.
     .. [3] Wilks, "The large-sample distribution of the likelihood ratio for testing composite
        hypotheses", Annals of Mathematical Statistics 9, 1938.
+    .. [4] Kish, "Survey Sampling", Wiley, 1965.
     """
     n_signals = actions.shape[1]
     logged = (~np.isnan(actions)).sum(axis=0)
     signals = tuple(sorted(np.argsort(-logged, kind="stable")[:MAX_SIGNALS].tolist()))
-    rows = (weight > 0) & (~np.isnan(actions[:, signals])).any(axis=1)
+    seen = ~np.isnan(actions[:, signals])
+    rows = np.flatnonzero((weight > 0) & seen.any(axis=1))
+    if np.count_nonzero(seen[rows].sum(axis=1) >= 3) < MIN_ROWS:
+        return None
+    most = MAX_PATTERNS // 2 ** len(signals)
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     f = reward_logit[rows]
     u = propensity_logit[rows][:, signals]
     y = torch.as_tensor(actions[np.ix_(rows, signals)])
-    w = torch.as_tensor(weight[rows] / weight[rows].mean())
+    w = weight[rows]
+    w = torch.as_tensor(w * w.sum() / (w @ w))
     e = torch.zeros(n_signals, dtype=f.dtype) if false_action_rate is None else false_action_rate
     e = e[list(signals)]
     K = len(signals)
@@ -140,6 +157,7 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
             for t, (j, k) in zip(interactions, pairs, strict=True)
         },
         signals=signals,
+        n_rows=len(rows),
     )
 
 
@@ -170,15 +188,54 @@ def signals_that_agree(actions, weight):
     Parameters
     ----------
     actions : ndarray of shape (n, K)
+        Actions or their number.
     weight : ndarray of shape (n,)
     """
     found = []
     for j, k in itertools.combinations(range(actions.shape[1]), 2):
-        a, b = actions[:, j], actions[:, k]
-        either = ((a == 1) | (b == 1)) & ~np.isnan(a) & ~np.isnan(b)
-        total = weight[either].sum()
-        if total > 0:
-            share = weight[either & (a == b)].sum() / total
-            if share >= SAME_SIGNAL:
-                found.append((j, k, float(share)))
+        share = _agreement(actions[:, j], actions[:, k], weight)
+        if share >= SAME_SIGNAL:
+            found.append((j, k, share))
     return found
+
+
+def exposures_that_agree(actions, exposures, response, weight):
+    """Return (k, share) of signals whose exposures of one response agree whenever one acted.
+
+    Exposures are compared with the next one of the same response and, where they are counted,
+    within the row: all or none of them acted.
+
+    Parameters
+    ----------
+    actions : ndarray of shape (n, K)
+        Actions or, with exposures, their number; rows of a response side by side.
+    exposures : ndarray of shape (n, K) or None
+    response : ndarray of int of shape (n,) or None
+    weight : ndarray of shape (n,)
+    """
+    found = []
+    for k in range(actions.shape[1]):
+        column = actions[:, k]
+        first, second, w = [], [], []
+        if response is not None:
+            again = np.flatnonzero(response[1:] == response[:-1])
+            first.append(column[again])
+            second.append(column[again + 1])
+            w.append(weight[again])
+        if exposures is not None:
+            counted = exposures[:, k] > 1
+            first.append(column[counted])
+            second.append(exposures[counted, k])
+            w.append(weight[counted] * (column[counted] > 0))
+        share = _agreement(*map(np.concatenate, (first, second, w)))
+        if share >= SAME_SIGNAL:
+            found.append((k, share))
+    return found
+
+
+def _agreement(a, b, weight):
+    """Return the share of rows that agree among those on which either acted, 0 if these are few."""
+    either = ((a > 0) | (b > 0)) & ~np.isnan(a) & ~np.isnan(b) & (weight > 0)
+    if np.count_nonzero(either) < MIN_ROWS:
+        return 0.0
+    return float(np.average((a == b)[either], weights=weight[either]))

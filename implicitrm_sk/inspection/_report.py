@@ -3,6 +3,7 @@
 import textwrap
 import warnings
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -17,10 +18,17 @@ from .._log import check_labels
 from .._optional import import_optional
 from .._validation import check_groups, to_numpy
 from ..exceptions import IdentificationWarning
-from ._independence import SIGNIFICANCE, independence_test, signals_that_agree
+from ._independence import (
+    SIGNIFICANCE,
+    exposures_that_agree,
+    independence_test,
+    signals_that_agree,
+)
 
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
+#: Equally likely refits whose mean rewards differ by more do not show what the log identifies.
+LARGE_RANGE = 0.1
 #: Arguments of `fit` that belong to rows, beside groups.
 SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "preference", "propensity")
 #: Bins of the plot: the range of a single row is too noisy to draw.
@@ -58,10 +66,14 @@ class IdentificationReport:
         The swap test: ``applicable``, ``difference`` in log-likelihood (nats per response) of
         the model with reward and propensity exchanged, its ``standard_error``, ``as_likely``.
     independence : IndependenceTest or None
-        Test of conditional independence; None with fewer than three signals.
+        Test of conditional independence; None with fewer than three signals logged together, and
+        with repeated exposures.
     agreeing_signals : list of (str, str, float)
         Pairs that agree on nearly every row on which either acted, with that share: one signal or
         two?
+    agreeing_exposures : list of (str, float)
+        Signals of which repeated exposures of one response agree in nearly every case in which one
+        acted, with that share: one exposure logged twice?
     labelled_share : dict or None
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
     estimator : ImplicitRewardEstimator
@@ -78,6 +90,7 @@ class IdentificationReport:
     swap: dict
     independence: object
     agreeing_signals: list
+    agreeing_exposures: list
     labelled_share: dict | None
     estimator: ImplicitRewardEstimator
     _held_out: dict = field(default_factory=dict)
@@ -142,23 +155,41 @@ class IdentificationReport:
                 verdict = "rejected, but the dependence is weak"
             names = self.estimator._signal_names()
             (j, k), ratio = max(test.log_odds_ratio.items(), key=lambda item: abs(item[1]))
+            tested = ""
+            if len(test.signals) < len(names):
+                tested = f", of the signals {', '.join(str(names[i]) for i in test.signals)}"
             yield (
                 "independent signals",
                 f"{verdict} (p = {test.p_value:.2g})",
                 f"likelihood ratio {test.statistic:.1f} on {test.degrees_of_freedom} degrees of "
-                f"freedom; strongest pair {names[j]}, {names[k]} with log odds ratio {ratio:.2f}",
+                f"freedom, {test.n_rows} responses{tested}; strongest pair {names[j]}, {names[k]} "
+                f"with log odds ratio {ratio:.2f}",
             )
-        elif self.estimator.n_signals_ == 2:
+        elif self.estimator.n_signals_ > 1:
             yield (
                 "independent signals",
-                "cannot be tested",
-                "two signals fit any table exactly; it takes three",
+                "cannot be tested" if not self._held_out["repeated"] else "not tested",
+                "it takes three logged together on 20 responses: two signals fit any table exactly"
+                if not self._held_out["repeated"]
+                else "the test is for responses shown once",
             )
         for j, k, share in self.agreeing_signals:
             yield (
                 "one signal or two?",
                 f"{j}, {k}",
                 f"they agree on {share:.1%} of the responses on which either acted",
+            )
+        if self._held_out["repeated"]:
+            yield (
+                "repeated exposures",
+                "independence not tested",
+                "that all exposures of a response are of one preference, and fire independently",
+            )
+        for name, share in self.agreeing_exposures:
+            yield (
+                "one exposure or two?",
+                str(name),
+                f"exposures of a response agree in {share:.1%} of the cases in which one acted",
             )
         if self.labelled_share is not None:
             acted, not_acted = self.labelled_share["acted"], self.labelled_share["not acted"]
@@ -212,6 +243,8 @@ class IdentificationReport:
             (False, "0.6", "less likely"),
         ):
             shown = refits["as_likely"] == as_likely
+            if not shown.any():
+                continue
             left.errorbar(
                 refits["mean_reward"][shown],
                 refits["difference"][shown],
@@ -288,7 +321,9 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
     odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
-    features do not show, make signals dependent too. Repeated exposures are not tested.
+    features do not show, make signals dependent too. Of more than five signals the most often
+    logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
+    of the rows on which either acted count as one, and so do exposures of a response.
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
@@ -296,8 +331,10 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
             "pass the last step, and X as transformed by the others: "
             "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
         )
-    if n_starts < 2:
-        raise ValueError(f"n_starts must be at least 2 to compare refits, got {n_starts}.")
+    if not isinstance(n_starts, Integral) or n_starts < 2:
+        raise ValueError(
+            f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
+        )
     unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
@@ -308,6 +345,8 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     embedding = clone(est)
     set_embedder(embedding)
     X = embed_text(embedding, X)  # once, for all the refits
+    if isinstance(fit_params.get("sample_weight"), Real):
+        del fit_params["sample_weight"]  # one weight for all is none
     settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
     refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
@@ -319,9 +358,12 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     rows = _HeldOut(refit, *_take(held, X, y), _take_params(held, fit_params))
     refits = _compare_refits(rows, starts)
     as_likely = refits["as_likely"]
-    independence, agreeing = _check_signals(rows, as_likely)
+    independence = _test_independence(rows, as_likely)
+    signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
-    level, assumptions, reason, advice = _verdict(settings, independence, agreeing, swap)
+    level, assumptions, reason, advice = _verdict(
+        settings, independence, signals, exposures, swap, np.ptp(refits["mean_reward"][as_likely])
+    )
     rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
     return IdentificationReport(
         level=level,
@@ -333,7 +375,8 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
         reward_spread=float(rewards.std(axis=0).mean()),
         swap=swap,
         independence=independence,
-        agreeing_signals=agreeing,
+        agreeing_signals=signals,
+        agreeing_exposures=exposures,
         labelled_share=labelled_share,
         estimator=refit,
         _held_out={
@@ -341,6 +384,7 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
             "low": rewards.min(axis=0),
             "high": rewards.max(axis=0),
             "lower_bound": rows.lower_bound(as_likely),
+            "repeated": rows.repeated,
         },
     )
 
@@ -355,7 +399,7 @@ def _read_settings(est, X, y, fit_params):
         groups = arguments.pop("groups", None)
         log = whole._check_log(y, len(features), **arguments)
         log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
-    whole._assess(Evidence.of(log))
+    whole._assess(Evidence.of(log, whole.false_action_rate_))
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ValueError(
             f"the report compares splits of an action into reward and propensity, which "
@@ -365,8 +409,9 @@ def _read_settings(est, X, y, fit_params):
     labelled_share = None
     if log.preference is not None:
         labelled, acted = ~np.isnan(log.preference), log.fired()
+        w = log.sample_weight
         labelled_share = {
-            name: float(labelled[kind].mean()) if kind.any() else float("nan")
+            name: float(np.average(labelled, weights=w * kind)) if w @ kind > 0 else float("nan")
             for name, kind in (("acted", acted), ("not acted", ~acted))
         }
     if groups is not None:
@@ -412,6 +457,7 @@ class _HeldOut:
         self.refit = refit
         self.log = log
         self.weight = log.sample_weight
+        self.repeated = log.exposures is not None or log.response is not None
         logit, self.propensity_logit = refit._logits(X, "reward_logit", "propensity_logit")
         self.reward_logit = logit if log.first is None else logit[:, log.first]
         self.false_action_rate = refit._model_false_action_rate()
@@ -490,45 +536,60 @@ def _swap_test(rows, as_likely):
     return best
 
 
-def _check_signals(rows, as_likely):
-    """Return the test of independence (K >= 3) and the pairs that look like one signal."""
-    log, refit = rows.log, rows.refit
-    if refit.n_signals_ < 2 or log.exposures is not None or log.response is not None:
-        return None, []
-    names = refit._signal_names()
-    agreeing = [
-        (str(names[j]), str(names[k]), share)
-        for j, k, share in signals_that_agree(log.actions, log.sample_weight)
-    ]
-    if refit.n_signals_ < 3:
-        return None, agreeing
+def _test_independence(rows, as_likely):
+    """Return the test of independence given preference, None where there is none."""
+    log = rows.log
+    if rows.refit.n_signals_ < 3 or rows.repeated:
+        return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
-    result = independence_test(
+    return independence_test(
         _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
     )
-    return result, agreeing
 
 
-def _verdict(settings, independence, agreeing, swap):
+def _agreement(rows):
+    """Return the signals that look like one, and those whose exposures do."""
+    log, names = rows.log, rows.refit._signal_names()
+    if log.response is not None:
+        log, _ = log.sorted()
+    weight = log.per_row(log.sample_weight)
+    signals = [
+        (str(names[j]), str(names[k]), share)
+        for j, k, share in signals_that_agree(log.actions, weight)
+    ]
+    if not rows.repeated:
+        return signals, []
+    agreeing = exposures_that_agree(log.actions, log.exposures, log.response, weight)
+    return signals, [(str(names[k]), share) for k, share in agreeing]
+
+
+def _verdict(settings, independence, signals, exposures, swap, reward_range):
     """Return level, assumptions, reason and advice: settings, unless the data speak against."""
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
-    if "independent signals" in assumptions:
-        against = None
-        if agreeing:
-            pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in agreeing)
-            against = f"signals that look like one logged twice: {pairs}"
-            advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
-        elif independence is not None and independence.rejected:
-            against = "the signals do not fire independently given preference"
-            advice.insert(0, ADVICE["users"])
-        if against:
-            level, assumptions = NOT_IDENTIFIED, ()
-            reason = f"{reason} But {against}."
-    if level == IDENTIFIED and swap["applicable"] and swap["as_likely"]:
-        reason = (
-            f"{reason} But this log is too small to show it: the swap of reward and propensity is "
-            "as likely."
+    against = None
+    if "independent signals" in assumptions and signals:
+        pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in signals)
+        against = f"signals that look like one logged twice: {pairs}"
+        advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
+    elif "independent signals" in assumptions and independence and independence.rejected:
+        against = "the signals do not fire independently given preference"
+        advice.insert(0, ADVICE["users"])
+    elif "independent exposures of one preference" in assumptions and exposures:
+        found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
+        against = f"repeated exposures that look like one logged twice: {found}"
+        advice.insert(0, "Drop rows that repeat an exposure: check how the log was joined.")
+    if against:
+        level, assumptions = NOT_IDENTIFIED, ()
+        reason = f"{reason} But {against}."
+    doubts = []
+    if swap["applicable"] and swap["as_likely"]:
+        doubts.append("the swap of reward and propensity is as likely")
+    if reward_range > LARGE_RANGE:
+        doubts.append(
+            f"equally likely refits differ by {reward_range:.2f} in the mean reward of the log"
         )
+    if level == IDENTIFIED and doubts:
+        reason = f"{reason} But this log is too small to show it: {', and '.join(doubts)}."
         advice.insert(0, "Collect more of what identifies the reward, or add another kind of it.")
     return level, assumptions, reason, tuple(dict.fromkeys(advice))
