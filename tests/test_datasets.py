@@ -1,3 +1,5 @@
+import gzip
+import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +10,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import Bunch
 
 from implicitrm_sk._optional import import_optional
-from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
+from implicitrm_sk.datasets import (
+    fetch_helpsteer,
+    fetch_pku_saferlhf,
+    fetch_ultrafeedback,
+    load_rated_responses,
+    simulate_feedback,
+)
 from implicitrm_sk.datasets._rated import _prompt_id_hash
 
 SHARED = Path(os.environ.get("IMPLICITRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -34,6 +42,154 @@ def test_loader_without_pyarrow(monkeypatch, tmp_path):
 def test_simulator_needs_no_pandas(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert simulate_feedback([0, 1, 1], propensity="constant").actions.shape == (3,)
+
+
+# Published data sets: small repositories of the same layout
+
+
+def helpsteer(folder):
+    for name, ratings in (("train.jsonl.gz", [4, 0, 3]), ("validation.jsonl.gz", [2])):
+        with gzip.open(folder / name, "wt", encoding="utf-8") as file:
+            for i, rating in enumerate(ratings):
+                record = {"prompt": f"p{i // 2}", "response": f"é{i}", "helpfulness": rating}
+                file.write(json.dumps(record | {"correctness": 1, "verbosity": 2}) + "\n")
+    return fetch_helpsteer
+
+
+def ultrafeedback(folder):
+    pandas = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+    pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
+    (folder / "data").mkdir()
+    for split, scores in (("train_prefs", [(8.0, 6.5), (6.0, 3.5)]), ("test_prefs", [(9.0, 7.0)])):
+        rows = [
+            {
+                "prompt": f"p{i}",
+                **{
+                    side: [
+                        {"content": f"p{i}", "role": "user"},
+                        {"content": f"{side}{i}", "role": "assistant"},
+                    ]
+                    for side in ("chosen", "rejected")
+                },
+                "score_chosen": chosen,
+                "score_rejected": rejected,
+            }
+            for i, (chosen, rejected) in enumerate(scores)
+        ]
+        pandas.DataFrame(rows).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    (folder / "data" / "train_sft-00000-of-00001.parquet").touch()  # is not read
+    return fetch_ultrafeedback
+
+
+def pku_saferlhf(folder):
+    for model in ("Alpaca-7B", "Alpaca2-7B"):
+        (folder / "data" / model).mkdir(parents=True)
+        for split, severities in (("train", [(0, 3)]), ("test", [(1, 2)])):
+            lines = [
+                json.dumps(
+                    {
+                        "prompt": f"{model} {split}",
+                        "response_0": "a",
+                        "response_1": "b",
+                        "response_0_severity_level": first,
+                        "response_1_severity_level": second,
+                    }
+                )
+                for first, second in severities
+            ]
+            (folder / "data" / model / f"{split}.jsonl").write_text("\n".join(lines) + "\n\n")
+    return fetch_pku_saferlhf
+
+
+@pytest.mark.parametrize(
+    ("write_repository", "rating", "preference", "responses", "groups", "n_train"),
+    [
+        (helpsteer, [4, 0, 3, 2], [1, 0, 1, 0], ["é0", "é1", "é2", "é0"], [0, 0, 1, 0], 3),
+        (
+            ultrafeedback,
+            [8, 6.5, 6, 3.5, 9, 7],
+            [1, 0, 0, 0, 1, 1],
+            ["chosen0", "rejected0", "chosen1", "rejected1", "chosen0", "rejected0"],
+            [0, 0, 1, 1, 0, 0],
+            4,
+        ),
+        (
+            pku_saferlhf,
+            [0, 3, 0, 3, 1, 2, 1, 2],
+            [0, 1, 0, 1, 0, 1, 0, 1],
+            ["a", "b"] * 4,
+            [0, 0, 1, 1, 2, 2, 3, 3],
+            4,
+        ),
+    ],
+)
+def test_published_data_sets(
+    write_repository, rating, preference, responses, groups, n_train, tmp_path
+):
+    pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+    data = write_repository(tmp_path)(tmp_path)
+    assert data.rating.tolist() == rating
+    assert data.preference.tolist() == preference
+    assert data.response.tolist() == responses
+    assert data.groups.tolist() == groups
+    assert (~data.is_test).tolist() == [i < n_train for i in range(len(rating))]
+    assert data.X is None
+    assert ((data.rating > data.threshold) == data.preference).all()
+    assert {"prompt", "response", "rating", "split"} <= set(data.frame.columns)
+
+
+def test_published_data_set_from_the_hub(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+    asked = {}
+
+    def snapshot_download(repository, **kwargs):
+        asked.update(kwargs, repository=repository)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    helpsteer(tmp_path)
+    with pytest.warns(UserWarning, match="3 training and 1 test rows.*published with 35331"):
+        data = fetch_helpsteer(revision="abc", cache_dir="cache")
+    assert data.name == "HelpSteer"
+    assert asked == {
+        "repository": "nvidia/HelpSteer",
+        "repo_type": "dataset",
+        "revision": "abc",
+        "cache_dir": "cache",
+        "allow_patterns": ["train.jsonl.gz", "validation.jsonl.gz"],
+    }
+
+
+def test_published_data_set_without_network(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match="PKU-SafeRLHF could not be downloaded.*pass its folder"):
+        fetch_pku_saferlhf(cache_dir=tmp_path)
+
+
+def test_published_data_set_that_has_changed(tmp_path):
+    pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        fetch_helpsteer(tmp_path / "none")
+    with pytest.raises(ValueError, match="which has no revision"):
+        fetch_helpsteer(tmp_path, revision="main")
+    (tmp_path / "other.csv").touch()
+    with pytest.raises(ValueError, match=r"no file 'train.jsonl.gz'.*other.csv.*revision="):
+        fetch_helpsteer(tmp_path)
+    helpsteer(tmp_path)
+    lines = [{"prompt": "p", "response": "r", "helpfulness": rating} for rating in (1, None)]
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, lines)))
+    with pytest.warns(UserWarning, match="1 rows without a rating"):
+        assert fetch_helpsteer(tmp_path).rating.tolist() == [1, 2]
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
+        file.write('{"question": "p"}')
+    with pytest.raises(ValueError, match="train split is not as published.*KeyError"):
+        fetch_helpsteer(tmp_path)
 
 
 # Loader

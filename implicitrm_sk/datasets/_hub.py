@@ -1,0 +1,229 @@
+"""The data sets of the ImplicitRM paper, from the Hugging Face hub in their published form."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+
+from implicitrm_sk._optional import import_optional
+from implicitrm_sk._warnings import warn
+from implicitrm_sk.datasets._rated import _columns
+
+_PARAMETERS = """\
+    Parameters
+    ----------
+    path : str or path-like, default=None
+        Folder with a copy of the repository. ``None`` downloads it, into the cache of
+        huggingface_hub, or takes it from there.
+    revision : str, default=None
+        Branch, tag or commit of the repository; ``None`` is its main branch.
+    cache_dir : str or path-like, default=None
+        Where downloads are kept; ``None`` is the cache of huggingface_hub.
+
+    Returns
+    -------
+    data : :class:`~sklearn.utils.Bunch`
+        As of `load_rated_responses`, training rows first, without embeddings (``X`` is None);
+        and in addition:
+
+        threshold : float
+            Ratings above it count as positive.
+        preference : ndarray of shape (n,), int64
+            1 where the rating is above the threshold.
+
+    Raises
+    ------
+    OSError
+        If the data set can neither be downloaded nor found in the cache.
+    ValueError
+        If its files or columns are not those that were published.
+    ImportError
+        If pandas or pyarrow is missing: ``pip install "implicitrm-sk[data]"``.
+
+    Warns
+    -----
+    UserWarning
+        If rows without a rating were left out, or the number of rows is not the published one.
+"""
+
+
+def fetch_helpsteer(path=None, *, revision=None, cache_dir=None):
+    """Fetch HelpSteer: responses with a human rating of their helpfulness, 0 to 4.
+
+    Positive, above 2, means helpful (3, 4). 35,331 training rows; the 1,789 of the published
+    validation split are the test rows. Source: ``nvidia/HelpSteer``, CC-BY-4.0 [1]_.
+
+    {parameters}
+
+    References
+    ----------
+    .. [1] Wang et al., "HelpSteer: Multi-attribute Helpfulness Dataset for SteerLM", arXiv
+       2311.09528, 2023.
+    """
+
+    def rows(record):
+        yield record["prompt"], record["response"], record["helpfulness"]
+
+    return _fetch(
+        "nvidia/HelpSteer",
+        {"train": "train.jsonl.gz", "test": "validation.jsonl.gz"},
+        rows,
+        threshold=2.0,
+        counts=(35_331, 1_789),
+        source=(path, revision, cache_dir),
+    )
+
+
+def fetch_ultrafeedback(path=None, *, revision=None, cache_dir=None):
+    """Fetch UltraFeedback, binarised: two responses to a prompt, scored by GPT-4 from 1 to 10.
+
+    Both the chosen and the rejected response of a pair become a row with its own score. Positive,
+    above 6.5, means good. 61,135 training and 2,000 test pairs, the splits ``train_prefs`` and
+    ``test_prefs``. Source: ``HuggingFaceH4/ultrafeedback_binarized``, MIT [1]_.
+
+    {parameters}
+
+    References
+    ----------
+    .. [1] Cui et al., "UltraFeedback: Boosting Language Models with Scaled AI Feedback", arXiv
+       2310.01377, 2023.
+    """
+
+    def rows(record):
+        for side in ("chosen", "rejected"):
+            answers = [m["content"] for m in record[side] if m["role"] == "assistant"]
+            yield record["prompt"], answers[-1], record[f"score_{side}"]
+
+    return _fetch(
+        "HuggingFaceH4/ultrafeedback_binarized",
+        {"train": "data/train_prefs-*.parquet", "test": "data/test_prefs-*.parquet"},
+        rows,
+        threshold=6.5,
+        counts=(2 * 61_135, 2 * 2_000),
+        source=(path, revision, cache_dir),
+    )
+
+
+def fetch_pku_saferlhf(path=None, *, revision=None, cache_dir=None):
+    """Fetch PKU-SafeRLHF: two responses to a prompt, each with the severity of its harm, 0 to 3.
+
+    Positive, above 1.5, means **harmful** (2, 3), as in the paper: a reward learned from it is the
+    probability of harm, and one of safety is learned from ``1 - preference``. 73,907 training and
+    8,211 test pairs. Source: ``PKU-Alignment/PKU-SafeRLHF``, CC-BY-NC-4.0 [1]_.
+
+    {parameters}
+
+    References
+    ----------
+    .. [1] Ji et al., "PKU-SafeRLHF: Towards Multi-Level Safety Alignment for LLMs with Human
+       Preference", arXiv 2406.15513, 2024.
+    """
+
+    def rows(record):
+        for i in (0, 1):
+            severity = record[f"response_{i}_severity_level"]
+            yield record["prompt"], record[f"response_{i}"], severity
+
+    return _fetch(
+        "PKU-Alignment/PKU-SafeRLHF",
+        {"train": "data/*/train.jsonl", "test": "data/*/test.jsonl"},
+        rows,
+        threshold=1.5,
+        counts=(2 * 73_907, 2 * 8_211),
+        source=(path, revision, cache_dir),
+    )
+
+
+for _function in (fetch_helpsteer, fetch_ultrafeedback, fetch_pku_saferlhf):
+    if _function.__doc__:  # python -OO has none
+        _function.__doc__ = _function.__doc__.replace("    {parameters}\n", _PARAMETERS)
+
+
+def _fetch(repository, patterns, rows, *, threshold, counts, source):
+    """Return the Bunch of a data set: `rows` yields prompt, response and rating of a record."""
+    pandas = import_optional("pandas", "data", f"Fetching {repository}")
+    path, revision, cache_dir = source
+    if path is None:
+        folder = _download(repository, list(patterns.values()), revision, cache_dir)
+    else:
+        folder = Path(path).expanduser()
+        if revision is not None:
+            raise ValueError(f"path={str(path)!r} is a folder, which has no revision={revision!r}.")
+        if not folder.is_dir():
+            raise FileNotFoundError(f"path={str(path)!r} is no folder.")
+    parts = []
+    for split, pattern in patterns.items():
+        files = sorted(folder.glob(pattern))
+        if not files:
+            found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))[:20]
+            raise ValueError(
+                f"{repository} has no file {pattern!r} in {str(folder)!r}. Files there: "
+                f"{', '.join(found) or 'none'}. Its published form may have changed: pass the "
+                "revision= of one that has it."
+            )
+        records = (record for file in files for record in _records(file, pandas))
+        try:
+            part = pandas.DataFrame(
+                [row for record in records for row in rows(record)],
+                columns=["prompt", "response", "rating"],
+            )
+        except (KeyError, TypeError, IndexError) as error:
+            raise ValueError(
+                f"{repository}: a record of the {split} split is not as published "
+                f"({type(error).__name__}: {error}). Pass the revision= of one that is."
+            ) from error
+        parts.append(part.assign(split=split))
+    if path is None and tuple(map(len, parts)) != counts:
+        warn(
+            f"{repository} has {len(parts[0])} training and {len(parts[1])} test rows; it was "
+            f"published with {counts[0]} and {counts[1]}."
+        )
+    frame = pandas.concat(parts, ignore_index=True)
+    rating = pandas.to_numeric(frame["rating"], errors="coerce")
+    if rating.isna().any():
+        warn(f"{repository}: {int(rating.isna().sum())} rows without a rating were left out.")
+    frame = frame.assign(rating=rating)[rating.notna()].reset_index(drop=True)
+    data = _columns(frame, Path(repository))
+    data.name = repository.split("/")[1]
+    data.X = data.encoder = data.encoder_description = None
+    data.threshold = threshold
+    data.preference = (data.rating > threshold).astype(np.int64)
+    return data
+
+
+def _records(file, pandas):
+    """Yield the records of a parquet or JSON lines file."""
+    if file.suffix == ".parquet":
+        import_optional("pyarrow", "data", f"Reading {file.name!r}")
+        yield from pandas.read_parquet(file).to_dict("records")
+        return
+    with (
+        gzip.open(file, "rt", encoding="utf-8")
+        if file.suffix == ".gz"
+        else file.open(encoding="utf-8") as lines
+    ):
+        for line in lines:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _download(repository, patterns, revision, cache_dir):
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                repository,
+                repo_type="dataset",
+                revision=revision,
+                cache_dir=cache_dir,
+                allow_patterns=patterns,
+            )
+        )
+    except (OSError, ValueError) as error:  # no network, not in the cache, no such revision
+        raise OSError(
+            f"{repository} could not be downloaded and is not in the cache "
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Run this once where there is "
+            "a network, or copy the repository and pass its folder as path=."
+        ) from error
