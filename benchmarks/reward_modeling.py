@@ -41,12 +41,16 @@ from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES, Stratified
 from implicitrm_sk.objectives._base import cross_entropy
 
-#: Name: (encoder, rating above which a response is preferred).
+#: Name: (encoder, None for the only one; rating above which a response is preferred). The last
+#: three are the paper's sets at full size, written by `benchmarks.prepare`.
 DATA = {
     "beavertails_test": ("smollm2", 0.5),
     "pku_saferlhf_safe": ("smollm2", 0.5),
     "ultrafeedback_binarized_1200": ("smollm2", 6.5),
     "alpaca_eval2_gpt4turbo": ("minilm", 0.5),
+    "helpsteer": (None, 2.0),
+    "ultrafeedback": (None, 6.5),
+    "pku_saferlhf": (None, 1.5),
 }
 SMALL = tuple(DATA)[:3]
 #: Of `simulate_feedback`: alpha is its `rating_decay`.
@@ -167,8 +171,9 @@ class Problem:
 
     def estimated_prior(self, setting):
         """Return the mean reward that Elkan and Noto's method finds, from the actions alone."""
-        reward = self.fit("elkan-noto", params=setting).predict(self.X[self.train])
-        return float(np.clip(reward.mean(), 0.01, 0.99))
+        return elkan_noto_prior(
+            self.name, self.mechanism, self.seed, self.data_home, json.dumps(setting)
+        )
 
     def metrics(self, reward):
         """Return the metrics of rewards of the test rows."""
@@ -178,6 +183,14 @@ class Problem:
     def test_metrics(self, estimator):
         """Return the metrics of an estimator on the test rows."""
         return self.metrics(estimator.predict(self.X[self.is_test]))
+
+
+@lru_cache(maxsize=8)
+def elkan_noto_prior(name, mechanism, seed, data_home, setting):
+    problem = Problem(name, mechanism, seed, data_home)
+    estimator = problem.fit("elkan-noto", params=json.loads(setting))
+    reward = estimator.predict(problem.X[problem.train])
+    return float(np.clip(reward.mean(), 0.01, 0.99))
 
 
 def candidate_settings(budget):
@@ -247,8 +260,8 @@ def peer_metrics(problem, method):
 # Figures 2 and 3
 
 
-RATES = (1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 1e-2)
-BATCHES = (64, 128, 256, 512, 1024)
+RATES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2)
+BATCHES = (64, 256, 1024)
 ALPHAS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9)
 FIGURE_METHODS = {
     "naive": (ONE, "naive"),

@@ -1,0 +1,147 @@
+"""The benchmark of all methods on a small made-up data set, and the preparation of real ones."""
+
+import numpy as np
+import pytest
+
+pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
+
+from benchmarks import prepare, reward_modeling  # noqa: E402
+from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
+from implicitrm_sk.datasets import load_rated_responses  # noqa: E402
+from tests.test_datasets import helpsteer  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data_home(tmp_path_factory):
+    from safetensors.numpy import save_file
+
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 4)).astype(np.float32)
+    rating = (X[:, 0] + 0.5 * rng.normal(size=400) > 0).astype(float)
+    pd.DataFrame(
+        {
+            "prompt": [f"p{i // 2}" for i in range(400)],
+            "response": [f"r{i}" for i in range(400)],
+            "rating": rating,
+            "split": np.where(np.arange(400) < 300, "train", "test"),
+        }
+    ).to_parquet(folder / "beavertails_test.parquet")
+    save_file({"embeddings": X}, folder / "beavertails_test_smollm2.safetensors")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def short_fits(monkeypatch):
+    def estimator(objective, **params):
+        defaults = {"max_epochs": 3, "n_estimators": 2, "hidden_layer_sizes": (8,)}
+        return ImplicitRewardEstimator(objective, **(defaults | params))
+
+    monkeypatch.setattr(reward_modeling, "ImplicitRewardEstimator", estimator)
+
+
+def run(data_home, out, *args):
+    reward_modeling.main(
+        ["--data-home", str(data_home), "--data", "beavertails_test", "--jobs", "1"]
+        + ["--out", str(out), *args]
+    )
+
+
+ROWS = ["base rate", "all ones", "naive", "root-naive", "nnpu", "stratified"]
+
+
+def test_table_is_resumed_and_reported(data_home, tmp_path, capsys):
+    table = ["--methods", *ROWS, "--mechanisms", "covariate", "--seeds", "2"]
+    run(data_home, tmp_path, *table[:-1], "1")
+    first = capsys.readouterr()
+    n_rows = sum(row.name in ROWS for row in reward_modeling.methods())
+    assert f"{n_rows} cells to run, 0 done before" in first.err
+    lines = (tmp_path / "cells.jsonl").read_text().splitlines()
+    # What an interruption leaves: half a line.
+    (tmp_path / "cells.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20] + "\n")
+    run(data_home, tmp_path, *table)
+    again = capsys.readouterr()
+    assert f"{n_rows + 1} cells to run, {n_rows - 1} done before" in again.err
+    assert f"{2 * n_rows} of {2 * n_rows} cells" in again.out
+    frame = pd.read_parquet(tmp_path / "reward_modeling_table.parquet")
+    assert len(frame) == 2 * n_rows
+    assert {"data", "mechanism", "method", "tier", "seed", "r2", "cpu_seconds"} <= set(frame)
+    run(data_home, tmp_path, *table, "--report")
+    assert capsys.readouterr().out.split("CPU minutes")[0] == again.out.split("CPU minutes")[0]
+    base = frame[frame.method == "base rate"].mae.iloc[0]
+    assert "| base rate | constant |" in again.out
+    assert f"{base:.3f}" in again.out
+    assert "### The default against the best method" in again.out
+
+
+def test_no_truth_reaches_a_fit_of_the_honest_tiers(data_home):
+    """Whatever the labels are, the model is the same; only the numbers differ."""
+    problem = reward_modeling.Problem("beavertails_test", "covariate", 0, str(data_home))
+    other = reward_modeling.Problem("beavertails_test", "covariate", 0, str(data_home))
+    other.truth, other.labels, other.prior = 1 - other.truth, 1 - other.labels, 0.123
+    other.propensity = other.propensity * 0 + 0.5
+    for method in reward_modeling.methods():
+        if method.tier not in reward_modeling.NO_MORE or method.name in reward_modeling.PEERS:
+            continue
+        if method.name not in ("stratified", "ips", "bpr", "nnpu"):
+            continue
+        one, two = (p.fit_method(method, {"max_epochs": 3}) for p in (problem, other))
+        np.testing.assert_array_equal(one.predict(problem.X), two.predict(problem.X))
+
+
+def test_settings_are_chosen_by_the_own_criterion(data_home, monkeypatch):
+    candidates = [{"max_epochs": 1}, {"max_epochs": 30, "learning_rate_init": 0.01}]
+    monkeypatch.setattr(reward_modeling, "candidate_settings", lambda budget: candidates)
+    cell = {"data": "beavertails_test", "mechanism": "covariate", "seed": 0, "method": "naive"}
+    cell |= {"part": "table", "tier": reward_modeling.ONE, "x": 2}
+    found = reward_modeling.run_cell(cell, str(data_home))
+    assert found["epochs"] > 1
+    assert "0.01" in found["setting"]
+
+
+def test_budget_gives_every_method_the_same_settings():
+    settings = reward_modeling.candidate_settings(5)
+    assert settings[0] == {}
+    assert settings == reward_modeling.candidate_settings(6)[:5]
+    assert len({str(setting) for setting in settings}) == 5
+
+
+@pytest.mark.parametrize("part", ["ablation", "leak"])
+def test_other_parts(part, data_home, tmp_path, capsys):
+    methods = ["--methods", "naive", "counterif"] if part == "leak" else []
+    run(data_home, tmp_path, "--part", part, "--mechanisms", "covariate", "--seeds", "1", *methods)
+    out = capsys.readouterr().out
+    names = ["naive", "counterif"] if part == "leak" else list(reward_modeling.ABLATIONS)
+    for name in names:
+        assert f"| {name} |" in out
+    if part == "leak":
+        frame = pd.read_parquet(tmp_path / "reward_modeling_leak.parquet")
+        assert (frame.test_chosen_r2 >= frame.r2).all()
+
+
+def test_figures(data_home, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib", reason='needs pip install "implicitrm-sk[plot]"')
+    monkeypatch.setattr(reward_modeling, "ALPHAS", (0.3, 0.6))
+    keep = {name: reward_modeling.FIGURE_METHODS[name] for name in ("naive", "stratified")}
+    monkeypatch.setattr(reward_modeling, "FIGURE_METHODS", keep)
+    run(data_home, tmp_path, "--part", "alpha", "--seeds", "2", "--images", str(tmp_path))
+    assert (tmp_path / "reward_modeling_alpha.png").stat().st_size > 5000
+    assert "| naive |" in capsys.readouterr().out
+
+
+def test_prepared_data_set_is_read_by_the_benchmark(tmp_path, monkeypatch):
+    class Embedder:
+        def fit_transform(self, pairs):
+            return np.array([[len(p), len(r)] for p, r in pairs], dtype=np.float16)
+
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    helpsteer(repository)
+    prepare.prepare("helpsteer", Embedder(), tmp_path / "home", repository)
+    data = load_rated_responses("helpsteer", tmp_path / "home")
+    assert data.X.tolist() == [[2, 2]] * 4
+    assert data.is_test.tolist() == [False] * 3 + [True]
+    X, truth, rating, groups, is_test = reward_modeling.rated("helpsteer", str(tmp_path / "home"))
+    assert truth.tolist() == [1, 0, 1, 0]
+    assert groups.tolist() == [0, 0, 1, 0]
