@@ -39,11 +39,11 @@ _USE_SECONDS = 3600
 #: What is kept when the size limit is reached.
 _KEPT_SHARE = 0.9
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS vectors(
+CREATE TABLE vectors(
     id INTEGER PRIMARY KEY, key BLOB NOT NULL, used INTEGER NOT NULL, record BLOB NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS vectors_by_key ON vectors(key);
-CREATE INDEX IF NOT EXISTS vectors_by_use ON vectors(used);
-CREATE TABLE IF NOT EXISTS claims(key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
+CREATE UNIQUE INDEX vectors_by_key ON vectors(key);
+CREATE INDEX vectors_by_use ON vectors(used);
+CREATE TABLE claims(key BLOB PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 _NOT_DAMAGE = {
     sqlite3.SQLITE_BUSY: "another process kept it locked for {seconds} seconds",
@@ -315,12 +315,17 @@ class EmbeddingStore:
         """Make the file of a generation, all or nothing, and return it as `_newest` does."""
         unfinished = self.folder / "unfinished.sqlite"
         _delete(unfinished)
-        connection = _connect(unfinished, journal="DELETE")
+        connection = _connect(unfinished)
+        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        connection.executescript(_SCHEMA)
         connection.execute("BEGIN")
         connection.executemany(
             "INSERT OR IGNORE INTO vectors(key, used, record) VALUES (?, ?, ?)", records
         )
         connection.execute("COMMIT")
+        # Readers and one writer at a time then do not wait for one another.
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
         path = self.folder / f"embeddings-{generation}.sqlite"
         os.replace(unfinished, path)
@@ -360,7 +365,8 @@ class EmbeddingStore:
                     self._close()  # healed or cleared by another process
                     self._open()
                 return action()
-            except sqlite3.DatabaseError as error:
+            # A message that cannot be decoded quotes damaged bytes.
+            except (sqlite3.DatabaseError, UnicodeError) as error:
                 code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
                 if code in _NOT_DAMAGE or attempt == 2:
                     why = _NOT_DAMAGE.get(code, str(error)).format(seconds=_LOCK_SECONDS)
@@ -368,8 +374,6 @@ class EmbeddingStore:
                         f"the store of embeddings in {str(self.folder)!r} cannot be used: {why}. "
                         "Set cache_dir to another folder, or to None to go without."
                     ) from error
-                if self._connection is None and self._newest() is None:
-                    raise
                 self._heal(error)
 
     def _run(self, statement, parameters=(), *, fetch=False):
@@ -395,19 +399,11 @@ class EmbeddingStore:
         return self._guarded(run)
 
 
-def _connect(path, journal="WAL"):
+def _connect(path):
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
-    try:
-        connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        connection.execute(f"PRAGMA journal_mode = {journal}").fetchone()
-        # Each commit reaches the disk; the log is copied into the file every 4 MB.
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 64")
-        connection.executescript(_SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
+    # Each commit reaches the disk; the log is copied into the file every 4 MB.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 64")
     return connection
 
 
