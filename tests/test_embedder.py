@@ -445,7 +445,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(tiny_model, monkeypatch
         return forward(model, both, *args)
 
     monkeypatch.setattr(_compute, "_forward", forward_on_a_small_device)
-    embedder = LLMEmbedder(tiny_model(), cache_dir=None)
+    embedder = LLMEmbedder(tiny_model(), cache_dir=None, batch_tokens=4096)
     with pytest.warns(UserWarning, match="do not fit into the memory of cpu: going on") as caught:
         vectors = embedder.transform(pairs)
     assert len(caught) == 1
