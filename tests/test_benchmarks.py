@@ -6,7 +6,7 @@ import pytest
 pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
 pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
 
-from benchmarks import prepare, reward_modeling  # noqa: E402
+from benchmarks import identification, prepare, reward_modeling  # noqa: E402
 from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
 from implicitrm_sk.datasets import load_rated_responses  # noqa: E402
 from tests.test_datasets import helpsteer  # noqa: E402
@@ -145,3 +145,30 @@ def test_prepared_data_set_is_read_by_the_benchmark(tmp_path, monkeypatch):
     X, truth, rating, groups, is_test = reward_modeling.rated("helpsteer", str(tmp_path / "home"))
     assert truth.tolist() == [1, 0, 1, 0]
     assert groups.tolist() == [0, 0, 1, 0]
+
+
+@pytest.mark.slow
+def test_what_further_information_is_worth_on_the_synthetic_log():
+    """A seed that the tables of the documentation do not have."""
+    wanted = {
+        ("signals", "all labels"): None,
+        ("signals", "5 % labels"): 0.85,
+        ("signals", "two signals"): 0.85,
+        ("signals", "three signals"): 0.93,
+        ("context", "exclusion"): 0.90,
+        ("false actions", "three signals, rate estimated"): None,
+    }
+    problem = identification.Problem("synthetic", None, seed=7)
+    found = {
+        (log, name): evaluate()
+        for log, name, evaluate in identification.cases(problem)
+        if (log, name) in wanted
+    }
+    assert found.keys() == wanted.keys()
+    full = found["signals", "all labels"]["r2"]
+    assert full > 0.4
+    for row, share in wanted.items():
+        if share is not None:
+            assert found[row]["r2"] >= share * full, row
+    rates = found["false actions", "three signals, rate estimated"]["false_action_rate"]
+    np.testing.assert_allclose(rates, 0.05, atol=0.01)
