@@ -1,0 +1,311 @@
+"""How far new responses are from the log that a reward was learned from."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import expit
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegressionCV
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from .._features import select_features
+from .._validation import check_groups
+from .._warnings import warn
+from ..exceptions import ShiftWarning
+
+#: Share of the log that counts as its edge: new responses beyond it extrapolate.
+EDGE = 0.01
+#: The report warns if this share of the new responses lies beyond the edge of the log.
+WARN_SHARE = 0.05
+#: Rows of each side that a classifier is trained on, at most.
+MAX_ROWS = 5000
+#: Principal components that the classifier sees, and of how many of them it sees the squares.
+N_COMPONENTS = 512
+N_SQUARES = 64
+MIN_ROWS = 20
+
+
+@dataclass
+class ShiftReport:
+    """How far new responses are from a log. Prints as text.
+
+    Attributes
+    ----------
+    auc : float
+        How well a classifier tells new responses from those of the log, on rows that it was not
+        trained on: 0.5 not at all, 1 always.
+    auc_error : float
+        Standard error of `auc`.
+    effective_sample_size : float
+        As how many responses of the new kind the log counts: n_log / mean(w^2), with w the
+        estimated ratio of the densities of new and logged responses; at least 1.
+    n_log, n_new : int
+        Number of responses.
+    share_outside : float
+        Share of the new responses that look less like the log than 99 % of the log does: about
+        0.01 without shift.
+    outside : ndarray of bool of shape (n_new,)
+        Which ones: there the reward extrapolates.
+    log_density_ratio : ndarray of shape (n_new,)
+        log of new over logged density at each new response.
+    reward, reward_log : tuple of float
+        Mean and spread (over the members) of the reward, of new and of logged responses.
+    reward_outside : tuple of float
+        The same of the new responses outside the log, NaN without any.
+    """
+
+    auc: float
+    auc_error: float
+    effective_sample_size: float
+    n_log: int
+    n_new: int
+    share_outside: float
+    reward: tuple
+    reward_log: tuple
+    reward_outside: tuple
+    outside: np.ndarray = field(repr=False)
+    log_density_ratio: np.ndarray = field(repr=False)
+
+    @property
+    def extrapolates(self):
+        """Whether more new responses lie outside the log than chance explains, and over 5 %."""
+        error = math.sqrt(EDGE * (1 - EDGE) * (1 / self.n_new + 1 / self.n_log))
+        return self.share_outside > WARN_SHARE and self.share_outside > EDGE + 3 * error
+
+    def __str__(self):
+        share = self.effective_sample_size / self.n_log
+        lines = [
+            f"{self.n_new:,} new responses against a log of {self.n_log:,}",
+            f"domain classifier AUC    {self.auc:.3f} ± {self.auc_error:.3f}   "
+            "(0.5 alike, 1 nothing in common)",
+            f"effective sample size    {self.effective_sample_size:,.0f} of {self.n_log:,} "
+            f"({share:.1%} of the log speaks about the new responses)",
+            f"outside the log          {self.share_outside:.1%} of the new responses "
+            f"(without shift {EDGE:.0%})",
+            "mean reward (spread)     log "
+            + ", ".join(
+                f"{name} {mean:.3f} ({spread:.3f})".strip()
+                for name, (mean, spread) in (
+                    ("", self.reward_log),
+                    ("new", self.reward),
+                    ("outside", self.reward_outside),
+                )
+            ).removeprefix(" "),
+            "verdict                  " + self.verdict,
+        ]
+        return "\n".join(lines)
+
+    @property
+    def verdict(self):
+        """What to make of it, in one sentence."""
+        if self.extrapolates:
+            return (
+                f"the reward extrapolates for {self.share_outside:.0%} of the new responses: "
+                "it was learned from no responses like them. Log users' actions on them and refit, "
+                "or lower the reward by its spread."
+            )
+        if self.auc - 3 * self.auc_error > 0.7:
+            return "the new responses differ from the log on average, but lie within it."
+        return "no sign that the reward extrapolates."
+
+
+def shift_report(est, X_new, X_log, *, groups_new=None, groups_log=None, random_state=0):
+    """Report how far new responses are from the log, and whether the reward extrapolates.
+
+    A policy that is trained on a reward leaves the responses that the reward was learned from, and
+    a reward model says something about every response. This says for which of them it has grounds.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        Fitted on the log.
+    X_new : array-like of shape (n_new, n_features), or text
+        The responses to judge, for example those of the policy in training.
+    X_log : array-like of shape (n_log, n_features), or text
+        The log, or a random sample of it; some thousand rows do. It is passed anew because the
+        estimator keeps no rows: embeddings can be turned back into text, and a saved model that
+        held some would carry its users' words wherever it goes.
+    groups_new, groups_log : array-like, default=None
+        Prompt (or user) of each row. Rows of one group are never in training and test part of the
+        classifier at once. Give them where a prompt has several responses, else the classifier
+        recognises prompts and the AUC comes out too high. The same label on both sides is the same
+        group.
+    random_state : int, RandomState instance or None, default=0
+
+    Returns
+    -------
+    report : ShiftReport
+
+    Warns
+    -----
+    ShiftWarning
+        If the reward extrapolates for more than 5 % of the new responses, beyond chance.
+
+    Notes
+    -----
+    The classifier is a logistic regression, its penalty chosen by log loss, on up to 512 principal
+    components of the columns that the reward reads, the squares of the first 64, and the distance
+    that these leave, so that it sees shifts of location and of scale. It is fitted on up to 5,000
+    rows of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_; the mean of w^2
+    over the log is taken as the mean of w over the new responses. The standard error of the AUC is
+    that of Hanley and McNeil [3]_.
+
+    References
+    ----------
+    .. [1] Lopez-Paz and Oquab, "Revisiting Classifier Two-Sample Tests", ICLR 2017.
+    .. [2] Bickel, Brückner and Scheffer, "Discriminative Learning for Differing Training and Test
+       Distributions", ICML 2007.
+    .. [3] Hanley and McNeil, "The meaning and use of the area under a receiver operating
+       characteristic (ROC) curve", Radiology 143, 1982.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import shift_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(1000, 3))
+    >>> y = (X[:, :1] + rng.normal(size=(1000, 2)) > 0.5).astype(int)
+    >>> est = ImplicitRewardEstimator(random_state=0).fit(X, y)
+    >>> shift_report(est, rng.normal(size=(500, 3)), X).extrapolates
+    False
+    """
+    check_is_fitted(est, "model_")
+    random_state = check_random_state(random_state)
+    rows, rewards = [], []
+    for X in (X_log, X_new):
+        # As the heads see them, text embedded once.
+        values = select_features(est, X, reset=False, with_propensity=False)
+        rows.append(est._reward_part(values).astype(np.float32))
+        rewards.append(_reward_and_spread(est, values))
+    sizes = [len(part) for part in rows]
+    for name, n in zip(("X_log", "X_new"), sizes, strict=True):
+        if n < MIN_ROWS:
+            raise ValueError(
+                f"{name} has {n} rows; at least {MIN_ROWS} are needed to compare distributions."
+            )
+    X = np.concatenate(rows)
+    is_new = np.repeat([0, 1], sizes)
+    log_ratio = _cross_fitted_log_ratio(
+        X, is_new, _groups(groups_log, groups_new, sizes), random_state
+    )
+    of_log, of_new = log_ratio[is_new == 0], log_ratio[is_new == 1]
+    # The mean of w^2 over the log is that of w over the new responses, which, unlike the former,
+    # also sees new responses where the log has none. No weight is more than the whole log.
+    mean_square = np.exp(np.minimum(of_new, math.log(sizes[0]))).mean()
+    auc = float(roc_auc_score(is_new, log_ratio))
+    outside = of_new > np.quantile(of_log, 1 - EDGE)
+    (mean_log, std_log), (mean_new, std_new) = rewards
+    report = ShiftReport(
+        auc=auc,
+        auc_error=_auc_error(auc, *sizes),
+        effective_sample_size=float(sizes[0] / max(mean_square, 1.0)),
+        n_log=sizes[0],
+        n_new=sizes[1],
+        share_outside=float(outside.mean()),
+        reward=(float(mean_new.mean()), float(std_new.mean())),
+        reward_log=(float(mean_log.mean()), float(std_log.mean())),
+        reward_outside=(
+            (float(mean_new[outside].mean()), float(std_new[outside].mean()))
+            if outside.any()
+            else (math.nan, math.nan)
+        ),
+        outside=outside,
+        log_density_ratio=of_new,
+    )
+    if report.extrapolates:
+        warn(report.verdict, ShiftWarning)
+    return report
+
+
+def _reward_and_spread(est, values):
+    rewards = expit(est._components(values, "reward_logit")[0].numpy())
+    return rewards.mean(axis=0), rewards.std(axis=0)
+
+
+def _groups(groups_log, groups_new, sizes):
+    if groups_log is None and groups_new is None:
+        return None
+    parts = []
+    for name, groups, n in (
+        ("groups_log", groups_log, sizes[0]),
+        ("groups_new", groups_new, sizes[1]),
+    ):
+        # Rows without a group are groups of their own.
+        parts.append(
+            [(name, i) for i in range(n)]
+            if groups is None
+            else list(np.asarray(check_groups(groups, n, name)).tolist())
+        )
+    codes = {}
+    return np.array([codes.setdefault(label, len(codes)) for part in parts for label in part])
+
+
+class _Shape(TransformerMixin, BaseEstimator):
+    """Principal components, the squares of the first ones, and the distance left by these."""
+
+    def fit(self, X, y=None):
+        n_components = min(N_COMPONENTS, *X.shape)
+        # Without the randomised solver for few columns, which the full one is faster for.
+        solver = "covariance_eigh" if X.shape[1] <= 2 * N_COMPONENTS else "randomized"
+        self.pca_ = PCA(n_components, svd_solver=solver, random_state=0).fit(X)
+        return self
+
+    def transform(self, X):
+        components = self.pca_.transform(X)
+        first = components[:, :N_SQUARES]
+        rest = ((X - self.pca_.mean_) ** 2).sum(1) - (first**2).sum(1)
+        # Bounded, so that one far response does not decide what far is.
+        scale = np.sqrt(np.maximum(self.pca_.explained_variance_[:N_SQUARES], 1e-12))
+        squares = np.minimum((first / scale) ** 2, 25)
+        return np.column_stack([components, squares, np.sqrt(np.maximum(rest, 0))])
+
+
+def _cross_fitted_log_ratio(X, is_new, groups, random_state):
+    n_splits = 5
+    if groups is None:
+        folds = StratifiedKFold(n_splits, shuffle=True, random_state=random_state)
+    else:
+        folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=random_state)
+        n_groups = min(len(np.unique(groups[is_new == side])) for side in (0, 1))
+        if n_groups < n_splits:
+            raise ValueError(
+                f"the rows belong to {n_groups} groups on one side; at least {n_splits} are needed."
+            )
+    log_ratio = np.empty(len(X))
+    for train, test in folds.split(X, is_new, groups):
+        chosen = np.concatenate(
+            [random_state.permutation(train[is_new[train] == side])[:MAX_ROWS] for side in (0, 1)]
+        )
+        classifier = make_pipeline(
+            StandardScaler(),
+            _Shape(),
+            StandardScaler(),
+            LogisticRegressionCV(
+                Cs=np.logspace(-4, 2, 7),
+                l1_ratios=(0,),
+                cv=3,
+                scoring="neg_log_loss",
+                max_iter=1000,
+                use_legacy_attributes=False,
+            ),
+        ).fit(X[chosen], is_new[chosen])
+        # Odds are the ratio of densities times that of the sample sizes.
+        n_log, n_new = np.bincount(is_new[chosen])
+        log_ratio[test] = classifier.decision_function(X[test]) - math.log(n_new / n_log)
+    return log_ratio
+
+
+def _auc_error(auc, n_negative, n_positive):
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
+    variance = (
+        auc * (1 - auc) + (n_positive - 1) * (q1 - auc**2) + (n_negative - 1) * (q2 - auc**2)
+    ) / (n_negative * n_positive)
+    return math.sqrt(max(variance, 0.0))
