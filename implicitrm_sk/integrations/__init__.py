@@ -1,0 +1,14 @@
+"""The fitted reward in other tools: TRL, transformers, preference data sets, best-of-n."""
+
+from ._best_of_n import PairedAccuracy, Ranking, evaluate_pairs, rank
+from ._datasets import to_preference_dataset
+from ._trl import reward_function
+
+__all__ = [
+    "PairedAccuracy",
+    "Ranking",
+    "evaluate_pairs",
+    "rank",
+    "reward_function",
+    "to_preference_dataset",
+]

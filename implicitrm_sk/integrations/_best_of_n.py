@@ -1,0 +1,213 @@
+"""Choosing the best of several responses, and how often a reward chooses right."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .._validation import is_numeric
+from ..metrics import paired_accuracy
+from ._rewards import check_pessimism, rewards
+
+_COLUMNS = ("prompt", "chosen", "rejected", "subset")
+
+
+@dataclass
+class Ranking:
+    """Candidates from best to worst.
+
+    Attributes
+    ----------
+    order : ndarray of int of shape (n,)
+        Positions of the candidates, best first; of equal ones, the first given comes first.
+    reward : ndarray of shape (n,)
+        What they were ranked by, in the order given: reward minus pessimism times spread.
+    spread : ndarray of shape (n,)
+        Standard deviation of the reward over the members.
+    """
+
+    order: np.ndarray
+    reward: np.ndarray
+    spread: np.ndarray
+
+    @property
+    def best(self):
+        """Position of the best candidate."""
+        return int(self.order[0])
+
+
+def rank(est, prompt, candidates, *, pessimism=0.0):
+    """Rank candidate responses to one prompt by their reward: best-of-n.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator or Pipeline
+        Fitted.
+    prompt : str, list of chat messages or None
+        None if `candidates` are vectors, which stand for prompt and response.
+    candidates : list of n responses, or array-like of shape (n, n_features)
+        Text (or chat messages) if the estimator has an embedder, else vectors.
+    pessimism : float, default=0.0
+        How many times the spread over the members is taken off the reward. The best of many is
+        often one that the reward is wrong about; this takes its doubt into account.
+
+    Returns
+    -------
+    ranking : Ranking
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.integrations import rank
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(1000, 3))
+    >>> y = (X[:, :1] + rng.normal(size=(1000, 2)) > 0.5).astype(int)
+    >>> est = ImplicitRewardEstimator(random_state=0).fit(X, y)
+    >>> rank(est, None, [[0.0, 0, 0], [2.0, 0, 0], [-2.0, 0, 0]]).order
+    array([1, 0, 2])
+    """
+    pessimism = check_pessimism(pessimism)
+    numeric = is_numeric(candidates)
+    if numeric != (prompt is None):
+        raise ValueError(
+            "prompt must be None, since candidates are vectors, which stand for prompt and "
+            "response."
+            if numeric
+            else "prompt is None, but candidates are text: pass the prompt they respond to."
+        )
+    if isinstance(candidates, str):
+        raise TypeError("candidates is one string, but expected is a list of responses.")
+    if len(candidates) == 0:
+        raise ValueError("candidates is empty: there is nothing to rank.")
+    X = candidates if numeric else [(prompt, candidate) for candidate in candidates]
+    reward, spread = rewards(est, X, pessimism=pessimism)
+    return Ranking(np.argsort(-reward, kind="stable"), reward, spread)
+
+
+@dataclass
+class PairedAccuracy:
+    """How often a reward prefers the chosen response of a pair. Prints as text.
+
+    Attributes
+    ----------
+    accuracy : float
+        Share of pairs in which the chosen response has the higher reward; equal rewards count half.
+    standard_error : float
+        Of `accuracy`, pairs taken as independent.
+    n_pairs : int
+    by_subset : dict of str to (float, int)
+        Accuracy and number of pairs of each subset.
+    reward_chosen, reward_rejected : ndarray of shape (n_pairs,)
+    """
+
+    accuracy: float
+    standard_error: float
+    n_pairs: int
+    by_subset: dict
+    reward_chosen: np.ndarray = field(repr=False)
+    reward_rejected: np.ndarray = field(repr=False)
+
+    def __str__(self):
+        lines = [
+            f"paired accuracy {self.accuracy:.3f} ± {self.standard_error:.3f} "
+            f"({self.n_pairs:,} pairs)"
+        ]
+        width = max(map(len, self.by_subset), default=0)
+        lines += [
+            f"  {name:{width}}  {value:.3f}  ({n:,})" for name, (value, n) in self.by_subset.items()
+        ]
+        return "\n".join(lines)
+
+
+def evaluate_pairs(est, pairs):
+    """Compute the accuracy on pairs of a chosen and a rejected response, as in RewardBench [1]_.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator or Pipeline
+        Fitted.
+    pairs : DataFrame, Hugging Face Dataset, list of dict, or (X_chosen, X_rejected)
+        Columns ``prompt``, ``chosen``, ``rejected`` (text or chat messages; without ``prompt``
+        the other two are whole conversations) and, if there is one, ``subset``. Or two arrays of
+        vectors of shape (n_pairs, n_features).
+
+    Returns
+    -------
+    result : PairedAccuracy
+
+    References
+    ----------
+    .. [1] Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling", Findings
+       of NAACL 2025.
+    """
+    chosen, rejected, subset = _read_pairs(pairs)
+    n = len(chosen)
+    both = (
+        np.concatenate([np.asarray(chosen), np.asarray(rejected)])
+        if is_numeric(chosen)
+        else [*chosen, *rejected]
+    )
+    reward, _ = rewards(est, both)
+    a, b = reward[:n], reward[n:]
+    won = (a > b) + 0.5 * (a == b)
+    truth, groups = np.repeat([1, 0], n), np.tile(np.arange(n), 2)
+    accuracy = paired_accuracy(truth, reward, groups)
+    names = sorted(set(subset)) if subset is not None else []
+    subset = np.asarray(subset, dtype=object)
+    return PairedAccuracy(
+        accuracy=accuracy,
+        standard_error=math.sqrt(won.var() / n),
+        n_pairs=n,
+        by_subset={
+            name: (float(won[subset == name].mean()), int((subset == name).sum())) for name in names
+        },
+        reward_chosen=a,
+        reward_rejected=b,
+    )
+
+
+def _read_pairs(pairs):
+    if isinstance(pairs, tuple) and len(pairs) == 2 and all(map(is_numeric, pairs)):
+        chosen, rejected = pairs
+        if len(chosen) != len(rejected):
+            raise ValueError(
+                f"X_chosen has {len(chosen)} rows and X_rejected {len(rejected)}. Row i of one and "
+                "of the other are a pair."
+            )
+        return chosen, rejected, None
+    columns = getattr(pairs, "column_names", getattr(pairs, "columns", None))
+    if columns is not None:
+        table = {name: list(pairs[name]) for name in _COLUMNS if name in columns}
+    elif isinstance(pairs, list | tuple) and all(isinstance(row, dict) for row in pairs):
+        columns = set().union(*pairs)
+        table = {
+            name: [row[name] for row in pairs]
+            for name in _COLUMNS
+            if pairs and all(name in row for row in pairs)
+        }
+    else:
+        raise TypeError(
+            f"pairs is a {type(pairs).__name__}, but expected is a table or a list of dicts with "
+            "chosen and rejected, or a tuple of two arrays of vectors."
+        )
+    if len(pairs) == 0:
+        raise ValueError("pairs is empty: there is nothing to evaluate.")
+    missing = [name for name in ("chosen", "rejected") if name not in table]
+    if missing:
+        raise ValueError(
+            f"pairs lacks {' and '.join(missing)} in some rows; it has "
+            f"{', '.join(sorted(map(str, columns)))}. Expected are prompt, chosen, rejected and, "
+            "if there is one, subset."
+        )
+    sides = [table["chosen"], table["rejected"]]
+    if "prompt" in table:
+        sides = [list(zip(table["prompt"], side, strict=True)) for side in sides]
+    elif any(isinstance(response, str) for response in sides[0]):
+        raise ValueError(
+            "pairs lacks prompt: without it chosen and rejected must be whole conversations (lists "
+            "of chat messages), not text."
+        )
+    else:
+        sides = [[{"messages": response} for response in side] for side in sides]
+    return *sides, list(map(str, table["subset"])) if "subset" in table else None

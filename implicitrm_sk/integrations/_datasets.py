@@ -1,0 +1,226 @@
+"""Debiased labels of a log as data sets to train on: unpaired (KTO) and paired (DPO)."""
+
+import json
+
+import numpy as np
+import torch
+
+from .. import _mixture
+from .._estimator import log_tensors
+from .._optional import import_optional
+from ._rewards import component_rewards, split_pipeline
+
+_RESPONSES = ("response", "completion")
+
+
+def to_preference_dataset(
+    est,
+    df,
+    *,
+    form="unpaired",
+    X=None,
+    actions=None,
+    min_confidence=0.0,
+    min_margin=0.0,
+    pairs_per_prompt=1,
+    output="datasets",
+):
+    """Turn a log into a preference data set, with what the reward makes of it as labels.
+
+    What p = P(r*=1) says of each response is its reward or, with `actions`, the stratification
+    posterior: what the user did is then known too, and no action is no dislike.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator or Pipeline
+        Fitted.
+    df : DataFrame of n rows
+        Columns ``prompt`` and ``response`` (or ``completion``): text or chat messages. Further
+        columns are not read, but ``prompt_id``, which tells prompts apart if it is there.
+    form : {"unpaired", "paired"}, default="unpaired"
+        "unpaired" is one row per response for KTO [1]_: ``prompt``, ``completion``, ``label`` =
+        p > 1/2, and ``weight`` = abs(2p - 1). "paired" is pairs of responses to one prompt for
+        DPO [2]_ or a reward model: ``prompt``, ``chosen``, ``rejected``, ``reward_gap`` = p of the
+        chosen minus p of the rejected one, and ``confidence`` that the chosen one is better.
+    X : array-like of shape (n, n_features), default=None
+        Vectors of the rows. None: the text of `df`, if the estimator has an embedder.
+    actions : array-like of shape (n,) or (n, n_signals), or list of str, default=None
+        What users did, as in `fit`, or the names of these columns of `df`.
+    min_confidence : float, default=0.0
+        Least ``weight`` (unpaired) or least ``confidence`` (paired, where chance is 0.5) of a row.
+    min_margin : float, default=0.0
+        Least ``reward_gap`` of a pair; pairs without any gap are left out in any case.
+    pairs_per_prompt : int, default=1
+        Most pairs of a prompt: the best with the worst response, the second best with the second
+        worst ..., so that no response is in two pairs.
+    output : {"datasets", "pandas"}, default="datasets"
+        A Hugging Face ``Dataset`` (extra ``trl``) or a ``DataFrame``. Both have ``to_parquet``.
+
+    Returns
+    -------
+    dataset : Dataset or DataFrame
+        In the order of `df`.
+
+    Notes
+    -----
+    A response is preferred with probability p and not with 1 - p; its expected loss is p l(1) +
+    (1 - p) l(0). For losses with l(1) + l(0) = constant, that of KTO with equal weights among them,
+    this is abs(2p - 1) l(label) plus a constant: the weight makes one row say the same. TRL does
+    not read it; pass it on as sampling weight, or set `min_confidence`.
+
+    The confidence is p_c (1 - p_r) / (p_c (1 - p_r) + p_r (1 - p_c)): given that one of the two is
+    preferred and the other not, that it is the chosen one. It is averaged over the components of
+    the mixture: where they disagree, it is near 1/2.
+
+    References
+    ----------
+    .. [1] Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", ICML 2024.
+    .. [2] Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a
+       Reward Model", NeurIPS 2023.
+    """
+    if form not in ("unpaired", "paired"):
+        raise ValueError(f"form must be 'unpaired' or 'paired', got {form!r}.")
+    if output not in ("datasets", "pandas"):
+        raise ValueError(f"output must be 'datasets' or 'pandas', got {output!r}.")
+    pandas = import_optional("pandas", "data", "A preference data set")
+    if output == "datasets":  # before the work, not after it
+        datasets = import_optional("datasets", "trl", "output='datasets'")
+    split_pipeline(est)
+    prompts, responses = _texts(df)
+    if X is None:
+        X = list(zip(prompts, responses, strict=True))
+    elif len(X) != len(df):
+        raise ValueError(f"X has {len(X)} rows and df {len(df)}. They must belong together.")
+    actions = _actions(df, actions)
+    probability = _component_probabilities(est, X, actions)
+    make = _unpaired if form == "unpaired" else _paired
+    table = make(
+        prompts,
+        responses,
+        probability,
+        keys=_prompt_keys(df, prompts),
+        min_confidence=min_confidence,
+        min_margin=min_margin,
+        pairs_per_prompt=pairs_per_prompt,
+    )
+    if output == "datasets":
+        return datasets.Dataset.from_dict(table)
+    return pandas.DataFrame(table)
+
+
+def _texts(df):
+    if not hasattr(df, "columns"):
+        raise TypeError(
+            f"df must be a DataFrame with prompt and response, got {type(df).__name__}."
+        )
+    name = next((name for name in _RESPONSES if name in df.columns), None)
+    if "prompt" not in df.columns or name is None:
+        raise ValueError(
+            f"df must have the columns 'prompt' and 'response' (or 'completion'), it has "
+            f"{list(map(str, df.columns))}."
+        )
+    return df["prompt"].tolist(), df[name].tolist()
+
+
+def _actions(df, actions):
+    if isinstance(actions, str):
+        actions = [actions]
+    if isinstance(actions, list | tuple) and all(isinstance(name, str) for name in actions):
+        missing = [name for name in actions if name not in df.columns]
+        if missing:
+            raise ValueError(f"df lacks the columns {missing} of actions.")
+        return df[list(actions)]
+    return actions
+
+
+def _prompt_keys(df, prompts):
+    values = df["prompt_id"].tolist() if "prompt_id" in df.columns else prompts
+    codes = {}
+    return np.array(
+        [
+            codes.setdefault(
+                value if isinstance(value, str | int) else json.dumps(_plain(value)), len(codes)
+            )
+            for value in values
+        ]
+    )
+
+
+def _plain(value):
+    """Return chat messages, however a table holds them, as lists and dicts."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _component_probabilities(est, X, actions):
+    """Return P(r*=1 | x, y) of each component of the mixture, shape (components, n)."""
+    if actions is None:
+        return component_rewards(est, X)
+    est, transform = split_pipeline(est)
+    X = transform(X)
+    logits = est._mixture(X, "reward_logit", "propensity_logit")
+    log = est._check_log_of(actions, logits[0].shape[1], name="actions")
+    tensors = log_tensors(log.reduced() if est.objective_.single_signal else log)
+    rates = est._model_false_action_rate()
+    groups = [
+        _mixture.group_posterior(*(part[i : i + 1] for part in logits), **tensors,
+                                 false_action_rate=rates)
+        for i in range(len(logits[0]))
+    ]  # fmt: skip
+    names = list(est.group_names_)
+    preferred = [names.index("PA"), names.index("PP")]
+    return torch.stack(groups)[:, :, preferred].sum(-1).to(torch.float64).numpy()
+
+
+def _unpaired(prompts, responses, probability, *, min_confidence, **_):
+    p = probability.mean(axis=0)
+    weight = np.abs(2 * p - 1)
+    rows = np.flatnonzero(weight >= min_confidence)
+    return {
+        "prompt": [_plain(prompts[i]) for i in rows],
+        "completion": [_completion(prompts[i], responses[i]) for i in rows],
+        "label": (p[rows] > 0.5).tolist(),
+        "weight": weight[rows].tolist(),
+    }
+
+
+def _paired(prompts, responses, probability, *, keys, min_confidence, min_margin, pairs_per_prompt):
+    p = probability.mean(axis=0)
+    # By prompt, within it from best to worst; equal ones in the order of the log.
+    order = np.lexsort((np.arange(len(p)), -p, keys))
+    sizes = np.bincount(keys[order]) if len(keys) else np.zeros(0, dtype=int)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]) if len(sizes) else sizes
+    chosen, rejected = [], []
+    for k in range(pairs_per_prompt):
+        some = sizes >= 2 * (k + 1)
+        chosen.append(order[starts[some] + k])
+        rejected.append(order[starts[some] + sizes[some] - 1 - k])
+    chosen, rejected = (
+        np.concatenate(part) if part else np.zeros(0, dtype=int) for part in (chosen, rejected)
+    )
+    gap = p[chosen] - p[rejected]
+    a, b = probability[:, chosen], probability[:, rejected]
+    right, wrong = a * (1 - b), b * (1 - a)
+    with np.errstate(invalid="ignore"):
+        confidence = np.where(right + wrong > 0, right / (right + wrong), 0.5).mean(axis=0)
+    kept = np.flatnonzero((gap > 0) & (gap >= min_margin) & (confidence >= min_confidence))
+    kept = kept[np.argsort(keys[chosen[kept]], kind="stable")]
+    chosen, rejected = chosen[kept], rejected[kept]
+    return {
+        "prompt": [_plain(prompts[i]) for i in chosen],
+        "chosen": [_completion(prompts[i], responses[i]) for i in chosen],
+        "rejected": [_completion(prompts[i], responses[i]) for i in rejected],
+        "reward_gap": gap[kept].tolist(),
+        "confidence": confidence[kept].tolist(),
+    }
+
+
+def _completion(prompt, response):
+    """Return a response in the form of its prompt: text, or chat messages."""
+    response = _plain(response)
+    if not isinstance(prompt, str) and isinstance(response, str):
+        return [{"role": "assistant", "content": response}]
+    return response

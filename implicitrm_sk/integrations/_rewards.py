@@ -1,0 +1,65 @@
+"""Rewards of text or vectors from an estimator or a pipeline."""
+
+import numpy as np
+import torch
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from .. import _mixture
+from .._estimator import ImplicitRewardEstimator
+
+
+def split_pipeline(est):
+    """Return the estimator, and the function that makes its input of X.
+
+    Raises
+    ------
+    TypeError
+        If `est` is neither an estimator nor a pipeline that ends with one.
+    """
+    if isinstance(est, Pipeline) and isinstance(est[-1], ImplicitRewardEstimator):
+        check_is_fitted(est[-1], "model_")
+        return est[-1], est[:-1].transform
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est must be an ImplicitRewardEstimator, or a Pipeline that ends with one, got "
+            f"{type(est).__name__}. Of a search, pass best_estimator_."
+        )
+    check_is_fitted(est, "model_")
+    return est, lambda X: X
+
+
+def check_pessimism(pessimism):
+    """Return pessimism as a float, if it is a number >= 0."""
+    try:
+        value = float(pessimism)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not (np.isfinite(value) and value >= 0):
+        raise ValueError(
+            f"pessimism must be a number >= 0, got {pessimism!r}: how many times the spread over "
+            "the members is taken off the reward."
+        )
+    return value
+
+
+def rewards(est, X, *, output="probability", pessimism=0.0):
+    """Return reward and spread of each row, as ndarrays in float64.
+
+    The reward is mean - pessimism * spread; the spread is the standard deviation over the
+    components of the mixture, of the probability or of the logit.
+    """
+    est, transform = split_pipeline(est)
+    (logits,) = est._mixture(transform(X), "reward_logit")
+    if output == "probability":
+        mean, spread = _mixture.reward(logits)
+    else:
+        mean, spread = _mixture.mean_logit(logits), logits.std(0, correction=0)
+    return tuple(part.to(torch.float64).numpy() for part in (mean - pessimism * spread, spread))
+
+
+def component_rewards(est, X):
+    """Return R of each component of the mixture, shape (components, n)."""
+    est, transform = split_pipeline(est)
+    (logits,) = est._mixture(transform(X), "reward_logit")
+    return torch.sigmoid(logits.to(torch.float64)).numpy()

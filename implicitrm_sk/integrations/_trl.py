@@ -1,0 +1,97 @@
+"""The reward as TRL's trainers call it."""
+
+from ._rewards import check_pessimism, rewards, split_pipeline
+
+
+class RewardFunction:
+    """What `reward_function` returns: an object to call, which can be pickled."""
+
+    def __init__(self, est, output, pessimism, name):
+        self.est = est
+        self.output = output
+        self.pessimism = pessimism
+        self.__name__ = name  # what TRL writes into its logs
+
+    def __repr__(self):
+        return (
+            f"reward_function({type(self.est).__name__}, output={self.output!r}, "
+            f"pessimism={self.pessimism!r})"
+        )
+
+    def __call__(self, prompts, completions, log_metric=None, **columns):
+        """Return one reward per completion.
+
+        Parameters
+        ----------
+        prompts, completions : list of str or of chat messages
+        log_metric : callable, default=None
+            TRL's; gets the mean spread of the batch.
+        **columns : dict
+            Further columns of the data set and what else TRL passes; not read.
+
+        Returns
+        -------
+        rewards : list of float
+        """
+        if len(prompts) != len(completions):
+            raise ValueError(
+                f"prompts has {len(prompts)} entries and completions {len(completions)}: expected "
+                "is one prompt per completion."
+            )
+        if not len(completions):
+            return []
+        reward, spread = rewards(
+            self.est,
+            list(zip(prompts, completions, strict=True)),
+            output=self.output,
+            pessimism=self.pessimism,
+        )
+        if log_metric is not None:
+            log_metric(f"{self.__name__}/spread", float(spread.mean()))
+        return reward.tolist()
+
+
+def reward_function(est, *, output="probability", pessimism=0.0, name="implicit_reward"):
+    """Make of a fitted estimator the reward function of TRL's GRPOTrainer and RLOOTrainer.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator or Pipeline
+        Fitted on text: with an `embedder`, or a pipeline that starts with an `LLMEmbedder`. The
+        texts of a batch are embedded together, on the device of the embedder. Completions are new
+        each time; ``LLMEmbedder(cache_dir=None)`` keeps them out of the store.
+    output : {"probability", "logit"}, default="probability"
+        The reward in [0, 1], or its log odds, which still rise where the probability is near 1.
+    pessimism : float, default=0.0
+        The reward is mean - pessimism * spread, with the standard deviation over the members as
+        spread (of the probability or of the logit): it is lower where the members disagree, which
+        they do far from the log. It may be below 0.
+    name : str, default="implicit_reward"
+        Under which TRL logs it, as ``rewards/<name>/mean``.
+
+    Returns
+    -------
+    reward : callable
+        ``reward(prompts, completions, **columns)`` returns a list of float. Prompts and completions
+        are text or chat messages. It can be pickled.
+
+    Raises
+    ------
+    ValueError
+        If the estimator reads vectors only.
+
+    Notes
+    -----
+    GRPO divides the advantage by the standard deviation of the group by default: then a linear
+    change of the reward changes nothing, and `output` matters by its curvature only.
+    """
+    fitted, _ = split_pipeline(est)
+    if fitted is est and getattr(est, "embedder_", None) is None:
+        raise ValueError(
+            "est reads vectors, but a trainer passes text: fit ImplicitRewardEstimator("
+            "embedder=...) on the texts of the log, or pass a pipeline that starts with an "
+            "LLMEmbedder."
+        )
+    if output not in ("probability", "logit"):
+        raise ValueError(f"output must be 'probability' or 'logit', got {output!r}.")
+    return RewardFunction(est, output, check_pessimism(pessimism), name)
