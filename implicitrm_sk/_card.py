@@ -1,6 +1,7 @@
 """The model card that goes with a saved model: what a reader has to know before using it."""
 
 import json
+import os
 from numbers import Real
 
 import numpy as np
@@ -43,7 +44,8 @@ def model_card(est, metrics=None):
         "## Use",
         "```python\nfrom implicitrm_sk import ImplicitRewardEstimator\n\n"
         'est = ImplicitRewardEstimator.load("PATH")  # or from_pretrained("USER/NAME")\n'
-        "reward = est.predict(X)  # X: (n, " + str(est.n_features_in_) + ")\n```",
+        + _call(est)
+        + "\n```",
         "## Data",
         _bullets(_data(est)),
         "## Identification",
@@ -56,6 +58,12 @@ def model_card(est, metrics=None):
         _bullets(_model(est)),
     )
     return _HEADER + "\n" + "\n\n".join(sections) + "\n"
+
+
+def _call(est):
+    if getattr(est, "embedder_", None) is None:
+        return f"reward = est.predict(X)  # X: (n, {est.n_features_in_})"
+    return 'reward = est.predict([("a prompt", "a response")])'
 
 
 def _bullets(lines):
@@ -126,6 +134,20 @@ def _metrics(est, metrics):
     return f"{text}| metric | value |\n|---|---|\n{table}"
 
 
+def _embedder(embedder):
+    settled = {**vars(embedder), **getattr(embedder, "_pinned", {})}
+    name = os.fspath(embedder.model)
+    # Where a folder lies on the machine of its owner is nobody's business.
+    name = os.path.basename(name.rstrip("/")) if os.path.isabs(name) else name
+    yield (
+        f"embedding: {_quoted(name)}, layer {settled['layer_']}, {settled['pooling_']} pooling"
+        + (", normalised" if embedder.normalize else "")
+        + f", up to {settled['max_length_']} tokens, "
+        + ("chat template" if settled["chat_template_"] else "no chat template")
+    )
+    yield f"weights and tokenizer: {_quoted(settled['fingerprint_'])}"
+
+
 def _intended_use(est):
     lines = [
         "Ranking, filtering and rewarding responses to prompts like those of the log, embedded "
@@ -148,6 +170,8 @@ def _model(est):
     config = est.model_.config
     yield f"objective: `{type(est.objective_).__name__}`; {config['n_members']} members, averaged"
     yield f"input: {est.n_features_in_} columns" + (", standardised" if est.scaler_ else "")
+    if getattr(est, "embedder_", None) is not None:
+        yield from _embedder(est.embedder_)
     sizes = ", ".join(map(str, config["hidden_layer_sizes"])) or "none (linear)"
     yield f"hidden layers of the reward head: {sizes}"
     if est.identification_.swap_symmetric:

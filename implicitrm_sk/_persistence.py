@@ -43,6 +43,8 @@ from ._features import positions_in_use
 from ._identification import Evidence, Identification
 from ._modules import RewardModel
 from ._stratification import GROUP_NAMES
+from ._warnings import warn
+from .embedding import LLMEmbedder
 from .exceptions import ModelFileError
 from .objectives import OBJECTIVES, Objective
 
@@ -107,6 +109,10 @@ class _Encoder:
         for kind, cls in (("evidence", Evidence), ("identification", Identification)):
             if type(value) is cls:
                 return {kind: self(dataclasses.asdict(value), name)}
+        if isinstance(value, os.PathLike):
+            return {"path": self(os.fspath(value), name)}
+        if type(value) is LLMEmbedder:
+            return {"embedder": self(_embedder_state(value), name)}
         if isinstance(value, Objective):
             return {"objective": self(_objective_state(value, name), name)}
         raise _unsupported(value, name)
@@ -131,6 +137,19 @@ def _objective_state(objective, name):
         "the estimator, or add the class to implicitrm_sk.objectives. Names that can be saved: "
         f"{', '.join(OBJECTIVES)}."
     )
+
+
+#: What an embedder has settled; the vectors depend on it, and it must come out the same elsewhere.
+_SETTLED = ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
+
+
+def _embedder_state(embedder):
+    parameters = embedder.get_params(deep=False)
+    if not hasattr(embedder, "fingerprint_"):
+        return [parameters, getattr(embedder, "_pinned", None)]
+    if embedder.commit_ is not None:
+        parameters["revision"] = embedder.commit_
+    return [parameters, {name: getattr(embedder, name) for name in _SETTLED}]
 
 
 def _unsupported(value, name):
@@ -236,6 +255,32 @@ class _Decoder:
             "its fields are texts",
         )
         return found
+
+    def _path(self, content):
+        _require(isinstance(content, str), "a path is a string")
+        return Path(content)
+
+    def _embedder(self, content):
+        parameters, pinned = self(content)
+        refused = []
+        # Whoever wrote the file is not to decide what runs, nor where something is written.
+        if parameters.get("trust_remote_code"):
+            parameters["trust_remote_code"] = False
+            refused.append("trust_remote_code=True")
+        if parameters.get("cache_dir") not in ("auto", None):
+            refused.append(f"cache_dir={str(parameters['cache_dir'])[:80]!r}")
+            parameters["cache_dir"] = "auto"
+        embedder = LLMEmbedder(**parameters)
+        embedder._validate_params()
+        if pinned is not None:
+            _require(set(pinned) == set(_SETTLED), f"it has {_listing(pinned)}")
+            embedder._pinned = pinned
+            if refused:
+                warn(
+                    f"the embedder had {' and '.join(refused)}, which is not taken over from a "
+                    "file. If you want it: est.embedder_.set_params(...)."
+                )
+        return embedder
 
     def _objective(self, content):
         name, state = self(content)
@@ -489,6 +534,9 @@ def _check_fitted(est, fitted):
     _check_array("false_action_rate_", a.false_action_rate_, (a.n_signals_,), "f")
     rate = a.false_action_rate_
     _require(((rate >= 0) & (rate < 1)).all(), "false_action_rate_ outside [0, 1)")
+    if "embedder_" in fitted:
+        _require(isinstance(a.embedder_, LLMEmbedder), "embedder_")
+        _require(hasattr(a.embedder_, "_pinned"), "embedder_ does not say what it settled")
     for name, length in (
         ("feature_names_in_", a.n_features_in_),
         ("signal_names_in_", a.n_signals_),
@@ -536,6 +584,7 @@ def _check_fitted(est, fitted):
 #: The fitted attributes that a file can hold, and whether it must.
 _FITTED = {
     "classes_": True,
+    "embedder_": False,
     "evidence_": True,
     "false_action_rate_": True,
     "feature_names_in_": False,

@@ -252,9 +252,29 @@ class LLMEmbedder(
         self.dtype_ = _models.resolve_dtype(self.dtype, device)
         self.commit_ = source.commit
         self._n_features_out = int(text_config.hidden_size)
+        self._check_pinned()
         self._source = source
         self._fitted_params = self.get_params(deep=False)
         return self
+
+    def _check_pinned(self):
+        """Compare with what a saved estimator was fitted with: other vectors have other rewards."""
+        for name, expected in getattr(self, "_pinned", {}).items():
+            found = getattr(self, name)
+            if found == expected:
+                continue
+            if name == "fingerprint_" and ("@" in found) != ("@" in expected):
+                warn(
+                    f"model={self.model!r} comes from another place than the model that the reward "
+                    "was fitted with (a folder in place of the hub, or the reverse): whether both "
+                    "are the same cannot be told."
+                )
+                continue
+            raise ValueError(
+                f"model={self.model!r} gives other vectors than the model that the reward was "
+                f"fitted with: {name} is {str(found)[:80]!r}, and was {str(expected)[:80]!r}. Pass "
+                "the same model: est.embedder_.set_params(model=...)."
+            )
 
     def __sklearn_is_fitted__(self):
         return True
