@@ -20,7 +20,7 @@ tags:
 """
 
 
-def model_card(est, metrics=None):
+def model_card(est, metrics=None, usage=None):
     """Return the card of a fitted estimator as Markdown.
 
     Parameters
@@ -28,6 +28,8 @@ def model_card(est, metrics=None):
     est : ImplicitRewardEstimator
     metrics : dict of str to float, default=None
         What was measured, by name, with the data it was measured on.
+    usage : str, default=None
+        How to use it, if not by `ImplicitRewardEstimator.load`.
     """
     metrics = {} if metrics is None else dict(metrics)
     for name, value in metrics.items():
@@ -42,10 +44,7 @@ def model_card(est, metrics=None):
         "of a (prompt, response). It was learned from what users did with responses, not from "
         "labels, with [implicitrm-sk](https://pypi.org/project/implicitrm-sk/).",
         "## Use",
-        "```python\nfrom implicitrm_sk import ImplicitRewardEstimator\n\n"
-        'est = ImplicitRewardEstimator.load("PATH")  # or from_pretrained("USER/NAME")\n'
-        + _call(est)
-        + "\n```",
+        _usage(est) if usage is None else usage,
         "## Data",
         _bullets(_data(est)),
         "## Identification",
@@ -60,10 +59,15 @@ def model_card(est, metrics=None):
     return _HEADER + "\n" + "\n\n".join(sections) + "\n"
 
 
-def _call(est):
-    if getattr(est, "embedder_", None) is None:
-        return f"reward = est.predict(X)  # X: (n, {est.n_features_in_})"
-    return 'reward = est.predict([("a prompt", "a response")])'
+def _usage(est):
+    call = f"reward = est.predict(X)  # X: (n, {est.n_features_in_})"
+    if getattr(est, "embedder_", None) is not None:
+        call = 'reward = est.predict([("a prompt", "a response")])'
+    return (
+        "```python\nfrom implicitrm_sk import ImplicitRewardEstimator\n\n"
+        'est = ImplicitRewardEstimator.load("PATH")  # or from_pretrained("USER/NAME")\n'
+        f"{call}\n```"
+    )
 
 
 def _bullets(lines):

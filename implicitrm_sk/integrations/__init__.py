@@ -2,13 +2,16 @@
 
 from ._best_of_n import PairedAccuracy, Ranking, evaluate_pairs, rank
 from ._datasets import to_preference_dataset
+from ._transformers import TransformersExport, to_transformers
 from ._trl import reward_function
 
 __all__ = [
     "PairedAccuracy",
     "Ranking",
+    "TransformersExport",
     "evaluate_pairs",
     "rank",
     "reward_function",
     "to_preference_dataset",
+    "to_transformers",
 ]

@@ -1,0 +1,456 @@
+"""The estimator as a reward model of transformers: language model and heads in one folder."""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+
+from .._card import model_card
+from .._features import positions_in_use
+from .._optional import import_optional
+from ..embedding import LLMEmbedder
+from ..embedding._embedder import _token_numbers
+from ._rewards import split_pipeline
+
+#: A larger shift of the logits leaves bfloat16 too few digits for what is on top of it.
+MAX_SHIFT = 16.0
+#: What an export is checked with before it is written.
+_SAMPLES = (
+    ("What is 2 + 2?", "4."),
+    ("Name a colour of the sky, and say why it has that colour.", "Blue: light is scattered."),
+    ("Hi", ""),
+    ("Write a poem.", "Roses are red, violets are blue, sugar is sweet. " * 3),
+)
+
+
+@dataclass(frozen=True)
+class TransformersExport:
+    """What `to_transformers` wrote. Prints as text.
+
+    Attributes
+    ----------
+    path : str
+    model_class : str
+    custom_code : bool
+        Whether the folder brings its own class, which needs ``trust_remote_code=True``.
+    logit_shift : float
+        The reward is ``sigmoid(logits + logit_shift)``; 0 with custom code.
+    reasons : tuple of str
+        Why a stock class would not have been exact.
+    """
+
+    path: str
+    model_class: str
+    custom_code: bool
+    logit_shift: float
+    reasons: tuple
+
+    def __str__(self):
+        if self.custom_code:
+            return (
+                f"{self.path}: {self.model_class}, loads with trust_remote_code=True; reward = "
+                f"sigmoid(logits). No stock class, because {'; '.join(self.reasons)}."
+            )
+        return (
+            f"{self.path}: {self.model_class}, a stock class, which has no bias: reward = "
+            f"sigmoid(logits + {self.logit_shift:.6g})."
+        )
+
+
+def to_transformers(est, base_model=None, path=None, *, custom_code=None):
+    """Write a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
+
+    Language model, pooling, standardisation, heads, members, chat template and padding go into one
+    model. Before it is written it is compared with the estimator on some texts.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator or Pipeline
+        Fitted. A pipeline is an `LLMEmbedder` and the estimator, nothing between.
+    base_model : str, path-like or LLMEmbedder, default=None
+        None is the model of the estimator's embedder; a path or name says where this very model is
+        now. For an estimator that was fitted on vectors, it says how they were made: an
+        `LLMEmbedder`, or the name of a model, which stands for one with its default settings.
+    path : str or path-like
+        The folder to write, which must be new or empty.
+    custom_code : bool, default=None
+        None is a stock class where it is exact, else a class of its own, in a file in the folder.
+        False raises where no stock class is exact, True takes the class of its own in any case.
+
+    Returns
+    -------
+    export : TransformersExport
+        Which class it became and what the logits mean.
+
+    Raises
+    ------
+    ValueError
+        If `custom_code` is False and no stock class gives the reward, with the reasons; if the
+        model cannot be exported.
+
+    Notes
+    -----
+    A stock class is exact for a decoder, last-token pooling of the last layer without
+    normalisation, a linear reward head (``hidden_layer_sizes=()``) and one member
+    (``n_estimators=1``), if the log tells reward and propensity apart, and if a padding token of
+    its own keeps the last token from being mistaken. Standardisation is folded into the weights.
+    The head has no bias: the logits are shifted by a constant, which is kept as
+    ``config.implicitrm["logit_shift"]`` and changes nothing in GRPO, RLOO and best-of-n.
+
+    Texts longer than `max_length` of the embedder are to be cut as the saved tokenizer does
+    (``truncation=True``), from the left.
+    """
+    if path is None:
+        raise TypeError("path is missing: to_transformers(est, base_model, path).")
+    fitted, embedder = _embedder_of(est, base_model)
+    config = fitted.model_.config
+    reward_columns, propensity_columns = positions_in_use(fitted)
+    mirrored = fitted.identification_.swap_symmetric and config["propensity_form"] != "reward"
+    if mirrored and config["propensity_form"] != "head":
+        raise ValueError(
+            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
+            f"propensity has the form {config['propensity_form']!r}."
+        )
+    transformers = import_optional("transformers", "data", "to_transformers")
+    source = embedder._source
+    if source.trust_remote_code:
+        raise ValueError(
+            f"base_model={embedder.model!r} runs code of its own (trust_remote_code=True), which "
+            "cannot be packed into another model's folder."
+        )
+    base = source.load(transformers.AutoModel, dtype="auto", **(embedder.model_kwargs or {}))
+    if base.config.is_encoder_decoder:
+        raise ValueError(
+            f"base_model={embedder.model!r} is an encoder-decoder model, of which the embedder "
+            "uses the encoder: this cannot be exported."
+        )
+    base.eval()
+    tokenizer, pad_reason = _make_tokenizer(embedder, source.load(transformers.AutoTokenizer))
+    stock = _stock_class(base.config)
+    weight, shift = _fold(fitted, reward_columns) if _is_linear(config) else (None, math.inf)
+    reasons = tuple(
+        reason
+        for applies, reason in (
+            (stock is None, "the base model has no stock class that pools the last token"),
+            (embedder.pooling_ != "last", f"vectors are pooled by {embedder.pooling_}"),
+            (embedder.layer_ != embedder.n_layers_, f"vectors are of layer {embedder.layer_}"),
+            (embedder.normalize, "vectors are normalised"),
+            (embedder.output_dtype == "float16", "vectors are rounded to float16"),
+            (not _is_linear(config), "the reward head has hidden layers"),
+            (config["n_members"] > 1, f"{config['n_members']} members are averaged"),
+            (mirrored, "each member has a mirror image, reward and propensity exchanged"),
+            (pad_reason is not None, pad_reason),
+            (
+                MAX_SHIFT < abs(shift) < math.inf,
+                f"the logits would be shifted by {shift:.3g}, too far for bfloat16",
+            ),
+        )
+        if applies
+    )
+    if custom_code is False and reasons:
+        raise ValueError(f"no stock class gives this reward, because {'; '.join(reasons)}.")
+    custom = bool(reasons) or bool(custom_code)
+    settings = {
+        "reward": "sigmoid(logits)" if custom else "sigmoid(logits + logit_shift)",
+        "logit_shift": 0.0 if custom else shift,
+        "max_length": embedder.max_length_,
+        "identification": str(fitted.identification_),
+    }
+    base.config.pad_token_id = base.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    base.config.num_labels = 1
+    base.config.id2label, base.config.label2id = {0: "reward"}, {"reward": 0}
+    if custom:
+        model = _custom_model(
+            fitted, embedder, base, settings, mirrored, (reward_columns, propensity_columns)
+        )
+    else:
+        # A sigmoid, which the pipeline would take, is of the logits with the shift only.
+        base.config.problem_type = "regression"
+        base.config.implicitrm = settings
+        model = _stock_model(stock, base, weight)
+    _verify(model, tokenizer, embedder, fitted, settings["logit_shift"])
+    export = TransformersExport(
+        str(path), type(model).__name__, custom, settings["logit_shift"], reasons
+    )
+    _write(Path(path).expanduser(), model, tokenizer, _card(fitted, export), custom)
+    return export
+
+
+# ---------------------------------------------------------------------- the embedder
+
+
+def _embedder_of(est, base_model):
+    """Return the fitted estimator and the fitted embedder."""
+    fitted, _ = split_pipeline(est)
+    embedder = getattr(fitted, "embedder_", None)
+    if isinstance(est, Pipeline):
+        steps = [step for _, step in est.steps[:-1] if step not in (None, "passthrough")]
+        if len(steps) != 1 or not isinstance(steps[0], LLMEmbedder):
+            names = ", ".join(type(step).__name__ for step in steps) or "nothing"
+            raise ValueError(
+                f"the pipeline has {names} before the estimator, but only an LLMEmbedder can be "
+                "exported. The estimator standardises by itself."
+            )
+        embedder = steps[0]
+    if embedder is None:
+        if base_model is None:
+            raise ValueError(
+                "est was fitted on vectors: pass base_model, the LLMEmbedder that made them."
+            )
+        embedder = (
+            base_model
+            if isinstance(base_model, LLMEmbedder)
+            else LLMEmbedder(os.fspath(base_model))
+        )
+    elif isinstance(base_model, LLMEmbedder):
+        raise TypeError(
+            "est has an embedder of its own: pass a name, a path or None as base_model."
+        )
+    elif base_model is not None:
+        embedder._ensure_fitted()
+        moved = clone(embedder).set_params(model=base_model)
+        if not Path(base_model).exists():
+            moved.set_params(revision=embedder.commit_ or embedder.revision)
+        moved._pinned = {
+            name: getattr(embedder, name)
+            for name in ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
+        }
+        embedder = moved
+    embedder._ensure_fitted()
+    if embedder._n_features_out != fitted.n_features_in_:
+        raise ValueError(
+            f"base_model={embedder.model!r} gives vectors of {embedder._n_features_out} columns, "
+            f"but est was fitted on {fitted.n_features_in_}."
+        )
+    return fitted, embedder
+
+
+def _make_tokenizer(embedder, tokenizer):
+    """Return the tokenizer that reads text as the embedder does, and what is wrong with padding."""
+    tokenizer.model_max_length = embedder.max_length_
+    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
+    whole, inner = (_token_numbers(tokenizer, ["a"], special)[0] for special in (True, False))
+    n_before = next(
+        (i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), len(whole)
+    )
+    before, after = whole[:n_before], whole[n_before + len(inner) :]
+    template = embedder.chat_template_
+    if template is None:
+        # What the embedder does without a template, as one.
+        tokenizer.chat_template = (
+            _literal(tokenizer, before)
+            + "{% for message in messages %}{{ message['content'] }}"
+            + "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
+            + _literal(tokenizer, after)
+        )
+    else:
+        tokenizer.chat_template = template
+        sample = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        ids = _template_numbers(tokenizer, sample)
+        if before and ids[: len(before)] != before:
+            tokenizer.chat_template = _literal(tokenizer, before) + template
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    if pad is None:
+        # Padding is masked, so that the end-of-text token can serve.
+        token = tokenizer.eos_token or tokenizer.unk_token
+        if token is None:
+            raise ValueError(
+                f"the tokenizer of {embedder.model!r} has no token to pad with: set its pad_token."
+            )
+        tokenizer.pad_token = token
+        return tokenizer, "the tokenizer has no padding token of its own, and a stock class tells "\
+            "padding by its token"  # fmt: skip
+    if pad == eos:
+        return tokenizer, (
+            "padding and end of text are one token, and a stock class would take the token before "
+            "the end for the last one"
+        )
+    return tokenizer, None
+
+
+def _literal(tokenizer, ids):
+    return "{{ " + json.dumps("".join(tokenizer.convert_ids_to_tokens(ids))) + " }}" if ids else ""
+
+
+def _template_numbers(tokenizer, messages):
+    text = tokenizer.apply_chat_template(messages, tokenize=False)
+    return _token_numbers(tokenizer, [text], False)[0]
+
+
+# ---------------------------------------------------------------------- the model
+
+
+def _is_linear(config):
+    return not len(config["hidden_layer_sizes"])
+
+
+def _stock_class(config):
+    """Return the stock class that pools the last token and has a linear head without bias."""
+    from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    found = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.get(type(config), None)
+    if found is None or not issubclass(found, GenericForSequenceClassification):
+        return None
+    return found
+
+
+def _used_columns(fitted):
+    return np.union1d(fitted.reward_columns_, fitted.propensity_columns_)
+
+
+def _standardisation(fitted):
+    """Return mean and scale of all columns of the vectors, 0 and 1 where there is none."""
+    mean, scale = np.zeros(fitted.n_features_in_), np.ones(fitted.n_features_in_)
+    if fitted.scaler_ is not None:
+        used = _used_columns(fitted)
+        mean[used], scale[used] = fitted.scaler_.mean_, fitted.scaler_.scale_
+    return mean, scale
+
+
+def _fold(fitted, reward_columns):
+    """Return the weight of one linear member on raw vectors, and the constant to add."""
+    mean, scale = _standardisation(fitted)
+    weight = np.zeros(fitted.n_features_in_)
+    first = fitted.model_.reward.weights[0].detach().cpu().double().numpy()[:, 0, 0]
+    weight[fitted.reward_columns_] = first / scale[fitted.reward_columns_]
+    bias = float(fitted.model_.reward.biases[0].detach().cpu().double()[0, 0, 0])
+    return torch.as_tensor(weight), bias - float(weight @ mean)
+
+
+def _stock_model(stock, base, weight):
+    with torch.device("meta"):  # the weights are those of base
+        model = stock(base.config)
+    setattr(model, model.base_model_prefix, base)
+    model.score = torch.nn.Linear(len(weight), 1, bias=False, dtype=base.dtype)
+    with torch.no_grad():
+        model.score.weight.copy_(weight[None])
+    return model.eval()
+
+
+def _custom_model(fitted, embedder, base, settings, mirrored, columns_in_use):
+    from .modeling_implicitrm import ImplicitRewardModel
+
+    parts = [fitted.model_.reward] + ([fitted.model_.propensity] if mirrored else [])
+    columns = [fitted.reward_columns_, fitted.propensity_columns_]
+    everything = fitted.n_features_in_
+    sizes = [
+        [part.weights[0].shape[0], *(weight.shape[2] for weight in part.weights)] for part in parts
+    ]
+    base.config.implicitrm = settings | {
+        "pooling": embedder.pooling_,
+        "layer": None if embedder.layer_ == embedder.n_layers_ else embedder.layer_,
+        "normalize": bool(embedder.normalize),
+        "output_dtype": embedder.output_dtype,
+        "head": {
+            "n_in": everything,
+            "n_members": fitted.model_.config["n_members"],
+            "sizes": sizes,
+            "columns": [
+                None if len(selected) == everything else selected.tolist() for selected in columns
+            ],
+            "mirrored": mirrored,
+        },
+    }
+    base.config.auto_map = {
+        "AutoModelForSequenceClassification": "modeling_implicitrm.ImplicitRewardModel"
+    }
+    with torch.device("meta"):
+        model = ImplicitRewardModel(base.config)
+    model.model = base
+    head = model.reward_head.to_empty(device="cpu").float()
+    mean, scale = _standardisation(fitted)
+    with torch.no_grad():
+        head.mean.copy_(torch.as_tensor(mean))
+        head.scale.copy_(torch.as_tensor(scale))
+        for ours, theirs in zip(head.heads, parts, strict=True):
+            for name in ("weights", "biases"):
+                for to, value in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+                    to.copy_(value.detach().cpu().transpose(0, 1))
+    return model.eval()
+
+
+def _verify(model, tokenizer, embedder, fitted, shift):
+    """Compare the export with the estimator on texts, in the format that is saved."""
+    messages = [
+        [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        for prompt, response in _SAMPLES
+    ]
+    tokens = embedder.tokenize(messages)
+    ours = [_template_numbers(tokenizer, row) for row in messages]
+    if any(row != ids for row, ids in zip(ours, tokens, strict=True) if len(row) == len(ids)):
+        raise RuntimeError(
+            f"the chat template of {embedder.model!r} cannot be exported: the saved tokenizer "
+            "would read texts as other tokens than the embedder. Set chat_template of the embedder."
+        )
+    length = max(map(len, tokens))
+    ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in tokens])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in tokens])
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy() + shift
+    plain = clone(embedder).set_params(cache_dir=None)
+    reward = fitted.predict(plain.transform(messages)).astype(float)
+    found = 1 / (1 + np.exp(-logits))
+    half = model.dtype in (torch.bfloat16, torch.float16) or embedder.dtype_ != "float32"
+    half = half or fitted.dtype == "bfloat16"
+    error = np.abs(found - reward).max()
+    if not error < (0.05 if half else 1e-4):
+        raise RuntimeError(
+            "the exported model gives other rewards than the estimator (they differ by "
+            f"{error:.2g} on {len(tokens)} texts); nothing was written. Please report this, with "
+            f"the model {embedder.model!r}."
+        )
+
+
+# ---------------------------------------------------------------------- the folder
+
+
+def _write(path, model, tokenizer, card, custom):
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{str(path)!r} is there already. Choose a new or empty folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        if custom:
+            shutil.copyfile(
+                Path(__file__).with_name("modeling_implicitrm.py"),
+                temporary / "modeling_implicitrm.py",
+            )
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        temporary.chmod(0o755)
+        if path.exists():
+            path.rmdir()
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _card(fitted, export):
+    arguments = ", trust_remote_code=True" if export.custom_code else ""
+    shift = "" if export.custom_code else f" + {export.logit_shift!r}"
+    note = (
+        "This model brings a class of its own (`modeling_implicitrm.py`)."
+        if export.custom_code
+        else "The class is one of transformers, whose head has no bias: **the logits are "
+        "shifted**; add the constant before taking the sigmoid."
+    )
+    usage = (
+        "```python\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        f'model = AutoModelForSequenceClassification.from_pretrained("PATH"{arguments})\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")\n'
+        'messages = [{"role": "user", "content": "2 + 2?"},\n'
+        '            {"role": "assistant", "content": "4"}]\n'
+        'inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)\n'
+        f"reward = (model(**inputs).logits{shift}).sigmoid()\n```\n\n{note}"
+    )
+    return model_card(fitted, usage=usage)
