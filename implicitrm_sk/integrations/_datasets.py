@@ -92,12 +92,13 @@ def to_preference_dataset(
     elif len(X) != len(df):
         raise ValueError(f"X has {len(X)} rows and df {len(df)}. They must belong together.")
     actions = _actions(df, actions)
-    probability = _component_probabilities(est, X, actions)
+    p, components = _probabilities(est, X, actions)
     make = _unpaired if form == "unpaired" else _paired
     table = make(
         prompts,
         responses,
-        probability,
+        p,
+        components,
         keys=_prompt_keys(df, prompts),
         min_confidence=min_confidence,
         min_margin=min_margin,
@@ -155,28 +156,27 @@ def _plain(value):
     return value
 
 
-def _component_probabilities(est, X, actions):
-    """Return P(r*=1 | x, y) of each component of the mixture, shape (components, n)."""
+def _probabilities(est, X, actions):
+    """Return P(r*=1 | x, y) of the mixture, (n,), and of each component, (components, n)."""
     if actions is None:
-        return component_rewards(est, X)
+        components = component_rewards(est, X)
+        return components.mean(axis=0), components
     est, transform = split_pipeline(est)
-    X = transform(X)
-    logits = est._mixture(X, "reward_logit", "propensity_logit")
+    logits = est._mixture(transform(X), "reward_logit", "propensity_logit")
     log = est._check_log_of(actions, logits[0].shape[1], name="actions")
     tensors = log_tensors(log.reduced() if est.objective_.single_signal else log)
-    rates = est._model_false_action_rate()
-    groups = [
-        _mixture.group_posterior(*(part[i : i + 1] for part in logits), **tensors,
-                                 false_action_rate=rates)
-        for i in range(len(logits[0]))
-    ]  # fmt: skip
-    names = list(est.group_names_)
-    preferred = [names.index("PA"), names.index("PP")]
-    return torch.stack(groups)[:, :, preferred].sum(-1).to(torch.float64).numpy()
+    tensors["false_action_rate"] = est._model_false_action_rate()
+    preferred = [est.group_names_.index(name) for name in ("PA", "PP")]
+
+    def posterior(part):
+        groups = _mixture.group_posterior(*(values[part] for values in logits), **tensors)
+        return groups[:, preferred].sum(-1).to(torch.float64).numpy()
+
+    components = [posterior(slice(i, i + 1)) for i in range(len(logits[0]))]
+    return posterior(slice(None)), np.stack(components)
 
 
-def _unpaired(prompts, responses, probability, *, min_confidence, **_):
-    p = probability.mean(axis=0)
+def _unpaired(prompts, responses, p, components, *, min_confidence, **_):
     weight = np.abs(2 * p - 1)
     rows = np.flatnonzero(weight >= min_confidence)
     return {
@@ -187,8 +187,9 @@ def _unpaired(prompts, responses, probability, *, min_confidence, **_):
     }
 
 
-def _paired(prompts, responses, probability, *, keys, min_confidence, min_margin, pairs_per_prompt):
-    p = probability.mean(axis=0)
+def _paired(
+    prompts, responses, p, components, *, keys, min_confidence, min_margin, pairs_per_prompt
+):
     # By prompt, within it from best to worst; equal ones in the order of the log.
     order = np.lexsort((np.arange(len(p)), -p, keys))
     sizes = np.bincount(keys[order]) if len(keys) else np.zeros(0, dtype=int)
@@ -202,7 +203,7 @@ def _paired(prompts, responses, probability, *, keys, min_confidence, min_margin
         np.concatenate(part) if part else np.zeros(0, dtype=int) for part in (chosen, rejected)
     )
     gap = p[chosen] - p[rejected]
-    a, b = probability[:, chosen], probability[:, rejected]
+    a, b = components[:, chosen], components[:, rejected]
     right, wrong = a * (1 - b), b * (1 - a)
     with np.errstate(invalid="ignore"):
         confidence = np.where(right + wrong > 0, right / (right + wrong), 0.5).mean(axis=0)

@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import tempfile
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -397,7 +398,9 @@ def _verify(model, tokenizer, embedder, fitted, shift):
     with torch.inference_mode():
         logits = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy() + shift
     plain = clone(embedder).set_params(cache_dir=None)
-    reward = fitted.predict(plain.transform(messages)).astype(float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that samples are cut by a short max_length
+        reward = fitted.predict(plain.transform(messages)).astype(float)
     found = 1 / (1 + np.exp(-logits))
     half = model.dtype in (torch.bfloat16, torch.float16) or embedder.dtype_ != "float32"
     half = half or fitted.dtype == "bfloat16"
