@@ -97,18 +97,12 @@ def fit(args):
     actions = table.action_columns(args.actions)
     y = table.numbers(actions)
     X = table.features(args)
-    side = {
-        name: None if column is None else table.values(column)
-        for name, column in (
-            ("preference", args.preference),
-            ("sample_weight", args.weight),
-            ("response_id", args.response_id),
-        )
-    }
-    for name in ("preference", "sample_weight"):
-        if side[name] is not None:
-            column = args.preference if name == "preference" else args.weight
-            side[name] = table.numbers([column]).iloc[:, 0].to_numpy()
+    side = {}
+    for name, column in (("preference", args.preference), ("sample_weight", args.weight)):
+        if column is not None:
+            side[name] = table.numbers([column])[column].to_numpy()
+    if args.response_id is not None:
+        side["response_id"] = table.values(args.response_id)
     if args.exposures is not None:
         side["exposures"] = table.numbers(_names(args.exposures)).to_numpy()
         if side["exposures"].shape[1] == 1:
@@ -408,10 +402,7 @@ class _Table:
                 f"the lists in column {name!r} of {self.name} have different lengths, from "
                 f"{lengths[0]} to {lengths[-1]}; all embeddings must come from one model."
             )
-        flat = column.flatten()
-        if flat.null_count:
-            raise ValueError(f"lists in column {name!r} of {self.name} have empty places.")
-        values = flat.to_numpy(zero_copy_only=False)
+        values = column.flatten().to_numpy(zero_copy_only=False)  # NaN where there is nothing
         X = values.reshape(self.n_rows, -1)
         bad = ~np.isfinite(X).all(axis=1)
         if bad.any():

@@ -452,11 +452,14 @@ def test_transformers_model_gives_the_rewards_of_the_estimator(tiny_model, tmp_p
     pairs, _ = make_texts(24, seed=1)
     expected = est.predict(pairs)
     assert expected.std() > 0.02  # something to reproduce
-    assert_allclose(rewards_of(export, pairs), expected, atol=1e-5)
+    # Rounded to float16, a number may round the other way.
+    tolerance = 1e-3 if embedder.get("output_dtype") == "float16" else 1e-5
+    assert_allclose(rewards_of(export, pairs), expected, atol=tolerance)
     half = rewards_of(export, pairs, torch.bfloat16)
     assert_allclose(half, in_bfloat16(est, pairs), atol=2e-2)
     if kind != "bert":
-        assert_allclose(rewards_of(export, pairs, padding_side="left"), expected, atol=1e-5)
+        left = rewards_of(export, pairs, padding_side="left")
+        assert_allclose(left, expected, atol=tolerance)
     card = (tmp_path / "rm" / "README.md").read_text()
     assert ("trust_remote_code=True" in card) is export.custom_code
     assert ("the logits are shifted" in card) is not export.custom_code

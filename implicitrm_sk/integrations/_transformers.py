@@ -403,7 +403,7 @@ def _verify(model, tokenizer, embedder, fitted, shift):
         reward = fitted.predict(plain.transform(messages)).astype(float)
     found = 1 / (1 + np.exp(-logits))
     half = model.dtype in (torch.bfloat16, torch.float16) or embedder.dtype_ != "float32"
-    half = half or fitted.dtype == "bfloat16"
+    half = half or fitted.dtype == "bfloat16" or embedder.output_dtype == "float16"
     error = np.abs(found - reward).max()
     if not error < (0.05 if half else 1e-4):
         raise RuntimeError(

@@ -1,0 +1,394 @@
+"""The command line: a log becomes a reward without writing Python."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from implicitrm_sk import ImplicitRewardEstimator, cli
+
+pandas = pytest.importorskip("pandas")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+QUICK = ["--set", "max_epochs=3", "--set", "n_estimators=2", "--set", "hidden_layer_sizes=[8]"]
+
+
+def make_log(n=400, d=5, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d)).astype(np.float32)
+    preferred = X[:, 0] + 0.3 * rng.normal(size=n) > 0
+    frame = pandas.DataFrame(
+        {
+            "prompt_id": np.arange(n) % (n // 4),
+            "copied": (preferred & (rng.uniform(size=n) < 0.6)).astype(float),
+            "shared": (preferred & (rng.uniform(size=n) < 0.5)).astype(float),
+            "label": np.where(np.arange(n) < n // 4, preferred, np.nan),
+            "embedding": list(X),
+        }
+    )
+    frame.loc[::7, "shared"] = np.nan
+    return frame, X, preferred
+
+
+@pytest.fixture
+def log(tmp_path):
+    frame, X, _ = make_log()
+    frame.to_parquet(tmp_path / "log.parquet")
+    return tmp_path / "log.parquet", frame, X
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run the command in the temporary folder; returns code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*args):
+        code = cli.main([str(arg) for arg in args])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def saved(log, run):
+    assert run("fit", log[0], "--actions", "copied,shared", "-o", "reward", *QUICK)[0] == 0
+    return "reward"
+
+
+# ---------------------------------------------------------------------- what it does
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl"])
+def test_fit_predict_report(kind, log, run, tmp_path):
+    _, frame, X = log
+    if kind == "jsonl":
+        frame.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    code, out, _ = run("fit", f"log.{kind}", "--actions", "copied,shared", "-o", "reward", *QUICK)
+    assert code == 0
+    assert f"log.{kind}: 400 rows, embeddings of 5 columns" in out
+    assert "shared: logged in 342 rows" in out
+    assert "The reward is identified (assuming independent signals)" in out
+    assert "Saved: reward" in out
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert list(est.signal_names_in_) == ["copied", "shared"]
+
+    code, out, _ = run(
+        "predict", "reward", f"log.{kind}", "-o", "scored.parquet", "--actions", "copied,shared"
+    )
+    assert code == 0
+    assert "400 rewards, mean 0." in out
+    scored = pandas.read_parquet(tmp_path / "scored.parquet")
+    reward, std = est.predict(X, return_std=True)
+    np.testing.assert_allclose(scored["reward"], reward, rtol=1e-5)
+    np.testing.assert_allclose(scored["reward_std"], std, atol=1e-6)
+    assert "embedding" not in scored and "prompt_id" in scored
+    groups = est.predict_proba(X, frame[["copied", "shared"]])
+    np.testing.assert_allclose(scored["p_preferred"], groups[:, 0] + groups[:, 2], atol=1e-5)
+
+    code, out, _ = run("predict", "reward", f"log.{kind}", "-o", "scored.jsonl")
+    assert code == 0
+    assert len((tmp_path / "scored.jsonl").read_text().splitlines()) == 400
+
+    code, out, _ = run("report", "reward", f"log.{kind}")
+    assert code == 0
+    assert "signals" in out
+    code, out, _ = run("report", "reward", f"log.{kind}", "--new", f"log.{kind}")
+    assert code == 0
+    assert "domain classifier AUC" in out
+
+
+def test_fit_is_the_fit_of_python(log, run, tmp_path):
+    path, frame, X = log
+    frame = frame.assign(weight=np.linspace(0.5, 1.5, 400))
+    frame.to_parquet(path)
+    code, out, _ = run(
+        "fit", path, "--actions", "copied", "--preference", "label", "--weight", "weight",
+        "--preference-rate", "0.3,0.7", "-o", "reward.zip", "--seed", "3", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    est = ImplicitRewardEstimator(
+        max_epochs=3,
+        n_estimators=2,
+        hidden_layer_sizes=(8,),
+        preference_rate=(0.3, 0.7),
+        random_state=3,
+    )
+    with pytest.warns(UserWarning):
+        est.fit(
+            X,
+            frame["copied"].to_numpy(),
+            preference=frame["label"].to_numpy(),
+            sample_weight=frame["weight"].to_numpy(),
+            groups=frame["prompt_id"].to_numpy(),
+        )
+    loaded = ImplicitRewardEstimator.load(tmp_path / "reward.zip")
+    assert loaded.one_dimensional_
+    np.testing.assert_array_equal(loaded.predict(X), est.predict(X))
+
+
+def test_columns_of_numbers_repeated_exposures_and_default_names(run, tmp_path):
+    frame, X, _ = make_log()
+    wide = pandas.DataFrame(X, columns=[f"embedding_{i}" for i in range(5)])
+    wide["action"] = frame["copied"].astype(bool)
+    wide["views"] = 2
+    wide["response"] = np.arange(400) // 2
+    wide.to_parquet(tmp_path / "wide.parquet")
+    assert run("fit", "wide.parquet", "-o", "a", "--exposures", "views", *QUICK)[0] == 0
+    code, out, _ = run("fit", "wide.parquet", "--embedding", "embedding_*", "-o", "b", *QUICK)
+    assert code == 0
+    assert ImplicitRewardEstimator.load("b").n_features_in_ == 5
+    assert run("predict", "b", "wide.parquet", "-o", "scored.parquet")[0] == 0
+    code, _, err = run(
+        "fit", "wide.parquet", "-o", "c", "--response-id", "response", "--embedding", "embedding_*"
+    )
+    assert code == 2
+    assert "A response has one reward" in err
+
+
+def test_text(run, tmp_path, tiny_model):
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(
+        {
+            "prompt": [f"q{i % 50}" for i in range(200)],
+            "response": ["".join(rng.choice(list("abcdef!?"), 6)) for _ in range(200)],
+        }
+    )
+    liked = frame["response"].str.contains("a")
+    for name in ("copied", "shared"):
+        frame[name] = (liked & (rng.uniform(size=200) < 0.7)).astype(int)
+    frame.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    code, out, _ = run(
+        "fit", "log.jsonl", "--actions", "copied,shared", "--embedder", tiny_model(), "-o",
+        "reward", "--pooling", "mean", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert "text for" in out
+    assert run("predict", "reward", "log.jsonl", "-o", "scored.parquet")[0] == 0
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    expected = est.predict(frame[["prompt", "response"]])
+    scored = pandas.read_parquet(tmp_path / "scored.parquet")
+    np.testing.assert_allclose(scored["reward"], expected, atol=1e-5)
+    assert run("report", "reward", "log.jsonl", "--new", "log.jsonl")[0] == 0
+
+    code, out, _ = run("export", "reward", "rm", "--as", "transformers")
+    assert code == 0
+    assert "loads with trust_remote_code=True" in out
+    assert (tmp_path / "rm" / "model.safetensors").exists()
+    code, _, err = run("export", "reward", "rm2", "--as", "transformers", "--no-custom-code")
+    assert code == 2
+    assert "no stock class gives this reward" in err
+    code, out, _ = run(
+        "export", "reward", "pairs.parquet", "--as", "paired", "--log", "log.jsonl",
+        "--min-confidence", "0.5", "--actions", "copied,shared",
+    )  # fmt: skip
+    assert code == 0
+    pairs = pandas.read_parquet(tmp_path / "pairs.parquet")
+    assert list(pairs) == ["prompt", "chosen", "rejected", "reward_gap", "confidence"]
+    assert f"{len(pairs)} pairs" in out
+    assert run("export", "reward", "kto.jsonl", "--as", "unpaired", "--log", "log.jsonl")[0] == 0
+    assert len((tmp_path / "kto.jsonl").read_text().splitlines()) == 200
+
+
+def test_large_log(run, tmp_path):
+    """100,000 rows, as a process of its own, as a user would run it."""
+    rng = np.random.default_rng(0)
+    n, d = 100_000, 32
+    X = rng.normal(size=(n, d)).astype(np.float32)
+    preferred = X[:, 0] > 0
+    actions = [
+        np.where(rng.uniform(size=n) < 0.1, np.nan, preferred & (rng.uniform(size=n) < 0.5))
+        for _ in range(2)
+    ]
+    table = pyarrow.table(
+        {
+            "prompt_id": rng.integers(20_000, size=n),
+            "copied": actions[0],  # NaN and null in one column are the same
+            "shared": pyarrow.array(actions[1], from_pandas=True),
+            "embedding": pyarrow.FixedSizeListArray.from_arrays(X.ravel(), d),
+        }
+    )
+    parquet.write_table(table, tmp_path / "log.parquet")
+    done = subprocess.run(
+        [sys.executable, "-m", "implicitrm_sk.cli", "fit", "log.parquet", "--actions",
+         "copied,shared", "-o", "reward", "--set", "max_epochs=2", "--set", "batch_size=4096",
+         "--set", "learning_rate_init=0.003"],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "100,000 rows, embeddings of 32 columns" in done.stdout
+    assert "ImplicitRewardEstimator - fit" in done.stdout + done.stderr  # progress
+    code, out, _ = run("predict", "reward", "log.parquet", "-o", "scored.parquet")
+    assert code == 0
+    assert "100,000 rewards" in out
+    reward = parquet.read_table(tmp_path / "scored.parquet")["reward"].to_numpy()
+    assert np.corrcoef(reward, preferred)[0, 1] > 0.7
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def bad_logs():
+    frame, X, _ = make_log()
+    lists = frame["embedding"]
+    mixed = frame["copied"].astype(object)
+    mixed[3] = "yes"
+    uneven, holes, numbers = lists.copy(), lists.copy(), lists.copy()
+    uneven[5] = X[5][:3]
+    holes[7] = None
+    numbers[9] = np.full(5, np.nan, dtype=np.float32)
+    return {
+        "no rows": (frame[:0], "has no rows"),
+        "no action column": (frame.drop(columns="shared"), "has no column 'shared'"),
+        "no embedding": (frame.drop(columns="embedding"), "has no column 'embedding'"),
+        "text as action": (
+            frame.assign(copied=["yes", "no"] * 200),
+            "column 'copied' of log.parquet holds .*string .'yes'., but expected are numbers",
+        ),
+        "third value": (frame.assign(copied=2.0), r"y must be an action in \{0,1\}"),
+        "never logged": (
+            frame.assign(copied=np.nan, shared=np.nan), "nothing|no action|NaN|logged"),
+        "never acted": (frame.assign(copied=0.0, shared=0.0), "equal|0 in all|no action|all"),
+        "uneven": (frame.assign(embedding=uneven), "different lengths, from 3 to 5"),
+        "missing embedding": (frame.assign(embedding=holes), "is empty in 1 of 400 rows"),
+        "NaN in embedding": (
+            frame.assign(embedding=numbers), "NaN or infinity in 1 rows, the first in row 9"),
+        "text as embedding": (frame.assign(embedding="abc"), "expected is a list of numbers"),
+        "dates": (
+            frame.assign(copied=pandas.Timestamp("2026-01-01")), "holds timestamp"),
+        "missing prompt": (
+            frame.assign(prompt_id=[None] + ["a"] * 399), "'prompt_id' of log.parquet is empty in"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", bad_logs())
+def test_bad_logs_give_one_clear_line(name, run, tmp_path):
+    frame, message = bad_logs()[name]
+    frame.to_parquet(tmp_path / "log.parquet")
+    code, out, err = run("fit", "log.parquet", "--actions", "copied,shared", "-o", "reward", *QUICK)
+    assert code == 2
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert re.search(message, lines[0]), lines[0]
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "reward").exists()
+
+
+def test_mixed_types_in_jsonl(run, tmp_path):
+    rows = [{"copied": 1, "embedding": [0.0, 1.0]}, {"copied": "yes", "embedding": [1.0, 0.0]}]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, _, err = run("fit", "log.jsonl", "--actions", "copied", "-o", "reward")
+    assert code == 2
+    assert "log.jsonl cannot be read as jsonl" in err and "copied" in err
+
+
+def test_null_nan_and_booleans_are_actions(run, tmp_path):
+    frame, X, _ = make_log()
+    rows = [
+        {
+            "copied": None if i % 5 == 0 else int(value),
+            "shared": bool(value),
+            "embedding": X[i].tolist(),
+        }
+        for i, value in enumerate(frame["copied"])
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, out, _ = run("fit", "log.jsonl", "--actions", "copied,shared", "-o", "reward", *QUICK)
+    assert code == 0
+    assert "copied: logged in 320 rows" in out
+    assert "shared: logged in 400 rows" in out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "none.parquet", "-o", "x"], "none.parquet does not exist"),
+        (["fit", ".", "-o", "x"], "is a folder"),
+        (["fit", "empty.parquet", "-o", "x"], "is empty \\(0 bytes\\)"),
+        (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
+        (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),
+        (["fit", "text.jsonl", "-o", "x"], "cannot be read as jsonl"),
+        (["fit", "table.csv", "-o", "x"], "expected is .parquet or .jsonl"),
+        (["fit", "log.parquet", "-o", "x"], "which columns are actions\\? Pass --actions"),
+        (["fit", "log.parquet", "--actions", ",", "-o", "x"], "a list of columns is empty"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x.bin"], "ends with .zip"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--set", "epochs=3"],
+         "there is no such setting"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--set", "max_epochs"],
+         "expected is NAME=VALUE"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--set", "max_epochs=many"],
+         "max_epochs"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--preference-rate", "high"],
+         "expected is a number, or LOW,HIGH"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--embedder", "m",
+          "--embedding", "e"], "Give one of them"),
+        (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--embedder", "m"],
+         "has no column 'prompt'"),
+        (["predict", "none", "log.parquet", "-o", "x.parquet"], "there is no saved model"),
+        (["predict", "reward", "log.parquet", "-o", "x.csv"], "must end with .parquet or .jsonl"),
+        (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "no valid zip archive"),
+        (["predict", "reward", "scored.parquet", "-o", "x.parquet"], "has a column 'reward'"),
+        (["report", "reward", "few.parquet", "--new", "few.parquet"], "at least 20 are needed"),
+        (["export", "reward", "x", "--as", "transformers"], "est was fitted on vectors"),
+        (["export", "reward", "x.parquet", "--as", "paired"], "needs --log FILE"),
+        (["export", "reward", "x.parquet", "--as", "paired", "--log", "log.parquet"],
+         "has no column 'prompt'"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_gives_one_clear_line(args, message, saved, log, run, tmp_path):
+    frame = log[1]
+    for name, content in {
+        "empty.parquet": "", "empty.jsonl": "", "text.parquet": "hello", "text.jsonl": "hello",
+        "table.csv": "a,b",
+    }.items():  # fmt: skip
+        (tmp_path / name).write_text(content)
+    frame.assign(reward=1.0).to_parquet(tmp_path / "scored.parquet")
+    frame[:10].to_parquet(tmp_path / "few.parquet")
+    before = set(tmp_path.iterdir())
+    code, out, err = run(*args)
+    assert code == 2
+    assert "Traceback" not in err
+    (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert re.search(message, line), line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_help_and_exit_codes(run, capsys):
+    code, out, _ = run()
+    assert code == 2
+    assert "learn a reward from a log" in out
+    for args in (
+        ["--help"],
+        *([name, "--help"] for name in ("fit", "predict", "report", "export")),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(args)
+        assert stop.value.code == 0
+        out = capsys.readouterr().out
+        assert "Example" in out or "Try:" in out
+        assert max(map(len, out.splitlines())) <= 100
+    for args in (["fit"], ["fit", "log", "--what"], ["export", "m", "o", "--as", "gguf"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(args)
+        assert stop.value.code == 2
+        capsys.readouterr()
+
+
+def test_interrupt(run, monkeypatch, log):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImplicitRewardEstimator, "fit", interrupt)
+    code, _, err = run("fit", log[0], "--actions", "copied", "-o", "reward")
+    assert code == 130
+    assert err == "interrupted\n"
+
+
+def test_the_command_is_installed():
+    from importlib.metadata import entry_points
+
+    (command,) = entry_points(group="console_scripts", name="implicitrm")
+    assert command.load() is cli.main
