@@ -61,13 +61,6 @@ def estimator():
         return fitted()
 
 
-@pytest.fixture(scope="module", params=["folder", "model.zip"])
-def saved(request, estimator, tmp_path_factory):
-    path = tmp_path_factory.mktemp("saved") / request.param
-    estimator.save(path)
-    return path
-
-
 def assert_same(one, other, X, y):
     """Assert that two estimators agree bit by bit in everything that they tell."""
     assert one.get_params() == other.get_params() or one.objective is not other.objective
@@ -249,7 +242,7 @@ class Mine(Objective):
             r"reward_features is a callable .*set_params\(reward_features=est.reward_columns_\)",
         ),
         ({"verbose": np.array(["a"], dtype="S1")}, "verbose holds a ndarray of dtype .S1"),
-        ({"device": Path("cpu")}, "device holds a PosixPath, which cannot be saved"),
+        ({"device": b"cpu"}, "device holds a bytes, which cannot be saved"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_by_name(settings, message, tmp_path):
@@ -323,7 +316,8 @@ def test_loads_on_a_machine_without_the_device(estimator, tmp_path):
     assert_array_equal(loaded.predict(X), estimator.predict(X))
 
 
-def test_loads_without_transformers_and_what_else_text_needs(saved, estimator):
+def test_loads_without_transformers_and_what_else_text_needs(estimator, tmp_path):
+    estimator.save(saved := tmp_path / "model")
     code = f"""
         import sys
         for name in ("transformers", "huggingface_hub", "trl", "datasets", "pandas", "pyarrow"):
@@ -815,43 +809,50 @@ def test_random_edits_of_the_settings_never_do_harm(estimator, watch, tmp_path):
 
 
 def test_hub(estimator, tmp_path):
-    """In a process of its own: huggingface_hub reads its address when it is imported."""
+    """In processes of their own: huggingface_hub reads its address when it is imported."""
     estimator.save(tmp_path / "model")
     code = """
+        import json
+        import os
         import sys
         import warnings
         import numpy as np
-        from implicitrm_sk import ImplicitRewardEstimator, ModelFileError
+        from implicitrm_sk import ImplicitRewardEstimator
 
         warnings.simplefilter("error", UserWarning)
-        model, cache, command = sys.argv[1:]
-        if command == "push":
-            est = ImplicitRewardEstimator.load(model)
-            print(est.push_to_hub(
+        model, cache, urls = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+        load = ImplicitRewardEstimator.from_pretrained
+        if not urls:
+            est = load(model)
+            urls.append(est.push_to_hub(
                 "someone/reward", metrics={"AUROC": 0.9}, commit_message="First", private=True,
                 token="hf_secret",
             ))
             est.set_params(n_iter_no_change=7).push_to_hub("someone/reward", token="hf_secret")
-        load = ImplicitRewardEstimator.from_pretrained
-        latest = load("someone/reward", cache_dir=cache, token=False)
-        print(latest.predict(np.zeros((1, 5))).tolist(), latest.n_iter_no_change)
-        if command == "push":
-            sys.exit()
-        print(load("someone/reward", revision=command, cache_dir=cache).n_iter_no_change)
-        print(load(model).n_iter_no_change)
+        found = [load("someone/reward", cache_dir=cache, token=False)]
+        found.append(
+            load("someone/reward", revision=urls[0].split("/")[-1], cache_dir=cache)
+        )
+        errors = []
         for name, options in (
             ("someone/empty", {}), ("someone/none", {}), (model, {"revision": "main"})
         ):
             try:
                 load(name, cache_dir=cache, **options)
             except Exception as error:
-                print(type(error).__name__, " ".join(str(error).split()))
+                errors.append(type(error).__name__ + " " + " ".join(str(error).split()))
+        print(json.dumps({
+            "urls": urls,
+            "rewards": [est.predict(np.zeros((1, 5))).tolist() for est in found],
+            "n_iter_no_change": [est.n_iter_no_change for est in found],
+            "errors": errors,
+        }))
     """
 
-    def run(command, **env):
+    def run(urls, **env):
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(code), tmp_path / "model", tmp_path / "cache",
-             command],
+             json.dumps(urls)],
             capture_output=True,
             text=True,
             env=os.environ
@@ -859,28 +860,27 @@ def test_hub(estimator, tmp_path):
             | env,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        return done.stdout.splitlines()
+        return json.loads(done.stdout.splitlines()[-1])
 
     with running_hub() as hub:
-        url, latest = run("push")
-        (first, files), (second, _) = hub.commits["someone/reward"]
-        assert url == f"{hub.url}/someone/reward/commit/{first}"
-        assert set(files) == {*NAMES, "README.md"}
-        assert b"| AUROC | 0.9 |" in files["README.md"]
-        for name in NAMES:
-            assert files[name] == (tmp_path / "model" / name).read_bytes() or name == NAMES[0]
         hub.commits["someone/empty"] = [("0" * 40, {"README.md": b"nothing"})]
-        lines = run(first)
-        reward = estimator.predict(np.zeros((1, 5))).tolist()
-        assert lines[:3] == [f"{reward} 7", "10", "10"]
-        assert latest == lines[0]
-        assert lines[3].startswith(
-            "ModelFileError 'someone/empty' cannot be loaded: the folder has"
-        )
-        assert lines[4].startswith("RepositoryNotFoundError")
-        assert lines[5].startswith("ValueError") and "local path, which has no revision" in lines[5]
+        online = run([])
+        (first, files), (_, _) = hub.commits["someone/reward"]
+    assert online["urls"] == [f"{hub.url}/someone/reward/commit/{first}"]
+    assert set(files) == {*NAMES, "README.md"}
+    assert b"| AUROC | 0.9 |" in files["README.md"]
+    for name in NAMES:
+        assert files[name] == (tmp_path / "model" / name).read_bytes()
+    assert online["rewards"] == [estimator.predict(np.zeros((1, 5))).tolist()] * 2
+    assert online["n_iter_no_change"] == [7, 10]
+    empty, none, local = online["errors"]
+    assert empty.startswith("ModelFileError 'someone/empty' cannot be loaded: the folder has no")
+    assert none.startswith("RepositoryNotFoundError")
+    assert local.startswith("ValueError") and "local path, which has no revision" in local
     # What was downloaded is there without the hub; the token is nowhere on the disk.
-    assert run(first, HF_HUB_OFFLINE="1")[:3] == lines[:3]
+    offline = run(online["urls"], HF_HUB_OFFLINE="1")
+    assert offline["rewards"] == online["rewards"]
+    assert offline["n_iter_no_change"] == [7, 10]
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"hf_secret" not in path.read_bytes()
 

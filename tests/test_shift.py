@@ -1,0 +1,101 @@
+"""The shift report measures known shifts, and warns where the reward extrapolates."""
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from implicitrm_sk import ImplicitRewardEstimator, ShiftWarning
+from implicitrm_sk.inspection import shift_report
+
+
+def shifted(n, d, location=0.0, scale=1.0, seed=1):
+    X = scale * np.random.default_rng(seed).normal(size=(n, d))
+    X[:, 0] += location
+    return X
+
+
+@pytest.fixture(scope="module")
+def fitted_on_log():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 20))
+    y = (X[:, :1] + rng.normal(size=(2000, 2)) > 0.5).astype(float)
+    est = ImplicitRewardEstimator(
+        max_epochs=5, early_stopping=False, n_estimators=2, random_state=0
+    )
+    return est.fit(X, y), X
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shift_report_sees_no_shift_where_there_is_none(fitted_on_log, seed):
+    est, X = fitted_on_log
+    report = shift_report(est, shifted(1000, 20, seed=seed + 5), X)
+    assert abs(report.auc - 0.5) < 3.5 * report.auc_error
+    assert report.effective_sample_size > 1700
+    assert report.share_outside < 0.03
+    assert not report.extrapolates
+    assert "no sign that the reward extrapolates" in str(report)
+    assert report.outside.shape == report.log_density_ratio.shape == (1000,)
+
+
+def test_shift_report_measures_a_known_shift(fitted_on_log):
+    """Normal densities a distance of 1 apart: AUC Phi(1/sqrt(2)), mean of w^2 = e."""
+    est, X = fitted_on_log
+    with pytest.warns(ShiftWarning):  # P(z > 2.33 - 1) = 0.09 lies beyond the edge
+        report = shift_report(est, shifted(2000, 20, location=1.0), X)
+    assert report.share_outside == pytest.approx(0.09, abs=0.04)
+    assert report.auc == pytest.approx(0.760, abs=0.02)
+    assert report.effective_sample_size == pytest.approx(2000 / np.e, rel=0.25)
+    ratio = shifted(2000, 20, location=1.0)[:, 0] - 0.5
+    assert np.corrcoef(report.log_density_ratio, ratio)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("change", [{"location": 4.0}, {"scale": 2.0}, {"scale": 0.3}])
+def test_shift_report_warns_where_the_reward_extrapolates(fitted_on_log, change):
+    est, X = fitted_on_log
+    with pytest.warns(ShiftWarning, match="the reward extrapolates for .* of the new responses"):
+        report = shift_report(est, shifted(500, 20, **change), X)
+    assert report.extrapolates
+    assert report.auc > 0.95
+    assert report.effective_sample_size < 100
+    assert report.outside.mean() == report.share_outside > 0.5
+
+
+def test_some_responses_outside_are_found(fitted_on_log):
+    est, X = fitted_on_log
+    new = shifted(500, 20)
+    new[:100, 0] += 8
+    with pytest.warns(ShiftWarning):
+        report = shift_report(est, new, X)
+    assert report.outside[:100].mean() > 0.9
+    assert report.outside[100:].mean() < 0.1
+
+
+def test_groups_keep_prompts_from_looking_like_a_shift(fitted_on_log):
+    est, X = fitted_on_log
+    prompt = np.repeat(np.arange(100), 10)
+    rng = np.random.default_rng(3)
+    new = rng.normal(size=(100, 20))[prompt] + 0.01 * rng.normal(size=(1000, 20))
+    report = shift_report(est, new, X, groups_new=prompt)
+    assert abs(report.auc - 0.5) < 0.1
+    with pytest.raises(ValueError, match="belong to 1 groups on one side; at least 5 are needed"):
+        shift_report(est, new, X, groups_new=np.zeros(1000))
+
+
+def test_shift_report_reads_the_columns_of_the_reward_only(fitted_on_log):
+    _, X = fitted_on_log
+    y = (X[:, :1] + np.random.default_rng(0).normal(size=(2000, 2)) > 0.5).astype(float)
+    est = ImplicitRewardEstimator(
+        max_epochs=2, early_stopping=False, n_estimators=2, propensity_features=[0]
+    ).fit(X, y)
+    report = shift_report(est, shifted(500, 20, location=9.0), X)  # in a column of users
+    assert not report.extrapolates
+    with pytest.raises(ValueError, match="X_new has 5 rows; at least 20 are needed"):
+        shift_report(est, X[:5], X)
+
+
+def test_shift_report_is_reproducible_and_leaves_global_generators_alone(fitted_on_log):
+    est, X = fitted_on_log
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (shift_report(est, shifted(300, 20), X) for _ in range(2))
+    assert_array_equal(first.log_density_ratio, second.log_density_ratio)
+    assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
