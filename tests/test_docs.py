@@ -4,11 +4,13 @@ import contextlib
 import io
 import os
 import re
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import sklearn
+from conftest import make_tiny_model
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -17,6 +19,7 @@ PAGES = (
     "docs/index.md",
     "docs/identification.md",
     "docs/benchmarks.md",
+    "docs/rlhf.md",
 )
 NUMBER = re.compile(r"-?\d+\.\d+")
 BLOCK = re.compile(r"```python( data)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
@@ -43,6 +46,11 @@ def test_page_runs_as_printed(page, n_outputs, data, monkeypatch):
     else:
         blocks = [block for block in blocks if not block[0]]
     assert sum(bool(expected) for _, _, expected in blocks) == n_outputs
+    run(blocks, page)
+
+
+def run(blocks, page):
+    """Run the blocks of a page one after the other, and compare what they print."""
     namespace = {}
     # The pages switch routing on and a warning off.
     with sklearn.config_context(), warnings.catch_warnings():
@@ -56,6 +64,25 @@ def test_page_runs_as_printed(page, n_outputs, data, monkeypatch):
             assert list(map(float, NUMBER.findall(printed))) == pytest.approx(
                 list(map(float, NUMBER.findall(expected))), abs=0.021
             )
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of TRL
+def test_page_on_rlhf_runs_as_printed(tmp_path, monkeypatch):
+    """With a tiny language model in place of the one of the hub."""
+    pytest.importorskip("trl")
+    page = "docs/rlhf.md"
+    text = (ROOT / page).read_text()
+    name = '"HuggingFaceTB/SmolLM2-135M-Instruct"'
+    assert name in text
+    model = make_tiny_model(tmp_path / "tiny", model_class="LlamaForCausalLM")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    blocks = BLOCK.findall(text.replace(name, repr(model)))
+    assert sum(bool(expected) for _, _, expected in blocks) == 4
+    run(blocks, page)
 
 
 def test_code_of_the_documentation_runs():
