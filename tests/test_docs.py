@@ -66,6 +66,7 @@ def run(blocks, page):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # of TRL
 def test_page_on_rlhf_runs_as_printed(tmp_path, monkeypatch):
     """With a tiny language model in place of the one of the hub."""
