@@ -527,8 +527,20 @@ def report_table(frame):
         markdown(
             rows, ["method", "given", "R2", "RMSE", "NLL", "AUROC", "ECE", "MAE", "CPU seconds"]
         )
+    summary(frame, order)
     compare(frame)
     lowest_mae(frame)
+
+
+def summary(frame, order):
+    """Print R2 of every method on every log."""
+    print("### R2 of every method on every log\n")
+    logs = list(frame.groupby(["data", "mechanism"], sort=False))
+    rows = []
+    for name in sorted(frame.groupby(["method", "tier"]).groups, key=order.get):
+        cells = [by_seed(log, *name) for _, log in logs]
+        rows.append([*name, *(mean_and_error(cell) if len(cell) else "" for cell in cells)])
+    markdown(rows, ["method", "given", *(f"{data}, {mechanism}" for (data, mechanism), _ in logs)])
 
 
 def by_seed(log, method, tier):
@@ -554,6 +566,7 @@ def compare(frame):
         rank = int((means > ours.mean()).sum()) + 1
         root = difference(ours, by_seed(log, "root-naive", ONE))
         constant = by_seed(log, "base rate", CONSTANT).mean()
+        auroc = log[log.tier.isin(NO_MORE)].groupby(["method", "tier"]).auroc.mean()
         verdict = "yes" if gap <= error or best[0] == "stratified" else "no"
         one.append(
             [
@@ -565,6 +578,7 @@ def compare(frame):
                 verdict,
                 f"{rank} of {len(means)}",
                 f"{root[0]:+.3f} ± {root[1]:.3f}",
+                f"{auroc['stratified', ONE]:.3f}, {auroc[best]:.3f}",
                 f"{constant:.3f}",
             ]
         )
@@ -594,6 +608,7 @@ def compare(frame):
             "within one standard error",
             "rank",
             "stratified − root-naive",
+            "AUROC of the two",
             "base rate",
         ],
     )
@@ -743,7 +758,8 @@ def report_cost(args):
     def seconds(name):
         rate = {"preference_rate": problem.prior}
         needs = OBJECTIVES[name].needs_preference_rate
-        # What precedes training (another fit, a support vector machine) is no epoch.
+        # By difference: set-up and a support vector machine are no epoch. A preceding naive fit
+        # has as many epochs and is counted with them.
         once = {}
         for n in (1, epochs + 1):
             start = time.process_time()
@@ -808,7 +824,8 @@ def main(argv=None):
     if not args.report:
         run_all(todo, path, args.jobs, args.data_home)
     wanted = {key(cell) for cell in todo}
-    frame = pd.DataFrame([cell for cell in read_results(path) if key(cell) in wanted])
+    found = [cell for cell in read_results(path) if key(cell) in wanted]
+    frame = pd.DataFrame(sorted(found, key=lambda cell: args.data.index(cell["data"])))
     if frame.empty:
         parser.error(f"{path} holds none of these cells: run without --report")
     frame.to_parquet(args.out / f"reward_modeling_{'_'.join(args.part)}.parquet")

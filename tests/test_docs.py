@@ -12,6 +12,8 @@ import pytest
 import sklearn
 from conftest import make_tiny_model
 
+from implicitrm_sk.objectives import OBJECTIVES
+
 ROOT = Path(__file__).parents[1]
 PAGES = (
     "README.md",
@@ -20,6 +22,8 @@ PAGES = (
     "docs/identification.md",
     "docs/benchmarks.md",
     "docs/rlhf.md",
+    "docs/methods.md",
+    "docs/methods_tables.md",
 )
 NUMBER = re.compile(r"-?\d+\.\d+")
 BLOCK = re.compile(r"```python( data)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
@@ -31,6 +35,7 @@ SHARED = Path(os.environ.get("IMPLICITRM_DATA", ROOT.parent / "shared" / "data")
     [
         ("README.md", 2, False),
         ("docs/identification.md", 9, False),
+        ("docs/methods.md", 0, False),
         ("docs/identification.md", 1, True),
     ],
 )
@@ -103,3 +108,19 @@ def test_links_lead_somewhere(name):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_table_of_the_methods_is_what_they_declare():
+    text = (ROOT / "docs/methods.md").read_text()
+    table = text.split("## What each one assumes")[1].split("\n\n")[1]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert [row[0].strip("`") for row in rows] == list(OBJECTIVES)
+    for name, _, _, takes, calibrated, models_actions, stops_on in rows:
+        cls = OBJECTIVES[name.strip("`")]
+        assert calibrated == ("yes" if cls.calibrated else "no"), name
+        assert models_actions == ("yes" if cls.models_actions else "no"), name
+        assert stops_on == ("likelihood" if cls.models_actions else "its own risk"), name
+        if cls.single_signal:
+            assert ("`propensity`" in takes) == ("propensity" in cls.uses), name
+            assert ("`preference_rate`" in takes) == cls.needs_preference_rate, name
+            assert ("`groups`" in takes) == bool(cls.pairs), name

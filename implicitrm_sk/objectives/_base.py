@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from .._stratification import full_precision
 
@@ -113,6 +113,26 @@ def cross_entropy(logit, target):
     """Return -t log p - (1 - t) log(1 - p) for p = sigmoid(logit) and target t, broadcast."""
     f = full_precision(logit)
     return binary_cross_entropy_with_logits(f, target.to(f).expand_as(f), reduction="none")
+
+
+def product_model(reward_logit, propensity_logit, acted):
+    """Return P(r*=1 | y), P(a=1 | y) and -log P(y) of P(y=1 | x) = R A, without false actions.
+
+    The stratification posterior of one signal, at a fraction of the cost of the general one.
+
+    Parameters
+    ----------
+    reward_logit, propensity_logit, acted : Tensors that broadcast
+    """
+    f, u = full_precision(reward_logit), full_precision(propensity_logit)
+    log_product = logsigmoid(f) + logsigmoid(u)
+    product = log_product.exp()
+    idle = -torch.expm1(log_product)
+    idle = idle.clamp_min(torch.finfo(idle.dtype).tiny)
+    acted = acted > 0
+    preferred = torch.where(acted, 1.0, (torch.sigmoid(f) - product) / idle)
+    active = torch.where(acted, 1.0, (torch.sigmoid(u) - product) / idle)
+    return preferred, active, -torch.where(acted, log_product, torch.log(idle))
 
 
 def any_action(actions):

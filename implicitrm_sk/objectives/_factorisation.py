@@ -35,6 +35,8 @@ class NCRMF(RMF):
     As for `RMF`.
     """
 
+    calibrated = False  # cutting losses off biases it
+
     def __init__(self, clip=0.1, power=0.5):
         super().__init__(clip, power)
 

@@ -7,8 +7,8 @@ for all responses.
 import numpy as np
 import torch
 
-from .._stratification import full_precision, log_likelihood, posterior
-from ._base import Objective, cross_entropy
+from .._stratification import full_precision
+from ._base import Objective, cross_entropy, product_model
 
 
 class UPU(Objective):
@@ -150,15 +150,14 @@ class SAREM(Objective):
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the expected complete-data loss of each member and row."""
-        with torch.no_grad():
-            groups = posterior(reward_logit, propensity_logit, batch.actions)
-            q = groups[..., 0] + groups[..., 2]
         u = propensity_logit[..., 0]
+        with torch.no_grad():
+            q, *_ = product_model(reward_logit, u, batch.acted)
         return cross_entropy(reward_logit, q) + q * cross_entropy(u, batch.acted)
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
         """Return the negative log-likelihood of the action, per member and row."""
-        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+        return product_model(reward_logit, propensity_logit[..., 0], batch.acted)[2]
 
     def initial_rates(self, action_rate, any_rate):
         """Return rates by which half of the rows without an action are preferred."""

@@ -2,9 +2,9 @@
 
 import torch
 
-from .._stratification import full_precision, log_likelihood, posterior
-from ._base import Objective, cross_entropy
-from ._weighting import relative_popularity
+from .._stratification import full_precision
+from ._base import Objective, cross_entropy, product_model
+from ._weighting import fitted_popularity
 
 
 class ReCRecI(Objective):
@@ -25,15 +25,13 @@ class ReCRecI(Objective):
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the sum of the losses of both heads, per member and row."""
-        with torch.no_grad():
-            groups = posterior(reward_logit, propensity_logit, batch.actions)
-            q, p = groups[..., 0] + groups[..., 2], groups[..., 0] + groups[..., 1]
-        action = -log_likelihood(reward_logit, propensity_logit.detach(), batch.actions)
-        return cross_entropy(reward_logit, q) + action + cross_entropy(propensity_logit[..., 0], p)
+        u = propensity_logit[..., 0]
+        q, p, action = product_model(reward_logit, u.detach(), batch.acted)
+        return cross_entropy(reward_logit, q.detach()) + action + cross_entropy(u, p.detach())
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
         """Return the negative log-likelihood of the action, per member and row."""
-        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+        return product_model(reward_logit, propensity_logit[..., 0], batch.acted)[2]
 
     def initial_rates(self, action_rate, any_rate):
         """Return the symmetric split of the action rate."""
@@ -69,9 +67,7 @@ class ReCRecF(ReCRecI):
 
     def prepare(self, log):
         """Estimate the popularity of each response."""
-        rate = log.action_probability()
-        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
-        return {"propensity_estimate": relative_popularity(rate, largest, self.power)}
+        return {"propensity_estimate": fitted_popularity(log, self.power)[1]}
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the sum of the losses of both heads and the anchor, per member and row."""

@@ -16,6 +16,19 @@ def relative_popularity(action_rate, largest, power):
     return (action_rate / largest) ** power
 
 
+def fitted_popularity(log, power):
+    """Return P(y=1 | x) of a preceding naive fit, and its relative popularity, by member and row.
+
+    Parameters
+    ----------
+    log : TrainingLog
+    power : float
+    """
+    rate = log.action_probability()
+    largest = rate[:, log.is_training].max(axis=1, keepdims=True)
+    return rate, relative_popularity(rate, largest, power)
+
+
 class PropensityWeighted(Objective):
     """Base of objectives that divide actions by the propensity p of `fit`, or by an estimate.
 
@@ -47,9 +60,7 @@ class PropensityWeighted(Objective):
         part = log.is_training | ~np.isnan(log.actions)
         if log.propensity is not None and not np.isnan(log.propensity[part]).any():
             return {}
-        rate = log.action_probability()
-        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
-        return {"propensity_estimate": relative_popularity(rate, largest, self.power)}
+        return {"propensity_estimate": fitted_popularity(log, self.power)[1]}
 
     def inverse_weight(self, batch):
         """Return y / p of each row, (members, n) or (1, n): an estimate of r* given x."""
@@ -102,12 +113,12 @@ class DR(PropensityWeighted):
     Random", ICML 2019.
     """
 
+    calibrated = False  # the imputation biases it
+
     def prepare(self, log):
         """Fit the imputation, and with it the propensities that are not known."""
-        rate = log.action_probability()
-        largest = rate[:, log.is_training].max(axis=1, keepdims=True)
-        estimate = relative_popularity(rate, largest, self.power)
-        return {"action_rate": rate, "propensity_estimate": estimate}
+        rate, propensity = fitted_popularity(log, self.power)
+        return {"action_rate": rate, "propensity_estimate": propensity}
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the doubly robust cross-entropy of each member and row."""
@@ -164,6 +175,7 @@ class MTDR(MTIPS):
     As for `MTIPS`.
     """
 
+    calibrated = False  # as of `DR`
     auxiliary_head = True
 
     def loss(self, reward_logit, propensity_logit, batch):
