@@ -510,6 +510,14 @@ def markdown(rows, columns):
 def report_table(frame):
     """Print one table for each data set and mechanism, and the comparisons."""
     order = {(row.name, row.tier): position for position, row in enumerate(methods())}
+    # An interrupted run must not compare methods on different seeds.
+    size = frame.groupby(["data", "mechanism", "seed"]).method.transform("size")
+    complete = size == frame.groupby(["data", "mechanism"]).method.transform(
+        lambda rows: frame.loc[rows.index].groupby("seed").size().max()
+    )
+    if not complete.all():
+        print(f"{(~complete).sum()} cells of unfinished logs are left out.\n")
+        frame = frame[complete]
     for (data, mechanism), log in frame.groupby(["data", "mechanism"], sort=False):
         print(f"### {data}, {mechanism}, {log.seed.nunique()} seeds\n")
         rows = []
@@ -540,7 +548,8 @@ def summary(frame, order):
     for name in sorted(frame.groupby(["method", "tier"]).groups, key=order.get):
         cells = [by_seed(log, *name) for _, log in logs]
         rows.append([*name, *(mean_and_error(cell) if len(cell) else "" for cell in cells)])
-    markdown(rows, ["method", "given", *(f"{data}, {mechanism}" for (data, mechanism), _ in logs)])
+    logs = [f"{data}, {mechanism} ({log.seed.nunique()} seeds)" for (data, mechanism), log in logs]
+    markdown(rows, ["method", "given", *logs])
 
 
 def by_seed(log, method, tier):

@@ -681,6 +681,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             given.append("preference_rate")
         if isinstance(self.false_action_rate, str):
             given.append("false_action_rate='estimate'")
+        elif self.objective_.single_signal and np.any(np.asarray(self.false_action_rate) != 0):
+            given.append("false_action_rate")
         if self.objective_.needs_preference_rate and np.ndim(self.preference_rate or ()) > 0:
             raise ValueError(
                 f"{type(self.objective_).__name__} needs the share of preferred responses as a "

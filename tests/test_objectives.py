@@ -760,6 +760,8 @@ def test_side_information_that_is_not_used_is_refused(name):
     X, y, _ = quick_log()
     with pytest.raises(ValueError, match="makes no use of preference"):
         quick(name).fit(X, y, preference=np.where(y > 0, y, NAN))
+    with pytest.raises(ValueError, match="makes no use of false_action_rate"):
+        quick(name, false_action_rate=0.05).fit(X, y)
     if "preference_rate" not in OBJECTIVES[name].uses:
         with pytest.raises(ValueError, match="makes no use of preference_rate"):
             quick(name, preference_rate=0.5).fit(X, y)
