@@ -1547,7 +1547,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
         (``README.md``); a manifest holds the format version and the SHA-256 of the files. Files of
         this version load with every later one. Everything is saved, also the state from which
-        `partial_fit` goes on, except callbacks.
+        `partial_fit` goes on, except callbacks. Of a language model (`embedder`), the name and
+        fingerprint are saved, not the weights.
 
         Parameters
         ----------

@@ -143,8 +143,31 @@ def _objective_state(objective, name):
 _SETTLED = ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
 
 
+#: Arguments of `from_pretrained` that a file may hold, with their values. Others could make it run
+#: code: ``weights_only=False`` opens pickles, a kernel of the hub can stand for an attention.
+_MODEL_KWARGS = {
+    "attn_implementation": (
+        "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa",
+    ),
+    "use_safetensors": (True, False, None),
+}  # fmt: skip
+
+
+def _check_model_kwargs(model_kwargs):
+    for name, value in (model_kwargs or {}).items():
+        if name == "gguf_file" and isinstance(value, str):
+            continue
+        if name not in _MODEL_KWARGS or value not in _MODEL_KWARGS[name]:
+            raise ValueError(
+                f"model_kwargs of the embedder holds {name}={value!r:.60}, which a file that is "
+                "safe to open may not. Save without it, and set it again after loading: "
+                "est.embedder_.set_params(model_kwargs=...)."
+            )
+
+
 def _embedder_state(embedder):
     parameters = embedder.get_params(deep=False)
+    _check_model_kwargs(parameters["model_kwargs"])
     if not hasattr(embedder, "fingerprint_"):
         return [parameters, getattr(embedder, "_pinned", None)]
     if embedder.commit_ is not None:
@@ -272,6 +295,7 @@ class _Decoder:
             parameters["cache_dir"] = "auto"
         embedder = LLMEmbedder(**parameters)
         embedder._validate_params()
+        _check_model_kwargs(embedder.model_kwargs)
         if pinned is not None:
             _require(set(pinned) == set(_SETTLED), f"it has {_listing(pinned)}")
             embedder._pinned = pinned
