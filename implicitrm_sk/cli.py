@@ -41,6 +41,8 @@ from .objectives import OBJECTIVES
 EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
 GROUPS = ("prompt_id", "prompt")
+#: Endings of files that somebody might want instead of a folder; model-1.0 is none.
+_FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
 
 def main(argv=None):
@@ -55,7 +57,7 @@ def main(argv=None):
             warnings.simplefilter("default")
             warnings.showwarning = lambda text, *_, **__: _note(f"note: {text}")
             args.run(args)
-    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         return 2
@@ -468,7 +470,7 @@ def _check_writable(path, kinds=None):
     """Find out before the work, not after it, that the result cannot be written."""
     if kinds is not None and path.suffix not in kinds:
         raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
-    if kinds is None and path.suffix and path.suffix != ".zip":
+    if kinds is None and path.suffix.lower() in _FILE_KINDS:
         raise ValueError(f"{path}: expected is a folder, or a file that ends with .zip.")
     if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
         raise ValueError(f"{path} is a folder.")

@@ -16,7 +16,6 @@ from sklearn.pipeline import Pipeline
 
 from .._card import model_card
 from .._features import positions_in_use
-from .._optional import import_optional
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import _token_numbers
 from ._rewards import split_pipeline
@@ -120,7 +119,8 @@ def to_transformers(est, base_model=None, path=None, *, custom_code=None):
             f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
             f"propensity has the form {config['propensity_form']!r}."
         )
-    transformers = import_optional("transformers", "data", "to_transformers")
+    import transformers
+
     source = embedder._source
     if source.trust_remote_code:
         raise ValueError(
