@@ -24,6 +24,7 @@ PAGES = (
     "docs/rlhf.md",
     "docs/methods.md",
     "docs/methods_tables.md",
+    "docs/text.md",
 )
 NUMBER = re.compile(r"-?\d+\.\d+")
 BLOCK = re.compile(r"```python( data)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)

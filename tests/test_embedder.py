@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -16,7 +17,8 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder, identification_report
-from implicitrm_sk.embedding import _embedder, _models
+from implicitrm_sk.datasets import load_rated_responses
+from implicitrm_sk.embedding import _compute, _embedder, _models
 
 WORDS = "the reward of a long answer is not its length but what people do with it".split()
 
@@ -434,8 +436,6 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(tiny_model, monkeypatch
     pairs = make_pairs(40)
     expected = LLMEmbedder(tiny_model(), cache_dir=None).transform(pairs)
     _models._models.clear()
-    from implicitrm_sk.embedding import _compute
-
     forward, sizes = _compute._forward, []
 
     def forward_on_a_small_device(model, both, *args):
@@ -465,8 +465,6 @@ def _raise_out_of_memory(*_):
 
 
 def test_other_errors_of_the_model_pass_through(tiny_model, monkeypatch):
-    from implicitrm_sk.embedding import _compute
-
     def fail(*_):
         raise RuntimeError("shapes do not match")
 
@@ -651,3 +649,42 @@ def test_joblib_threads(tiny_model):
 def test_import_loads_no_transformers():
     code = "import sys, implicitrm_sk; assert 'transformers' not in sys.modules, 'transformers'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---------------------------------------------------------------------- real models
+
+SHARED = Path(
+    os.environ.get("IMPLICITRM_DATA", Path(__file__).parents[2] / "shared" / "data")
+).resolve()
+
+
+def ready_embeddings(encoder, embedder, n):
+    """Return n pairs that are not cut, and the vectors that came with the data."""
+    if not (SHARED / "beavertails_test.parquet").exists():
+        pytest.skip("beavertails_test.parquet is not in ../shared/data nor IMPLICITRM_DATA")
+    data = load_rated_responses("beavertails_test", SHARED, encoder=encoder)
+    pairs = list(zip(data.prompt, data.response, strict=True))[: 4 * n]
+    short = [i for i, tokens in enumerate(embedder.tokenize(pairs)) if len(tokens) < 100][:n]
+    return [pairs[i] for i in short], data.X[short]
+
+
+def test_minilm_gives_the_ready_embeddings(minilm):
+    embedder = LLMEmbedder(minilm, normalize=True).fit()
+    assert (embedder.pooling_, embedder.max_length_) == ("mean", 256)
+    pairs, expected = ready_embeddings("minilm", embedder, 20)
+    cosine = (embedder.transform(pairs) * expected).sum(axis=1)
+    assert cosine.min() > 0.999  # those were computed with fewer bits
+
+
+@pytest.mark.slow
+def test_smollm2_gives_the_ready_embeddings(smollm2):
+    embedder = LLMEmbedder(smollm2, max_length=256).fit()
+    assert embedder.pooling_ == "mean" and "SmolLM" in embedder.render([("a", "b")])[0]
+    pairs, expected = ready_embeddings("smollm2", embedder, 20)
+    vectors = embedder.transform(pairs)
+    # Those were computed with half as many bits, from weights that were not quantised to four.
+    vectors, expected = (v - v.mean(axis=0) for v in (vectors, expected))
+    cosine = (vectors * expected).sum(axis=1) / (
+        np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    )
+    assert cosine.min() > 0.9

@@ -1,0 +1,111 @@
+"""The embedder as a stage of Ray Data: parquet in, parquet with embeddings out."""
+
+import os
+
+import numpy as np
+from sklearn.base import clone
+
+from .._optional import import_optional
+from ._embedder import LLMEmbedder
+
+
+class _EmbedBatch:
+    """One worker: an embedder of its own, which loads the model on the worker's device."""
+
+    def __init__(self, embedder, column):
+        self.embedder = clone(embedder)
+        self.column = column
+
+    def __call__(self, table):
+        import pyarrow
+
+        vectors = np.asarray(self.embedder.transform(table.to_pandas()))
+        flat = pyarrow.array(vectors.ravel())
+        cells = pyarrow.FixedSizeListArray.from_arrays(flat, vectors.shape[1])
+        return table.append_column(self.column, cells)
+
+
+def embed_dataset(
+    source,
+    destination,
+    embedder,
+    *,
+    column="embedding",
+    batch_size=1024,
+    n_workers=1,
+    gpus_per_worker=0,
+):
+    """Embed a parquet data set on a Ray cluster.
+
+    Reads `source`, adds a column of embeddings and writes `destination`, in the same order, without
+    holding the data set in memory. Every worker loads the model once. Workers of one machine share
+    the store of the embedder, so that a job started again goes on where it stopped.
+
+    Parameters
+    ----------
+    source : str, path-like or list
+        Parquet file, folder or files, in any place that Ray reads from. Columns ``prompt`` and
+        ``response`` (or ``completion``), or ``messages``, or ``text``, as `LLMEmbedder` reads
+        them; all columns are kept.
+    destination : str or path-like
+        Folder to write parquet files into. It must be empty or absent.
+    embedder : LLMEmbedder, str or path-like
+        The embedder, or the model of one with default settings.
+    column : str, default="embedding"
+        Name of the new column, lists of fixed length.
+    batch_size : int, default=1024
+        Rows that a worker embeds at a time. Duplicates are found within a batch, and beyond by
+        the store.
+    n_workers : int, default=1
+        Workers, each with a model in its memory.
+    gpus_per_worker : float, default=0
+        GPUs of each.
+
+    Raises
+    ------
+    ImportError
+        Without Ray: ``pip install "implicitrm-sk[ray]"``.
+    ValueError
+        If `destination` is not empty or `source` has the column already.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.embedding import embed_dataset
+    >>> embed_dataset("log/", "embedded/", "org/name", n_workers=4, gpus_per_worker=1)
+    ... # doctest: +SKIP
+    """
+    import_optional("pyarrow", "ray", "Embedding a data set with Ray")
+    data = import_optional("ray.data", "ray", "Embedding a data set with Ray")
+    destination = os.fspath(destination)
+    if os.path.isdir(destination) and os.listdir(destination):
+        raise ValueError(
+            f"destination={destination!r} is not empty: rows of another job would mix with these. "
+            "Choose another folder, or empty it."
+        )
+    if not isinstance(embedder, LLMEmbedder):
+        embedder = LLMEmbedder(embedder)
+    embedder = clone(embedder).fit()  # errors come here, not from a worker
+    if embedder.commit_ is not None:
+        embedder.set_params(revision=embedder.commit_)  # one commit for all workers
+    embedder = clone(embedder)
+    paths = [os.fspath(path) for path in source] if isinstance(source, list) else os.fspath(source)
+
+    context = data.DataContext.get_current()
+    ordered = context.execution_options.preserve_order
+    context.execution_options.preserve_order = True
+    try:
+        rows = data.read_parquet(paths)
+        if column in rows.schema().names:
+            raise ValueError(
+                f"source has a column {column!r} already. Drop it, or name another column."
+            )
+        rows.map_batches(
+            _EmbedBatch,
+            fn_constructor_args=(embedder, column),
+            batch_size=batch_size,
+            batch_format="pyarrow",
+            concurrency=n_workers,
+            num_gpus=gpus_per_worker,
+        ).write_parquet(destination)
+    finally:
+        context.execution_options.preserve_order = ordered
