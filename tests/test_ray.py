@@ -55,7 +55,7 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
     )
     assert process.returncode == 0, process.stderr
     assert "source has a column 'embedding' already" in process.stdout
