@@ -493,6 +493,25 @@ def test_rewards_do_not_depend_on_the_batch(tiny_model, tmp_path):
         model(**inputs, labels=torch.zeros(6))
 
 
+def test_long_texts_are_cut_from_the_left(tiny_model, tmp_path):
+    """As the embedder does; the tiny Qwen has no BOS token, which the tokenizer would cut, too."""
+    with pytest.warns(UserWarning, match="texts are longer than max_length"):
+        est = fit_text(tiny_model("qwen"), 2, {"pooling": "mean", "max_length": 24})
+        export = to_transformers(est, None, tmp_path / "rm")
+        pairs, _ = make_texts(12, seed=1)
+        pairs = [(prompt * 9, response) for prompt, response in pairs]
+        expected = est.predict(pairs)
+    model = AutoModel.from_pretrained(export.path, trust_remote_code=True, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(export.path)
+    inputs = tokenizer.apply_chat_template(
+        messages(pairs), return_tensors="pt", return_dict=True, padding=True, truncation=True
+    )
+    assert inputs["input_ids"].shape == (12, 24)
+    with torch.no_grad():
+        found = torch.sigmoid(model(**inputs).logits[:, 0]).numpy()
+    assert_allclose(found, expected, atol=1e-5)
+
+
 def test_text_classification_pipeline(tiny_model, tmp_path):
     pairs, _ = make_texts(6, seed=2)
     for name, settings, embedder in (("own", {}, {"pooling": "mean"}), ("stock", STOCK, LAST)):

@@ -106,7 +106,8 @@ def to_transformers(est, base_model=None, path=None, *, custom_code=None):
     ``config.implicitrm["logit_shift"]`` and changes nothing in GRPO, RLOO and best-of-n.
 
     Texts longer than `max_length` of the embedder are to be cut as the saved tokenizer does
-    (``truncation=True``), from the left.
+    (``truncation=True``), from the left. It cuts a BOS token that the template writes, too, which
+    the embedder keeps: for models with one, the rewards of such texts differ somewhat.
     """
     if path is None:
         raise TypeError("path is missing: to_transformers(est, base_model, path).")
@@ -134,7 +135,16 @@ def to_transformers(est, base_model=None, path=None, *, custom_code=None):
             "uses the encoder: this cannot be exported."
         )
     base.eval()
-    tokenizer, pad_reason = _make_tokenizer(embedder, source.load(transformers.AutoTokenizer))
+    if source.gguf_file is not None:
+        # Its tensors were unpacked when they were loaded, and are saved as they are.
+        base.hf_quantizer = None
+        base.config.__dict__.pop("quantization_config", None)
+    # As arguments: what is set later is not saved with a tokenizer.
+    sides = {"truncation_side": "left", "padding_side": "right"}
+    tokenizer = source.load(
+        transformers.AutoTokenizer, model_max_length=embedder.max_length_, **sides
+    )
+    tokenizer, pad_reason = _make_tokenizer(embedder, tokenizer)
     stock = _stock_class(base.config)
     weight, shift = _fold(fitted, reward_columns) if _is_linear(config) else (None, math.inf)
     reasons = tuple(
@@ -236,8 +246,6 @@ def _embedder_of(est, base_model):
 
 def _make_tokenizer(embedder, tokenizer):
     """Return the tokenizer that reads text as the embedder does, and what is wrong with padding."""
-    tokenizer.model_max_length = embedder.max_length_
-    tokenizer.truncation_side, tokenizer.padding_side = "left", "right"
     whole, inner = (_token_numbers(tokenizer, ["a"], special)[0] for special in (True, False))
     n_before = next(
         (i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), len(whole)
