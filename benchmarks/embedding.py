@@ -108,17 +108,10 @@ def second_pass(args, folder):
     embedder.transform(texts[:8])
     second, _, _ = clock(lambda: embedder.transform(texts))
     assert embedder.stats_["n_computed"] == 0
-    # In a process of its own, which has to find the model first.
-    cold, _, _ = clock(
-        lambda: os.system(
-            f"{sys.executable} -c 'import implicitrm_sk, transformers; import torch' >/dev/null"
-        )
-    )
     print("| pass | seconds | ratio |")
     print("|---|---|---|")
     print(f"| first: computed and stored | {first:.1f} | 1 |")
     print(f"| second: from the store | {second:.2f} | {first / second:.0f} |\n")
-    print(f"(starting Python with the libraries takes {cold:.1f} s.)\n")
     info = embedder.store.info()
     print(f"{info['n_embeddings']:,} vectors on disk in {info['n_bytes'] / 1e6:.1f} MB\n")
 

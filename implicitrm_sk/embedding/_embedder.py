@@ -22,6 +22,7 @@ from ._text import as_messages, as_plain_text, read_text
 _FORMAT = 1
 #: Distinct texts that are planned together: bounds the memory, whatever the number of texts.
 _WINDOW = 16384
+_TOKENIZED_AT_ONCE = 512
 #: Tokens per batch, padding included.
 _BATCH_TOKENS = {"cpu": 16384, "cuda": 65536}
 #: Put before templates that print today's date, which would give other vectors tomorrow.
@@ -633,17 +634,19 @@ class LLMEmbedder(
 
 
 def _token_numbers(tokenizer, texts, add_special_tokens):
-    if not texts:
-        return []
-    return tokenizer(
-        texts,
-        add_special_tokens=add_special_tokens,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
+    tokens = []
+    # The tokenizer keeps much more than the numbers of what it has at a time.
+    for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
+        tokens += tokenizer(
+            texts[start : start + _TOKENIZED_AT_ONCE],
+            add_special_tokens=add_special_tokens,
+            padding=False,
+            truncation=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,
+        )["input_ids"]
+    return tokens
 
 
 class _Scatter:
