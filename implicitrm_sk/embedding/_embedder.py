@@ -1,5 +1,6 @@
 """Text to vectors by a language model, each distinct text once."""
 
+import ctypes
 import hashlib
 import os
 import time
@@ -485,7 +486,6 @@ class LLMEmbedder(
             for start in range(0, len(keys), _WINDOW):
                 window = range(start, min(start + _WINDOW, len(keys)))
                 self._embed_window(window, keys, first, rows, store, scatter, progress)
-                scatter.flush()
         self._report_cuts()
         return out
 
@@ -536,6 +536,7 @@ class LLMEmbedder(
             missing[positions] = False
             for n_cut in cut[index]:
                 self._count(1, int(n_cut), "n_computed")
+            scatter.flush()
             progress.update(len(positions), int(tokens.lengths[index].sum()))
 
         def compute_unclaimed(positions):
@@ -670,13 +671,17 @@ class _Scatter:
         self.out[rows] = np.repeat(vectors, counts, axis=0)
 
     def flush(self):
-        """Let go of the memory behind a memory-mapped array; its contents are in the file."""
+        """Let go of the memory behind a memory-mapped array, and of what is free."""
         mapped = getattr(self.out, "_mmap", None)
         if mapped is not None and hasattr(mapped, "madvise"):
             import mmap
 
             self.out.flush()
             mapped.madvise(mmap.MADV_DONTNEED)
+            # glibc keeps the holes that batches of changing size leave: several hundred MB.
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+            if trim is not None:
+                trim(0)
 
 
 class _NoStore:
