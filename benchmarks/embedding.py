@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -162,29 +163,35 @@ def memory(args, folder):
     """Watch the resident set while many short texts go into a memory-mapped array."""
     model = tiny_encoder(Path(folder) / "model", d=384)
     embedder = LLMEmbedder(model, cache_dir=Path(folder) / "store").fit()
-    embedder.transform([f"{i} full batch" for i in range(5000)])  # what the model itself takes
+    embedder.transform(["one text"])  # loads the model
     texts = [f"answer {i}: yes, {i * i}" for i in range(args.many)]
     out = np.lib.format.open_memmap(
         Path(folder) / "vectors.npy", "w+", dtype=np.float32, shape=(len(texts), 384)
     )
-    before, peak = resident_megabytes(), [0.0]
-    update = _embedder._Progress.update
+    before, samples, done = resident_megabytes(), [], threading.Event()
 
-    def watch(self, *arguments):
-        peak[0] = max(peak[0], resident_megabytes())
-        return update(self, *arguments)
+    def watch():
+        while not done.wait(0.02):
+            samples.append(resident_megabytes())
 
-    _embedder._Progress.update = watch
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         wall, _, _ = clock(lambda: embedder.transform(texts, out=out))
     finally:
-        _embedder._Progress.update = update
-    print("| texts | result | resident before | highest | growth | seconds |")
+        done.set()
+        watcher.join()
+    half = len(samples) // 2
+    print(
+        "| texts | result | resident with the model | highest, first half | second half | growth |"
+    )
     print("|---|---|---|---|---|---|")
     print(
-        f"| {len(texts):,} | {out.nbytes / 1e6:.0f} MB | {before:.0f} MB | {peak[0]:.0f} MB | "
-        f"{peak[0] - before:.0f} MB | {wall:.0f} |\n"
+        f"| {len(texts):,} | {out.nbytes / 1e6:.0f} MB | {before:.0f} MB | "
+        f"{max(samples[:half]):.0f} MB | {max(samples[half:]):.0f} MB | "
+        f"{max(samples) - before:.0f} MB |\n"
     )
+    print(f"{wall:.0f} s")
 
 
 def tiny_encoder(folder, d):

@@ -25,7 +25,7 @@ _FORMAT = 1
 _WINDOW = 16384
 _TOKENIZED_AT_ONCE = 512
 #: Tokens per batch, padding included.
-_BATCH_TOKENS = {"cpu": 16384, "cuda": 65536}
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 #: Put before templates that print today's date, which would give other vectors tomorrow.
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 #: How long the vectors that another process has claimed are waited for.
@@ -78,7 +78,7 @@ class LLMEmbedder(
         accelerate, which this needs). In place of `device`.
     batch_tokens : int or "auto", default="auto"
         Tokens per batch, padding included. "auto" is 65,536 on CUDA devices, else
-        16,384.
+        4,096.
     cache_dir : str, path-like or None, default="auto"
         Folder of the store, see `EmbeddingStore`. "auto" is its default folder, None is no store.
     cache_max_bytes : int, default=None
