@@ -324,13 +324,6 @@ def check_groups(groups, n_samples, name="groups"):
             f"{name} has shape {groups.shape}, but one value per row of X is expected: "
             f"({n_samples},)."
         )
-    try:
-        np.unique(groups)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} holds labels that cannot be put in order ({error}). Use one type for all "
-            "labels, and fill in missing ones."
-        ) from error
     missing = _is_missing(groups)
     if missing.any() and (name == "response_id" or groups.dtype == object):
         # A NaN among objects also spoils the order that equal labels are found by.
@@ -342,6 +335,12 @@ def check_groups(groups, n_samples, name="groups"):
                 else "Fill in a label of its own for each of them, or leave these rows out."
             )
         )
+    try:
+        np.unique(groups)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} holds labels that cannot be put in order ({error}). Use one type for all."
+        ) from error
     return groups
 
 

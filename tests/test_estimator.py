@@ -1651,7 +1651,7 @@ def test_sparse_X():
         ({"sample_weight": np.full(160, np.nan)}, "sample_weight contains NaN"),
         ({"sample_weight": "balanced"}, "sample_weight must be one number per row.*'balanced'"),
         ({"groups": np.ones(3)}, r"groups has shape \(3,\)"),
-        ({"groups": [None, *["a"] * 159]}, "groups holds labels that cannot be put in order"),
+        ({"groups": [None, *["a"] * 159]}, r"groups is missing \(NaN\) in 1 rows. Fill in a label"),
     ],
 )
 def test_bad_side_information(kwargs, message):

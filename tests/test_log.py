@@ -182,7 +182,8 @@ def test_many_ids():
             r"response_id is missing \(NaN\) in 1 rows. Give each response an id of its own",
         ),
         (pd.array([1, None, 0], dtype="Int64"), r"response_id is missing \(NaN\) in 1 rows"),
-        ([None, "a", "b"], "response_id holds labels that cannot be put in order"),
+        ([None, "a", "b"], r"response_id is missing \(NaN\) in 1 rows"),
+        (np.array([1, "a", "b"], dtype=object), "response_id holds labels that cannot be put in"),
     ],
 )
 def test_bad_ids(ids, message):
