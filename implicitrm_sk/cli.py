@@ -24,6 +24,8 @@ import argparse
 import contextlib
 import json
 import os
+import re
+import shlex
 import sys
 import tempfile
 import textwrap
@@ -33,6 +35,7 @@ from pathlib import Path
 
 import numpy as np
 
+from . import __version__
 from ._estimator import ImplicitRewardEstimator
 from ._optional import import_optional
 from .inspection import identification_report, shift_report
@@ -41,6 +44,8 @@ from .objectives import OBJECTIVES
 EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
 GROUPS = ("prompt_id", "prompt")
+#: Options that name columns of what `fit` takes beside X and y.
+SIDE = ("preference", "weight", "response_id", "exposures")
 #: Endings of files that somebody might want instead of a folder; model-1.0 is none.
 _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
@@ -58,7 +63,10 @@ def main(argv=None):
             warnings.showwarning = lambda text, *_, **__: _note(f"note: {text}")
             args.run(args)
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:  # without its number
+            text = error.strerror + ("" if error.filename is None else f": {error.filename}")
+        text = " ".join(text.split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -99,19 +107,7 @@ def fit(args):
     actions = table.action_columns(args.actions)
     y = table.numbers(actions)
     X = table.features(args)
-    side = {}
-    for name, column in (("preference", args.preference), ("sample_weight", args.weight)):
-        if column is not None:
-            side[name] = table.numbers([column])[column].to_numpy()
-    if args.response_id is not None:
-        side["response_id"] = table.values(args.response_id)
-    if args.exposures is not None:
-        side["exposures"] = table.numbers(_names(args.exposures)).to_numpy()
-        if side["exposures"].shape[1] == 1:
-            side["exposures"] = side["exposures"][:, 0]
-    groups = args.groups or next((name for name in GROUPS if name in table.columns), None)
-    if groups is not None and args.response_id is None:
-        side["groups"] = table.values(groups)
+    side = table.side_information(args)
     _say(table.describe(y, args.embedder, X))
     if args.embedder is not None:
         from .embedding import LLMEmbedder
@@ -121,16 +117,33 @@ def fit(args):
     _add_progress(est)
     began = time.monotonic()
     est.fit(X, y if y.shape[1] > 1 else y.iloc[:, 0].to_numpy(), **side)
+    est.signal_names_in_ = np.asarray(actions, dtype=object)  # an array of one action has none
     _say(f"Fitted in {est.n_iter_} epochs, {time.monotonic() - began:.0f} s.")
     losses = [record["valid_loss"] for record in est.history_ if "valid_loss" in record]
     if losses:
         best = np.mean(np.nanmin(np.asarray(losses, dtype=float), axis=0))
-        _say(f"Held-out criterion: {best:.4f} nats per row (lower is better).")
+        unit = " nats per row" if est.objective_.models_actions else ""
+        _say(f"Held-out criterion: {best:.4f}{unit} (lower is better).")
     _say(f"The reward is {est.identification_}: {est.identification_.reason}")
     for advice in est.identification_.advice:
         _say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
     est.save(out)
     _say(f"Saved: {out} (README.md in it is the model card).")
+    objective = est.objective_
+    if (
+        est.identification_.level == "identified"
+        and objective.models_propensity
+        and not objective.single_signal
+    ):
+        options = {name: getattr(args, name) for name in ("embedding", "groups", *SIDE)}
+        options = [
+            part
+            for name, column in options.items()
+            if column is not None
+            for part in (f"--{name.replace('_', '-')}", column)
+        ]
+        command = shlex.join(["implicitrm", "report", args.out, args.log, *options])
+        _say(f"Whether this log is large enough to show it: {command}")
 
 
 def predict(args):
@@ -143,8 +156,7 @@ def predict(args):
     reward, std = est.predict(X, return_std=True)
     found = {"reward": reward.astype(float), "reward_std": std.astype(float)}
     if args.actions is not None:
-        y = table.numbers(table.action_columns(args.actions))
-        y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
+        y = table.actions_of(est, args.actions)
         groups = est.predict_proba(X, y).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
@@ -159,17 +171,19 @@ def report(args):
     table = _Table(args.log)
     X = table.features(args, est)
     X = _vectors(est, X)
-    groups = args.groups or next((name for name in GROUPS if name in table.columns), None)
-    groups = None if groups is None else table.values(groups)
     if args.new is None:
-        names = args.actions or ",".join(getattr(est, "signal_names_in_", [])) or None
-        y = table.numbers(table.action_columns(names))
-        y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
-        _say(str(identification_report(est, X, y, groups=groups)))
+        y = table.actions_of(est, args.actions)
+        _say(str(identification_report(est, X, y, **table.side_information(args))))
         return
+    unused = [name for name in ("actions", *SIDE) if getattr(args, name) is not None]
+    if unused:
+        raise ValueError(
+            f"--{unused[0].replace('_', '-')} has no use with --new, which compares responses, not "
+            "what users did. Leave out one of them."
+        )
+    groups = table.groups(args)
     new = _Table(args.new)
     X_new = _vectors(est, new.features(args, est))
-    name = args.groups or next((name for name in GROUPS if name in new.columns), None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the report says it
         _say(
@@ -178,7 +192,7 @@ def report(args):
                     est,
                     X_new,
                     X,
-                    groups_new=None if name is None else new.values(name),
+                    groups_new=new.groups(args),
                     groups_log=groups,
                 )
             )
@@ -192,6 +206,11 @@ def export(args):
     if args.kind == "transformers":
         from .integrations import to_transformers
 
+        if args.base_model is None and getattr(est, "embedder_", None) is None:
+            raise ValueError(
+                f"{args.model} was fitted on vectors: pass --base-model MODEL, the language model "
+                "(hub name or folder) that made them."
+            )
         found = to_transformers(
             est, args.base_model, out, custom_code=False if args.no_custom_code else None
         )
@@ -205,13 +224,13 @@ def export(args):
             raise ValueError(f"--as {args.kind} needs --log FILE, the log to take responses from.")
         _check_writable(out, kinds=(".parquet", ".jsonl"))
         table = _Table(args.log)
+        texts = table.texts(with_id=True)
         actions = None
         if args.actions is not None:
-            actions = table.numbers(table.action_columns(args.actions))
-            actions = actions.iloc[:, 0].to_numpy() if est.one_dimensional_ else actions
+            actions = table.actions_of(est, args.actions)
         found = to_preference_dataset(
             est,
-            table.texts(with_id=True),
+            texts,
             form=args.kind,
             X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
             actions=actions,
@@ -221,6 +240,23 @@ def export(args):
         )
         _write_frame(out, found)
         _say(f"{len(found):,} {'pairs' if args.kind == 'paired' else 'rows'}: {out}")
+        if found.empty:
+            _note(f"note: {out} is empty. {_why_empty(args, texts)}")
+
+
+def _why_empty(args, texts):
+    limits = f"--min-confidence {args.min_confidence:g}"
+    if args.kind == "unpaired":
+        return f"No response reaches {limits}; lower it."
+    limits += f" and --min-margin {args.min_margin:g}"
+    sizes = texts["prompt_id" if "prompt_id" in texts else "prompt"].astype(str).value_counts()
+    several = (sizes > 1).sum()
+    if not several:
+        return f"A pair needs a prompt with two or more responses; all {len(sizes):,} have one."
+    return (
+        f"Of the {several:,} prompts with two or more responses none has two whose rewards differ "
+        f"as {limits} ask; lower them."
+    )
 
 
 def _vectors(est, X):
@@ -332,6 +368,39 @@ class _Table:
                 f"The columns of {self.name} are {_listing(self.columns)}."
             )
         return found
+
+    def actions_of(self, est, given):
+        """Return y for a fitted estimator: the columns given, else those of its fit."""
+        names = getattr(est, "signal_names_in_", None)
+        names = self.action_columns(given) if given or names is None else list(names)
+        if len(names) != est.n_signals_:
+            raise ValueError(
+                f"the model was fitted with {est.n_signals_} columns of actions, but here are "
+                f"{len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
+            )
+        y = self.numbers(names)
+        return y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
+
+    def groups(self, args):
+        """Return which prompt each row belongs to, None if no column says it."""
+        name = args.groups or next((name for name in GROUPS if name in self.columns), None)
+        return None if name is None else self.values(name)
+
+    def side_information(self, args):
+        """Return what `fit` takes beside X and y."""
+        side = {}
+        for name, column in (("preference", args.preference), ("sample_weight", args.weight)):
+            if column is not None:
+                side[name] = self.numbers([column])[column].to_numpy()
+        if args.exposures is not None:
+            side["exposures"] = self.numbers(_names(args.exposures)).to_numpy()
+            if side["exposures"].shape[1] == 1:
+                side["exposures"] = side["exposures"][:, 0]
+        if args.response_id is not None:
+            side["response_id"] = self.values(args.response_id)
+        if args.groups or args.response_id is None:
+            side["groups"] = self.groups(args)
+        return side
 
     def feature_columns(self, args, est=None):
         """Return the names of the columns that X is made of; none of them if it is text."""
@@ -489,7 +558,19 @@ def _names(text):
 
 
 def _listing(names):
-    return ", ".join(names[:12]) + (f", ... ({len(names)} in all)" if len(names) > 12 else "")
+    """Return names in words, many that differ in their number only (embeddings) as one entry."""
+    n_names, numbers = len(names), {}
+    for name in names:
+        stem, number = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()
+        if number:
+            numbers.setdefault(stem, {})[name] = int(number)
+    for series in numbers.values():
+        if len(series) > 4:
+            first, last = min(series, key=series.get), max(series, key=series.get)
+            names = [name for name in names if name == first or name not in series]
+            names[names.index(first)] = f"{first} ... {last}"
+    found = ", ".join(names[:12])
+    return found + (f", ... ({n_names} in all)" if len(names) > 12 else "")
 
 
 def _setting(text):
@@ -533,6 +614,7 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="implicitrm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
 
     def command(run, example):
@@ -563,9 +645,26 @@ def _parser():
             "(default: prompt_id, else prompt, if there)",
         )
 
+    def side_information(sub):
+        sub.add_argument(
+            "--preference",
+            metavar="COLUMN",
+            help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
+        )
+        sub.add_argument("--weight", metavar="COLUMN", help="weight of each row")
+        sub.add_argument(
+            "--response-id",
+            metavar="COLUMN",
+            help="rows of one id are one response shown repeatedly",
+        )
+        sub.add_argument(
+            "--exposures",
+            metavar="COLUMNS",
+            help="how often each row was shown; actions are then counts",
+        )
+
     actions = (
         "what users did: columns with 1, 0 or nothing (not logged), separated by commas (default: "
-        "action, action_*)"
     )
 
     sub = command(fit, "implicitrm fit log.parquet --actions copied,shared -o reward")
@@ -573,7 +672,7 @@ def _parser():
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
-    sub.add_argument("--actions", metavar="COLUMNS", help=actions)
+    sub.add_argument("--actions", metavar="COLUMNS", help=f"{actions}action, action_*)")
     embedding(sub)
     sub.add_argument(
         "--embedder",
@@ -588,20 +687,7 @@ def _parser():
         help="of the embedder (default: auto)",
     )
     groups(sub)
-    sub.add_argument(
-        "--preference",
-        metavar="COLUMN",
-        help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
-    )
-    sub.add_argument("--weight", metavar="COLUMN", help="weight of each row")
-    sub.add_argument(
-        "--response-id", metavar="COLUMN", help="rows of one id are one response shown repeatedly"
-    )
-    sub.add_argument(
-        "--exposures",
-        metavar="COLUMNS",
-        help="how often each row was shown; actions are then counts",
-    )
+    side_information(sub)
     sub.add_argument(
         "--preference-rate",
         metavar="RATE",
@@ -649,7 +735,12 @@ def _parser():
     sub = command(report, "implicitrm report reward log.parquet --new policy.parquet")
     sub.add_argument("model", metavar="MODEL", help="what fit saved")
     sub.add_argument("log", metavar="LOG", help="the log it was fitted on (.parquet or .jsonl)")
-    sub.add_argument("--actions", metavar="COLUMNS", help=actions)
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help=f"{actions}those of fit; action, action_* for a model that was fitted in Python on "
+        "arrays)",
+    )
     sub.add_argument(
         "--new",
         metavar="FILE",
@@ -657,6 +748,7 @@ def _parser():
     )
     embedding(sub)
     groups(sub)
+    side_information(sub)
 
     sub = command(export, "implicitrm export reward rm --as transformers")
     sub.add_argument("model", metavar="MODEL", help="what fit saved")
@@ -671,7 +763,12 @@ def _parser():
         help="transformers: a reward model folder; unpaired, paired: preference data (KTO, DPO) "
         "from --log; hub: upload, private",
     )
-    sub.add_argument("--base-model", metavar="MODEL", help="where the language model is now")
+    sub.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="for --as transformers: the language model (hub name or folder) that made the "
+        "embeddings, needed if MODEL was fitted on vectors; else where it is now, if it moved",
+    )
     sub.add_argument(
         "--no-custom-code",
         action="store_true",

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from implicitrm_sk import ImplicitRewardEstimator, cli
+from implicitrm_sk import ImplicitRewardEstimator, __version__, cli
 
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -228,6 +228,107 @@ def test_large_log(run, tmp_path):
     assert np.corrcoef(reward, preferred)[0, 1] > 0.7
 
 
+def report_arguments(monkeypatch):
+    given = {}
+
+    def report(est, X, y, **params):
+        given.update(y=y, **params)
+        return "report"
+
+    monkeypatch.setattr(cli, "identification_report", report)
+    return given
+
+
+@pytest.mark.parametrize("option", ["preference", "weight", "response-id", "exposures"])
+def test_report_reads_the_side_information_of_fit(option, run, tmp_path, monkeypatch):
+    frame, X, _ = make_log()
+    frame = frame.assign(weight=1.5, views=2, response=np.arange(400) // 2)
+    frame["embedding"] = list(X[np.arange(400) // 2])
+    frame = frame.drop(columns="prompt_id")
+    frame.to_parquet(tmp_path / "log.parquet")
+    column = {"preference": "label", "response-id": "response", "exposures": "views"}.get(
+        option, option
+    )
+    side = [f"--{option}", column]
+    code, _, err = run("fit", "log.parquet", "--actions", "copied", "-o", "reward", *side, *QUICK)
+    assert code == 0, err
+    given = report_arguments(monkeypatch)
+    code, out, err = run("report", "reward", "log.parquet", *side)
+    assert code == 0, err
+    name = {"weight": "sample_weight"}.get(option, option.replace("-", "_"))
+    np.testing.assert_array_equal(given[name], frame[column])
+    np.testing.assert_array_equal(given["y"], frame["copied"])  # one action is remembered, too
+
+
+def test_report_agrees_with_fit_about_labels(log, run):
+    args = ["--preference", "label"]
+    code, out, _ = run("fit", log[0], "--actions", "copied", "-o", "reward", *args, *QUICK)
+    assert code == 0
+    assert "The reward is identified" in out
+    assert f"large enough to show it: implicitrm report reward {log[0]} --preference label" in out
+    code, out, _ = run("report", "reward", log[0], *args)
+    assert code == 0
+    assert re.search(r"level +identified", out)
+    assert re.search(r"level +not identified", run("report", "reward", log[0])[1])
+
+
+def test_actions_where_the_model_knows_no_names(log, run, tmp_path, monkeypatch):
+    path, frame, X = log
+    est = ImplicitRewardEstimator(max_epochs=2, n_estimators=2, hidden_layer_sizes=(8,))
+    with pytest.warns(UserWarning):
+        est.fit(X, frame["copied"].to_numpy()).save(tmp_path / "reward")
+    code, _, err = run("report", "reward", path)
+    assert code == 2
+    assert "which columns are actions?" in err
+    code, _, err = run("report", "reward", path, "--actions", "copied,shared")
+    assert code == 2
+    assert "fitted with 1 columns of actions, but here are 2" in err
+    given = report_arguments(monkeypatch)
+    assert run("report", "reward", path, "--actions", "copied")[0] == 0
+    np.testing.assert_array_equal(given["y"], frame["copied"])
+
+
+def test_criterion_has_a_unit_where_it_is_a_likelihood(log, run):
+    for objective, has_unit in (("nnpu", False), ("stratified", True)):
+        code, out, _ = run(
+            "fit", log[0], "--actions", "copied", "-o", objective, "--objective", objective,
+            "--preference-rate", "0.5", *QUICK,
+        )  # fmt: skip
+        assert code == 0
+        assert "Held-out criterion: " in out
+        assert ("nats per row" in out) == has_unit
+
+
+def test_listings_collapse_numbered_columns(run, tmp_path):
+    frame = pandas.DataFrame(np.zeros((4, 384)), columns=[f"embedding_{i}" for i in range(384)])
+    frame.insert(100, "clicked", 1.0)
+    frame["shared"] = frame["copied_2"] = 0.0
+    frame.to_parquet(tmp_path / "wide.parquet")
+    expected = "embedding_0 ... embedding_383, clicked, shared, copied_2."
+    for args in ([], ["--actions", "shard"]):
+        code, _, err = run("fit", "wide.parquet", "-o", "x", *args)
+        assert code == 2
+        assert err.strip().endswith(f" {expected}")
+
+
+def test_empty_exports_say_why(log, run, tmp_path, saved):
+    frame = log[1].assign(prompt="q", response="r")
+    export = ["export", saved, "pairs.parquet", "--log", "log.parquet", "--as"]
+    frame.to_parquet(tmp_path / "log.parquet")
+    code, out, err = run(*export, "paired", "--min-margin", "2")
+    assert code == 0
+    assert "0 pairs" in out
+    err = " ".join(err.split())
+    assert "Of the 100 prompts with two or more responses none has two" in err
+    assert "--min-margin 2" in err
+    assert run(*export, "paired")[2] == ""
+    assert "No response reaches" in run(*export, "unpaired", "--min-confidence", "1.5")[2]
+    frame.assign(prompt_id=np.arange(400)).to_parquet(tmp_path / "log.parquet")
+    code, _, err = run(*export, "paired")
+    assert code == 0
+    assert "A pair needs a prompt with two or more responses" in " ".join(err.split())
+
+
 # ---------------------------------------------------------------------- what goes wrong
 
 
@@ -327,12 +428,17 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
           "--embedding", "e"], "Give one of them"),
         (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--embedder", "m"],
          "has no column 'prompt'"),
-        (["predict", "none", "log.parquet", "-o", "x.parquet"], "there is no saved model"),
+        (["predict", "none", "log.parquet", "-o", "x.parquet"], "^error: there is no saved model"),
         (["predict", "reward", "log.parquet", "-o", "x.csv"], "must end with .parquet or .jsonl"),
         (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "no valid zip archive"),
         (["predict", "reward", "scored.parquet", "-o", "x.parquet"], "has a column 'reward'"),
         (["report", "reward", "few.parquet", "--new", "few.parquet"], "at least 20 are needed"),
-        (["export", "reward", "x", "--as", "transformers"], "est was fitted on vectors"),
+        (["export", "reward", "x", "--as", "transformers"],
+         "fitted on vectors: pass --base-model MODEL"),
+        (["report", "reward", "log.parquet", "--new", "log.parquet", "--response-id", "label"],
+         "--response-id has no use with --new"),
+        (["report", "reward", "log.parquet", "--actions", "copied"],
+         "was fitted with 2 columns of actions, but here are 1: copied"),
         (["export", "reward", "x.parquet", "--as", "paired"], "needs --log FILE"),
         (["export", "reward", "x.parquet", "--as", "paired", "--log", "log.parquet"],
          "has no column 'prompt'"),
@@ -370,6 +476,10 @@ def test_help_and_exit_codes(run, capsys):
         out = capsys.readouterr().out
         assert "Example" in out or "Try:" in out
         assert max(map(len, out.splitlines())) <= 100
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"implicitrm {__version__}\n"
     for args in (["fit"], ["fit", "log", "--what"], ["export", "m", "o", "--as", "gguf"]):
         with pytest.raises(SystemExit) as stop:
             cli.main(args)

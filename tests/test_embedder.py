@@ -517,13 +517,19 @@ def test_bad_parameters(tiny_model):
             LLMEmbedder(**({"model": tiny_model()} | {name: value})).transform(["a"])
 
 
-def test_progress_bar(tiny_model, capsys):
+def test_progress_bar(tiny_model, capsys, tmp_path):
     embedder = LLMEmbedder(tiny_model(), verbose=True, batch_tokens=100)
     embedder.transform(make_pairs(10))
     shown = capsys.readouterr().err
     assert "embedding 10 texts: 100%" in shown and "10 texts done" in shown and "tok/s" in shown
     LLMEmbedder(tiny_model()).transform(make_pairs(12))
     assert capsys.readouterr() == ("", "")
+    stored = LLMEmbedder(tiny_model(), verbose=True, cache_dir=tmp_path)
+    stored.transform(make_pairs(10))
+    assert "tok/s" in capsys.readouterr().err
+    stored.transform(make_pairs(10))
+    shown = capsys.readouterr().err
+    assert "embedding 10 texts" in shown and "10 texts done" in shown and "tok" not in shown
 
 
 def test_bar_of_scikit_learn(tiny_model):

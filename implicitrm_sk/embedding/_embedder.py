@@ -703,6 +703,10 @@ class _NoStore:
         pass
 
 
+#: Bar where all is stored: it has neither tokens nor a speed.
+_NO_TOKENS = "{desc}{postfix}"
+
+
 class _Progress:
     """A bar on the screen, in tokens, and steps of a callback context, in texts."""
 
@@ -721,6 +725,7 @@ class _Progress:
                 unit="tok",
                 unit_scale=True,
                 smoothing=0.05,
+                bar_format=_NO_TOKENS,
             )
         return self
 
@@ -733,6 +738,7 @@ class _Progress:
         if self.bar is not None:
             left = self.n_texts - self.n_done - n_texts
             self.bar.total = int(self.bar.n + n_tokens * (1 + left / n_texts) - n_tokens_stored)
+            self.bar.bar_format = None if self.bar.total else _NO_TOKENS
             self.bar.refresh()
 
     def update(self, n_texts, n_tokens=0):
