@@ -37,9 +37,10 @@ def embed_dataset(
 ):
     """Embed a parquet data set on a Ray cluster.
 
-    Reads `source`, adds a column of embeddings and writes `destination`, in the same order, without
-    holding the data set in memory. Every worker loads the model once. Workers of one machine share
-    the store of the embedder, so that a job started again goes on where it stopped.
+    Reads `source`, adds a column of embeddings and writes `destination`, without holding the data
+    set in memory. Every row keeps its columns, but Ray may write blocks of rows in another order:
+    keep a column that identifies them. Every worker loads the model once. Workers of one machine
+    share the store of the embedder, so that a job started again goes on where it stopped.
 
     Parameters
     ----------
@@ -90,22 +91,16 @@ def embed_dataset(
     embedder = clone(embedder)
     paths = [os.fspath(path) for path in source] if isinstance(source, list) else os.fspath(source)
 
-    context = data.DataContext.get_current()
-    ordered = context.execution_options.preserve_order
-    context.execution_options.preserve_order = True
-    try:
-        rows = data.read_parquet(paths)
-        if column in rows.schema().names:
-            raise ValueError(
-                f"source has a column {column!r} already. Drop it, or name another column."
-            )
-        rows.map_batches(
-            _EmbedBatch,
-            fn_constructor_args=(embedder, column),
-            batch_size=batch_size,
-            batch_format="pyarrow",
-            concurrency=n_workers,
-            num_gpus=gpus_per_worker,
-        ).write_parquet(destination)
-    finally:
-        context.execution_options.preserve_order = ordered
+    rows = data.read_parquet(paths)
+    if column in rows.schema().names:
+        raise ValueError(
+            f"source has a column {column!r} already. Drop it, or name another column."
+        )
+    rows.map_batches(
+        _EmbedBatch,
+        fn_constructor_args=(embedder, column),
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        concurrency=n_workers,
+        num_gpus=gpus_per_worker,
+    ).write_parquet(destination)
