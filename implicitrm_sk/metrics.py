@@ -180,22 +180,26 @@ def calibration_error(
     >>> round(calibration_error([1, 0, 1, 1], [0.95, 0.95, 0.55, 0.55]), 3)
     0.45
     """
+    true_preference, reward, weight, _ = _check(true_preference, reward, sample_weight)
+    bins = _reward_bins(reward, weight, n_bins, strategy)
+    gap = np.bincount(bins, weight * (true_preference - reward.astype(np.float64)))
+    return float(np.abs(gap).sum() / weight.sum())
+
+
+def _reward_bins(reward, weight, n_bins, strategy):
+    """Return in which bin each row is, for :func:`calibration_error` and the reliability curve."""
     if not isinstance(n_bins, (int, np.integer)) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}.")
     if strategy not in ("uniform", "quantile"):
         raise ValueError(f"strategy must be 'uniform' or 'quantile', got {strategy!r}.")
-    true_preference, reward, weight, _ = _check(true_preference, reward, sample_weight)
     _check_unit_interval("reward", reward)
     reward = reward.astype(np.float64)
     if strategy == "uniform":
-        bins = np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], reward)
-    else:
-        _, code = np.unique(reward, return_inverse=True)
-        mass = np.bincount(code, weight)
-        middle = (np.cumsum(mass) - mass / 2) / mass.sum()
-        bins = np.minimum((middle * n_bins).astype(int), n_bins - 1)[code]
-    gap = np.bincount(bins, weight * (true_preference - reward))
-    return float(np.abs(gap).sum() / weight.sum())
+        return np.searchsorted(np.linspace(0, 1, n_bins + 1)[1:-1], reward)
+    _, code = np.unique(reward, return_inverse=True)
+    mass = np.bincount(code, weight)
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    return np.minimum((middle * n_bins).astype(int), n_bins - 1)[code]
 
 
 def paired_accuracy(true_preference, reward, groups, *, sample_weight=None):

@@ -1,6 +1,23 @@
-"""What a log and a fitted reward can be asked about."""
+"""What a log and a fitted reward can be asked about, in text, tables and figures."""
 
+from ._plot._comparison import MethodComparisonDisplay
+from ._plot._identification import IdentificationDisplay
+from ._plot._propensity import PropensityDisplay
+from ._plot._reliability import ReliabilityDisplay
+from ._plot._stratification import StratificationDisplay
+from ._plot._training_curve import TrainingCurveDisplay
 from ._report import IdentificationReport, identification_report
 from ._shift import ShiftReport, shift_report
 
-__all__ = ["IdentificationReport", "ShiftReport", "identification_report", "shift_report"]
+__all__ = [
+    "IdentificationDisplay",
+    "IdentificationReport",
+    "MethodComparisonDisplay",
+    "PropensityDisplay",
+    "ReliabilityDisplay",
+    "ShiftReport",
+    "StratificationDisplay",
+    "TrainingCurveDisplay",
+    "identification_report",
+    "shift_report",
+]

@@ -24,6 +24,8 @@ from ._independence import (
     independence_test,
     signals_that_agree,
 )
+from ._plot._base import COLOURS
+from ._plot._identification import IdentificationDisplay
 
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
@@ -31,8 +33,6 @@ STANDARD_ERRORS = 2.0
 LARGE_RANGE = 0.1
 #: Arguments of `fit` that belong to rows, beside groups.
 SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "preference", "propensity")
-#: Bins of the plot: the range of a single row is too noisy to draw.
-N_BINS = 40
 #: Share of the responses kept aside to compare likelihoods on.
 HELD_OUT = 0.25
 
@@ -238,9 +238,9 @@ class IdentificationReport:
             _, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
         left, right = np.asarray(axes, dtype=object).ravel()
         refits = self.refits
-        for as_likely, colour, label in (
-            (True, "C0", "as likely as the best"),
-            (False, "0.6", "less likely"),
+        for as_likely, marker, colour, label in (
+            (True, "o", COLOURS[0], "as likely as the best"),
+            (False, "X", "0.5", "less likely"),
         ):
             shown = refits["as_likely"] == as_likely
             if not shown.any():
@@ -249,7 +249,7 @@ class IdentificationReport:
                 refits["mean_reward"][shown],
                 refits["difference"][shown],
                 yerr=refits["standard_error"][shown],
-                fmt="o",
+                fmt=marker,
                 color=colour,
                 label=label,
             )
@@ -260,28 +260,7 @@ class IdentificationReport:
             xlim=(0, 1),
         )
         left.legend()
-        order = np.argsort(self._held_out["mean"])
-        bins = np.array_split(order, min(N_BINS, len(order)))
-        mean, low, high, lower_bound = (
-            np.array([self._held_out[name][rows].mean() for rows in bins])
-            for name in ("mean", "low", "high", "lower_bound")
-        )
-        position = (np.arange(len(bins)) + 0.5) / len(bins)
-        right.fill_between(
-            position, lower_bound, 1, color="0.85", label="left open by the actions alone"
-        )
-        right.fill_between(
-            position, low, high, color="C0", alpha=0.4, label="range of equally likely refits"
-        )
-        right.plot(position, mean, color="C0", label="their mean")
-        right.set(
-            xlabel=f"held-out rows by reward, averaged in {len(bins)} bins",
-            ylabel="reward",
-            title=f"Reward: {self.level}",
-            xlim=(0, 1),
-            ylim=(0, 1),
-        )
-        right.legend(loc="upper left")
+        IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 
 

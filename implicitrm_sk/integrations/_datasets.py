@@ -8,7 +8,8 @@ import torch
 from .. import _mixture
 from .._estimator import log_tensors
 from .._optional import import_optional
-from ._rewards import component_rewards, split_pipeline
+from .._pipeline import split_pipeline
+from ._rewards import component_rewards
 
 _RESPONSES = ("response", "completion")
 

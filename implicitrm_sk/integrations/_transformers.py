@@ -16,9 +16,9 @@ from sklearn.pipeline import Pipeline
 
 from .._card import model_card
 from .._features import positions_in_use
+from .._pipeline import split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import _token_numbers
-from ._rewards import split_pipeline
 
 #: A larger shift of the logits leaves bfloat16 too few digits for what is on top of it.
 MAX_SHIFT = 16.0

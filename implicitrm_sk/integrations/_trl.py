@@ -1,6 +1,7 @@
 """The reward as TRL's trainers call it."""
 
-from ._rewards import check_pessimism, rewards, split_pipeline
+from .._pipeline import split_pipeline
+from ._rewards import check_pessimism, rewards
 
 
 class RewardFunction:

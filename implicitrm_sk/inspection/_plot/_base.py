@@ -1,0 +1,104 @@
+"""What the displays share: axes, colours, and rows by category."""
+
+import numpy as np
+
+from ..._optional import import_optional
+from ..._validation import _is_missing, to_numpy
+
+#: Okabe and Ito's palette, which colour-blind readers can tell apart. Markers and dashes go with
+#: the colours, so that no display needs them.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
+#: Numbers with more distinct values than this are shown in quarters, of other values the rarest
+#: are shown together.
+MAX_CATEGORIES = 8
+#: Rows drawn one by one; more would cover each other.
+MAX_POINTS = 1_000
+
+
+def axes_for(display, ax):
+    """Return the Axes to draw on, a new one for None, and keep it with its figure."""
+    pyplot = import_optional("matplotlib.pyplot", "plot", f"{type(display).__name__}.plot")
+    if ax is None:
+        _, ax = pyplot.subplots(layout="constrained")
+    display.ax_ = ax
+    display.figure_ = ax.figure
+    return ax
+
+
+def style(number):
+    """Return colour, marker and dashes of the number-th of several things."""
+    i = number % len(COLOURS)
+    return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+
+
+def column_of(by, X, n_samples):
+    """Return the values to break down by, and their name if they have one.
+
+    Parameters
+    ----------
+    by : str, array-like of shape (n_samples,) or None
+        A string is a column of X.
+    X : array-like of shape (n_samples, ...) or None
+    n_samples : int
+    """
+    if by is None:
+        return None, None
+    name = getattr(by, "name", None)
+    if isinstance(by, str):
+        if by not in getattr(X, "columns", ()):
+            raise ValueError(
+                f"by={by!r} is no column of X. Pass the name of a column of a DataFrame X, or the "
+                "values themselves, one per row."
+            )
+        name, by = by, X[by]
+    values = np.asarray(to_numpy(by))
+    if values.shape != (n_samples,):
+        raise ValueError(
+            f"by has shape {values.shape}, but one value per row is expected: ({n_samples},)."
+        )
+    return values, name
+
+
+def categories(values):
+    """Return {label: rows} of the values to break down by; every row is in one of them."""
+    missing = _is_missing(values)
+    known = np.flatnonzero(~missing)
+    try:
+        distinct, code = np.unique(values[known], return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"by holds values that cannot be put in order ({error}). Use one type for all."
+        ) from error
+    found = {}
+    if len(distinct) > MAX_CATEGORIES and values.dtype.kind in "iufM":
+        for quarter in _quarters(code):
+            rows = known[np.isin(code, quarter)]
+            found[f"{_short(distinct[quarter[0]])} to {_short(distinct[quarter[-1]])}"] = rows
+    else:
+        counts = np.bincount(code, minlength=len(distinct))
+        kept = np.arange(len(distinct))
+        if len(distinct) > MAX_CATEGORIES:
+            kept = np.sort(np.argsort(-counts, kind="stable")[: MAX_CATEGORIES - 1])
+        for i in kept:
+            found[_short(distinct[i])] = known[code == i]
+        if len(kept) < len(distinct):
+            found[f"{len(distinct) - len(kept)} others"] = known[~np.isin(code, kept)]
+    if missing.any():
+        found["missing"] = np.flatnonzero(missing)
+    return found
+
+
+def _quarters(code):
+    """Return the codes in four parts of about as many rows each, no value in two of them."""
+    counts = np.bincount(code)
+    middle = np.cumsum(counts) - counts / 2
+    part = np.minimum((4 * middle / counts.sum()).astype(int), 3)
+    return [np.flatnonzero(part == i) for i in range(4) if (part == i).any()]
+
+
+def _short(value):
+    if isinstance(value, np.datetime64):
+        return str(np.datetime_as_string(value, unit="D"))
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)

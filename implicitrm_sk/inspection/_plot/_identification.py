@@ -1,0 +1,291 @@
+"""What equally likely fits leave open of the reward."""
+
+import numpy as np
+
+from ._base import COLOURS, axes_for
+
+#: Parts of the rows that are averaged: the range of a single row is too noisy to draw.
+N_PARTS = 40
+
+
+class IdentificationDisplay:
+    """Range of the reward over fits that explain the log equally well.
+
+    A band that is narrow beside what the actions alone leave open shows what further information
+    (a second signal, labels ...) has determined. A wide one is the signature of a reward that is
+    not identified: no amount of such data will choose within it. A narrow one is no proof: fits
+    that start alike may agree by convention, see the level.
+
+    It is recommended to make one by `from_estimator`, `from_report` or `from_predictions`. All
+    parameters are stored as attributes.
+
+    Parameters
+    ----------
+    mean, low, high : ndarray of shape (n_parts,)
+        Mean, least and greatest reward over the equally likely fits, averaged over parts of the
+        rows in the order of their mean reward.
+    lower_bound : ndarray of shape (n_parts,), default=None
+        Least reward that the action probabilities allow.
+    level : str, default=None
+        The level of the report, for the title.
+
+    Attributes
+    ----------
+    line_ : matplotlib Line2D
+        The mean reward.
+    band_ : matplotlib FillBetweenPolyCollection
+        The range over the fits.
+    bounds_ : matplotlib FillBetweenPolyCollection or None
+        What the actions alone leave open, if `lower_bound` was given.
+    ax_ : matplotlib Axes
+        Axes with the band.
+    figure_ : matplotlib Figure
+        Figure that holds the axes.
+
+    See Also
+    --------
+    implicitrm_sk.identification_report : The report, with advice and tests.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.inspection import IdentificationDisplay
+    >>> display = IdentificationDisplay.from_predictions([[0.2, 0.9], [0.4, 0.9], [0.3, 0.6]])
+    >>> display.low, display.high
+    (array([0.2, 0.6]), array([0.4, 0.9]))
+    """
+
+    def __init__(self, *, mean, low, high, lower_bound=None, level=None):
+        self.mean = mean
+        self.low = low
+        self.high = high
+        self.lower_bound = lower_bound
+        self.level = level
+
+    def plot(self, ax=None, *, line_kwargs=None, band_kwargs=None):
+        """Draw the band.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        line_kwargs : dict, default=None
+            Further arguments of ``Axes.plot``, for the mean.
+        band_kwargs : dict, default=None
+            Further arguments of ``Axes.fill_between``, for the range over the fits.
+
+        Returns
+        -------
+        display : IdentificationDisplay
+            The display itself.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.inspection import IdentificationDisplay
+        >>> display = IdentificationDisplay.from_predictions([[0.2, 0.9], [0.4, 0.9]])
+        >>> display.plot().ax_.get_ylabel()
+        'reward'
+        """
+        ax = axes_for(self, ax)
+        position = (np.arange(len(self.mean)) + 0.5) / len(self.mean)
+        self.bounds_ = None
+        if self.lower_bound is not None:
+            self.bounds_ = ax.fill_between(
+                position, self.lower_bound, 1, color="0.88", label="left open by the actions alone"
+            )
+        settings = {
+            "facecolor": COLOURS[0],
+            "edgecolor": COLOURS[0],
+            "hatch": "|||",
+            "alpha": 0.4,
+            "label": "range of equally likely fits",
+        }
+        self.band_ = ax.fill_between(
+            position, self.low, self.high, **(settings | (band_kwargs or {}))
+        )
+        settings = {"color": "black", "linewidth": 2, "label": "their mean"}
+        (self.line_,) = ax.plot(position, self.mean, **(settings | (line_kwargs or {})))
+        ax.set(
+            xlabel="rows by reward, lowest to highest",
+            ylabel="reward",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        if self.level is not None:
+            ax.set_title(f"Reward: {self.level}")
+        ax.legend(loc="upper left")
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        y,
+        *,
+        n_starts=8,
+        ax=None,
+        line_kwargs=None,
+        band_kwargs=None,
+        **fit_params,
+    ):
+        """Refit the settings of an estimator from different starts, and draw what comes out.
+
+        Parameters
+        ----------
+        estimator : ImplicitRewardEstimator
+            The settings; it need not be fitted and is not changed.
+        X : array-like of shape (n_samples, n_features)
+            The responses of the log.
+        y : array-like of shape (n_samples,) or (n_samples, n_signals)
+            Actions as in `fit`.
+        n_starts : int, default=8
+            Refits, at least 2.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        line_kwargs, band_kwargs : dict, default=None
+            Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
+        **fit_params : dict
+            Further arguments of `fit`, as in `identification_report`.
+
+        Returns
+        -------
+        display : IdentificationDisplay
+            The display, drawn.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import IdentificationDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> IdentificationDisplay.from_estimator(est, X, y, n_starts=2).level
+        'not identified'
+        """
+        from .._report import identification_report
+
+        report = identification_report(estimator, X, y, n_starts=n_starts, **fit_params)
+        return cls.from_report(report, ax=ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
+
+    @classmethod
+    def from_report(cls, report, *, ax=None, line_kwargs=None, band_kwargs=None):
+        """Draw the refits of a report, on the rows that it kept aside.
+
+        Parameters
+        ----------
+        report : IdentificationReport
+            Made by `identification_report`.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        line_kwargs, band_kwargs : dict, default=None
+            Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
+
+        Returns
+        -------
+        display : IdentificationDisplay
+            The display, drawn.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+        >>> from implicitrm_sk.inspection import IdentificationDisplay
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((400, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> report = identification_report(est, X, y, n_starts=2)
+        >>> display = IdentificationDisplay.from_report(report)
+        >>> display.mean.shape
+        (40,)
+        """
+        rows = report._held_out
+        display = cls._averaged(
+            rows["mean"], rows["low"], rows["high"], rows["lower_bound"], report.level
+        )
+        return display.plot(ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls,
+        rewards,
+        *,
+        lower_bound=None,
+        level=None,
+        ax=None,
+        line_kwargs=None,
+        band_kwargs=None,
+    ):
+        """Draw the rewards of any fits that explain the log equally well.
+
+        Parameters
+        ----------
+        rewards : array-like of shape (n_fits, n_samples)
+            Reward of each row in each fit, for example of other settings, seeds or months.
+        lower_bound : array-like of shape (n_samples,), default=None
+            Least reward that the action probabilities allow: the first column of the report's
+            `bounds`, or `predict_action` of one signal without false actions.
+        level : str, default=None
+            For the title.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        line_kwargs, band_kwargs : dict, default=None
+            Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
+
+        Returns
+        -------
+        display : IdentificationDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If `rewards` are not those of at least two fits, or no probabilities.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.inspection import IdentificationDisplay
+        >>> display = IdentificationDisplay.from_predictions(
+        ...     [[0.2, 0.9], [0.4, 0.9]], lower_bound=[0.1, 0.5]
+        ... )
+        >>> display.lower_bound
+        array([0.1, 0.5])
+        """
+        rewards = np.asarray(rewards, dtype=np.float64)
+        if rewards.ndim != 2 or len(rewards) < 2 or not rewards.size:
+            raise ValueError(
+                f"rewards has shape {rewards.shape}; expected is (n_fits, n_samples) with at least "
+                "two fits to compare."
+            )
+        if not ((rewards >= 0) & (rewards <= 1)).all():
+            raise ValueError("rewards must be probabilities in [0, 1], without NaN.")
+        if lower_bound is not None:
+            lower_bound = np.asarray(lower_bound, dtype=np.float64)
+            if lower_bound.shape != rewards.shape[1:]:
+                raise ValueError(
+                    f"lower_bound has shape {lower_bound.shape}; expected is one per row, "
+                    f"{rewards.shape[1:]}."
+                )
+        display = cls._averaged(
+            rewards.mean(axis=0), rewards.min(axis=0), rewards.max(axis=0), lower_bound, level
+        )
+        return display.plot(ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
+
+    @classmethod
+    def _averaged(cls, mean, low, high, lower_bound, level):
+        order = np.argsort(mean, kind="stable")
+        parts = np.array_split(order, min(N_PARTS, len(order)))
+        return cls(
+            **{
+                name: None if values is None else np.array([values[rows].mean() for rows in parts])
+                for name, values in (
+                    ("mean", mean),
+                    ("low", low),
+                    ("high", high),
+                    ("lower_bound", lower_bound),
+                )
+            },
+            level=level,
+        )

@@ -1,0 +1,364 @@
+"""Reward against propensity."""
+
+import numpy as np
+from sklearn.utils import check_random_state
+
+from ..._pipeline import split_pipeline
+from ..._validation import check_sample_weight, check_vector
+from ._base import MAX_POINTS, axes_for, categories, column_of, style
+
+#: Parts of the rows, by reward, of which the mean propensity is shown.
+_N_PARTS = 10
+#: Probabilities of an action whose contours are drawn.
+_LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+class PropensityDisplay:
+    """Reward against propensity, row by row, with lines of equal action probability.
+
+    Along a line every row draws the action equally often, and with one signal the log cannot tell
+    one place on it from another. Far from the diagonal lie the responses that a classifier of
+    actions gets wrong: liked but rarely acted on (lower right), or readily acted on although less
+    liked (upper left).
+
+    It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
+    stored as attributes.
+
+    Parameters
+    ----------
+    reward : ndarray of shape (n_samples,)
+        P(r*=1 | x) of the rows to draw.
+    propensity : ndarray of shape (n_samples,)
+        P(y=1 | r*=1, x) of one signal.
+    by : ndarray of shape (n_samples,), default=None
+        Values that colour and shape of the points stand for.
+    mean_reward, mean_propensity : ndarray of shape (n_parts,)
+        Weighted means over tenths of all rows by their reward.
+    false_action_rate : float, default=0.0
+        P(y=1 | r*=0), for the lines.
+    name : str, default=None
+        Name of the signal.
+    by_name : str, default=None
+        Name of the values of `by`.
+
+    Attributes
+    ----------
+    points_ : list of matplotlib PathCollection
+        The points, one collection per category.
+    line_ : matplotlib Line2D
+        The means.
+    contours_ : matplotlib ContourSet
+        Lines of equal P(y=1 | x).
+    ax_ : matplotlib Axes
+        Axes with the points.
+    figure_ : matplotlib Figure
+        Figure that holds the axes.
+
+    See Also
+    --------
+    implicitrm_sk.ImplicitRewardEstimator.propensity : The propensity.
+
+    Notes
+    -----
+    The lines are P(y=1 | x) = R A + (1 - R) e.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.inspection import PropensityDisplay
+    >>> display = PropensityDisplay.from_predictions([0.9, 0.2, 0.6], [0.3, 0.5, 0.4])
+    >>> display.mean_propensity
+    array([0.5, 0.4, 0.3])
+    """
+
+    def __init__(
+        self,
+        *,
+        reward,
+        propensity,
+        mean_reward,
+        mean_propensity,
+        by=None,
+        false_action_rate=0.0,
+        name=None,
+        by_name=None,
+    ):
+        self.reward = reward
+        self.propensity = propensity
+        self.mean_reward = mean_reward
+        self.mean_propensity = mean_propensity
+        self.by = by
+        self.false_action_rate = false_action_rate
+        self.name = name
+        self.by_name = by_name
+
+    def plot(self, ax=None, *, scatter_kwargs=None, line_kwargs=None):
+        """Draw the points, their means and the lines of equal action probability.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        scatter_kwargs : dict, default=None
+            Further arguments of ``Axes.scatter``, for all points.
+        line_kwargs : dict, default=None
+            Further arguments of ``Axes.plot``, for the line of the means.
+
+        Returns
+        -------
+        display : PropensityDisplay
+            The display itself.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.inspection import PropensityDisplay
+        >>> display = PropensityDisplay.from_predictions([0.9, 0.2], [0.3, 0.5])
+        >>> display.plot().ax_.get_xlabel()
+        'reward P(r* = 1 | x)'
+        """
+        ax = axes_for(self, ax)
+        grid = np.linspace(0, 1, 201)
+        e = self.false_action_rate
+        R, A = np.meshgrid(grid, grid)
+        self.contours_ = ax.contour(
+            R, A, R * A + (1 - R) * e, levels=_LEVELS, colors="0.6", linewidths=0.8, zorder=0
+        )
+        parts = {None: np.arange(len(self.reward))} if self.by is None else categories(self.by)
+        self.points_ = []
+        for number, (label, rows) in enumerate(parts.items()):
+            look = style(number)
+            settings = {
+                "color": look["color"],
+                "marker": look["marker"],
+                "s": 14,
+                "alpha": 0.5,
+                "linewidths": 0,
+                "label": label,
+            }
+            self.points_.append(
+                ax.scatter(
+                    self.reward[rows], self.propensity[rows], **(settings | (scatter_kwargs or {}))
+                )
+            )
+        settings = {
+            "color": "black",
+            "marker": "o",
+            "markerfacecolor": "white",
+            "linewidth": 2,
+            "label": "mean of each tenth",
+        }
+        (self.line_,) = ax.plot(
+            self.mean_reward, self.mean_propensity, **(settings | (line_kwargs or {}))
+        )
+        labels = ax.clabel(
+            self.contours_,
+            fmt="%.1f",
+            fontsize="small",
+            colors="0.3",
+            manual=[(level**0.5, level**0.5) for level in _LEVELS],
+            zorder=3,
+        )
+        for label in labels:
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
+        signal = "" if self.name is None else f" of {self.name!r}"
+        ax.set(
+            xlim=(-0.02, 1.02),
+            ylim=(-0.02, 1.02),
+            xlabel="reward P(r* = 1 | x)",
+            ylabel=f"propensity{signal} P(y = 1 | r* = 1, x)",
+        )
+        legend = ax.legend(
+            [*self.contours_.legend_elements()[0][:1], *ax.get_legend_handles_labels()[0]],
+            ["equal P(y = 1 | x)", *ax.get_legend_handles_labels()[1]],
+            title=self.by_name,
+            loc="lower center",
+            bbox_to_anchor=(0.5, 1),
+            ncols=3,
+            frameon=False,
+        )
+        for handle in legend.legend_handles:
+            handle.set_alpha(1)
+        return self
+
+    @classmethod
+    def from_estimator(
+        cls,
+        estimator,
+        X,
+        *,
+        signal=None,
+        by=None,
+        sample_weight=None,
+        subsample=MAX_POINTS,
+        random_state=0,
+        ax=None,
+        scatter_kwargs=None,
+        line_kwargs=None,
+    ):
+        """Draw the reward and the propensity that an estimator finds.
+
+        Parameters
+        ----------
+        estimator : ImplicitRewardEstimator or Pipeline
+            Fitted, with an objective that models P(y | x).
+        X : array-like of shape (n_samples, n_features), or text
+            The responses.
+        signal : str or int, default=None
+            Name or position of the action; None is the first.
+        by : str or array-like of shape (n_samples,), default=None
+            Colour the points by this column of X, or by these values.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the means.
+        subsample : int or None, default=1000
+            Draw at most so many points, chosen at random; the means are of all rows.
+        random_state : int, RandomState instance or None, default=0
+            Which points are drawn.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        scatter_kwargs, line_kwargs : dict, default=None
+            Further arguments of ``Axes.scatter`` and ``Axes.plot``.
+
+        Returns
+        -------
+        display : PropensityDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If there is no such signal or column.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import PropensityDisplay
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> display = PropensityDisplay.from_estimator(est.fit(X, y), X, signal=1)
+        >>> display.reward.shape
+        (200,)
+        """
+        fitted, transform = split_pipeline(estimator)
+        names = fitted._signal_names()
+        if signal is None:
+            signal = names[0]
+        if signal not in names and signal not in range(len(names)):
+            raise ValueError(f"there is no signal {signal!r}; the estimator was fitted on {names}.")
+        k = names.index(signal) if signal in names else signal
+        values, by_name = column_of(by, X, len(X))
+        X = transform(X)
+        propensity = fitted.propensity(X).reshape(len(X), -1)[:, k]
+        return cls.from_predictions(
+            fitted.predict(X),
+            propensity,
+            by=values,
+            false_action_rate=float(fitted.false_action_rate_[k]),
+            name=str(names[k]) if hasattr(fitted, "signal_names_in_") else None,
+            by_name=by_name,
+            sample_weight=sample_weight,
+            subsample=subsample,
+            random_state=random_state,
+            ax=ax,
+            scatter_kwargs=scatter_kwargs,
+            line_kwargs=line_kwargs,
+        )
+
+    @classmethod
+    def from_predictions(
+        cls,
+        reward,
+        propensity,
+        *,
+        by=None,
+        false_action_rate=0.0,
+        name=None,
+        by_name=None,
+        sample_weight=None,
+        subsample=MAX_POINTS,
+        random_state=0,
+        ax=None,
+        scatter_kwargs=None,
+        line_kwargs=None,
+    ):
+        """Draw a reward against the propensity of one signal.
+
+        Parameters
+        ----------
+        reward : array-like of shape (n_samples,)
+            P(r*=1 | x), in [0, 1].
+        propensity : array-like of shape (n_samples,)
+            P(y=1 | r*=1, x), in [0, 1].
+        by : array-like of shape (n_samples,), default=None
+            Values to colour the points by.
+        false_action_rate : float, default=0.0
+            P(y=1 | r*=0), for the lines of equal action probability.
+        name : str, default=None
+            Name of the signal.
+        by_name : str, default=None
+            Name of `by`; None is that of a Series.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows in the means.
+        subsample : int or None, default=1000
+            Draw at most so many points, chosen at random.
+        random_state : int, RandomState instance or None, default=0
+            Which points are drawn.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        scatter_kwargs, line_kwargs : dict, default=None
+            Further arguments of ``Axes.scatter`` and ``Axes.plot``.
+
+        Returns
+        -------
+        display : PropensityDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If shapes differ or a value is no probability.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.inspection import PropensityDisplay
+        >>> display = PropensityDisplay.from_predictions([0.9, 0.2], [0.3, 0.5], name="copy")
+        >>> display.ax_.get_ylabel()
+        "propensity of 'copy' P(y = 1 | r* = 1, x)"
+        """
+        reward = check_vector(reward, len(reward), "reward")
+        propensity = check_vector(propensity, len(reward), "propensity")
+        for what, values in (("reward", reward), ("propensity", propensity)):
+            if values.min() < 0 or values.max() > 1:
+                raise ValueError(
+                    f"{what} must lie in [0, 1], got values from {values.min():g} to "
+                    f"{values.max():g}. Pass probabilities, not logits."
+                )
+        if subsample is not None and not (isinstance(subsample, int) and subsample > 0):
+            raise ValueError(f"subsample must be a positive integer or None, got {subsample!r}.")
+        weight = check_sample_weight(sample_weight, len(reward))
+        by, own_name = column_of(by, None, len(reward))
+        parts = [
+            rows
+            for rows in np.array_split(np.argsort(reward, kind="stable"), _N_PARTS)
+            if weight[rows].any()
+        ]
+        shown = np.arange(len(reward))
+        if subsample is not None and subsample < len(reward):
+            shown = np.sort(
+                check_random_state(random_state).choice(len(reward), subsample, replace=False)
+            )
+        display = cls(
+            reward=reward[shown],
+            propensity=propensity[shown],
+            mean_reward=np.array(
+                [np.average(reward[rows], weights=weight[rows]) for rows in parts]
+            ),
+            mean_propensity=np.array(
+                [np.average(propensity[rows], weights=weight[rows]) for rows in parts]
+            ),
+            by=None if by is None else by[shown],
+            false_action_rate=false_action_rate,
+            name=name,
+            by_name=own_name if by_name is None else by_name,
+        )
+        return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)

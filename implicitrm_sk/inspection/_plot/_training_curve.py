@@ -1,0 +1,188 @@
+"""Learning curve: the held-out criterion of each member over the epochs."""
+
+import numpy as np
+
+from ..._pipeline import split_pipeline
+from ._base import axes_for, style
+
+
+class TrainingCurveDisplay:
+    """Learning curve: the held-out criterion of each member over the epochs.
+
+    Shows whether training was long enough, whether the step size suits, and whether a member stands
+    apart. Members stop one by one; the weights of each one's best epoch are kept, and what it does
+    after it has stopped is not drawn, since it is thrown away.
+
+    It is recommended to make one by `from_estimator`. All parameters are stored as attributes.
+
+    Parameters
+    ----------
+    losses : ndarray of shape (n_epochs, n_members)
+        The criterion after each epoch, in nats per row for a likelihood.
+    n_epochs : ndarray of int of shape (n_members,)
+        Epochs after which each member stopped.
+    best_epoch : ndarray of int of shape (n_members,) or None
+        Epoch, counted from 1, whose weights each member keeps; None if none were held out.
+    criterion : {"valid_loss", "train_loss"}, default="valid_loss"
+        Which of the losses it is.
+
+    Attributes
+    ----------
+    lines_ : list of matplotlib Line2D
+        One curve per member.
+    best_ : matplotlib PathCollection or None
+        The best epochs.
+    ax_ : matplotlib Axes
+        Axes with the curves.
+    figure_ : matplotlib Figure
+        Figure that holds the axes.
+
+    See Also
+    --------
+    sklearn.model_selection.LearningCurveDisplay : Scores by the number of training rows.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk.inspection import TrainingCurveDisplay
+    >>> losses = np.array([[0.7, 0.8], [0.6, 0.5], [0.65, 0.55]])
+    >>> display = TrainingCurveDisplay(losses=losses, n_epochs=[3, 3], best_epoch=[2, 2])
+    >>> [len(line.get_xdata()) for line in display.plot().lines_]
+    [3, 3]
+    """
+
+    def __init__(self, *, losses, n_epochs, best_epoch, criterion="valid_loss"):
+        self.losses = losses
+        self.n_epochs = n_epochs
+        self.best_epoch = best_epoch
+        self.criterion = criterion
+
+    def plot(self, ax=None, **kwargs):
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        **kwargs : dict
+            Further arguments of ``Axes.plot``, for all curves.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            The display itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.inspection import TrainingCurveDisplay
+        >>> losses = np.array([[0.7], [0.6]])
+        >>> display = TrainingCurveDisplay(losses=losses, n_epochs=[2], best_epoch=[2])
+        >>> display.plot().ax_.get_xlabel()
+        'epoch'
+        """
+        ax = axes_for(self, ax)
+        self.lines_ = []
+        for member, n in enumerate(self.n_epochs):
+            look = style(member)
+            settings = {
+                "color": look["color"],
+                "linestyle": look["linestyle"],
+                "label": f"member {member + 1}",
+            }
+            self.lines_ += ax.plot(
+                np.arange(1, n + 1), self.losses[:n, member], **(settings | kwargs)
+            )
+        self.best_ = None
+        if self.best_epoch is not None:
+            best = np.asarray(self.best_epoch)
+            self.best_ = ax.scatter(
+                best,
+                np.asarray(self.losses)[best - 1, np.arange(len(best))],
+                color=[line.get_color() for line in self.lines_],
+                edgecolor="black",
+                s=60,
+                zorder=3,
+                label="best epoch: kept",
+            )
+        kind = "held-out criterion" if self.criterion == "valid_loss" else "training loss"
+        ax.set(xlabel="epoch", ylabel=f"{kind} (lower is better)", xlim=(0, None))
+        if len(self.n_epochs) <= 8:
+            ax.legend()
+        elif self.best_ is not None:
+            ax.legend(handles=[self.best_])
+        return self
+
+    @classmethod
+    def from_estimator(cls, estimator, *, criterion="valid_loss", ax=None, **kwargs):
+        """Draw the learning curves of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : ImplicitRewardEstimator or Pipeline
+            Fitted.
+        criterion : {"valid_loss", "train_loss"}, default="valid_loss"
+            The held-out criterion, which there is with early stopping only, or the training loss.
+            The two are different functions for some objectives, hence not to be compared.
+        ax : matplotlib Axes, default=None
+            Axes to draw on; None makes a figure.
+        **kwargs : dict
+            Further arguments of ``Axes.plot``.
+
+        Returns
+        -------
+        display : TrainingCurveDisplay
+            The display, drawn.
+
+        Raises
+        ------
+        ValueError
+            If nothing was held out, or `criterion` is neither of the two.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import TrainingCurveDisplay
+        >>> X = np.random.default_rng(0).normal(size=(200, 2))
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> display = TrainingCurveDisplay.from_estimator(est)
+        >>> display.losses.shape == (est.n_iter_, 4)
+        True
+        """
+        fitted, _ = split_pipeline(estimator)
+        if criterion not in ("valid_loss", "train_loss"):
+            raise ValueError(f"criterion must be 'valid_loss' or 'train_loss', got {criterion!r}.")
+        held_out = [record["valid_loss"] for record in fitted.history_ if "valid_loss" in record]
+        if criterion == "valid_loss" and not held_out:
+            raise ValueError(
+                "nothing was held out in training, hence there is no valid_loss: fit with "
+                "early_stopping=True, or draw criterion='train_loss'."
+            )
+        losses = np.array([record[criterion] for record in fitted.history_])
+        n_epochs = np.full(losses.shape[1], len(losses))
+        best_epoch = None
+        if held_out:
+            dtype = str(next(fitted.model_.parameters()).dtype).removeprefix("torch.")
+            best_epoch, n_epochs = _best_and_last(
+                np.array(held_out, dtype=dtype), fitted.n_iter_no_change, fitted.tol
+            )
+        return cls(
+            losses=losses, n_epochs=n_epochs, best_epoch=best_epoch, criterion=criterion
+        ).plot(ax, **kwargs)
+
+
+def _best_and_last(risk, patience, tol):
+    """Return best and last epoch of each member, by the rule of the training engine."""
+    best, best_epoch = np.full(risk.shape[1], np.inf, risk.dtype), np.zeros(risk.shape[1], int)
+    stale, last = np.zeros_like(best_epoch), np.full_like(best_epoch, len(risk))
+    running = np.ones(risk.shape[1], dtype=bool)
+    for epoch, values in enumerate(risk, start=1):
+        stale = np.where(values < best - tol, 0, stale + 1)
+        better = (values < best) & running
+        best_epoch[better], best[better] = epoch, values[better]
+        stops = running & (stale >= patience)
+        last[stops] = epoch
+        running &= ~stops
+    return best_epoch, last
