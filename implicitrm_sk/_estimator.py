@@ -20,8 +20,10 @@ from ._features import embed_text, positions_in_use, select_features, set_embedd
 from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
 from ._log import check_constant, check_labels, check_log, number_responses
 from ._modules import RewardModel
+from ._sources import StreamedX, chunks, picked
 from ._split import cross_fitting_folds, row_codes, validation_split
 from ._stratification import GROUP_NAMES
+from ._streaming import StreamedRows
 from ._training import (
     INFERENCE_ROWS,
     Partners,
@@ -859,6 +861,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _model_log(self, X, log, response_id, groups):
         """Return what the objective sees: rows of a response side by side, signals reduced."""
+        if self.objective_.pairs and isinstance(X, StreamedX):
+            raise X.refusal()
         if log.response is not None:
             ids = np.asarray(to_numpy(response_id))
             self._check_same_reward(X, log, ids)
@@ -1017,12 +1021,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             rows = np.flatnonzero(np.isin(log.response, responses))
         weight = log.per_row(log.sample_weight)[rows]
         uniform = (weight == weight[0]).all()
-        for chunk in np.array_split(np.arange(len(rows)), -(-len(rows) // INFERENCE_ROWS)):
-            block = X[rows[chunk]]
+        for part, block in picked(X, rows, INFERENCE_ROWS):
             # A float16 sum of squares overflows at 65504.
             block = block.astype(np.float32) if X.dtype == np.float16 else block
             # Several times faster without weights.
-            self.scaler_.partial_fit(block, sample_weight=None if uniform else weight[chunk])
+            self.scaler_.partial_fit(block, sample_weight=None if uniform else weight[part])
 
     def _layer_sizes(self, name):
         sizes = getattr(self, name)
@@ -1154,7 +1157,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     def _impose_rate(self, constraint, X, log, responses):
         """Shift the reward of each member, so that its mean over the rows of fit is exact."""
         rows = responses if log.first is None else log.first[responses]
-        (reward_logit,) = self._logits(X[rows], "reward_logit")
+        if isinstance(X, StreamedX):
+            reward_logit = self._logits(X, "reward_logit")[0][:, rows]
+        else:
+            (reward_logit,) = self._logits(X[rows], "reward_logit")
         shift = constraint.shift(reward_logit, torch.as_tensor(log.sample_weight[responses]))
         bias = self.model_.reward.biases[-1]
         with torch.no_grad():
@@ -1180,9 +1186,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         device, dtype = parameter.device, parameter.dtype
         generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
         model.set_generator(generator)
-        resident = torch.empty(X.shape, dtype=dtype, device=device)
-        for start, chunk in self._standardized(X, dtype):
-            resident[start : start + len(chunk)] = chunk
+        if isinstance(X, StreamedX):
+            served, serve = X.scaled_by(self.scaler_), StreamedRows
+        else:
+            served, serve = torch.empty(X.shape, dtype=dtype, device=device), ResidentRows
+            for start, chunk in self._standardized(X, dtype):
+                served[start : start + len(chunk)] = chunk
 
         def tensors(**fields):
             return {
@@ -1213,8 +1222,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if log.response is not None:
             offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
         return [
-            ResidentRows(
-                resident,
+            serve(
+                served,
                 rows,
                 responses,
                 torch.as_tensor(weight, dtype=dtype, device=device),
@@ -1242,8 +1251,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 torch.from_numpy(part.astype(compute))
                 for part in (self.scaler_.mean_, self.scaler_.scale_)
             )
-        for start in range(0, len(X), INFERENCE_ROWS):
-            chunk = np.asarray(X[start : start + INFERENCE_ROWS], dtype=compute)
+        for start, chunk in chunks(X, INFERENCE_ROWS):
+            chunk = np.asarray(chunk, dtype=compute)
             # torch shares memory and objects to read-only arrays.
             tensor = torch.from_numpy(chunk if chunk.flags.writeable else chunk.copy())
             if self.scaler_ is not None:

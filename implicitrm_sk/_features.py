@@ -7,6 +7,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array
 
+from ._sources import Source, StreamedX, as_array, open_rows
 from ._validation import check_features, check_not_text, is_numeric, to_numpy
 from .embedding import LLMEmbedder
 
@@ -25,7 +26,9 @@ def set_embedder(estimator):
 def embed_text(estimator, X):
     """Return X as vectors where it is text and the estimator has an embedder."""
     embedder = getattr(estimator, "embedder_", None)
-    return X if embedder is None or is_numeric(X) else embedder.transform(X)
+    if embedder is None or isinstance(X, str | os.PathLike) or is_numeric(X):
+        return X
+    return embedder.transform(X)
 
 
 def select_features(estimator, X, *, reset, with_propensity=True):
@@ -33,9 +36,12 @@ def select_features(estimator, X, *, reset, with_propensity=True):
 
     Sets `reward_columns_` and `propensity_columns_` if `reset`. Columns that only the propensity
     head reads may be missing or NaN unless `with_propensity`; they are then NaN. Text becomes
-    the vectors of the estimator's embedder.
+    the vectors of the estimator's embedder, a path the rows of its file: a `StreamedX` where the
+    file is large.
     """
-    X = to_numpy(embed_text(estimator, X))
+    X = to_numpy(open_rows(embed_text(estimator, X)))
+    if isinstance(X, Source):
+        return _select_from_source(estimator, X, reset=reset, with_propensity=with_propensity)
     if reset and estimator.reward_features is None and estimator.propensity_features is None:
         X = check_features(estimator, X, reset=True)
         estimator.reward_columns_ = estimator.propensity_columns_ = np.arange(X.shape[1])
@@ -68,6 +74,38 @@ def select_features(estimator, X, *, reset, with_propensity=True):
                 )
             )
     return values
+
+
+def _select_from_source(estimator, source, *, reset, with_propensity):
+    """Return the columns in use as a `StreamedX`, whose rows are checked as they are read."""
+    keys = estimator.reward_features, estimator.propensity_features
+    if reset and any(map(callable, keys)):
+        raise ValueError(
+            "reward_features or propensity_features is a callable, which would get all of "
+            f"X={source.name!r}, too large to be held. Select the columns by position."
+        )
+    # The first row stands for the width and settles the columns.
+    select_features(
+        estimator,
+        as_array(source.read(0, 1)),
+        reset=reset,
+        with_propensity=with_propensity,
+    )
+    columns = None
+    if is_restricted(estimator):
+        columns = np.union1d(estimator.reward_columns_, estimator.propensity_columns_)
+        if source.shape[1] < estimator.n_features_in_:
+            raise ValueError(
+                f"X={source.name!r} has {source.shape[1]} of the {estimator.n_features_in_} "
+                "columns. Large files must hold all of them."
+            )
+    return StreamedX(
+        source,
+        lambda rows: select_features(
+            estimator, rows, reset=False, with_propensity=reset or with_propensity
+        ),
+        columns,
+    )
 
 
 def is_restricted(estimator):

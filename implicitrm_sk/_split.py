@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ._sources import chunks
+
 
 def row_codes(X):
     """Return an integer per row, equal for identical rows.
@@ -15,8 +17,8 @@ def row_codes(X):
         1
     )
     codes = np.empty(len(X), dtype=np.uint64)
-    for start in range(0, len(X), 4096):
-        chunk = np.ascontiguousarray(X[start : start + 4096])
+    for start, chunk in chunks(X, 4096):
+        chunk = np.ascontiguousarray(chunk)
         # Adding 0 turns -0.0 into 0.0, which compares equal but differs in its bits.
         bits = (chunk + chunk.dtype.type(0)).view(np.uint32 if words else np.uint16)
         codes[start : start + 4096] = (bits.astype(np.uint64) * multipliers).sum(

@@ -7,7 +7,7 @@ device, and the host waits once per epoch.
 
 import itertools
 import math
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import torch
 from skorch import NeuralNet
@@ -366,12 +366,19 @@ class RateConstraint:
         shift : Tensor of shape (members,)
         """
         f, weight = reward_logit.double(), sample_weight.double() / sample_weight.sum()
-        mean = torch.sigmoid(f) @ weight
+
+        def mean_at(shift):
+            # Member by member: of a large population one is enough at a time.
+            return torch.stack(
+                [torch.sigmoid(one + by) @ weight for one, by in zip(f, shift, strict=True)]
+            )
+
+        mean = mean_at(torch.zeros_like(f[:, 0]))
         target = mean.clamp(self.lower, self.upper)
         low, high = torch.full_like(mean, -50.0), torch.full_like(mean, 50.0)
         for _ in range(60):
             middle = (low + high) / 2
-            above = torch.sigmoid(f + middle[:, None]) @ weight > target
+            above = mean_at(middle) > target
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return torch.where(mean == target, 0.0, (low + high) / 2)
 
@@ -439,9 +446,11 @@ class RewardNet(NeuralNet):
         """Return the mean risk of each member over one pass, left on the device."""
         self._set_training(training)
         risks, sizes = [], []
-        for batch in iterator:
-            risks.append(step_fn(batch)["loss"])
-            sizes.append(batch[2].shape[-1])
+        # Closed also when a step raises, so that no thread goes on reading.
+        with closing(iter(iterator)) as batches:
+            for batch in batches:
+                risks.append(step_fn(batch)["loss"])
+                sizes.append(batch[2].shape[-1])
         risks = torch.stack(risks)
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
         return share @ risks

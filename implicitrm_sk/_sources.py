@@ -1,0 +1,521 @@
+"""X from files: what is small is read and held, what is large is read block by block.
+
+A file of more than `STREAM_BYTES` is never held, nor mapped: blocks of consecutive rows are read
+by position, in the number format in which they are stored. Whether a file is large is a matter of
+its size alone, never of free memory, so that a fit means the same on every machine.
+"""
+
+import bisect
+import json
+import math
+import os
+import queue
+import struct
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ._optional import import_optional
+
+#: Files of more bytes than this are streamed.
+STREAM_BYTES = 2**30
+#: What is read at once: consecutive rows, so that a disk reads at its full speed.
+BLOCK_BYTES = 2**21
+#: Rows per array where rows are wanted in order.
+CHUNK_ROWS = 8192
+
+_KINDS = (".npy", ".safetensors", ".parquet")
+_NPY = {"f2": torch.float16, "f4": torch.float32, "f8": torch.float64}
+_SAFETENSORS = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+#: joblib hands arrays to its workers in files of such folders; to the user they are arrays.
+_JOBLIB = "joblib_memmapping_folder"
+
+
+def open_rows(X):
+    """Return X itself unless it is a path or a memory-mapped array: these become rows.
+
+    Parameters
+    ----------
+    X : object
+        A path (str or path-like) stands for a ``.npy``, ``.safetensors`` or ``.parquet`` file or
+        for a folder of files of one of these kinds.
+
+    Returns
+    -------
+    X : object, ndarray or Source
+        An ndarray where the file is small, a `Source` where it is not.
+    """
+    if isinstance(X, str | os.PathLike):
+        path = Path(X).expanduser()
+        if path.suffix == ".npy" and path.is_file() and path.stat().st_size <= STREAM_BYTES:
+            return np.load(path, allow_pickle=False)
+        source = _open_path(path)
+    elif isinstance(X, np.memmap) and X.nbytes > STREAM_BYTES:
+        source = _of_memmap(X)
+    else:
+        return X
+    if not isinstance(source, Source):
+        return source
+    return source if source.nbytes > STREAM_BYTES else as_array(source.read(0, len(source)))
+
+
+def as_array(rows):
+    """Return rows as an ndarray; bfloat16, which NumPy lacks, becomes float32."""
+    return (rows.float() if rows.dtype == torch.bfloat16 else rows).numpy()
+
+
+class Source:
+    """Rows that lie one after the other in some files.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    shards : list of FlatShard or ParquetShard
+
+    Attributes
+    ----------
+    shape : tuple of int
+    stored : torch.dtype
+        As the files hold the numbers.
+    """
+
+    def __init__(self, name, shards):
+        self.name = name
+        self.shards = [shard for shard in shards if shard.shape[0]]
+        if not self.shards:
+            raise ValueError(f"X={name!r} holds no rows.")
+        first = self.shards[0]
+        for shard in self.shards:
+            if shard.shape[1] != first.shape[1] or shard.stored != first.stored:
+                raise ValueError(
+                    f"the files of X={name!r} differ: {os.path.basename(first.path)} has "
+                    f"{first.shape[1]} columns of {first.stored}, {os.path.basename(shard.path)} "
+                    f"has {shard.shape[1]} of {shard.stored}. All files of a folder must be parts "
+                    "of one table."
+                )
+        self.starts = np.cumsum([0, *(shard.shape[0] for shard in self.shards)]).tolist()
+        self.shape = self.starts[-1], first.shape[1]
+        self.stored = first.stored
+
+    def __len__(self):
+        return self.shape[0]
+
+    @property
+    def nbytes(self):
+        """Size of all numbers as they are stored."""
+        return math.prod(self.shape) * self.stored.itemsize
+
+    def read(self, start, stop, out=None):
+        """Return rows start to stop - 1 as a tensor on the CPU, in `out` if that is given."""
+        if out is None:
+            out = torch.empty((stop - start, self.shape[1]), dtype=self.stored)
+        done = start
+        i = bisect.bisect_right(self.starts, start) - 1
+        while done < stop:
+            end = min(stop, self.starts[i + 1])
+            self.shards[i].read(
+                done - self.starts[i], end - self.starts[i], out[done - start : end - start]
+            )
+            done, i = end, i + 1
+        return out
+
+    def edges(self):
+        """Return the row numbers at which blocks begin, and the number of rows last."""
+        edges = [0]
+        rows = max(BLOCK_BYTES // (self.shape[1] * self.stored.itemsize), 1)
+        for shard, start in zip(self.shards, self.starts, strict=False):
+            natural = shard.edges(rows)
+            # Row groups may be tiny.
+            edges.extend(
+                start + edge
+                for edge, following in zip(natural, [*natural[1:], math.inf], strict=True)
+                if start + following - edges[-1] > rows
+            )
+        return [*(edge for edge in edges if edge < len(self)), len(self)]
+
+
+@dataclass(frozen=True)
+class FlatShard:
+    """Rows as plain bytes in one piece of a file."""
+
+    path: str
+    offset: int
+    shape: tuple
+    stored: torch.dtype
+
+    def read(self, start, stop, out):
+        """Read rows start to stop - 1 into the tensor `out`."""
+        row = self.shape[1] * self.stored.itemsize
+        # Opened each time: no file of a thousand shards stays open, and none is ever mapped.
+        view = memoryview(out.view(torch.uint8).numpy()).cast("B")
+        with open(self.path, "rb", buffering=0) as file:
+            file.seek(self.offset + start * row)
+            while view:
+                n = file.readinto(view)
+                if not n:
+                    raise OSError(
+                        f"{self.path!r} ends before row {stop - 1}: the file was cut while it was "
+                        "in use."
+                    )
+                view = view[n:]
+
+    def edges(self, rows):
+        """Return the rows of the shard at which blocks of about `rows` rows begin."""
+        return list(range(0, self.shape[0], rows))
+
+
+class ParquetShard:
+    """Rows in a column of lists of a parquet file.
+
+    Reading goes on where it stopped last: rows in order are decoded once.
+    """
+
+    #: A row group is decoded as a whole when rows are shuffled, and two windows are held.
+    MAX_GROUP_BYTES = 2**27
+
+    def __init__(self, path):
+        self.path = str(path)
+        self._parquet = import_optional("pyarrow.parquet", "data", "Reading parquet files")
+        arrow = import_optional("pyarrow", "data", "Reading parquet files")
+        with self._parquet.ParquetFile(path) as file:
+            schema, meta = file.schema_arrow, file.metadata
+            lists = {
+                field.name: field.type.value_type
+                for field in schema
+                if (arrow.types.is_list(field.type) or arrow.types.is_large_list(field.type)
+                    or arrow.types.is_fixed_size_list(field.type))
+                and arrow.types.is_floating(field.type.value_type)
+            }  # fmt: skip
+            self.column = "embedding" if "embedding" in lists else next(iter(lists), None)
+            if self.column is None or (len(lists) > 1 and self.column != "embedding"):
+                raise ValueError(
+                    f"{self.path!r} has {'no column' if not lists else 'several columns'} of lists "
+                    f"of floats ({', '.join(schema.names[:10])}). Expected is one, or one named "
+                    "'embedding', with the vector of each row."
+                )
+            self.stored = {"halffloat": torch.float16, "float": torch.float32}.get(
+                str(lists[self.column]), torch.float64
+            )
+            self.groups = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
+        self._batches, self._next, self._rest = None, None, None
+        width = 0
+        if sum(self.groups):
+            width = len(self._take(0, 1)[0].as_py() or ())
+        self.shape = sum(self.groups), width
+
+    def read(self, start, stop, out):
+        """Read rows start to stop - 1 into the tensor `out`."""
+        cells = self._take(start, stop)
+        values = cells.flatten().to_numpy(zero_copy_only=False)
+        if cells.null_count or len(values) != out.numel():
+            raise ValueError(
+                f"column {self.column!r} of {self.path!r} holds lists of different lengths, or "
+                f"none, in rows {start} to {stop - 1}. Expected are {self.shape[1]} numbers in "
+                "each row."
+            )
+        out.copy_(torch.from_numpy(np.array(values)).view(out.shape))
+
+    def _take(self, start, stop):
+        """Return the cells of rows start to stop - 1."""
+        arrow = import_optional("pyarrow", "data", "Reading parquet files")
+        if self._batches is None or self._next != start:
+            self._close()
+            group, first = 0, 0
+            while start >= first + self.groups[group]:
+                first += self.groups[group]
+                group += 1
+            self._file = self._parquet.ParquetFile(self.path)
+            # Without a pool of its own, buffers of each column would grow with the row group.
+            self._batches = self._file.iter_batches(
+                batch_size=CHUNK_ROWS,
+                row_groups=range(group, len(self.groups)),
+                columns=[self.column],
+                use_threads=False,
+            )
+            self._next, self._rest = first, None
+        taken, n = [], 0
+        while self._next < stop:
+            cells = self._rest if self._rest is not None else next(self._batches).column(0)
+            skip = max(start - self._next, 0)
+            here = cells[skip : stop - self._next]
+            self._next += min(len(cells), stop - self._next)
+            self._rest = cells[skip + len(here) :] if skip + len(here) < len(cells) else None
+            if len(here):
+                taken.append(here)
+                n += len(here)
+        if self._next == sum(self.groups):
+            self._close()
+        return arrow.concat_arrays(taken)
+
+    def _close(self):
+        if self._batches is not None:
+            self._batches = self._rest = None
+            self._file.close()
+
+    def edges(self, rows):
+        """Return the rows at which row groups begin: what can be read by itself."""
+        size = max(self.groups) * self.shape[1] * self.stored.itemsize
+        if size > self.MAX_GROUP_BYTES:
+            raise ValueError(
+                f"{self.path!r} has row groups of up to {max(self.groups):,} rows "
+                f"({size / 2**20:.0f} MiB). To be shuffled, rows are read row group by row group, "
+                f"of at most {self.MAX_GROUP_BYTES / 2**20:.0f} MiB each. Write it with "
+                f"row_group_size={rows * 4:,} (pyarrow.parquet.write_table), or as .npy or "
+                ".safetensors."
+            )
+        return np.cumsum([0, *self.groups[:-1]]).tolist()
+
+
+def _open_path(path):
+    if path.is_dir():
+        found = sorted(file for file in path.iterdir() if file.suffix in _KINDS)
+        kinds = {file.suffix for file in found}
+        if len(kinds) != 1:
+            raise ValueError(
+                f"X={str(path)!r} is a folder with files of {len(kinds) or 'none'} of the kinds "
+                f"{', '.join(_KINDS)}"
+                + (f" ({', '.join(sorted(kinds))})" if kinds else "")
+                + ". Expected are files of one kind, whose rows are taken in the order of the "
+                "files' names."
+            )
+    elif not path.exists():
+        raise FileNotFoundError(
+            f"X={str(path)!r} does not exist. A string given as X is the path of a file "
+            f"({', '.join(_KINDS)}) or of a folder of such files."
+        )
+    else:
+        found = [path]
+        if path.suffix not in _KINDS:
+            raise ValueError(
+                f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected is a file that "
+                f"ends in {', '.join(_KINDS)}, or a folder of such files."
+            )
+    read = {".npy": _npy, ".safetensors": _safetensors, ".parquet": ParquetShard}
+    return Source(str(path), [read[file.suffix](file) for file in found])
+
+
+def _npy(path):
+    with open(path, "rb") as file:
+        try:
+            version = np.lib.format.read_magic(file)
+            header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = header(file)
+        except (KeyError, ValueError) as error:
+            raise ValueError(f"{str(path)!r} is no .npy file that can be read: {error}") from error
+        offset = file.tell()
+    stored = _NPY.get(dtype.str[1:]) if dtype.isnative else None
+    return _flat(path, offset, shape, stored, dtype, fortran)
+
+
+def _safetensors(path):
+    # By hand: the library maps the whole file, and all that is needed is where the bytes lie.
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        try:
+            header = json.loads(file.read(length)) if length <= size - 8 else None
+            tensors = {key: value for key, value in header.items() if key != "__metadata__"}
+            tables = {key: value for key, value in tensors.items() if len(value["shape"]) == 2}
+            name = "embedding" if "embedding" in tables else next(iter(tables), None)
+            if name is None or (len(tables) > 1 and name != "embedding"):
+                raise ValueError(
+                    f"{str(path)!r} holds {len(tables)} two-dimensional tensors "
+                    f"({', '.join(list(tensors)[:10]) or 'none at all'}). Expected is one, or one "
+                    "named 'embedding'."
+                )
+            start, _ = tables[name]["data_offsets"]
+            shape, dtype = tuple(tables[name]["shape"]), tables[name]["dtype"]
+        except (AttributeError, KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{str(path)!r} is no valid safetensors file.") from error
+    return _flat(path, 8 + length + start, shape, _SAFETENSORS.get(dtype), dtype)
+
+
+def _flat(path, offset, shape, stored, dtype, fortran=False):
+    if len(shape) != 2 or stored is None or (fortran and min(shape) > 1):
+        raise ValueError(
+            f"{str(path)!r} holds {dtype} of shape {shape}"
+            + (", column by column" if fortran else "")
+            + ". Expected are float16, bfloat16, float32 or float64 of shape (n_samples, "
+            "n_features), row by row (C order)."
+        )
+    needed = offset + math.prod(shape) * stored.itemsize
+    if os.path.getsize(path) < needed:
+        raise ValueError(
+            f"{str(path)!r} has {os.path.getsize(path):,} bytes, but an array of shape {shape} "
+            f"needs {needed:,}: the file is incomplete."
+        )
+    return FlatShard(str(path), offset, tuple(shape), stored)
+
+
+def _of_memmap(X):
+    """Return the rows of a memory-mapped array by their place in its file, X where it has none."""
+    stored = _NPY.get(X.dtype.str[1:]) if X.dtype.isnative else None
+    mapped = X
+    while isinstance(mapped.base, np.memmap):
+        mapped = mapped.base
+    if (
+        X.filename is None
+        or _JOBLIB in str(X.filename)
+        or X.mode == "c"  # changes in memory are not in the file
+        or X.ndim != 2
+        or stored is None
+        or not X.flags.c_contiguous
+    ):
+        return X
+    if X.mode != "r":
+        mapped.flush()
+    offset = mapped.offset + X.ctypes.data - mapped.ctypes.data
+    return Source(str(X.filename), [FlatShard(str(X.filename), offset, X.shape, stored)])
+
+
+class StreamedX:
+    """X of an estimator, read from files: slices of it are arrays, checked as any X is.
+
+    Parameters
+    ----------
+    source : Source
+    select : callable(array) -> array
+        Checks rows and picks the columns in use.
+    columns : ndarray of int or None
+        The columns in use, None for all.
+    """
+
+    ndim = 2
+
+    def __init__(self, source, select, columns=None):
+        self.source = source
+        self.select = select
+        self.columns = columns
+        n, width = source.shape
+        self.shape = n, width if columns is None else len(columns)
+        self.dtype = as_array(torch.empty(0, dtype=source.stored)).dtype
+        self.mean = self.scale = None
+        self.checked = False
+        self._resident = None
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __array__(self, *_, **__):
+        raise self.refusal()
+
+    def __getitem__(self, rows):
+        if not isinstance(rows, slice):
+            raise self.refusal()
+        start, stop, _ = rows.indices(len(self))
+        values = as_array(self.source.read(start, stop))
+        try:
+            return self.select(values)
+        except ValueError as error:
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            where = f"row {start + bad[0]}" if len(bad) else f"rows {start} to {stop - 1}"
+            raise ValueError(f"{where} of X={self.source.name!r}: {error}") from error
+
+    def scaled_by(self, scaler):
+        """Set what the rows are standardised by in training; None is not at all."""
+        self.mean, self.scale = (None, None) if scaler is None else (scaler.mean_, scaler.scale_)
+        return self
+
+    def on(self, device):
+        """Return all rows as they are stored, on a device that they fit on."""
+        if self._resident is None:
+            rows = max(BLOCK_BYTES // (self.source.shape[1] * self.source.stored.itemsize), 1)
+            blocks = (
+                (start, self.source.read(start, min(start + rows, len(self))))
+                for start in range(0, len(self), rows)
+            )
+            self._resident = torch.empty(
+                self.source.shape, dtype=self.source.stored, device=device
+            )
+            for start, block in read_ahead(blocks):
+                self._resident[start : start + len(block)] = block
+        return self._resident
+
+    def refusal(self):
+        """Return the error of what needs rows in any order."""
+        return ValueError(
+            f"X={self.source.name!r} has {self.source.nbytes / 2**30:.3g} GiB and is read block "
+            "by block, but what was asked for needs its rows in any order: response_id, pairwise "
+            "and counterfactual objectives and reports do. Join the rows of a response beforehand "
+            "(exposures=), use another objective, or pass a part that fits into memory as an array."
+        )
+
+
+def chunks(X, size=CHUNK_ROWS):
+    """Yield (start, rows) of X in order, as arrays; of files, the next are read meanwhile."""
+    starts = range(0, len(X), size)
+    parts = ((start, X[start : start + size]) for start in starts)
+    if not isinstance(X, StreamedX):
+        yield from parts
+        return
+    yield from read_ahead(parts)
+    X.checked = True
+
+
+def picked(X, rows, size=CHUNK_ROWS):
+    """Yield (slice of rows, X of these rows), `rows` being sorted row numbers."""
+    if not isinstance(X, StreamedX):
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            yield part, X[rows[part]]
+        return
+    for start, block in chunks(X, size):
+        part = slice(*np.searchsorted(rows, [start, start + len(block)]))
+        if part.start < part.stop:
+            yield part, block[rows[part] - start]
+
+
+def read_ahead(items, depth=1):
+    """Yield the items of an iterable that runs in a thread, `depth` of them ahead.
+
+    What the thread raises is raised here. The thread ends with the iterable, or when this
+    generator is closed.
+    """
+    ready, closed = queue.Queue(depth), threading.Event()
+
+    def put(item):
+        while not closed.is_set():
+            try:
+                return ready.put(item, timeout=0.1)
+            except queue.Full:
+                pass
+
+    def work():
+        error = None
+        try:
+            for item in items:
+                put((item,))
+                del item  # it may be large, and the next is made now
+                if closed.is_set():
+                    break
+        except BaseException as caught:
+            error = caught
+        put(error)
+
+    thread = threading.Thread(target=work, name="implicitrm_sk read ahead", daemon=True)
+    thread.start()
+    try:
+        while isinstance(item := ready.get(), tuple):
+            yield item[0]
+            del item
+        if item is not None:
+            raise item
+    finally:
+        closed.set()
+        while thread.is_alive():
+            with ready.mutex:
+                ready.queue.clear()
+                ready.not_full.notify()
+            thread.join(0.01)
