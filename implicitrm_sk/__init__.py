@@ -1,11 +1,13 @@
 """Reward models from implicit preference data, in scikit-learn's manner."""
 
+from ._checkpoint import Checkpoint
 from ._estimator import ImplicitRewardEstimator
 from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
 from .inspection import identification_report
 
 __all__ = [
+    "Checkpoint",
     "IdentificationWarning",
     "ImplicitRewardEstimator",
     "LLMEmbedder",

@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import _mixture, _persistence
+from ._checkpoint import Checkpoint
 from ._features import embed_text, positions_in_use, select_features, set_embedder
 from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
 from ._log import check_constant, check_labels, check_log, number_responses
@@ -38,6 +39,7 @@ from ._validation import (
     check_both_classes,
     check_groups,
     check_interval,
+    check_out,
     check_sample_weight,
     to_numpy,
 )
@@ -535,7 +537,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             further=further,
             groups=groups,
         )
-        net.fit_loop(parts, epochs=epochs)
+        net.fit_loop(parts, epochs=epochs, checkpoint=Checkpoint.of(self))
         if constraint is not None:
             self._impose_rate(constraint, X, log, usable)
         self.n_iter_ = len(self.history_)
@@ -1280,9 +1282,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _mixture(self, X, *heads):
         """Return the logits of all components of the mixture, in float64 on the CPU."""
+        return self._components(self._selected(X, "propensity_logit" in heads), *heads)
+
+    def _selected(self, X, with_propensity=True):
         check_is_fitted(self, "model_")
-        X = select_features(self, X, reset=False, with_propensity="propensity_logit" in heads)
-        return self._components(X, *heads)
+        return select_features(self, X, reset=False, with_propensity=with_propensity)
 
     def _components(self, X, *heads):
         mirrored = self.identification_.swap_symmetric
@@ -1290,6 +1294,38 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         if mirrored:
             logits = _mixture.with_mirror_images(*logits)
         return logits if len(heads) == len(logits) else logits[:1]
+
+    def _reduced(self, X, heads, reduce, out=None):
+        """Return arrays of `reduce(rows, *logits)`, tensors per row, made chunk by chunk of X."""
+        results = None
+        for start, chunk in chunks(X, INFERENCE_ROWS):
+            rows = slice(start, start + len(chunk))
+            parts = [part.numpy() for part in reduce(rows, *self._components(chunk, *heads))]
+            if results is None:
+                results = [np.empty((len(X), *part.shape[1:]), part.dtype) for part in parts]
+                if out is not None:
+                    results[0] = check_out(out, results[0])
+            for result, part in zip(results, parts, strict=True):
+                result[rows] = part
+        return results
+
+    def _of_log(self, X, log, function):
+        """Return what a function of `_mixture` makes of the logits and a log, per response."""
+        model_log = log.reduced() if self.objective_.single_signal else log
+        fields, heads = log_tensors(model_log), ("reward_logit", "propensity_logit")
+        rate = self._model_false_action_rate()
+        if log.response is not None:
+            reward_logit, propensity_logit = self._components(X, *heads)
+            if model_log is not log:
+                propensity_logit = propensity_logit[:, log.first]
+            logits = reward_logit[:, log.first], propensity_logit
+            return function(*logits, **fields, false_action_rate=rate).numpy()
+
+        def of_rows(rows, *logits):
+            part = {k: None if value is None else value[rows] for k, value in fields.items()}
+            return (function(*logits, **part, false_action_rate=rate),)
+
+        return self._reduced(X, heads, of_rows)[0]
 
     def _logits(self, X, *heads, model=None):
         """Return the logits of the members."""
@@ -1311,14 +1347,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def _output(self, values):
         """Cast to the format that was computed in."""
-        dtype = next(self.model_.parameters()).dtype
-        return values.to(dtype).numpy()
+        return values.to(next(self.model_.parameters()).dtype)
 
-    def _per_signal(self, values):
-        values = self._output(values)
+    def _per_signal(self, X, function):
+        X = self._selected(X)
+        rate = self._model_false_action_rate()
+        (values,) = self._reduced(
+            X,
+            ("reward_logit", "propensity_logit"),
+            lambda _, *logits: (self._output(function(*logits, rate)),),
+        )
         return values[:, 0] if self.one_dimensional_ else values
 
-    def predict(self, X, return_std=False):
+    def predict(self, X, return_std=False, out=None):
         """Predict the reward.
 
         Parameters
@@ -1329,17 +1370,23 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             and, with one signal, the two sides of the swap. It is no confidence interval, and a
             lower bound of what one signal leaves open: members that start from the same split of
             the action probability tend to agree on it.
+        out : ndarray of shape (n_samples,), default=None
+            Where to write the reward, for example an ``np.memmap``. None makes an array.
 
         Returns
         -------
         reward : ndarray of shape (n_samples,)
-            P(r*=1 | x), in [0, 1].
+            P(r*=1 | x), in [0, 1]; `out`, if given.
         std : ndarray of shape (n_samples,)
             Only if `return_std`.
         """
-        (reward_logit,) = self._mixture(X, "reward_logit")
-        mean, std = _mixture.reward(reward_logit)
-        return (self._output(mean), self._output(std)) if return_std else self._output(mean)
+        X = self._selected(X, with_propensity=False)
+
+        def mean_and_std(_, reward_logit):
+            return [self._output(part) for part in _mixture.reward(reward_logit)]
+
+        mean, std = self._reduced(X, ("reward_logit",), mean_and_std, out)
+        return (mean, std) if return_std else mean
 
     def decision_function(self, X):
         """Return the logit of the reward.
@@ -1353,8 +1400,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         logit : ndarray of shape (n_samples,)
             log R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
         """
-        (reward_logit,) = self._mixture(X, "reward_logit")
-        return self._output(_mixture.mean_logit(reward_logit))
+        X = self._selected(X, with_propensity=False)
+        (logit,) = self._reduced(
+            X, ("reward_logit",), lambda _, f: (self._output(_mixture.mean_logit(f)),)
+        )
+        return logit
 
     @_needs_actions_modelled
     def predict_proba(self, X, actions=None, response_id=None, exposures=None, propensity=None):
@@ -1390,21 +1440,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             exposures=exposures,
             propensity=propensity,
         )
-        reduced = self.objective_.single_signal
-        model_log = log.reduced() if reduced else log
-        reward_logit, propensity_logit = self._components(X, "reward_logit", "propensity_logit")
         if log.response is not None:
             self._check_same_reward(X, log, response_id)
-            reward_logit = reward_logit[:, log.first]
-            if reduced:
-                propensity_logit = propensity_logit[:, log.first]
-        groups = _mixture.group_posterior(
-            reward_logit,
-            propensity_logit,
-            **log_tensors(model_log),
-            false_action_rate=self._model_false_action_rate(),
-        )
-        return self._output(groups if len(groups) == len(X) else groups[log.response])
+        groups = self._of_log(X, log, _mixture.group_posterior)
+        groups = self._output(torch.from_numpy(groups)).numpy()
+        return groups if log.response is None else groups[log.response]
 
     @_needs_actions_modelled
     def predict_action(self, X):
@@ -1420,8 +1460,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             P(y_k=1 | x); 1-D if `fit` got 1-D actions.
         """
         self._check_signals_modelled("predict_action")
-        logits = self._mixture(X, "reward_logit", "propensity_logit")
-        return self._per_signal(_mixture.action(*logits, self._model_false_action_rate()))
+        return self._per_signal(X, _mixture.action)
 
     @_needs_actions_modelled
     def propensity(self, X):
@@ -1437,8 +1476,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             P(y_k=1 | r*=1, x); 1-D if `fit` got 1-D actions.
         """
         self._check_signals_modelled("propensity")
-        logits = self._mixture(X, "reward_logit", "propensity_logit")
-        return self._per_signal(_mixture.propensity(*logits, self._model_false_action_rate()))
+        return self._per_signal(X, _mixture.propensity)
 
     def _check_signals_modelled(self, method):
         check_is_fitted(self, "model_")
@@ -1500,12 +1538,9 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         if true_preference is not None:
-            X = select_features(self, X, reset=False, with_propensity=False)
-            weight = check_sample_weight(sample_weight, len(X))
-            reward, _ = _mixture.reward(*self._components(X, "reward_logit"))
-            return PREFERENCE_METRICS["r2"](
-                to_numpy(true_preference), self._output(reward), sample_weight=weight
-            )
+            reward = self.predict(X)
+            weight = check_sample_weight(sample_weight, len(reward))
+            return PREFERENCE_METRICS["r2"](to_numpy(true_preference), reward, sample_weight=weight)
         if not self.objective_.models_actions:
             raise ValueError(
                 f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "
@@ -1534,18 +1569,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         log = self._check_log_of(y, len(X), **side_information)
         if log.response is not None:
             self._check_same_reward(X, log, side_information["response_id"])
-        model_log = log.reduced() if self.objective_.single_signal else log
-        reward_logit, propensity_logit = self._components(X, "reward_logit", "propensity_logit")
-        if log.response is not None:
-            reward_logit = reward_logit[:, log.first]
-            if model_log is not log:
-                propensity_logit = propensity_logit[:, log.first]
-        log_likelihood = _mixture.log_likelihood(
-            reward_logit,
-            propensity_logit,
-            **log_tensors(model_log),
-            false_action_rate=self._model_false_action_rate(),
-        ).numpy()
+        log_likelihood = self._of_log(X, log, _mixture.log_likelihood)
         return log_likelihood, np.where(log.n_events() > 0, log.sample_weight, 0.0)
 
     # ------------------------------------------------------------------ persistence

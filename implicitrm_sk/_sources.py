@@ -436,9 +436,7 @@ class StreamedX:
                 (start, self.source.read(start, min(start + rows, len(self))))
                 for start in range(0, len(self), rows)
             )
-            self._resident = torch.empty(
-                self.source.shape, dtype=self.source.stored, device=device
-            )
+            self._resident = torch.empty(self.source.shape, dtype=self.source.stored, device=device)
             for start, block in read_ahead(blocks):
                 self._resident[start : start + len(block)] = block
         return self._resident

@@ -455,8 +455,11 @@ class RewardNet(NeuralNet):
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
         return share @ risks
 
-    def fit_loop(self, X, y=None, epochs=None, **_):
-        """Train on X = (training rows, validation rows or None) for at most `epochs` epochs."""
+    def fit_loop(self, X, y=None, epochs=None, checkpoint=None, **_):
+        """Train on X = (training rows, validation rows or None) for at most `epochs` epochs.
+
+        `checkpoint` is a `TrainingState` to go on from and to write after each epoch, or None.
+        """
         train, valid = X
         best = None
         if valid is not None:
@@ -464,8 +467,13 @@ class RewardNet(NeuralNet):
             if self.criterion_.estimates:
                 kept.append(self.criterion_.false_action_rate)
             best = BestMembers(kept, self.patience, self.tol)
-        alive = itertools.repeat(True)
-        for _ in range(epochs):
+        alive, running, done = itertools.repeat(True), None, 0
+        if checkpoint is not None:
+            done, finished = checkpoint.restore(self, X, best)
+            if done and best is not None:
+                alive = running = best.running.tolist()
+            done = epochs if finished else done
+        for _ in range(done, epochs):
             self.epoch_begin()
             risks = {"train_loss": self.run_single_epoch(train, True, "train", self.train_step)}
             if valid is not None:
@@ -493,7 +501,10 @@ class RewardNet(NeuralNet):
                     "Lower learning_rate_init or scale the columns of X; if the objective is your "
                     "own, check that its loss is finite for large logits."
                 )
-            if stop or (running is not None and not any(running)):
+            stop = bool(stop) or (running is not None and not any(running))
+            if checkpoint is not None:
+                checkpoint.save(self, X, best, stop)
+            if stop:
                 break
             alive = running or alive
         self.n_running_ = None if running is None else int(sum(running))

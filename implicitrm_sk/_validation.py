@@ -316,6 +316,17 @@ def check_sample_weight(sample_weight, n_samples):
     return weight.copy()
 
 
+def check_out(out, like):
+    """Return `out` if results of the shape of `like` can be written into it."""
+    if not (isinstance(out, np.ndarray) and out.shape == like.shape and out.flags.writeable):
+        found = f"an array of shape {out.shape}" if isinstance(out, np.ndarray) else repr(out)
+        raise ValueError(
+            f"out must be a writeable array of shape {like.shape}, got {found}. For example "
+            f"np.lib.format.open_memmap('reward.npy', 'w+', np.{like.dtype}, {like.shape})."
+        )
+    return out
+
+
 def check_groups(groups, n_samples, name="groups"):
     """Return group labels as a 1-D array of length n."""
     groups = np.asarray(to_numpy(groups))

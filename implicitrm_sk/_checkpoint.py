@@ -1,0 +1,265 @@
+"""Fits that go on where they were interrupted."""
+
+import hashlib
+import json
+import os
+from numbers import Integral
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from .objectives import Objective
+
+_FORMAT = "implicitrm_sk checkpoint 1"
+#: They change nothing of an epoch.
+_FREE = ("max_epochs", "verbose")
+#: How many rows of X stand for all of them.
+_N_SAMPLED = 1024
+
+
+class Checkpoint:
+    """Callback that keeps an unfinished `fit` in a file, from which the next `fit` goes on.
+
+    After each epoch everything that training depends on is written: weights, state of the
+    optimiser, best weights of each member, generators, history. A `fit` with the same settings and
+    data that finds the file goes on after its last epoch, and ends with the weights that an
+    uninterrupted one would have: bit for bit on a CPU with the same number of threads. When a fit
+    is done the file is removed.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; written beside its place first and then moved there. One per fit: not for an
+        estimator within a search.
+
+    Raises
+    ------
+    ValueError
+        By `fit`, if the file is of other settings or data, or is no such file; if `random_state`
+        is not an integer, without which a fit cannot be repeated.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import Checkpoint, ImplicitRewardEstimator
+    >>> est = ImplicitRewardEstimator(random_state=0)
+    >>> est = est.set_callbacks(Checkpoint("reward.checkpoint"))
+    >>> est.fit("embeddings.npy", np.load("actions.npy"))  # doctest: +SKIP
+    """
+
+    def __init__(self, path):
+        self.path = path
+
+    # ------------------------------------------------------------------ callback protocol
+
+    def setup(self, estimator, context):
+        """Check that the fit can be repeated."""
+        if not isinstance(estimator.random_state, Integral):
+            raise ValueError(
+                f"random_state={estimator.random_state!r}, but a fit that goes on from a "
+                "Checkpoint has to repeat what was drawn: set random_state to an integer."
+            )
+
+    def teardown(self, estimator, context):
+        """Do nothing."""
+
+    def on_fit_task_begin(self, estimator, context, **_):
+        """Do nothing."""
+
+    def on_fit_task_end(self, estimator, context, **_):
+        """Remove the file of a fit that is done."""
+        if context.task_name == "fit":
+            Path(self.path).expanduser().unlink(missing_ok=True)
+
+    # ------------------------------------------------------------------ for the engine
+
+    @classmethod
+    def of(cls, estimator):
+        """Return the state of an estimator's fit, None where it has no such callback."""
+        for callback in getattr(estimator, "_skl_callbacks", ()):
+            if isinstance(callback, cls):
+                return TrainingState(
+                    Path(callback.path).expanduser(),
+                    {
+                        name: _settled(value)
+                        for name, value in estimator.get_params(deep=False).items()
+                        if name not in _FREE
+                    },
+                    estimator.history_,
+                )
+        return None
+
+
+class TrainingState:
+    """The file of a fit, and how to tell that it is of this one.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict of str to str
+    history : list of dict
+        Of the estimator; filled with what the file holds.
+    """
+
+    def __init__(self, path, settings, history):
+        self.path = path
+        self.settings = settings
+        self.history = history
+
+    def restore(self, net, parts, best):
+        """Bring a net to the state in the file, if there is one; return the epochs done, finished.
+
+        Parameters
+        ----------
+        net : RewardNet
+        parts : list of ResidentRows or None
+        best : BestMembers or None
+        """
+        self.fingerprint = {
+            "settings": self.settings,
+            "X": _digest(_sampled(part.X) for part in parts if part is not None),
+            "actions, weights, groups or other data": _digest(
+                value
+                for part in parts
+                if part is not None
+                for value in (
+                    *part.rows.values(), *part.responses.values(), part.sample_weight, part.part
+                )
+            ),
+            "initial weights": _digest(net.module_.state_dict().values()),
+        }  # fmt: skip
+        if not self.path.exists():
+            return 0, False
+        try:
+            with safe_open(self.path, "pt") as file:
+                state = json.loads((file.metadata() or {}).get("state", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{str(self.path)!r} is no checkpoint that can be read ({error}). Remove it to "
+                "start anew."
+            ) from error
+        if state.get("format") != _FORMAT:
+            raise ValueError(
+                f"{str(self.path)!r} is no checkpoint of this version of implicitrm_sk. Remove it "
+                "to start anew."
+            )
+        self._check(state["fingerprint"])
+        for key, target in _tensors(net, parts, best).items():
+            if isinstance(target, torch.Generator):
+                target.set_state(tensors.pop(key))
+        optimizer = {}
+        for key in [key for key in tensors if key.startswith("optimizer/")]:
+            _, index, name = key.split("/")
+            optimizer.setdefault(int(index), {})[name] = tensors.pop(key)
+        groups = net.optimizer_.state_dict()["param_groups"]
+        net.optimizer_.load_state_dict({"state": optimizer, "param_groups": groups})
+        with torch.no_grad():
+            for key, value in tensors.items():
+                _put(net, best, key, value)
+        self.history[:] = state["history"]
+        for record in state["history"]:
+            net.history.new_epoch()
+            for name, value in record.items():
+                net.history.record(name, value)
+        return len(state["history"]), state["finished"]
+
+    def save(self, net, parts, best, finished):
+        """Write the state after an epoch, all or nothing."""
+        tensors = {
+            key: value.get_state() if isinstance(value, torch.Generator) else value
+            for key, value in _tensors(net, parts, best).items()
+        }
+        state = {
+            "format": _FORMAT,
+            "fingerprint": self.fingerprint,
+            "history": self.history,
+            "finished": finished,
+        }
+        content = save(
+            {key: value.detach().cpu().clone() for key, value in tensors.items()},
+            {"state": json.dumps(state)},
+        )
+        unfinished = self.path.with_name(self.path.name + ".unfinished")
+        with open(unfinished, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, self.path)
+
+    def _check(self, found):
+        differing = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
+        if not differing:
+            return
+        if "settings" in differing:
+            old, new = found["settings"], self.settings
+            differing = [
+                f"{name} ({old.get(name)} then, {new.get(name)} now)"
+                for name in sorted({*old, *new})
+                if old.get(name) != new.get(name)
+            ]
+        raise ValueError(
+            f"the checkpoint {str(self.path)!r} is of another fit: it differs in "
+            f"{', '.join(differing)}. Fit with the same settings and data to go on, or remove the "
+            "file to start anew."
+        )
+
+
+def _tensors(net, parts, best):
+    """Return by name what training changes: tensors and generators."""
+    found = {f"module/{name}": value for name, value in net.module_.state_dict().items()}
+    for index, state in net.optimizer_.state_dict()["state"].items():
+        found |= {f"optimizer/{index}/{name}": torch.as_tensor(v) for name, v in state.items()}
+    for name, owner in (("best", best), ("constraint", net.constraint)):
+        for attribute, value in vars(owner).items() if owner is not None else ():
+            if attribute == "parameters":
+                continue  # those of the module
+            values = value if isinstance(value, list) else [value]
+            for i, item in enumerate(values):
+                if isinstance(item, torch.Tensor):
+                    index = i if isinstance(value, list) else ""
+                    found[f"{name}/{attribute}/{index}"] = item
+    # Dropout and the order of the rows may share one.
+    generators = [part.generator for part in parts if part is not None]
+    generators += [getattr(module, "generator", None) for module in net.module_.modules()]
+    unique = {id(generator): generator for generator in generators if generator is not None}
+    found |= {f"generator/{i}": generator for i, generator in enumerate(unique.values())}
+    return found
+
+
+def _put(net, best, key, value):
+    owner, name, *index = key.split("/")
+    if owner == "module":
+        net.module_.state_dict()[name].copy_(value)
+        return
+    target = {"best": best, "constraint": net.constraint}[owner]
+    device = next(net.module_.parameters()).device
+    if index[0]:
+        getattr(target, name)[int(index[0])].copy_(value)
+    else:
+        setattr(target, name, value.to(device))
+
+
+def _settled(value):
+    if isinstance(value, Objective):
+        return f"{type(value).__qualname__}({dict(sorted(vars(value).items()))})"
+    return repr(value)
+
+
+def _sampled(X):
+    """Return some rows of X, evenly spaced, as tensors."""
+    rows = np.unique(np.linspace(0, len(X) - 1, _N_SAMPLED).astype(int))
+    if isinstance(X, torch.Tensor):
+        return X[torch.from_numpy(rows).to(X.device)]
+    return torch.cat([X.source.read(row, row + 1) for row in rows])
+
+
+def _digest(tensors):
+    digest = hashlib.sha256()
+    for value in tensors:
+        digest.update(repr((tuple(value.shape), value.dtype)).encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
