@@ -136,7 +136,7 @@ class TrainingState:
         try:
             with safe_open(self.path, "pt") as file:
                 state = json.loads((file.metadata() or {}).get("state", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(
                 f"{str(self.path)!r} is no checkpoint that can be read ({error}). Remove it to "

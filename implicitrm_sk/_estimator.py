@@ -397,8 +397,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features), or text of n_samples rows
-            One embedding per (prompt, response); with `embedder`, the text itself.
+        X : array-like of shape (n_samples, n_features), path, or text of n_samples rows
+            One embedding per (prompt, response); with `embedder`, the text itself. A path, of a
+            ``.npy``, ``.safetensors`` or ``.parquet`` file or of a folder of such files, stands
+            for the rows in it, here and in all methods. Files, and ``np.memmap``, of more than
+            1 GiB are not held in memory but read block by block, and shuffled within blocks.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
             `exposures` the number of actions. Rows with nothing logged and no label carry no
@@ -1254,9 +1257,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                 for part in (self.scaler_.mean_, self.scaler_.scale_)
             )
         for start, chunk in chunks(X, INFERENCE_ROWS):
-            chunk = np.asarray(chunk, dtype=compute)
-            # torch shares memory and objects to read-only arrays.
-            tensor = torch.from_numpy(chunk if chunk.flags.writeable else chunk.copy())
+            # torch shares memory, and objects to read-only and reversed arrays.
+            tensor = torch.from_numpy(np.require(chunk, compute, "CW"))
             if self.scaler_ is not None:
                 tensor = (tensor - mean).div_(scale)
             tensor = tensor.to(dtype)
@@ -1310,7 +1312,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return results
 
     def _of_log(self, X, log, function):
-        """Return what a function of `_mixture` makes of the logits and a log, per response."""
+        """Return what a function of `_mixture` makes of the logits and a log."""
         model_log = log.reduced() if self.objective_.single_signal else log
         fields, heads = log_tensors(model_log), ("reward_logit", "propensity_logit")
         rate = self._model_false_action_rate()
@@ -1444,7 +1446,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             self._check_same_reward(X, log, response_id)
         groups = self._of_log(X, log, _mixture.group_posterior)
         groups = self._output(torch.from_numpy(groups)).numpy()
-        return groups if log.response is None else groups[log.response]
+        return groups if len(groups) == len(X) else groups[log.response]
 
     @_needs_actions_modelled
     def predict_action(self, X):

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array
 
-from ._sources import Source, StreamedX, as_array, open_rows
+from ._sources import Source, StreamedX, open_rows
 from ._validation import check_features, check_not_text, is_numeric, to_numpy
 from .embedding import LLMEmbedder
 
@@ -84,13 +84,9 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
             "reward_features or propensity_features is a callable, which would get all of "
             f"X={source.name!r}, too large to be held. Select the columns by position."
         )
-    # The first row stands for the width and settles the columns.
-    select_features(
-        estimator,
-        as_array(source.read(0, 1)),
-        reset=reset,
-        with_propensity=with_propensity,
-    )
+    # One row settles the columns, and is checked for their number.
+    like = np.zeros((1, source.shape[1]), dtype=np.float32)
+    select_features(estimator, like, reset=reset, with_propensity=with_propensity)
     columns = None
     if is_restricted(estimator):
         columns = np.union1d(estimator.reward_columns_, estimator.propensity_columns_)

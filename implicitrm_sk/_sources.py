@@ -130,17 +130,16 @@ class Source:
 
     def edges(self):
         """Return the row numbers at which blocks begin, and the number of rows last."""
-        edges = [0]
         rows = max(BLOCK_BYTES // (self.shape[1] * self.stored.itemsize), 1)
+        if isinstance(self.shards[0], FlatShard):
+            # Whatever files the rows lie in, so that a folder fits as one file does.
+            return [*range(0, len(self), rows), len(self)]
+        edges = [0]
         for shard, start in zip(self.shards, self.starts, strict=False):
-            natural = shard.edges(rows)
-            # Row groups may be tiny.
-            edges.extend(
-                start + edge
-                for edge, following in zip(natural, [*natural[1:], math.inf], strict=True)
-                if start + following - edges[-1] > rows
-            )
-        return [*(edge for edge in edges if edge < len(self)), len(self)]
+            for edge in shard.edges(rows):
+                if start + edge - edges[-1] >= rows:  # row groups may be tiny
+                    edges.append(start + edge)
+        return [*edges, len(self)]
 
 
 @dataclass(frozen=True)
@@ -167,10 +166,6 @@ class FlatShard:
                         "in use."
                     )
                 view = view[n:]
-
-    def edges(self, rows):
-        """Return the rows of the shard at which blocks of about `rows` rows begin."""
-        return list(range(0, self.shape[0], rows))
 
 
 class ParquetShard:
@@ -420,8 +415,9 @@ class StreamedX:
             return self.select(values)
         except ValueError as error:
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            where = f"row {start + bad[0]}" if len(bad) else f"rows {start} to {stop - 1}"
-            raise ValueError(f"{where} of X={self.source.name!r}: {error}") from error
+            if not len(bad):
+                raise
+            raise ValueError(f"row {start + bad[0]} of X={self.source.name!r}: {error}") from error
 
     def scaled_by(self, scaler):
         """Set what the rows are standardised by in training; None is not at all."""

@@ -127,14 +127,16 @@ class StreamedRows(ResidentRows):
                 rows = torch.from_numpy(self._numbers(window)[1]).to(device)
                 yield resident, rows, rows
             return
-        buffers = [
-            torch.empty(
-                (min(capacity, sizes.sum()), source.shape[1]),
-                dtype=source.stored,
-                pin_memory=device.type == "cuda",
-            )
-            for _ in range(min(N_BUFFERS, len(windows)))
-        ]
+        # Another thread writes into them, outside of the inference mode that may rule here.
+        with torch.inference_mode(False):
+            buffers = [
+                torch.empty(
+                    (min(capacity, sizes.sum()), source.shape[1]),
+                    dtype=source.stored,
+                    pin_memory=device.type == "cuda",
+                )
+                for _ in range(min(N_BUFFERS, len(windows)))
+            ]
         stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
         def read():
