@@ -7,16 +7,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
+INSTALLED_DOCS := $(VENV)/.installed-docs
 INSTALLED_MODELS := $(VENV)/.installed-models
 # Read only when .venv is made: `make clean`, then `make test PYTHON=python3.12`, to change it.
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+DOCS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test models lint format clean
+.PHONY: help demo test docs models lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -26,6 +28,10 @@ demo: $(INSTALLED)  ## fit on bundled data, print a table, save a figure (DEMO_A
 
 test: $(INSTALLED) $(INSTALLED_MODELS)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+docs: $(INSTALLED_DOCS) $(INSTALLED_MODELS)  ## build the documentation in docs/_build/html; a warning is an error
+	@$(BIN)/python -m sphinx -W --keep-going -q $(DOCS_ARGS) docs docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 models: $(INSTALLED_MODELS)  ## install the two language models that tests and demo can use
 
@@ -37,8 +43,8 @@ format: $(INSTALLED_DEV)  ## fix style and formatting in place
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-clean:  ## remove the virtual environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+clean:  ## remove the virtual environment, the caches and what was built
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist docs/_build docs/api docs/examples docs/sg_execution_times.rst
 	find implicitrm_sk tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp exists only beside a complete environment: an install that failed half way starts afresh
@@ -75,6 +81,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(INSTALLED_DEV): $(INSTALLED)
 	@echo "Installing the developers' tools into $(VENV) ..."
 	@$(PIP_INSTALL) -e '.[dev]'
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	@echo "Installing what builds the documentation into $(VENV) ..."
+	@$(PIP_INSTALL) -e '.[docs]'
 	@touch $@
 
 # Without their dependencies: only the files in them are needed, and one would compile for minutes.

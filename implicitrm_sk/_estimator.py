@@ -188,7 +188,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         PP positive-passive (1, 0), NP negative-passive (0, 0).
     n_features_in_ : int
         Number of columns of X; of text, of its vectors.
-    feature_names_in_ : ndarray of str of shape (n_features_in_,)
+    feature_names_in_ : ndarray of str of shape (`n_features_in_`,)
         Column names, if X had any.
     reward_columns_, propensity_columns_ : ndarray of int
         Positions of the columns that each head reads.
@@ -196,14 +196,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         The embedder in use, if there is one.
     n_signals_ : int
         Number of action signals K.
-    signal_names_in_ : ndarray of str of shape (n_signals_,)
+    signal_names_in_ : ndarray of str of shape (`n_signals_`,)
         Names of the signals, if y was a DataFrame with string columns.
     identification_ : Identification
         What the settings of `fit` tell about the reward: `level`, `assumptions`, `reason`,
         `advice`. See `identification_report` for what the data say.
     objective_ : Objective
         The objective in use.
-    false_action_rate_ : ndarray of shape (n_signals_,)
+    false_action_rate_ : ndarray of shape (`n_signals_`,)
         The false-action rates in use, given or estimated.
     model_ : torch.nn.Module
         The trained heads.
