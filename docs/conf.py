@@ -64,7 +64,7 @@ html_theme_options = {
 
 
 def _leave_out_request_setters(app, what, name, obj, skip, options):
-    """Leave out `set_fit_request` and its like, which scikit-learn documents with links of its own."""
+    """Leave out `set_fit_request` and its like, documented by scikit-learn with its own links."""
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 

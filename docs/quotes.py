@@ -1,7 +1,7 @@
 """Refresh the rows that pages quote from the measured tables: `python docs/quotes.py`.
 
-A table below the comment `<!-- rows of methods.md -->` quotes: its columns are found in that page by
-their header, its rows by the method and what it is given. So a measurement is written down once.
+A table below the comment `<!-- rows of methods.md -->` quotes: its columns are found in that page
+by their header, its rows by the method and what it is given. So a measurement is typed nowhere.
 """
 
 import re
