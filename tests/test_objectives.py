@@ -274,10 +274,10 @@ def mtdr(a, known):
 
 
 def sdr(a, known):
-    p, d = jointly(a, 0.1, known), ce(a.f, sigmoid(a.v))
+    p, d = jointly(a, 0.1, known), ce(a.f, sigmoid(a.u[..., 0]))
     centred = d - (a.w * d).mean(axis=1, keepdims=True)
     C = (a.w * (a.y / p - sigmoid(a.f)) * centred).mean(axis=1, keepdims=True)
-    return mtips(a, known) + ce(a.v, a.y) + C**2
+    return mtips(a, known) + C**2
 
 
 def rmf(a, known, clip=0.0):
@@ -464,12 +464,10 @@ def test_nnpu_steps_back_where_the_negative_risk_is_below_zero():
 
 def test_stable_dr_heads_learn_from_their_own_terms():
     objective, f, u, rows, a = prepared("sdr")
-    v = rows.auxiliary_logit.requires_grad_()
     f.requires_grad_(), u.requires_grad_()
-    grad_f, grad_u, grad_v = torch.autograd.grad(objective.loss(f, u, rows).sum(), (f, u, v))
+    grad_f, grad_u = torch.autograd.grad(objective.loss(f, u, rows).sum(), (f, u))
     p = jointly(a, 0.1, False)
     np.testing.assert_allclose(grad_f, sigmoid(a.f) - a.y / p, atol=1e-12)
-    np.testing.assert_allclose(grad_v, sigmoid(a.v) - a.y, atol=1e-12)
     plain = objectives.SDR(balance=0.0)
     (bare,) = torch.autograd.grad(plain.loss(f, u, rows).sum(), u)
     np.testing.assert_allclose(bare[..., 0], sigmoid(a.u[..., 0]) - a.y, atol=1e-12)
@@ -506,7 +504,6 @@ def test_true_propensities_make_the_loss_unbiased(name):
     rows = Batch(
         torch.as_tensor(y)[:, None],
         propensity=torch.as_tensor(np.tile(p, repeats))[:, None],
-        auxiliary_logit=torch.zeros(1, n * repeats, dtype=torch.float64),
     )
     logit = torch.as_tensor(np.tile(f, repeats))[None]
     u = torch.zeros(1, n * repeats, 1, dtype=torch.float64)
@@ -514,8 +511,8 @@ def test_true_propensities_make_the_loss_unbiased(name):
     R = sigmoid(f)
     ideal = np.where(preferred == 1, (1 - R) ** 2, R**2) if name == "rmf" else ce(f, preferred)
     if name != "rmf":
-        # The other heads have the logit 0: each of their tasks costs log 2.
-        ideal = ideal + {"ips": 0, "mtips": 1, "sdr": 2}[name] * np.log(2)
+        # The action head has the logit 0: its task costs log 2.
+        ideal = ideal + {"ips": 0, "mtips": 1, "sdr": 1}[name] * np.log(2)
         slack = 0.01 if name == "sdr" else 0.0  # the squared constraint, of the order 1 / n
     np.testing.assert_allclose(loss, ideal, atol=0.012 + (slack if name == "sdr" else 0))
 

@@ -191,11 +191,13 @@ class MTDR(MTIPS):
 class SDR(MTIPS):
     """StableDR: propensities that balance the imputed errors.
 
-    Three heads: the action probability g, whose relative popularity is p; an imputation b; and R,
-    trained by l(g, y) + l(b, y) + IPS + balance * C^2, each head by its own terms. C is the mean
-    over the batch of (y / p - R) (d - mean d), d = l(R, b) the imputed error: with p right, y / p
-    estimates r*, and C is 0. (The constraint of the original, for ratings, has 1[observed] / p in
-    place of y / p - R. Its self-normalisation is automatic here: y / p and 1 - y / p sum to 1.)
+    Two heads: the action probability g, whose relative popularity is p, and R, trained by l(g, y) +
+    IPS + balance * C^2, each head by its own terms. C is the mean over the batch of
+    (y / p - R) (d - mean d), d = l(R, g) the imputed error: with p right, y / p estimates r*, and C
+    is 0. (The constraint of the original, for ratings, has 1[observed] / p in place of y / p - R.
+    Its self-normalisation is automatic here: y / p and 1 - y / p sum to 1. Its imputation is a head
+    of its own, trained on the observed ratings; of actions that would be trained as g is, l(b, y),
+    on the same rows: here g serves, as P(y=1 | x) does in `DR`.)
 
     Parameters
     ----------
@@ -209,7 +211,6 @@ class SDR(MTIPS):
     """
 
     propensity_form = "head"
-    auxiliary_head = True
 
     def __init__(self, clip=0.1, power=0.5, balance=1.0):
         super().__init__(clip, power)
@@ -218,14 +219,13 @@ class SDR(MTIPS):
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the sum of the terms, per member and row."""
         f, u = full_precision(reward_logit), full_precision(propensity_logit)[..., 0]
-        v = full_precision(batch.auxiliary_logit)
         p = _known_or(batch, self._popularity(u)).clamp_min(self.clip)
         ipw = batch.acted / p
         with torch.no_grad():
-            error = cross_entropy(f, torch.sigmoid(v))
+            error = cross_entropy(f, torch.sigmoid(u))
             reward = torch.sigmoid(f)
         weight = 1.0 if batch.sample_weight is None else batch.sample_weight
         centred = error - (weight * error).mean(-1, keepdim=True)
         constraint = (weight * (ipw - reward) * centred).mean(-1, keepdim=True)
-        tasks = cross_entropy(u, batch.acted) + cross_entropy(v, batch.acted)
-        return tasks + cross_entropy(f, ipw.detach()) + self.balance * constraint.square()
+        tasks = cross_entropy(u, batch.acted) + cross_entropy(f, ipw.detach())
+        return tasks + self.balance * constraint.square()
