@@ -1,6 +1,7 @@
 """Embedding a data set with Ray gives what the embedder gives, row by row."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from implicitrm_sk import LLMEmbedder
+from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk.embedding import embed_dataset
 
 needs_ray = pytest.mark.skipif(
@@ -30,6 +31,42 @@ except ValueError as error:
 """
 
 
+# Two machines, as far as Ray can tell, of one core each.
+CLUSTER_JOB = """
+import json, sys
+import joblib, numpy as np, pandas as pd, ray
+from ray.cluster_utils import Cluster
+from ray.util.joblib import register_ray
+from sklearn.model_selection import GridSearchCV
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
+from implicitrm_sk.integrations import predict_dataset
+
+source, destination, saved = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+cluster.add_node(num_cpus=1)
+ray.init(address=cluster.address)
+frame = pd.read_parquet(source)
+X, y = np.stack(frame["embedding"]), frame[["copied", "shared"]].to_numpy()
+est = ImplicitRewardEstimator(max_epochs=3, random_state=0)
+grid = {"dropout": [0.0, 0.2], "learning_rate_init": [1e-3, 1e-2]}
+register_ray()
+scores = {"nodes": len({node["NodeID"] for node in ray.nodes() if node["Alive"]})}
+for cls in (GridSearchCV, BatchedSearchCV):
+    search = cls(est, grid, cv=2, n_jobs=2)
+    alone = search.fit(X, y).cv_results_["mean_test_score"].tolist()
+    with joblib.parallel_config("ray"):
+        there = search.fit(X, y).cv_results_["mean_test_score"].tolist()
+    scores[cls.__name__] = [alone, there]
+search.best_estimator_.save(saved)
+predict_dataset(source, destination, saved, n_workers=2, batch_size=64)
+print(json.dumps(scores))
+try:
+    predict_dataset(source, destination + "again", saved, embedding="vector")
+except ValueError as error:
+    print(error)
+"""
+
+
 def make_frame(n):
     rng = np.random.default_rng(0)
     return pd.DataFrame(
@@ -41,6 +78,19 @@ def make_frame(n):
     )
 
 
+def run_job(code, *arguments):
+    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert process.returncode == 0, process.stderr
+    return process
+
+
 @needs_ray
 @pytest.mark.slow
 def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
@@ -49,15 +99,7 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
     for part in range(4):  # several files, read side by side
         frame[100 * part : 100 * (part + 1)].to_parquet(tmp_path / "source" / f"{part}.parquet")
     places = [str(tmp_path / name) for name in ("source", "one", "two")]
-    environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, "-c", JOB, tiny_model(), *places],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert process.returncode == 0, process.stderr
+    process = run_job(JOB, tiny_model(), *places)
     assert "source has a column 'embedding' already" in process.stdout
     expected = LLMEmbedder(tiny_model(), cache_dir=None).transform(frame)
     for place in places[1:]:  # computed, and from the store
@@ -68,6 +110,39 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
         pd.testing.assert_frame_equal(result[list(frame.columns)], frame)
         np.testing.assert_allclose(np.stack(result["embedding"]), expected, atol=1e-5)
     assert LLMEmbedder(tiny_model()).store.info()["n_embeddings"] == 400
+
+
+@needs_ray
+@pytest.mark.slow
+def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 8)).astype(np.float32)
+    preferred = X[:, 0] > 0
+    frame = pd.DataFrame(
+        {
+            "number": np.arange(400),
+            "embedding": list(X),
+            "copied": (preferred & (rng.uniform(size=400) < 0.6)).astype(float),
+            "shared": (preferred & (rng.uniform(size=400) < 0.4)).astype(float),
+        }
+    )
+    frame.to_parquet(tmp_path / "log.parquet")
+    names = ("log.parquet", "scored", "reward.zip")
+    places = [str(tmp_path / name) for name in names]
+    process = run_job(CLUSTER_JOB, *places)
+    assert "source has no column 'vector'; there are number, embedding" in process.stdout
+    scores = json.loads(
+        next(line for line in process.stdout.splitlines() if line.startswith('{"nodes"'))
+    )
+    assert scores.pop("nodes") == 2
+    for alone, there in scores.values():
+        np.testing.assert_allclose(there, alone, atol=1e-5)
+    est = ImplicitRewardEstimator.load(places[2])
+    reward, std = est.predict(X, return_std=True)
+    result = pd.read_parquet(places[1]).sort_values("number")
+    np.testing.assert_allclose(result["reward"], reward, atol=1e-6)
+    np.testing.assert_allclose(result["reward_std"], std, atol=1e-6)
+    assert result["copied"].tolist() == frame["copied"].tolist()
 
 
 def test_destination_that_is_not_empty(tmp_path, tiny_model):

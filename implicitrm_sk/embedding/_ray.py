@@ -1,11 +1,9 @@
 """The embedder as a stage of Ray Data: parquet in, parquet with embeddings out."""
 
-import os
-
 import numpy as np
 from sklearn.base import clone
 
-from .._optional import import_optional
+from .._ray import map_parquet
 from ._embedder import LLMEmbedder
 
 
@@ -15,6 +13,10 @@ class _EmbedBatch:
     def __init__(self, embedder, column):
         self.embedder = clone(embedder)
         self.column = column
+
+    @staticmethod
+    def check_columns(names, embedder, column):
+        """Leave it to the embedder which columns hold text."""
 
     def __call__(self, table):
         import pyarrow
@@ -75,32 +77,21 @@ def embed_dataset(
     >>> embed_dataset("log/", "embedded/", "org/name", n_workers=4, gpus_per_worker=1)
     ... # doctest: +SKIP
     """
-    import_optional("pyarrow", "ray", "Embedding a data set with Ray")
-    data = import_optional("ray.data", "ray", "Embedding a data set with Ray")
-    destination = os.fspath(destination)
-    if os.path.isdir(destination) and os.listdir(destination):
-        raise ValueError(
-            f"destination={destination!r} is not empty: rows of another job would mix with these. "
-            "Choose another folder, or empty it."
-        )
-    if not isinstance(embedder, LLMEmbedder):
-        embedder = LLMEmbedder(embedder)
-    embedder = clone(embedder).fit()  # errors come here, not from a worker
-    if embedder.commit_ is not None:
-        embedder.set_params(revision=embedder.commit_)  # one commit for all workers
-    embedder = clone(embedder)
-    paths = [os.fspath(path) for path in source] if isinstance(source, list) else os.fspath(source)
 
-    rows = data.read_parquet(paths)
-    if column in rows.schema().names:
-        raise ValueError(
-            f"source has a column {column!r} already. Drop it, or name another column."
-        )
-    rows.map_batches(
+    def arguments():
+        own = embedder if isinstance(embedder, LLMEmbedder) else LLMEmbedder(embedder)
+        own = clone(own).fit()
+        if own.commit_ is not None:
+            own.set_params(revision=own.commit_)  # one commit for all workers
+        return clone(own), column
+
+    map_parquet(
+        source,
+        destination,
         _EmbedBatch,
-        fn_constructor_args=(embedder, column),
+        arguments,
+        new=[column],
         batch_size=batch_size,
-        batch_format="pyarrow",
-        concurrency=n_workers,
-        num_gpus=gpus_per_worker,
-    ).write_parquet(destination)
+        n_workers=n_workers,
+        gpus_per_worker=gpus_per_worker,
+    )

@@ -2,6 +2,7 @@
 
 from ._best_of_n import PairedAccuracy, Ranking, evaluate_pairs, rank
 from ._datasets import to_preference_dataset
+from ._ray import predict_dataset
 from ._transformers import TransformersExport, to_transformers
 from ._trl import reward_function
 
@@ -10,6 +11,7 @@ __all__ = [
     "Ranking",
     "TransformersExport",
     "evaluate_pairs",
+    "predict_dataset",
     "rank",
     "reward_function",
     "to_preference_dataset",

@@ -1,0 +1,51 @@
+"""Parquet in, parquet with more columns out, as a stage of Ray Data."""
+
+import os
+
+from ._optional import import_optional
+
+
+def map_parquet(
+    source, destination, stage, arguments, *, new, batch_size, n_workers, gpus_per_worker
+):
+    """Read `source`, add columns batch by batch and write `destination`.
+
+    Parameters
+    ----------
+    source : str, path-like or list
+    destination : str or path-like
+    stage : type
+        ``stage(*arguments)`` lives in a worker and maps one pyarrow table to another.
+    arguments : callable
+        Returns the arguments, after `source` and `destination` were found to be in order.
+    new : list of str
+        Columns that `stage` adds.
+    batch_size, n_workers, gpus_per_worker : number
+    """
+    what = "Mapping a data set with Ray"
+    import_optional("pyarrow", "ray", what)
+    data = import_optional("ray.data", "ray", what)
+    destination = os.fspath(destination)
+    if os.path.isdir(destination) and os.listdir(destination):
+        raise ValueError(
+            f"destination={destination!r} is not empty: rows of another job would mix with these. "
+            "Choose another folder, or empty it."
+        )
+    arguments = arguments()  # errors come here, not from a worker
+    paths = [os.fspath(path) for path in source] if isinstance(source, list) else os.fspath(source)
+    rows = data.read_parquet(paths)
+    names = rows.schema().names
+    for column in new:
+        if column in names:
+            raise ValueError(
+                f"source has a column {column!r} already. Drop it, or name another column."
+            )
+    stage.check_columns(names, *arguments)
+    rows.map_batches(
+        stage,
+        fn_constructor_args=arguments,
+        batch_size=batch_size,
+        batch_format="pyarrow",
+        concurrency=n_workers,
+        num_gpus=gpus_per_worker,
+    ).write_parquet(destination)
