@@ -1,5 +1,6 @@
 """The reward in other tools: TRL, transformers, preference data sets, best-of-n."""
 
+import inspect
 import json
 import os
 import pickle
@@ -14,6 +15,16 @@ import torch
 import transformers
 from conftest import CHATML, make_tiny_model
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import (
+    cluster,
+    decomposition,
+    ensemble,
+    linear_model,
+    metrics,
+    neighbors,
+    preprocessing,
+    svm,
+)
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -793,8 +804,9 @@ def test_preference_data_train_a_policy(on_text, policy, tmp_path, trainer, form
     assert np.isfinite(run.state.log_history[0]["loss"])
 
 
-def end_to_end(model, pairs, y, policy, tmp_path, *, embedder, steps=25, n_shown=24, **settings):
+def end_to_end(model, pairs, y, policy, tmp_path, *, embedder, steps=25, real=False, **settings):
     """Log, embedder, fit, save, load elsewhere, export, load, train: the same reward throughout."""
+    n_shown = 24
     est = ImplicitRewardEstimator(
         embedder=LLMEmbedder(model, **embedder), random_state=0, **settings
     ).fit(pairs, y)
@@ -814,20 +826,25 @@ def end_to_end(model, pairs, y, policy, tmp_path, *, embedder, steps=25, n_shown
             est.predict([tuple(pair) for pair in pairs]).tolist(),
             reward_function(est)(prompts=prompts, completions=completions),
             export.custom_code,
+            export.logit_shift,
         ]))
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    loaded, by_function, custom = json.loads(done.stdout.splitlines()[-1])
+    loaded, by_function, custom, shift = json.loads(done.stdout.splitlines()[-1])
     assert_allclose(loaded, expected, atol=1e-5)
     assert_allclose(by_function, expected, atol=1e-5)
-    export = SimpleNamespace(path=str(tmp_path / "rm"), custom_code=custom, logit_shift=0.0)
+    export = SimpleNamespace(path=str(tmp_path / "rm"), custom_code=custom, logit_shift=shift)
     assert_allclose(rewards_of(export, some), expected, atol=1e-5)
     half = rewards_of(export, some, torch.bfloat16)
     assert_allclose(half, in_bfloat16(est, some), atol=2e-2)
-    options = {"trust_remote_code": True, "steps": steps}
+    if real:
+        assert expected.std() > 0.05  # something to reproduce
+        assert_allclose(half, expected, atol=2e-2)
+    options = {"trust_remote_code": True} if custom else {}
+    options["steps"] = steps
     return train("GRPO", export.path, policy, tmp_path, **options)[0]
 
 
@@ -844,19 +861,36 @@ def test_end_to_end(tiny_model, policy, tmp_path):
     assert_rises(rewards)
 
 
+def real_texts(n):
+    """Return a log of what scikit-learn's documentation says, in which models are liked."""
+    modules = (linear_model, ensemble, svm, neighbors, cluster, decomposition)
+    found = {
+        name: getattr(module, name)
+        for module in modules + (metrics, preprocessing)
+        for name in module.__all__
+    }
+    found = {name: thing for name, thing in found.items() if inspect.getdoc(thing)}
+    names = np.random.default_rng(0).permutation(sorted(found))[:n]
+    pairs = [
+        (f"What does {name} of scikit-learn do?", inspect.getdoc(found[name])[:500])
+        for name in names
+    ]
+    preferred = np.array([hasattr(found[name], "predict") for name in names])
+    rng = np.random.default_rng(1)
+    return pairs, (preferred[:, None] & (rng.uniform(size=(len(names), 2)) < 0.6)).astype(float)
+
+
 @pytest.mark.slow
-def test_end_to_end_with_smollm2(smollm2, policy, tmp_path):
-    """A real language model; in so few steps a policy learns little, but the rewards agree."""
-    pairs, y = make_texts(120)
+@pytest.mark.parametrize(
+    ("embedder", "settings"), [({"pooling": "mean"}, {}), (LAST, STOCK)], ids=["own", "stock"]
+)
+def test_end_to_end_with_smollm2(smollm2, policy, tmp_path, embedder, settings):
+    """A real language model on real texts, bfloat16 against the float32 estimator too.
+
+    In so few steps a policy learns little, but the rewards agree.
+    """
+    pairs, y = real_texts(200)
     rewards = end_to_end(
-        smollm2,
-        pairs,
-        y,
-        policy,
-        tmp_path,
-        embedder={"pooling": "mean"},
-        steps=2,
-        n_shown=8,
-        max_epochs=40,
+        smollm2, pairs, y, policy, tmp_path, embedder=embedder, steps=2, real=True, **settings
     )
     assert np.isfinite(rewards).all()
