@@ -38,6 +38,7 @@ from benchmarks.peers import PEERS, run_peer
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._stratification import posterior
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
+from implicitrm_sk.inspection._plot._base import style
 from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES, Stratified
 from implicitrm_sk.objectives._base import cross_entropy
@@ -742,9 +743,9 @@ def draw(part, frame, images):
         "batch_size": "batch size",
     }
     for axis, (sweep, rows) in zip(axes[0], halves, strict=True):
-        for method, curve in rows.groupby("method", sort=False):
+        for number, (method, curve) in enumerate(rows.groupby("method", sort=False)):
             stats = curve.groupby("x").r2.agg(["mean", "sem"])
-            axis.errorbar(stats.index, stats["mean"], stats["sem"], label=method, marker="o", ms=3)
+            axis.errorbar(stats.index, stats["mean"], stats["sem"], label=method, **style(number))
         axis.set_xlabel(labels[sweep])
         axis.set_ylabel("R2 against true preference")
         axis.axhline(0, color="grey", lw=0.8)
