@@ -20,8 +20,8 @@ class _PredictBatch:
     def check_columns(names, est, embedding):
         if embedding is not None and embedding not in names:
             raise ValueError(
-                f"source has no column {embedding!r}; there are {', '.join(names)}. Name the column "
-                "of vectors in embedding, or, for an estimator with an embedder, pass "
+                f"source has no column {embedding!r}; there are {', '.join(names)}. Name the "
+                "column of vectors in embedding, or, for an estimator with an embedder, pass "
                 "embedding=None and the columns prompt and response."
             )
 
