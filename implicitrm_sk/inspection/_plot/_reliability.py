@@ -143,10 +143,8 @@ class ReliabilityDisplay:
             ylim=(-0.02, 1.02),
             xlabel="reward (mean of the bin; bars: share of the rows)",
             ylabel="share truly preferred",
-            aspect="equal",
         )
-        # Below the diagonal, where a classifier of actions is not, and above the bars.
-        ax.legend(loc="lower right", bbox_to_anchor=(1, _HEIGHT))
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
         return self
 
     @classmethod

@@ -1,0 +1,58 @@
+"""
+Calibration, and what the spread is not
+=======================================
+
+A reward of 0.8 ought to mean that four of five users prefer the response. Where some preferences
+are known, the reliability curve shows whether it does. `return_std=True` adds a spread, which is
+often read as a confidence interval. It is none, as this example measures.
+"""
+
+# %%
+# Users are not of one mind here: the higher the digit, the more of them like it, from one in ten
+# to nine in ten. The probability itself is therefore known, and with it the error of the reward of
+# each row.
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import ReliabilityDisplay
+
+warnings.filterwarnings("ignore", category=IdentificationWarning)
+X, digit = load_digits(return_X_y=True)
+log = simulate_feedback(0.1 + 0.8 * digit / 9, X=X, n_signals=3, random_state=0)
+train, test = train_test_split(np.arange(len(X)), random_state=0)
+fits = {
+    "one signal": log.actions[train, 0],
+    "three signals": log.actions[train],
+}
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
+for (name, y), marker in zip(fits.items(), "os", strict=True):
+    est = ImplicitRewardEstimator(learning_rate_init=0.003, n_estimators=8, random_state=0)
+    reward, spread = est.fit(X[train], y).predict(X[test], return_std=True)
+    curve = ReliabilityDisplay.from_predictions(
+        log.preference[test], reward, name=name, n_bins=5, ax=left
+    )
+    error = np.abs(reward - log.reward[test])
+    right.plot(spread, error, marker, color=curve.line_.get_color(), alpha=0.5, ms=4, label=name)
+    covered = np.mean(error <= 2 * spread)
+    print(
+        f"{name}: mean spread {spread.mean():.3f}, mean error {error.mean():.3f}; "
+        f"the truth lies within two spreads in {covered:.0%} of the rows"
+    )
+right.axline((0, 0), slope=2, color="0.4", linestyle="--", label="error = 2 spreads")
+right.set(
+    xlabel="spread over the members", ylabel="|reward - P(preferred)|", xlim=(0, None), ylim=(0, 1)
+)
+_ = right.legend()
+
+# %%
+# An interval of two standard errors would hold the truth in 95 % of the rows. The spread shows how
+# far refits disagree, and members agree on much that is wrong: on the convention that one signal
+# needs, on the assumptions of the model, on what too few rows do not show. It is of use as a
+# ranking of doubt (see the example on best-of-n), not as an interval. What the actions alone leave
+# open is `identification_report(...).bounds(X)`.

@@ -1,0 +1,102 @@
+"""
+GRPO in twenty lines
+====================
+
+The reward that users' actions have taught trains a policy with TRL's GRPOTrainer. The models are
+tiny and random, so that this page builds in seconds on a CPU: it shows the wiring, which is the
+same for a model of any size, and not that a random model learns.
+"""
+
+# %%
+# A tiny language model
+# ---------------------
+# In place of ``"HuggingFaceTB/SmolLM2-135M-Instruct"`` or your own: two layers, bytes for tokens.
+import tempfile
+import warnings
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+transformers.utils.logging.disable_progress_bar()
+folder = tempfile.mkdtemp()
+tokens = ["<pad>", "<s>", "</s>", "<unk>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+tokenizer = Tokenizer(
+    models.BPE({token: i for i, token in enumerate(tokens)}, [], unk_token="<unk>")
+)
+tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+tokenizer.decoder = decoders.ByteLevel()
+tokenizer = transformers.PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer,
+    bos_token="<s>",
+    eos_token="</s>",
+    pad_token="<pad>",
+    unk_token="<unk>",
+)
+tokenizer.chat_template = (
+    "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+)
+config = transformers.LlamaConfig(
+    vocab_size=len(tokens), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+    num_attention_heads=4, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+)  # fmt: skip
+torch.manual_seed(0)
+transformers.LlamaForCausalLM(config).save_pretrained(folder)
+tokenizer.save_pretrained(folder)
+
+# %%
+# The twenty lines
+# ----------------
+# A log of answers that were copied and shared, a reward, and a trainer that takes it.
+from datasets import Dataset  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+
+from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder  # noqa: E402
+from implicitrm_sk.integrations import reward_function  # noqa: E402
+
+rng = np.random.default_rng(0)
+answers = np.array(["Here is how: first ...", "I cannot help."])
+good = rng.integers(2, size=400) == 0
+questions = [f"How do I fix bug {i}?" for i in range(400)]
+log = pd.DataFrame({"prompt": questions, "response": np.where(good, *answers)})
+actions = good[:, None] & (rng.random((400, 2)) < [0.6, 0.4])
+
+reward = ImplicitRewardEstimator(embedder=LLMEmbedder(folder, cache_dir=None), random_state=0)
+reward.fit(log, actions.astype(int))
+prompts = [[{"role": "user", "content": question}] for question in questions[:8]]
+warnings.filterwarnings("ignore", category=FutureWarning)
+trainer = GRPOTrainer(
+    model=folder,
+    reward_funcs=reward_function(reward, output="logit", pessimism=1.0),
+    args=GRPOConfig(
+        tempfile.mkdtemp(),
+        max_steps=3,
+        num_generations=4,
+        per_device_train_batch_size=4,
+        max_completion_length=16,
+        logging_steps=1,
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    ),  # fmt: skip
+    train_dataset=Dataset.from_dict({"prompt": prompts}),
+)
+trainer.remove_callback(transformers.PrinterCallback)
+trainer.train()
+
+# %%
+# What the trainer logged, beside the logits of two answers of the log:
+history = pd.DataFrame(trainer.state.log_history)
+print(history.filter(regex="implicit_reward").dropna().round(1).to_string())
+print(
+    "logged answers:",
+    *reward.decision_function([("How do I fix bug 3?", a) for a in answers]).round(1),
+)
+
+# %%
+# A random policy writes random bytes, which are like nothing in the log: the rewards are low, and
+# the members disagree about them (the spread). ``pessimism`` takes off that spread; it is no
+# guarantee. In a real run compare the policy's answers with the log from time to time: see the
+# example on drift.
