@@ -244,7 +244,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     >>> preferred = X[:, 0] + 0.3 * rng.normal(size=2000) > 0
     >>> copied = preferred & (rng.uniform(size=2000) < 0.3)
     >>> shared = preferred & (rng.uniform(size=2000) < 0.4)
-    >>> est = ImplicitRewardEstimator(random_state=0).fit(X, np.column_stack([copied, shared]))
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.003, random_state=0)
+    >>> est = est.fit(X, np.column_stack([copied, shared]))
     >>> est.predict([[2.0, 0, 0, 0, 0], [-2.0, 0, 0, 0, 0]]).round(1)
     array([1., 0.], dtype=float32)
     """
@@ -434,6 +435,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         self : ImplicitRewardEstimator
+            The estimator, fitted.
 
         Raises
         ------
@@ -445,6 +447,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         -----
         IdentificationWarning
             If nothing that was passed determines the reward; once per search.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> preferred = X[:, 0] > 0
+        >>> copied = np.where(preferred, rng.random(1000) < 0.5, 0)
+        >>> label = np.where(rng.random(1000) < 0.1, preferred, np.nan)  # one in ten was asked
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+        >>> est.fit(X, copied, preference=label).identification_.level
+        'identified'
         """
         if searched_over("objective", without="true_preference"):
             raise ValueError(
@@ -571,7 +586,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions as in `fit`; a batch without any action is legal. The first call fixes the
             number of columns and signals.
@@ -586,6 +602,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         self : ImplicitRewardEstimator
+            The estimator, fitted.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+        >>> for day in range(30):
+        ...     X = rng.normal(size=(256, 2))
+        ...     y = ((X[:, :1] > 0) & (rng.random((256, 2)) < 0.5)).astype(int)
+        ...     _ = est.partial_fit(X, y)
+        >>> est.predict([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+        array([1., 0.], dtype=float32)
         """
         if self.preference_rate is not None:
             raise ValueError(
@@ -1366,7 +1396,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
         return_std : bool, default=False
             Also return the standard deviation over the components of the mixture: the members
             and, with one signal, the two sides of the swap. It is no confidence interval, and a
@@ -1381,6 +1412,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             P(r*=1 | x), in [0, 1]; `out`, if given.
         std : ndarray of shape (n_samples,)
             Only if `return_std`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.predict([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+        array([1., 0.], dtype=float32)
+        >>> reward, std = est.predict(X, return_std=True)
+        >>> std.shape
+        (1000,)
         """
         X = self._selected(X, with_propensity=False)
 
@@ -1395,12 +1440,25 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
 
         Returns
         -------
         logit : ndarray of shape (n_samples,)
-            log R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
+            Log odds R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> logit = est.decision_function(X)
+        >>> bool(np.allclose(1 / (1 + np.exp(-logit)), est.predict(X), atol=1e-5))
+        True
         """
         X = self._selected(X, with_propensity=False)
         (logit,) = self._reduced(
@@ -1414,7 +1472,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
         actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             What the user did, as in `fit`. None is before the action is seen, as is all NaN.
         response_id, exposures, propensity : array-like, default=None
@@ -1426,6 +1485,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         proba : ndarray of shape (n_samples, 4)
             Columns PA, NA, PP, NP (`group_names_`), rows summing to 1. Active means that at least
             one of the signals would fire, in at least one of the exposures of the row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> x = [[2.0, 0.0]]
+        >>> est.predict_proba(x, [[1, 0]]).round(1)  # copied: preferred and active, with certainty
+        array([[1., 0., 0., 0.]], dtype=float32)
+        >>> before, after = est.predict_proba(x), est.predict_proba(x, [[0, 0]])
+        >>> bool(after[0, 2] > before[0, 2])  # no action makes preferred and passive likelier
+        True
         """
         check_is_fitted(self, "model_")
         X = select_features(self, X, reset=False)
@@ -1454,12 +1528,27 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
 
         Returns
         -------
         action : ndarray of shape (n_samples,) or (n_samples, n_signals)
             P(y_k=1 | x); 1-D if `fit` got 1-D actions.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.predict_action(X).shape
+        (1000, 2)
+        >>> product = est.predict(X)[:, None] * est.propensity(X)
+        >>> bool(np.allclose(est.predict_action(X), product, atol=1e-5))
+        True
         """
         self._check_signals_modelled("predict_action")
         return self._per_signal(X, _mixture.action)
@@ -1470,12 +1559,24 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
 
         Returns
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_signals)
             P(y_k=1 | r*=1, x); 1-D if `fit` got 1-D actions.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((2000, 2)) < [0.3, 0.7])).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.propensity([[1.0, 0.0]]).round(1)
+        array([[0.3, 0.7]], dtype=float32)
         """
         self._check_signals_modelled("propensity")
         return self._per_signal(X, _mixture.propensity)
@@ -1519,7 +1620,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_features)
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions as in `fit`. Not used with `true_preference`.
         true_preference : array-like of shape (n_samples,), default=None
@@ -1537,6 +1639,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             and exposures ("any logged action" for single-signal objectives). The likelihood of
             counts is that of the sequence of exposures, without the binomial coefficient. With
             `true_preference`: R2 of the reward, over rows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 2))
+        >>> preferred = X[:, 0] > 0
+        >>> y = (preferred[:, None] & (rng.random((2000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+        >>> _ = est.fit(X[:1000], y[:1000])
+        >>> round(est.score(X[1000:], y[1000:]), 1)
+        -0.7
+        >>> est.score(X[1000:], None, true_preference=preferred[1000:]) > 0.9
+        True
         """
         check_is_fitted(self, "model_")
         if true_preference is not None:
@@ -1601,6 +1718,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             that is none of this package's.
         FileExistsError
             If something other than a saved model is in the way.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> X = np.random.default_rng(0).normal(size=(100, 2))
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     est.save(f"{folder}/reward.zip", metrics={"AUROC on 200 rated answers": 0.84})
+        ...     same = ImplicitRewardEstimator.load(f"{folder}/reward.zip")
+        >>> bool((same.predict(X) == est.predict(X)).all())
+        True
         """
         _persistence.save(self, path, metrics)
 
@@ -1625,6 +1756,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             ever executed, and nothing is written. The SHA-256 finds accidents; whoever can change
             all the files can change that too: load models from people you trust to have trained
             them well.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> X = np.random.default_rng(0).normal(size=(100, 2))
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     est.save(f"{folder}/reward")
+        ...     same = ImplicitRewardEstimator.load(f"{folder}/reward")
+        >>> same.n_signals_
+        2
         """
         return _persistence.load(cls, path)
 
@@ -1638,6 +1783,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         metrics : dict of str to float, default=None
             As in `save`.
         commit_message : str, default=None
+            What the hub's history says.
         private : bool, default=None
             Whether a new repository is private. None is the default of the organisation.
         token : str, default=None
@@ -1647,6 +1793,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         -------
         url : str
             Of the commit.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import ImplicitRewardEstimator  # doctest: +SKIP
+        >>> est = ImplicitRewardEstimator.load("reward")  # doctest: +SKIP
+        >>> est.push_to_hub("user/reward", private=True)  # doctest: +SKIP
         """
         return _persistence.push_to_hub(
             self,
@@ -1675,6 +1827,20 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         est : ImplicitRewardEstimator
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> X = np.random.default_rng(0).normal(size=(100, 2))
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
+        >>> with tempfile.TemporaryDirectory() as folder:  # "user/reward" for one of the hub
+        ...     est.save(f"{folder}/reward")
+        ...     same = ImplicitRewardEstimator.from_pretrained(f"{folder}/reward")
+        >>> same.n_features_in_
+        2
         """
         return _persistence.from_pretrained(
             cls, repo_id, revision=revision, token=token, cache_dir=cache_dir

@@ -77,7 +77,7 @@ _ = right.legend()
 # -----------------------------------
 # One signal determines only the product of reward and propensity. The estimator shares that
 # product out evenly between the two, which is closer to the truth than to give all of it to the
-# reward, but it is a convention and no knowledge: it says so by an `IdentificationWarning`, which
-# we have silenced above, and its reward still rises with the propensity. A second signal, some
-# labels, or columns that only drive acting turn the convention into an estimate: see the next
-# examples.
+# reward, but it is a convention and no knowledge: the ranking is that of the classifier (the same
+# AUROC), the reward still rises with the propensity, and an `IdentificationWarning`, which we have
+# silenced above, says so. A second signal, some labels, or columns that only drive acting turn the
+# convention into an estimate: see the next examples.

@@ -28,7 +28,7 @@ from implicitrm_sk.datasets import simulate_feedback
 texts, liked = [], []
 for load in (load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine):
     sentences = re.split(r"(?<=[.:])\s+|\n\n", load().DESCR)
-    sentences = [" ".join(text.split()) for text in sentences if len(text.split()) >= 8]
+    sentences = [" ".join(text.split()) for text in sentences if 8 <= len(text.split()) <= 30]
     texts += sentences
     liked += [load in (load_breast_cancer, load_diabetes)] * len(sentences)
 rng = np.random.default_rng(0)
@@ -51,8 +51,10 @@ def search(cache_dir):
     """Fit the search and return seconds, texts embedded, and the search."""
     start = time.perf_counter()
     pipe = make_pipeline(
-        LLMEmbedder(model, cache_dir=cache_dir, max_length=64),
-        ImplicitRewardEstimator(max_epochs=100, learning_rate_init=0.003, random_state=0),
+        LLMEmbedder(model, cache_dir=cache_dir),
+        ImplicitRewardEstimator(
+            max_epochs=50, learning_rate_init=0.003, early_stopping=False, random_state=0
+        ),
     )
     grid = {"implicitrewardestimator__hidden_layer_sizes": [(), (16,)]}
     found = GridSearchCV(pipe, grid, cv=2).fit(texts, log.actions)

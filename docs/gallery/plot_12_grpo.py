@@ -28,13 +28,8 @@ tokenizer = Tokenizer(
 )
 tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 tokenizer.decoder = decoders.ByteLevel()
-tokenizer = transformers.PreTrainedTokenizerFast(
-    tokenizer_object=tokenizer,
-    bos_token="<s>",
-    eos_token="</s>",
-    pad_token="<pad>",
-    unk_token="<unk>",
-)
+special = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), tokens, strict=False))
+tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 tokenizer.chat_template = (
     "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
 )
@@ -67,20 +62,14 @@ reward = ImplicitRewardEstimator(embedder=LLMEmbedder(folder, cache_dir=None), r
 reward.fit(log, actions.astype(int))
 prompts = [[{"role": "user", "content": question}] for question in questions[:8]]
 warnings.filterwarnings("ignore", category=FutureWarning)
+settings = GRPOConfig(
+    tempfile.mkdtemp(), max_steps=3, num_generations=4, per_device_train_batch_size=4,
+    max_completion_length=16, logging_steps=1, report_to=[], use_cpu=True, disable_tqdm=True,
+)  # fmt: skip
 trainer = GRPOTrainer(
     model=folder,
     reward_funcs=reward_function(reward, output="logit", pessimism=1.0),
-    args=GRPOConfig(
-        tempfile.mkdtemp(),
-        max_steps=3,
-        num_generations=4,
-        per_device_train_batch_size=4,
-        max_completion_length=16,
-        logging_steps=1,
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    ),  # fmt: skip
+    args=settings,
     train_dataset=Dataset.from_dict({"prompt": prompts}),
 )
 trainer.remove_callback(transformers.PrinterCallback)

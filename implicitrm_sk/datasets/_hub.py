@@ -60,6 +60,12 @@ def fetch_helpsteer(path=None, *, revision=None, cache_dir=None):
     ----------
     .. [1] Wang et al., "HelpSteer: Multi-attribute Helpfulness Dataset for SteerLM", arXiv
        2311.09528, 2023.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import fetch_helpsteer  # doctest: +SKIP
+    >>> data = fetch_helpsteer()  # doctest: +SKIP
+    >>> data.preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):
@@ -88,6 +94,12 @@ def fetch_ultrafeedback(path=None, *, revision=None, cache_dir=None):
     ----------
     .. [1] Cui et al., "UltraFeedback: Boosting Language Models with Scaled AI Feedback", arXiv
        2310.01377, 2023.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import fetch_ultrafeedback  # doctest: +SKIP
+    >>> data = fetch_ultrafeedback()  # doctest: +SKIP
+    >>> data.preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):
@@ -118,6 +130,12 @@ def fetch_pku_saferlhf(path=None, *, revision=None, cache_dir=None):
     ----------
     .. [1] Ji et al., "PKU-SafeRLHF: Towards Multi-Level Safety Alignment for LLMs with Human
        Preference", arXiv 2406.15513, 2024.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import fetch_pku_saferlhf  # doctest: +SKIP
+    >>> data = fetch_pku_saferlhf()  # doctest: +SKIP
+    >>> data.preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):

@@ -113,7 +113,7 @@ def simulate_feedback(
         r* only for an estimator that sees the user.
 
     false_action_rate : float or array-like of shape (K,), default=0.0
-        e_k = P(y_ik = 1 | r*_i = 0), the misclicks; in [0, 1). Nothing keeps A_ik above e_k.
+        The misclicks, e_k = P(y_ik = 1 | r*_i = 0), in [0, 1). Nothing keeps A_ik above e_k.
 
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].

@@ -90,8 +90,8 @@ class LLMEmbedder(
     model_kwargs : dict, default=None
         Further arguments of ``AutoModel.from_pretrained``, such as ``attn_implementation``.
     verbose : bool, default=False
-        Show a progress bar. (As a step of a pipeline with scikit-learn's ``ProgressBar``, the
-        embedder has its bar there.)
+        Show a progress bar. As a step of a pipeline with scikit-learn's ``ProgressBar``, the
+        embedder has its bar there.
 
     Attributes
     ----------
@@ -208,16 +208,25 @@ class LLMEmbedder(
 
         Parameters
         ----------
-        X, y : ignored
+        X, y : object, default=None
+            Ignored.
 
         Returns
         -------
         self : LLMEmbedder
+            The embedder, with its settings settled.
 
         Raises
         ------
         ValueError, OSError
             If the model cannot be found or read, or a parameter does not suit it.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None).fit()
+        >>> embedder.pooling_, embedder.n_layers_
+        ('mean', 6)
         """
         self._validate_params()
         secret = {"token", "use_auth_token"} & set(self.model_kwargs or ())
@@ -309,6 +318,15 @@ class LLMEmbedder(
         UserWarning
             If texts were longer than `max_length`, once per model and length; `stats_` always
             counts them. If the store was damaged. If the memory of the device did not suffice.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.transform([("2 + 2?", "4"), {"prompt": "2 + 2?", "response": "4"}]).shape
+        (2, 384)
+        >>> embedder.stats_["n_distinct"]
+        1
         """
         return self._embed(X, out)
 
@@ -318,12 +336,22 @@ class LLMEmbedder(
 
         Parameters
         ----------
-        X : as in `transform`
-        y : ignored
+        X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
+            Text, as in `transform`.
+        y : object, default=None
+            Ignored.
 
         Returns
         -------
         embeddings : ndarray of shape (n_samples, n_features) of `output_dtype`
+            The vectors.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.fit_transform(["Four.", "4"]).shape
+        (2, 384)
         """
         context = self._init_callback_context(task_name="embed", max_subtasks=_CALLBACK_STEPS)
         context.call_on_fit_task_begin(estimator=self, X=X)
@@ -334,7 +362,16 @@ class LLMEmbedder(
 
     @property
     def store(self):
-        """The `EmbeddingStore` in use, None without one."""
+        """The `EmbeddingStore` in use, None without one.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> LLMEmbedder("org/name", cache_dir="vectors").store
+        EmbeddingStore('vectors', max_bytes=None)
+        >>> LLMEmbedder("org/name", cache_dir=None).store is None
+        True
+        """
         if self.cache_dir is None:
             return None
         folder = None if self.cache_dir == "auto" else self.cache_dir
@@ -343,15 +380,24 @@ class LLMEmbedder(
     # ------------------------------------------------------------------ text to tokens
 
     def render(self, X):
-        """Return the texts as the tokenizer gets them.
+        r"""Return the texts as the tokenizer gets them.
 
         Parameters
         ----------
-        X : as in `transform`
+        X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
+            Text, as in `transform`.
 
         Returns
         -------
         texts : list of str
+            With the chat template, before they are cut.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.render([("2 + 2?", "4")])
+        ['2 + 2?\n4']
         """
         self._ensure_fitted()
         tokenizer = self._tokenizer()
@@ -362,11 +408,20 @@ class LLMEmbedder(
 
         Parameters
         ----------
-        X : as in `transform`
+        X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
+            Text, as in `transform`.
 
         Returns
         -------
         tokens : list of list of int
+            One list per row.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.tokenize(["Four."])
+        [[101, 2176, 1012, 102]]
         """
         self._ensure_fitted()
         rows = read_text(X)

@@ -107,6 +107,18 @@ class EmbeddingStore:
         info : dict
             ``folder``, ``n_embeddings``, ``n_bytes`` (size of its files on disk) and
             ``max_bytes``.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = EmbeddingStore(folder)
+        ...     with store:
+        ...         store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), [3], [0])
+        ...     print(store.info()["n_embeddings"])
+        1
         """
         n = 0
         if self._newest() is not None:
@@ -121,7 +133,21 @@ class EmbeddingStore:
         }
 
     def clear(self):
-        """Delete all embeddings. A job that is running goes on, and stores what it computes."""
+        """Delete all embeddings. A job that is running goes on, and stores what it computes.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = EmbeddingStore(folder)
+        ...     with store:
+        ...         store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), [3], [0])
+        ...     store.clear()
+        ...     print(store.info()["n_embeddings"])
+        0
+        """
         if self._newest() is None:
             return
         with self._repair_lock():
@@ -159,7 +185,34 @@ class EmbeddingStore:
             )
 
     def get(self, keys):
-        """Yield (position in keys, vector, n_tokens, n_cut) of those that are stored and whole."""
+        """Yield those of some vectors that are stored and whole.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            16 bytes each, the hashes of what was embedded.
+
+        Yields
+        ------
+        position : int
+            In `keys`.
+        vector : ndarray of shape (n_features,)
+            The embedding.
+        n_tokens, n_cut : int
+            Tokens embedded, and cut off.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> known, unknown = bytes(16), bytes(range(16))
+        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
+        ...     store.put([known], np.ones((1, 4), dtype=np.float32), [3], [0])
+        ...     for position, vector, n_tokens, n_cut in store.get([unknown, known]):
+        ...         print(position, vector, n_tokens, n_cut)
+        1 [1. 1. 1. 1.] 3 0
+        """
         position = {key: i for i, key in enumerate(keys)}
         now = int(time.time())
         for start in range(0, len(keys), _KEYS_PER_QUERY):
@@ -189,6 +242,27 @@ class EmbeddingStore:
         """Return a mask of the keys that are now this process's to compute.
 
         The others are stored already, or another living process has claimed them.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            16 bytes each, the hashes of what is to be embedded.
+
+        Returns
+        -------
+        mine : ndarray of bool of shape (n_keys,)
+            True for those to compute and `put`.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> known, unknown = bytes(16), bytes(range(16))
+        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
+        ...     store.put([known], np.ones((1, 4), dtype=np.float32), [3], [0])
+        ...     print(store.claim([known, unknown]))
+        [False  True]
         """
         owner = self._own()
 
@@ -215,7 +289,27 @@ class EmbeddingStore:
         return self._transaction(claim)
 
     def put(self, keys, vectors, n_tokens, n_cut):
-        """Store vectors, durable on return, and give up the claims on their keys."""
+        """Store vectors, durable on return, and give up the claims on their keys.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            16 bytes each.
+        vectors : ndarray of shape (n_keys, n_features)
+            The embeddings, in float16, float32 or float64.
+        n_tokens, n_cut : sequence of int
+            Tokens embedded, and cut off, of each.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
+        ...     store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), n_tokens=[3], n_cut=[0])
+        ...     print(len(list(store.get([bytes(16)]))))
+        1
+        """
         now = int(time.time())
         rows = [
             (key, now, _make_record(key, vector, tokens, cut))

@@ -78,6 +78,20 @@ class IdentificationReport:
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
     estimator : ImplicitRewardEstimator
         The refits, fitted on three quarters of the responses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2))
+    >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+    >>> report = identification_report(est, X, y, n_starts=2)
+    >>> report.level
+    'not identified'
+    >>> print(report.reason)
+    one signal determines only the product of reward and propensity.
     """
 
     level: str
@@ -101,6 +115,7 @@ class IdentificationReport:
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
+            Responses, as in `fit`.
 
         Returns
         -------
@@ -108,6 +123,19 @@ class IdentificationReport:
             [P(any action | x), 1] without false actions; with false-action rates e_k the lower end
             is the largest (P(y_k=1 | x) - e_k) / (1 - e_k), at least 0. It needs no assumption but
             A_k <= 1; what further information the fit had is not used.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(800, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(800) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+        >>> report = identification_report(est, X, y, n_starts=2)
+        >>> report.bounds([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+        array([[0.6, 1. ],
+               [0. , 1. ]])
         """
         estimator = self.estimator
         logits = estimator._mixture(X, "reward_logit", "propensity_logit")
@@ -202,13 +230,43 @@ class IdentificationReport:
             yield "next", advice, ""
 
     def to_frame(self):
-        """Return the report as a DataFrame with columns "item", "finding" and "detail"."""
+        """Return the report as a DataFrame.
+
+        Returns
+        -------
+        frame : DataFrame
+            One row per finding, with columns "item", "finding" and "detail".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> report = identification_report(est, X, y, n_starts=2)
+        >>> report.to_frame().loc[0, ["item", "finding"]].tolist()
+        ['level', 'not identified']
+        """
         pandas = import_optional("pandas", "data", "The DataFrame form of the report")
         return pandas.DataFrame(list(self._rows()), columns=["item", "finding", "detail"])
 
     @property
     def verdict(self):
-        """Level and assumptions in one line."""
+        """Level and assumptions in one line.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> identification_report(est, X, y, n_starts=2).verdict
+        'not identified'
+        """
         if not self.assumptions:
             return self.level
         return f"{self.level} (assuming {', '.join(self.assumptions)})"
@@ -232,6 +290,19 @@ class IdentificationReport:
         Returns
         -------
         axes : ndarray of two Axes
+            The refits, and the reward by row.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> axes = identification_report(est, X, y, n_starts=2).plot()
+        >>> axes[1].get_title()
+        'Reward: not identified'
         """
         pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the report")
         if axes is None:
@@ -282,8 +353,10 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     ----------
     est : ImplicitRewardEstimator
         The settings to report on; it need not be fitted and is not changed.
-    X : array-like of shape (n_samples, n_features)
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
     n_starts : int, default=8
         Refits, at least 2.
     **fit_params : dict
@@ -303,6 +376,19 @@ def identification_report(est, X, y, *, n_starts=8, **fit_params):
     features do not show, make signals dependent too. Of more than five signals the most often
     logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(800, 2))
+    >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> identification_report(est, X, y[:, 0], n_starts=4).verdict
+    'not identified'
+    >>> identification_report(est, X, y, n_starts=4).verdict
+    'identified (assuming independent signals)'
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(

@@ -59,6 +59,19 @@ class ShiftReport:
         Mean and spread (over the members) of the reward, of new and of logged responses.
     reward_outside : tuple of float
         The same of the new responses outside the log, NaN without any.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import shift_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(500, 2))
+    >>> y = (X[:, :1] + rng.normal(size=(500, 2)) > 0.5).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0).fit(X, y)
+    >>> report = shift_report(est, rng.normal(size=(300, 2)), X)
+    >>> report.n_log, report.n_new, report.outside.shape
+    (500, 300, (300,))
     """
 
     auc: float
@@ -75,7 +88,20 @@ class ShiftReport:
 
     @property
     def extrapolates(self):
-        """Whether more new responses lie outside the log than chance explains, and over 5 %."""
+        """Whether more new responses lie outside the log than chance explains, and over 5 %.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import shift_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(500, 2))
+        >>> y = (X[:, :1] + rng.normal(size=(500, 2)) > 0.5).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False).fit(X, y)
+        >>> shift_report(est, rng.normal(size=(300, 2)), X).extrapolates
+        False
+        """
         error = math.sqrt(EDGE * (1 - EDGE) * (1 / self.n_new + 1 / self.n_log))
         return self.share_outside > WARN_SHARE and self.share_outside > EDGE + 3 * error
 
@@ -104,7 +130,20 @@ class ShiftReport:
 
     @property
     def verdict(self):
-        """What to make of it, in one sentence."""
+        """What to make of it, in one sentence.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import shift_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(500, 2))
+        >>> y = (X[:, :1] + rng.normal(size=(500, 2)) > 0.5).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False).fit(X, y)
+        >>> shift_report(est, rng.normal(size=(300, 2)), X).verdict
+        'no sign that the reward extrapolates.'
+        """
         if self.extrapolates:
             return (
                 f"the reward extrapolates for {self.share_outside:.0%} of the new responses: "
@@ -138,10 +177,12 @@ def shift_report(est, X_new, X_log, *, groups_new=None, groups_log=None, random_
         recognises prompts and the AUC comes out too high. The same label on both sides is the same
         group.
     random_state : int, RandomState instance or None, default=0
+        Seed of the folds and of the rows that are fitted on.
 
     Returns
     -------
     report : ShiftReport
+        Prints as text.
 
     Warns
     -----
@@ -173,7 +214,7 @@ def shift_report(est, X_new, X_log, *, groups_new=None, groups_log=None, random_
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(1000, 3))
     >>> y = (X[:, :1] + rng.normal(size=(1000, 2)) > 0.5).astype(int)
-    >>> est = ImplicitRewardEstimator(random_state=0).fit(X, y)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
     >>> shift_report(est, rng.normal(size=(500, 3)), X).extrapolates
     False
     """

@@ -24,6 +24,13 @@ class Ranking:
         What they were ranked by, in the order given: reward minus pessimism times spread.
     spread : ndarray of shape (n,)
         Standard deviation of the reward over the members.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk.integrations import Ranking
+    >>> Ranking(order=np.array([1, 0]), reward=np.array([0.2, 0.7]), spread=np.zeros(2)).best
+    1
     """
 
     order: np.ndarray
@@ -32,7 +39,15 @@ class Ranking:
 
     @property
     def best(self):
-        """Position of the best candidate."""
+        """Position of the best candidate.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.integrations import Ranking
+        >>> Ranking(order=np.array([1, 0]), reward=np.array([0.2, 0.7]), spread=np.zeros(2)).best
+        1
+        """
         return int(self.order[0])
 
 
@@ -54,6 +69,7 @@ def rank(est, prompt, candidates, *, pessimism=0.0):
     Returns
     -------
     ranking : Ranking
+        Order, rewards and spreads of the candidates.
 
     Examples
     --------
@@ -63,7 +79,7 @@ def rank(est, prompt, candidates, *, pessimism=0.0):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(1000, 3))
     >>> y = (X[:, :1] + rng.normal(size=(1000, 2)) > 0.5).astype(int)
-    >>> est = ImplicitRewardEstimator(random_state=0).fit(X, y)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
     >>> rank(est, None, [[0.0, 0, 0], [2.0, 0, 0], [-2.0, 0, 0]]).order
     array([1, 0, 2])
     """
@@ -99,6 +115,18 @@ class PairedAccuracy:
     by_subset : dict of str to (float, int)
         Accuracy and number of pairs of each subset.
     reward_chosen, reward_rejected : ndarray of shape (n_pairs,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.integrations import evaluate_pairs
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2))
+    >>> y = (X[:, :1] + rng.normal(size=(400, 2)) > 0.5).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> print(evaluate_pairs(est, ([[2.0, 0], [0, 0]], [[0.0, 0], [1, 0]])))
+    paired accuracy 0.500 ± 0.354 (2 pairs)
     """
 
     accuracy: float
@@ -135,11 +163,25 @@ def evaluate_pairs(est, pairs):
     Returns
     -------
     result : PairedAccuracy
+        Prints as text.
 
     References
     ----------
     .. [1] Lambert et al., "RewardBench: Evaluating Reward Models for Language Modeling", Findings
        of NAACL 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.integrations import evaluate_pairs
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2))
+    >>> y = (X[:, :1] + rng.normal(size=(400, 2)) > 0.5).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> chosen, rejected = [[2.0, 0], [1, 0]], [[0.0, 0], [-1, 0]]
+    >>> evaluate_pairs(est, (chosen, rejected)).accuracy
+    1.0
     """
     chosen, rejected, subset = _read_pairs(pairs)
     n = len(chosen)

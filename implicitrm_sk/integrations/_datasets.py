@@ -78,6 +78,25 @@ def to_preference_dataset(
     .. [1] Ethayarajh et al., "KTO: Model Alignment as Prospect Theoretic Optimization", ICML 2024.
     .. [2] Rafailov et al., "Direct Preference Optimization: Your Language Model is Secretly a
        Reward Model", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pandas as pd
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.integrations import to_preference_dataset
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2))
+    >>> y = ((X[:, :1] > 0) & (rng.random((400, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> log = pd.DataFrame({"prompt": ["How?", "How?"], "response": ["First ...", "No."]})
+    >>> x = [[2.0, 0.0], [-2.0, 0.0]]
+    >>> kto = to_preference_dataset(est, log, X=x, output="pandas")
+    >>> kto[["completion", "label"]].to_dict("list")
+    {'completion': ['First ...', 'No.'], 'label': [True, False]}
+    >>> dpo = to_preference_dataset(est, log, form="paired", X=x, output="pandas")
+    >>> dpo[["chosen", "rejected"]].to_dict("list")
+    {'chosen': ['First ...'], 'rejected': ['No.']}
     """
     if form not in ("unpaired", "paired"):
         raise ValueError(f"form must be 'unpaired' or 'paired', got {form!r}.")

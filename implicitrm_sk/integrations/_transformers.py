@@ -45,6 +45,14 @@ class TransformersExport:
         The reward is ``sigmoid(logits + logit_shift)``; 0 with custom code.
     reasons : tuple of str
         Why a stock class would not have been exact.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.integrations import TransformersExport
+    >>> export = TransformersExport("rm", "LlamaForSequenceClassification", False, 0.25, ())
+    >>> print(export)  # doctest: +NORMALIZE_WHITESPACE
+    rm: LlamaForSequenceClassification, a stock class, which has no bias:
+    reward = sigmoid(logits + 0.25).
     """
 
     path: str
@@ -108,6 +116,26 @@ def to_transformers(est, base_model=None, path=None, *, custom_code=None):
     Texts longer than `max_length` of the embedder are to be cut as the saved tokenizer does
     (``truncation=True``), from the left. It cuts a BOS token that the template writes, too, which
     the embedder keeps: for models with one, the rewards of such texts differ somewhat.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from transformers import AutoConfig
+    >>> from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+    >>> from implicitrm_sk.integrations import to_transformers
+    >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+    >>> texts = [("How?", answer) for answer in ["Like this.", "I cannot help."] * 20]
+    >>> y = np.tile([[1, 0], [0, 0], [0, 1], [0, 0]], (10, 1))
+    >>> est = ImplicitRewardEstimator(
+    ...     embedder=embedder, max_epochs=5, early_stopping=False, random_state=0
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     export = to_transformers(est.fit(texts, y), None, f"{folder}/reward-model")
+    ...     print(AutoConfig.from_pretrained(export.path, trust_remote_code=True).num_labels)
+    1
+    >>> export.custom_code, export.logit_shift
+    (True, 0.0)
     """
     if path is None:
         raise TypeError("path is missing: to_transformers(est, base_model, path).")

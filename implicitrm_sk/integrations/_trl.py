@@ -85,6 +85,23 @@ def reward_function(est, *, output="probability", pessimism=0.0, name="implicit_
     -----
     GRPO divides the advantage by the standard deviation of the group by default: then a linear
     change of the reward changes nothing, and `output` matters by its curvature only.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+    >>> from implicitrm_sk.integrations import reward_function
+    >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+    >>> texts = [("How?", answer) for answer in ["Like this.", "I cannot help."] * 20]
+    >>> y = np.tile([[1, 1], [0, 1], [0, 0], [0, 0]], (10, 1))
+    >>> y[::4] = [[1, 0]] * 10
+    >>> est = ImplicitRewardEstimator(
+    ...     embedder=embedder, max_epochs=20, early_stopping=False, random_state=0
+    ... )
+    >>> reward = reward_function(est.fit(texts, y), output="logit")
+    >>> good, bad = reward(["How?", "How?"], ["Like this.", "I cannot help."])
+    >>> good > bad
+    True
     """
     fitted, _ = split_pipeline(est)
     if fitted is est and getattr(est, "embedder_", None) is None:

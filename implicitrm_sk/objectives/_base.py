@@ -49,6 +49,13 @@ class Batch:
         Logit of the third head, with `Objective.auxiliary_head`.
     representation : Tensor of shape (members, n, hidden) or None
         Last hidden layer of the reward head, with `Objective.representation`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from implicitrm_sk.objectives import Batch
+    >>> Batch(actions=torch.tensor([[1.0], [0.0]])).acted
+    tensor([1., 0.])
     """
 
     actions: torch.Tensor
@@ -68,7 +75,15 @@ class Batch:
 
     @property
     def acted(self):
-        """The actions of a single signal, shape (n,)."""
+        """The actions of a single signal, shape (n,).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.objectives import Batch
+        >>> Batch(actions=torch.tensor([[1.0], [0.0]])).acted
+        tensor([1., 0.])
+        """
         return self.actions[:, 0]
 
 
@@ -91,6 +106,23 @@ class TrainingLog:
     action_probability : callable() -> ndarray of shape (members, n)
         Fits P(y=1 | x), one model per member with the settings of the estimator, and returns it.
     random_state : numpy.random.RandomState
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk.objectives import TrainingLog
+    >>> log = TrainingLog(
+    ...     X=np.zeros((4, 1)),
+    ...     actions=np.array([1.0, 0.0, 0.0, 1.0]),
+    ...     sample_weight=np.ones(4),
+    ...     is_training=np.array([True, True, True, False]),
+    ...     propensity=None,
+    ...     preference_rate=None,
+    ...     action_probability=lambda: np.full((2, 4), 0.5),
+    ...     random_state=np.random.RandomState(0),
+    ... )
+    >>> round(log.action_rate, 2)
+    0.33
     """
 
     X: np.ndarray
@@ -104,7 +136,17 @@ class TrainingLog:
 
     @property
     def action_rate(self):
-        """Weighted share of training rows with an action."""
+        """Weighted share of training rows with an action.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.objectives import TrainingLog
+        >>> weight, training = np.array([2.0, 1.0, 1.0]), np.ones(3, dtype=bool)
+        >>> y = np.array([1.0, 0.0, 0.0])
+        >>> TrainingLog(np.zeros((3, 1)), y, weight, training, None, None, None, None).action_rate
+        0.5
+        """
         part = self.is_training
         return float(np.average(self.actions[part], weights=self.sample_weight[part]))
 
@@ -141,10 +183,21 @@ def any_action(actions):
     Parameters
     ----------
     actions : ndarray of shape (n, K)
+        0, 1 or NaN; with exposures the number of actions.
 
     Returns
     -------
     any_action : ndarray of shape (n, 1)
+        Float.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk.objectives import any_action
+    >>> any_action(np.array([[0, 1], [0, np.nan], [np.nan, np.nan]]))
+    array([[ 1.],
+           [ 0.],
+           [nan]])
     """
     fired = np.nanmax(np.where(np.isnan(actions), -1.0, actions), axis=1, keepdims=True)
     return np.where(fired < 0, np.nan, fired)
@@ -191,6 +244,24 @@ class Objective(BaseEstimator):
         "preference", "propensity" (arguments of `fit`), "preference_rate" and
         "false_action_rate='estimate'"; the estimator refuses any other. The first two need no
         mention where `single_signal` is set: actions then come reduced to one per response.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import torch
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.objectives import Objective
+    >>> class Brier(Objective):
+    ...     single_signal = True
+    ...     models_propensity = models_actions = False
+    ...
+    ...     def loss(self, reward_logit, propensity_logit, batch):
+    ...         return (torch.sigmoid(reward_logit) - batch.acted) ** 2
+    >>> X = np.random.default_rng(0).normal(size=(1000, 2))
+    >>> y = (X[:, 0] > 0).astype(int)
+    >>> est = ImplicitRewardEstimator(Brier(), learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> est.predict([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+    array([1., 0.], dtype=float32)
     """
 
     single_signal = False
@@ -216,11 +287,18 @@ class Objective(BaseEstimator):
         Parameters
         ----------
         log : TrainingLog
+            All rows, those that validate included.
 
         Returns
         -------
         fields : dict of str to ndarray of shape (n,) or (members, n)
             Further fields of `Batch`.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.objectives import Naive
+        >>> Naive().prepare(log=None)  # a naive loss needs to know nothing beforehand
+        {}
         """
         return {}
 
@@ -240,6 +318,14 @@ class Objective(BaseEstimator):
         -------
         loss : Tensor of shape (members, m)
             Per pair, (members, m / 2), with `pairs`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.objectives import Batch, Naive
+        >>> batch = Batch(actions=torch.tensor([[1.0], [0.0]]))
+        >>> Naive().loss(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2, 1), batch)
+        tensor([[0.6931, 2.1269]])
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
 
@@ -247,7 +333,24 @@ class Objective(BaseEstimator):
         """Return the held-out criterion of each member and row; by default, the loss.
 
         Early stopping takes its weighted mean over the validation rows; lower is better.
-        Parameters and result are those of `loss`.
+
+        Parameters
+        ----------
+        reward_logit, propensity_logit, batch : Tensor, Tensor and Batch
+            As in `loss`.
+
+        Returns
+        -------
+        loss : Tensor of shape (members, m)
+            As of `loss`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.objectives import Batch, Stratified
+        >>> batch = Batch(actions=torch.tensor([[1.0], [0.0]]))
+        >>> Stratified().validation_loss(torch.zeros(1, 2), torch.zeros(1, 2, 1), batch).exp()
+        tensor([[4.0000, 1.3333]])
         """
         return self.loss(reward_logit, propensity_logit, batch)
 
@@ -260,9 +363,41 @@ class Objective(BaseEstimator):
             Share of acted rows per signal, false actions taken off.
         any_rate : float
             Share of rows with any logged action, false actions taken off.
+
+        Returns
+        -------
+        reward : float
+            In (0, 1).
+        propensities : ndarray of shape (K,)
+            In (0, 1).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.objectives import Stratified
+        >>> reward, propensity = Stratified().initial_rates(np.array([0.25]), 0.25)
+        >>> float(reward), propensity
+        (0.5, array([0.5]))
         """
         return 0.5, np.full(len(action_rate), 0.5)
 
     def swap_symmetric(self, n_signals):
-        """Return whether reward and propensity could be swapped with equal likelihood."""
+        """Return whether reward and propensity could be swapped with equal likelihood.
+
+        Parameters
+        ----------
+        n_signals : int
+            Number of action signals K.
+
+        Returns
+        -------
+        symmetric : bool
+            Whether members and mirror images then share the fitted mixture.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.objectives import Stratified
+        >>> Stratified().swap_symmetric(1), Stratified().swap_symmetric(2)
+        (True, False)
+        """
         return False

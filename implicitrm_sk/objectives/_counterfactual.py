@@ -45,6 +45,21 @@ class CounterIF(Objective):
     References
     ----------
     Zhou, Yao, Li & Gong, "Counterfactual Implicit Feedback Modeling", NeurIPS 2025.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("counterif", **settings)
+    >>> est = est.fit(X, acted)
+    >>> est.objective_.stratum_shares_.round(2)  # acted, seen, not seen, unknown
+    array([0.23, 0.22, 0.08, 0.47])
     """
 
     single_signal = True

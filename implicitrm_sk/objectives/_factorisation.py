@@ -13,6 +13,21 @@ class RMF(PropensityWeighted):
     ----------
     Saito et al., "Unbiased Recommender Learning from Missing-Not-At-Random Implicit Feedback",
     WSDM 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("rmf", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.96
     """
 
     def __init__(self, clip=0.0, power=0.5):
@@ -33,6 +48,21 @@ class NCRMF(RMF):
     References
     ----------
     As for `RMF`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("ncrmf", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.58
     """
 
     calibrated = False  # cutting losses off biases it

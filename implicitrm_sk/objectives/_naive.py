@@ -11,6 +11,21 @@ class Naive(Objective):
 
     The baseline that every correction is compared with. Several signals are reduced to "any
     logged action".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("naive", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.44
     """
 
     single_signal = True
@@ -32,6 +47,21 @@ class Balanced(Objective):
     mean over acted rows of l(R, 1) + mean over the others of l(R, 0), with the class shares of the
     training rows rather than of each batch. R estimates g (1 - s) / (g (1 - s) + (1 - g) s) for
     g = P(y=1 | x) and the share s of acted rows: the order of naive at another level.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("balanced", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.72
     """
 
     single_signal = True
@@ -56,6 +86,21 @@ class RootNaive(Objective):
 
     With one signal any split R * A = P(y=1 | x) fits equally well; this one takes R = A. A
     one-signal method that does not beat it has learned nothing about the split.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("root-naive", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.66
     """
 
     single_signal = True

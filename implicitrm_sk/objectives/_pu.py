@@ -22,6 +22,21 @@ class UPU(Objective):
     ----------
     du Plessis, Niu & Sugiyama, "Convex Formulation for Learning from Positive and Unlabeled Data",
     ICML 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("upu", preference_rate=0.5, **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.98
     """
 
     single_signal = True
@@ -68,6 +83,21 @@ class NNPU(UPU):
     ----------
     Kiryo, Niu, du Plessis & Sugiyama, "Positive-Unlabeled Learning with Non-Negative Risk
     Estimator", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("nnpu", preference_rate=0.5, **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.87
     """
 
     def __init__(self, beta=0.0, gamma=1.0):
@@ -104,6 +134,21 @@ class ElkanNoto(Objective):
     ----------
     Elkan & Noto, "Learning Classifiers from Only Positive and Unlabeled Data", KDD 2008, sections
     2 (e1) and 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("elkan-noto", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.96
     """
 
     single_signal = True
@@ -144,6 +189,21 @@ class SAREM(Objective):
     ----------
     Bekker, Robberechts & Davis, "Beyond the Selected Completely At Random Assumption for Learning
     from Positive and Unlabeled Data", ECML PKDD 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("sar-em", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.97
     """
 
     single_signal = True

@@ -18,6 +18,21 @@ class ReCRecI(Objective):
     ----------
     Lin et al., "ReCRec: Reasoning the Causes of Implicit Feedback for Debiased Recommendation", ACM
     Transactions on Information Systems, 2024.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("recrec-i", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.96
     """
 
     single_signal = True
@@ -56,6 +71,21 @@ class ReCRecF(ReCRecI):
     References
     ----------
     As for `ReCRecI`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("recrec-f", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.50
     """
 
     propensity_form = "head"

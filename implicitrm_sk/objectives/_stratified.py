@@ -19,6 +19,21 @@ class Stratified(Objective):
     ----------
     Wang et al., "ImplicitRM: Unbiased Reward Modeling from Implicit Preference Data for LLM
     Alignment", arXiv 2603.23184, 2026.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("stratified", **settings)
+    >>> est = est.fit(X, acted)
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.72
     """
 
     uses = frozenset(

@@ -92,6 +92,21 @@ class IPS(PropensityWeighted):
     for ratings, where it is known which were observed; for actions, where it is not, Bekker,
     Robberechts & Davis, "Beyond the Selected Completely At Random Assumption for Learning from
     Positive and Unlabeled Data", ECML PKDD 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("ips", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.89
     """
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -111,6 +126,21 @@ class DR(PropensityWeighted):
     ----------
     Wang, Zhang, Sun & Qi, "Doubly Robust Joint Learning for Recommendation on Data Missing Not at
     Random", ICML 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("dr", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.93
     """
 
     calibrated = False  # the imputation biases it
@@ -139,6 +169,21 @@ class MTIPS(PropensityWeighted):
     ----------
     Zhang et al., "Large-scale Causal Approaches to Debiasing Post-click Conversion Rate Estimation
     with Multi-task Learning", WWW 2020.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("mtips", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.90
     """
 
     models_propensity = True
@@ -173,6 +218,21 @@ class MTDR(MTIPS):
     References
     ----------
     As for `MTIPS`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("mtdr", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.94
     """
 
     calibrated = False  # as of `DR`
@@ -208,6 +268,21 @@ class SDR(MTIPS):
     ----------
     Li, Zheng & Wu, "StableDR: Stabilized Doubly Robust Learning for Recommendation on Data Missing
     Not at Random", ICLR 2023.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
+    >>> settings |= {"n_estimators": 1, "random_state": 0}
+    >>> est = ImplicitRewardEstimator("sdr", **settings)
+    >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
+    >>> print(f"{est.predict(X)[preferred].mean():.2f}")
+    0.89
     """
 
     propensity_form = "head"

@@ -30,10 +30,10 @@ class PropensityDisplay:
         P(r*=1 | x) of the rows to draw.
     propensity : ndarray of shape (n_samples,)
         P(y=1 | r*=1, x) of one signal.
-    by : ndarray of shape (n_samples,), default=None
-        Values that colour and shape of the points stand for.
     mean_reward, mean_propensity : ndarray of shape (n_parts,)
         Weighted means over tenths of all rows by their reward.
+    by : ndarray of shape (n_samples,), default=None
+        Values that colour and shape of the points stand for.
     false_action_rate : float, default=0.0
         P(y=1 | r*=0), for the lines.
     name : str, default=None
