@@ -43,11 +43,18 @@ class Checkpoint:
 
     Examples
     --------
+    >>> import os
+    >>> import tempfile
     >>> import numpy as np
     >>> from implicitrm_sk import Checkpoint, ImplicitRewardEstimator
-    >>> est = ImplicitRewardEstimator(random_state=0)
-    >>> est = est.set_callbacks(Checkpoint("reward.checkpoint"))
-    >>> est.fit("embeddings.npy", np.load("actions.npy"))  # doctest: +SKIP
+    >>> X = np.random.default_rng(0).normal(size=(200, 2))
+    >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     est = est.set_callbacks(Checkpoint(f"{folder}/reward.checkpoint"))
+    ...     est = est.fit(X, y)  # started anew after an interruption, it goes on from the file
+    ...     print(os.listdir(folder))  # it is done
+    []
     """
 
     def __init__(self, path):
@@ -78,7 +85,24 @@ class Checkpoint:
 
     @classmethod
     def of(cls, estimator):
-        """Return the state of an estimator's fit, None where it has no such callback."""
+        """Return the state of an estimator's fit, None where it has no such callback.
+
+        Parameters
+        ----------
+        estimator : ImplicitRewardEstimator
+            With a `history_`.
+
+        Returns
+        -------
+        state : TrainingState or None
+            For the training engine.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import Checkpoint, ImplicitRewardEstimator
+        >>> Checkpoint.of(ImplicitRewardEstimator()) is None
+        True
+        """
         for callback in getattr(estimator, "_skl_callbacks", ()):
             if isinstance(callback, cls):
                 return TrainingState(
