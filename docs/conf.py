@@ -30,6 +30,7 @@ nitpick_ignore_regex = [
 myst_heading_anchors = 4
 
 autosummary_generate = True
+toc_object_entries_show_parents = "hide"
 autodoc_typehints = "none"  # numpydoc says more
 numpydoc_show_class_members = False  # the template lists them
 
@@ -53,6 +54,14 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
+# Pages without a section of their own: no empty sidebar.
+html_sidebars = {
+    page: []
+    for page in (
+        *("index", "start", "recipes", "faq", "benchmarks"),
+        *("how_it_works", "changelog", "references"),
+    )
+}
 html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 6,
