@@ -2,11 +2,13 @@
 
 from ._checkpoint import Checkpoint
 from ._estimator import ImplicitRewardEstimator
+from ._search import BatchedSearchCV
 from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
 from .inspection import identification_report
 
 __all__ = [
+    "BatchedSearchCV",
     "Checkpoint",
     "IdentificationWarning",
     "ImplicitRewardEstimator",

@@ -133,14 +133,13 @@ class TrainingState:
         self.settings = settings
         self.history = history
 
-    def restore(self, net, parts, best):
-        """Bring a net to the state in the file, if there is one; return the epochs done, finished.
+    def restore(self, net, parts):
+        """Return the progress that the file holds for a net, None if there is no file.
 
         Parameters
         ----------
         net : RewardNet
         parts : list of ResidentRows or None
-        best : BestMembers or None
         """
         self.fingerprint = {
             "settings": self.settings,
@@ -156,7 +155,7 @@ class TrainingState:
             "initial weights": _digest(net.module_.state_dict().values()),
         }  # fmt: skip
         if not self.path.exists():
-            return 0, False
+            return None
         try:
             with safe_open(self.path, "pt") as file:
                 state = json.loads((file.metadata() or {}).get("state", "{}"))
@@ -172,41 +171,43 @@ class TrainingState:
                 "to start anew."
             )
         self._check(state["fingerprint"])
-        for key, target in _tensors(net, parts, best).items():
-            if isinstance(target, torch.Generator):
-                target.set_state(tensors.pop(key))
-        optimizer = {}
-        for key in [key for key in tensors if key.startswith("optimizer/")]:
-            _, index, name = key.split("/")
-            optimizer.setdefault(int(index), {})[name] = tensors.pop(key)
-        groups = net.optimizer_.state_dict()["param_groups"]
-        net.optimizer_.load_state_dict({"state": optimizer, "param_groups": groups})
-        with torch.no_grad():
-            for key, value in tensors.items():
-                _put(net, best, key, value)
+        progress = state["progress"] | {"vectors": {}, "tensors": {}}
+        progress["generator"] = tensors.pop("generator")
+        for key, value in tensors.items():
+            kind, name, *index = key.split("/")
+            if index:
+                progress[kind].setdefault(name, {})[int(index[0])] = value
+            else:
+                progress[kind][name] = value
+        progress["tensors"] = {
+            name: [values[index] for index in sorted(values)]
+            for name, values in progress["tensors"].items()
+        }
         self.history[:] = state["history"]
         for record in state["history"]:
             net.history.new_epoch()
             for name, value in record.items():
                 net.history.record(name, value)
-        return len(state["history"]), state["finished"]
+        return progress
 
-    def save(self, net, parts, best, finished):
-        """Write the state after an epoch, all or nothing."""
-        tensors = {
-            key: value.get_state() if isinstance(value, torch.Generator) else value
-            for key, value in _tensors(net, parts, best).items()
+    def save(self, progress):
+        """Write `MembersInTraining.progress` after an epoch, all or nothing."""
+        rest = {
+            name: value
+            for name, value in progress.items()
+            if name not in ("generator", "vectors", "tensors")
         }
+        tensors = {"generator": progress["generator"]}
+        tensors |= {f"vectors/{name}": value for name, value in progress["vectors"].items()}
+        for name, values in progress["tensors"].items():
+            tensors |= {f"tensors/{name}/{index}": value for index, value in enumerate(values)}
         state = {
             "format": _FORMAT,
             "fingerprint": self.fingerprint,
             "history": self.history,
-            "finished": finished,
+            "progress": rest,
         }
-        content = save(
-            {key: value.detach().cpu().clone() for key, value in tensors.items()},
-            {"state": json.dumps(state)},
-        )
+        content = save(tensors, {"state": json.dumps(state)})
         unfinished = self.path.with_name(self.path.name + ".unfinished")
         with open(unfinished, "wb") as file:
             file.write(content)
@@ -230,41 +231,6 @@ class TrainingState:
             f"{', '.join(differing)}. Fit with the same settings and data to go on, or remove the "
             "file to start anew."
         )
-
-
-def _tensors(net, parts, best):
-    """Return by name what training changes: tensors and generators."""
-    found = {f"module/{name}": value for name, value in net.module_.state_dict().items()}
-    for index, state in net.optimizer_.state_dict()["state"].items():
-        found |= {f"optimizer/{index}/{name}": torch.as_tensor(v) for name, v in state.items()}
-    for name, owner in (("best", best), ("constraint", net.constraint)):
-        for attribute, value in vars(owner).items() if owner is not None else ():
-            if attribute == "parameters":
-                continue  # those of the module
-            values = value if isinstance(value, list) else [value]
-            for i, item in enumerate(values):
-                if isinstance(item, torch.Tensor):
-                    index = i if isinstance(value, list) else ""
-                    found[f"{name}/{attribute}/{index}"] = item
-    # Dropout and the order of the rows may share one.
-    generators = [part.generator for part in parts if part is not None]
-    generators += [getattr(module, "generator", None) for module in net.module_.modules()]
-    unique = {id(generator): generator for generator in generators if generator is not None}
-    found |= {f"generator/{i}": generator for i, generator in enumerate(unique.values())}
-    return found
-
-
-def _put(net, best, key, value):
-    owner, name, *index = key.split("/")
-    if owner == "module":
-        net.module_.state_dict()[name].copy_(value)
-        return
-    target = {"best": best, "constraint": net.constraint}[owner]
-    device = next(net.module_.parameters()).device
-    if index[0]:
-        getattr(target, name)[int(index[0])].copy_(value)
-    else:
-        setattr(target, name, value.to(device))
 
 
 def _settled(value):

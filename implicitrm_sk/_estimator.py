@@ -555,20 +555,26 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             further=further,
             groups=groups,
         )
-        net.fit_loop(parts, epochs=epochs, checkpoint=Checkpoint.of(self))
+        self._train(net, parts, epochs)
         if constraint is not None:
             self._impose_rate(constraint, X, log, usable)
         self.n_iter_ = len(self.history_)
         for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
             self.__dict__.pop(leftover, None)
         context.call_on_fit_task_end(estimator=self, **details)
-        if net.n_running_ and self.n_iter_ == self.max_epochs:
+        self._warn_still_improving(net.n_running_)
+        return self
+
+    def _train(self, net, parts, epochs):
+        net.fit_loop(parts, epochs=epochs, checkpoint=Checkpoint.of(self))
+
+    def _warn_still_improving(self, n_members):
+        if n_members and self.n_iter_ == self.max_epochs:
             warn(
-                f"{net.n_running_} of {self.n_estimators} members were still improving after "
+                f"{n_members} of {self.n_estimators} members were still improving after "
                 f"max_epochs={self.max_epochs} epochs. Increase max_epochs or learning_rate_init.",
                 ConvergenceWarning,
             )
-        return self
 
     @_needs_incremental
     @_fit_context(prefer_skip_nested_validation=True)
@@ -1162,17 +1168,16 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     #: Of a report: member m starts at R = P(any action) ** exponents[m].
     _start_exponents = None
 
-    def _net(self, model, objective=None, **kwargs):
+    def _net(self, model, objective=None, **settings):
         device = next(model.parameters()).device
+        steps = {name: getattr(self, name) for name in ("learning_rate_init", "weight_decay")}
         return build_net(
             model,
             self.objective_ if objective is None else objective,
             false_action_rate=self._model_false_action_rate(),
-            learning_rate_init=self.learning_rate_init,
-            weight_decay=self.weight_decay,
             device=device,
             autocast_dtype=resolve_dtype(self.dtype, device)[1],
-            **kwargs,
+            **steps | settings,
         )
 
     def _model_false_action_rate(self):

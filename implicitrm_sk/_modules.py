@@ -15,23 +15,52 @@ class MemberDropout(nn.Module):
 
     Parameters
     ----------
-    p : float
-        Share of inputs set to 0, in [0, 1), rounded to a multiple of 2**-16.
+    p : float or Tensor of shape (members,)
+        Share of inputs set to 0, in [0, 1), rounded to a multiple of 2**-16; of all members or
+        of each.
     """
 
     def __init__(self, p):
         super().__init__()
         self.p = p
         self.generator = None
+        self.drawn = None
 
-    def forward(self, x):
-        if not self.training or self.p == 0:
+    def draw_as(self, n_drawn, member):
+        """Draw for `n_drawn` members and use, for those that there are, the draws of `member`.
+
+        So that some of the members, or several fits side by side, see the masks that they would see
+        among all members, or alone.
+
+        Parameters
+        ----------
+        n_drawn : int
+        member : Tensor of int of shape (members,)
+        """
+        self.drawn = n_drawn, member
+
+    def forward(self, x, dim=0):
+        """Drop entries of x, whose members lie in dimension `dim`."""
+        several = isinstance(self.p, torch.Tensor)
+        if not self.training or (not several and self.p == 0):
             return x
+        shape = list(x.shape)
+        if self.drawn is not None:
+            shape[dim] = self.drawn[0]
+        size = math.prod(shape)
         # Four 16-bit uniform numbers from each 64-bit draw: random numbers are what costs here.
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+        draws = torch.empty(-(-size // 4), dtype=torch.int64, device=x.device)
         uniform = draws.random_(-(2**63), None, generator=self.generator).view(torch.int16)
+        uniform = uniform[:size].view(shape)
+        if self.drawn is not None:
+            uniform = uniform.index_select(dim, self.drawn[1])
+        if several:
+            threshold = (self.p * 2**16).round().clamp_max(2**16 - 1)
+            threshold = threshold.view(-1, *[1] * (x.ndim - dim - 1))
+            keep = (uniform >= (threshold - 2**15).to(torch.int16)).to(x.dtype)
+            return x * keep.div_((1 - threshold / 2**16).to(x.dtype))
         threshold = min(round(self.p * 2**16), 2**16 - 1)
-        keep = (uniform[: x.numel()].view(x.shape) >= threshold - 2**15).to(x.dtype)
+        keep = (uniform >= threshold - 2**15).to(x.dtype)
         return x * keep.div_(1 - threshold / 2**16)
 
 
@@ -84,9 +113,11 @@ class MemberMLP(nn.Module):
         h = torch.addmm(bias.flatten(), x, weight.flatten(1))
         in_rows = True  # (n, members * width), not yet (members, n, width)
         for next_weight, next_bias in rest:
-            h = self.dropout(torch.relu(h))
             if in_rows:
-                h, in_rows = h.view(len(x), *weight.shape[1:]).transpose(0, 1), False
+                h = h.view(len(x), *weight.shape[1:])
+            h = self.dropout(torch.relu(h), dim=1 if in_rows else 0)
+            if in_rows:
+                h, in_rows = h.transpose(0, 1), False
             inputs = h
             h = torch.baddbmm(next_bias.transpose(0, 1), h, next_weight.transpose(0, 1))
         return h.view(len(x), *weight.shape[1:]).transpose(0, 1) if in_rows else h, inputs
@@ -182,11 +213,37 @@ class RewardModel(nn.Module):
         if self.auxiliary is not None:
             self.auxiliary.initialize(generator)
 
+    def dropouts(self):
+        """Return the dropout layers."""
+        return [module for module in self.modules() if isinstance(module, MemberDropout)]
+
     def set_generator(self, generator):
         """Let every dropout layer draw from `generator`."""
-        for module in self.modules():
-            if isinstance(module, MemberDropout):
-                module.generator = generator
+        for module in self.dropouts():
+            module.generator = generator
+
+    def copy_members(self, source, index):
+        """Take over the weights of members `index` of a model of the same heads."""
+        with torch.no_grad():
+            for parameter, other in zip(self.parameters(), source.parameters(), strict=True):
+                parameter.copy_(other.index_select(1, index))
+
+    def of_members(self, index):
+        """Return a model of some of the members, which drops what it drops here.
+
+        Parameters
+        ----------
+        index : Tensor of int
+        """
+        model = RewardModel(**self.config | {"n_members": len(index)})
+        parameter = next(self.parameters())
+        model.to(parameter.device, parameter.dtype).copy_members(self, index)
+        for mine, other in zip(model.dropouts(), self.dropouts(), strict=True):
+            n_drawn, member = other.drawn or (self.config["n_members"], None)
+            mine.draw_as(n_drawn, index if member is None else member[index])
+            mine.p = other.p[index] if isinstance(other.p, torch.Tensor) else other.p
+            mine.generator = other.generator
+        return model
 
     def reward_logit(self, x):
         """Map x of shape (n, n_in) to reward logits of shape (members, n)."""

@@ -13,7 +13,12 @@ _LIBRARIES = tuple(
     os.path.dirname(path) + os.sep for path in (__file__, sklearn.__file__, joblib.__file__)
 )
 _TOKEN = "implicitrm_sk search"
-_SEARCHES = os.path.join(os.path.dirname(sklearn.__file__), "model_selection") + os.sep
+_SEARCHES = (
+    os.path.join(os.path.dirname(sklearn.__file__), "model_selection") + os.sep,
+    os.path.join(os.path.dirname(__file__), "_search.py"),
+)
+#: Functions that fit one candidate of a search, or several.
+_FITS = ("_fit_and_score", "_fit_and_score_together")
 
 
 def _library_frames():
@@ -65,7 +70,7 @@ def searched_over(name, without):
     `without`.
     """
     for frame in _library_frames():
-        if frame.f_code.co_name != "_fit_and_score":
+        if frame.f_code.co_name not in _FITS:
             continue
         values = frame.f_locals
         parameters = values.get("parameters") or {}

@@ -457,7 +457,8 @@ def test_divergence_of_a_stopped_member_ends_no_fit():
             broken = torch.tensor([[math.nan if self.steps > 44 else 0.0], [0.0], [0.0]])
             return loss + broken  # from epoch 12 on, member 0
 
-    log = make_log()
+    X, actions, weight = make_log()
+    log = X, actions, weight.expand(3, -1)  # members with weights of their own stay to the end
     models = [make_model(), make_model()]
     options = {"patience": 3, "tol": 1e-3}
     nets = [
@@ -468,6 +469,33 @@ def test_divergence_of_a_stopped_member_ends_no_fit():
     assert len(nets[0].history) == len(nets[1].history) > 12
     for m in range(3):
         assert_same_member(models[1], m, models[0], m, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_stopped_members_leave_and_change_nothing(dropout):
+    """Members with weights of their own stay: the same training without the saving."""
+
+    class Watched(Stratified):
+        def loss(self, reward_logit, propensity_logit, batch):
+            self.seen = {*getattr(self, "seen", ()), len(reward_logit)}
+            return super().loss(reward_logit, propensity_logit, batch)
+
+    X, actions, weight = make_log()
+    models = [make_model(hidden=(5, 4), dropout=dropout) for _ in range(2)]
+    nets = []
+    for model, log_weight in zip(models, (weight, weight.expand(3, -1)), strict=True):
+        model.set_generator(torch.Generator().manual_seed(0))
+        log = X, actions, log_weight
+        nets.append(train(model, log, 80, Watched(), patience=5, tol=0.01))
+    leaving, staying = nets
+    assert [len(net.criterion_.objective.seen) > 1 for net in nets] == [True, False]
+    assert len(leaving.history) == len(staying.history)
+    for m in range(3):
+        assert_same_member(models[0], m, models[1], m, rtol=0, atol=1e-9)
+        losses = [[epoch["valid_loss"][m] for epoch in net.history] for net in nets]
+        stopped = losses[0].index(losses[0][-1])
+        np.testing.assert_allclose(losses[0][: stopped + 1], losses[1][: stopped + 1], atol=1e-9)
+        assert losses[0][stopped:] == [losses[0][-1]] * (len(losses[0]) - stopped)
 
 
 # Epochs and callbacks

@@ -1,0 +1,691 @@
+"""Hyper-parameter search that trains candidates side by side."""
+
+import copy
+import math
+import time
+from collections import defaultdict
+from itertools import pairwise
+from numbers import Integral
+
+import joblib
+import numpy as np
+import torch
+from sklearn.base import _fit_context, clone, is_classifier
+from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.model_selection._validation import (
+    _fit_and_score,
+    _insert_error_scores,
+    _score,
+    _warn_or_raise_about_fit_failures,
+)
+from sklearn.pipeline import Pipeline
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _check_method_params, _num_samples, indexable
+
+from ._estimator import ImplicitRewardEstimator
+from ._modules import RewardModel
+from ._training import resolve_device
+from ._warnings import in_worker
+from .objectives import OBJECTIVES
+
+#: What candidates that train side by side may differ in.
+SIDE_BY_SIDE = (
+    "learning_rate_init",
+    "weight_decay",
+    "dropout",
+    "n_iter_no_change",
+    "tol",
+    "max_epochs",
+)
+#: Weights, gradients and moments, in bytes, that train side by side on a CPU: more would leave the
+#: caches.
+CPU_BYTES = 2**24
+
+
+class BatchedSearchCV(GridSearchCV):
+    """Grid search in which candidates train side by side, several in one matrix product.
+
+    Results are those of ``GridSearchCV``: each candidate and fold sees the initial weights, batches
+    and dropout masks of a fit of its own, up to rounding. Candidates train side by side if they
+    differ only in `learning_rate_init`, `weight_decay`, `dropout` (all 0, or all above),
+    `n_iter_no_change`, `tol` and `max_epochs`; others in turns. The estimator is an
+    `ImplicitRewardEstimator` or a pipeline that ends in one. Whatever else can be searched over is,
+    by ordinary fits: other estimators, ``false_action_rate="estimate"``, objectives that learn
+    from the whole log before training, estimators or searches with callbacks.
+
+    With `factor`, the worst candidates are dropped early (successive halving [1]_): all train
+    `min_resources` epochs on all folds, the best ``1 / factor`` of them `factor` times as many, and
+    so on; the last `factor` or fewer train to their end. Each time they are compared by `scoring`
+    on the held-out folds with their best weights so far. Nothing is trained twice.
+
+    Parameters
+    ----------
+    estimator : ImplicitRewardEstimator, or Pipeline that ends in one
+    param_grid : dict or list of dict
+        As in ``GridSearchCV``: names of parameters and lists of values to try.
+    factor : int, default=None
+        One in `factor` candidates goes on after each round. None trains all to their end.
+    min_resources : int, default=5
+        Epochs of the first round. Only with `factor`.
+    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+        As in ``GridSearchCV``. Each job trains some candidates on one fold. On a CPU a core per
+        job is best; with several GPUs and ``device="auto"`` or "cuda", each of `n_jobs` processes
+        has one.
+
+    Attributes
+    ----------
+    best_estimator_, best_params_, best_score_, best_index_, scorer_, n_splits_, refit_time_,\
+    multimetric_, classes_, n_features_in_, feature_names_in_
+        As in ``GridSearchCV``.
+    cv_results_ : dict of ndarray
+        As in ``GridSearchCV``; ``fit_time`` is the share of a candidate in the time of those that
+        trained beside it. With `factor` also ``iter``, the last round of each candidate, counted
+        from 0, and ``n_resources``, the epochs that it could train until then; candidates rank
+        behind all that went further.
+
+    See Also
+    --------
+    sklearn.model_selection.GridSearchCV : One fit after another.
+
+    References
+    ----------
+    .. [1] Jamieson & Talwalkar, "Non-stochastic Best Arm Identification and Hyperparameter
+       Optimization", AISTATS 2016.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(600, 5))
+    >>> preferred = X[:, 0] > 0
+    >>> y = preferred[:, None] & (rng.uniform(size=(600, 2)) < 0.4)
+    >>> search = BatchedSearchCV(
+    ...     ImplicitRewardEstimator(random_state=0, max_epochs=20, early_stopping=False),
+    ...     {"learning_rate_init": [1e-5, 1e-2]},
+    ... ).fit(X, y)
+    >>> search.best_params_
+    {'learning_rate_init': 0.01}
+    """
+
+    _parameter_constraints = GridSearchCV._parameter_constraints | {
+        "factor": [None, Interval(Integral, 2, None, closed="left")],
+        "min_resources": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        estimator,
+        param_grid,
+        *,
+        factor=None,
+        min_resources=5,
+        scoring=None,
+        n_jobs=None,
+        refit=True,
+        cv=None,
+        verbose=0,
+        pre_dispatch="2*n_jobs",
+        error_score=np.nan,
+        return_train_score=False,
+    ):
+        super().__init__(
+            estimator=estimator,
+            param_grid=param_grid,
+            scoring=scoring,
+            n_jobs=n_jobs,
+            refit=refit,
+            cv=cv,
+            verbose=verbose,
+            pre_dispatch=pre_dispatch,
+            error_score=error_score,
+            return_train_score=return_train_score,
+        )
+        self.factor = factor
+        self.min_resources = min_resources
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, **params):
+        """Search.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        y : array-like of shape (n_samples,) or (n_samples, n_signals)
+            Actions.
+        **params : dict
+            What ``fit`` of the estimator, the scorer and the splitter are to get, as in
+            ``GridSearchCV``.
+
+        Returns
+        -------
+        self : BatchedSearchCV
+
+        Raises
+        ------
+        ValueError
+            If `factor` is set and some candidate cannot be trained in rounds.
+        """
+        candidates = list(ParameterGrid(self.param_grid))
+        groups = self._groups(candidates)
+        if self.factor is not None:
+            self._check_rounds(candidates, groups)
+        if set(groups) <= {None}:
+            return super().fit(X, y, **params)
+
+        scorer, refit_metric = self._get_scorers()
+        X, y = indexable(X, y)
+        params = _check_method_params(X, params=params)
+        routed = self._get_routed_params_for_fit(params)
+        self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
+        split_params = routed.splitter.split
+        self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **split_params)
+        data = {
+            "X": X,
+            "y": y,
+            "scorer": scorer,
+            "fit_params": routed.estimator.fit,
+            "score_params": routed.scorer.score,
+        }
+        splits = list(self._checked_cv_orig.split(X, y, **split_params))
+        out, more_results = self._evaluate(candidates, groups, splits, data)
+        _warn_or_raise_about_fit_failures(out, self.error_score)
+        if callable(self.scoring):
+            _insert_error_scores(out, self.error_score)
+        results = self._format_results(candidates, self.n_splits_, out, more_results)
+        if more_results:
+            _rank_by_round(results)
+
+        # From here on as in BaseSearchCV.fit, which offers no way in after the fits.
+        self.multimetric_ = isinstance(out[0]["test_scores"], dict)
+        if callable(self.scoring) and self.multimetric_:
+            self._check_refit_for_multimetric(out[0]["test_scores"])
+            refit_metric = self.refit
+        if self.refit or not self.multimetric_:
+            self.best_index_ = self._select_best_index(self.refit, refit_metric, results)
+            if not callable(self.refit):
+                self.best_score_ = results[f"mean_test_{refit_metric}"][self.best_index_]
+            self.best_params_ = results["params"][self.best_index_]
+        if self.refit:
+            self.best_estimator_ = _with(clone(self.estimator), self.best_params_)
+            start = time.time()
+            target = () if y is None else (y,)
+            self.best_estimator_.fit(X, *target, **routed.estimator.fit)
+            self.refit_time_ = time.time() - start
+            if hasattr(self.best_estimator_, "feature_names_in_"):
+                self.feature_names_in_ = self.best_estimator_.feature_names_in_
+        self.scorer_ = scorer._scorers if isinstance(scorer, _MultimetricScorer) else scorer
+        self.cv_results_ = results
+        return self
+
+    def _groups(self, candidates):
+        """Return the numbers of candidates that may train side by side; of key None, alone."""
+        groups = defaultdict(list)
+        for number, parameters in enumerate(candidates):
+            groups[self._group(number, parameters)].append(number)
+        return groups
+
+    def _group(self, number, parameters):
+        if getattr(self, "_skl_callbacks", None):
+            return None
+        try:
+            estimator = _with(clone(self.estimator), parameters)
+            head, prefix = _head(estimator)
+            if head is None or not _stands_company(head):
+                return None
+        except (TypeError, ValueError):
+            return None  # an ordinary fit says what is wrong
+        own = {prefix + name for name in SIDE_BY_SIDE}
+        rest = {name: value for name, value in parameters.items() if name not in own}
+        try:
+            # Without dropout none is drawn, and the batches are others.
+            return joblib.hash((rest, head.dropout > 0))
+        except Exception:  # what cannot be pickled may raise anything
+            return number
+
+    def _check_rounds(self, candidates, groups):
+        if None in groups:
+            raise ValueError(
+                f"factor={self.factor} pauses candidates, but {candidates[groups[None][0]]} needs "
+                "an ordinary fit. Only an ImplicitRewardEstimator, or a pipeline that ends in one, "
+                "can be paused, without callbacks, with valid parameters and not with "
+                "false_action_rate='estimate' or an objective that learns from the whole log "
+                "before training. Leave factor out, or search over such candidates by themselves."
+            )
+        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
+            if not isinstance(self.refit, str):
+                raise ValueError(
+                    f"factor={self.factor} compares candidates by one score, but scoring has "
+                    f"several and refit={self.refit!r} names none of them."
+                )
+
+    def _evaluate(self, candidates, groups, splits, data):
+        """Return what `_fit_and_score` does, by candidate and split, and more columns."""
+        if not candidates or not splits:
+            raise ValueError(
+                "No fits were performed. Was the CV iterator empty? Were there no candidates?"
+            )
+        base = clone(self.estimator)
+        n_jobs = joblib.effective_n_jobs(self.n_jobs)
+        common = data | {
+            "base": base,
+            # What random_state=None draws is to be the same in every round.
+            "seed": int(np.random.RandomState().randint(2**31)),
+            "return_train_score": self.return_train_score,
+            "error_score": self.error_score,
+            "verbose": self.verbose,
+        }
+        if self.verbose > 0:
+            print(  # noqa: T201
+                f"Fitting {len(splits)} folds for each of {len(candidates)} candidates, totalling "
+                f"{len(candidates) * len(splits)} fits"
+            )
+        out = [[None] * len(splits) for _ in candidates]
+        paused = {}
+        in_race = list(range(len(candidates)))
+        rounds, epochs = np.zeros((2, len(candidates)), dtype=int)
+        with Parallel(n_jobs=self.n_jobs, pre_dispatch=self.pre_dispatch) as parallel:
+            while True:
+                pause = None
+                if self.factor is not None and len(in_race) > self.factor:
+                    pause = self.min_resources * self.factor ** int(rounds.max())
+                epochs[in_race] = [_max_epochs(base, candidates[c], pause) for c in in_race]
+                tasks = []
+                for key, group in groups.items():
+                    for split, (train, test) in enumerate(splits):
+                        going = [
+                            number
+                            for number in group
+                            if out[number][split] is None or (number, split) in paused
+                        ]
+                        size = 1
+                        if key is not None and going:
+                            estimator = _with(clone(base), candidates[going[0]])
+                            size = _side_by_side(
+                                estimator, data["X"], len(going), len(splits), n_jobs
+                            )
+                        for chunk in (going[i : i + size] for i in range(0, len(going), size)):
+                            tasks.append(
+                                common
+                                | {
+                                    "numbers": chunk,
+                                    "candidates": [candidates[number] for number in chunk],
+                                    "alone": key is None,
+                                    "split": (split, len(splits)),
+                                    "train": train,
+                                    "test": test,
+                                    "paused": [paused.pop((c, split), None) for c in chunk],
+                                    "pause": pause,
+                                }
+                            )
+                for task, done in zip(tasks, _run(parallel, tasks, base, n_jobs), strict=True):
+                    split, _ = task["split"]
+                    for number, (result, progress) in zip(task["numbers"], done, strict=True):
+                        before = out[number][split] or {"fit_time": 0.0, "score_time": 0.0}
+                        for spent in ("fit_time", "score_time"):
+                            result[spent] += before[spent]
+                        out[number][split] = result
+                        if progress is not None:
+                            paused[number, split] = progress
+                if not paused:
+                    break
+                in_race = self._best(in_race, out)
+                rounds[in_race] += 1
+                paused = {key: state for key, state in paused.items() if key[0] in in_race}
+                if self.verbose > 0:
+                    print(f"{len(in_race)} candidates go on after {pause} epochs")  # noqa: T201
+        more_results = {} if self.factor is None else {"iter": rounds, "n_resources": epochs}
+        return [result for results in out for result in results], more_results
+
+    def _best(self, in_race, out):
+        """Return the candidates that go on, in their order."""
+
+        def score(result):
+            scores = result["test_scores"]
+            return scores[self.refit] if isinstance(scores, dict) else scores
+
+        means = np.array([np.mean([score(result) for result in out[c]]) for c in in_race])
+        order = np.argsort(np.where(np.isnan(means), np.inf, -means), kind="stable")
+        keep = math.ceil(len(in_race) / self.factor)
+        return sorted(in_race[position] for position in order[:keep])
+
+
+def _with(estimator, parameters):
+    # Clones, since parameters may be estimators themselves.
+    return estimator.set_params(**clone(parameters, safe=False))
+
+
+def _head(estimator):
+    """Return the estimator of this package and the prefix of its parameters, None without any."""
+    if type(estimator) is ImplicitRewardEstimator:
+        return estimator, ""
+    if type(estimator) is Pipeline and type(estimator.steps[-1][1]) is ImplicitRewardEstimator:
+        return estimator.steps[-1][1], estimator.steps[-1][0] + "__"
+    return None, ""
+
+
+def _stands_company(head):
+    """Return whether a fit can run beside others."""
+    head._validate_params()
+    head._layer_sizes("hidden_layer_sizes")
+    objective = head.objective
+    objective = OBJECTIVES[objective] if isinstance(objective, str) else objective
+    return (
+        objective.incremental
+        and not isinstance(head.false_action_rate, str)
+        and not getattr(head, "_skl_callbacks", None)
+    )
+
+
+def _max_epochs(base, parameters, pause):
+    head, _ = _head(_with(clone(base), parameters))
+    if head is None:
+        return 0
+    return head.max_epochs if pause is None else min(pause, head.max_epochs)
+
+
+def _side_by_side(estimator, X, n_candidates, n_splits, n_jobs):
+    """Return how many candidates train side by side."""
+    head, _ = _head(estimator)
+    n_chunks = 1
+    if resolve_device(head.device).type == "cpu":
+        n_in = X.shape[1] if len(getattr(X, "shape", ())) == 2 else 1024
+        sizes = [n_in, *head._layer_sizes("hidden_layer_sizes"), 1]
+        weights = 2 * head.n_estimators * sum(i * o for i, o in pairwise(sizes))
+        # Weights, gradients, two moments, and a direction: 4 bytes each.
+        most = max(1, CPU_BYTES // (20 * weights))
+        n_chunks = -(-n_candidates // most)
+    # The last jobs are not to wait for a single one of them.
+    while (
+        n_chunks < n_candidates
+        and n_splits * n_chunks < 4 * n_jobs
+        and (n_splits * n_chunks % n_jobs)
+    ):
+        n_chunks += 1
+    return -(-n_candidates // n_chunks)
+
+
+def _run(parallel, tasks, base, n_jobs):
+    """Return the results of tasks in their order; several GPUs get a process each."""
+    head, prefix = _head(base)
+    device = "cpu" if head is None else head.device
+    n_devices = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    n_devices = min(n_devices, n_jobs, len(tasks))
+    if n_devices < 2:
+        return parallel(delayed(_fit_and_score_together)(**task) for task in tasks)
+    shares = parallel(
+        delayed(_run_on_device)(f"cuda:{i}", prefix, tasks[i::n_devices]) for i in range(n_devices)
+    )
+    return [shares[number % n_devices][number // n_devices] for number in range(len(tasks))]
+
+
+def _run_on_device(device, prefix, tasks):
+    return [
+        _fit_and_score_together(
+            **task | {"base": clone(task["base"]).set_params(**{f"{prefix}device": device})}
+        )
+        for task in tasks
+    ]
+
+
+def _fit_and_score_together(
+    *,
+    base,
+    X,
+    y,
+    numbers,
+    candidates,
+    alone,
+    split,
+    train,
+    test,
+    paused,
+    pause,
+    seed,
+    scorer,
+    fit_params,
+    score_params,
+    return_train_score,
+    error_score,
+    verbose,
+):
+    """Fit candidates on one split, side by side unless `alone`, and score them.
+
+    Returns
+    -------
+    results : list of (dict, dict or None)
+        Of each candidate what `_fit_and_score` returns, and what it can go on from if it was
+        paused.
+    """
+    parameters = candidates[0]  # `searched_over` looks for it
+
+    def ordinary(parameters):
+        return _fit_and_score(
+            clone(base),
+            X,
+            y,
+            scorer=scorer,
+            train=train,
+            test=test,
+            verbose=verbose,
+            parameters=parameters,
+            fit_params=fit_params,
+            score_params=score_params,
+            return_train_score=return_train_score,
+            return_n_test_samples=True,
+            return_times=True,
+            split_progress=split,
+            error_score=error_score,
+        )
+
+    if alone:
+        return [(ordinary(parameters), None) for parameters in candidates]
+    start = time.time()
+    estimators = [_with(clone(base), each) for each in candidates]
+    together = SideBySide.of([_head(each)[0] for each in estimators], paused, pause, seed)
+    fitter = together
+    if isinstance(base, Pipeline):
+        fitter = estimators[0].set_params(**{estimators[0].steps[-1][0]: together})
+    X_train, y_train = _safe_split(base, X, y, train)
+    X_test, y_test = _safe_split(base, X, y, test, train)
+    target = () if y_train is None else (y_train,)
+    try:
+        fitter.fit(X_train, *target, **_check_method_params(X, fit_params, train))
+    except Exception:
+        # Each by itself fails, or not, in its own way.
+        return [(ordinary(each), None) for each in candidates]
+    fit_time = (time.time() - start) / len(candidates)
+
+    results = []
+    for parameters, (head, progress) in zip(candidates, together.candidates(), strict=True):
+        if head is None:
+            results.append((ordinary(parameters), None))  # which diverges and says so
+            continue
+        estimator = head
+        if isinstance(base, Pipeline):
+            estimator = copy.copy(fitter)
+            estimator.steps = [*fitter.steps[:-1], (fitter.steps[-1][0], head)]
+        start = time.time()
+        result = {
+            "fit_error": None,
+            "test_scores": _score(
+                estimator,
+                X_test,
+                y_test,
+                scorer,
+                _check_method_params(X, score_params, test),
+                error_score,
+            ),
+            "n_test_samples": _num_samples(X_test),
+            "fit_time": fit_time,
+            "score_time": time.time() - start,
+        }
+        if return_train_score:
+            result["train_scores"] = _score(
+                estimator,
+                X_train,
+                y_train,
+                scorer,
+                _check_method_params(X, score_params, train),
+                error_score,
+            )
+        results.append((result, progress))
+        if verbose > 1:
+            named = ", ".join(f"{name}={parameters[name]}" for name in sorted(parameters))
+            print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
+    return results
+
+
+class SideBySide(ImplicitRewardEstimator):
+    """Several estimators, equal but for `SIDE_BY_SIDE`, that `fit` trains in one go.
+
+    Its members are those of all, one estimator after the other.
+    """
+
+    @classmethod
+    def of(cls, heads, paused, pause, seed):
+        """Return the estimator that fits all of `heads`.
+
+        Parameters
+        ----------
+        heads : list of ImplicitRewardEstimator
+        paused : list of dict or None
+            What `candidates` returned when they were paused, None for new ones.
+        pause : int or None
+            The epoch after which to pause.
+        seed : int
+            For ``random_state=None``.
+        """
+        self = cls(**heads[0].get_params(deep=False))
+        if hasattr(heads[0], "_metadata_request"):
+            self._metadata_request = copy.deepcopy(heads[0]._metadata_request)
+        self.max_epochs = max(head.max_epochs for head in heads)
+        if self.random_state is None:
+            self.random_state = seed
+        self._heads, self._paused, self._pause = heads, paused, pause
+        return self
+
+    def _per_member(self, name, device="cpu", dtype=torch.float64):
+        values = torch.tensor([getattr(head, name) for head in self._heads], dtype=dtype)
+        return values.repeat_interleave(self.n_estimators).to(device)
+
+    def _new_model(self, n_in, log, n_members, objective=None):
+        model = super()._new_model(n_in, log, n_members * len(self._heads), objective)
+        device = next(model.parameters()).device
+        member = torch.arange(n_members, device=device).repeat(len(self._heads))
+        p = self._per_member("dropout", device)
+        for layer in model.dropouts():
+            layer.draw_as(n_members, member)
+            layer.p = p if (p != p[0]).any() else float(p[0])
+        return model
+
+    def _initialize(self, model, log, responses, random_state, starts=None, objective=None):
+        one = RewardModel(**model.config | {"n_members": self.n_estimators})
+        one.to(next(model.parameters()))
+        super()._initialize(one, log, responses, random_state, starts, objective)
+        model.copy_members(one, model.dropouts()[0].drawn[1])
+
+    def _net(self, model, objective=None, **settings):
+        parameter = next(model.parameters())
+        settings |= {
+            setting: self._per_member(name, parameter.device, parameter.dtype)
+            for name, setting in (("n_iter_no_change", "patience"), ("tol", "tol"))
+        }
+        if len({(head.learning_rate_init, head.weight_decay) for head in self._heads}) > 1:
+            settings |= {
+                name: self._per_member(name, parameter.device)
+                for name in ("learning_rate_init", "weight_decay")
+            }
+        return super()._net(
+            model,
+            objective,
+            max_epochs=self._per_member("max_epochs", dtype=torch.int64).tolist(),
+            n_fits=len(self._heads),
+            **settings,
+        )
+
+    def _train(self, net, parts, epochs):
+        progress = None if self._paused[0] is None else _joined(self._paused)
+        net.fit_loop(parts, epochs=epochs, progress=progress, pause=self._pause)
+        self._members = net.members_
+        self._progress = net.progress_
+
+    def _warn_not_identified(self, context=None):
+        if not in_worker():  # the refit speaks for all
+            super()._warn_not_identified(context)
+
+    def _warn_still_improving(self, n_members):
+        pass  # each does for itself
+
+    def candidates(self):
+        """Yield each fitted estimator, None if it diverged, and what a paused one goes on from."""
+        own = {*self.get_params(deep=False), "_heads", "_paused", "_pause", "_members", "_progress"}
+        fitted = {name: value for name, value in vars(self).items() if name not in own}
+        for number, (head, paused) in enumerate(zip(self._heads, self._paused, strict=True)):
+            part = slice(number * self.n_estimators, (number + 1) * self.n_estimators)
+            if any(self._members.diverged[part]):
+                yield None, None
+                continue
+            vars(head).update(fitted)
+            head.n_iter_ = max(self._members.epochs[part])
+            before = [] if paused is None else paused["history"]
+            head.history_ = before + [
+                {name: losses[part] for name, losses in record.items()}
+                for record in self.history_[: head.n_iter_ - len(before)]
+            ]
+            config = {"n_members": self.n_estimators, "dropout": head.dropout}
+            head.model_ = RewardModel(**self.model_.config | config)
+            parameter = next(self.model_.parameters())
+            head.model_.to(parameter.device, parameter.dtype).copy_members(
+                self.model_, torch.arange(part.start, part.stop, device=parameter.device)
+            )
+            progress = None
+            if self._progress is not None and any(self._progress["members"]["present"][part]):
+                progress = _part(self._progress, part) | {"history": head.history_}
+            elif self._members.running is not None:
+                head._warn_still_improving(sum(self._members.running[part]))
+            yield head, progress
+
+
+def _part(progress, part):
+    """Return the progress of some of the members; copies, or all would be pickled with them."""
+    return progress | {
+        "members": {name: values[part] for name, values in progress["members"].items()},
+        "vectors": {name: value[part].clone() for name, value in progress["vectors"].items()},
+        "tensors": {
+            name: [value[:, part].clone() for value in values]
+            for name, values in progress["tensors"].items()
+        },
+    }
+
+
+def _joined(parts):
+    """Return the progress of fits that were paused at the same epoch as one."""
+    first = parts[0]
+    return first | {
+        "members": {
+            name: [value for part in parts for value in part["members"][name]]
+            for name in first["members"]
+        },
+        "vectors": {
+            name: torch.cat([part["vectors"][name] for part in parts]) for name in first["vectors"]
+        },
+        "tensors": {
+            name: [torch.cat(values, dim=1) for values in zip(*tensors, strict=True)]
+            for name, tensors in (
+                (name, [part["tensors"][name] for part in parts]) for name in first["tensors"]
+            )
+        },
+    }
+
+
+def _rank_by_round(results):
+    """Let candidates rank behind all that went further."""
+    for key in [key for key in results if key.startswith("rank_test_")]:
+        means = results[key.replace("rank", "mean", 1)]
+        keys = list(zip(-results["iter"], np.where(np.isnan(means), np.inf, -means), strict=True))
+        results[key] = np.array([1 + sum(other < own for other in keys) for own in keys])
+        results[key] = results[key].astype(np.int32)
