@@ -6,10 +6,13 @@ device, and the host waits once per epoch.
 """
 
 import math
-from contextlib import closing, nullcontext
+import os
+import threading
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
+from joblib.parallel import get_active_backend
 from skorch import NeuralNet
 from skorch.history import History
 from torch import nn
@@ -57,6 +60,33 @@ def resolve_dtype(dtype, device):
 def autocast(device, dtype):
     """Return the autocast context of a device, doing nothing where dtype is None."""
     return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+_worker_lock = threading.Lock()
+#: Of each worker that computes now, the number of threads before the first of them.
+_workers = []
+
+
+@contextmanager
+def threads_of_worker():
+    """Compute with one thread in a worker of joblib that is told no number.
+
+    Processes that loky or Ray start are told one (OMP_NUM_THREADS); threads and forks are not, and
+    each would take all cores.
+    """
+    backend, _ = get_active_backend()
+    if not backend.nesting_level or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    with _worker_lock:
+        # A thread that starts now would see the number that another has set.
+        _workers.append(_workers[0] if _workers else torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _worker_lock:
+            torch.set_num_threads(_workers.pop())
 
 
 class ResidentRows:
@@ -520,6 +550,7 @@ class RewardNet(NeuralNet):
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
         return share @ risks
 
+    @threads_of_worker()
     def fit_loop(self, X, y=None, epochs=None, progress=None, pause=None, checkpoint=None, **_):
         """Train on X = (training rows, validation rows or None) for at most `epochs` epochs.
 

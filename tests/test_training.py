@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from joblib import Parallel, delayed
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -777,6 +778,32 @@ def test_members_estimate_their_rates_as_if_alone():
             epochs=4,
         )
         torch.testing.assert_close(net.criterion_.false_action_rate[0, 0], together[m])
+
+
+# Threads
+
+
+def threads_within_a_fit(_):
+    seen = []
+    log = make_log(n=60)
+    train(make_model(), log, 1, epoch_end=lambda _: seen.append(torch.get_num_threads()))
+    return seen[0], torch.get_num_threads()
+
+
+@pytest.mark.parametrize("backend", ["threading", "sequential"])
+def test_threads_of_joblib_workers(backend, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        jobs = Parallel(n_jobs=2, backend=backend)
+        found = jobs(delayed(threads_within_a_fit)(i) for i in range(2))
+        assert found == 2 * [(1 if backend == "threading" else 3, 3)]
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")  # somebody has decided
+        assert jobs(delayed(threads_within_a_fit)(i) for i in range(1)) == [(3, 3)]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 # The preference rate
