@@ -1335,7 +1335,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     def _reduced(self, X, heads, reduce, out=None):
         """Return arrays of `reduce(rows, *logits)`, tensors per row, made chunk by chunk of X."""
         results = None
-        for start, chunk in chunks(X, INFERENCE_ROWS):
+        # Half as many: rows, standardised rows and results stay in the cache together.
+        for start, chunk in chunks(X, INFERENCE_ROWS // 2):
             rows = slice(start, start + len(chunk))
             parts = [part.numpy() for part in reduce(rows, *self._components(chunk, *heads))]
             if results is None:
@@ -1434,11 +1435,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         """
         X = self._selected(X, with_propensity=False)
 
-        def mean_and_std(_, reward_logit):
-            return [self._output(part) for part in _mixture.reward(reward_logit)]
+        def moments(_, reward_logit):
+            found = _mixture.reward(reward_logit) if return_std else (_mixture.mean(reward_logit),)
+            return map(self._output, found)
 
-        mean, std = self._reduced(X, ("reward_logit",), mean_and_std, out)
-        return (mean, std) if return_std else mean
+        results = self._reduced(X, ("reward_logit",), moments, out)
+        return tuple(results) if return_std else results[0]
 
     def decision_function(self, X):
         """Return the logit of the reward.

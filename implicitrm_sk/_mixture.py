@@ -31,6 +31,11 @@ def with_mirror_images(reward_logit, propensity_logit):
     )
 
 
+def mean(reward_logit):
+    """Return the mean of R over the components, shape (n,)."""
+    return torch.sigmoid(reward_logit).mean(0)
+
+
 def reward(reward_logit):
     """Return mean and standard deviation of R over the components, each of shape (n,)."""
     rewards = torch.sigmoid(reward_logit)

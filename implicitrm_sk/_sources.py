@@ -23,7 +23,7 @@ from ._optional import import_optional
 #: Files of more bytes than this are streamed.
 STREAM_BYTES = 2**30
 #: What is read at once: consecutive rows, so that a disk reads at its full speed.
-BLOCK_BYTES = 2**21
+BLOCK_BYTES = 2**20
 #: Rows per array where rows are wanted in order.
 CHUNK_ROWS = 8192
 

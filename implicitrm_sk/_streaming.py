@@ -9,7 +9,7 @@ from ._sources import chunks, read_ahead
 from ._training import ResidentRows
 
 #: Blocks that are shuffled together.
-WINDOW_BYTES = 2**27
+WINDOW_BYTES = 2**26
 #: Windows in memory: one in use, one ready, one being read.
 N_BUFFERS = 3
 #: Share of a GPU's memory that the rows may take to be kept there.

@@ -63,8 +63,22 @@ def check_features(estimator, X, *, reset):
     X = to_numpy(X)
     check_not_text(X)
     return validate_data(
-        estimator, X, reset=reset, dtype=[np.float64, np.float32, np.float16], order=None
+        estimator,
+        X,
+        reset=reset,
+        dtype=[np.float64, np.float32, np.float16],
+        order=None,
+        ensure_all_finite=not _is_surely_finite(X),
     )
+
+
+def _is_surely_finite(X):
+    """Return whether the sum of X is finite, several times faster than scikit-learn tells it."""
+    if not isinstance(X, np.ndarray) or X.dtype not in (np.float32, np.float64):
+        return False
+    if not (X.flags.writeable and X.flags.c_contiguous):  # others torch would not share
+        return False
+    return bool(torch.from_numpy(X).sum().isfinite())
 
 
 #: What the numbers of an argument are.
