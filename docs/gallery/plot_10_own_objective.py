@@ -66,7 +66,7 @@ for seed in range(3):
 # %%
 # The new method repairs most of what the naive one gets wrong where its assumption holds, and less
 # where it does not: a rate that is right on average is then wrong for each response.
-import pandas as pd  # noqa: E402
+import pandas as pd
 
 frame = pd.DataFrame(rows)
 display = MethodComparisonDisplay.from_frame(frame, score="R2", by="log")

@@ -45,11 +45,11 @@ tokenizer.save_pretrained(folder)
 # The twenty lines
 # ----------------
 # A log of answers that were copied and shared, a reward, and a trainer that takes it.
-from datasets import Dataset  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
-from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder  # noqa: E402
-from implicitrm_sk.integrations import reward_function  # noqa: E402
+from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+from implicitrm_sk.integrations import reward_function
 
 rng = np.random.default_rng(0)
 answers = np.array(["Here is how: first ...", "I cannot help."])
