@@ -2,10 +2,14 @@
 
 import copy
 import os
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from os import PathLike
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.exceptions import ConvergenceWarning
@@ -18,7 +22,14 @@ from sklearn.utils.validation import check_is_fitted
 from . import _mixture, _persistence
 from ._checkpoint import Checkpoint
 from ._features import embed_text, positions_in_use, select_features, set_embedder
-from ._identification import MIN_RESPONSES, NOT_IDENTIFIED, Evidence, assess, relation
+from ._identification import (
+    MIN_RESPONSES,
+    NOT_IDENTIFIED,
+    Evidence,
+    Identification,
+    assess,
+    relation,
+)
 from ._log import check_constant, check_labels, check_log, number_responses
 from ._modules import RewardModel
 from ._sources import StreamedX, chunks, picked
@@ -35,6 +46,7 @@ from ._training import (
     resolve_device,
     resolve_dtype,
 )
+from ._typing import F, Floats, RandomState, Rows, same
 from ._validation import (
     check_both_classes,
     check_groups,
@@ -59,7 +71,7 @@ MIN_ROWS_PER_CLASS = 5
 _warned_in = None
 
 
-def _available_if_objective(attribute, reason):
+def _available_if_objective(attribute: str, reason: str) -> Callable[[F], F]:
     """Hide a method unless the objective has an attribute; the error's cause says why."""
 
     def check(estimator):
@@ -71,7 +83,7 @@ def _available_if_objective(attribute, reason):
             raise AttributeError(f"not available: {name} {reason}")
         return True
 
-    return available_if(check)
+    return same(available_if(check))
 
 
 _needs_incremental = _available_if_objective(
@@ -250,6 +262,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
     array([1., 0.], dtype=float32)
     """
 
+    classes_: NDArray[np.int_]
+    group_names_: tuple[str, ...]
+    n_features_in_: int
+    n_signals_: int
+    n_iter_: int
+    reward_columns_: NDArray[np.intp]
+    propensity_columns_: NDArray[np.intp]
+    false_action_rate_: NDArray[np.float64]
+    history_: list[dict[str, list[float]]]
+    identification_: Identification
+    objective_: Objective
+    model_: Any
+    scaler_: Any
+    embedder_: LLMEmbedder
+
     __metadata_request__fit = {
         "sample_weight": True,
         "groups": True,
@@ -319,33 +346,33 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def __init__(
         self,
-        objective="stratified",
+        objective: str | Objective = "stratified",
         *,
-        hidden_layer_sizes=(64,),
-        propensity_hidden_layer_sizes=None,
-        reward_features=None,
-        propensity_features=None,
-        preference_rate=None,
-        false_action_rate=0.0,
-        label_mechanism="random",
-        n_estimators=4,
-        learning_rate_init=0.0003,
-        weight_decay=0.01,
-        dropout=0.2,
-        batch_size=256,
-        max_epochs=500,
-        early_stopping=True,
-        validation_fraction=0.2,
-        n_iter_no_change=10,
-        tol=1e-4,
-        standardize=True,
-        warm_start=False,
-        device="auto",
-        dtype="auto",
-        random_state=None,
-        verbose=False,
-        embedder=None,
-    ):
+        hidden_layer_sizes: int | Sequence[int] = (64,),
+        propensity_hidden_layer_sizes: int | Sequence[int] | None = None,
+        reward_features: Any = None,
+        propensity_features: Any = None,
+        preference_rate: float | Sequence[float] | None = None,
+        false_action_rate: str | float | ArrayLike = 0.0,
+        label_mechanism: str = "random",
+        n_estimators: int = 4,
+        learning_rate_init: float = 0.0003,
+        weight_decay: float = 0.01,
+        dropout: float = 0.2,
+        batch_size: int = 256,
+        max_epochs: int = 500,
+        early_stopping: bool = True,
+        validation_fraction: float = 0.2,
+        n_iter_no_change: int = 10,
+        tol: float = 1e-4,
+        standardize: bool = True,
+        warm_start: bool = False,
+        device: str = "auto",
+        dtype: str = "auto",
+        random_state: RandomState = None,
+        verbose: bool | int = False,
+        embedder: str | os.PathLike[str] | LLMEmbedder | None = None,
+    ) -> None:
         self.objective = objective
         self.hidden_layer_sizes = hidden_layer_sizes
         self.propensity_hidden_layer_sizes = propensity_hidden_layer_sizes
@@ -381,19 +408,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ training
 
-    @with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)
+    @same(with_callbacks)
+    @same(_fit_context(prefer_skip_nested_validation=True))
     def fit(
         self,
-        X,
-        y,
-        sample_weight=None,
-        groups=None,
-        response_id=None,
-        exposures=None,
-        preference=None,
-        propensity=None,
-    ):
+        X: Rows,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        groups: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        preference: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> Self:
         """Learn reward and propensity from logged actions.
 
         Parameters
@@ -577,17 +604,17 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             )
 
     @_needs_incremental
-    @_fit_context(prefer_skip_nested_validation=True)
+    @same(_fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
         self,
-        X,
-        y,
-        sample_weight=None,
-        response_id=None,
-        exposures=None,
-        preference=None,
-        propensity=None,
-    ):
+        X: Rows,
+        y: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        preference: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> Self:
         """Train one pass over some more rows: no split, no early stopping.
 
         Parameters
@@ -1397,7 +1424,19 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
         return values[:, 0] if self.one_dimensional_ else values
 
-    def predict(self, X, return_std=False, out=None):
+    @overload
+    def predict(
+        self, X: Rows, return_std: Literal[False] = False, out: NDArray[Any] | None = None
+    ) -> Floats: ...
+
+    @overload
+    def predict(
+        self, X: Rows, return_std: Literal[True], out: NDArray[Any] | None = None
+    ) -> tuple[Floats, Floats]: ...
+
+    def predict(
+        self, X: Rows, return_std: bool = False, out: NDArray[Any] | None = None
+    ) -> Floats | tuple[Floats, Floats]:
         """Predict the reward.
 
         Parameters
@@ -1442,7 +1481,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         results = self._reduced(X, ("reward_logit",), moments, out)
         return tuple(results) if return_std else results[0]
 
-    def decision_function(self, X):
+    def decision_function(self, X: Rows) -> Floats:
         """Return the logit of the reward.
 
         Parameters
@@ -1474,7 +1513,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return logit
 
     @_needs_actions_modelled
-    def predict_proba(self, X, actions=None, response_id=None, exposures=None, propensity=None):
+    def predict_proba(
+        self,
+        X: Rows,
+        actions: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> Floats:
         """Return the probabilities of the four latent groups: the stratification posterior.
 
         Parameters
@@ -1530,7 +1576,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return groups if len(groups) == len(X) else groups[log.response]
 
     @_needs_actions_modelled
-    def predict_action(self, X):
+    def predict_action(self, X: Rows) -> Floats:
         """Predict how likely each action is.
 
         Parameters
@@ -1561,7 +1607,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         return self._per_signal(X, _mixture.action)
 
     @_needs_actions_modelled
-    def propensity(self, X):
+    def propensity(self, X: Rows) -> Floats:
         """Predict how readily each response draws each action.
 
         Parameters
@@ -1615,14 +1661,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     def score(
         self,
-        X,
-        y,
-        true_preference=None,
-        sample_weight=None,
-        response_id=None,
-        exposures=None,
-        propensity=None,
-    ):
+        X: Rows,
+        y: ArrayLike | None,
+        true_preference: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> float:
         """Return the mean log-likelihood of held-out actions, or R2 against true preferences.
 
         Parameters
@@ -1700,7 +1746,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     # ------------------------------------------------------------------ persistence
 
-    def save(self, path, metrics=None):
+    def save(self, path: str | PathLike[str], metrics: Mapping[str, float] | None = None) -> None:
         """Save the fitted estimator in files that hold no code.
 
         Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
@@ -1743,7 +1789,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         _persistence.save(self, path, metrics)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | PathLike[str]) -> Self:
         """Load an estimator that `save` wrote, on any machine.
 
         Parameters
@@ -1780,7 +1826,15 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         """
         return _persistence.load(cls, path)
 
-    def push_to_hub(self, repo_id, *, metrics=None, commit_message=None, private=None, token=None):
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metrics: Mapping[str, float] | None = None,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
         """Upload the fitted estimator to the Hugging Face hub, in the files of `save`.
 
         Parameters
@@ -1817,7 +1871,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         )
 
     @classmethod
-    def from_pretrained(cls, repo_id, *, revision=None, token=None, cache_dir=None):
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | PathLike[str] | None = None,
+    ) -> Self:
         """Load an estimator from the Hugging Face hub, or from a local path.
 
         Parameters

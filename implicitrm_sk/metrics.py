@@ -1,9 +1,12 @@
 """How well a reward agrees with true preference: metrics, and scorers that get it by routing."""
 
+from collections.abc import Callable
 from inspect import signature
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 from sklearn.utils.metadata_routing import MetadataRequest
 
@@ -19,8 +22,14 @@ __all__ = [
 
 
 def reward_metrics(
-    true_preference, reward, *, sample_weight=None, groups=None, n_bins=10, strategy="uniform"
-):
+    true_preference: ArrayLike,
+    reward: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    n_bins: int = 10,
+    strategy: str = "uniform",
+) -> dict[str, float]:
     """Compute all metrics of a reward against true preference.
 
     Parameters
@@ -87,7 +96,9 @@ def reward_metrics(
     return metrics
 
 
-def preference_nll(true_preference, reward, *, sample_weight=None):
+def preference_nll(
+    true_preference: ArrayLike, reward: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Compute the negative log-likelihood of true preference under a reward.
 
     The mean over the rows of ``-(t log r + (1 - t) log(1 - r))`` for preference t and reward r: the
@@ -122,17 +133,22 @@ def preference_nll(true_preference, reward, *, sample_weight=None):
     >>> round(preference_nll([1, 0], [0.8, 0.4]), 3)
     0.367
     """
-    true_preference, reward, weight, _ = _check(true_preference, reward, sample_weight)
+    t, reward, weight, _ = _check(true_preference, reward, sample_weight)
     _check_unit_interval("reward", reward)
     eps = np.finfo(reward.dtype).eps
     r = np.clip(reward, eps, 1 - eps).astype(np.float64)
-    losses = -(true_preference * np.log(r) + (1 - true_preference) * np.log1p(-r))
+    losses = -(t * np.log(r) + (1 - t) * np.log1p(-r))
     return float(np.average(losses, weights=weight))
 
 
 def calibration_error(
-    true_preference, reward, *, sample_weight=None, n_bins=10, strategy="uniform"
-):
+    true_preference: ArrayLike,
+    reward: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    n_bins: int = 10,
+    strategy: str = "uniform",
+) -> float:
     """Compute the expected calibration error of a reward.
 
     Rows are put into bins by their reward. The error is the mean over the bins, weighted by their
@@ -202,7 +218,13 @@ def _reward_bins(reward, weight, n_bins, strategy):
     return np.minimum((middle * n_bins).astype(int), n_bins - 1)[code]
 
 
-def paired_accuracy(true_preference, reward, groups, *, sample_weight=None):
+def paired_accuracy(
+    true_preference: ArrayLike,
+    reward: ArrayLike,
+    groups: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+) -> float:
     """Compute the share of pairs of one group that a reward orders as the truth does.
 
     All pairs of rows of one group (the responses to one prompt) with different true preference
@@ -266,7 +288,7 @@ def paired_accuracy(true_preference, reward, groups, *, sample_weight=None):
     return float((_concordant_weight(truth, by_reward, weight, groups) + ties / 2) / pairs)
 
 
-def make_preference_scorer(metric="r2", **kwargs):
+def make_preference_scorer(metric: str | list[str] = "r2", **kwargs: Any) -> Callable[..., Any]:
     """Make a scorer that compares the predicted reward with the true preference.
 
     The scorer is used as ``scoring=`` of :class:`~sklearn.model_selection.GridSearchCV`,
@@ -332,7 +354,7 @@ def make_preference_scorer(metric="r2", **kwargs):
     return _PreferenceScorer(metric, kwargs)
 
 
-def preference_scorers():
+def preference_scorers() -> dict[str, Callable[..., Any]]:
     """Make the scorers of all metrics, for scoring with several metrics at once.
 
     Returns

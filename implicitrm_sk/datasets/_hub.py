@@ -2,9 +2,11 @@
 
 import gzip
 import json
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from implicitrm_sk._optional import import_optional
 from implicitrm_sk._warnings import warn
@@ -48,7 +50,12 @@ _PARAMETERS = """\
 """
 
 
-def fetch_helpsteer(path=None, *, revision=None, cache_dir=None):
+def fetch_helpsteer(
+    path: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> Bunch:
     """Fetch HelpSteer: responses with a human rating of their helpfulness, 0 to 4.
 
     Positive, above 2, means helpful (3, 4). 35,331 training rows; the 1,789 of the published
@@ -81,7 +88,12 @@ def fetch_helpsteer(path=None, *, revision=None, cache_dir=None):
     )
 
 
-def fetch_ultrafeedback(path=None, *, revision=None, cache_dir=None):
+def fetch_ultrafeedback(
+    path: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> Bunch:
     """Fetch UltraFeedback, binarised: two responses to a prompt, scored by GPT-4 from 1 to 10.
 
     Both the chosen and the rejected response of a pair become a row with its own score. Positive,
@@ -117,7 +129,12 @@ def fetch_ultrafeedback(path=None, *, revision=None, cache_dir=None):
     )
 
 
-def fetch_pku_saferlhf(path=None, *, revision=None, cache_dir=None):
+def fetch_pku_saferlhf(
+    path: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> Bunch:
     """Fetch PKU-SafeRLHF: two responses to a prompt, each with the severity of its harm, 0 to 3.
 
     Positive, above 1.5, means **harmful** (2, 3), as in the paper: a reward learned from it is the

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ _ADVICE = (
 )
 
 
-def load_rated_responses(name, data_home=None, *, encoder=None, embeddings=None):
+def load_rated_responses(
+    name: str | PathLike[str],
+    data_home: str | PathLike[str] | None = None,
+    *,
+    encoder: str | None = None,
+    embeddings: str | PathLike[str] | None = None,
+) -> Bunch:
     """Load responses with their ratings and, where there are any, their embeddings.
 
     A data set is one file ``NAME.parquet`` with one row per (prompt, response). Beside it may lie

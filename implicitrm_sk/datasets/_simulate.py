@@ -3,6 +3,7 @@
 from numbers import Integral, Real
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Bunch, gen_batches
 
@@ -22,27 +23,27 @@ _PURPOSES = (
 
 
 def simulate_feedback(
-    preference=None,
+    preference: ArrayLike | None = None,
     *,
-    n_signals=None,
-    propensity="covariate",
-    X=None,
-    rating=None,
-    user_id=None,
-    threshold=None,
-    rate=0.5,
-    rating_decay=0.5,
-    slope=1.5,
-    intercept=-0.4,
-    user_correlation=0.0,
-    false_action_rate=0.0,
-    logged_rate=1.0,
-    own_preference=0.0,
-    shared_activity=0.0,
-    copied_signal=None,
-    copied_rate=1.0,
-    random_state=None,
-):
+    n_signals: int | None = None,
+    propensity: str | ArrayLike = "covariate",
+    X: ArrayLike | None = None,
+    rating: ArrayLike | None = None,
+    user_id: ArrayLike | None = None,
+    threshold: float | None = None,
+    rate: float | ArrayLike = 0.5,
+    rating_decay: float = 0.5,
+    slope: float | ArrayLike = 1.5,
+    intercept: float | ArrayLike = -0.4,
+    user_correlation: float = 0.0,
+    false_action_rate: float | ArrayLike = 0.0,
+    logged_rate: float | ArrayLike = 1.0,
+    own_preference: float = 0.0,
+    shared_activity: float = 0.0,
+    copied_signal: tuple[int, int] | None = None,
+    copied_rate: float = 1.0,
+    random_state: int | np.random.RandomState | np.random.Generator | None = None,
+) -> Bunch:
     """Simulate a log of user actions on responses whose preference is known.
 
     The log follows the generative model of the package, and can be made to break its assumptions

@@ -5,14 +5,18 @@ import hashlib
 import os
 import time
 from numbers import Integral
+from os import PathLike
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
+from .._typing import Rows, same
 from .._warnings import warn
 from . import _models
 from ._compute import TokenArrays, embed_batch, plan_batches
@@ -157,25 +161,25 @@ class LLMEmbedder(
 
     def __init__(
         self,
-        model,
+        model: str | PathLike[str],
         *,
-        pooling="auto",
-        layer=-1,
-        max_length="auto",
-        chat_template="auto",
-        normalize=False,
-        output_dtype="float32",
-        dtype="auto",
-        device="auto",
-        device_map=None,
-        batch_tokens="auto",
-        cache_dir="auto",
-        cache_max_bytes=None,
-        revision=None,
-        trust_remote_code=False,
-        model_kwargs=None,
-        verbose=False,
-    ):
+        pooling: str = "auto",
+        layer: int = -1,
+        max_length: int | str = "auto",
+        chat_template: str | None = "auto",
+        normalize: bool = False,
+        output_dtype: str = "float32",
+        dtype: str = "auto",
+        device: str = "auto",
+        device_map: str | dict[str, Any] | None = None,
+        batch_tokens: int | str = "auto",
+        cache_dir: str | PathLike[str] | None = "auto",
+        cache_max_bytes: int | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        model_kwargs: dict[str, Any] | None = None,
+        verbose: bool | int = False,
+    ) -> None:
         self.model = model
         self.pooling = pooling
         self.layer = layer
@@ -203,7 +207,7 @@ class LLMEmbedder(
 
     # ------------------------------------------------------------------ scikit-learn
 
-    def fit(self, X=None, y=None):
+    def fit(self, X: Any = None, y: Any = None) -> Self:
         """Find the model and settle what "auto" means; nothing is embedded.
 
         Parameters
@@ -290,7 +294,7 @@ class LLMEmbedder(
     def __sklearn_is_fitted__(self):
         return True
 
-    def transform(self, X, out=None):
+    def transform(self, X: Rows, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Embed text.
 
         Parameters
@@ -330,8 +334,8 @@ class LLMEmbedder(
         """
         return self._embed(X, out)
 
-    @with_callbacks
-    def fit_transform(self, X, y=None):
+    @same(with_callbacks)
+    def fit_transform(self, X: Rows, y: Any = None) -> NDArray[Any]:
         """Embed text, as `transform` does.
 
         Parameters
@@ -361,7 +365,7 @@ class LLMEmbedder(
         return embeddings
 
     @property
-    def store(self):
+    def store(self) -> EmbeddingStore | None:
         """The `EmbeddingStore` in use, None without one.
 
         Examples
@@ -379,7 +383,7 @@ class LLMEmbedder(
 
     # ------------------------------------------------------------------ text to tokens
 
-    def render(self, X):
+    def render(self, X: Rows) -> list[str]:
         r"""Return the texts as the tokenizer gets them.
 
         Parameters
@@ -403,7 +407,7 @@ class LLMEmbedder(
         tokenizer = self._tokenizer()
         return [self._render(row, number, tokenizer) for number, row in enumerate(read_text(X))]
 
-    def tokenize(self, X):
+    def tokenize(self, X: Rows) -> list[list[int]]:
         """Return the token numbers as the model gets them, cut to `max_length_`.
 
         Parameters

@@ -1,5 +1,7 @@
 """The embedder as a stage of Ray Data: parquet in, parquet with embeddings out."""
 
+from os import PathLike
+
 import numpy as np
 from sklearn.base import clone
 
@@ -28,15 +30,15 @@ class _EmbedBatch:
 
 
 def embed_dataset(
-    source,
-    destination,
-    embedder,
+    source: str | PathLike[str],
+    destination: str | PathLike[str],
+    embedder: str | PathLike[str] | LLMEmbedder,
     *,
-    column="embedding",
-    batch_size=1024,
-    n_workers=1,
-    gpus_per_worker=0,
-):
+    column: str = "embedding",
+    batch_size: int = 1024,
+    n_workers: int = 1,
+    gpus_per_worker: float = 0,
+) -> None:
     """Embed a parquet data set on a Ray cluster.
 
     Reads `source`, adds a column of embeddings and writes `destination`, without holding the data

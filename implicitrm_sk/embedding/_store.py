@@ -14,10 +14,13 @@ import struct
 import time
 import uuid
 import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import filelock
 import numpy as np
+from numpy.typing import NDArray
 
 from .._warnings import warn
 
@@ -99,7 +102,7 @@ class EmbeddingStore:
 
     # ------------------------------------------------------------------ for users
 
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """Return what the store holds.
 
         Returns
@@ -132,7 +135,7 @@ class EmbeddingStore:
             "max_bytes": self.max_bytes,
         }
 
-    def clear(self):
+    def clear(self) -> None:
         """Delete all embeddings. A job that is running goes on, and stores what it computes.
 
         Examples
@@ -184,7 +187,7 @@ class EmbeddingStore:
                 "have been dropped; what is needed of them is computed again. Check the disk."
             )
 
-    def get(self, keys):
+    def get(self, keys: Sequence[bytes]) -> Iterator[tuple[int, NDArray[Any], int, int]]:
         """Yield those of some vectors that are stored and whole.
 
         Parameters
@@ -238,7 +241,7 @@ class EmbeddingStore:
                     )
                 )
 
-    def claim(self, keys):
+    def claim(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
         """Return a mask of the keys that are now this process's to compute.
 
         The others are stored already, or another living process has claimed them.
@@ -288,7 +291,13 @@ class EmbeddingStore:
 
         return self._transaction(claim)
 
-    def put(self, keys, vectors, n_tokens, n_cut):
+    def put(
+        self,
+        keys: Sequence[bytes],
+        vectors: NDArray[Any],
+        n_tokens: Sequence[int],
+        n_cut: Sequence[int],
+    ) -> None:
         """Store vectors, durable on return, and give up the claims on their keys.
 
         Parameters

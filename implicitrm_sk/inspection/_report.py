@@ -4,9 +4,11 @@ import textwrap
 import warnings
 from dataclasses import dataclass, field
 from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 from sklearn.utils import _safe_indexing
 
@@ -16,6 +18,7 @@ from .._features import embed_text, select_features, set_embedder
 from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, relation
 from .._log import check_labels
 from .._optional import import_optional
+from .._typing import Floats, Rows
 from .._validation import check_groups, to_numpy
 from ..exceptions import IdentificationWarning
 from ._independence import (
@@ -109,7 +112,7 @@ class IdentificationReport:
     estimator: ImplicitRewardEstimator
     _held_out: dict = field(default_factory=dict)
 
-    def bounds(self, X):
+    def bounds(self, X: Rows) -> Floats:
         """Return the rewards that no log of these actions alone can rule out.
 
         Parameters
@@ -138,8 +141,8 @@ class IdentificationReport:
                [0. , 1. ]])
         """
         estimator = self.estimator
-        logits = estimator._mixture(X, "reward_logit", "propensity_logit")
-        lower = _mixture.lower_bound(*logits, estimator._model_false_action_rate()).numpy()
+        f, u = estimator._mixture(X, "reward_logit", "propensity_logit")
+        lower = _mixture.lower_bound(f, u, estimator._model_false_action_rate()).numpy()
         return np.column_stack([lower, np.ones_like(lower)])
 
     def _rows(self):
@@ -229,7 +232,7 @@ class IdentificationReport:
         for advice in self.advice:
             yield "next", advice, ""
 
-    def to_frame(self):
+    def to_frame(self) -> Any:
         """Return the report as a DataFrame.
 
         Returns
@@ -253,7 +256,7 @@ class IdentificationReport:
         return pandas.DataFrame(list(self._rows()), columns=["item", "finding", "detail"])
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """Level and assumptions in one line.
 
         Examples
@@ -279,7 +282,7 @@ class IdentificationReport:
                 lines.append(f"{'':>20}  {detail}")
         return "\n".join(_wrapped(lines))
 
-    def plot(self, axes=None):
+    def plot(self, axes: Any = None) -> NDArray[Any]:
         """Draw likelihood against reward of the refits, and what the actions leave open per row.
 
         Parameters
@@ -341,7 +344,9 @@ def _wrapped(lines, width=100):
         yield from textwrap.wrap(line, width, subsequent_indent=indent) or [""]
 
 
-def identification_report(est, X, y, *, n_starts=8, **fit_params):
+def identification_report(
+    est: Any, X: Rows, y: ArrayLike, *, n_starts: int = 8, **fit_params: Any
+) -> IdentificationReport:
     """Report what a log can tell about the reward, and what would make it tell more.
 
     The estimator's settings are refitted from `n_starts` different starts in one pass on three

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import expit
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
@@ -16,6 +18,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._features import select_features
+from .._typing import RandomState, Rows
 from .._validation import check_groups
 from .._warnings import warn
 from ..exceptions import ShiftWarning
@@ -87,7 +90,7 @@ class ShiftReport:
     log_density_ratio: np.ndarray = field(repr=False)
 
     @property
-    def extrapolates(self):
+    def extrapolates(self) -> bool:
         """Whether more new responses lie outside the log than chance explains, and over 5 %.
 
         Examples
@@ -129,7 +132,7 @@ class ShiftReport:
         return "\n".join(lines)
 
     @property
-    def verdict(self):
+    def verdict(self) -> str:
         """What to make of it, in one sentence.
 
         Examples
@@ -155,7 +158,15 @@ class ShiftReport:
         return "no sign that the reward extrapolates."
 
 
-def shift_report(est, X_new, X_log, *, groups_new=None, groups_log=None, random_state=0):
+def shift_report(
+    est: Any,
+    X_new: Rows,
+    X_log: Rows,
+    *,
+    groups_new: ArrayLike | None = None,
+    groups_log: ArrayLike | None = None,
+    random_state: RandomState = 0,
+) -> ShiftReport:
     """Report how far new responses are from the log, and whether the reward extrapolates.
 
     A policy that is trained on a reward leaves the responses that the reward was learned from, and

@@ -2,9 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from .._typing import Rows
 from .._validation import is_numeric
 from ..metrics import paired_accuracy
 from ._rewards import check_pessimism, rewards
@@ -38,7 +40,7 @@ class Ranking:
     spread: np.ndarray
 
     @property
-    def best(self):
+    def best(self) -> int:
         """Position of the best candidate.
 
         Examples
@@ -51,7 +53,7 @@ class Ranking:
         return int(self.order[0])
 
 
-def rank(est, prompt, candidates, *, pessimism=0.0):
+def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> Ranking:
     """Rank candidate responses to one prompt by their reward: best-of-n.
 
     Parameters
@@ -148,7 +150,7 @@ class PairedAccuracy:
         return "\n".join(lines)
 
 
-def evaluate_pairs(est, pairs):
+def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
     """Compute the accuracy on pairs of a chosen and a rejected response, as in RewardBench [1]_.
 
     Parameters

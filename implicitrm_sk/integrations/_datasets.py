@@ -1,31 +1,34 @@
 """Debiased labels of a log as data sets to train on: unpaired (KTO) and paired (DPO)."""
 
 import json
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from .. import _mixture
 from .._estimator import log_tensors
 from .._optional import import_optional
 from .._pipeline import split_pipeline
+from .._typing import Rows
 from ._rewards import component_rewards
 
 _RESPONSES = ("response", "completion")
 
 
 def to_preference_dataset(
-    est,
-    df,
+    est: Any,
+    df: Any,
     *,
-    form="unpaired",
-    X=None,
-    actions=None,
-    min_confidence=0.0,
-    min_margin=0.0,
-    pairs_per_prompt=1,
-    output="datasets",
-):
+    form: str = "unpaired",
+    X: Rows | None = None,
+    actions: ArrayLike | None = None,
+    min_confidence: float = 0.0,
+    min_margin: float = 0.0,
+    pairs_per_prompt: int = 1,
+    output: str = "datasets",
+) -> Any:
     """Turn a log into a preference data set, with what the reward makes of it as labels.
 
     What p = P(r*=1) says of each response is its reward or, with `actions`, the stratification

@@ -1,6 +1,8 @@
 """Rewards of a parquet data set, as a stage of Ray Data."""
 
 import os
+from os import PathLike
+from typing import Any
 
 import numpy as np
 
@@ -38,15 +40,15 @@ class _PredictBatch:
 
 
 def predict_dataset(
-    source,
-    destination,
-    est,
+    source: str | PathLike[str],
+    destination: str | PathLike[str],
+    est: Any,
     *,
-    embedding="embedding",
-    batch_size=8192,
-    n_workers=1,
-    gpus_per_worker=0,
-):
+    embedding: str = "embedding",
+    batch_size: int = 8192,
+    n_workers: int = 1,
+    gpus_per_worker: float = 0,
+) -> None:
     """Give every response of a parquet data set its reward, on a Ray cluster.
 
     Reads `source`, adds the columns ``reward`` and ``reward_std`` (the spread over the members) and

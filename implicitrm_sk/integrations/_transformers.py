@@ -7,7 +7,9 @@ import shutil
 import tempfile
 import warnings
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +75,13 @@ class TransformersExport:
         )
 
 
-def to_transformers(est, base_model=None, path=None, *, custom_code=None):
+def to_transformers(
+    est: Any,
+    base_model: Any = None,
+    path: str | PathLike[str] | None = None,
+    *,
+    custom_code: bool | None = None,
+) -> TransformersExport:
     """Write a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
 
     Language model, pooling, standardisation, heads, members, chat template and padding go into one

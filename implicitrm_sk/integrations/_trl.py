@@ -1,5 +1,7 @@
 """The reward as TRL's trainers call it."""
 
+from typing import Any
+
 from .._pipeline import split_pipeline
 from ._rewards import check_pessimism, rewards
 
@@ -52,7 +54,9 @@ class RewardFunction:
         return reward.tolist()
 
 
-def reward_function(est, *, output="probability", pessimism=0.0, name="implicit_reward"):
+def reward_function(
+    est: Any, *, output: str = "probability", pessimism: float = 0.0, name: str = "implicit_reward"
+) -> RewardFunction:
     """Make of a fitted estimator the reward function of TRL's GRPOTrainer and RLOOTrainer.
 
     Parameters

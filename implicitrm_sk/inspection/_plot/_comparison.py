@@ -1,6 +1,7 @@
 """Methods side by side, with means and standard errors across seeds."""
 
 from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class MethodComparisonDisplay:
         self.baseline = baseline
         self.score_name = score_name
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
         """Draw one row per method.
 
         Parameters
@@ -156,7 +157,15 @@ class MethodComparisonDisplay:
         return self
 
     @classmethod
-    def from_scores(cls, scores, *, baseline=None, score_name="score", ax=None, **kwargs):
+    def from_scores(
+        cls,
+        scores: Any,
+        *,
+        baseline: str | None = None,
+        score_name: str = "score",
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw scores by method.
 
         Parameters
@@ -206,16 +215,16 @@ class MethodComparisonDisplay:
     @classmethod
     def from_frame(
         cls,
-        frame,
+        frame: Any,
         *,
-        method="method",
-        score="score",
-        seed="seed",
-        by=None,
-        baseline=None,
-        ax=None,
-        **kwargs,
-    ):
+        method: str = "method",
+        score: str = "score",
+        seed: str = "seed",
+        by: Any = None,
+        baseline: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw a table with one row per run.
 
         Parameters

@@ -1,7 +1,12 @@
 """What equally likely fits leave open of the reward."""
 
-import numpy as np
+from collections.abc import Mapping
+from typing import Any, Self
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..._typing import Rows
 from ._base import COLOURS, axes_for
 
 #: Parts of the rows that are averaged: the range of a single row is too noisy to draw.
@@ -61,7 +66,13 @@ class IdentificationDisplay:
         self.lower_bound = lower_bound
         self.level = level
 
-    def plot(self, ax=None, *, line_kwargs=None, band_kwargs=None):
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        line_kwargs: Mapping[str, Any] | None = None,
+        band_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the band.
 
         Parameters
@@ -118,16 +129,16 @@ class IdentificationDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        y,
+        estimator: Any,
+        X: Rows,
+        y: ArrayLike,
         *,
-        n_starts=8,
-        ax=None,
-        line_kwargs=None,
-        band_kwargs=None,
-        **fit_params,
-    ):
+        n_starts: int = 8,
+        ax: Any = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+        band_kwargs: Mapping[str, Any] | None = None,
+        **fit_params: Any,
+    ) -> Self:
         """Refit the settings of an estimator from different starts, and draw what comes out.
 
         Parameters
@@ -170,7 +181,14 @@ class IdentificationDisplay:
         return cls.from_report(report, ax=ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
     @classmethod
-    def from_report(cls, report, *, ax=None, line_kwargs=None, band_kwargs=None):
+    def from_report(
+        cls,
+        report: Any,
+        *,
+        ax: Any = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+        band_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the refits of a report, on the rows that it kept aside.
 
         Parameters
@@ -210,14 +228,14 @@ class IdentificationDisplay:
     @classmethod
     def from_predictions(
         cls,
-        rewards,
+        rewards: ArrayLike,
         *,
-        lower_bound=None,
-        level=None,
-        ax=None,
-        line_kwargs=None,
-        band_kwargs=None,
-    ):
+        lower_bound: ArrayLike | None = None,
+        level: str | None = None,
+        ax: Any = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+        band_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the rewards of any fits that explain the log equally well.
 
         Parameters

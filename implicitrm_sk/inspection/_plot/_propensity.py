@@ -1,9 +1,14 @@
 """Reward against propensity."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.utils import check_random_state
 
 from ..._pipeline import split_pipeline
+from ..._typing import RandomState, Rows
 from ..._validation import check_sample_weight, check_vector
 from ._base import MAX_POINTS, axes_for, categories, column_of, style
 
@@ -91,7 +96,13 @@ class PropensityDisplay:
         self.name = name
         self.by_name = by_name
 
-    def plot(self, ax=None, *, scatter_kwargs=None, line_kwargs=None):
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        scatter_kwargs: Mapping[str, Any] | None = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the points, their means and the lines of equal action probability.
 
         Parameters
@@ -182,18 +193,18 @@ class PropensityDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: Rows,
         *,
-        signal=None,
-        by=None,
-        sample_weight=None,
-        subsample=MAX_POINTS,
-        random_state=0,
-        ax=None,
-        scatter_kwargs=None,
-        line_kwargs=None,
-    ):
+        signal: str | int | None = None,
+        by: Any = None,
+        sample_weight: ArrayLike | None = None,
+        subsample: int | None = MAX_POINTS,
+        random_state: RandomState = 0,
+        ax: Any = None,
+        scatter_kwargs: Mapping[str, Any] | None = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the reward and the propensity that an estimator finds.
 
         Parameters
@@ -267,20 +278,20 @@ class PropensityDisplay:
     @classmethod
     def from_predictions(
         cls,
-        reward,
-        propensity,
+        reward: ArrayLike,
+        propensity: ArrayLike,
         *,
-        by=None,
-        false_action_rate=0.0,
-        name=None,
-        by_name=None,
-        sample_weight=None,
-        subsample=MAX_POINTS,
-        random_state=0,
-        ax=None,
-        scatter_kwargs=None,
-        line_kwargs=None,
-    ):
+        by: Any = None,
+        false_action_rate: float = 0.0,
+        name: str | None = None,
+        by_name: str | None = None,
+        sample_weight: ArrayLike | None = None,
+        subsample: int | None = MAX_POINTS,
+        random_state: RandomState = 0,
+        ax: Any = None,
+        scatter_kwargs: Mapping[str, Any] | None = None,
+        line_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw a reward against the propensity of one signal.
 
         Parameters

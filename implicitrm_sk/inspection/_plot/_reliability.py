@@ -1,8 +1,12 @@
 """Reliability curve: whether rewards of 0.8 are preferred in 80 % of the cases."""
 
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import norm
 
+from ..._typing import Rows
 from ...metrics import _check, _reward_bins, calibration_error
 from ._base import axes_for, style
 
@@ -90,7 +94,9 @@ class ReliabilityDisplay:
         self.error = error
         self.name = name
 
-    def plot(self, ax=None, *, name=None, ref_line=True, **kwargs):
+    def plot(
+        self, ax: Any = None, *, name: str | None = None, ref_line: bool = True, **kwargs: Any
+    ) -> Self:
         """Draw the curve.
 
         Parameters
@@ -150,19 +156,19 @@ class ReliabilityDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        true_preference,
+        estimator: Any,
+        X: Rows,
+        true_preference: ArrayLike,
         *,
-        n_bins=10,
-        strategy="uniform",
-        confidence_level=0.95,
-        sample_weight=None,
-        name=None,
-        ref_line=True,
-        ax=None,
-        **kwargs,
-    ):
+        n_bins: int = 10,
+        strategy: str = "uniform",
+        confidence_level: float = 0.95,
+        sample_weight: ArrayLike | None = None,
+        name: str | None = None,
+        ref_line: bool = True,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the reliability curve of an estimator.
 
         Parameters
@@ -223,18 +229,18 @@ class ReliabilityDisplay:
     @classmethod
     def from_predictions(
         cls,
-        true_preference,
-        reward,
+        true_preference: ArrayLike,
+        reward: ArrayLike,
         *,
-        n_bins=10,
-        strategy="uniform",
-        confidence_level=0.95,
-        sample_weight=None,
-        name=None,
-        ref_line=True,
-        ax=None,
-        **kwargs,
-    ):
+        n_bins: int = 10,
+        strategy: str = "uniform",
+        confidence_level: float = 0.95,
+        sample_weight: ArrayLike | None = None,
+        name: str | None = None,
+        ref_line: bool = True,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the reliability curve of predicted rewards.
 
         Parameters

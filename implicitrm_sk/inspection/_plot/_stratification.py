@@ -1,8 +1,13 @@
 """Shares of the four latent groups, overall and by a column."""
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..._stratification import GROUP_NAMES
+from ..._typing import Rows
 from ..._validation import check_sample_weight, to_numpy
 from ._base import axes_for, categories, column_of
 
@@ -72,7 +77,7 @@ class StratificationDisplay:
         self.counts = counts
         self.name = name
 
-    def plot(self, ax=None, *, bar_kwargs=None):
+    def plot(self, ax: Any = None, *, bar_kwargs: Mapping[str, Any] | None = None) -> Self:
         """Draw the shares as stacked bars.
 
         The preferred groups PA and PP stand side by side at the left, so that the line between
@@ -144,16 +149,16 @@ class StratificationDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
-        actions=None,
+        estimator: Any,
+        X: Rows,
+        actions: ArrayLike | None = None,
         *,
-        by=None,
-        sample_weight=None,
-        predict_params=None,
-        ax=None,
-        bar_kwargs=None,
-    ):
+        by: Any = None,
+        sample_weight: ArrayLike | None = None,
+        predict_params: Mapping[str, Any] | None = None,
+        ax: Any = None,
+        bar_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the group shares that an estimator finds.
 
         Parameters
@@ -208,8 +213,15 @@ class StratificationDisplay:
 
     @classmethod
     def from_predictions(
-        cls, proba, *, by=None, name=None, sample_weight=None, ax=None, bar_kwargs=None
-    ):
+        cls,
+        proba: ArrayLike,
+        *,
+        by: Any = None,
+        name: str | None = None,
+        sample_weight: ArrayLike | None = None,
+        ax: Any = None,
+        bar_kwargs: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Draw the shares of predicted groups.
 
         Parameters

@@ -1,5 +1,7 @@
 """Learning curve: the held-out criterion of each member over the epochs."""
 
+from typing import Any, Self
+
 import numpy as np
 
 from ..._pipeline import split_pipeline
@@ -57,7 +59,7 @@ class TrainingCurveDisplay:
         self.best_epoch = best_epoch
         self.criterion = criterion
 
-    def plot(self, ax=None, **kwargs):
+    def plot(self, ax: Any = None, **kwargs: Any) -> Self:
         """Draw the curves.
 
         Parameters
@@ -114,7 +116,9 @@ class TrainingCurveDisplay:
         return self
 
     @classmethod
-    def from_estimator(cls, estimator, *, criterion="valid_loss", ax=None, **kwargs):
+    def from_estimator(
+        cls, estimator: Any, *, criterion: str = "valid_loss", ax: Any = None, **kwargs: Any
+    ) -> Self:
         """Draw the learning curves of a fitted estimator.
 
         Parameters
