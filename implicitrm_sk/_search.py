@@ -64,16 +64,31 @@ class BatchedSearchCV(GridSearchCV):
     Parameters
     ----------
     estimator : ImplicitRewardEstimator, or Pipeline that ends in one
+        The settings that all candidates share; it is not changed.
     param_grid : dict or list of dict
         As in ``GridSearchCV``: names of parameters and lists of values to try.
     factor : int, default=None
         One in `factor` candidates goes on after each round. None trains all to their end.
     min_resources : int, default=5
         Epochs of the first round. Only with `factor`.
-    scoring, n_jobs, refit, cv, verbose, pre_dispatch, error_score, return_train_score
+    scoring : str, callable, list, tuple or dict, default=None
+        As in ``GridSearchCV``.
+    n_jobs : int, default=None
         As in ``GridSearchCV``. Each job trains some candidates on one fold. On a CPU a core per
         job is best; with several GPUs and ``device="auto"`` or "cuda", each of `n_jobs` processes
         has one.
+    refit : bool, str or callable, default=True
+        As in ``GridSearchCV``.
+    cv : int, cross-validation generator or iterable, default=None
+        As in ``GridSearchCV``.
+    verbose : int, default=0
+        As in ``GridSearchCV``.
+    pre_dispatch : int or str, default="2*n_jobs"
+        As in ``GridSearchCV``.
+    error_score : "raise" or float, default=np.nan
+        As in ``GridSearchCV``.
+    return_train_score : bool, default=False
+        As in ``GridSearchCV``.
 
     Attributes
     ----------
