@@ -45,7 +45,7 @@ format: $(INSTALLED_DEV)  ## fix style and formatting in place
 	@$(BIN)/ruff format .
 
 clean:  ## remove the virtual environment, the caches and what was built
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist docs/_build docs/api docs/examples docs/sg_execution_times.rst
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist docs/_build docs/api docs/examples
 	find implicitrm_sk tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp exists only beside a complete environment: an install that failed half way starts afresh

@@ -46,6 +46,7 @@ sphinx_gallery_conf = {
     "reference_url": {"implicitrm_sk": None},
     "download_all_examples": False,
     "show_signature": False,
+    "write_computation_times": False,  # a page that loads scripts from elsewhere
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -77,6 +78,12 @@ def _leave_out_request_setters(app, what, name, obj, skip, options):
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
+def _link_to_examples(app, docname, source):
+    """Point links to scripts of examples, which lead somewhere on a code host, to their pages."""
+    source[0] = re.sub(r"\]\(gallery/(plot_\w+)\.py\)", r"](examples/\1.rst)", source[0])
+
+
 def setup(app):
-    """Connect the hook above."""
+    """Connect the hooks above."""
     app.connect("autodoc-skip-member", _leave_out_request_setters)
+    app.connect("source-read", _link_to_examples)

@@ -144,6 +144,13 @@ def test_tables_of_numbers_name_the_command(page):
             assert COMMAND.search(head + section), section.splitlines()[0]
 
 
+def test_readme_of_the_benchmarks_lists_every_script():
+    text = (ROOT / "benchmarks/README.md").read_text()
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        if "__main__" in path.read_text():
+            assert f"| `{path.name}` |" in text, path.name
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_quoted_rows_are_those_of_their_table(page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "docs")
