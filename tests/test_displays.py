@@ -103,6 +103,16 @@ def test_pipelines_and_predictions_draw_the_same(fitted):
     )
 
 
+def test_displays_of_x_in_a_file(fitted, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    path = str(tmp_path / "X.npy")
+    by = np.where(X[:, 0] > 0, "code", "chat")
+    proba = StratificationDisplay.from_estimator(fitted, path, ACTIONS, by=by)
+    assert proba.labels == ["all", "chat", "code"]
+    points = PropensityDisplay.from_estimator(fitted, path, by=by)
+    assert_allclose(points.reward, fitted.predict(X), rtol=1e-6)
+
+
 def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"StratificationDisplay.plot needs.*implicitrm-sk\[plot"):

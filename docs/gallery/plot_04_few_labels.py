@@ -50,7 +50,7 @@ for name, mean in zip(display.methods, display.mean_[:, 0], strict=True):
     print(f"{name:22} {mean:5.2f}")
 
 # %%
-# Labels and actions add up: together they beat either alone. But 1 % of a small log is a dozen
-# labels, and those change little; what counts is their number, not their share. They must be asked
-# of a *random* part of the responses: a thumbs-up button that only likers press is a second signal
-# (a column of `y`), not a label.
+# Labels and actions add up: on average they do better together than either alone. But 1 % of a
+# small log is a dozen labels, and those change little; what counts is their number, not their
+# share. They must be asked of a *random* part of the responses: a thumbs-up button that only likers
+# press is a second signal (a column of `y`), not a label.

@@ -51,8 +51,8 @@ print("the same signals:", list(same.signal_names_in_))
 # The loaded model reads the log as the fitted one did. When sharing came to be logged, the share
 # of responses with an action in the log went up, as if users had come to like them more. The
 # groups do not move: active means that one of the signals would fire, logged or not.
-half = np.where(log["month"] > 6, "July on", "to June")
-for name, part in actions.groupby(half, sort=False):
+half = np.where(log["month"] > 6, "second half", "first half")
+for name, part in actions.groupby(half):
     print(f"{name}: {part.max(axis=1).mean():.0%} with a logged action")
 _ = StratificationDisplay.from_estimator(same, pixels, actions, by=half)
 

@@ -39,7 +39,7 @@ config = transformers.LlamaConfig(
 )  # fmt: skip
 torch.manual_seed(0)
 transformers.LlamaForCausalLM(config).save_pretrained(folder)
-tokenizer.save_pretrained(folder)
+_ = tokenizer.save_pretrained(folder)
 
 # %%
 # The twenty lines
@@ -73,7 +73,7 @@ trainer = GRPOTrainer(
     train_dataset=Dataset.from_dict({"prompt": prompts}),
 )
 trainer.remove_callback(transformers.PrinterCallback)
-trainer.train()
+_ = trainer.train()
 
 # %%
 # What the trainer logged, beside the logits of two answers of the log:

@@ -257,12 +257,12 @@ class PropensityDisplay:
         if signal not in names and signal not in range(len(names)):
             raise ValueError(f"there is no signal {signal!r}; the estimator was fitted on {names}.")
         k = names.index(signal) if signal in names else signal
-        values, by_name = column_of(by, X, len(X))
-        X = transform(X)
-        propensity = fitted.propensity(X).reshape(len(X), -1)[:, k]
+        vectors = transform(X)
+        reward, propensity = fitted.predict(vectors), fitted.propensity(vectors)
+        values, by_name = column_of(by, X, len(reward))
         return cls.from_predictions(
-            fitted.predict(X),
-            propensity,
+            reward,
+            propensity.reshape(len(reward), -1)[:, k],
             by=values,
             false_action_rate=float(fitted.false_action_rate_[k]),
             name=str(names[k]) if hasattr(fitted, "signal_names_in_") else None,

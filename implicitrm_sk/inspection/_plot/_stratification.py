@@ -202,9 +202,10 @@ class StratificationDisplay:
         params = dict(predict_params or {})
         if actions is not None:
             params["actions"] = actions
+        proba = estimator.predict_proba(X, **params)
         return cls.from_predictions(
-            estimator.predict_proba(X, **params),
-            by=column_of(by, X, len(X))[0] if isinstance(by, str) else by,
+            proba,
+            by=column_of(by, X, len(proba))[0] if isinstance(by, str) else by,
             name=by if isinstance(by, str) else None,
             sample_weight=sample_weight,
             ax=ax,
