@@ -637,6 +637,13 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self : ImplicitRewardEstimator
             The estimator, fitted.
 
+        Raises
+        ------
+        ValueError
+            If an argument has the wrong shape or values, or does not go with what the first call
+            fixed; if nothing is logged; with `preference_rate` or ``false_action_rate="estimate"``,
+            which are about the whole log.
+
         Examples
         --------
         >>> import numpy as np
@@ -1458,6 +1465,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         std : ndarray of shape (n_samples,)
             Only if `return_std`.
 
+        Raises
+        ------
+        NotFittedError, ValueError
+            Before `fit`; if X has other columns than `fit` saw, or values far outside their range.
+
         Examples
         --------
         >>> import numpy as np
@@ -1493,6 +1505,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         -------
         logit : ndarray of shape (n_samples,)
             Log odds R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            As in `predict`.
 
         Examples
         --------
@@ -1538,6 +1555,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         proba : ndarray of shape (n_samples, 4)
             Columns PA, NA, PP, NP (`group_names_`), rows summing to 1. Active means that at least
             one of the signals would fire, in at least one of the exposures of the row.
+
+        Raises
+        ------
+        AttributeError
+            If the objective does not model P(y | x).
+        ValueError
+            If X or `actions` do not go with those of `fit`, or `response_id` or `exposures` are
+            given without `actions`.
 
         Examples
         --------
@@ -1589,6 +1614,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         action : ndarray of shape (n_samples,) or (n_samples, n_signals)
             P(y_k=1 | x); 1-D if `fit` got 1-D actions.
 
+        Raises
+        ------
+        AttributeError, ValueError
+            If the objective does not model P(y | x), or not each of several signals.
+
         Examples
         --------
         >>> import numpy as np
@@ -1619,6 +1649,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_signals)
             P(y_k=1 | r*=1, x); 1-D if `fit` got 1-D actions.
+
+        Raises
+        ------
+        AttributeError, ValueError
+            If the objective does not model P(y | x), or not each of several signals.
 
         Examples
         --------
@@ -1692,6 +1727,12 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             and exposures ("any logged action" for single-signal objectives). The likelihood of
             counts is that of the sequence of exposures, without the binomial coefficient. With
             `true_preference`: R2 of the reward, over rows.
+
+        Raises
+        ------
+        ValueError
+            If nothing is logged in rows of positive weight, fewer than two preferences are known,
+            or, without `true_preference`, if the objective does not model P(y | x).
 
         Examples
         --------
@@ -1855,6 +1896,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         url : str
             Of the commit.
 
+        Raises
+        ------
+        ValueError
+            As in `save`.
+
         Examples
         --------
         >>> from implicitrm_sk import ImplicitRewardEstimator  # doctest: +SKIP
@@ -1895,6 +1941,11 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Returns
         -------
         est : ImplicitRewardEstimator
+
+        Raises
+        ------
+        ModelFileError
+            As in `load`.
 
         Examples
         --------

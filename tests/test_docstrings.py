@@ -1,11 +1,13 @@
 """Docstrings of all that is public: complete by numpydoc's rules, examples that print the truth."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import os
 import pkgutil
 import re
+import textwrap
 import warnings
 from dataclasses import is_dataclass
 
@@ -104,6 +106,23 @@ def test_docstring_is_complete(name):
         ignored.add("PR01")  # those of subclasses that add none are said in the base class
     errors = [error for error in validate(name)["errors"] if error[0] not in ignored]
     assert not errors, errors
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_docstring_names_errors_and_warnings(name):
+    """Where the function itself gives them; what its helpers check is not seen here."""
+    function = inspect.unwrap(OBJECTS[name])
+    function = vars(function).get("__init__") if inspect.isclass(function) else function
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, TypeError):  # of dataclasses, and of classes without an __init__
+        return
+    doc = inspect.getdoc(OBJECTS[name])
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            assert "Raises\n------" in doc or name.rpartition(".")[2] in PROTOCOL, ast.unparse(node)
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "warn":
+            assert "Warns\n-----" in doc, ast.unparse(node)
 
 
 class NumbersChecker(doctest.OutputChecker):

@@ -373,6 +373,14 @@ def identification_report(
     report : IdentificationReport
         Prints as text; `to_frame` and `plot` are its other forms.
 
+    Raises
+    ------
+    TypeError
+        If `est` is no `ImplicitRewardEstimator`, or an argument is none of `fit`.
+    ValueError
+        If the log is too small to keep a quarter aside, `n_starts` is below 2, or the objective
+        does not split each action into reward and propensity.
+
     Notes
     -----
     Independence of three or more signals given preference is tested by likelihood ratio on the rows

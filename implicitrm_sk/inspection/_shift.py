@@ -195,6 +195,11 @@ def shift_report(
     report : ShiftReport
         Prints as text.
 
+    Raises
+    ------
+    NotFittedError, ValueError
+        Before `fit`; if there are too few rows or groups to compare distributions.
+
     Warns
     -----
     ShiftWarning

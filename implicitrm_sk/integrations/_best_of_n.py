@@ -73,6 +73,11 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     ranking : Ranking
         Order, rewards and spreads of the candidates.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If there are no candidates, or `prompt` does not go with them: text needs one, vectors none.
+
     Examples
     --------
     >>> import numpy as np
@@ -166,6 +171,11 @@ def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
     -------
     result : PairedAccuracy
         Prints as text.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `pairs` is no such table, is empty, or lacks a column.
 
     References
     ----------

@@ -65,6 +65,13 @@ def to_preference_dataset(
     dataset : Dataset or DataFrame
         In the order of `df`.
 
+    Raises
+    ------
+    ValueError
+        If an option is out of range, a column is missing, or X and `df` differ in length.
+    ImportError
+        Without pandas (extra ``data``) or, for `output`, datasets (extra ``trl``).
+
     Notes
     -----
     A response is preferred with probability p and not with 1 - p; its expected loss is p l(1) +

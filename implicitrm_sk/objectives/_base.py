@@ -319,6 +319,11 @@ class Objective(BaseEstimator):
         loss : Tensor of shape (members, m)
             Per pair, (members, m / 2), with `pairs`.
 
+        Raises
+        ------
+        NotImplementedError
+            Unless a subclass defines it.
+
         Examples
         --------
         >>> import torch
