@@ -144,6 +144,19 @@ def test_tables_of_numbers_name_the_command(page):
             assert COMMAND.search(head + section), section.splitlines()[0]
 
 
+@pytest.mark.slow
+def test_figures_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    figures = importlib.import_module("figures")
+    monkeypatch.setattr(figures, "IMAGES", tmp_path)
+    figures.equal_likelihood()
+    figures.identification()
+    assert {path.name for path in tmp_path.iterdir()} <= {
+        path.name for path in (ROOT / "docs/images").iterdir()
+    }
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_readme_of_the_benchmarks_lists_every_script():
     text = (ROOT / "benchmarks/README.md").read_text()
     for path in (ROOT / "benchmarks").glob("*.py"):
@@ -175,6 +188,14 @@ def test_api_page_lists_everything_public():
     listed = re.findall(r"^   (\w+)$", (ROOT / "docs/api.rst").read_text(), re.MULTILINE)
     for names in public_objects():
         assert sum(name in names for name in listed) == 1, f"list {names} in docs/api.rst"
+
+
+def test_layout_names_every_module():
+    text = (ROOT / "docs/how_it_works.md").read_text().split("## Layout")[1]
+    for path in (ROOT / "implicitrm_sk").iterdir():
+        name = path.name + "/" * path.is_dir()
+        if path.suffix == ".py" or path.is_dir():
+            assert name in ("__init__.py", "__pycache__/") or f"`{name}`" in text, name
 
 
 def titles(text):
