@@ -24,11 +24,10 @@ def set_embedder(estimator):
 
 
 def embed_text(estimator, X):
-    """Return X as vectors where it is text and the estimator has an embedder."""
+    """Return X as vectors where it is text and the estimator has an embedder, or a path of them."""
+    X = open_rows(X)
     embedder = getattr(estimator, "embedder_", None)
-    if embedder is None or isinstance(X, str | os.PathLike) or is_numeric(X):
-        return X
-    return embedder.transform(X)
+    return X if embedder is None or is_numeric(X) else embedder.transform(X)
 
 
 def select_features(estimator, X, *, reset, with_propensity=True):
@@ -39,7 +38,7 @@ def select_features(estimator, X, *, reset, with_propensity=True):
     the vectors of the estimator's embedder, a path the rows of its file: a `StreamedX` where the
     file is large.
     """
-    X = to_numpy(open_rows(embed_text(estimator, X)))
+    X = to_numpy(embed_text(estimator, X))
     if isinstance(X, Source):
         return _select_from_source(estimator, X, reset=reset, with_propensity=with_propensity)
     if reset and estimator.reward_features is None and estimator.propensity_features is None:

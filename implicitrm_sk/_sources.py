@@ -128,6 +128,18 @@ class Source:
             done, i = end, i + 1
         return out
 
+    def __getitem__(self, rows):
+        raise self.refusal()
+
+    def refusal(self):
+        """Return the error of what needs rows in any order."""
+        return ValueError(
+            f"X={self.name!r} has {self.nbytes / 2**30:.3g} GiB and is read block "
+            "by block, but what was asked for needs its rows in any order: response_id, pairwise "
+            "and counterfactual objectives and reports do. Join the rows of a response beforehand "
+            "(exposures=), use another objective, or pass a part that fits into memory as an array."
+        )
+
     def edges(self):
         """Return the row numbers at which blocks begin, and the number of rows last."""
         rows = max(BLOCK_BYTES // (self.shape[1] * self.stored.itemsize), 1)
@@ -439,12 +451,7 @@ class StreamedX:
 
     def refusal(self):
         """Return the error of what needs rows in any order."""
-        return ValueError(
-            f"X={self.source.name!r} has {self.source.nbytes / 2**30:.3g} GiB and is read block "
-            "by block, but what was asked for needs its rows in any order: response_id, pairwise "
-            "and counterfactual objectives and reports do. Join the rows of a response beforehand "
-            "(exposures=), use another objective, or pass a part that fits into memory as an array."
-        )
+        return self.source.refusal()
 
 
 def chunks(X, size=CHUNK_ROWS):

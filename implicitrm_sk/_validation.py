@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
+from ._sources import Source
+
 
 def to_numpy(value):
     """Return a torch tensor as an ndarray (bfloat16 as float32), anything else as it is."""
@@ -17,7 +19,7 @@ def to_numpy(value):
 
 def is_numeric(X):
     """Return whether X is a table of numbers."""
-    if isinstance(X, torch.Tensor):
+    if isinstance(X, torch.Tensor | Source):
         return True
     if hasattr(X, "dtypes"):
         return all(getattr(dtype, "kind", "O") in "biuf" for dtype in np.atleast_1d(X.dtypes))

@@ -13,7 +13,13 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 
-from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources, _streaming
+from implicitrm_sk import (
+    Checkpoint,
+    ImplicitRewardEstimator,
+    _sources,
+    _streaming,
+    identification_report,
+)
 from implicitrm_sk._sources import StreamedX, chunks, open_rows, picked, read_ahead
 from implicitrm_sk._split import row_codes
 from implicitrm_sk._streaming import StreamedRows, _fill
@@ -393,6 +399,17 @@ def test_blocks_without_rows_of_the_part_are_not_read(tmp_path, streaming, monke
     assert read == [(80, 100), (100, 120)]
 
 
+def test_rows_kept_on_the_device_come_in_the_same_batches(tmp_path, streaming, monkeypatch):
+    X, y, _ = make_log()
+    path = write("npy", tmp_path, X)
+    settings = FAST | {"propensity_features": [3], "reward_features": [0, 1, 2]}
+    read = ImplicitRewardEstimator(**settings).fit(path, y)
+    monkeypatch.setattr(_streaming, "_room", lambda device: 10**9)
+    kept = ImplicitRewardEstimator(**settings).fit(path, y)
+    assert kept.history_ == read.history_
+    assert_array_equal(kept.predict(X), read.predict(X))
+
+
 def test_windows_are_filled_but_never_over_filled():
     sizes = np.array([3, 3, 3, 10, 1, 9, 2])
     assert [sizes[part].tolist() for part in _fill(sizes, 10)] == [[3, 3, 3], [10], [1, 9], [2]]
@@ -613,6 +630,16 @@ def test_what_needs_rows_in_any_order_is_refused(settings, tmp_path, streaming):
         ImplicitRewardEstimator(**(FAST | params)).fit(
             write("npy", tmp_path, X), y[:, 0] if params else y, **side
         )
+
+
+def test_reports_take_small_files(tmp_path, monkeypatch):
+    X, y, _ = make_log()
+    path = write("npy", tmp_path, X)
+    est = ImplicitRewardEstimator(**FAST)
+    assert str(identification_report(est, path, y)) == str(identification_report(est, X, y))
+    monkeypatch.setattr(_sources, "STREAM_BYTES", 1000)
+    with pytest.raises(ValueError, match="read block by block, .* reports do"):
+        identification_report(est, path, y)
 
 
 @pytest.mark.parametrize(
