@@ -30,7 +30,7 @@ test: $(INSTALLED) $(INSTALLED_MODELS)  ## run the tests (PYTEST_ARGS="-m slow",
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 docs: $(INSTALLED_DOCS) $(INSTALLED_MODELS)  ## build the documentation in docs/_build/html; a warning is an error
-	@$(BIN)/python -m sphinx -W --keep-going -q $(DOCS_ARGS) docs docs/_build/html
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q $(DOCS_ARGS) docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 models: $(INSTALLED_MODELS)  ## install the two language models that tests and demo can use

@@ -28,7 +28,7 @@ PAGES = sorted(
 BLOCK = re.compile(r"```python( data| no-run)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"
-SLOW = ("docs/recipes.md", "docs/selection.md")
+SLOW = ("docs/recipes.md", "docs/selection.md", "docs/uncertainty.md")
 COMMAND = re.compile(
     r"^(    (?:\w+=\S+ )*(?:\.venv/bin/)?python |    make |\(same command\)|`--)", re.MULTILINE
 )
