@@ -864,7 +864,7 @@ def main(argv=None):
         run_all(todo, path, args.jobs, args.data_home)
     wanted = {key(cell) for cell in todo}
     found = [cell for cell in read_results(path) if key(cell) in wanted]
-    frame = pd.DataFrame(sorted(found, key=lambda cell: args.data.index(cell["data"])))
+    frame = pd.DataFrame(sorted(found, key=lambda cell: list(DATA).index(cell["data"])))
     if frame.empty:
         parser.error(f"{path} holds none of these cells: run without --report")
     frame.to_parquet(args.out / f"reward_modeling_{'_'.join(args.part)}.parquet")

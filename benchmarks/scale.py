@@ -1,6 +1,6 @@
 """Data larger than memory, cost against size, and prediction, each against what bounds it.
 
-    python -m benchmarks.scale [stream] [linear] [predict] [--gb 12] [--folder DIR]
+    python -m benchmarks.scale [stream] [linear] [predict] [plan] [--gb 12] [--folder DIR]
 
 Without a part's name all are run. ``stream`` writes a ``.npy`` file and a folder of safetensors
 shards of `--gb` gigabytes (10^9 bytes) each, one after the other, into a temporary folder in DIR
@@ -8,6 +8,8 @@ and removes them. Each fit runs in a process of its own, whose memory is read fr
 while: RssAnon is what the process holds, VmPeak the most address space it had, "mapped" how much of
 the data files it had mapped. Before each fit, and before the bare read, the files are dropped from
 the page cache; how much of a file is in the cache later is up to the system, as it is for users.
+
+``plan`` multiplies what a row costs here up to 10^9 responses.
 
 "Arithmetic" is the time of an epoch on the same kind of rows in memory, a smaller number, times the
 ratio of the numbers of rows.
@@ -347,9 +349,50 @@ def predict(args):
     )
 
 
+# ---------------------------------------------------------------------- beyond this machine
+
+#: Assumed, not measured: 40 % of the 989 TFLOP/s in bfloat16 of an H100's data sheet.
+GPU_FLOPS = 0.4 * 989e12
+#: Parameters, tokens per response and columns of the vectors.
+MODELS = {
+    "135 million parameters, 200 tokens": (135e6, 200, 576),
+    "8 billion parameters, 500 tokens": (8e9, 500, 4096),
+}
+
+
+def plan(args):
+    """Print what up to 10^9 responses take: training as measured here, the rest by arithmetic."""
+    threads = torch.get_num_threads()
+    for name, (parameters, tokens, d) in MODELS.items():
+        n = min(args.rows, 50_000)
+        X, y, _ = rows_of(np.random.default_rng(0), n, d)
+        est = ImplicitRewardEstimator(max_epochs=2, **SETTINGS).fit(X, y)
+        start = time.perf_counter()
+        est.predict(X)
+        rewards = (time.perf_counter() - start) / n
+        epoch = seconds_of_arithmetic(n, d)
+        gpu = 2 * parameters * tokens / GPU_FLOPS
+        print(f"\nEmbedded by {name}: {d} columns\n")
+        print(
+            "| responses | vectors in bfloat16 (GB) | embedding (GPU-days) | an epoch here (hours) "
+            "| rewards here (hours) |\n|---|---|---|---|---|"
+        )
+        for power in range(6, 10):
+            rows = 10**power
+            print(
+                f"| 10^{power} | {2 * d * rows / 1e9:,.1f} | {gpu * rows / 86400:,.2f} | "
+                f"{epoch * rows / 3600:,.2f} | {rewards * rows / 3600:,.2f} |"
+            )
+        print(
+            f"\nMeasured on {n:,} rows, {threads} threads: {1e6 * epoch:.1f} microseconds per row "
+            f"and epoch, {1e6 * rewards:.1f} per reward. Embedding: 2 x parameters x tokens FLOP at "
+            f"an assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s."
+        )
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {"stream": stream, "linear": linear, "predict": predict}
+    parts = {"stream": stream, "linear": linear, "predict": predict, "plan": plan}
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--gb", type=float, default=12, help="size of the files, 10^9 bytes")
     parser.add_argument("--rows", type=int, default=1_000_000, help="most rows in memory")

@@ -107,6 +107,19 @@ def test_budget_gives_every_method_the_same_settings():
     assert len({str(setting) for setting in settings}) == 5
 
 
+def test_scale_brings_its_own_data_set(data_home, tmp_path, capsys, monkeypatch):
+    encoder = {"alpaca_eval2_gpt4turbo": reward_modeling.DATA["beavertails_test"]}
+    monkeypatch.setattr(reward_modeling, "DATA", reward_modeling.DATA | encoder)
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in data_home.iterdir():
+        renamed = path.name.replace("beavertails_test", "alpaca_eval2_gpt4turbo")
+        (folder / renamed).write_bytes(path.read_bytes())
+    scale = ["--part", "scale", "--mechanisms", "covariate", "--seeds", "2", "--methods", *ROWS]
+    run(folder, tmp_path, *scale)
+    assert "### alpaca_eval2_gpt4turbo, covariate, 2 seeds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("part", ["ablation", "leak"])
 def test_other_parts(part, data_home, tmp_path, capsys):
     methods = ["--methods", "naive", "counterif"] if part == "leak" else []
