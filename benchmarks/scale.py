@@ -385,8 +385,8 @@ def plan(args):
             )
         print(
             f"\nMeasured on {n:,} rows, {threads} threads: {1e6 * epoch:.1f} microseconds per row "
-            f"and epoch, {1e6 * rewards:.1f} per reward. Embedding: 2 x parameters x tokens FLOP at "
-            f"an assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s."
+            f"and epoch, {1e6 * rewards:.1f} per reward. Embedding: 2 x parameters x tokens "
+            f"FLOP at an assumed {GPU_FLOPS / 1e12:.0f} TFLOP/s."
         )
 
 

@@ -3,6 +3,7 @@
 import os
 
 from ._optional import import_optional
+from ._warnings import warn
 
 
 def map_parquet(
@@ -41,6 +42,9 @@ def map_parquet(
                 f"source has a column {column!r} already. Drop it, or name another column."
             )
     stage.check_columns(names, *arguments)
+    ray = import_optional("ray", "ray", what)
+    if not gpus_per_worker:
+        warn_if_starved(n_workers, ray.cluster_resources().get("CPU", 0))
     rows.map_batches(
         stage,
         fn_constructor_args=arguments,
@@ -49,3 +53,12 @@ def map_parquet(
         concurrency=n_workers,
         num_gpus=gpus_per_worker,
     ).write_parquet(destination)
+
+
+def warn_if_starved(n_workers, n_cpus):
+    """Warn if workers of one CPU each leave none to read and write with."""
+    if n_workers >= n_cpus:
+        warn(
+            f"n_workers={n_workers} leaves none of the cluster's {n_cpus:g} CPUs to read and write "
+            "with: Ray waits until there are more. Use fewer workers, if the cluster does not grow."
+        )

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+from implicitrm_sk._ray import warn_if_starved
 from implicitrm_sk.embedding import embed_dataset
 
 needs_ray = pytest.mark.skipif(
@@ -31,7 +32,7 @@ except ValueError as error:
 """
 
 
-# Two machines, as far as Ray can tell, of one core each.
+# Two machines, as far as Ray can tell, of two cores each.
 CLUSTER_JOB = """
 import json, sys
 import joblib, numpy as np, pandas as pd, ray
@@ -42,8 +43,8 @@ from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
 from implicitrm_sk.integrations import predict_dataset
 
 source, destination, saved = sys.argv[1:]
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=1)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+cluster.add_node(num_cpus=2)
 ray.init(address=cluster.address)
 frame = pd.read_parquet(source)
 X, y = np.stack(frame["embedding"]), frame[["copied", "shared"]].to_numpy()
@@ -143,6 +144,13 @@ def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
     np.testing.assert_allclose(result["reward"], reward, atol=1e-6)
     np.testing.assert_allclose(result["reward_std"], std, atol=1e-6)
     assert result["copied"].tolist() == frame["copied"].tolist()
+
+
+def test_workers_that_take_all_cpus():
+    """Ray would wait for ever, without a word at first."""
+    warn_if_starved(3, 4.0)
+    with pytest.warns(UserWarning, match="n_workers=4 leaves none of the cluster's 4 CPUs"):
+        warn_if_starved(4, 4.0)
 
 
 def test_destination_that_is_not_empty(tmp_path, tiny_model):

@@ -62,7 +62,8 @@ def embed_dataset(
         Rows that a worker embeds at a time. Duplicates are found within a batch, and beyond by
         the store.
     n_workers : int, default=1
-        Workers, each with a model in its memory.
+        Workers, each with a model in its memory and, without GPU, a CPU of its own; reading and
+        writing need another.
     gpus_per_worker : float, default=0
         GPUs of each.
 

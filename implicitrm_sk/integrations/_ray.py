@@ -69,7 +69,8 @@ def predict_dataset(
     batch_size : int, default=8192
         Rows at a time.
     n_workers : int, default=1
-        Workers, each with an estimator in its memory.
+        Workers, each with an estimator in its memory and, without GPU, a CPU of its own; reading
+        and writing need another.
     gpus_per_worker : float, default=0
         GPUs of each.
 
