@@ -65,6 +65,8 @@ try:
     predict_dataset(source, destination + "again", saved, embedding="vector")
 except ValueError as error:
     print(error)
+ray.shutdown()  # before its nodes go
+cluster.shutdown()
 """
 
 
