@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 from numbers import Integral
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,12 +59,12 @@ class Checkpoint:
     []
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
 
     # ------------------------------------------------------------------ callback protocol
 
-    def setup(self, estimator, context):
+    def setup(self, estimator: Any, context: Any) -> None:
         """Check that the fit can be repeated."""
         if not isinstance(estimator.random_state, Integral):
             raise ValueError(
@@ -70,13 +72,13 @@ class Checkpoint:
                 "Checkpoint has to repeat what was drawn: set random_state to an integer."
             )
 
-    def teardown(self, estimator, context):
+    def teardown(self, estimator: Any, context: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_begin(self, estimator, context, **_):
+    def on_fit_task_begin(self, estimator: Any, context: Any, **_: Any) -> None:
         """Do nothing."""
 
-    def on_fit_task_end(self, estimator, context, **_):
+    def on_fit_task_end(self, estimator: Any, context: Any, **_: Any) -> None:
         """Remove the file of a fit that is done."""
         if context.task_name == "fit":
             Path(self.path).expanduser().unlink(missing_ok=True)
@@ -84,7 +86,7 @@ class Checkpoint:
     # ------------------------------------------------------------------ for the engine
 
     @classmethod
-    def of(cls, estimator):
+    def of(cls, estimator: Any) -> "TrainingState | None":
         """Return the state of an estimator's fit, None where it has no such callback.
 
         Parameters

@@ -4,12 +4,15 @@ import copy
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
+from typing import Any, Self
 
 import joblib
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from sklearn.base import _fit_context, clone, is_classifier
 from sklearn.metrics._scorer import _MultimetricScorer
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
@@ -28,6 +31,7 @@ from sklearn.utils.validation import _check_method_params, _num_samples, indexab
 from ._estimator import ImplicitRewardEstimator
 from ._modules import RewardModel
 from ._training import resolve_device
+from ._typing import Rows, same
 from ._warnings import in_worker
 from .objectives import OBJECTIVES
 
@@ -133,20 +137,20 @@ class BatchedSearchCV(GridSearchCV):
 
     def __init__(
         self,
-        estimator,
-        param_grid,
+        estimator: Any,
+        param_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
-        factor=None,
-        min_resources=5,
-        scoring=None,
-        n_jobs=None,
-        refit=True,
-        cv=None,
-        verbose=0,
-        pre_dispatch="2*n_jobs",
-        error_score=np.nan,
-        return_train_score=False,
-    ):
+        factor: int | None = None,
+        min_resources: int = 5,
+        scoring: Any = None,
+        n_jobs: int | None = None,
+        refit: Any = True,
+        cv: Any = None,
+        verbose: int = 0,
+        pre_dispatch: int | str = "2*n_jobs",
+        error_score: float | str = np.nan,
+        return_train_score: bool = False,
+    ) -> None:
         super().__init__(
             estimator=estimator,
             param_grid=param_grid,
@@ -162,8 +166,8 @@ class BatchedSearchCV(GridSearchCV):
         self.factor = factor
         self.min_resources = min_resources
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, **params):
+    @same(_fit_context(prefer_skip_nested_validation=False))
+    def fit(self, X: Rows, y: ArrayLike | None = None, **params: Any) -> Self:
         """Search.
 
         Parameters

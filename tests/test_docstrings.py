@@ -125,6 +125,22 @@ def test_docstring_names_errors_and_warnings(name):
             assert "Warns\n-----" in doc, ast.unparse(node)
 
 
+@pytest.mark.parametrize("name", OBJECTS)
+def test_interface_has_types(name):
+    """That they are right is for mypy to say, in `make lint`."""
+    owner, _, member = name.rpartition(".")
+    function = inspect.unwrap(OBJECTS[name])
+    function = vars(function).get("__init__") if inspect.isclass(function) else function
+    cls = OBJECTS.get(owner)
+    if not inspect.isfunction(function) or (
+        inspect.isclass(cls) and issubclass(cls, Objective) and cls is not Objective
+    ):
+        return  # what an objective defines is typed in the base class
+    untyped = set(inspect.signature(function).parameters) - set(function.__annotations__)
+    assert untyped <= {"self", "cls"}
+    assert "return" in function.__annotations__
+
+
 class NumbersChecker(doctest.OutputChecker):
     """Two machines may round differently in training: two decimals agree to 0.021."""
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, assert_type
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder, identification_report
@@ -17,7 +18,17 @@ from implicitrm_sk.inspection import (
 )
 from implicitrm_sk.integrations import PairedAccuracy, Ranking, evaluate_pairs, rank
 from implicitrm_sk.metrics import calibration_error, make_preference_scorer, reward_metrics
-from implicitrm_sk.objectives import Naive
+from implicitrm_sk.objectives import Batch, Naive
+
+
+class HalfOfNaive(Naive):
+    pairs = "any"
+
+    def loss(
+        self, reward_logit: torch.Tensor, propensity_logit: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
+        return 0.5 * super().loss(reward_logit, propensity_logit, batch)
+
 
 Floats = NDArray[np.floating[Any]]
 
@@ -26,7 +37,7 @@ y = [1, 0, 0, 1]
 texts = [("a prompt", "a response"), ("another", "one more")]
 dicts = [{"prompt": "a prompt", "response": "a response"}]
 
-est = ImplicitRewardEstimator(Naive(), hidden_layer_sizes=(64, 32), random_state=0)
+est = ImplicitRewardEstimator(HalfOfNaive(), hidden_layer_sizes=(64, 32), random_state=0)
 assert_type(est, ImplicitRewardEstimator)
 assert_type(est.fit(X, y, preference=[1, 0, np.nan, np.nan]), ImplicitRewardEstimator)
 assert_type(est.partial_fit(X, y), ImplicitRewardEstimator)

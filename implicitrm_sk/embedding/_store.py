@@ -15,6 +15,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,9 @@ class EmbeddingStore:
     0
     """
 
-    def __init__(self, folder=None, *, max_bytes=None):
+    def __init__(
+        self, folder: str | PathLike[str] | None = None, *, max_bytes: int | None = None
+    ) -> None:
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
         self.max_bytes = max_bytes
         self._connection = None

@@ -74,7 +74,7 @@ class Batch:
     representation: torch.Tensor | None = None
 
     @property
-    def acted(self):
+    def acted(self) -> torch.Tensor:
         """The actions of a single signal, shape (n,).
 
         Examples
@@ -135,7 +135,7 @@ class TrainingLog:
     random_state: np.random.RandomState
 
     @property
-    def action_rate(self):
+    def action_rate(self) -> float:
         """Weighted share of training rows with an action.
 
         Examples
@@ -177,7 +177,7 @@ def product_model(reward_logit, propensity_logit, acted):
     return preferred, active, -torch.where(acted, log_product, torch.log(idle))
 
 
-def any_action(actions):
+def any_action(actions: np.ndarray) -> np.ndarray:
     """Return 1 where any logged signal fired, 0 where none did, NaN where nothing is logged.
 
     Parameters
@@ -270,16 +270,16 @@ class Objective(BaseEstimator):
     calibrated = True
     needs_preference_rate = False
     incremental = True
-    pairs = None
+    pairs: str | None = None
     across_prompts = True
     propensity_form = "head"
     auxiliary_head = False
     representation = False
-    assumption = None
-    identifies = None
-    uses = frozenset()
+    assumption: str | None = None
+    identifies: str | None = None
+    uses: frozenset[str] = frozenset()
 
-    def prepare(self, log):
+    def prepare(self, log: TrainingLog) -> dict[str, np.ndarray]:
         """Learn before training what a batch cannot tell, and return it by row.
 
         Only for single-signal objectives.
@@ -302,7 +302,9 @@ class Objective(BaseEstimator):
         """
         return {}
 
-    def loss(self, reward_logit, propensity_logit, batch):
+    def loss(
+        self, reward_logit: torch.Tensor, propensity_logit: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
         """Return the training loss of each member and row.
 
         Parameters
@@ -334,7 +336,9 @@ class Objective(BaseEstimator):
         """
         raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
 
-    def validation_loss(self, reward_logit, propensity_logit, batch):
+    def validation_loss(
+        self, reward_logit: torch.Tensor, propensity_logit: torch.Tensor, batch: Batch
+    ) -> torch.Tensor:
         """Return the held-out criterion of each member and row; by default, the loss.
 
         Early stopping takes its weighted mean over the validation rows; lower is better.
@@ -359,7 +363,7 @@ class Objective(BaseEstimator):
         """
         return self.loss(reward_logit, propensity_logit, batch)
 
-    def initial_rates(self, action_rate, any_rate):
+    def initial_rates(self, action_rate: np.ndarray, any_rate: float) -> tuple[float, np.ndarray]:
         """Return the reward and propensities (K,) at which training starts.
 
         Parameters
@@ -386,7 +390,7 @@ class Objective(BaseEstimator):
         """
         return 0.5, np.full(len(action_rate), 0.5)
 
-    def swap_symmetric(self, n_signals):
+    def swap_symmetric(self, n_signals: int) -> bool:
         """Return whether reward and propensity could be swapped with equal likelihood.
 
         Parameters

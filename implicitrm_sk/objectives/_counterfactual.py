@@ -72,7 +72,13 @@ class CounterIF(Objective):
     assumption = "users have seen what resembles the acted responses"
     identifies = "ranking only"
 
-    def __init__(self, pair_weight=1.0, balance_weight=0.1, outliers=0.1, unexposed=0.1):
+    def __init__(
+        self,
+        pair_weight: float = 1.0,
+        balance_weight: float = 0.1,
+        outliers: float = 0.1,
+        unexposed: float = 0.1,
+    ) -> None:
         self.pair_weight = pair_weight
         self.balance_weight = balance_weight
         self.outliers = outliers

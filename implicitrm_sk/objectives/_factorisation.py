@@ -30,7 +30,7 @@ class RMF(PropensityWeighted):
     0.96
     """
 
-    def __init__(self, clip=0.0, power=0.5):
+    def __init__(self, clip: float = 0.0, power: float = 0.5) -> None:
         super().__init__(clip, power)
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -67,7 +67,7 @@ class NCRMF(RMF):
 
     calibrated = False  # cutting losses off biases it
 
-    def __init__(self, clip=0.1, power=0.5):
+    def __init__(self, clip: float = 0.1, power: float = 0.5) -> None:
         super().__init__(clip, power)
 
     def loss(self, reward_logit, propensity_logit, batch):

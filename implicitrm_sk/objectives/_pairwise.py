@@ -60,7 +60,7 @@ class BPR(Objective):
     assumption = "one propensity for all responses that are compared"
     identifies = "ranking only"
 
-    def __init__(self, across_prompts=True):
+    def __init__(self, across_prompts: bool = True) -> None:
         self.across_prompts = across_prompts
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -112,7 +112,9 @@ class UBPR(PropensityWeighted):
     pairs = "any"
     identifies = "ranking only"
 
-    def __init__(self, clip=0.0, power=0.5, beta=0.0, across_prompts=True):
+    def __init__(
+        self, clip: float = 0.0, power: float = 0.5, beta: float = 0.0, across_prompts: bool = True
+    ) -> None:
         super().__init__(clip, power)
         self.beta = beta
         self.across_prompts = across_prompts
@@ -149,7 +151,9 @@ class CUBPR(UBPR):
     True
     """
 
-    def __init__(self, clip=0.3, power=0.5, beta=0.0, across_prompts=True):
+    def __init__(
+        self, clip: float = 0.3, power: float = 0.5, beta: float = 0.0, across_prompts: bool = True
+    ) -> None:
         super().__init__(clip, power, beta, across_prompts)
 
 
@@ -198,7 +202,13 @@ class UPRL(PropensityWeighted):
     auxiliary_head = True
     identifies = "ranking only"
 
-    def __init__(self, clip=0.1, power=0.5, max_weight=100.0, across_prompts=True):
+    def __init__(
+        self,
+        clip: float = 0.1,
+        power: float = 0.5,
+        max_weight: float = 100.0,
+        across_prompts: bool = True,
+    ) -> None:
         super().__init__(clip, power)
         self.max_weight = max_weight
         self.across_prompts = across_prompts

@@ -100,7 +100,7 @@ class NNPU(UPU):
     0.87
     """
 
-    def __init__(self, beta=0.0, gamma=1.0):
+    def __init__(self, beta: float = 0.0, gamma: float = 1.0) -> None:
         self.beta = beta
         self.gamma = gamma
 

@@ -91,7 +91,7 @@ class ReCRecF(ReCRecI):
     propensity_form = "head"
     incremental = False
 
-    def __init__(self, popularity_weight=0.1, power=0.5):
+    def __init__(self, popularity_weight: float = 0.1, power: float = 0.5) -> None:
         self.popularity_weight = popularity_weight
         self.power = power
 

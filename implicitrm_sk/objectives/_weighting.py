@@ -51,7 +51,7 @@ class PropensityWeighted(Objective):
     assumption = "the propensities given"
     identifies = "identified"
 
-    def __init__(self, clip=0.1, power=0.5):
+    def __init__(self, clip: float = 0.1, power: float = 0.5) -> None:
         self.clip = clip
         self.power = power
 
@@ -287,7 +287,7 @@ class SDR(MTIPS):
 
     propensity_form = "head"
 
-    def __init__(self, clip=0.1, power=0.5, balance=1.0):
+    def __init__(self, clip: float = 0.1, power: float = 0.5, balance: float = 1.0) -> None:
         super().__init__(clip, power)
         self.balance = balance
 

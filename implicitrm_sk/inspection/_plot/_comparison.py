@@ -68,7 +68,15 @@ class MethodComparisonDisplay:
            [0.058]]))
     """
 
-    def __init__(self, *, methods, series, scores, baseline=None, score_name="score"):
+    def __init__(
+        self,
+        *,
+        methods: list[str],
+        series: list[Any],
+        scores: dict[tuple[str, Any], Any],
+        baseline: str | None = None,
+        score_name: str = "score",
+    ) -> None:
         self.methods = methods
         self.series = series
         self.scores = scores

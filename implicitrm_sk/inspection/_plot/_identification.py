@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..._typing import Rows
 from ._base import COLOURS, axes_for
@@ -59,7 +59,15 @@ class IdentificationDisplay:
     (array([0.2, 0.6]), array([0.4, 0.9]))
     """
 
-    def __init__(self, *, mean, low, high, lower_bound=None, level=None):
+    def __init__(
+        self,
+        *,
+        mean: NDArray[np.float64],
+        low: NDArray[np.float64],
+        high: NDArray[np.float64],
+        lower_bound: NDArray[np.float64] | None = None,
+        level: str | None = None,
+    ) -> None:
         self.mean = mean
         self.low = low
         self.high = high

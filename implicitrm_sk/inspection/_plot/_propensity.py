@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from ..._pipeline import split_pipeline
@@ -78,15 +78,15 @@ class PropensityDisplay:
     def __init__(
         self,
         *,
-        reward,
-        propensity,
-        mean_reward,
-        mean_propensity,
-        by=None,
-        false_action_rate=0.0,
-        name=None,
-        by_name=None,
-    ):
+        reward: NDArray[np.float64],
+        propensity: NDArray[np.float64],
+        mean_reward: NDArray[np.float64],
+        mean_propensity: NDArray[np.float64],
+        by: NDArray[Any] | None = None,
+        false_action_rate: float = 0.0,
+        name: str | None = None,
+        by_name: str | None = None,
+    ) -> None:
         self.reward = reward
         self.propensity = propensity
         self.mean_reward = mean_reward

@@ -3,7 +3,7 @@
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from ..._typing import Rows
@@ -84,8 +84,16 @@ class ReliabilityDisplay:
     """
 
     def __init__(
-        self, *, mean_reward, mean_preference, interval, counts, heights, error, name=None
-    ):
+        self,
+        *,
+        mean_reward: NDArray[np.float64],
+        mean_preference: NDArray[np.float64],
+        interval: NDArray[np.float64],
+        counts: NDArray[np.int_],
+        heights: NDArray[np.float64],
+        error: float,
+        name: str | None = None,
+    ) -> None:
         self.mean_reward = mean_reward
         self.mean_preference = mean_preference
         self.interval = interval

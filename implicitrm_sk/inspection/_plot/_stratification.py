@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..._stratification import GROUP_NAMES
 from ..._typing import Rows
@@ -71,7 +71,14 @@ class StratificationDisplay:
            [0.5 , 0.05, 0.15, 0.3 ]])
     """
 
-    def __init__(self, *, shares, labels, counts, name=None):
+    def __init__(
+        self,
+        *,
+        shares: NDArray[np.float64],
+        labels: list[str],
+        counts: NDArray[np.int_],
+        name: str | None = None,
+    ) -> None:
         self.shares = shares
         self.labels = labels
         self.counts = counts

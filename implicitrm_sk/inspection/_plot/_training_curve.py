@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..._pipeline import split_pipeline
 from ._base import axes_for, style
@@ -53,7 +54,14 @@ class TrainingCurveDisplay:
     [3, 3]
     """
 
-    def __init__(self, *, losses, n_epochs, best_epoch, criterion="valid_loss"):
+    def __init__(
+        self,
+        *,
+        losses: NDArray[np.float64],
+        n_epochs: Any,
+        best_epoch: Any,
+        criterion: str = "valid_loss",
+    ) -> None:
         self.losses = losses
         self.n_epochs = n_epochs
         self.best_epoch = best_epoch
