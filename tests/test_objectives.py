@@ -829,7 +829,7 @@ def test_every_class_names_its_source_or_says_what_it_is():
             continue
         assert "References" in cls.__doc__, name
         lines = inspect.getsource(cls).splitlines()
-        assert len(lines) <= 95, name  # the docstring, mostly
+        assert len(lines) - len(cls.__doc__.splitlines()) <= 65, name
 
 
 def preference_search(objectives_, **kwargs):
