@@ -1,14 +1,26 @@
 """What the package costs on top of bare torch, and what skorch's default loop would cost.
 
     python -m benchmarks.speed [--rows 20000] [--features 384] [--batch-size 512]
+    python -m benchmarks.speed search [--hidden 64 32 8] [--jobs 2] [--device cuda --jobs 1]
+    python -m benchmarks.speed step [--hidden 64 32 16 8]
+    python -m benchmarks.speed bfloat16
 
 Every ratio is measured side by side in one run: the two programs take turns, and the ratio is the
 median over the turns. The bare loop is what one would write by hand for the same model: resident
 tensors, shuffled index batches, the same heads, AdamW, epochs and batch size, and the model's
 likelihood as loss.
+
+`search` compares `BatchedSearchCV`, without and with halving, with `GridSearchCV` on the same folds
+and candidates, and says what of its time the bare arithmetic and the bare memory traffic of the
+same training would take. Processor time remains comparable on a machine that others use too.
+`step` times, in processor time of one thread, the training steps of one candidate by itself and of
+as many as the search puts side by side, and the bare matrix products of the same steps.
+`bfloat16` compares fits in bfloat16 and in float32.
 """
 
 import argparse
+import itertools
+import os
 import platform
 import subprocess
 import sys
@@ -17,11 +29,16 @@ import warnings
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, KFold, ParameterGrid
 from skorch import NeuralNet
 from torch import nn
 from torch.nn.functional import logsigmoid
 
-from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk._search import SideBySide, _side_by_side
+from implicitrm_sk._training import RewardNet
 from implicitrm_sk.datasets import simulate_feedback
 
 HIDDEN = 64
@@ -118,6 +135,22 @@ def seconds(function, *args, **kwargs):
     return time.perf_counter() - start
 
 
+def cpu_seconds():
+    """Return the processor time of this process and its children so far; NaN where /proc is not."""
+    if not os.path.isdir("/proc/self"):
+        return float("nan")
+    spent = 0
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                fields = file.read().rpartition(")")[2].split()
+        except OSError:
+            continue  # has ended
+        if os.getpid() in (int(name), int(fields[1])):
+            spent += int(fields[11]) + int(fields[12])
+    return spent / os.sysconf("SC_CLK_TCK")
+
+
 def compare(first, second, repeats):
     """Return the median times of two programs and the median of their ratio, taken in turns."""
     first(), second()
@@ -138,27 +171,309 @@ def report(what, first, second, ratio, spread, bound):
     print(f"| {what} | {first:.3f} | {second:.3f} | {ratio:.2f} | {spread} | {bound} |", flush=True)
 
 
+# Searches
+
+#: Sixteen candidates: step sizes around the default, dropout and weight decay.
+GRID = {
+    "learning_rate_init": [3e-4, 1e-3, 3e-3, 1e-2],
+    "dropout": [0.1, 0.3],
+    "weight_decay": [0.01, 0.3],
+}
+
+
+def score_and_epochs(estimator, X, y):
+    """Score a fit, and count the epochs of its members, whose losses stand still afterwards."""
+    losses = np.array([epoch["valid_loss"] for epoch in estimator.history_])
+    moved = np.diff(losses, axis=0, prepend=np.nan) != 0
+    epochs = len(losses) - moved[::-1].argmax(axis=0)
+    return {"score": estimator.score(X, y), "member_epochs": float(epochs.sum())}
+
+
+def matmul_seconds(n, d, width, device, repeats=20):
+    """Return the seconds of a bare product of (n, d) and (d, width), on one thread of a CPU."""
+    x, w = torch.randn(n, d, device=device), torch.randn(d, width, device=device)
+    return min(seconds(torch.mm, x, w) for _ in range(repeats))
+
+
+def copy_rate(device, megabytes=256):
+    """Return bytes read and written per second by a bare copy."""
+    source = torch.ones(megabytes * 2**18, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / min(seconds(target.copy_, source) for _ in range(10))
+
+
+def on_one_thread(function, *args):
+    torch.set_num_threads(1)
+    return function(*args)
+
+
+def at_once(function, n_jobs, *args):
+    """Return what a function returns while `n_jobs` processes run it, on average."""
+    return np.mean(
+        Parallel(n_jobs=n_jobs)(delayed(on_one_thread)(function, *args) for _ in range(n_jobs))
+    )
+
+
+def search_table(X, y, args):
+    """Print the table of searches and, under it, its roofline."""
+    print(
+        "| units | search | time (s) | GridSearchCV / this | processor time (s) | "
+        "GridSearchCV / this | best candidate | score |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    at_once(copy_rate, args.jobs, "cpu")  # so that the processes are there before the first search
+    notes = []
+    for hidden in args.hidden:
+        estimator = ImplicitRewardEstimator(
+            hidden_layer_sizes=(hidden,), device=args.device, random_state=0
+        )
+        options = {
+            "cv": KFold(5),
+            "n_jobs": args.jobs,
+            "scoring": score_and_epochs,
+            "refit": "score",
+        }
+        searches = {
+            f"GridSearchCV(n_jobs={args.jobs})": GridSearchCV(estimator, GRID, **options),
+            "BatchedSearchCV": BatchedSearchCV(estimator, GRID, **options),
+            "BatchedSearchCV(factor=3)": BatchedSearchCV(estimator, GRID, factor=3, **options),
+        }
+        times = {name: [] for name in searches}
+        for _ in range(args.repeats):
+            for name, search in searches.items():
+                before = cpu_seconds()
+                times[name].append((seconds(search.fit, X, y), cpu_seconds() - before))
+        (_, grid), (_, batched), (_, halved) = searches.items()
+        first = np.array(times[next(iter(times))])
+        for name, search in searches.items():
+            (spent, used) = np.median(times[name], axis=0)
+            gain, saving = np.median(first / np.array(times[name]), axis=0)
+            best = ", ".join(f"{value:g}" for value in search.best_params_.values())
+            print(
+                f"| {hidden} | {name} | {spent:.1f} | {gain:.2f} | {used:.1f} | {saving:.2f} | "
+                f"{best} | {search.best_score_:.5f} |",
+                flush=True,
+            )
+        notes += [
+            f"{hidden} units: " + note
+            for note in (
+                *agreement(X, y, grid, batched, halved),
+                roofline(X, hidden, batched, np.median(times["BatchedSearchCV"], axis=0), args),
+            )
+        ]
+    print("\n" + "\n".join(f"- {note}" for note in notes))
+
+
+def agreement(X, y, grid, batched, halved):
+    """Return how far the results of the searches lie apart, in standard errors."""
+    p = np.clip(grid.best_estimator_.predict_action(X).astype(float), 1e-12, 1 - 1e-12)
+    rows = np.log(np.where(y == 1, p, 1 - p))
+    n_splits = grid.n_splits_
+    error = rows.std() / np.sqrt(len(rows) / n_splits)
+    apart = max(
+        np.abs(grid.cv_results_[key] - batched.cv_results_[key]).max()
+        for key in (f"split{split}_test_score" for split in range(n_splits))
+    )
+    yield f"fold scores of BatchedSearchCV within {apart / error:.3f} standard errors ({error:.4f})"
+    best = grid.cv_results_["mean_test_score"]
+    loss = best.max() - best[halved.best_index_]
+    yield (
+        f"the candidate that halving chose scores {loss / (error / np.sqrt(n_splits)):.2f} "
+        "standard errors of the mean below the best, both trained to the end"
+    )
+
+
+def roofline(X, hidden, search, spent, args):
+    """Return what part of a search its arithmetic and its memory traffic take by themselves."""
+    device = "cuda" if args.device.startswith("cuda") else "cpu"
+    rows = len(X) * 0.8  # of each fold; 0.8 of them to train on, the others to validate
+    batch, d = 256, X.shape[1]
+    member_epochs = sum(
+        search.cv_results_[f"split{split}_test_member_epochs"].sum()
+        for split in range(search.n_splits_)
+    )
+    # Two heads; forward and the gradient of the weights in training, forward in validation.
+    products = 2 * member_epochs * rows * (2 * 0.8 + 0.2)
+    flop = products * 2 * d * hidden
+    width = 1024
+    rate = (
+        args.jobs
+        * 2
+        * batch
+        * d
+        * width
+        / at_once(matmul_seconds, args.jobs, batch, d, width, device)
+    )
+    # AdamW reads weights, gradients and two moments and writes all but the gradients, per batch.
+    traffic = 2 * member_epochs * rows * 0.8 / batch * 7 * 4 * d * hidden
+    copying = args.jobs * at_once(copy_rate, args.jobs, device)
+    return (
+        f"{flop / 1e12:.1f} TFLOP, {flop / rate:.1f} s at the {rate / 1e9:.0f} GFLOP/s of bare "
+        f"products ({flop / rate / spent[0]:.0%} of the time of BatchedSearchCV, "
+        f"{args.jobs * flop / rate / spent[1]:.0%} of its processor time); AdamW alone moves "
+        f"{traffic / 1e12:.2f} TB, {traffic / copying:.1f} s at the {copying / 1e9:.0f} GB/s of "
+        "bare copies, unless the caches hold it"
+    )
+
+
+class Stopwatch:
+    """Gathers the processor time of each training step while it is entered."""
+
+    def __enter__(self):
+        self.times, self.step = [], RewardNet.train_step
+
+        def timed(net, batch, **kwargs):
+            start = time.thread_time()
+            result = self.step(net, batch, **kwargs)
+            self.times.append(time.thread_time() - start)
+            return result
+
+        RewardNet.train_step = timed
+        return self
+
+    def __exit__(self, *_):
+        RewardNet.train_step = self.step
+
+
+def step_milliseconds(X, y, estimators):
+    """Return the processor time of a step of estimators side by side, of one if it is alone."""
+    fitter = estimators[0]
+    if len(estimators) > 1:
+        fitter = SideBySide.of(estimators, [None] * len(estimators), None, 0)
+    with Stopwatch() as watch:
+        fitter.fit(X, y)
+    # A low quantile: the steps that nothing disturbed.
+    return 1e3 * np.quantile(watch.times, 0.1)
+
+
+def product_milliseconds(d, width, batch=256):
+    """Return the processor time of the products of a step: two heads, forward and backward."""
+    x, w, g = (torch.randn(*shape) for shape in ((batch, d), (d, width), (batch, width)))
+    times = []
+    for _ in range(100):
+        start = time.thread_time()
+        x @ w
+        x.t() @ g
+        times.append(time.thread_time() - start)
+    return 2e3 * np.quantile(times, 0.1)
+
+
+def step_table(X, y, args):
+    """Print what a step costs by itself and side by side, beside its bare products."""
+    torch.set_num_threads(1)
+    settings = [
+        dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())
+    ]
+    print(
+        "| units | alone (ms) | side by side, per candidate (ms) | alone / side by side | "
+        "bare products (ms) | alone / products | products / side by side |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for hidden in args.hidden:
+        params = {
+            "hidden_layer_sizes": (hidden,),
+            "early_stopping": False,
+            "max_epochs": 4,
+            "random_state": 0,
+        }
+        estimators = [ImplicitRewardEstimator(**params | setting) for setting in settings]
+        alone = step_milliseconds(X, y, estimators[:1])
+        size = _side_by_side(estimators[0], X, len(settings), 5, 2)
+        beside = step_milliseconds(X, y, estimators[:size]) / size
+        products = product_milliseconds(X.shape[1], 4 * size * hidden) / size
+        print(
+            f"| {hidden} | {alone:.2f} | {beside:.2f} ({size} candidates) | {alone / beside:.2f} | "
+            f"{products:.2f} | {alone / products:.2f} | {products / beside:.2f} |",
+            flush=True,
+        )
+
+
+def bfloat16_table(args):
+    """Print fits in bfloat16 against the same in float32."""
+    print("| columns | units | batch | float32 (s) | bfloat16 (s) | float32 / bfloat16 | R2 | R2 |")
+    print("|---|---|---|---|---|---|---|---|")
+    for d, hidden, batch_size in (
+        (384, 64, 256),
+        (384, 512, 256),
+        (4096, 64, 256),
+        (4096, 512, 2048),
+    ):
+        X, preference, y = make_data(args.rows // 2, d)
+        fits = {}
+
+        def fit(dtype, X=X, y=y, hidden=hidden, batch_size=batch_size, fits=fits):
+            fits[dtype] = ImplicitRewardEstimator(
+                hidden_layer_sizes=(hidden,),
+                batch_size=batch_size,
+                max_epochs=3,
+                early_stopping=False,
+                device=args.device,
+                dtype=dtype,
+                random_state=0,
+            ).fit(X, y)
+
+        full, half, ratio, _ = compare(
+            lambda fit=fit: fit("float32"), lambda fit=fit: fit("bfloat16"), args.repeats
+        )
+        scores = [r2_score(preference, fits[name].predict(X)) for name in ("float32", "bfloat16")]
+        print(
+            f"| {d} | {hidden} | {batch_size} | {full:.2f} | {half:.2f} | {ratio:.2f} | "
+            + " | ".join(f"{score:.4f}" for score in scores)
+            + " |",
+            flush=True,
+        )
+
+
+def make_data(rows, features):
+    """Return X, preferences and the actions of one signal."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(rows, features)).astype(np.float32)
+    preference = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
+    return X, preference, simulate_feedback(preference, X=X, random_state=0).actions
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "what", nargs="?", default="fit", choices=("fit", "search", "step", "bfloat16")
+    )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=384)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, help="default 7, of a search 1")
+    parser.add_argument(
+        "--hidden", type=int, nargs="+", default=[64, 32, 16, 8], help="of a search and step"
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="processes of a search")
+    parser.add_argument("--device", default="cpu", help="of searches and bfloat16")
     parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     args = parser.parse_args(argv)
     SETTINGS["batch_size"] = args.batch_size
+    args.repeats = args.repeats or (1 if args.what == "search" else 7)
     warnings.filterwarnings("ignore", message=".*still improving")
+    warnings.filterwarnings("ignore", category=IdentificationWarning)
 
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(args.rows, args.features)).astype(np.float32)
-    preference = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
-    y = simulate_feedback(preference, X=X, random_state=0).actions
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
+    turns = "one turn" if args.repeats == 1 else f"median of {args.repeats} turns"
+    described = "" if args.what == "bfloat16" else f"{args.rows} x {args.features}, "
+    if args.what == "step":
+        turns = "lowest tenth of the steps"
+    elif args.what == "fit":
+        described += f"{args.epochs} epochs, batch {args.batch_size}, "
+    elif args.what == "search":
+        described += f"{len(ParameterGrid(GRID))} candidates x 5 folds, {args.jobs} processes, "
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"{args.rows} x {args.features}, {args.epochs} epochs, batch {args.batch_size}, {device}, "
-        f"{torch.get_num_threads()} threads, torch {torch.__version__}; median of "
-        f"{args.repeats} turns\n"
+        f"{described}{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{turns}; load average at the start {load}\n"
     )
+    if args.what == "bfloat16":
+        bfloat16_table(args)
+        return
+    X, _, y = make_data(args.rows, args.features)
+    if args.what != "fit":
+        {"search": search_table, "step": step_table}[args.what](X, y, args)
+        return
     print("| A against B | A (s) | B (s) | A / B | quartiles | aim |")
     print("|---|---|---|---|---|---|")
 
