@@ -160,7 +160,7 @@ def test_settings(params, calls):
 def test_members_side_by_side_are_those_of_separate_fits():
     """Weights, losses and epochs, not only scores; a fit that ends early disturbs no other."""
     X, y, _ = make_log()
-    differ = ParameterGrid(LENGTHS | {"dropout": [0.2, 0.5]})
+    differ = ParameterGrid(LENGTHS | {"dropout": [0.2, 0.5], "tol": [0.01]})
     heads = [make_estimator(**params) for params in differ]
     together = SideBySide.of([clone(head) for head in heads], [None] * len(heads), None, 0)
     with warnings.catch_warnings(record=True) as warned:
