@@ -524,6 +524,10 @@ def test_comparison_errors():
         MethodComparisonDisplay.from_frame(FRAME)
     with pytest.raises(ValueError, match="in the table twice"):
         MethodComparisonDisplay.from_frame(FRAME, score="r2")
+    with pytest.raises(ValueError, match=r"\['data'\] have missing values"):
+        MethodComparisonDisplay.from_frame(
+            FRAME.assign(data=FRAME.data.where(FRAME.seed > 0)), score="r2", by="data"
+        )
     with pytest.raises(ValueError, match="none of the methods"):
         MethodComparisonDisplay.from_scores({"a": [1]}, baseline="b")
     with pytest.raises(ValueError, match="seed by seed"):

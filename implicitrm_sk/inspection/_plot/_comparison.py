@@ -258,7 +258,8 @@ class MethodComparisonDisplay:
         Raises
         ------
         ValueError
-            If a column is missing, a run is there twice, or `baseline` is none of the methods.
+            If a column or a name in it is missing, a run is there twice, or `baseline` is none of
+            the methods.
 
         Examples
         --------
@@ -282,6 +283,12 @@ class MethodComparisonDisplay:
             raise ValueError(
                 f"the table has no column {', '.join(map(repr, missing))}; it has "
                 f"{list(frame.columns)}. Name its columns by method=, score=, seed= and by=."
+            )
+        unknown = frame[keys].isna().any()
+        if unknown.any():
+            raise ValueError(
+                f"the columns {list(unknown.index[unknown])} have missing values: it must be known "
+                "of each run what it is a run of. Fill them in, or leave these rows out."
             )
         twice = frame.duplicated(keys)
         if twice.any():
