@@ -15,7 +15,7 @@ and candidates, and says what of its time the bare arithmetic and the bare memor
 same training would take. Processor time remains comparable on a machine that others use too.
 `step` times, in processor time of one thread, the training steps of one candidate by itself and of
 as many as the search puts side by side, and the bare matrix products of the same steps.
-`bfloat16` compares fits in bfloat16 and in float32.
+`bfloat16` does so for steps in bfloat16 and in float32.
 """
 
 import argparse
@@ -360,7 +360,6 @@ def product_milliseconds(d, width, batch=256):
 
 def step_table(X, y, args):
     """Print what a step costs by itself and side by side, beside its bare products."""
-    torch.set_num_threads(1)
     settings = [
         dict(zip(GRID, values, strict=True)) for values in itertools.product(*GRID.values())
     ]
@@ -389,37 +388,25 @@ def step_table(X, y, args):
 
 
 def bfloat16_table(args):
-    """Print fits in bfloat16 against the same in float32."""
-    print("| columns | units | batch | float32 (s) | bfloat16 (s) | float32 / bfloat16 | R2 | R2 |")
-    print("|---|---|---|---|---|---|---|---|")
-    for d, hidden, batch_size in (
-        (384, 64, 256),
-        (384, 512, 256),
-        (4096, 64, 256),
-        (4096, 512, 2048),
-    ):
-        X, preference, y = make_data(args.rows // 2, d)
-        fits = {}
-
-        def fit(dtype, X=X, y=y, hidden=hidden, batch_size=batch_size, fits=fits):
-            fits[dtype] = ImplicitRewardEstimator(
+    """Print training steps in bfloat16 against the same in float32."""
+    print("| columns | units | float32 (ms) | bfloat16 (ms) | float32 / bfloat16 | R2 | R2 |")
+    print("|---|---|---|---|---|---|---|")
+    for d, hidden in itertools.product((384, 4096), (64, 512)):
+        X, preference, y = make_data(args.rows // 4, d)
+        times, scores = [], []
+        for dtype in ("float32", "bfloat16"):
+            estimator = ImplicitRewardEstimator(
                 hidden_layer_sizes=(hidden,),
-                batch_size=batch_size,
-                max_epochs=3,
+                max_epochs=4,
                 early_stopping=False,
-                device=args.device,
                 dtype=dtype,
                 random_state=0,
-            ).fit(X, y)
-
-        full, half, ratio, _ = compare(
-            lambda fit=fit: fit("float32"), lambda fit=fit: fit("bfloat16"), args.repeats
-        )
-        scores = [r2_score(preference, fits[name].predict(X)) for name in ("float32", "bfloat16")]
+            )
+            times.append(step_milliseconds(X, y, [estimator]))
+            scores.append(r2_score(preference, estimator.predict(X)))
         print(
-            f"| {d} | {hidden} | {batch_size} | {full:.2f} | {half:.2f} | {ratio:.2f} | "
-            + " | ".join(f"{score:.4f}" for score in scores)
-            + " |",
+            f"| {d} | {hidden} | {times[0]:.2f} | {times[1]:.2f} | {times[0] / times[1]:.2f} | "
+            f"{scores[0]:.4f} | {scores[1]:.4f} |",
             flush=True,
         )
 
@@ -445,7 +432,7 @@ def main(argv=None):
         "--hidden", type=int, nargs="+", default=[64, 32, 16, 8], help="of a search and step"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes of a search")
-    parser.add_argument("--device", default="cpu", help="of searches and bfloat16")
+    parser.add_argument("--device", default="cpu", help="of a search")
     parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     args = parser.parse_args(argv)
     SETTINGS["batch_size"] = args.batch_size
@@ -455,8 +442,11 @@ def main(argv=None):
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine()
     turns = "one turn" if args.repeats == 1 else f"median of {args.repeats} turns"
-    described = "" if args.what == "bfloat16" else f"{args.rows} x {args.features}, "
-    if args.what == "step":
+    described = f"{args.rows} x {args.features}, "
+    if args.what == "bfloat16":
+        described = f"{args.rows // 4} rows, "
+    if args.what in ("step", "bfloat16"):
+        torch.set_num_threads(1)
         turns = "lowest tenth of the steps"
     elif args.what == "fit":
         described += f"{args.epochs} epochs, batch {args.batch_size}, "
@@ -464,7 +454,7 @@ def main(argv=None):
         described += f"{len(ParameterGrid(GRID))} candidates x 5 folds, {args.jobs} processes, "
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     print(
-        f"{described}{device}, {torch.get_num_threads()} threads, torch {torch.__version__}; "
+        f"{described}{device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; "
         f"{turns}; load average at the start {load}\n"
     )
     if args.what == "bfloat16":
