@@ -183,11 +183,11 @@ class FlatShard:
 class ParquetShard:
     """Rows in a column of lists of a parquet file.
 
-    Reading goes on where it stopped last: rows in order are decoded once.
+    A row group is decoded as a whole, and kept until its last row was read.
     """
 
-    #: A row group is decoded as a whole when rows are shuffled, and two windows are held.
-    MAX_GROUP_BYTES = 2**27
+    #: Decoding takes several times the size of a row group.
+    MAX_GROUP_BYTES = 2**25
 
     def __init__(self, path):
         self.path = str(path)
@@ -213,60 +213,43 @@ class ParquetShard:
                 str(lists[self.column]), torch.float64
             )
             self.groups = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
-        self._batches, self._next, self._rest = None, None, None
+        self.ends = np.cumsum(self.groups).tolist()
+        self._held = None, None
         width = 0
         if sum(self.groups):
-            width = len(self._take(0, 1)[0].as_py() or ())
+            width = len(next(self._cells(0, 1))[0].as_py() or ())
         self.shape = sum(self.groups), width
 
     def read(self, start, stop, out):
         """Read rows start to stop - 1 into the tensor `out`."""
-        cells = self._take(start, stop)
-        values = cells.flatten().to_numpy(zero_copy_only=False)
-        if cells.null_count or len(values) != out.numel():
-            raise ValueError(
-                f"column {self.column!r} of {self.path!r} holds lists of different lengths, or "
-                f"none, in rows {start} to {stop - 1}. Expected are {self.shape[1]} numbers in "
-                "each row."
-            )
-        out.copy_(torch.from_numpy(np.array(values)).view(out.shape))
+        rows = out.numpy()
+        done = 0
+        for cells in self._cells(start, stop):
+            values = cells.flatten().to_numpy(zero_copy_only=False)
+            if cells.null_count or len(values) != len(cells) * self.shape[1]:
+                raise ValueError(
+                    f"column {self.column!r} of {self.path!r} holds lists of different lengths, "
+                    f"or none, in rows {start} to {stop - 1}. Expected are {self.shape[1]} numbers "
+                    "in each row."
+                )
+            rows[done : done + len(cells)] = values.reshape(len(cells), -1)
+            done += len(cells)
 
-    def _take(self, start, stop):
-        """Return the cells of rows start to stop - 1."""
-        arrow = import_optional("pyarrow", "data", "Reading parquet files")
-        if self._batches is None or self._next != start:
-            self._close()
-            group, first = 0, 0
-            while start >= first + self.groups[group]:
-                first += self.groups[group]
-                group += 1
-            self._file = self._parquet.ParquetFile(self.path)
-            # Without a pool of its own, buffers of each column would grow with the row group.
-            self._batches = self._file.iter_batches(
-                batch_size=CHUNK_ROWS,
-                row_groups=range(group, len(self.groups)),
-                columns=[self.column],
-                use_threads=False,
-            )
-            self._next, self._rest = first, None
-        taken, n = [], 0
-        while self._next < stop:
-            cells = self._rest if self._rest is not None else next(self._batches).column(0)
-            skip = max(start - self._next, 0)
-            here = cells[skip : stop - self._next]
-            self._next += min(len(cells), stop - self._next)
-            self._rest = cells[skip + len(here) :] if skip + len(here) < len(cells) else None
-            if len(here):
-                taken.append(here)
-                n += len(here)
-        if self._next == sum(self.groups):
-            self._close()
-        return arrow.concat_arrays(taken)
-
-    def _close(self):
-        if self._batches is not None:
-            self._batches = self._rest = None
-            self._file.close()
+    def _cells(self, start, stop):
+        """Yield the cells of rows start to stop - 1, a row group's at a time."""
+        while start < stop:
+            group = bisect.bisect_right(self.ends, start)
+            end = self.ends[group]
+            if self._held[0] != group:
+                self._held = None, None  # before the next is read
+                with self._parquet.ParquetFile(self.path) as file:
+                    table = file.read_row_group(group, columns=[self.column], use_threads=False)
+                self._held = group, table.column(0)
+            first = end - self.groups[group]
+            yield from self._held[1][start - first : min(stop, end) - first].chunks
+            if stop >= end:
+                self._held = None, None
+            start = min(stop, end)
 
     def edges(self, rows):
         """Return the rows at which row groups begin: what can be read by itself."""

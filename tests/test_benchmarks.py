@@ -1,12 +1,15 @@
 """The benchmark of all methods on a small made-up data set, and the preparation of real ones."""
 
+import os
+import warnings
+
 import numpy as np
 import pytest
 
 pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
 pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
 
-from benchmarks import identification, prepare, reward_modeling  # noqa: E402
+from benchmarks import identification, prepare, reward_modeling, scale  # noqa: E402
 from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
 from implicitrm_sk.datasets import load_rated_responses  # noqa: E402
 from tests.test_datasets import helpsteer  # noqa: E402
@@ -185,3 +188,16 @@ def test_what_further_information_is_worth_on_the_synthetic_log():
             assert found[row]["r2"] >= share * full, row
     rates = found["false actions", "three signals, rate estimated"]["false_action_rate"]
     np.testing.assert_allclose(rates, 0.05, atol=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache as on Linux")
+def test_scale_runs(tmp_path, capsys):
+    with warnings.catch_warnings():
+        scale.main(["--gb", "0.02", "--rows", "30000", "--repeats", "2", "--folder", str(tmp_path)])
+    printed = capsys.readouterr().out
+    for line in ("| .npy as path | 4 GiB |", "| folder of safetensors |", "Exponent in rows"):
+        assert line in printed
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit, match="GB are needed"):
+        scale.main(["stream", "--gb", "1e9", "--folder", str(tmp_path)])
