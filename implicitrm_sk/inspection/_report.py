@@ -163,10 +163,11 @@ class IdentificationReport:
         )
         if self.swap["applicable"]:
             verdict = "as likely" if self.swap["as_likely"] else "less likely"
+            difference = round(self.swap["difference"], 4) + 0.0  # no "-0.0000"
             yield (
                 "swap test",
                 f"reward and propensity exchanged: {verdict}",
-                f"log-likelihood changes by {self.swap['difference']:+.4f} ± "
+                f"log-likelihood changes by {difference:+.4f} ± "
                 f"{self.swap['standard_error']:.4f} nats per response",
             )
         else:
