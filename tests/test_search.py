@@ -203,6 +203,20 @@ def test_one_epoch_in_float32():
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_fold_scores_in_float32():
+    """Rounding grows over whole fits, but stays far below what the rows of a fold leave open."""
+    X, y, _ = make_log(n=1500, d=16, signals=1)
+    estimator = make_estimator(dtype="float32", max_epochs=60, n_iter_no_change=5, batch_size=128)
+    expected, found = both(estimator, {"learning_rate_init": [3e-3, 0.01]}, X, y)
+    p = expected.best_estimator_.predict_action(X).clip(1e-6, 1 - 1e-6)
+    error = np.log(np.where(y == 1, p, 1 - p)).std() / np.sqrt(len(X) / 2)
+    for split in range(2):
+        name = f"split{split}_test_score"
+        apart = np.abs(found.cv_results_[name] - expected.cv_results_[name])
+        assert apart.max() < 0.1 * error
+
+
 def test_side_information_is_split_like_the_rows(calls):
     X, y, preference = make_log(n=300)
     rng = np.random.default_rng(0)
