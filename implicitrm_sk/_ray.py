@@ -5,6 +5,9 @@ import os
 from ._optional import import_optional
 from ._warnings import warn
 
+#: Of the files written: `fit` reads them group by group, and shuffles groups.
+ROWS_PER_GROUP = 1024
+
 
 def map_parquet(
     source, destination, stage, arguments, *, new, batch_size, n_workers, gpus_per_worker
@@ -52,7 +55,7 @@ def map_parquet(
         batch_format="pyarrow",
         concurrency=n_workers,
         num_gpus=gpus_per_worker,
-    ).write_parquet(destination)
+    ).write_parquet(destination, row_group_size=ROWS_PER_GROUP)
 
 
 def warn_if_starved(n_workers, n_cpus):

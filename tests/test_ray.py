@@ -39,7 +39,7 @@ import joblib, numpy as np, pandas as pd, ray
 from ray.cluster_utils import Cluster
 from ray.util.joblib import register_ray
 from sklearn.model_selection import GridSearchCV
-from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator, _ray
 from implicitrm_sk.integrations import predict_dataset
 
 source, destination, saved = sys.argv[1:]
@@ -59,6 +59,7 @@ for cls in (GridSearchCV, BatchedSearchCV):
         there = search.fit(X, y).cv_results_["mean_test_score"].tolist()
     scores[cls.__name__] = [alone, there]
 search.best_estimator_.save(saved)
+_ray.ROWS_PER_GROUP = 50
 predict_dataset(source, destination, saved, n_workers=2, batch_size=64)
 print(json.dumps(scores))
 try:
@@ -118,6 +119,8 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
 @needs_ray
 @pytest.mark.slow
 def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
+    import pyarrow.parquet
+
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 8)).astype(np.float32)
     preferred = X[:, 0] > 0
@@ -146,6 +149,9 @@ def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
     np.testing.assert_allclose(result["reward"], reward, atol=1e-6)
     np.testing.assert_allclose(result["reward_std"], std, atol=1e-6)
     assert result["copied"].tolist() == frame["copied"].tolist()
+    for path in (tmp_path / "scored").iterdir():
+        metadata = pyarrow.parquet.ParquetFile(path).metadata
+        assert metadata.row_group(0).num_rows <= 50
 
 
 def test_workers_that_take_all_cpus():
