@@ -538,8 +538,13 @@ def report_table(frame):
             rows, ["method", "given", "R2", "RMSE", "NLL", "AUROC", "ECE", "MAE", "CPU seconds"]
         )
     summary(frame, order)
-    compare(frame)
-    lowest_mae(frame)
+    # With `--methods`, what a comparison is with may be missing.
+    names = set(zip(frame.method, frame.tier, strict=True))
+    ours = {("stratified", ONE), ("stratified", TWO)}
+    if names >= ours | {("root-naive", ONE), ("base rate", CONSTANT)}:
+        compare(frame)
+    if names >= {("all ones", CONSTANT), ("naive", ALL)}:
+        lowest_mae(frame)
 
 
 def summary(frame, order):
