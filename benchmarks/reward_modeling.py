@@ -35,7 +35,7 @@ import torch
 from joblib import Parallel, delayed
 
 from benchmarks.peers import PEERS, run_peer
-from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk._stratification import posterior
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.inspection._plot._base import style
@@ -819,6 +819,7 @@ def report_time(args):
     log = simulate_feedback(truth, X=data.X, rating=data.rating, random_state=args.first_seed)
     X, y, groups = data.X[rows], log.actions[rows], data.groups[rows]
     print(f"{len(X)} x {X.shape[1]}, defaults (4 members), {torch.get_num_threads()} threads\n")
+    warnings.filterwarnings("ignore", category=IdentificationWarning)  # one signal, as there
     table = []
     for name, reference in REPOSITORY_SECONDS.items():
         times = []

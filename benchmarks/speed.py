@@ -135,22 +135,6 @@ def seconds(function, *args, **kwargs):
     return time.perf_counter() - start
 
 
-def cpu_seconds():
-    """Return the processor time of this process and its children so far; NaN where /proc is not."""
-    if not os.path.isdir("/proc/self"):
-        return float("nan")
-    spent = 0
-    for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{name}/stat") as file:
-                fields = file.read().rpartition(")")[2].split()
-        except OSError:
-            continue  # has ended
-        if os.getpid() in (int(name), int(fields[1])):
-            spent += int(fields[11]) + int(fields[12])
-    return spent / os.sysconf("SC_CLK_TCK")
-
-
 def compare(first, second, repeats):
     """Return the median times of two programs and the median of their ratio, taken in turns."""
     first(), second()
@@ -217,10 +201,9 @@ def at_once(function, n_jobs, *args):
 def search_table(X, y, args):
     """Print the table of searches and, under it, its roofline."""
     print(
-        "| units | search | time (s) | GridSearchCV / this | processor time (s) | "
-        "GridSearchCV / this | best candidate | score |"
+        "| units | search | time (s) | GridSearchCV / this | best candidate | score |\n"
+        "|---|---|---|---|---|---|"
     )
-    print("|---|---|---|---|---|---|---|---|")
     at_once(copy_rate, args.jobs, "cpu")  # so that the processes are there before the first search
     notes = []
     for hidden in args.hidden:
@@ -241,24 +224,22 @@ def search_table(X, y, args):
         times = {name: [] for name in searches}
         for _ in range(args.repeats):
             for name, search in searches.items():
-                before = cpu_seconds()
-                times[name].append((seconds(search.fit, X, y), cpu_seconds() - before))
+                times[name].append(seconds(search.fit, X, y))
         (_, grid), (_, batched), (_, halved) = searches.items()
         first = np.array(times[next(iter(times))])
         for name, search in searches.items():
-            (spent, used) = np.median(times[name], axis=0)
-            gain, saving = np.median(first / np.array(times[name]), axis=0)
+            spent, gain = np.median(times[name]), np.median(first / np.array(times[name]))
             best = ", ".join(f"{value:g}" for value in search.best_params_.values())
             print(
-                f"| {hidden} | {name} | {spent:.1f} | {gain:.2f} | {used:.1f} | {saving:.2f} | "
-                f"{best} | {search.best_score_:.5f} |",
+                f"| {hidden} | {name} | {spent:.1f} | {gain:.2f} | {best} | "
+                f"{search.best_score_:.5f} |",
                 flush=True,
             )
         notes += [
             f"{hidden} units: " + note
             for note in (
                 *agreement(X, y, grid, batched, halved),
-                roofline(X, hidden, batched, np.median(times["BatchedSearchCV"], axis=0), args),
+                roofline(X, hidden, batched, np.median(times["BatchedSearchCV"]), args),
             )
         ]
     print("\n" + "\n".join(f"- {note}" for note in notes))
@@ -309,8 +290,7 @@ def roofline(X, hidden, search, spent, args):
     copying = args.jobs * at_once(copy_rate, args.jobs, device)
     return (
         f"{flop / 1e12:.1f} TFLOP, {flop / rate:.1f} s at the {rate / 1e9:.0f} GFLOP/s of bare "
-        f"products ({flop / rate / spent[0]:.0%} of the time of BatchedSearchCV, "
-        f"{args.jobs * flop / rate / spent[1]:.0%} of its processor time); AdamW alone moves "
+        f"products ({flop / rate / spent:.0%} of the time of BatchedSearchCV); AdamW alone moves "
         f"{traffic / 1e12:.2f} TB, {traffic / copying:.1f} s at the {copying / 1e9:.0f} GB/s of "
         "bare copies, unless the caches hold it"
     )
