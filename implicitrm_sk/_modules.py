@@ -69,7 +69,8 @@ class MemberDropout(nn.Module):
 
 def _products(h, weight, bias):
     """Map h of shape (members, n, in) by weights (in, members, out) to (members, n, out)."""
-    if h.device.type != "cpu" or weight.shape[2] > 4 or h.dtype != weight.dtype:
+    _, n_members, width = weight.shape
+    if h.device.type != "cpu" or n_members == 1 or width > 4 or h.dtype != weight.dtype:
         return torch.baddbmm(bias.transpose(0, 1), h, weight.transpose(0, 1))
     # On a CPU narrow products of many small matrices take several times longer than these sums.
     columns = [(h * column.t().contiguous()[:, None]).sum(-1) for column in weight.unbind(2)]
