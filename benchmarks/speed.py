@@ -2,6 +2,7 @@
 
     python -m benchmarks.speed [--rows 20000] [--features 384] [--batch-size 512]
     python -m benchmarks.speed search [--hidden 64 32 8] [--jobs 2] [--device cuda --jobs 1]
+    python -m benchmarks.speed rounds --data-home DIR [--hidden 64]
     python -m benchmarks.speed step [--hidden 64 32 16 8]
     python -m benchmarks.speed bfloat16
 
@@ -13,6 +14,8 @@ likelihood as loss.
 `search` compares `BatchedSearchCV`, without and with halving, with `GridSearchCV` on the same folds
 and candidates, and says what of its time the bare arithmetic and the bare memory traffic of the
 same training would take. Processor time remains comparable on a machine that others use too.
+`rounds` shows on other logs what halving saves and loses by the epochs of its first round; its
+default was chosen by it.
 `step` times, in processor time of one thread, the training steps of one candidate by itself and of
 as many as the search puts side by side, and the bare matrix products of the same steps.
 `bfloat16` does so for steps in bfloat16 and in float32.
@@ -39,7 +42,7 @@ from torch.nn.functional import logsigmoid
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk._search import SideBySide, _side_by_side
 from implicitrm_sk._training import RewardNet
-from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 
 HIDDEN = 64
 SETTINGS = {
@@ -162,6 +165,11 @@ GRID = {
     "learning_rate_init": [3e-4, 1e-3, 3e-3, 1e-2],
     "dropout": [0.1, 0.3],
     "weight_decay": [0.01, 0.3],
+}
+#: Of `rounds`, by range.
+STEP_SIZES = {
+    "3e-4 to 1e-2": GRID["learning_rate_init"],
+    "1e-4 to 3e-2": [1e-4, *GRID["learning_rate_init"], 3e-2],
 }
 
 
@@ -296,6 +304,50 @@ def roofline(X, hidden, search, spent, args):
     )
 
 
+#: Logs that `search` does not use: name, encoder, threshold of the rating, signals.
+LOGS = (
+    ("beavertails_test", "smollm2", 0.5, 1),
+    ("beavertails_test", "minilm", 0.5, 2),
+    ("pku_saferlhf_safe", "smollm2", 0.5, 2),
+    ("ultrafeedback_binarized_1200", "smollm2", 6.25, 2),
+)
+FIRST_ROUNDS = (1, 2, 3, 5, 8)
+
+
+def rounds_table(args):
+    """Print what halving saves and loses by the number of epochs of its first round."""
+    columns = " | ".join(map(str, FIRST_ROUNDS))
+    print(f"| log | units | step sizes | {columns} |\n|---|---|---|" + "---|" * len(FIRST_ROUNDS))
+    for name, encoder, threshold, n_signals in (("synthetic", "", 0, 1), *LOGS):
+        if name == "synthetic":
+            X, _, y = make_data(args.rows // 2, args.features, seed=11)
+        else:
+            data = load_rated_responses(name, args.data_home, encoder=encoder)
+            X, preference = data.X, data.rating > threshold
+            y = simulate_feedback(preference, X=X, n_signals=n_signals, random_state=100).actions
+        for hidden, (few, step_sizes) in itertools.product(args.hidden, STEP_SIZES.items()):
+            estimator = ImplicitRewardEstimator(hidden_layer_sizes=(hidden,), random_state=0)
+            options = {
+                "cv": KFold(5, shuffle=True, random_state=0),
+                "n_jobs": args.jobs,
+                "scoring": score_and_epochs,
+                "refit": "score",
+            }
+            grid = GRID | {"learning_rate_init": step_sizes}
+            full = BatchedSearchCV(estimator, grid, **options).fit(X, y).cv_results_
+            best = full["mean_test_score"].argmax()
+            error = full["std_test_score"][best] / 2  # of the mean of five folds
+            cells = []
+            for first in FIRST_ROUNDS:
+                search = BatchedSearchCV(estimator, grid, factor=3, min_resources=first, **options)
+                search.fit(X, y)
+                loss = full["mean_test_score"][best] - full["mean_test_score"][search.best_index_]
+                epochs = "mean_test_member_epochs"
+                saved = full[epochs].sum() / search.cv_results_[epochs].sum()
+                cells.append(f"{loss / error:.2f}, {saved:.1f}x")
+            print(f"| {name} {encoder} | {hidden} | {few} | {' | '.join(cells)} |", flush=True)
+
+
 class Stopwatch:
     """Gathers the processor time of each training step while it is entered."""
 
@@ -391,18 +443,18 @@ def bfloat16_table(args):
         )
 
 
-def make_data(rows, features):
+def make_data(rows, features, seed=0):
     """Return X, preferences and the actions of one signal."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     X = rng.normal(size=(rows, features)).astype(np.float32)
     preference = (X[:, 0] + X[:, 1] * X[:, 2] > 0).astype(int)
-    return X, preference, simulate_feedback(preference, X=X, random_state=0).actions
+    return X, preference, simulate_feedback(preference, X=X, random_state=seed).actions
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "what", nargs="?", default="fit", choices=("fit", "search", "step", "bfloat16")
+        "what", nargs="?", default="fit", choices=("fit", "search", "rounds", "step", "bfloat16")
     )
     parser.add_argument("--rows", type=int, default=20_000)
     parser.add_argument("--features", type=int, default=384)
@@ -413,10 +465,11 @@ def main(argv=None):
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes of a search")
     parser.add_argument("--device", default="cpu", help="of a search")
+    parser.add_argument("--data-home", help="folder of the data sets of rounds")
     parser.add_argument("--batch-size", type=int, default=SETTINGS["batch_size"])
     args = parser.parse_args(argv)
     SETTINGS["batch_size"] = args.batch_size
-    args.repeats = args.repeats or (1 if args.what == "search" else 7)
+    args.repeats = args.repeats or (1 if args.what in ("search", "rounds") else 7)
     warnings.filterwarnings("ignore", message=".*still improving")
     warnings.filterwarnings("ignore", category=IdentificationWarning)
 
@@ -425,6 +478,8 @@ def main(argv=None):
     described = f"{args.rows} x {args.features}, "
     if args.what == "bfloat16":
         described = f"{args.rows // 4} rows, "
+    elif args.what == "rounds":
+        described = f"synthetic log of {args.rows // 2} x {args.features}, "
     if args.what in ("step", "bfloat16"):
         torch.set_num_threads(1)
         turns = "lowest tenth of the steps"
@@ -437,8 +492,8 @@ def main(argv=None):
         f"{described}{device}, {torch.get_num_threads()} thread(s), torch {torch.__version__}; "
         f"{turns}; load average at the start {load}\n"
     )
-    if args.what == "bfloat16":
-        bfloat16_table(args)
+    if args.what in ("bfloat16", "rounds"):
+        {"bfloat16": bfloat16_table, "rounds": rounds_table}[args.what](args)
         return
     X, _, y = make_data(args.rows, args.features)
     if args.what != "fit":

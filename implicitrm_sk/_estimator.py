@@ -582,6 +582,10 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             further=further,
             groups=groups,
         )
+        del weight, row_weight, in_validation, groups
+        if constraint is None:
+            # Beside rows that stay in files, the log is what fills the memory.
+            del log, usable
         self._train(net, parts, epochs)
         if constraint is not None:
             self._impose_rate(constraint, X, log, usable)
@@ -1295,12 +1299,14 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         offsets = None
         if log.response is not None:
             offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
+        one_weight = weights[0] is weights[1]
+        weights = [torch.as_tensor(weight, dtype=dtype, device=device) for weight in weights]
         return [
             serve(
                 served,
                 rows,
                 responses,
-                torch.as_tensor(weight, dtype=dtype, device=device),
+                weights[0] if one_weight else weight,
                 torch.as_tensor(part, device=device),
                 batch_size,
                 offsets=offsets,

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import os
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
+from operator import itemgetter
 from typing import Any, Self
 
 import joblib
@@ -186,8 +188,14 @@ class BatchedSearchCV(GridSearchCV):
         Raises
         ------
         ValueError
-            If `factor` is set and some candidate cannot be trained in rounds.
+            If X is a path, or if `factor` is set and some candidate cannot be trained in rounds.
         """
+        if isinstance(X, str | os.PathLike):
+            raise ValueError(
+                f"X={str(X)!r} is a path, and a search cuts X into folds, row by row. Pass an "
+                "array of some of the rows, say of np.load(X, mmap_mode='r')[:n] for a .npy file, "
+                "and fit the best estimator on the whole file."
+            )
         candidates = list(ParameterGrid(self.param_grid))
         groups = self._groups(candidates)
         if self.factor is not None:
@@ -245,6 +253,9 @@ class BatchedSearchCV(GridSearchCV):
         groups = defaultdict(list)
         for number, parameters in enumerate(candidates):
             groups[self._group(number, parameters)].append(number)
+        for key in set(groups) - {None}:
+            # Those that train long beside their like: few are left alone at the end.
+            groups[key].sort(key=lambda number: _pace(self.estimator, candidates[number]))
         return groups
 
     def _group(self, number, parameters):
@@ -326,20 +337,21 @@ class BatchedSearchCV(GridSearchCV):
                             size = _side_by_side(
                                 estimator, data["X"], len(going), len(splits), n_jobs
                             )
-                        for chunk in (going[i : i + size] for i in range(0, len(going), size)):
-                            tasks.append(
-                                common
-                                | {
-                                    "numbers": chunk,
-                                    "candidates": [candidates[number] for number in chunk],
-                                    "alone": key is None,
-                                    "split": (split, len(splits)),
-                                    "train": train,
-                                    "test": test,
-                                    "paused": [paused.pop((c, split), None) for c in chunk],
-                                    "pause": pause,
-                                }
-                            )
+                        for first in range(0, len(going), size):
+                            chunk = going[first : first + size]
+                            task = common | {
+                                "numbers": chunk,
+                                "candidates": [candidates[number] for number in chunk],
+                                "alone": key is None,
+                                "split": (split, len(splits)),
+                                "train": train,
+                                "test": test,
+                                "paused": [paused.pop((c, split), None) for c in chunk],
+                                "pause": pause,
+                            }
+                            tasks.append((first, task))
+                # The longest first, so that all processes end together.
+                tasks = [task for _, task in sorted(tasks, key=itemgetter(0))]
                 for task, done in zip(tasks, _run(parallel, tasks, base, n_jobs), strict=True):
                     split, _ = task["split"]
                     for number, (result, progress) in zip(task["numbers"], done, strict=True):
@@ -404,6 +416,12 @@ def _max_epochs(base, parameters, pause):
     if head is None:
         return 0
     return head.max_epochs if pause is None else min(pause, head.max_epochs)
+
+
+def _pace(base, parameters):
+    """Return a key that sorts candidates from those that train long to those that do not."""
+    head, _ = _head(_with(clone(base), parameters))
+    return -head.max_epochs, head.learning_rate_init
 
 
 def _side_by_side(estimator, X, n_candidates, n_splits, n_jobs):

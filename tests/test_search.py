@@ -462,6 +462,14 @@ def test_halving_refuses_what_cannot_pause():
         BatchedSearchCV(make_estimator(), {"tol": [0.0]}, factor=1).fit(X, y)
 
 
+def test_a_path_is_refused(tmp_path):
+    X, y, _ = make_log()
+    np.save(tmp_path / "X.npy", X)
+    for path in (tmp_path / "X.npy", str(tmp_path / "X.npy")):
+        with pytest.raises(ValueError, match="X='.*X.npy' is a path.* array of some of the rows"):
+            BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}).fit(path, y)
+
+
 # The interface of scikit-learn's searches
 
 
