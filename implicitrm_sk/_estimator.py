@@ -53,6 +53,7 @@ from ._validation import (
     check_interval,
     check_out,
     check_sample_weight,
+    in_range,
     to_numpy,
 )
 from ._warnings import in_worker, running_search, searched_over, warn
@@ -1336,13 +1337,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             tensor = torch.from_numpy(np.require(chunk, compute, "CW"))
             if self.scaler_ is not None:
                 tensor = (tensor - mean).div_(scale)
-            tensor = tensor.to(dtype)
-            if compute != np.float32 and torch.isinf(tensor).any():
-                raise ValueError(
-                    f"X holds values beyond the range of {dtype}. Use dtype='float64' or scale "
-                    "the columns."
-                )
-            yield start, tensor
+            yield start, in_range(tensor, dtype)
 
     def _log_epoch(self, record):
         self.history_.append(record)

@@ -412,7 +412,17 @@ class StreamedX:
             bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
             if not len(bad):
                 raise
-            raise ValueError(f"row {start + bad[0]} of X={self.source.name!r}: {error}") from error
+
+            def fails(row):
+                try:
+                    self.select(values[: row + 1])
+                except ValueError:
+                    return True
+                return False
+
+            # Other columns may hold what they like, so that the check itself says which row it is.
+            row = start + bisect.bisect_left(range(len(values)), True, key=fails)
+            raise ValueError(f"row {row} of X={self.source.name!r}: {error}") from error
 
     def scaled_by(self, scaler):
         """Set what the rows are standardised by in training; None is not at all."""

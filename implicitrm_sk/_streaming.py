@@ -7,6 +7,7 @@ import torch
 
 from ._sources import chunks, read_ahead
 from ._training import ResidentRows
+from ._validation import in_range
 
 #: Blocks that are shuffled together.
 WINDOW_BYTES = 2**26
@@ -85,7 +86,7 @@ class StreamedRows(ResidentRows):
         fields = {name: value.index_select(0, rows) for name, value in self.rows.items()}
         for name, value in self.responses.items():
             fields[name] = value.index_select(-1, rows)
-        return (X.to(self.dtype), None), fields, self.sample_weight.index_select(-1, rows)
+        return (in_range(X, self.dtype), None), fields, self.sample_weight.index_select(-1, rows)
 
     def _batches(self):
         """Yield the rows of each batch, as they are stored, and their numbers."""

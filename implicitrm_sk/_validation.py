@@ -83,6 +83,16 @@ def _is_surely_finite(X):
     return bool(torch.from_numpy(X).sum().isfinite())
 
 
+def in_range(X, dtype):
+    """Return rows of X, a tensor, in the numbers of the model, none of which becomes infinite."""
+    converted = X.to(dtype)
+    if X.dtype == torch.float64 and converted.isinf().any():
+        raise ValueError(
+            f"X holds values beyond the range of {dtype}. Use dtype='float64' or scale the columns."
+        )
+    return converted
+
+
 #: What the numbers of an argument are.
 _EXPECTED = {
     "preference": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",

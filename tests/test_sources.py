@@ -566,6 +566,36 @@ def test_rows_that_are_no_numbers_are_named(settings, value, tmp_path, streaming
         est.predict(path)
 
 
+def test_rows_are_named_for_the_columns_in_use(tmp_path, streaming):
+    X, y, _ = make_log()
+    settings = FAST | {"reward_features": [0, 1], "propensity_features": [2]}
+    est = ImplicitRewardEstimator(**settings).fit(X, y)
+    X[3, 4] = X[5, 4] = np.nan  # of no head
+    X[17, 2] = np.nan  # of the propensity alone
+    X[417, 0] = X[500, 0] = np.nan
+    path = write("npy", tmp_path, X)
+    with pytest.raises(ValueError, match="row 417 of X=.* reward columns .0."):
+        est.predict(path)
+    X[417, 0] = X[500, 0] = 0
+    path = write("npy", tmp_path, X)
+    with pytest.raises(ValueError, match="row 17 of X=.* propensity columns .2."):
+        ImplicitRewardEstimator(**settings).fit(path, y)
+    assert np.isfinite(est.predict(path)).all()
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_numbers_beyond_those_of_the_model_are_reported(early_stopping, tmp_path, streaming):
+    X, y, _ = make_log(dtype=np.float64)
+    settings = FAST | {"standardize": False, "early_stopping": early_stopping}
+    est = ImplicitRewardEstimator(**settings).fit(X, y)
+    X[5, 0] = 1e300
+    for given in (X, write("npy", tmp_path, X)):
+        with pytest.raises(ValueError, match="X holds values beyond the range of torch.float32"):
+            ImplicitRewardEstimator(**settings).fit(given, y)
+        with pytest.raises(ValueError, match="X holds values beyond the range of torch.float32"):
+            est.predict(given)
+
+
 def test_wrong_width_is_reported_before_anything_is_read(tmp_path, streaming):
     X, y, _ = make_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
