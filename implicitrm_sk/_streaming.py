@@ -119,8 +119,10 @@ class StreamedRows(ResidentRows):
         source, device = self.X.source, self.sample_weight.device
         row_bytes = source.shape[1] * source.stored.itemsize
         sizes = self.edges[blocks + 1] - self.edges[blocks]
-        # A window holds some batches, and a block whatever its size.
-        capacity = max(WINDOW_BYTES // row_bytes, 4 * self.batch_size, sizes.max())
+        # A window holds a block whatever its size and, where rows are to mix, some batches.
+        capacity = max(WINDOW_BYTES // row_bytes, sizes.max())
+        if self.generator is not None:
+            capacity = max(capacity, 4 * self.batch_size)
         windows = [blocks[window] for window in _fill(sizes, capacity)]
         resident = self.X.on(device) if source.nbytes <= _room(device) else None
         if resident is not None:

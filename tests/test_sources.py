@@ -374,6 +374,42 @@ def test_blocks_and_the_rows_of_a_window_are_mixed(tmp_path, streaming, monkeypa
     assert np.corrcoef(order.numpy(), np.arange(n))[0, 1] ** 2 < 0.05
     # ... and a batch of 50 from nearly as many of its window's blocks as chance allows.
     assert np.mean([len(batch.unique()) for batch in blocks.split(50)]) > 9.5
+    # A window is ten whole blocks, not the whole file, and others meet in the next epoch.
+    again = torch.cat([fields["preference"] for _, fields, _ in served]).long() // 20
+    windows, others = (
+        {frozenset(window.unique().tolist()) for window in epoch.split(200)}
+        for epoch in (blocks, again)
+    )
+    assert {len(window) for window in (*windows, *others)} == {10}
+    assert not windows & others
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "shuffled", "rows"),
+    [(20, True, 200), (100, True, 400), (100, False, 200), (1000, False, 200)],
+)
+def test_size_of_windows(batch_size, shuffled, rows, tmp_path, streaming, monkeypatch):
+    """Whole batches take part in the size where rows are shuffled only: they cost memory."""
+    buffers, real = [], torch.empty
+
+    def empty(shape, **kwargs):
+        if "pin_memory" in kwargs:
+            buffers.append(shape)
+        return real(shape, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    served, _ = streamed_rows(tmp_path, n=4000, batch_size=batch_size, generator=shuffled)
+    sizes = [len(window) for window, _, _ in served._windows()]
+    assert sizes == [rows] * (4000 // rows)
+    assert buffers == [(rows, 5)] * 3
+
+
+def test_rows_of_a_window_come_shuffled(tmp_path, streaming):
+    served, _ = streamed_rows(tmp_path, n=200, batch_size=50)  # one window
+    orders = [torch.cat([fields["preference"] for _, fields, _ in served]) for _ in range(2)]
+    for order in orders:
+        assert (order.diff() == 1).float().mean() < 0.05
+    assert (orders[0] == orders[1]).float().mean() < 0.05
 
 
 def test_a_seed_means_an_order(tmp_path, streaming):
