@@ -8,11 +8,14 @@ its size alone, never of free memory, so that a fit means the same on every mach
 import bisect
 import json
 import math
+import mmap
 import os
 import queue
 import struct
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +59,10 @@ def open_rows(X):
     if isinstance(X, str | os.PathLike):
         path = Path(X).expanduser()
         if path.suffix == ".npy" and path.is_file() and path.stat().st_size <= STREAM_BYTES:
-            return np.load(path, allow_pickle=False)
+            try:
+                return np.load(path, allow_pickle=False)
+            except (EOFError, ValueError) as error:
+                raise _unreadable(path, error) from error
         source = _open_path(path)
     elif isinstance(X, np.memmap) and X.nbytes > STREAM_BYTES:
         source = _of_memmap(X)
@@ -156,47 +162,55 @@ class Source:
 
 @dataclass(frozen=True)
 class FlatShard:
-    """Rows as plain bytes in one piece of a file."""
+    """Rows as plain bytes in one piece of a file, which had the state `seen` when it was found."""
 
     path: str
     offset: int
     shape: tuple
     stored: torch.dtype
+    seen: tuple
 
     def read(self, start, stop, out):
         """Read rows start to stop - 1 into the tensor `out`."""
         row = self.shape[1] * self.stored.itemsize
         # Opened each time: no file of a thousand shards stays open, and none is ever mapped.
         view = memoryview(out.view(torch.uint8).numpy()).cast("B")
-        with open(self.path, "rb", buffering=0) as file:
+        with _open_again(self.path, self.seen) as file:
             file.seek(self.offset + start * row)
             while view:
                 n = file.readinto(view)
                 if not n:
-                    raise OSError(
-                        f"{self.path!r} ends before row {stop - 1}: the file was cut while it was "
-                        "in use."
-                    )
+                    raise _changed(self.path)
                 view = view[n:]
 
 
 class ParquetShard:
     """Rows in a column of lists of a parquet file.
 
-    A row group is decoded as a whole, and kept until its last row was read.
+    A row group is decoded as a whole, and kept until its last row or another group is read.
+
+    Parameters
+    ----------
+    path : path-like
+    held : dict
+        Of the shards of a source together: the row group that is kept, by path and number.
     """
 
     #: Decoding takes several times the size of a row group.
     MAX_GROUP_BYTES = 2**25
 
-    def __init__(self, path):
+    def __init__(self, path, held):
         self.path = str(path)
+        self._held = held
         self._parquet = import_optional("pyarrow.parquet", "data", "Reading parquet files")
-        arrow = import_optional("pyarrow", "data", "Reading parquet files")
-        with self._parquet.ParquetFile(path) as file:
+        self._compute = import_optional("pyarrow.compute", "data", "Reading parquet files")
+        self._arrow = arrow = import_optional("pyarrow", "data", "Reading parquet files")
+        with open(path, "rb") as file:
+            self.seen = _state(file)
+        with self._opened() as file:
             schema, meta = file.schema_arrow, file.metadata
             lists = {
-                field.name: field.type.value_type
+                field.name: field.type
                 for field in schema
                 if (arrow.types.is_list(field.type) or arrow.types.is_large_list(field.type)
                     or arrow.types.is_fixed_size_list(field.type))
@@ -209,46 +223,83 @@ class ParquetShard:
                     f"of floats ({', '.join(schema.names[:10])}). Expected is one, or one named "
                     "'embedding', with the vector of each row."
                 )
+            kind = lists[self.column]
             self.stored = {"halffloat": torch.float16, "float": torch.float32}.get(
-                str(lists[self.column]), torch.float64
+                str(kind.value_type), torch.float64
             )
             self.groups = [meta.row_group(g).num_rows for g in range(meta.num_row_groups)]
-        self.ends = np.cumsum(self.groups).tolist()
-        self._held = None, None
-        width = 0
-        if sum(self.groups):
-            width = len(next(self._cells(0, 1))[0].as_py() or ())
-        self.shape = sum(self.groups), width
+            self.ends = np.cumsum(self.groups).tolist()
+            self.shape = sum(self.groups), None
+            if arrow.types.is_fixed_size_list(kind):
+                self.shape = len(self), kind.list_size
+            elif len(self):
+                # Of the first row alone, so that no row group is decoded to learn a width.
+                batches = file.iter_batches(1, columns=[self.column], use_threads=False)
+                first = next(batches).column(0)
+                if not first[0].is_valid or not len(first[0]):
+                    raise self._refusal(first, 0)
+                self.shape = len(self), len(first[0])
+
+    def __len__(self):
+        return self.shape[0]
 
     def read(self, start, stop, out):
         """Read rows start to stop - 1 into the tensor `out`."""
         rows = out.numpy()
         done = 0
         for cells in self._cells(start, stop):
-            values = cells.flatten().to_numpy(zero_copy_only=False)
-            if cells.null_count or len(values) != len(cells) * self.shape[1]:
-                raise ValueError(
-                    f"column {self.column!r} of {self.path!r} holds lists of different lengths, "
-                    f"or none, in rows {start} to {stop - 1}. Expected are {self.shape[1]} numbers "
-                    "in each row."
-                )
-            rows[done : done + len(cells)] = values.reshape(len(cells), -1)
+            values = cells.flatten()
+            # Their sum is not enough: a row that is too long makes up for one that is too short.
+            lengths = self._compute.list_value_length(cells).to_numpy(zero_copy_only=False)
+            if values.null_count or not (lengths == self.shape[1]).all():
+                raise self._refusal(cells, start + done)
+            rows[done : done + len(cells)] = values.to_numpy(zero_copy_only=False).reshape(
+                len(cells), -1
+            )
             done += len(cells)
+
+    def _refusal(self, cells, first):
+        """Return the error of the first cell without a vector, `first` being their first row."""
+        width = self.shape[1]
+
+        def wrong(cell):
+            if not cell.is_valid:
+                return "null"
+            if not len(cell) or len(cell) != (width or len(cell)):
+                return f"a list of {len(cell)}"
+            nulls = cell.values.null_count
+            return nulls and f"a list of {len(cell)} with {nulls} null"
+
+        row, found = next(item for item in enumerate(map(wrong, cells), first) if item[1])
+        return ValueError(
+            f"row {row} of {self.path!r} holds {found} in column {self.column!r}. Expected is a "
+            f"list of {width or 'as many'} numbers in each row, none of them null."
+        )
+
+    @contextmanager
+    def _opened(self):
+        with _open_again(self.path, self.seen) as raw:
+            try:
+                with self._parquet.ParquetFile(raw) as file:
+                    yield file
+            except (OSError, self._arrow.ArrowException) as error:
+                raise _unreadable(self.path, error) from error
 
     def _cells(self, start, stop):
         """Yield the cells of rows start to stop - 1, a row group's at a time."""
         while start < stop:
             group = bisect.bisect_right(self.ends, start)
             end = self.ends[group]
-            if self._held[0] != group:
-                self._held = None, None  # before the next is read
-                with self._parquet.ParquetFile(self.path) as file:
+            cells = self._held.get((self.path, group))
+            if cells is None:
+                self._held.clear()  # before the next is read
+                with self._opened() as file:
                     table = file.read_row_group(group, columns=[self.column], use_threads=False)
-                self._held = group, table.column(0)
+                cells = self._held[self.path, group] = table.column(0)
             first = end - self.groups[group]
-            yield from self._held[1][start - first : min(stop, end) - first].chunks
+            yield from cells[start - first : min(stop, end) - first].chunks
             if stop >= end:
-                self._held = None, None
+                self._held.clear()
             start = min(stop, end)
 
     def edges(self, rows):
@@ -262,7 +313,37 @@ class ParquetShard:
                 f"row_group_size={rows * 4:,} (pyarrow.parquet.write_table), or as .npy or "
                 ".safetensors."
             )
-        return np.cumsum([0, *self.groups[:-1]]).tolist()
+        return [end - size for end, size in zip(self.ends, self.groups, strict=True) if size]
+
+
+def _state(file):
+    """Return what changes whenever an open file is written to or another takes its place."""
+    stat = os.fstat(file.fileno())
+    return stat.st_size, stat.st_mtime_ns, stat.st_ino
+
+
+def _open_again(path, seen):
+    """Return a file, open for reading, that must be in the state in which it was seen."""
+    try:
+        file = open(path, "rb", buffering=0)
+    except FileNotFoundError as error:
+        raise _changed(path) from error
+    if _state(file) != seen:
+        file.close()
+        raise _changed(path)
+    return file
+
+
+def _changed(path):
+    return OSError(
+        f"{path!r} changed while it was in use: it was written to, replaced or removed, and rows "
+        "read before and after need not belong together. Start again, and let nothing change the "
+        "file until the call has returned."
+    )
+
+
+def _unreadable(path, error):
+    return ValueError(f"{str(path)!r} is no {Path(path).suffix} file that can be read: {error}")
 
 
 def _open_path(path):
@@ -277,6 +358,12 @@ def _open_path(path):
                 + ". Expected are files of one kind, whose rows are taken in the order of the "
                 "files' names."
             )
+        folder = next((file for file in found if file.is_dir()), None)
+        if folder is not None:
+            raise ValueError(
+                f"{str(folder)!r} is a folder. Expected in X={str(path)!r} are files; move it "
+                "elsewhere or rename it."
+            )
     elif not path.exists():
         raise FileNotFoundError(
             f"X={str(path)!r} does not exist. A string given as X is the path of a file "
@@ -289,12 +376,17 @@ def _open_path(path):
                 f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected is a file that "
                 f"ends in {', '.join(_KINDS)}, or a folder of such files."
             )
-    read = {".npy": _npy, ".safetensors": _safetensors, ".parquet": ParquetShard}
+    read = {
+        ".npy": _npy,
+        ".safetensors": _safetensors,
+        ".parquet": partial(ParquetShard, held={}),
+    }
     return Source(str(path), [read[file.suffix](file) for file in found])
 
 
 def _npy(path):
     with open(path, "rb") as file:
+        seen = _state(file)
         try:
             version = np.lib.format.read_magic(file)
             header = {
@@ -303,16 +395,16 @@ def _npy(path):
             }[version]
             shape, fortran, dtype = header(file)
         except (KeyError, ValueError) as error:
-            raise ValueError(f"{str(path)!r} is no .npy file that can be read: {error}") from error
+            raise _unreadable(path, error) from error
         offset = file.tell()
     stored = _NPY.get(dtype.str[1:]) if dtype.isnative else None
-    return _flat(path, offset, shape, stored, dtype, fortran)
+    return _flat(path, offset, shape, stored, dtype, seen, fortran)
 
 
 def _safetensors(path):
     # By hand: the library maps the whole file, and all that is needed is where the bytes lie.
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
+        size, *_ = seen = _state(file)
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
         try:
             header = json.loads(file.read(length)) if length <= size - 8 else None
@@ -329,10 +421,10 @@ def _safetensors(path):
             shape, dtype = tuple(tables[name]["shape"]), tables[name]["dtype"]
         except (AttributeError, KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{str(path)!r} is no valid safetensors file.") from error
-    return _flat(path, 8 + length + start, shape, _SAFETENSORS.get(dtype), dtype)
+    return _flat(path, 8 + length + start, shape, _SAFETENSORS.get(dtype), dtype, seen)
 
 
-def _flat(path, offset, shape, stored, dtype, fortran=False):
+def _flat(path, offset, shape, stored, dtype, seen, fortran=False):
     if len(shape) != 2 or stored is None or (fortran and min(shape) > 1):
         raise ValueError(
             f"{str(path)!r} holds {dtype} of shape {shape}"
@@ -341,16 +433,19 @@ def _flat(path, offset, shape, stored, dtype, fortran=False):
             "n_features), row by row (C order)."
         )
     needed = offset + math.prod(shape) * stored.itemsize
-    if os.path.getsize(path) < needed:
+    if seen[0] < needed:
         raise ValueError(
-            f"{str(path)!r} has {os.path.getsize(path):,} bytes, but an array of shape {shape} "
+            f"{str(path)!r} has {seen[0]:,} bytes, but an array of shape {shape} "
             f"needs {needed:,}: the file is incomplete."
         )
-    return FlatShard(str(path), offset, tuple(shape), stored)
+    return FlatShard(str(path), offset, tuple(shape), stored, seen)
 
 
 def _of_memmap(X):
-    """Return the rows of a memory-mapped array by their place in its file, X where it has none."""
+    """Return the rows of a memory-mapped array by their place in its file, X where it has none.
+
+    It has none either where the file is no longer what was mapped: the array outlives its name.
+    """
     stored = _NPY.get(X.dtype.str[1:]) if X.dtype.isnative else None
     mapped = X
     while isinstance(mapped.base, np.memmap):
@@ -367,7 +462,24 @@ def _of_memmap(X):
     if X.mode != "r":
         mapped.flush()
     offset = mapped.offset + X.ctypes.data - mapped.ctypes.data
-    return Source(str(X.filename), [FlatShard(str(X.filename), offset, X.shape, stored)])
+    if isinstance(mapped.base, mmap.mmap) and mapped.base.size() < offset + X.nbytes:
+        # Cut, not replaced: whoever touched the last rows of the array would be killed.
+        raise ValueError(
+            f"X is a memory-mapped array whose file {str(X.filename)!r} was cut to "
+            f"{mapped.base.size():,} bytes; its rows end at {offset + X.nbytes:,}. Map it again."
+        )
+    try:
+        with open(X.filename, "rb") as file:
+            source = Source(
+                str(X.filename),
+                [FlatShard(str(X.filename), offset, X.shape, stored, _state(file))],
+            )
+        for row in np.linspace(0, len(X) - 1, 16).astype(int):
+            if source.read(row, row + 1).numpy().tobytes() != X[row].tobytes():
+                return X
+    except OSError:
+        return X
+    return source
 
 
 class StreamedX:
@@ -409,8 +521,7 @@ class StreamedX:
         try:
             return self.select(values)
         except ValueError as error:
-            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-            if not len(bad):
+            if np.isfinite(values).all():
                 raise
 
             def fails(row):

@@ -210,6 +210,16 @@ def broken(tmp_path, problem):
 
         path = tmp_path / "X.parquet"
         pq.write_table(pa.table({"a": [[1.0, 2.0]] * 599 + [[1.0]]}), path)
+    elif problem in ("no bytes", "folder in folder"):
+        np.save(tmp_path / "W.npy", X)
+        path.mkdir() if problem == "folder in folder" else path.write_bytes(b"")
+        return tmp_path
+    elif problem in ("no parquet", "damaged parquet"):
+        path = tmp_path / "X.parquet"
+        write_parquet(path, X, row_group_size=50)
+        content = path.read_bytes()
+        whole = len(content) if problem == "no parquet" else 2000
+        path.write_bytes(b"\xff" * whole + content[whole:])
     elif problem == "row groups":
         path = tmp_path / "X.parquet"
         write_parquet(path, X)
@@ -233,7 +243,11 @@ def broken(tmp_path, problem):
         ("no safetensors", "is no valid safetensors file"),
         ("several tensors", "2 two-dimensional tensors .a, b.. Expected is one"),
         ("no lists", "has no column of lists of floats .a.. Expected is one"),
-        ("ragged", "lists of different lengths"),
+        ("ragged", r"row 599 of .*X.parquet.* holds a list of 1 .* list of 2 numbers in each row"),
+        ("no bytes", "X.npy' is no .npy file that can be read"),
+        ("folder in folder", "X.npy' is a folder. Expected in X=.* are files"),
+        ("no parquet", "X.parquet' is no .parquet file that can be read"),
+        ("damaged parquet", "X.parquet' is no .parquet file that can be read"),
         ("row groups", "row groups of up to 600 rows .* Write it with row_group_size="),
     ],
 )
@@ -244,12 +258,161 @@ def test_files_that_cannot_be_used_say_why(problem, message, tmp_path, streaming
         ImplicitRewardEstimator(**FAST).fit(X, make_log()[1])
 
 
-def test_a_file_cut_while_in_use(tmp_path, streaming):
+@pytest.mark.parametrize("content", [b"", b"no array" * 9, "cut"])
+def test_small_files_that_cannot_be_read_are_named(content, tmp_path):
     np.save(tmp_path / "X.npy", make_log()[0])
-    source = open_rows(tmp_path / "X.npy")
-    os.truncate(tmp_path / "X.npy", 5000)
-    with pytest.raises(OSError, match="ends before row 599"):
+    if content == "cut":
+        os.truncate(tmp_path / "X.npy", 5000)
+    else:
+        (tmp_path / "X.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"X.npy' is no .npy file that can be read: .*\w"):
+        open_rows(tmp_path / "X.npy")
+
+
+RAGGED = [
+    (-1, 0, None, "row 0 of .* holds null .* list of as many numbers"),
+    (2, 0, None, "row 0 of .* holds null .* list of 2 numbers"),
+    (-1, 0, [], "row 0 of .* holds a list of 0 .* list of as many numbers"),
+    (-1, 417, None, "row 417 of .* holds null .* list of 2 numbers"),
+    (2, 417, None, "row 417 of .* holds null .* list of 2 numbers"),
+    (-1, 417, [None, 1.0], "row 417 of .* holds a list of 2 with 1 null"),
+    (2, 417, [None, 1.0], "row 417 of .* holds a list of 2 with 1 null"),
+    (-1, 417, [1.0], "row 417 of .* holds a list of 1 .* list of 2 numbers"),
+    # As many numbers in all as there should be.
+    (-1, slice(417, 419), [[1.0], [2.0, 3.0, 4.0]], "row 417 of .* holds a list of 1"),
+]
+
+
+@pytest.mark.parametrize(("size", "row", "value", "message"), RAGGED)
+def test_each_row_of_parquet_is_a_whole_vector(size, row, value, message, tmp_path, streaming):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    rows = [[1.0, 2.0]] * 600
+    rows[row] = value
+    cells = pa.array(rows, pa.list_(pa.float32(), size))
+    pq.write_table(pa.table({"a": cells}), tmp_path / "X.parquet", row_group_size=100)
+    with pytest.raises(ValueError, match=message):
+        source = open_rows(tmp_path / "X.parquet")
+        source.read(0, 390)  # the error is not of what was read before
+        source.read(390, 600)
+
+
+def test_opening_parquet_decodes_no_row_group(tmp_path, streaming, monkeypatch):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    (tmp_path / "lists").mkdir()
+    X = make_log()[0]
+    for i in range(3):
+        cells = pa.array(list(X), pa.list_(pa.float32()))
+        pq.write_table(pa.table({"a": cells}), tmp_path / "lists" / f"{i}.parquet")
+    decoded, real = [], pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile,
+        "read_row_group",
+        lambda file, *args, **kwargs: decoded.append(args) or real(file, *args, **kwargs),
+    )
+    for path in (tmp_path / "lists", write("folder of parquet", tmp_path, X)):
+        source = open_rows(path)
+        assert source.shape[1] == 5
+        assert not decoded
+    # One row group is kept at a time, and none of which all rows were read.
+    source = open_rows(tmp_path / "lists")
+    for start in (0, 600, 1200):
+        source.read(start, start + 7)
+    assert len(decoded) == 3
+    assert {len(shard._held) for shard in source.shards} == {1}
+    source.read(1207, 1800)
+    assert len(decoded) == 3
+    assert not any(shard._held for shard in source.shards)
+
+
+def test_row_groups_may_be_empty(tmp_path, streaming):
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    X, y, _ = make_log()
+    path = tmp_path / "X.parquet"
+    parts = [X[:0], X[:100], X[:0], X[100:400], X[400:], X[:0]]
+    tables = [
+        pa.table({"a": pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), 5)})
+        for part in parts
+    ]
+    with pq.ParquetWriter(path, tables[0].schema) as file:
+        for table in tables:
+            file.write_table(table)
+    assert open_rows(path).edges() == [0, 100, 400, 600]
+    assert_array_equal(open_rows(path).read(0, 600).numpy(), X)
+    est = ImplicitRewardEstimator(**FAST).fit(path, y)
+    assert_array_equal(est.predict(path), est.predict(X))
+
+
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "memmap"])
+@pytest.mark.parametrize("change", ["replaced", "written to", "cut", "removed"])
+def test_a_file_that_changes_while_in_use(form, change, tmp_path, streaming):
+    X = make_log()[0]
+    path = write(form, tmp_path, X)
+    source = open_rows(path)
+    source.read(500, 600)
+    file = sorted(path.iterdir())[-1] if path.is_dir() else path
+    before = file.stat()
+    if change == "replaced":
+        (tmp_path / "new").write_bytes(file.read_bytes())
+        os.utime(tmp_path / "new", ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.replace(tmp_path / "new", file)
+    elif change == "written to":
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    elif change == "cut":
+        os.truncate(file, 900)
+    else:
+        os.unlink(file)
+    with pytest.raises(OSError, match=rf"{file.name}' changed while it was in use.* Start again"):
         source.read(500, 600)
+
+
+def test_a_file_that_changes_during_a_fit(tmp_path, streaming):
+    X, y, _ = make_log()
+    path = write("npy", tmp_path, X)
+
+    class Writes(ImplicitRewardEstimator):
+        def _log_epoch(self, record):
+            with open(path, "r+b") as file:  # a single number, at its place
+                file.seek(-4, os.SEEK_END)
+                file.write(np.float32(1e6).tobytes())
+            return super()._log_epoch(record)
+
+    with pytest.raises(OSError, match="X.npy' changed while it was in use"):
+        Writes(**FAST).fit(path, y)
+
+
+def test_a_file_cut_under_the_eyes_of_a_reader(tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr(_sources, "_state", lambda file: (10**6, 0, 0))  # as before it was cut
+    source = open_rows(write("npy", tmp_path, make_log()[0]))
+    os.truncate(tmp_path / "X.npy", 5000)
+    with pytest.raises(OSError, match="changed while it was in use"):
+        source.read(500, 600)
+
+
+@pytest.mark.parametrize("change", ["other rows", "fewer rows", "removed"])
+def test_a_mapped_array_outlives_its_file(change, tmp_path, streaming):
+    X, y, _ = make_log()
+    mapped = write("memmap", tmp_path, X)
+    if change == "removed":
+        os.unlink(tmp_path / "X.npy")
+    else:
+        np.save(tmp_path / "new.npy", -X if change == "other rows" else X[:50])
+        os.replace(tmp_path / "new.npy", tmp_path / "X.npy")
+    assert open_rows(mapped) is mapped
+    expected = ImplicitRewardEstimator(**FAST).fit(X, y).predict(X)
+    assert_array_equal(ImplicitRewardEstimator(**FAST).fit(mapped, y).predict(X), expected)
+
+
+def test_a_mapped_array_whose_file_was_cut(tmp_path, streaming):
+    mapped = write("memmap", tmp_path, make_log()[0])
+    os.truncate(tmp_path / "X.npy", 5000)
+    with pytest.raises(ValueError, match="X.npy' was cut to 5,000 bytes; its rows end at 12,128"):
+        open_rows(mapped)
 
 
 def test_small_npy_files_may_be_of_any_numbers(tmp_path):
