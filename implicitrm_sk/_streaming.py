@@ -102,6 +102,7 @@ class StreamedRows(ResidentRows):
                 X = window.index_select(0, piece)
                 if i == 0 and n_held:
                     X, numbers = torch.cat([held_X, X]), torch.cat([held, numbers])
+                    held_X = held = None  # not a second time, while the batch is in use
                 if i < len(cuts):
                     yield X, numbers
                 else:
