@@ -344,10 +344,20 @@ def check_sample_weight(sample_weight, n_samples):
 
 def check_out(out, like):
     """Return `out` if results of the shape of `like` can be written into it."""
-    if not (isinstance(out, np.ndarray) and out.shape == like.shape and out.flags.writeable):
-        found = f"an array of shape {out.shape}" if isinstance(out, np.ndarray) else repr(out)
+    is_array = isinstance(out, np.ndarray)
+    if not (
+        is_array
+        and out.shape == like.shape
+        and np.issubdtype(out.dtype, np.floating)
+        and out.flags.writeable
+    ):
+        found = repr(out)
+        if is_array:
+            found = f"an array of {out.dtype} of shape {out.shape}"
+            found += "" if out.flags.writeable else " that is read-only"
         raise ValueError(
-            f"out must be a writeable array of shape {like.shape}, got {found}. For example "
+            f"out must be a writeable array of shape {like.shape} and a floating dtype, got "
+            f"{found}. For example "
             f"np.lib.format.open_memmap('reward.npy', 'w+', np.{like.dtype}, {like.shape})."
         )
     return out

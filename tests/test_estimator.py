@@ -193,6 +193,22 @@ def test_both_sides_of_the_swap_carry_equal_weight(n_estimators, sizes):
     )
 
 
+@pytest.mark.parametrize("dtype", [int, bool, np.uint8, complex, object])
+def test_rewards_are_written_into_floats_only(dtype):
+    X, y, _ = make_log()
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, y)
+    out = np.zeros(len(X), dtype=dtype)
+    kind = re.escape(f"a floating dtype, got an array of {out.dtype} of shape (400,).")
+    with pytest.raises(ValueError, match=kind):
+        estimator.predict(X, out=out)
+    assert not out.any()
+    out = np.zeros(len(X), dtype=np.float32)
+    assert_array_equal(estimator.predict(X, out=out), estimator.predict(X))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="got .* that is read-only"):
+        estimator.predict(X, out=out)
+
+
 def test_several_signals_have_no_mirror_image(three_signals):
     estimator, X, *_ = three_signals
     with torch.no_grad():
