@@ -1,25 +1,37 @@
 """Fits that go on where they were interrupted."""
 
+import copy
+import functools
 import hashlib
 import json
 import os
+import re
+import tempfile
+from contextlib import closing
+from itertools import pairwise
 from numbers import Integral
 from os import PathLike
 from pathlib import Path
+from reprlib import recursive_repr
+from types import MethodType
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from sklearn.base import BaseEstimator
 
+from ._sources import read_ahead
 from .objectives import Objective
 
 _FORMAT = "implicitrm_sk checkpoint 1"
 #: They change nothing of an epoch.
 _FREE = ("max_epochs", "verbose")
-#: How many rows of X stand for all of them.
-_N_SAMPLED = 1024
+#: Numbers that are hashed at once: a device need not hold, nor send, a second X.
+_N_HASHED = 2**22
+#: What `warm_start` goes on from.
+_START = ("model_", "scaler_")
 
 
 class Checkpoint:
@@ -31,17 +43,26 @@ class Checkpoint:
     uninterrupted one would have: bit for bit on a CPU with the same number of threads. When a fit
     is done the file is removed.
 
+    That data are the same is told by a hash of all of them, for which large files are read once
+    more before the first epoch.
+
+    With `warm_start` the weights that the fit started from must be the same too. So that an
+    interrupted fit can go on in the same process, it leaves the estimator's weights as they were
+    before: what it had learned is in the file.
+
     Parameters
     ----------
     path : str or path-like
-        The file; written beside its place first and then moved there. One per fit: not for an
-        estimator within a search.
+        The file, in a folder that exists; written beside its place first and then moved there. One
+        per fit: not for an estimator within a search.
 
     Raises
     ------
     ValueError
-        By `fit`, if the file is of other settings or data, or is no such file; if `random_state`
-        is not an integer, without which a fit cannot be repeated.
+        By `fit`, before it trains: if the file is of other settings or data or of more epochs than
+        `max_epochs`, or is no such file; if there can be no file at this path; if `random_state`
+        is not an integer, without which a fit cannot be repeated; if the estimator has another
+        `Checkpoint`, or is no `ImplicitRewardEstimator`.
 
     Examples
     --------
@@ -61,19 +82,60 @@ class Checkpoint:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
+        #: By the id of the estimator: workers of a search share their callbacks.
+        self._fits: dict[int, TrainingState] = {}
 
     # ------------------------------------------------------------------ callback protocol
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Check that the fit can be repeated."""
+        """Check that the fit can be repeated, and kept at this path."""
+        from ._estimator import ImplicitRewardEstimator  # which imports this module
+
+        if not isinstance(estimator, ImplicitRewardEstimator):
+            raise ValueError(
+                f"Checkpoint is a callback of ImplicitRewardEstimator, not of "
+                f"{type(estimator).__name__}, whose training it cannot keep. Leave it out."
+            )
+        if sum(isinstance(callback, Checkpoint) for callback in estimator._skl_callbacks) > 1:
+            raise ValueError(
+                "the estimator has several callbacks of the kind Checkpoint, but a fit is kept in "
+                "one file. Pass one of them to set_callbacks."
+            )
         if not isinstance(estimator.random_state, Integral):
             raise ValueError(
                 f"random_state={estimator.random_state!r}, but a fit that goes on from a "
                 "Checkpoint has to repeat what was drawn: set random_state to an integer."
             )
+        path = Path(self.path).expanduser()
+        if path.is_dir():
+            raise ValueError(
+                f"the path of the Checkpoint, {str(path)!r}, is a folder. Expected is the path of "
+                "a file, which need not exist, for example "
+                f"{str(path / 'reward.checkpoint')!r}."
+            )
+        try:
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"the Checkpoint {str(path)!r} cannot be written into the folder "
+                f"{str(path.parent)!r} ({error.strerror}). Create the folder, or name another that "
+                "you may write into."
+            ) from error
+        self._fits[id(estimator)] = TrainingState(
+            path,
+            {
+                name: _settled(value)
+                for name, value in estimator.get_params(deep=False).items()
+                if name not in _FREE
+            },
+            (estimator.reward_columns_, estimator.propensity_columns_),
+            estimator.history_,
+        )
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Do nothing."""
+        """Forget the fit, done or not."""
+        self._fits.pop(id(estimator), None)
 
     def on_fit_task_begin(self, estimator: Any, context: Any, **_: Any) -> None:
         """Do nothing."""
@@ -81,7 +143,7 @@ class Checkpoint:
     def on_fit_task_end(self, estimator: Any, context: Any, **_: Any) -> None:
         """Remove the file of a fit that is done."""
         if context.task_name == "fit":
-            Path(self.path).expanduser().unlink(missing_ok=True)
+            self._fits[id(estimator)].remove()
 
     # ------------------------------------------------------------------ for the engine
 
@@ -92,7 +154,7 @@ class Checkpoint:
         Parameters
         ----------
         estimator : ImplicitRewardEstimator
-            With a `history_`.
+            In `fit`.
 
         Returns
         -------
@@ -107,16 +169,36 @@ class Checkpoint:
         """
         for callback in getattr(estimator, "_skl_callbacks", ()):
             if isinstance(callback, cls):
-                return TrainingState(
-                    Path(callback.path).expanduser(),
-                    {
-                        name: _settled(value)
-                        for name, value in estimator.get_params(deep=False).items()
-                        if name not in _FREE
-                    },
-                    estimator.history_,
-                )
+                return callback._fits.get(id(estimator))
         return None
+
+
+def warm_start_kept(fit):
+    """Make an interrupted `fit` with a `Checkpoint` leave what a warm start goes on from.
+
+    The fit that goes on in the same process then starts where the interrupted one did, which is
+    how the file tells them from other fits.
+    """
+
+    @functools.wraps(fit)
+    def method(self, *args, **kwargs):
+        has_checkpoint = any(
+            isinstance(callback, Checkpoint) for callback in getattr(self, "_skl_callbacks", ())
+        )
+        if not (self.warm_start and has_checkpoint):
+            return fit(self, *args, **kwargs)
+        before = {name: vars(self)[name] for name in _START if name in vars(self)}
+        if "scaler_" in before:
+            before["scaler_"] = copy.deepcopy(before["scaler_"])  # it is updated in place
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            for name in _START:
+                vars(self).pop(name, None)
+            vars(self).update(before)
+            raise
+
+    return method
 
 
 class TrainingState:
@@ -126,53 +208,55 @@ class TrainingState:
     ----------
     path : Path
     settings : dict of str to str
+    columns : tuple of ndarray of int
+        Of X, that the heads read.
     history : list of dict
         Of the estimator; filled with what the file holds.
     """
 
-    def __init__(self, path, settings, history):
+    def __init__(self, path, settings, columns, history):
         self.path = path
-        self.settings = settings
+        self.fingerprint = {
+            "settings": settings,
+            "columns in use": _digest(*map(torch.as_tensor, columns)),
+        }
         self.history = history
+        #: Whether the file is of this fit.
+        self.is_own = False
 
-    def restore(self, net, parts):
+    def restore(self, net, parts, epochs):
         """Return the progress that the file holds for a net, None if there is no file.
 
         Parameters
         ----------
         net : RewardNet
         parts : list of ResidentRows or None
+            The first to train on.
+        epochs : int
+            At most to train, of all.
         """
-        self.fingerprint = {
-            "settings": self.settings,
-            "X": _digest(_sampled(part.X) for part in parts if part is not None),
+        found = self._read()
+        if found is not None:
+            self._check(found[0]["fingerprint"])  # before all data are read
+        self.fingerprint |= {
+            "X": _digest(*_rows(parts[0])),
             "actions, weights, groups or other data": _digest(
-                value
-                for part in parts
-                if part is not None
-                for value in (
-                    *part.rows.values(), *part.responses.values(), part.sample_weight, part.part
-                )
+                *(value for part in parts if part is not None for value in _log(part))
             ),
-            "initial weights": _digest(net.module_.state_dict().values()),
-        }  # fmt: skip
-        if not self.path.exists():
+            "initial weights": _digest(*net.module_.state_dict().values()),
+        }
+        if found is None:
             return None
-        try:
-            with safe_open(self.path, "pt") as file:
-                state = json.loads((file.metadata() or {}).get("state", "{}"))
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{str(self.path)!r} is no checkpoint that can be read ({error}). Remove it to "
-                "start anew."
-            ) from error
-        if state.get("format") != _FORMAT:
-            raise ValueError(
-                f"{str(self.path)!r} is no checkpoint of this version of implicitrm_sk. Remove it "
-                "to start anew."
-            )
+        state, tensors = found
         self._check(state["fingerprint"])
+        trained = state["progress"]["epoch"]
+        if trained > epochs:
+            raise ValueError(
+                f"the checkpoint {str(self.path)!r} has {trained} epochs behind it, more than "
+                f"max_epochs={epochs}. Set max_epochs to {trained} or more to go on, or remove the "
+                "file to start anew."
+            )
+        self.is_own = True
         progress = state["progress"] | {"vectors": {}, "tensors": {}}
         progress["generator"] = tensors.pop("generator")
         for key, value in tensors.items():
@@ -216,15 +300,40 @@ class TrainingState:
             file.flush()
             os.fsync(file.fileno())
         os.replace(unfinished, self.path)
+        self.is_own = True
+
+    def remove(self):
+        """Remove the file, if this fit wrote it or went on from it."""
+        if self.is_own:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self):
+        if not self.path.exists():
+            return None
+        try:
+            with safe_open(self.path, "pt") as file:
+                state = json.loads((file.metadata() or {}).get("state", "{}"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (OSError, SafetensorError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{str(self.path)!r} is no checkpoint that can be read ({error}). Remove it to "
+                "start anew."
+            ) from error
+        if state.get("format") != _FORMAT:
+            raise ValueError(
+                f"{str(self.path)!r} is no checkpoint of this version of implicitrm_sk. Remove it "
+                "to start anew."
+            )
+        return state, tensors
 
     def _check(self, found):
         differing = [name for name in self.fingerprint if found.get(name) != self.fingerprint[name]]
         if not differing:
             return
         if "settings" in differing:
-            old, new = found["settings"], self.settings
+            old, new = found["settings"], self.fingerprint["settings"]
             differing = [
-                f"{name} ({old.get(name)} then, {new.get(name)} now)"
+                f"{name} ({_shown(old.get(name))} then, {_shown(new.get(name))} now)"
                 for name in sorted({*old, *new})
                 if old.get(name) != new.get(name)
             ]
@@ -235,26 +344,75 @@ class TrainingState:
         )
 
 
+@recursive_repr("...")
 def _settled(value):
-    if isinstance(value, Objective):
-        return f"{type(value).__qualname__}({dict(sorted(vars(value).items()))})"
-    return repr(value)
+    """Return a text that tells a setting from others, and is the same in every process."""
+    if isinstance(value, np.ndarray):
+        return f"array({value.tolist()})"  # NumPy leaves out the middle of long ones
+    if isinstance(value, functools.partial):
+        args = [*map(_settled, value.args)]
+        named = {name: _settled(each) for name, each in sorted(value.keywords.items())}
+        return f"partial({_settled(value.func)}, {args}, {named})"
+    if isinstance(value, MethodType):
+        return f"{_settled(value.__self__)}.{value.__name__}"
+    if hasattr(value, "__qualname__"):
+        return f"{getattr(value, '__module__', None)}.{value.__qualname__}"
+    if isinstance(value, BaseEstimator) and not isinstance(value, Objective):
+        state = value.get_params(deep=False)
+    elif isinstance(value, Objective) or type(value).__repr__ is object.__repr__:
+        state = getattr(value, "__dict__", {})
+    else:
+        return re.sub(" at 0x[0-9a-fA-F]+", "", repr(value))
+    state = {name: _settled(each) for name, each in sorted(state.items())}
+    return f"{type(value).__module__}.{type(value).__qualname__}({state})"
 
 
-def _sampled(X):
-    """Return some rows of X, evenly spaced, as a tensor."""
-    if isinstance(X, torch.Tensor):
-        rows = np.linspace(0, len(X) - 1, min(_N_SAMPLED, len(X))).astype(int)
-        return X[torch.from_numpy(rows).to(X.device)]
-    # From where blocks begin: reading a row of parquet elsewhere decodes those before it.
-    edges = np.array(X.source.edges())
-    starts = edges[np.unique(np.linspace(0, len(edges) - 2, _N_SAMPLED // 16).astype(int))]
-    return torch.cat([X.source.read(i, min(i + 16, len(X))) for i in starts.tolist()])
+def _shown(text):
+    return text if text is None or len(text) <= 200 else f"{text[:197]}..."
 
 
-def _digest(tensors):
-    digest = hashlib.sha256()
-    for value in tensors:
-        digest.update(repr((tuple(value.shape), value.dtype)).encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+def _rows(part):
+    """Return all that X of a part consists of."""
+    if isinstance(part.X, torch.Tensor):
+        return (part.X,)
+    return part.X.source, part.columns, part.mean, part.scale
+
+
+def _log(part):
+    """Return all other data of a part, and what its batches and pairs are drawn by."""
+    partners = part.partners and (
+        getattr(part.partners, name) for name in ("order", "size", "start", "block", "block_size")
+    )
+    return (
+        *part.rows.values(),
+        *part.responses.values(),
+        part.sample_weight,
+        part.part,
+        part.offsets,
+        *(partners or ()),
+    )
+
+
+def _digest(*values):
+    """Return a hash of tensors, sources and None, whichever device or block the numbers lie in."""
+    digest = hashlib.blake2b()
+    for value in values:
+        if value is None:
+            digest.update(b"None")
+            continue
+        is_tensor = isinstance(value, torch.Tensor)
+        kind = value.dtype if is_tensor else value.stored
+        digest.update(repr((tuple(value.shape), kind)).encode())
+        with closing(_pieces(value) if is_tensor else read_ahead(_blocks(value))) as pieces:
+            for piece in pieces:
+                digest.update(piece.cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _pieces(tensor):
+    yield from tensor.detach().flatten().split(_N_HASHED)
+
+
+def _blocks(source):
+    for start, stop in pairwise(source.edges()):
+        yield source.read(start, stop)

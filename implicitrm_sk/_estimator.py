@@ -20,7 +20,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import _mixture, _persistence
-from ._checkpoint import Checkpoint
+from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import embed_text, positions_in_use, select_features, set_embedder
 from ._identification import (
     MIN_RESPONSES,
@@ -411,6 +411,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
 
     @same(with_callbacks)
     @same(_fit_context(prefer_skip_nested_validation=True))
+    @same(warm_start_kept)
     def fit(
         self,
         X: Rows,
@@ -1457,7 +1458,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
             lower bound of what one signal leaves open: members that start from the same split of
             the action probability tend to agree on it.
         out : ndarray of shape (n_samples,), default=None
-            Where to write the reward, for example an ``np.memmap``. None makes an array.
+            Of floats: where to write the reward, for example an ``np.memmap``. None makes an array.
 
         Returns
         -------
@@ -1469,7 +1470,8 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         Raises
         ------
         NotFittedError, ValueError
-            Before `fit`; if X has other columns than `fit` saw, or values far outside their range.
+            Before `fit`; if X has other columns than `fit` saw, or values far outside their range;
+            if `out` has another shape, is read-only or not of floats.
 
         Examples
         --------

@@ -568,7 +568,7 @@ class RewardNet(NeuralNet):
         # To pick rows and rates of their own is not worth the trouble.
         keep = train.per_member or self.criterion_.estimates
         if checkpoint is not None:
-            progress = checkpoint.restore(self, X)
+            progress = checkpoint.restore(self, X, epochs)
         if progress is not None:
             members.resume(progress, train.generator)
             members.leave(keep)

@@ -1,5 +1,6 @@
 """X from files: every form is read alike, and what is large is never held."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
 
 from implicitrm_sk import (
     Checkpoint,
@@ -954,8 +956,8 @@ JOB = """
     import numpy as np, torch
     torch.set_num_threads(1)
     from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources, _streaming
-    folder, streamed, last = sys.argv[1], sys.argv[2] == "streamed", int(sys.argv[3])
-    if streamed:
+    folder, where, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    if where == "streamed":
         _sources.STREAM_BYTES, _sources.BLOCK_BYTES, _streaming.WINDOW_BYTES = 1000, 400, 4000
 
     class Kill:
@@ -964,9 +966,19 @@ JOB = """
         def teardown(self, estimator, context): pass
         def on_fit_task_begin(self, estimator, context, **_): pass
         def on_fit_task_end(self, estimator, context, **_):
-            self.epochs += context.task_name == "epoch"
+            self.epochs += context.task_name == "epoch" and where != "writing"
             if self.epochs == last:
                 os.kill(os.getpid(), signal.SIGKILL)
+
+    n_written = 0
+    def fsync(file):
+        global n_written
+        n_written += 1
+        if n_written == last:
+            os.ftruncate(file, os.fstat(file).st_size // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+    if where == "writing":
+        os.fsync = fsync
 
     est = ImplicitRewardEstimator(
         random_state=0, max_epochs=8, learning_rate_init=3e-3, n_iter_no_change=3,
@@ -1053,6 +1065,7 @@ def test_a_fit_that_had_finished_trains_no_further(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         est.set_callbacks(Fails(-1), Checkpoint(file)).fit(X, y)
     est.set_callbacks(Checkpoint(file), Interrupt(1)).fit(X, y)  # begins no epoch
+    assert not file.exists()
     assert_same_weights(est, whole)
     assert est.history_ == whole.history_
 
@@ -1115,8 +1128,211 @@ def test_a_checkpoint_needs_a_seed(tmp_path):
         est.fit(X, y)
 
 
+def interrupted(est, file, X, y, epoch=3, **log):
+    """Leave the checkpoint of a fit that was interrupted in an epoch."""
+    with pytest.raises(KeyboardInterrupt):
+        est.set_callbacks(Checkpoint(file), Interrupt(epoch)).fit(X, y, **log)
+    assert file.exists()
+
+
+def assert_refused(est, file, X, y, message, **log):
+    """The fit does not go on from the file, and leaves it as it is."""
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=message):
+        est.set_callbacks(Checkpoint(file)).fit(X, y, **log)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("form", ["array", "npy", "parquet"])
+def test_one_number_in_any_row_makes_other_data(form, tmp_path, streaming):
+    X, y, _ = make_log(2000)
+    given = X if form == "array" else write(form, tmp_path, X)
+    settings = FAST | {"standardize": False, "early_stopping": False}
+    file = tmp_path / "checkpoint"
+    interrupted(ImplicitRewardEstimator(**settings), file, given, y)
+    for row in (1, 777, 1998):
+        changed = X.copy()
+        changed[row, 4] += 1
+        given = changed if form == "array" else write(form, tmp_path, changed)
+        assert_refused(
+            ImplicitRewardEstimator(**settings), file, given, y, "another fit: it differs in X[.]"
+        )
+    given = X if form == "array" else write(form, tmp_path, X)
+    est = ImplicitRewardEstimator(**settings).set_callbacks(Checkpoint(file)).fit(given, y)
+    assert_same_weights(est, ImplicitRewardEstimator(**settings).fit(given, y))
+
+
+@pytest.mark.parametrize("kind", ["groups of pairs", "responses"])
+def test_what_batches_are_drawn_by_is_part_of_the_data(kind, tmp_path):
+    X, y, _ = make_log()
+    settings = FAST | {"early_stopping": False}
+    number = np.arange(len(X))
+    if kind == "groups of pairs":
+        settings["objective"], y = "bpr", y[:, 0]
+        then, now = {"groups": number // 10}, {"groups": number // 12}
+    else:
+        # Of as many rows in all, with one reward column that both ways agree with.
+        X[:, 0] = number // 4
+        settings |= {"reward_features": [0], "propensity_features": [1, 2, 3, 4]}
+        then, now = ({"response_id": 2 * (number // 4) + (number % 4 >= k)} for k in (1, 3))
+    file = tmp_path / "checkpoint"
+    interrupted(ImplicitRewardEstimator(**settings), file, X, y, **then)
+    est = ImplicitRewardEstimator(**settings)
+    assert_refused(est, file, X, y, "it differs in actions, weights, groups or other data", **now)
+    whole = ImplicitRewardEstimator(**settings).fit(X, y, **then)
+    assert_same_weights(est.fit(X, y, **then), whole)
+
+
+class Columns:
+    """Selects columns; of each there may be several, at different addresses."""
+
+    def __init__(self, *columns):
+        self.columns = columns
+
+    def __call__(self, X):
+        return list(self.columns)
+
+    select = __call__
+
+
+def first_columns(n, X):
+    return np.arange(n)
+
+
+def selector(kind, *columns):
+    """Return a callable made anew, as by another process."""
+    if kind == "function":
+        return lambda X: list(columns)
+    if kind == "partial":
+        return functools.partial(first_columns, len(columns))
+    return Columns(*columns) if kind == "object" else Columns(*columns).select
+
+
+@pytest.mark.parametrize("kind", ["function", "partial", "object", "method"])
+def test_columns_may_be_selected_by_a_callable(kind, tmp_path):
+    X, y, _ = make_log()
+    settings = FAST | {"propensity_features": [3, 4]}
+    file = tmp_path / "checkpoint"
+
+    def estimator(*columns):
+        # Kept, so that no other gets its address.
+        kept.append(selector(kind, *columns))
+        return ImplicitRewardEstimator(reward_features=kept[-1], **settings)
+
+    kept = []
+    interrupted(estimator(0, 1, 2), file, X, y)
+    # Lambdas tell nothing about themselves.
+    message = "columns in use" if kind == "function" else "reward_features"
+    assert_refused(estimator(0, 1), file, X, y, f"it differs in {message}")
+    est = estimator(0, 1, 2).set_callbacks(Checkpoint(file)).fit(X, y)
+    assert_same_weights(est, estimator(0, 1, 2).fit(X, y))
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_warm_start_goes_on_in_the_same_process(fitted, tmp_path):
+    X, y, _ = make_log()
+    file = tmp_path / "checkpoint"
+
+    def estimator():
+        est = ImplicitRewardEstimator(warm_start=True, **FAST)
+        return est.fit(X[:300], y[:300]) if fitted else est
+
+    whole = estimator().fit(X, y)
+    est = estimator()
+    before = dict(vars(est))
+    for epoch in (3, 2):
+        interrupted(est, file, X, y, epoch)
+        assert vars(est).get("model_") is before.get("model_")
+    # Another process starts from the same weights.
+    content = file.read_bytes()
+    assert_same_weights(estimator().set_callbacks(Checkpoint(file)).fit(X, y), whole)
+    file.write_bytes(content)
+    assert_same_weights(est.set_callbacks(Checkpoint(file)).fit(X, y), whole)
+    assert est.history_ == whole.history_
+    # What follows is a fit of its own.
+    assert_same_weights(est.fit(X, y), whole.fit(X, y))
+
+
+def test_a_warm_start_from_other_weights_is_refused(tmp_path):
+    X, y, _ = make_log()
+    settings = FAST | {"warm_start": True, "standardize": False}
+    file = tmp_path / "checkpoint"
+    interrupted(ImplicitRewardEstimator(**settings).fit(X[:300], y[:300]), file, X, y)
+    for other in (
+        ImplicitRewardEstimator(**settings),
+        ImplicitRewardEstimator(**settings).fit(X[300:], y[300:]),
+    ):
+        assert_refused(other, file, X, y, "another fit: it differs in initial weights[.]")
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("no/checkpoint", "cannot be written into the folder .*Create the folder"),
+        ("X.npy/checkpoint", "cannot be written into the folder .*Create the folder"),
+        ("locked/checkpoint", "cannot be written into the folder .*that you may write into"),
+        (".", "is a folder. Expected is the path of a file"),
+    ],
+)
+def test_a_checkpoint_needs_a_place(path, message, tmp_path):
+    X, y, _ = make_log()
+    np.save(tmp_path / "X.npy", X)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if path.startswith("locked") and os.access(tmp_path / "locked", os.W_OK):
+        pytest.skip("this user may write everywhere")
+    est = ImplicitRewardEstimator(**FAST).set_callbacks(Checkpoint(tmp_path / path))
+    with pytest.raises(ValueError, match=message):
+        est.fit(X, y)
+    assert est.history_ == []
+
+
+def test_a_checkpoint_serves_one_fit_and_no_other_estimator(tmp_path):
+    X, y, _ = make_log()
+    other = tmp_path / "other"
+    other.write_text("of someone else")
+    est = ImplicitRewardEstimator(**FAST)
+    with pytest.raises(ValueError, match="several callbacks of the kind Checkpoint"):
+        est.set_callbacks(Checkpoint(tmp_path / "checkpoint"), Checkpoint(other)).fit(X, y)
+    with pytest.raises(ValueError, match="not of LogisticRegression"):
+        LogisticRegression(random_state=0).set_callbacks(Checkpoint(other)).fit(X, y[:, 0])
+    assert other.read_text() == "of someone else"
+
+
+def test_a_checkpoint_of_more_epochs_than_wanted_is_refused(tmp_path):
+    X, y, _ = make_log()
+    file = tmp_path / "checkpoint"
+    interrupted(ImplicitRewardEstimator(**FAST), file, X, y, 4)
+    est = ImplicitRewardEstimator(**FAST).set_params(max_epochs=2)
+    assert_refused(est, file, X, y, "has 3 epochs behind it, more than max_epochs=2. Set")
+    assert est.set_params(max_epochs=3).fit(X, y).n_iter_ == 3
+
+
+def test_a_checkpoint_that_is_cut_while_written_leaves_the_one_before(tmp_path, monkeypatch):
+    X, y, _ = make_log()
+    file = tmp_path / "checkpoint"
+    whole = ImplicitRewardEstimator(**FAST).fit(X, y)
+    sizes, fsync = [], os.fsync
+
+    def cut(handle):
+        sizes.append(os.fstat(handle).st_size)
+        if len(sizes) == 3:
+            os.ftruncate(handle, sizes[-1] // 2)
+            raise KeyboardInterrupt
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", cut)
+    with pytest.raises(KeyboardInterrupt):
+        ImplicitRewardEstimator(**FAST).set_callbacks(Checkpoint(file)).fit(X, y)
+    assert file.stat().st_size == sizes[1]
+    est = ImplicitRewardEstimator(**FAST).set_callbacks(Checkpoint(file)).fit(X, y)
+    assert len(sizes) == 3 + 2  # the third epoch and the fourth
+    assert est.history_ == whole.history_
+    assert_same_weights(est, whole)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("where", ["streamed", "resident"])
+@pytest.mark.parametrize("where", ["streamed", "resident", "writing"])
 def test_a_fit_that_is_killed_at_any_epoch_goes_on(where, tmp_path):
     killed_at_every_epoch(tmp_path, (1, 2, 5, 7), where)
 
