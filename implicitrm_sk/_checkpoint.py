@@ -193,9 +193,11 @@ def warm_start_kept(fit):
         try:
             return fit(self, *args, **kwargs)
         except BaseException:
-            for name in _START:
-                vars(self).pop(name, None)
-            vars(self).update(before)
+            state = Checkpoint.of(self)
+            if state is None or not state.is_done:
+                for name in _START:
+                    vars(self).pop(name, None)
+                vars(self).update(before)
             raise
 
     return method
@@ -223,6 +225,8 @@ class TrainingState:
         self.history = history
         #: Whether the file is of this fit.
         self.is_own = False
+        #: Whether the estimator has what the file had.
+        self.is_done = False
 
     def restore(self, net, parts, epochs):
         """Return the progress that the file holds for a net, None if there is no file.
@@ -303,7 +307,8 @@ class TrainingState:
         self.is_own = True
 
     def remove(self):
-        """Remove the file, if this fit wrote it or went on from it."""
+        """Remove the file of a fit that is done, if the fit wrote it or went on from it."""
+        self.is_done = True
         if self.is_own:
             self.path.unlink(missing_ok=True)
 

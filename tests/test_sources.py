@@ -1068,6 +1068,12 @@ def test_a_fit_that_had_finished_trains_no_further(tmp_path):
     assert not file.exists()
     assert_same_weights(est, whole)
     assert est.history_ == whole.history_
+    # What fails after the file was removed does not cost the weights.
+    est = ImplicitRewardEstimator(warm_start=True, **FAST)
+    with pytest.raises(KeyboardInterrupt):
+        est.set_callbacks(Checkpoint(file), Fails(-1)).fit(X, y)
+    assert not file.exists()
+    assert_same_weights(est, whole)
 
 
 @pytest.mark.parametrize(
