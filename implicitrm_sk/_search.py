@@ -286,11 +286,19 @@ class BatchedSearchCV(GridSearchCV):
                 "before training. Leave factor out, or search over such candidates by themselves."
             )
         if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
-            if not isinstance(self.refit, str):
-                raise ValueError(
-                    f"factor={self.factor} compares candidates by one score, but scoring has "
-                    f"several and refit={self.refit!r} names none of them."
-                )
+            self._score_of_race(dict.fromkeys(self.scoring))
+
+    def _score_of_race(self, scores):
+        """Return the score that candidates are compared by after a round."""
+        if not isinstance(scores, dict):
+            return scores
+        if isinstance(self.refit, str) and self.refit in scores:
+            return scores[self.refit]
+        raise ValueError(
+            f"factor={self.factor} compares candidates by one score, but scoring has several "
+            f"({', '.join(scores)}) and refit={self.refit!r} names none of them. Set refit to "
+            "the name of one."
+        )
 
     def _evaluate(self, candidates, groups, splits, data):
         """Return what `_fit_and_score` does, by candidate and split, and more columns."""
@@ -374,11 +382,12 @@ class BatchedSearchCV(GridSearchCV):
     def _best(self, in_race, out):
         """Return the candidates that go on, in their order."""
 
-        def score(result):
-            scores = result["test_scores"]
-            return scores[self.refit] if isinstance(scores, dict) else scores
-
-        means = np.array([np.mean([score(result) for result in out[c]]) for c in in_race])
+        means = np.array(
+            [
+                np.mean([self._score_of_race(result["test_scores"]) for result in out[number]])
+                for number in in_race
+            ]
+        )
         order = np.argsort(np.where(np.isnan(means), np.inf, -means), kind="stable")
         keep = math.ceil(len(in_race) / self.factor)
         return sorted(in_race[position] for position in order[:keep])
@@ -402,6 +411,7 @@ def _stands_company(head):
     """Return whether a fit can run beside others."""
     head._validate_params()
     head._layer_sizes("hidden_layer_sizes")
+    resolve_device(head.device)
     objective = head.objective
     objective = OBJECTIVES[objective] if isinstance(objective, str) else objective
     return (
@@ -526,6 +536,8 @@ def _fit_and_score_together(
     fitter = together
     if isinstance(base, Pipeline):
         fitter = estimators[0].set_params(**{estimators[0].steps[-1][0]: together})
+        if paused[0] is not None or pause is not None:
+            _seed(fitter, seed)
     X_train, y_train = _safe_split(base, X, y, train)
     X_test, y_test = _safe_split(base, X, y, test, train)
     target = () if y_train is None else (y_train,)
@@ -574,6 +586,13 @@ def _fit_and_score_together(
             named = ", ".join(f"{name}={parameters[name]}" for name in sorted(parameters))
             print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
     return results
+
+
+def _seed(pipeline, seed):
+    """Let transformers that draw at random draw the same in every round."""
+    for name, value in pipeline.get_params().items():
+        if name.split("__")[-1] == "random_state" and value is None:
+            pipeline.set_params(**{name: seed})
 
 
 class SideBySide(ImplicitRewardEstimator):
@@ -649,6 +668,13 @@ class SideBySide(ImplicitRewardEstimator):
         net.fit_loop(parts, epochs=epochs, progress=progress, pause=self._pause)
         self._members = net.members_
         self._progress = net.progress_
+
+    def _impose_rate(self, constraint, X, log, responses):
+        with torch.no_grad():
+            for parameter in self.model_.parameters():
+                # They are thrown away, and have no rate.
+                parameter[:, torch.tensor(self._members.diverged)] = 0.0
+        super()._impose_rate(constraint, X, log, responses)
 
     def _warn_not_identified(self, context=None):
         if not in_worker():  # the refit speaks for all

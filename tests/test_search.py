@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold, KFold, ParameterGrid
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
 
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator, _search
@@ -378,7 +379,7 @@ def test_several_gpus_have_a_process_each(monkeypatch):
 def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
     X, y, _ = make_log()
     grid = {"learning_rate_init": [1e-6, 1e-5, 0.003, 0.01, 0.03], "max_epochs": [30]}
-    estimator = make_estimator()
+    estimator = make_estimator(early_stopping=False)
     full = quiet_fit(BatchedSearchCV(estimator, grid, cv=CV), X, y)
     trained = []
     original = SideBySide._train
@@ -390,8 +391,10 @@ def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
     monkeypatch.setattr(SideBySide, "_train", train)
     search = BatchedSearchCV(estimator, grid, cv=CV, factor=2, min_resources=3)
     quiet_fit(search, X, y)
+    # Rounds of 3, then 3 more epochs, then the rest, on two folds: no round starts afresh.
+    assert trained == 2 * [(5, 3)] + 2 * [(3, 3)] + 2 * [(2, 24)]
     results = search.cv_results_
-    assert results["iter"].tolist() == [0, 0, 2, 2, 2] or sorted(results["iter"]) == [0, 0, 1, 2, 2]
+    assert sorted(results["iter"]) == [0, 0, 1, 2, 2]
     assert set(results["n_resources"][results["iter"] == 0]) == {3}
     assert set(results["n_resources"][results["iter"] == 2]) == {30}
     last = np.flatnonzero(results["iter"] == 2)
@@ -401,10 +404,26 @@ def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
             results[name][last], full.cv_results_[name][last], rtol=0, atol=1e-9
         )
     assert search.best_index_ in last
-    assert results["rank_test_score"][search.best_index_] == 1
-    assert max(results["rank_test_score"][last]) < min(np.delete(results["rank_test_score"], last))
-    # Rounds of 3, then 3 more epochs, then the rest: no round starts afresh.
-    assert [length for _, length in trained[:4]] == [3, 3, 3, 3]
+
+
+def test_candidates_rank_behind_all_that_went_further():
+    X, y, _ = make_log()
+
+    def fewer_epochs_are_better(estimator, X, y):
+        return -len(estimator.history_) + estimator.learning_rate_init
+
+    search = BatchedSearchCV(
+        make_estimator(early_stopping=False),
+        {"learning_rate_init": [0.001, 0.002, 0.003, 0.004]},
+        cv=CV,
+        factor=2,
+        min_resources=3,
+        scoring=fewer_epochs_are_better,
+    )
+    results = quiet_fit(search, X, y).cv_results_
+    assert results["mean_test_score"].argmax() == 1
+    assert results["rank_test_score"].tolist() == [4, 3, 2, 1]
+    assert search.best_index_ == 3
 
 
 @pytest.mark.parametrize(
@@ -435,13 +454,52 @@ def test_pausing_changes_nothing(params):
         np.testing.assert_allclose(whole.predict(X), part.predict(X), rtol=0, atol=1e-9)
 
 
-def test_halving_without_a_seed_keeps_its_split():
-    """Each round prepares the data anew: None must mean the same throughout."""
+@pytest.mark.parametrize("form", ["estimator", "pipeline"])
+def test_without_a_seed_every_round_draws_the_same(form, monkeypatch):
     X, y, _ = make_log()
-    grid = {"learning_rate_init": [1e-5, 0.003, 0.01, 0.03]}
-    search = BatchedSearchCV(make_estimator(random_state=None), grid, cv=CV, factor=2)
-    quiet_fit(search.set_params(min_resources=1), X, y)
-    assert search.cv_results_["iter"].max() == 1
+    seeds = []
+    original = SideBySide._train
+
+    def train(self, net, parts, epochs):
+        seeds.append(self.random_state)
+        original(self, net, parts, epochs)
+
+    monkeypatch.setattr(SideBySide, "_train", train)
+    estimator, prefix = make_estimator(random_state=None, early_stopping=False), ""
+    if form == "pipeline":
+        estimator = make_pipeline(GaussianRandomProjection(3), estimator)
+        prefix = "implicitrewardestimator__"
+    grid = {prefix + "learning_rate_init": [1e-6, 1e-5, 0.003, 0.03]}
+    options = {"cv": CV, "refit": False}
+    halved = quiet_fit(BatchedSearchCV(estimator, grid, factor=2, **options), X, y).cv_results_
+    assert len(seeds) == 4
+    assert len(set(seeds)) == 1
+    estimator.set_params(
+        **{name: seeds[0] for name in estimator.get_params() if name.endswith("random_state")}
+    )
+    full = quiet_fit(BatchedSearchCV(estimator, grid, **options), X, y).cv_results_
+    last = halved["iter"] == 1
+    np.testing.assert_allclose(
+        halved["mean_test_score"][last], full["mean_test_score"][last], rtol=0, atol=1e-9
+    )
+
+
+def test_a_candidate_that_diverges_in_a_race_with_a_rate_leaves_it_to_the_others(calls):
+    X, y, _ = make_log()
+    search = BatchedSearchCV(
+        make_estimator(early_stopping=False, preference_rate=0.5),
+        {"learning_rate_init": [0.003, 1e200, 0.03, 0.01]},
+        cv=CV,
+        factor=2,
+        min_resources=3,
+    )
+    with pytest.warns(FitFailedWarning, match="2 fits failed"):
+        with pytest.warns(UserWarning, match="non-finite"):
+            quiet_fit(search, X, y)
+    assert calls.alone == 2
+    assert search.cv_results_["iter"][1] == 0
+    assert search.cv_results_["iter"].sum() == 2
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False, False]
 
 
 def test_halving_refuses_what_cannot_pause():
@@ -456,8 +514,11 @@ def test_halving_refuses_what_cannot_pause():
     search = BatchedSearchCV(
         make_estimator(), {"tol": [0.0, 0.1]}, factor=2, scoring=["r2", "roc_auc"], refit=False
     )
-    with pytest.raises(ValueError, match="by one score"):
+    with pytest.raises(ValueError, match=r"by one score.*\(r2, roc_auc\) and refit=False"):
         search.fit(X, y[:, 0])
+    search.set_params(scoring=lambda *_: {"a": 0.0, "b": 1.0}, refit=True)
+    with pytest.raises(ValueError, match=r"by one score.*\(a, b\) and refit=True"):
+        quiet_fit(search, X, y[:, 0])
     with pytest.raises(ValueError, match="factor"):
         BatchedSearchCV(make_estimator(), {"tol": [0.0]}, factor=1).fit(X, y)
 
