@@ -522,7 +522,7 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
         self._warn_about_signals(log, row_weight)
         log = check_labels(log, self.false_action_rate_, self.label_mechanism)
         self._warn_about_preference_rate(log)
-        self.evidence_ = Evidence.of(log, self.false_action_rate_)
+        self.evidence_ = Evidence.of(log, self.false_action_rate_, log.telling_signals())
         self._assess(self.evidence_)
         groups = None if groups is None else check_groups(groups, len(X))
         X, log, groups = self._model_log(X, log, response_id, groups)
@@ -821,17 +821,21 @@ class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
                     "rows draw that action, preferred or not: the two contradict each other, and "
                     "the reward will come out near 0. Lower false_action_rate.",
                 )
-            if self.n_signals_ == 1:
-                continue  # that a single signal is constant is an error
-            if acted.size == 0:
-                problem = "is never logged"
-            elif not acted.any() or (acted == exposures).all():
-                problem = f"is {int(acted.any())} in every row where it is logged"
+        if self.n_signals_ == 1:
+            return  # that a single signal is constant is an error
+        names = self._signal_names()
+        for signal, why in log.idle_signals().items():
+            if isinstance(why, str):
+                problem = {
+                    "never": "is 0 in every row where it is logged: it",
+                    "always": "is 1 in every row where it is logged: it",
+                    "not logged": "is never logged: it",
+                }[why]
             else:
-                continue
+                problem = f"equals signal {names[why]!r} wherever both are logged: a copy"
             warn(
-                f"signal {name!r} of y {problem}: it tells nothing about the reward. Leave it out, "
-                "or check how the log was joined.",
+                f"signal {names[signal]!r} of y {problem} tells nothing about the reward. Leave it "
+                "out, or check how the log was joined.",
             )
 
     def _warn_about_preference_rate(self, log):

@@ -30,14 +30,16 @@ class Evidence:
         return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
 
     @classmethod
-    def of(cls, log, false_action_rate):
+    def of(cls, log, false_action_rate, telling=True):
         """Count the responses of a log; those of zero weight are left out.
 
         `false_action_rate`, of shape (K,), NaN where it is to be estimated, says which actions
-        prove preference: a label tells nothing of a response whose preference is proved.
+        prove preference: a label tells nothing of a response whose preference is proved. `telling`,
+        of shape (K,), says which signals count as several or as repeated.
         """
         counted = log.sample_weight > 0
-        per_signal = log.observations()
+        logged = log.observations()
+        per_signal = logged * telling
         n_signals = (per_signal > 0).sum(axis=1)
         labelled = np.zeros(log.n_responses, dtype=bool)
         if log.preference is not None:
@@ -50,7 +52,7 @@ class Evidence:
             *(
                 int(np.count_nonzero(counted & kind))
                 for kind in (
-                    per_signal.any(axis=1) | labelled,
+                    logged.any(axis=1) | labelled,
                     log.fired(),
                     n_signals >= 2,
                     n_signals >= 3,
@@ -208,7 +210,8 @@ def assess(
             reasons.append("one signal determines only the product of reward and propensity")
         else:
             reasons.append(
-                f"only {evidence.n_several_signals} responses have two signals logged together"
+                f"only {evidence.n_several_signals} responses have two signals logged together, not "
+                "counting constant ones and copies"
             )
         if columns == "overlapping":
             reasons.append("the columns that both heads read can be traded between them")

@@ -68,6 +68,40 @@ class FeedbackLog:
         shown = self.logged() * (1.0 if self.exposures is None else self.exposures)
         return np.column_stack([self.per_response(column) for column in shown.T])
 
+    def idle_signals(self):
+        """Return what keeps signals from telling anything, by signal: a constant, or a copy.
+
+        Returns
+        -------
+        idle : dict of int to str or int
+            "never" or "always" fires where it is logged, "not logged", or the earlier signal that it
+            is equal to wherever both are logged.
+        """
+        counted = (self.per_row(self.sample_weight) > 0)[:, None]
+        acted, passive = (self.actions > 0) & counted, (self.not_acted() > 0) & counted
+        idle = {}
+        for k in range(self.actions.shape[1]):
+            if not acted[:, k].any() or not passive[:, k].any():
+                kinds = {(0, 1): "never", (1, 0): "always", (0, 0): "not logged"}
+                idle[k] = kinds[acted[:, k].any(), passive[:, k].any()]
+                continue
+            for j in set(range(k)) - set(idle):
+                both = self.logged()[:, [j, k]].all(axis=1) & counted[:, 0]
+                same = (self.actions[both, j] == self.actions[both, k]).all()
+                if same and np.count_nonzero(acted[both, k]) >= MIN_RESPONSES:
+                    idle[k] = j
+                    break
+        return idle
+
+    def telling_signals(self):
+        """Return which signals tell something, of shape (K,): no copy does, nor its original.
+
+        A model that takes both for signals of their own is wrong about either.
+        """
+        idle = self.idle_signals()
+        originals = {why for why in idle.values() if not isinstance(why, str)}
+        return ~np.isin(np.arange(self.actions.shape[1]), [*idle, *originals])
+
     def false_action_evidence(self, label_mechanism):
         """Return per signal how many responses can tell its false actions from true ones.
 

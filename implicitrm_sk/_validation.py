@@ -165,13 +165,14 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
         hint = (
             " (scikit-learn's cross_val_predict encodes y as class labels for method="
             "'predict_proba' and turns NaN into 2: pass y without NaN there)"
-            if 2 in wrong
+            if wrong.tolist() == [2.0]
             else ""
         )
         raise ValueError(
             f"{name} must be an action in {{0,1}}, NaN where not logged, but "
             f"{(~valid).sum()} value(s) are something else: {shown}{hint}. Turn ratings into "
-            "actions first, e.g. (y > 0), and pass counts together with exposures=."
+            "actions first, by a threshold of your scale as in (y >= 4), and pass counts together "
+            "with exposures=."
         )
     return actions, one_dimensional, None
 

@@ -124,6 +124,44 @@ def test_labels_that_actions_prove_identify_nothing():
     assert "30 responses are labelled" in est.identification_.reason
 
 
+IDLE = {
+    "never acted": (np.zeros(100), "signal 1 of y is 0 in every row where it is logged: it tells"),
+    "always acted": (np.ones(100), "signal 1 of y is 1 in every row where it is logged: it tells"),
+    "never logged": (np.full(100, nan), "signal 1 of y is never logged: it tells nothing"),
+    "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy tells"),
+    "copy with gaps": (np.where(np.arange(100) % 3, Y[:, 0], nan), "signal 1 of y equals signal 0"),
+}
+
+
+@pytest.mark.parametrize("case", IDLE)
+@pytest.mark.parametrize("response_id", [None, np.arange(100) // 2], ids=["rows", "repeated"])
+def test_signals_that_tell_nothing_identify_nothing(case, response_id):
+    column, message = IDLE[case]
+    est = ImplicitRewardEstimator(**FAST)
+    x = X if response_id is None else X[response_id]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        est.fit(x, np.column_stack([Y[:, 0], column]), response_id=response_id)
+    assert any(message in str(warning.message) for warning in caught)
+    if response_id is None:
+        assert est.identification_.level == NOT_IDENTIFIED
+        assert "not counting constant ones and copies" in est.identification_.reason
+        assert any(issubclass(warning.category, IdentificationWarning) for warning in caught)
+    else:
+        assert est.evidence_.n_several_signals == 0
+        assert "independent signals" not in est.identification_.assumptions
+
+
+def test_signals_that_differ_once_or_are_rarely_used_are_no_copies():
+    y = np.column_stack([Y[:, 0], Y[:, 0]])
+    y[np.flatnonzero(y[:, 1])[0], 1] = 0
+    est = ImplicitRewardEstimator(**FAST).fit(X, y)
+    assert est.identification_.level == "identified"
+    rare = np.zeros((100, 2))
+    rare[: MIN_RESPONSES - 1] = 1
+    assert ImplicitRewardEstimator(**FAST).fit(X, rare).identification_.level == "identified"
+
+
 def test_evidence_adds_up():
     y = (rng.uniform(size=(60, 2)) < 0.5).astype(float)
     y[rng.uniform(size=y.shape) < 0.3] = nan

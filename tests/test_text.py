@@ -93,6 +93,7 @@ def test_unusual_text_is_kept_as_it_is():
         (None, TypeError, "X is a NoneType"),
         (3, TypeError, "X is a int"),
         ([USER, ASSISTANT], ValueError, "one list of chat messages.*put it into a list"),
+        (("a", "b"), ValueError, "X is one tuple of two strings.*a list of two texts"),
         (["a", None], ValueError, "row 1 of X holds a missing text .None.*Leave such rows out"),
         ([("a", float("nan"))], ValueError, "row 0 of X holds a missing text .nan"),
         (pd.DataFrame({"prompt": ["a"], "response": [None]}), ValueError, "row 0.*missing text"),

@@ -20,7 +20,7 @@ def read_text(X):
     Parameters
     ----------
     X : list, tuple, ndarray, Series, DataFrame or Hugging Face Dataset of n rows
-        A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
+        Not one tuple of two strings, which might be one row. A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
         ``response`` (or ``completion``), with ``messages``, or with ``text`` (other columns are
         not read); a list of chat messages; or a plain string. Prompt and response may be lists of
         chat messages themselves.
@@ -45,6 +45,11 @@ def read_text(X):
         raise TypeError(
             f"X is one {type(X).__name__}, but expected is a list with one entry per response: "
             f"each {FORMS}. Put a single response into a list."
+        )
+    if isinstance(X, tuple) and len(X) == 2 and all(isinstance(row, str) for row in X):
+        raise ValueError(
+            "X is one tuple of two strings, which may be a prompt and a response or two texts. Put "
+            "it into a list, [(prompt, response)], or make it a list of two texts."
         )
     columns = list(getattr(X, "column_names", getattr(X, "columns", ())))
     if columns:

@@ -478,7 +478,7 @@ def _read_settings(est, X, y, fit_params):
         groups = arguments.pop("groups", None)
         log = whole._check_log(y, len(features), **arguments)
         log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
-    whole._assess(Evidence.of(log, whole.false_action_rate_))
+    whole._assess(Evidence.of(log, whole.false_action_rate_, log.telling_signals()))
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ValueError(
             f"the report compares splits of an action into reward and propensity, which "
