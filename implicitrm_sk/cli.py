@@ -294,7 +294,12 @@ class _Table:
                 self.columns, self.n_rows = self._table.column_names, self._table.num_rows
             else:
                 raise ValueError(
-                    f"{self.name} ends with {kind or 'nothing'!r}; expected is .parquet or .jsonl."
+                    f"{self.name} ends with {kind or 'nothing'!r}; expected is .parquet or .jsonl"
+                    + (
+                        ": pandas.read_csv(LOG).to_parquet(...) makes one of a table."
+                        if kind in (".csv", ".tsv")
+                        else "."
+                    )
                 )
         except arrow.ArrowException as error:
             first = str(error).splitlines()[0]

@@ -1,5 +1,7 @@
 """The shift report measures known shifts, and warns where the reward extrapolates."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
@@ -60,6 +62,19 @@ def test_shift_report_warns_where_the_reward_extrapolates(fitted_on_log, change)
     assert report.auc > 0.95
     assert report.effective_sample_size < 100
     assert report.outside.mean() == report.share_outside > 0.5
+
+
+def test_a_log_that_says_little_about_the_new_responses_is_called_that(fitted_on_log):
+    est, X = fitted_on_log
+    near = X[np.argsort(np.square(X[:, :3] - 1).sum(axis=1))[:200]]
+    report = shift_report(est, near, X)
+    assert not report.extrapolates
+    assert report.verdict == "the new responses differ from the log on average, but lie within it."
+    few = replace(
+        report, effective_sample_size=0.09 * report.n_log, reward_outside=(np.nan, np.nan)
+    )
+    assert "nan" not in str(few)
+    assert "few of the log are like the new ones" in few.verdict
 
 
 def test_some_responses_outside_are_found(fitted_on_log):

@@ -23,6 +23,8 @@ from .._validation import check_groups
 from .._warnings import warn
 from ..exceptions import ShiftWarning
 
+#: Share of the log below which it says little about the new responses.
+FEW = 0.1
 #: Share of the log that counts as its edge: new responses beyond it extrapolate.
 EDGE = 0.01
 #: The report warns if this share of the new responses lies beyond the edge of the log.
@@ -126,6 +128,7 @@ class ShiftReport:
                     ("new", self.reward),
                     ("outside", self.reward_outside),
                 )
+                if not math.isnan(mean)
             ).removeprefix(" "),
             "verdict                  " + self.verdict,
         ]
@@ -152,6 +155,11 @@ class ShiftReport:
                 f"the reward extrapolates for {self.share_outside:.0%} of the new responses: "
                 "it was learned from no responses like them. Log users' actions on them and refit, "
                 "or lower the reward by its spread."
+            )
+        if self.effective_sample_size < FEW * self.n_log:
+            return (
+                "few new responses lie outside the log, but few of the log are like the new ones: they "
+                "come from a small part of it, or are too few to tell."
             )
         if self.auc - 3 * self.auc_error > 0.7:
             return "the new responses differ from the log on average, but lie within it."
