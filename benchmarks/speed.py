@@ -168,7 +168,7 @@ GRID = {
 }
 #: Of `rounds`, by range.
 STEP_SIZES = {
-    "3e-4 to 1e-2": GRID["learning_rate_init"],
+    "as in search": GRID["learning_rate_init"],
     "1e-4 to 3e-2": [1e-4, *GRID["learning_rate_init"], 3e-2],
 }
 

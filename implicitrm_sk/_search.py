@@ -75,7 +75,7 @@ class BatchedSearchCV(GridSearchCV):
         As in ``GridSearchCV``: names of parameters and lists of values to try.
     factor : int, default=None
         One in `factor` candidates goes on after each round. None trains all to their end.
-    min_resources : int, default=5
+    min_resources : int, default=2
         Epochs of the first round. Only with `factor`.
     scoring : str, callable, list, tuple or dict, default=None
         As in ``GridSearchCV``.
@@ -143,7 +143,7 @@ class BatchedSearchCV(GridSearchCV):
         param_grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
         *,
         factor: int | None = None,
-        min_resources: int = 5,
+        min_resources: int = 2,
         scoring: Any = None,
         n_jobs: int | None = None,
         refit: Any = True,

@@ -555,7 +555,7 @@ def test_scoring_and_refit():
 def test_it_is_an_estimator():
     X, y, _ = make_log(signals=1)
     search = BatchedSearchCV(make_estimator(), {"learning_rate_init": [1e-5, 0.03]}, cv=CV)
-    assert clone(search).get_params()["min_resources"] == 5
+    assert clone(search).get_params()["min_resources"] == 2
     assert "BatchedSearchCV(" in repr(search)
     quiet_fit(search, X, y)
     again = pickle.loads(pickle.dumps(search))
