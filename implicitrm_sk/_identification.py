@@ -210,8 +210,8 @@ def assess(
             reasons.append("one signal determines only the product of reward and propensity")
         else:
             reasons.append(
-                f"only {evidence.n_several_signals} responses have two signals logged together, not "
-                "counting constant ones and copies"
+                f"only {evidence.n_several_signals} responses have two signals logged together, "
+                "not counting constant ones and copies"
             )
         if columns == "overlapping":
             reasons.append("the columns that both heads read can be traded between them")

@@ -74,8 +74,8 @@ class FeedbackLog:
         Returns
         -------
         idle : dict of int to str or int
-            "never" or "always" fires where it is logged, "not logged", or the earlier signal that it
-            is equal to wherever both are logged.
+            "never" or "always" fires where it is logged, "not logged", or the earlier signal that
+            it is equal to wherever both are logged.
         """
         counted = (self.per_row(self.sample_weight) > 0)[:, None]
         acted, passive = (self.actions > 0) & counted, (self.not_acted() > 0) & counted

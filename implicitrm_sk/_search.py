@@ -381,7 +381,6 @@ class BatchedSearchCV(GridSearchCV):
 
     def _best(self, in_race, out):
         """Return the candidates that go on, in their order."""
-
         means = np.array(
             [
                 np.mean([self._score_of_race(result["test_scores"]) for result in out[number]])

@@ -516,7 +516,9 @@ def test_halving_refuses_what_cannot_pause():
     )
     with pytest.raises(ValueError, match=r"by one score.*\(r2, roc_auc\) and refit=False"):
         search.fit(X, y[:, 0])
-    search.set_params(scoring=lambda *_: {"a": 0.0, "b": 1.0}, refit=True)
+    search.set_params(
+        scoring=lambda *_: {"a": 0.0, "b": 1.0}, refit=True, param_grid={"tol": [0.0, 0.1, 0.2]}
+    )
     with pytest.raises(ValueError, match=r"by one score.*\(a, b\) and refit=True"):
         quiet_fit(search, X, y[:, 0])
     with pytest.raises(ValueError, match="factor"):
@@ -643,5 +645,5 @@ def test_verbose(capsys):
     quiet_fit(BatchedSearchCV(make_estimator(), grid, cv=CV, factor=2, verbose=2), X, y)
     printed = capsys.readouterr().out
     assert "Fitting 2 folds for each of 4 candidates, totalling 8 fits" in printed
-    assert "2 candidates go on after 5 epochs" in printed
+    assert "2 candidates go on after 2 epochs" in printed
     assert "[CV 2/2] END learning_rate_init=0.01, tol=0.1; score=" in printed

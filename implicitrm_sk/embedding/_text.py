@@ -20,7 +20,8 @@ def read_text(X):
     Parameters
     ----------
     X : list, tuple, ndarray, Series, DataFrame or Hugging Face Dataset of n rows
-        Not one tuple of two strings, which might be one row. A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
+        Not one tuple of two strings, which might be one row.
+        A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
         ``response`` (or ``completion``), with ``messages``, or with ``text`` (other columns are
         not read); a list of chat messages; or a plain string. Prompt and response may be lists of
         chat messages themselves.

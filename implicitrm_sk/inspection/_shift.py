@@ -158,8 +158,8 @@ class ShiftReport:
             )
         if self.effective_sample_size < FEW * self.n_log:
             return (
-                "few new responses lie outside the log, but few of the log are like the new ones: they "
-                "come from a small part of it, or are too few to tell."
+                "few new responses lie outside the log, but few of the log are like the new ones: "
+                "they come from a small part of it, or are too few to tell."
             )
         if self.auc - 3 * self.auc_error > 0.7:
             return "the new responses differ from the log on average, but lie within it."
