@@ -757,7 +757,8 @@ def draw(part, frame, images):
         axis.set_ylim(bottom=max(axis.get_ylim()[0], -1))
         if sweep != "alpha":
             axis.set_xscale("log")
-    axes[0][-1].legend(fontsize=7)
+    handles, names = axes[0][-1].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(Path(images) / f"reward_modeling_{part}.png", dpi=90)
 
 

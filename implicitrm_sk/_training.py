@@ -540,15 +540,21 @@ class RewardNet(NeuralNet):
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
         """Return the mean risk of each member over one pass, left on the device."""
         self._set_training(training)
-        risks, sizes = [], []
+        risks, sizes = None, []
         # Closed also when a step raises, so that no thread goes on reading.
         with closing(iter(iterator)) as batches:
             for batch in batches:
-                risks.append(step_fn(batch)["loss"])
+                risk = step_fn(batch)["loss"]
+                n = len(sizes)
+                if risks is None or n == len(risks):
+                    # One tensor: a small one of each batch would lie between the large ones of the
+                    # batches and keep the memory of these from being used again.
+                    more = risk.new_empty((max(64, n), *risk.shape))
+                    risks = more if risks is None else torch.cat([risks, more])
+                risks[n] = risk
                 sizes.append(batch[2].shape[-1])
-        risks = torch.stack(risks)
         share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
-        return share @ risks
+        return share @ risks[: len(sizes)]
 
     @threads_of_worker()
     def fit_loop(self, X, y=None, epochs=None, progress=None, pause=None, checkpoint=None, **_):

@@ -65,7 +65,11 @@ ax.plot(
     color="black",
     label="spread over the members",
 )
-ax.set(xlabel="how much paler the images are", ylim=(0, 1.02))
+ax.set(
+    xlabel="how much paler the images are",
+    ylabel="share, AUC or spread of the reward",
+    ylim=(0, 1.02),
+)
 _ = ax.legend()
 
 # %%

@@ -14,6 +14,7 @@ same for a model of any size, and not that a random model learns.
 import tempfile
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -77,12 +78,16 @@ _ = trainer.train()
 
 # %%
 # What the trainer logged, beside the logits of two answers of the log:
-history = pd.DataFrame(trainer.state.log_history)
-print(history.filter(regex="implicit_reward").dropna().round(1).to_string())
-print(
-    "logged answers:",
-    *reward.decision_function([("How do I fix bug 3?", a) for a in answers]).round(1),
-)
+history = pd.DataFrame(trainer.state.log_history).filter(regex="implicit_reward").dropna()
+print(history.round(1).to_string())
+figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+mean = history.filter(like="mean").iloc[:, 0]
+ax.plot(range(1, len(mean) + 1), mean, "o-", color="#0072B2", label="policy")
+for answer, style in zip(answers, ("--", ":"), strict=True):
+    (logit,) = reward.decision_function([("How do I fix bug 3?", answer)])
+    ax.axhline(logit, color="black", linestyle=style, label=repr(answer))
+ax.set(xlabel="step", ylabel="reward (logit)", xticks=range(1, len(mean) + 1))
+_ = figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 # %%
 # A random policy writes random bytes, which are like nothing in the log: the rewards are low, and

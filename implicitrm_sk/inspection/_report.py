@@ -334,7 +334,7 @@ class IdentificationReport:
             title="Refits from different starts",
             xlim=(0, 1),
         )
-        left.legend()
+        left.legend(loc="lower right")
         IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 

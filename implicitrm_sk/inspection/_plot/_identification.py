@@ -131,7 +131,7 @@ class IdentificationDisplay:
         )
         if self.level is not None:
             ax.set_title(f"Reward: {self.level}")
-        ax.legend(loc="upper left")
+        ax.legend(loc="lower right")
         return self
 
     @classmethod
