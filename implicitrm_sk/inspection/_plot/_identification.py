@@ -131,7 +131,8 @@ class IdentificationDisplay:
         )
         if self.level is not None:
             ax.set_title(f"Reward: {self.level}")
-        ax.legend(loc="lower right")
+        # Below: the areas leave no corner free.
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         return self
 
     @classmethod
