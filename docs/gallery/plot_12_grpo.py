@@ -85,7 +85,7 @@ mean = history.filter(like="mean").iloc[:, 0]
 ax.plot(range(1, len(mean) + 1), mean, "o-", color="#0072B2", label="policy")
 for answer, style in zip(answers, ("--", ":"), strict=True):
     (logit,) = reward.decision_function([("How do I fix bug 3?", answer)])
-    ax.axhline(logit, color="black", linestyle=style, label=repr(answer))
+    ax.axhline(logit, color="black", linestyle=style, label=f'"{answer}"')
 ax.set(xlabel="step", ylabel="reward (logit)", xticks=range(1, len(mean) + 1))
 _ = figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
