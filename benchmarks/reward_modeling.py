@@ -36,9 +36,9 @@ from joblib import Parallel, delayed
 
 from benchmarks.peers import PEERS, run_peer
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
-from implicitrm_sk._stratification import posterior
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.inspection._plot._base import style
+from implicitrm_sk.measurement._model import posterior
 from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES, Stratified
 from implicitrm_sk.objectives._base import cross_entropy

@@ -41,8 +41,8 @@ from torch.nn.functional import logsigmoid
 
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk._search import SideBySide, _side_by_side
-from implicitrm_sk._training import RewardNet
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
+from implicitrm_sk.training._net import RewardNet
 
 HIDDEN = 64
 SETTINGS = {

@@ -19,8 +19,9 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from . import _mixture, _persistence
-from ._checkpoint import Checkpoint, warm_start_kept
+from . import _persistence
+from ._checkpoint import Checkpoint, ResumableMixin, warm_start_kept
+from ._device import INFERENCE_ROWS, resolve_device, resolve_dtype
 from ._features import embed_text, positions_in_use, select_features, set_embedder
 from ._identification import (
     MIN_RESPONSES,
@@ -31,21 +32,7 @@ from ._identification import (
     relation,
 )
 from ._log import check_constant, check_labels, check_log, number_responses
-from ._modules import RewardModel
 from ._sources import StreamedX, chunks, picked
-from ._split import cross_fitting_folds, row_codes, validation_split
-from ._stratification import GROUP_NAMES
-from ._streaming import StreamedRows
-from ._training import (
-    INFERENCE_ROWS,
-    Partners,
-    RateConstraint,
-    ResidentRows,
-    batched_logits,
-    build_net,
-    resolve_device,
-    resolve_dtype,
-)
 from ._typing import F, Floats, RandomState, Rows, same
 from ._validation import (
     check_both_classes,
@@ -59,8 +46,16 @@ from ._validation import (
 from ._warnings import in_worker, running_search, searched_over, warn
 from .embedding import LLMEmbedder
 from .exceptions import IdentificationWarning
+from .measurement import _mixture
+from .measurement._model import GROUP_NAMES
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Naive, Objective, TrainingLog
+from .training._constraint import RateConstraint
+from .training._modules import RewardModel
+from .training._net import batched_logits, build_net
+from .training._rows import Partners, ResidentRows
+from .training._split import cross_fitting_folds, row_codes, validation_split
+from .training._streaming import StreamedRows
 
 #: Epochs trained when there is too little data to hold some out.
 FIXED_EPOCHS = 50
@@ -97,7 +92,7 @@ _needs_actions_modelled = _available_if_objective(
 )
 
 
-class ImplicitRewardEstimator(CallbackSupportMixin, BaseEstimator):
+class ImplicitRewardEstimator(ResumableMixin, CallbackSupportMixin, BaseEstimator):
     """Reward model learned from what users do with responses, not from labels.
 
     Users who do not act do not thereby dislike, and responses differ in how readily they draw

@@ -41,12 +41,12 @@ from sklearn.utils.validation import check_is_fitted
 from ._card import model_card
 from ._features import positions_in_use
 from ._identification import Evidence, Identification
-from ._modules import RewardModel
-from ._stratification import GROUP_NAMES
 from ._warnings import warn
 from .embedding import LLMEmbedder
 from .exceptions import ModelFileError
+from .measurement._model import GROUP_NAMES
 from .objectives import OBJECTIVES, Objective
+from .training._modules import RewardModel
 
 FORMAT = "implicitrm_sk estimator"
 #: Raised whenever older code could not read what is written; `_upgrade` then learns the old form.

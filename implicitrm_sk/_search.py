@@ -30,12 +30,12 @@ from sklearn.utils.metaestimators import _safe_split
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _check_method_params, _num_samples, indexable
 
+from ._device import resolve_device
 from ._estimator import ImplicitRewardEstimator
-from ._modules import RewardModel
-from ._training import resolve_device
 from ._typing import Rows, same
 from ._warnings import in_worker
 from .objectives import OBJECTIVES
+from .training._modules import RewardModel
 
 #: What candidates that train side by side may differ in.
 SIDE_BY_SIDE = (

@@ -33,10 +33,10 @@ from sklearn.model_selection import GroupShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, LLMEmbedder
-from implicitrm_sk._optional import import_optional
-from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
-from implicitrm_sk.metrics import reward_metrics
+from . import IdentificationWarning, ImplicitRewardEstimator, LLMEmbedder
+from ._optional import import_optional
+from .datasets import load_rated_responses, simulate_feedback
+from .metrics import reward_metrics
 
 REAL_LOGS = ("realhumaneval_copy", "cups_copilot_accept", "counselchat_upvotes")
 USER_COLUMNS = ("user_id", "programmer_id")  # of a real log; the first one found is taken

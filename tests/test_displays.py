@@ -399,11 +399,12 @@ def test_identification_of_a_report(report):
     assert_array_equal(right.lines[0].get_ydata(), display.mean)
 
 
-def test_identification_of_an_estimator_makes_the_report(report):
+def test_identification_of_an_estimator_is_that_of_its_report(report):
     settings = report.estimator.get_params() | {"n_estimators": 4}
-    display = IdentificationDisplay.from_estimator(
+    again = identification_report(
         ImplicitRewardEstimator(**settings), X, ACTIONS["copy"], n_starts=3
     )
+    display = IdentificationDisplay.from_report(again)
     assert_allclose(display.mean, IdentificationDisplay.from_report(report).mean, atol=1e-5)
 
 

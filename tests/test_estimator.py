@@ -34,10 +34,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from implicitrm_sk import ImplicitRewardEstimator
-from implicitrm_sk._training import RewardNet
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.metrics import make_preference_scorer
 from implicitrm_sk.objectives import Naive, Objective, Stratified
+from implicitrm_sk.training._net import RewardNet
 
 FAST = {
     "hidden_layer_sizes": (8,),

@@ -29,12 +29,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicitrm_sk import (
-    ImplicitRewardEstimator,
-    LLMEmbedder,
-    ModelFileError,
-    _persistence,
-)
+from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder, ModelFileError, _persistence
 from implicitrm_sk.integrations import (
     evaluate_pairs,
     rank,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from implicitrm_sk import _mixture, _stratification
+from implicitrm_sk.measurement import _mixture, _model
 
 NAN = math.nan
 RATES = {
@@ -144,7 +144,7 @@ def test_a_member_and_its_mirror_image_fit_every_log_equally(rate):
     assert not torch.equal(both_f[C:], f)
     for y in (0.0, 1.0, NAN):
         actions = torch.full((n, 1), y, dtype=torch.float64)
-        likelihood = _stratification.log_likelihood(both_f, both_u, actions, e)
+        likelihood = _model.log_likelihood(both_f, both_u, actions, e)
         torch.testing.assert_close(likelihood[:C], likelihood[C:], rtol=1e-12, atol=1e-14)
 
 
@@ -194,14 +194,14 @@ def test_joint_is_averaged_before_it_is_normalised(K, rate):
     f, u = components(K, n=n)
     e = RATES[rate](K)
     # Each member's P(group, y) from its posterior and likelihood, averaged outside of logs.
-    likelihood = _stratification.log_likelihood(f, u, actions, e).exp().numpy()
-    joint = _stratification.posterior(f, u, actions, e).numpy() * likelihood[..., None]
+    likelihood = _model.log_likelihood(f, u, actions, e).exp().numpy()
+    joint = _model.posterior(f, u, actions, e).numpy() * likelihood[..., None]
     expected = joint.mean(0) / likelihood.mean(0)[:, None]
     result = _mixture.group_posterior(f, u, actions.numpy(), e)
     np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(result.sum(-1), 1, rtol=1e-14)
     if K == 1:  # not the average of the members' posteriors
-        unlike = np.abs(_stratification.posterior(f, u, actions, e).numpy().mean(0) - expected)
+        unlike = np.abs(_model.posterior(f, u, actions, e).numpy().mean(0) - expected)
         assert unlike.max() > 1e-3
     np.testing.assert_allclose(
         _mixture.log_likelihood(f, u, actions.numpy(), e),

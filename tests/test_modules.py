@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from implicitrm_sk._modules import MemberDropout, MemberMLP, RewardModel
+from implicitrm_sk.training._modules import MemberDropout, MemberMLP, RewardModel
 
 M, N, D = 3, 11, 5
 

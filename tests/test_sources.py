@@ -15,17 +15,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
-from implicitrm_sk import (
-    Checkpoint,
-    ImplicitRewardEstimator,
-    _sources,
-    _streaming,
-    identification_report,
-)
+from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources, identification_report
 from implicitrm_sk._sources import StreamedX, chunks, open_rows, picked, read_ahead
-from implicitrm_sk._split import row_codes
-from implicitrm_sk._streaming import StreamedRows, _fill
-from implicitrm_sk._training import ResidentRows
+from implicitrm_sk.training import _streaming
+from implicitrm_sk.training._rows import ResidentRows
+from implicitrm_sk.training._split import row_codes
+from implicitrm_sk.training._streaming import StreamedRows, _fill
 
 FAST = {"random_state": 0, "max_epochs": 4, "learning_rate_init": 3e-3}
 # `fit` and the rest warn that few epochs were trained.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from implicitrm_sk._split import cross_fitting_folds, row_codes, validation_split
+from implicitrm_sk.training._split import cross_fitting_folds, row_codes, validation_split
 
 DTYPES = [np.float16, np.float32, np.float64]
 

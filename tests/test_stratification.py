@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from implicitrm_sk._stratification import (
+from implicitrm_sk.measurement._model import (
     GROUP_NAMES,
     false_action_counts,
     group_log_joint,

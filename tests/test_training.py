@@ -12,19 +12,13 @@ from joblib import Parallel, delayed
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from implicitrm_sk._modules import RewardModel
-from implicitrm_sk._training import (
-    BestMembers,
-    MemberRisk,
-    Partners,
-    RateConstraint,
-    ResidentRows,
-    batched_logits,
-    build_net,
-    resolve_device,
-    resolve_dtype,
-)
+from implicitrm_sk._device import resolve_device, resolve_dtype
 from implicitrm_sk.objectives import Naive, Objective, Stratified
+from implicitrm_sk.training._constraint import RateConstraint
+from implicitrm_sk.training._members import BestMembers
+from implicitrm_sk.training._modules import RewardModel
+from implicitrm_sk.training._net import MemberRisk, batched_logits, build_net
+from implicitrm_sk.training._rows import Partners, ResidentRows
 
 CPU = torch.device("cpu")
 D = 4

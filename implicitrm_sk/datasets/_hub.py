@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from implicitrm_sk._optional import import_optional
-from implicitrm_sk._warnings import warn
-from implicitrm_sk.datasets._rated import _columns
+from .._optional import import_optional
+from .._warnings import warn
+from ._rated import _columns
 
 _PARAMETERS = """\
     Parameters

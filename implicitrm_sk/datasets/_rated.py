@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.utils import Bunch
 
-from implicitrm_sk._optional import import_optional
+from .._optional import import_optional
 
 _REQUIRED_COLUMNS = ("prompt", "response", "rating")
 # On every set measured so far smollm2 predicts the rating better than minilm.

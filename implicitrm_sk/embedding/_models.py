@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .._training import resolve_device
+from .._device import resolve_device
 
 #: Tokens kept of a text where the model does not say.
 DEFAULT_MAX_LENGTH = 1024

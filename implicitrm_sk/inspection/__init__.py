@@ -6,7 +6,8 @@ from ._plot._propensity import PropensityDisplay
 from ._plot._reliability import ReliabilityDisplay
 from ._plot._stratification import StratificationDisplay
 from ._plot._training_curve import TrainingCurveDisplay
-from ._report import IdentificationReport, identification_report
+from ._refits import identification_report
+from ._report import IdentificationReport
 from ._shift import ShiftReport, shift_report
 
 __all__ = [

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .. import _mixture
 from .._estimator import log_tensors
 from .._optional import import_optional
 from .._pipeline import split_pipeline
 from .._typing import Rows
+from ..measurement import _mixture
 from ._rewards import component_rewards
 
 _RESPONSES = ("response", "completion")

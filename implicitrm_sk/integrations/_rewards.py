@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from .. import _mixture
 from .._pipeline import split_pipeline
+from ..measurement import _mixture
 
 
 def check_pessimism(pessimism):

@@ -8,7 +8,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from .._stratification import full_precision
+from ..measurement._model import full_precision
 
 
 @dataclass(frozen=True)

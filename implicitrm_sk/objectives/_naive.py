@@ -2,7 +2,7 @@
 
 import torch
 
-from .._stratification import log_likelihood
+from ..measurement._model import log_likelihood
 from ._base import Objective, cross_entropy
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from .._stratification import log_likelihood, propensity_risk, stratified_risk
+from ..measurement._model import log_likelihood, propensity_risk, stratified_risk
 from ._base import Objective
 
 

@@ -6,7 +6,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..._typing import Rows
 from ._base import COLOURS, axes_for
 
 #: Parts of the rows that are averaged: the range of a single row is too noisy to draw.
@@ -21,8 +20,8 @@ class IdentificationDisplay:
     not identified: no amount of such data will choose within it. A narrow one is no proof: fits
     that start alike may agree by convention, see the level.
 
-    It is recommended to make one by `from_estimator`, `from_report` or `from_predictions`. All
-    parameters are stored as attributes.
+    It is recommended to make one by `from_report` or `from_predictions`. All parameters are stored
+    as attributes.
 
     Parameters
     ----------
@@ -134,60 +133,6 @@ class IdentificationDisplay:
         # Below: the areas leave no corner free.
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         return self
-
-    @classmethod
-    def from_estimator(
-        cls,
-        estimator: Any,
-        X: Rows,
-        y: ArrayLike,
-        *,
-        n_starts: int = 8,
-        ax: Any = None,
-        line_kwargs: Mapping[str, Any] | None = None,
-        band_kwargs: Mapping[str, Any] | None = None,
-        **fit_params: Any,
-    ) -> Self:
-        """Refit the settings of an estimator from different starts, and draw what comes out.
-
-        Parameters
-        ----------
-        estimator : ImplicitRewardEstimator
-            The settings; it need not be fitted and is not changed.
-        X : array-like of shape (n_samples, n_features)
-            The responses of the log.
-        y : array-like of shape (n_samples,) or (n_samples, n_signals)
-            Actions as in `fit`.
-        n_starts : int, default=8
-            Refits, at least 2.
-        ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
-        line_kwargs, band_kwargs : dict, default=None
-            Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
-        **fit_params : dict
-            Further arguments of `fit`, as in `identification_report`.
-
-        Returns
-        -------
-        display : IdentificationDisplay
-            The display, drawn.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from implicitrm_sk import ImplicitRewardEstimator
-        >>> from implicitrm_sk.inspection import IdentificationDisplay
-        >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(400, 2))
-        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
-        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
-        >>> IdentificationDisplay.from_estimator(est, X, y, n_starts=2).level
-        'not identified'
-        """
-        from .._report import identification_report
-
-        report = identification_report(estimator, X, y, n_starts=n_starts, **fit_params)
-        return cls.from_report(report, ax=ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
     @classmethod
     def from_report(

@@ -6,9 +6,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..._stratification import GROUP_NAMES
 from ..._typing import Rows
 from ..._validation import check_sample_weight, to_numpy
+from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
 
 #: Preference is told by hue (blue or orange), activity by lightness and hatching.

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ._sources import chunks
+from .._sources import chunks
 
 
 def row_codes(X):

@@ -10,8 +10,8 @@ import math
 import torch
 from torch.nn.functional import logsigmoid
 
-from . import _stratification
-from ._stratification import propensity_log_probs
+from . import _model
+from ._model import propensity_log_probs
 
 
 def _log_mean_exp(log_values):
@@ -79,7 +79,7 @@ def lower_bound(reward_logit, propensity_logit, false_action_rate=None):
 
 def group_posterior(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
     """Return P(group | y, x) of the mixture, shape (n, 4): joint averaged, then normalised."""
-    joint = _stratification.group_log_joint(
+    joint = _model.group_log_joint(
         reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
     )
     return torch.softmax(torch.logsumexp(joint, dim=0), dim=-1)
@@ -88,7 +88,7 @@ def group_posterior(reward_logit, propensity_logit, actions, false_action_rate=N
 def log_likelihood(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
     """Return log P(y | x) of the mixture, shape (n,), or one per response."""
     return _log_mean_exp(
-        _stratification.log_likelihood(
+        _model.log_likelihood(
             reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
         )
     )

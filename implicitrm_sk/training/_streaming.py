@@ -5,9 +5,9 @@ from contextlib import closing
 import numpy as np
 import torch
 
-from ._sources import chunks, read_ahead
-from ._training import ResidentRows
-from ._validation import in_range
+from .._sources import chunks, read_ahead
+from .._validation import in_range
+from ._rows import ResidentRows
 
 #: Blocks that are shuffled together.
 WINDOW_BYTES = 2**26

@@ -1,0 +1,78 @@
+"""Devices, number formats and threads that the package computes with."""
+
+import os
+import threading
+from contextlib import contextmanager, nullcontext
+
+import torch
+from joblib.parallel import get_active_backend
+
+#: Rows per forward pass outside training: large enough to be fast, small enough for the caches.
+INFERENCE_ROWS = 8192
+
+
+def resolve_device(device):
+    """Return the torch device for "auto" (cuda, then mps, then cpu) or for a torch device name."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        if torch.backends.mps.is_available():
+            return torch.device("mps")
+        return torch.device("cpu")
+    try:
+        probe = torch.zeros(1, device=device)
+        probe.tolist()  # a "meta" device holds no numbers
+        return probe.device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split(". ")[0].splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"device={device!r} cannot be used: {reason}. Expected 'auto', 'cpu' or the name of a "
+            "device that torch sees on this machine (torch.cuda.is_available() tells)."
+        ) from error
+
+
+def resolve_dtype(dtype, device):
+    """Return the dtype of weights and data, and the autocast dtype or None.
+
+    "auto" is bfloat16 autocast on a CUDA device that supports it and float32 elsewhere.
+    """
+    if dtype == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        dtype = "bfloat16" if fast else "float32"
+    if dtype == "bfloat16":
+        return torch.float32, torch.bfloat16
+    return getattr(torch, dtype), None
+
+
+def autocast(device, dtype):
+    """Return the autocast context of a device, doing nothing where dtype is None."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype=dtype)
+
+
+_worker_lock = threading.Lock()
+
+
+#: Of each worker that computes now, the number of threads before the first of them.
+_workers = []
+
+
+@contextmanager
+def threads_of_worker():
+    """Compute with one thread in a worker of joblib that is told no number.
+
+    Processes that loky or Ray start are told one (OMP_NUM_THREADS); threads and forks are not, and
+    each would take all cores.
+    """
+    backend, _ = get_active_backend()
+    if not backend.nesting_level or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    with _worker_lock:
+        # A thread that starts now would see the number that another has set.
+        _workers.append(_workers[0] if _workers else torch.get_num_threads())
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _worker_lock:
+            torch.set_num_threads(_workers.pop())

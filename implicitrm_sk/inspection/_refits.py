@@ -1,0 +1,366 @@
+"""What the log can tell about the reward: settings, refits and tests."""
+
+import warnings
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+from sklearn.utils import _safe_indexing
+
+from .._estimator import ImplicitRewardEstimator, log_tensors
+from .._features import embed_text, select_features, set_embedder
+from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, relation
+from .._log import check_labels
+from .._typing import Rows
+from .._validation import check_groups, to_numpy
+from ..exceptions import IdentificationWarning
+from ..measurement import _mixture, _model
+from ._independence import exposures_that_agree, independence_test, signals_that_agree
+from ._report import IdentificationReport
+
+#: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
+STANDARD_ERRORS = 2.0
+
+
+#: Equally likely refits whose mean rewards differ by more do not show what the log identifies.
+LARGE_RANGE = 0.1
+
+
+#: Arguments of `fit` that belong to rows, beside groups.
+SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "preference", "propensity")
+
+
+#: Share of the responses kept aside to compare likelihoods on.
+HELD_OUT = 0.25
+
+
+def identification_report(
+    est: Any, X: Rows, y: ArrayLike, *, n_starts: int = 8, **fit_params: Any
+) -> IdentificationReport:
+    """Report what a log can tell about the reward, and what would make it tell more.
+
+    The estimator's settings are refitted from `n_starts` different starts in one pass on three
+    quarters of the responses, from a reward near 1 (all passivity is the user's) to one near the
+    action probability (all of it is dislike), and compared on the other quarter: equal likelihood
+    with different rewards is the signature of a reward that is not identified.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings to report on; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    n_starts : int, default=8
+        Refits, at least 2.
+    **fit_params : dict
+        Further arguments of `fit`: sample_weight, groups, response_id, exposures, preference,
+        propensity.
+
+    Returns
+    -------
+    report : IdentificationReport
+        Prints as text; `to_frame` and `plot` are its other forms.
+
+    Raises
+    ------
+    TypeError
+        If `est` is no `ImplicitRewardEstimator`, or an argument is none of `fit`.
+    ValueError
+        If the log is too small to keep a quarter aside, `n_starts` is below 2, or the objective
+        does not split each action into reward and propensity.
+
+    Notes
+    -----
+    Independence of three or more signals given preference is tested by likelihood ratio on the rows
+    kept aside. It counts against identification if it is rejected at the level 0.001 and the log
+    odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
+    features do not show, make signals dependent too. Of more than five signals the most often
+    logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
+    of the rows on which either acted count as one, and so do exposures of a response.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator, identification_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(800, 2))
+    >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> identification_report(est, X, y[:, 0], n_starts=4).verdict
+    'not identified'
+    >>> identification_report(est, X, y, n_starts=4).verdict
+    'identified (assuming independent signals)'
+    """
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+            "pass the last step, and X as transformed by the others: "
+            "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
+        )
+    if not isinstance(n_starts, Integral) or n_starts < 2:
+        raise ValueError(
+            f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
+        )
+    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
+    if unknown:
+        raise TypeError(
+            f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
+            f"groups, {', '.join(SIDE_INFORMATION)}."
+        )
+    fit_params = {name: value for name, value in fit_params.items() if value is not None}
+    embedding = clone(est)
+    set_embedder(embedding)
+    X = embed_text(embedding, X)  # once, for all the refits
+    if isinstance(fit_params.get("sample_weight"), Real):
+        del fit_params["sample_weight"]  # one weight for all is none
+    settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
+    starts = np.linspace(0.1, 0.9, n_starts)
+    refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
+    refit._start_exponents = starts
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IdentificationWarning)
+        refit.fit(*_take(fitted, X, y), **_take_params(fitted, fit_params))
+
+    rows = _HeldOut(refit, *_take(held, X, y), _take_params(held, fit_params))
+    refits = _compare_refits(rows, starts)
+    as_likely = refits["as_likely"]
+    independence = _test_independence(rows, as_likely)
+    signals, exposures = _agreement(rows)
+    swap = _swap_test(rows, as_likely)
+    level, assumptions, reason, advice = _verdict(
+        settings, independence, signals, exposures, swap, np.ptp(refits["mean_reward"][as_likely])
+    )
+    rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
+    return IdentificationReport(
+        level=level,
+        assumptions=assumptions,
+        reason=reason,
+        advice=advice,
+        settings=settings,
+        refits=refits,
+        reward_spread=float(rewards.std(axis=0).mean()),
+        swap=swap,
+        independence=independence,
+        agreeing_signals=signals,
+        agreeing_exposures=exposures,
+        labelled_share=labelled_share,
+        estimator=refit,
+        _held_out={
+            "mean": rewards.mean(axis=0),
+            "low": rewards.min(axis=0),
+            "high": rewards.max(axis=0),
+            "lower_bound": rows.lower_bound(as_likely),
+            "repeated": rows.repeated,
+        },
+    )
+
+
+def _read_settings(est, X, y, fit_params):
+    """Return what settings tell, shares of labels, and the rows to fit and to compare on."""
+    whole = clone(est).set_params(early_stopping=True, validation_fraction=HELD_OUT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fit gives them
+        features = select_features(whole, X, reset=True)
+        arguments = dict.fromkeys(SIDE_INFORMATION) | fit_params
+        groups = arguments.pop("groups", None)
+        log = whole._check_log(y, len(features), **arguments)
+        log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
+    whole._assess(Evidence.of(log, whole.false_action_rate_, log.telling_signals()))
+    if not whole.objective_.models_propensity or whole.objective_.single_signal:
+        raise ValueError(
+            f"the report compares splits of an action into reward and propensity, which "
+            f"{type(whole.objective_).__name__} does not model for every signal. Use "
+            "objective='stratified'."
+        )
+    labelled_share = None
+    if log.preference is not None:
+        labelled, acted = ~np.isnan(log.preference), log.fired()
+        w = log.sample_weight
+        labelled_share = {
+            name: float(np.average(labelled, weights=w * kind)) if w @ kind > 0 else float("nan")
+            for name, kind in (("acted", acted), ("not acted", ~acted))
+        }
+    if groups is not None:
+        groups = check_groups(groups, len(features))
+        groups = groups if log.first is None else groups[log.first]
+    usable = log.usable()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        chosen = whole._split(features, log, usable, groups, whole._own_random_state())
+    if not chosen.any():
+        raise ValueError(
+            f"{len(usable)} responses with actions are too few to compare likelihoods on a "
+            "quarter of them; at least 20 with and 20 without action are needed, in several groups."
+        )
+    is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
+    is_fitted[usable[~chosen]] = is_held[usable[chosen]] = True
+    return (
+        whole.identification_,
+        labelled_share,
+        np.flatnonzero(log.per_row(is_fitted)),
+        np.flatnonzero(log.per_row(is_held)),
+    )
+
+
+def _take(rows, *arrays):
+    return [_safe_indexing(array, rows) for array in map(to_numpy, arrays)]
+
+
+def _take_params(rows, fit_params):
+    return {name: _take(rows, value)[0] for name, value in fit_params.items()}
+
+
+class _HeldOut:
+    """Logits and log-likelihoods of every refit on the rows kept aside."""
+
+    def __init__(self, refit, X, y, fit_params):
+        X = select_features(refit, X, reset=False)
+        side = {name: value for name, value in fit_params.items() if name != "groups"}
+        log = refit._check_log_of(y, len(X), **side)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            log = check_labels(log, refit.false_action_rate_, refit.label_mechanism)
+        self.refit = refit
+        self.log = log
+        self.weight = log.sample_weight
+        self.repeated = log.exposures is not None or log.response is not None
+        logit, self.propensity_logit = refit._logits(X, "reward_logit", "propensity_logit")
+        self.reward_logit = logit if log.first is None else logit[:, log.first]
+        self.false_action_rate = refit._model_false_action_rate()
+        self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
+
+    def likelihood_of(self, reward_logit, propensity_logit):
+        """Return log P(y, labels | x) of each refit and response."""
+        label = self.log.preference
+        return _model.log_likelihood(
+            reward_logit,
+            propensity_logit,
+            **log_tensors(self.log),
+            false_action_rate=self.false_action_rate,
+            preference=None if label is None else torch.as_tensor(label),
+        ).numpy()
+
+    def mean_and_error(self, values):
+        """Return weighted mean and standard error over responses of values (..., m)."""
+        w = self.weight / self.weight.sum()
+        mean = values @ w
+        return mean, np.sqrt(((values - mean[..., None]) ** 2) @ w**2)
+
+    def lower_bound(self, members):
+        """Return the lower bound of the reward of each response."""
+        reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
+        if self.log.first is not None:
+            propensity_logit = propensity_logit[:, self.log.first]
+        return _mixture.lower_bound(reward_logit, propensity_logit, self.false_action_rate).numpy()
+
+
+def _compare_refits(rows, starts):
+    mean, _ = rows.mean_and_error(rows.log_likelihood)
+    best = mean.argmax()
+    difference, error = rows.mean_and_error(rows.log_likelihood - rows.log_likelihood[best])
+    rewards = torch.sigmoid(rows.reward_logit).numpy()
+    return {
+        "start": starts,
+        "log_likelihood": mean,
+        "difference": difference,
+        "standard_error": error,
+        "as_likely": difference >= -STANDARD_ERRORS * error,
+        "mean_reward": rows.mean_and_error(rewards)[0],
+    }
+
+
+def _swap_test(rows, as_likely):
+    """Exchange reward and propensity (of the signal that minds it least) and compare."""
+    refit, log = rows.refit, rows.log
+    if relation(refit.reward_columns_, refit.propensity_columns_) != "same":
+        return {"applicable": False, "why": "reward and propensity read different columns"}
+    f, u = rows.reward_logit, rows.propensity_logit
+    results = []
+    for k in range(u.shape[-1]):
+        reward = u[..., k] if log.first is None else u[:, log.first, k]
+        swapped = u.clone()
+        swapped[..., k] = f if log.response is None else f[:, log.response]
+        change = rows.likelihood_of(reward, swapped) - rows.log_likelihood
+        # A label that the exchanged model rules out makes it infinitely unlikely.
+        change = np.maximum(change, -50.0)[as_likely].mean(axis=0)
+        difference, error = rows.mean_and_error(change)
+        mean_reward = rows.mean_and_error(torch.sigmoid(reward).numpy()[as_likely].mean(axis=0))[0]
+        results.append(
+            {
+                "applicable": True,
+                "difference": float(difference),
+                "standard_error": float(error),
+                "as_likely": bool(difference >= -STANDARD_ERRORS * error - 1e-9),
+                "mean_reward": float(mean_reward),
+            }
+        )
+    best = max(results, key=lambda result: result["difference"])
+    interval = refit._preference_interval()
+    if interval is not None:
+        inside = interval[0] - 0.02 <= best["mean_reward"] <= interval[1] + 0.02
+        best["as_likely"] = best["as_likely"] and inside
+    return best
+
+
+def _test_independence(rows, as_likely):
+    """Return the test of independence given preference, None where there is none."""
+    log = rows.log
+    if rows.refit.n_signals_ < 3 or rows.repeated:
+        return None
+    f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
+    return independence_test(
+        _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
+    )
+
+
+def _agreement(rows):
+    """Return the signals that look like one, and those whose exposures do."""
+    log, names = rows.log, rows.refit._signal_names()
+    if log.response is not None:
+        log, _ = log.sorted()
+    weight = log.per_row(log.sample_weight)
+    signals = [
+        (str(names[j]), str(names[k]), share)
+        for j, k, share in signals_that_agree(log.actions, weight)
+    ]
+    if not rows.repeated:
+        return signals, []
+    agreeing = exposures_that_agree(log.actions, log.exposures, log.response, weight)
+    return signals, [(str(names[k]), share) for k, share in agreeing]
+
+
+def _verdict(settings, independence, signals, exposures, swap, reward_range):
+    """Return level, assumptions, reason and advice: settings, unless the data speak against."""
+    level, assumptions = settings.level, settings.assumptions
+    reason, advice = settings.reason, list(settings.advice)
+    against = None
+    if "independent signals" in assumptions and signals:
+        pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in signals)
+        against = f"signals that look like one logged twice: {pairs}"
+        advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
+    elif "independent signals" in assumptions and independence and independence.rejected:
+        against = "the signals do not fire independently given preference"
+        advice.insert(0, ADVICE["users"])
+    elif "independent exposures of one preference" in assumptions and exposures:
+        found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
+        against = f"repeated exposures that look like one logged twice: {found}"
+        advice.insert(0, "Drop rows that repeat an exposure: check how the log was joined.")
+    if against:
+        level, assumptions = NOT_IDENTIFIED, ()
+        reason = f"{reason} But {against}."
+    doubts = []
+    if swap["applicable"] and swap["as_likely"]:
+        doubts.append("the swap of reward and propensity is as likely")
+    if reward_range > LARGE_RANGE:
+        doubts.append(
+            f"equally likely refits differ by {reward_range:.2f} in the mean reward of the log"
+        )
+    if level == IDENTIFIED and doubts:
+        reason = f"{reason} But this log is too small to show it: {', and '.join(doubts)}."
+        advice.insert(0, "Collect more of what identifies the reward, or add another kind of it.")
+    return level, assumptions, reason, tuple(dict.fromkeys(advice))

@@ -1,0 +1,1 @@
+"""The measurement model: how preference shows in what users do."""

@@ -1,0 +1,1 @@
+"""The training engine: data, plans, members and nets."""

@@ -1,0 +1,388 @@
+"""Members in training: settings, optimiser, best weights, who has stopped."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+
+class MemberAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov & Hutter 2019) with a step size and a weight decay of each member.
+
+    torch's fused step, which has one step size, moves an auxiliary tensor that starts at 0; the
+    weights then go that way by their own step.
+
+    Parameters
+    ----------
+    parameters : list of Tensor of shape (..., members, ...)
+        Members in the middle.
+    lr, weight_decay : Tensor of shape (members,)
+    """
+
+    def __init__(self, parameters, lr, weight_decay):
+        self.moved = list(parameters)
+        directions = [torch.zeros_like(p) for p in self.moved]
+        super().__init__(directions, lr=1.0, weight_decay=0.0, fused=True)
+        # Of the shape of a row, which is read in one go.
+        self.rows = [
+            tuple(
+                value.to(p)[:, None].expand(p.shape[1:]).contiguous()
+                for value in (lr, 1 - lr.double() * weight_decay.double())
+            )
+            for p in self.moved
+        ]
+
+    def zero_grad(self, set_to_none=True):
+        """Forget the gradients."""
+        for parameter in self.moved:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step."""
+        directions = self.param_groups[0]["params"]
+        for direction, parameter in zip(directions, self.moved, strict=True):
+            direction.zero_()
+            direction.grad = parameter.grad
+        super().step()
+        for direction, parameter, (lr, kept) in zip(directions, self.moved, self.rows, strict=True):
+            parameter.mul_(kept).addcmul_(direction, lr)
+
+
+def _of_members(value, index):
+    """Return the entries of some members of a value that may be the same for all."""
+    return value[index] if isinstance(value, torch.Tensor) else value
+
+
+@dataclass
+class MemberSettings:
+    """How members are trained: numbers, or tensors with one value per member.
+
+    Attributes
+    ----------
+    learning_rate_init, weight_decay : float or Tensor of shape (members,)
+        Of AdamW.
+    patience : int or Tensor
+        Epochs without an improvement by `tol` after which a member stops.
+    tol : float or Tensor
+    max_epochs : list of int or None
+        Of each member; None is what `RewardNet.fit_loop` is told.
+    n_fits : int
+        Fits side by side, each of the same number of members, one after the other. If one
+        diverges, its members stop; if the only one does, an error is raised.
+    """
+
+    learning_rate_init: float | torch.Tensor
+    weight_decay: float | torch.Tensor
+    patience: int | torch.Tensor | None = None
+    tol: float | torch.Tensor = 0.0
+    max_epochs: list | None = None
+    n_fits: int = 1
+
+    def of_members(self, index):
+        """Return the settings of some of the members."""
+        names = ("learning_rate_init", "weight_decay", "patience", "tol")
+        return replace(self, **{name: _of_members(getattr(self, name), index) for name in names})
+
+    def optimizer(self, parameters):
+        """Return an AdamW for parameters of shape (.., members, ..)."""
+        lr, decay = self.learning_rate_init, self.weight_decay
+        if not isinstance(lr, torch.Tensor):
+            return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
+        return MemberAdamW(parameters, lr, decay)
+
+
+class MembersInTraining:
+    """Which members of a net train still, and what has become of all of them.
+
+    The net's module holds those that do, `whole` all.
+
+    Parameters
+    ----------
+    net : RewardNet
+    epochs : int
+    validates : bool
+        Whether members have best weights that they return to.
+    """
+
+    def __init__(self, net, epochs, validates):
+        self.net = net
+        self.whole = net.module_
+        self.n_members = self.whole.config["n_members"]
+        self.max_epochs = [
+            min(epochs, most) for most in net.settings.max_epochs or self.n_members * [epochs]
+        ]
+        self.present = list(range(self.n_members))
+        self.epoch = 0
+        self.epochs = self.n_members * [0]
+        self.losses = {}
+        self.stopped = False
+        self.diverged = self.n_members * [False]
+        self.running = self.n_members * [True] if validates else None
+        self.best = None
+        self.settings = net.settings
+        if validates:
+            self.best = BestMembers(self._kept(), net.settings.patience, net.settings.tol)
+
+    def _kept(self):
+        kept = list(self.net.module_.parameters())
+        if self.net.criterion_.estimates:
+            kept.append(self.net.criterion_.false_action_rate)
+        return kept
+
+    def take_in(self, record):
+        """Return the losses of an epoch for all members: those that left keep their last ones."""
+        self.epoch += 1
+        for name, losses in record.items():
+            known = self.losses.setdefault(name, self.n_members * [math.nan])
+            for member, loss in zip(self.present, losses, strict=True):
+                known[member] = loss
+        if self.net.module_ is not self.whole:
+            self._put_back(self.net.module_.parameters(), range(len(self.present)))
+        return {name: list(losses) for name, losses in self.losses.items()}
+
+    def check_finite(self, losses):
+        """Take out the fits of which a member has diverged, or raise if it is the only one."""
+        per_fit = self.n_members // self.settings.n_fits
+        # What a member does after it has stopped is thrown away.
+        bad = {
+            member // per_fit
+            for member in self.present
+            if (self.running is None or self.running[member]) and not math.isfinite(losses[member])
+        }
+        if bad and self.settings.n_fits == 1:
+            raise FloatingPointError(
+                f"training diverged in epoch {len(self.net.history)}: the loss is not finite. "
+                "Lower learning_rate_init or scale the columns of X; if the objective is your "
+                "own, check that its loss is finite for large logits."
+            )
+        self.diverged = [
+            was or member // per_fit in bad for member, was in enumerate(self.diverged)
+        ]
+
+    def note(self, running, stop):
+        """Take in which of the members present may still improve, and whether all have to stop.
+
+        Parameters
+        ----------
+        running : list of bool or None
+            None is all.
+        stop : bool
+        """
+        self.stopped = bool(stop)
+        for position, member in enumerate(self.present):
+            if running is not None:
+                self.running[member] = bool(running[position])
+            self.epochs[member] = self.epoch
+
+    def leave(self, keep=False):
+        """Let members go that have stopped or had their epochs.
+
+        Parameters
+        ----------
+        keep : bool
+            Go on with all of them as long as there is one to train.
+        """
+        stay = [
+            position
+            for position, member in enumerate(self.present)
+            if (self.running is None or self.running[member])
+            and self.epoch < self.max_epochs[member]
+            and not self.diverged[member]
+            and not self.stopped
+        ]
+        if len(stay) == len(self.present) or (stay and keep):
+            return
+        gone = sorted(set(range(len(self.present))) - set(stay))
+        self._put_back(self._result(), gone)
+        self.present = [self.present[position] for position in stay]
+        if stay:
+            self._go_on_with(stay)
+
+    def finish(self):
+        """Put the weights of all members into the whole module, which the net then has again."""
+        if self.present:
+            self._put_back(self._result(), range(len(self.present)))
+        self.net.module_ = self.whole
+        self.net.n_running_ = None if self.running is None else sum(self.running)
+
+    def _result(self):
+        return self.best.best_parameters if self.best is not None else self._kept()
+
+    def _put_back(self, parameters, positions):
+        """Copy the parameters of present members, by position, into the whole module."""
+        positions = list(positions)
+        device = next(self.whole.parameters()).device
+        source = torch.tensor(positions, device=device)
+        target = torch.tensor([self.present[position] for position in positions], device=device)
+        into = list(self.whole.parameters())
+        if self.net.criterion_.estimates:
+            into.append(self.net.criterion_.false_action_rate)
+        with torch.no_grad():
+            for whole, part in zip(into, parameters, strict=True):
+                whole.index_copy_(1, target, part.detach().index_select(1, source))
+
+    def _go_on_with(self, positions):
+        """Train only the present members at these positions from now on."""
+        net = self.net
+        index = torch.tensor(positions, device=next(self.whole.parameters()).device)
+        net.module_ = net.module_.of_members(index)
+        self.settings = self.settings.of_members(index)
+        old = net.optimizer_
+        net.optimizer_ = self.settings.optimizer(list(net.module_.parameters()))
+        for moments, key in zip(
+            _moments(old), net.optimizer_.param_groups[0]["params"], strict=True
+        ):
+            net.optimizer_.state[key] = {
+                name: value.index_select(1, index) if value.ndim else value.clone()
+                for name, value in moments.items()
+            }
+        if self.best is not None:
+            self.best.keep(index, self._kept())
+        if net.constraint is not None:
+            net.constraint.keep(index)
+
+    # ------------------------------------------------------------------ pausing
+
+    def progress(self, generator):
+        """Return all that training goes on from, of all members, as tensors, lists and numbers.
+
+        Of those that left there are the final weights, and zeros for the rest.
+        """
+        moments = _moments(self.net.optimizer_)
+        weights = list(self.net.module_.parameters())
+        best = weights if self.best is None else self.best.best_parameters
+        vectors = {}
+        if self.best is not None:
+            vectors = {
+                "risk": self.best.best,
+                "stale": self.best.stale,
+                "improving": self.best.running,
+            }
+        if self.net.constraint is not None:
+            vectors["mean"] = self.net.constraint.mean
+            vectors["multiplier"] = self.net.constraint.multiplier
+        present = [member in self.present for member in range(self.n_members)]
+        return {
+            "epoch": self.epoch,
+            "stopped": self.stopped,
+            "step": float(moments[0]["step"]),
+            "generator": generator.get_state(),
+            "members": {"present": present, "epochs": list(self.epochs)}
+            | ({} if self.running is None else {"running": list(self.running)})
+            | {f"losses {name}": list(losses) for name, losses in self.losses.items()},
+            "vectors": {name: self._of_all(value, 0) for name, value in vectors.items()},
+            "tensors": {
+                name: [
+                    self._of_all(value, 1, into) for value, into in zip(values, wholes, strict=True)
+                ]
+                for name, values, wholes in (
+                    ("parameters", weights, self.whole.parameters()),
+                    ("best", best, self.whole.parameters()),
+                    *(
+                        (name, [each[name] for each in moments], len(moments) * [None])
+                        for name in ("exp_avg", "exp_avg_sq")
+                    ),
+                )
+            },
+        }
+
+    def _of_all(self, value, dim, into=None):
+        """Return a copy, on the CPU, of values of the present members among those of all."""
+        if into is None:
+            into = value.new_zeros([*value.shape[:dim], self.n_members, *value.shape[dim + 1 :]])
+        index = torch.tensor(self.present, device=value.device)
+        return into.detach().index_copy(dim, index, value.detach()).cpu()
+
+    def resume(self, progress, generator):
+        """Go on from what `progress` returned."""
+        net, members = self.net, progress["members"]
+        device = next(self.whole.parameters()).device
+        tensors = {
+            name: [value.to(device) for value in values]
+            for name, values in progress["tensors"].items()
+        }
+        vectors = {name: value.to(device) for name, value in progress["vectors"].items()}
+        generator.set_state(progress["generator"])
+        self.epoch, self.stopped = progress["epoch"], progress["stopped"]
+        self.epochs = list(members["epochs"])
+        self.running = list(members["running"]) if "running" in members else None
+        self.losses = {
+            name.removeprefix("losses "): list(values)
+            for name, values in members.items()
+            if name.startswith("losses ")
+        }
+        with torch.no_grad():
+            for whole, value in zip(self.whole.parameters(), tensors["parameters"], strict=True):
+                whole.copy_(value)
+        step = torch.tensor(progress["step"], device=device)
+        for key, exp_avg, exp_avg_sq in zip(
+            net.optimizer_.param_groups[0]["params"],
+            tensors["exp_avg"],
+            tensors["exp_avg_sq"],
+            strict=True,
+        ):
+            moments = {"step": step.clone(), "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+            net.optimizer_.state[key] = moments
+        if self.best is not None:
+            self.best.resume(tensors["best"], *(vectors[n] for n in ("risk", "stale", "improving")))
+        if net.constraint is not None:
+            net.constraint.mean, net.constraint.multiplier = vectors["mean"], vectors["multiplier"]
+        stay = [member for member, present in enumerate(members["present"]) if present]
+        if len(stay) < self.n_members:
+            self.present = stay
+            self._go_on_with(stay)
+
+
+def _moments(optimizer):
+    """Return the state of an AdamW, one dict per parameter, in their order."""
+    return [optimizer.state[key] for key in optimizer.param_groups[0]["params"]]
+
+
+class BestMembers:
+    """Each member's best weights so far, and whether it may still improve.
+
+    Everything stays on the device: a member is updated by a masked copy, never by a branch.
+    `parameters` are tensors of shape (.., members, ..), members in the middle.
+    """
+
+    def __init__(self, parameters, patience, tol):
+        self.parameters = parameters
+        self.best_parameters = [p.detach().clone() for p in self.parameters]
+        self.patience = patience
+        self.tol = tol
+        self.best = None
+
+    def update(self, risk):
+        """Take in the held-out risk of each member after an epoch."""
+        if self.best is None:
+            self.best = torch.full_like(risk, math.inf)
+            self.stale = torch.zeros_like(risk)
+            self.running = torch.ones_like(risk, dtype=torch.bool)
+        self.stale = torch.where(risk < self.best - self.tol, 0, self.stale + 1)
+        better = (risk < self.best) & self.running
+        self.best = torch.where(better, risk, self.best)
+        self.running = self.running & (self.stale < self.patience)
+        mask = better[:, None]
+        for best, parameter in zip(self.best_parameters, self.parameters, strict=True):
+            torch.where(mask, parameter.detach(), best, out=best)
+
+    def keep(self, index, parameters):
+        """Go on with some of the members, whose weights are now `parameters`."""
+        self.parameters = parameters
+        self.best_parameters = [best.index_select(1, index) for best in self.best_parameters]
+        self.patience, self.tol = _of_members(self.patience, index), _of_members(self.tol, index)
+        self.best, self.stale, self.running = (
+            values[index] for values in (self.best, self.stale, self.running)
+        )
+
+    def resume(self, best_parameters, best, stale, running):
+        """Go on from what an earlier run had in the attributes of these names."""
+        self.best_parameters, self.best = best_parameters, best
+        self.stale, self.running = stale, running
+
+    def restore(self):
+        """Put the best weights into the module."""
+        with torch.no_grad():
+            for best, parameter in zip(self.best_parameters, self.parameters, strict=True):
+                parameter.copy_(best)

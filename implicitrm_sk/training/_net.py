@@ -1,0 +1,298 @@
+"""The training engine: a private skorch net over tensors that stay on the device.
+
+skorch's default loop fetches rows one by one through a DataLoader and waits for the device at
+every step. Here batches are rows of resident tensors picked by index, losses are summed on the
+device, and the host waits once per epoch.
+"""
+
+from contextlib import closing
+
+import torch
+from skorch import NeuralNet
+from skorch.history import History
+from torch import nn
+
+from .._device import autocast, threads_of_worker
+from ..measurement._model import false_action_counts, propensity_log_probs
+from ..objectives import Batch
+from ._members import MemberSettings, MembersInTraining
+
+
+class MemberRisk(nn.Module):
+    """The criterion: weighted mean over a batch of the objective's loss, per member.
+
+    In evaluation mode it is the objective's held-out criterion instead.
+
+    Parameters
+    ----------
+    objective : Objective
+    false_action_rate : Tensor of shape (K,) or None
+    n_members : int or None
+        To estimate the false-action rates, of each member on its own from the rows given: the
+        number of members. The rates given are then where it starts.
+    """
+
+    #: Per pass over the held-out rows.
+    EM_STEPS = 5
+
+    def __init__(self, objective, false_action_rate, n_members=None):
+        super().__init__()
+        self.objective = objective
+        self.estimates = n_members is not None
+        if self.estimates:
+            # (1, members, K), the order of the biases.
+            false_action_rate = false_action_rate.expand(1, n_members, -1).clone()
+            self.evaluated = []
+        self.register_buffer("false_action_rate", false_action_rate)
+
+    def maximise(self):
+        """Take EM steps of the rates on the rows evaluated since the last call, R and A as fitted.
+
+        Several, since the rates converge more slowly than the heads.
+        """
+        for _ in range(self.EM_STEPS):
+            # Half a false action is added: a rate of exactly 0 could never grow again.
+            false_actions, opportunities = sum(
+                _weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
+                for rows in self.evaluated
+            )
+            self.false_action_rate.copy_((false_actions + 0.5) / (opportunities + 1.0))
+        self.evaluated.clear()
+
+    def forward(self, logits, fields, sample_weight):
+        """Return the risk of each member, shape (members,)."""
+        reward_logit, propensity_logit, *more = logits
+        rate = self.false_action_rate
+        if self.estimates:
+            rate = rate.transpose(0, 1)
+        loss = self.objective.loss if self.training else self.objective.validation_loss
+        batch = Batch(false_action_rate=rate, sample_weight=sample_weight, **fields, **dict(*more))
+        rows = loss(reward_logit, propensity_logit, batch)
+        expected = (len(reward_logit), sample_weight.shape[-1])
+        if getattr(rows, "shape", None) != expected:
+            raise ValueError(
+                f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
+                f"(members, {'pairs' if self.objective.pairs else 'rows'}) = {expected}, got "
+                f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
+            )
+        if self.estimates and not self.training:
+            log_propensity, _ = propensity_log_probs(
+                propensity_logit, rate, fields.get("propensity")
+            )
+            log = fields | {"propensity": log_propensity.exp()}
+            self.evaluated.append((reward_logit, propensity_logit, log, sample_weight))
+        if sample_weight.ndim > 1:
+            return (rows * sample_weight).mean(-1)
+        return rows @ sample_weight / len(sample_weight)
+
+
+def _weighted_counts(rate, reward_logit, propensity_logit, fields, sample_weight):
+    """Return false actions and opportunities of each member, shape (2, members, K)."""
+    log = {name: value for name, value in fields.items() if name != "propensity_target"}
+    counts = false_action_counts(reward_logit, propensity_logit, false_action_rate=rate, **log)
+    response = fields.get("response")
+    weight = sample_weight if response is None else sample_weight.index_select(-1, response)
+    return torch.stack([(kind * weight[..., None]).sum(-2) for kind in counts])
+
+
+class RewardNet(NeuralNet):
+    """A skorch net whose loop runs over `ResidentRows` and keeps each member's best weights.
+
+    Members that have stopped leave the computation.
+
+    Parameters
+    ----------
+    settings : MemberSettings
+    autocast_dtype : torch.dtype or None
+    constraint : RateConstraint or None
+    epoch_begin : callable()
+    epoch_end : callable(record) -> bool
+        Called around each epoch, `record` being its history entry; training ends on True.
+
+    Attributes
+    ----------
+    members_ : MembersInTraining
+    n_running_ : int or None
+        Members that were still improving at the end.
+    progress_ : dict or None
+        What `fit_loop` can go on from, if it was paused.
+    """
+
+    def __init__(
+        self,
+        *args,
+        settings=None,
+        autocast_dtype=None,
+        constraint=None,
+        epoch_begin=None,
+        epoch_end=None,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.settings = settings
+        self.constraint = constraint
+        self.autocast_dtype = autocast_dtype
+        self.epoch_begin = epoch_begin
+        self.epoch_end = epoch_end
+
+    def infer(self, x, **_):
+        """Return the logits of a batch that is on the device already."""
+        X, first = x
+        with autocast(X.device, self.autocast_dtype):
+            return self.module_.outputs(X, first)
+
+    def train_step(self, batch, **_):
+        """Take one step; skorch's own wraps it in a closure, which AdamW has no use for."""
+        X, fields, sample_weight = batch
+        self.optimizer_.zero_grad()
+        logits = self.infer(X)
+        risks = self.criterion_(logits, fields, sample_weight)
+        total = risks
+        if self.constraint is not None:
+            total = risks + self.constraint(logits[0], sample_weight)
+        # Ones, not a mean: the gradient of each member is what it would be alone.
+        total.backward(torch.ones_like(total))
+        self.optimizer_.step()
+        return {"loss": risks.detach()}
+
+    def validation_step(self, batch, **_):
+        """Return the held-out criterion of a batch."""
+        X, fields, sample_weight = batch
+        return {"loss": self.criterion_(self.infer(X), fields, sample_weight)}
+
+    def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
+        """Return the mean risk of each member over one pass, left on the device."""
+        self._set_training(training)
+        risks, sizes = None, []
+        # Closed also when a step raises, so that no thread goes on reading.
+        with closing(iter(iterator)) as batches:
+            for batch in batches:
+                risk = step_fn(batch)["loss"]
+                n = len(sizes)
+                if risks is None or n == len(risks):
+                    # One tensor: a small one of each batch would lie between the large ones of the
+                    # batches and keep the memory of these from being used again.
+                    more = risk.new_empty((max(64, n), *risk.shape))
+                    risks = more if risks is None else torch.cat([risks, more])
+                risks[n] = risk
+                sizes.append(batch[2].shape[-1])
+        share = torch.tensor(sizes, dtype=risks.dtype, device=risks.device) / sum(sizes)
+        return share @ risks[: len(sizes)]
+
+    @threads_of_worker()
+    def fit_loop(self, X, y=None, epochs=None, progress=None, pause=None, checkpoint=None, **_):
+        """Train on X = (training rows, validation rows or None) for at most `epochs` epochs.
+
+        Parameters
+        ----------
+        progress : dict, default=None
+            `progress_` of an earlier call, to go on from there.
+        pause : int, default=None
+            Epoch after which to return, with the best weights so far in the module.
+        checkpoint : TrainingState, default=None
+            File to go on from and to write after each epoch.
+        """
+        train, valid = X
+        members = self.members_ = MembersInTraining(self, epochs, valid is not None)
+        # To pick rows and rates of their own is not worth the trouble.
+        keep = train.per_member or self.criterion_.estimates
+        if checkpoint is not None:
+            progress = checkpoint.restore(self, X, epochs)
+        if progress is not None:
+            members.resume(progress, train.generator)
+            members.leave(keep)
+        while members.present and (pause is None or members.epoch < pause):
+            self.epoch_begin()
+            risks = {"train_loss": self.run_single_epoch(train, True, "train", self.train_step)}
+            if valid is not None:
+                with torch.inference_mode():
+                    risks["valid_loss"] = self.run_single_epoch(
+                        valid, False, "valid", self.validation_step
+                    )
+                    if self.criterion_.estimates:
+                        self.criterion_.maximise()
+                members.best.update(risks["valid_loss"])
+                risks["running"] = members.best.running
+            # The one time per epoch that the host waits for the device.
+            kind = risks["train_loss"].dtype
+            values = torch.stack([risk.to(kind) for risk in risks.values()]).tolist()
+            record = dict(zip(risks, values, strict=True))
+            running = record.pop("running", None)
+            record = members.take_in(record)
+            self.history.new_epoch()
+            for name, value in record.items():
+                self.history.record(name, value)
+            stop = self.epoch_end(record)
+            members.check_finite(record["train_loss"])
+            members.note(running, stop)
+            if checkpoint is not None:
+                checkpoint.save(members.progress(train.generator))
+            members.leave(keep)
+        paused = pause is not None and members.present
+        self.progress_ = members.progress(train.generator) if paused else None
+        members.finish()
+        return self
+
+
+def build_net(
+    model,
+    objective,
+    *,
+    false_action_rate=None,
+    estimate_false_action_rate=False,
+    device,
+    autocast_dtype=None,
+    constraint=None,
+    epoch_begin=lambda: None,
+    epoch_end=lambda record: False,
+    **settings,
+):
+    """Return an initialised `RewardNet` that trains `model`; `settings` are `MemberSettings`."""
+    settings = MemberSettings(**settings)
+    net = RewardNet(
+        module=model,
+        criterion=MemberRisk(
+            objective,
+            false_action_rate,
+            model.config["n_members"] if estimate_false_action_rate else None,
+        ),
+        iterator_train=None,
+        iterator_valid=None,
+        train_split=None,
+        callbacks="disable",
+        device=str(device),
+        verbose=0,
+        settings=settings,
+        autocast_dtype=autocast_dtype,
+        constraint=constraint,
+        epoch_begin=epoch_begin,
+        epoch_end=epoch_end,
+    )
+    net.initialize()
+    net.optimizer_ = settings.optimizer(list(net.module_.parameters()))
+    net.history = History()
+    return net
+
+
+@torch.inference_mode()
+def batched_logits(model, X_chunks, heads, *, device, autocast_dtype=None):
+    """Run heads over chunks of rows and return their logits on the CPU in float64.
+
+    Parameters
+    ----------
+    model : RewardModel
+    X_chunks : iterable of Tensor of shape (chunk, d)
+    heads : sequence of {"reward_logit", "propensity_logit"}
+
+    Returns
+    -------
+    logits : list of Tensor, one per head, of shape (members, n) or (members, n, K)
+    """
+    model.eval()
+    parts = [[] for _ in heads]
+    for chunk in X_chunks:
+        chunk = chunk.to(device)
+        with autocast(device, autocast_dtype):
+            for part, head in zip(parts, heads, strict=True):
+                part.append(getattr(model, head)(chunk))
+    return [torch.cat(part, dim=1).to("cpu", torch.float64) for part in parts]
