@@ -40,7 +40,8 @@ from torch import nn
 from torch.nn.functional import logsigmoid
 
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator
-from implicitrm_sk._search import SideBySide, _side_by_side
+from implicitrm_sk._fit import fit_side_by_side
+from implicitrm_sk._search import n_side_by_side
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.training._net import RewardNet
 
@@ -363,11 +364,11 @@ class Stopwatch:
 
 def step_milliseconds(X, y, estimators):
     """Return the processor time of a step of estimators side by side, of one if it is alone."""
-    fitter = estimators[0]
-    if len(estimators) > 1:
-        fitter = SideBySide.of(estimators, [None] * len(estimators), None, 0)
     with Stopwatch() as watch:
-        fitter.fit(X, y)
+        if len(estimators) == 1:
+            estimators[0].fit(X, y)
+        else:
+            fit_side_by_side(estimators, X, y, seed=0, paused=[None] * len(estimators))
     # A low quantile: the steps that nothing disturbed.
     return 1e3 * np.quantile(watch.times, 0.1)
 
@@ -403,7 +404,7 @@ def step_table(X, y, args):
         }
         estimators = [ImplicitRewardEstimator(**params | setting) for setting in settings]
         alone = step_milliseconds(X, y, estimators[:1])
-        size = _side_by_side(estimators[0], X, len(settings), 5, 2)
+        size = n_side_by_side(estimators[0], X, len(settings), 5, 2)
         beside = step_milliseconds(X, y, estimators[:size]) / size
         products = product_milliseconds(X.shape[1], 4 * size * hidden) / size
         print(

@@ -8,6 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ._sklearn import callbacks_of
 from .training._state import TrainingState, settled
 
 #: They change nothing of an epoch.
@@ -19,7 +23,13 @@ _START = ("model_", "scaler_")
 
 
 class ResumableMixin:
-    """Marks an estimator whose `fit` a `Checkpoint` can keep."""
+    """Marks an estimator whose `fit` a `Checkpoint` can keep, and says what it has to have."""
+
+    random_state: Any
+    get_params: Any
+    history_: list[dict[str, list[float]]]
+    reward_columns_: NDArray[np.intp]
+    propensity_columns_: NDArray[np.intp]
 
 
 class Checkpoint:
@@ -82,7 +92,7 @@ class Checkpoint:
                 f"Checkpoint is a callback of ImplicitRewardEstimator, not of "
                 f"{type(estimator).__name__}, whose training it cannot keep. Leave it out."
             )
-        if sum(isinstance(callback, Checkpoint) for callback in estimator._skl_callbacks) > 1:
+        if sum(isinstance(callback, Checkpoint) for callback in callbacks_of(estimator)) > 1:
             raise ValueError(
                 "the estimator has several callbacks of the kind Checkpoint, but a fit is kept in "
                 "one file. Pass one of them to set_callbacks."
@@ -153,7 +163,7 @@ class Checkpoint:
         >>> Checkpoint.of(ImplicitRewardEstimator()) is None
         True
         """
-        for callback in getattr(estimator, "_skl_callbacks", ()):
+        for callback in callbacks_of(estimator):
             if isinstance(callback, cls):
                 return callback._fits.get(id(estimator))
         return None
@@ -168,9 +178,7 @@ def warm_start_kept(fit):
 
     @functools.wraps(fit)
     def method(self, *args, **kwargs):
-        has_checkpoint = any(
-            isinstance(callback, Checkpoint) for callback in getattr(self, "_skl_callbacks", ())
-        )
+        has_checkpoint = any(isinstance(callback, Checkpoint) for callback in callbacks_of(self))
         if not (self.warm_start and has_checkpoint):
             return fit(self, *args, **kwargs)
         before = {name: vars(self)[name] for name in _START if name in vars(self)}

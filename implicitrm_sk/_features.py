@@ -1,15 +1,101 @@
 """Which columns of X the two heads read, and the checks of X that go by them."""
 
 import os
+from dataclasses import dataclass
+from functools import cached_property
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_array
+from sklearn.utils.validation import check_array
 
+from ._sklearn import check_feature_names, check_n_features
 from ._sources import Source, StreamedX, open_rows
 from ._validation import check_features, check_not_text, is_numeric, to_numpy
 from .embedding import LLMEmbedder
+
+
+@dataclass(frozen=True, eq=False)
+class HeadColumns:
+    """Which columns of X each head reads.
+
+    Attributes
+    ----------
+    reward, propensity : ndarray of int
+        Sorted positions in X.
+    n_features : int
+        Columns of X.
+    names : ndarray of str of shape (n_features,) or None
+    """
+
+    reward: np.ndarray
+    propensity: np.ndarray
+    n_features: int
+    names: Any = None
+
+    @classmethod
+    def of(cls, estimator):
+        """Return those of an estimator that has read X."""
+        return cls(
+            estimator.reward_columns_,
+            estimator.propensity_columns_,
+            estimator.n_features_in_,
+            getattr(estimator, "feature_names_in_", None),
+        )
+
+    @cached_property
+    def used(self):
+        """Positions in X of the columns that any head reads: those `select_features` returns."""
+        return np.union1d(self.reward, self.propensity)
+
+    @property
+    def are_restricted(self):
+        """Whether the heads read different columns, or not all."""
+        return not len(self.reward) == len(self.propensity) == self.n_features
+
+    @property
+    def relation(self):
+        """How the columns of the two heads relate: "same", "disjoint" or "overlapping"."""
+        shared = np.intersect1d(self.reward, self.propensity)
+        if not len(shared):
+            return "disjoint"
+        if len(shared) == len(self.reward) == len(self.propensity):
+            return "same"
+        return "overlapping"
+
+    @property
+    def positions(self):
+        """Positions of the reward and of the propensity columns among `used`, None for all."""
+        return tuple(
+            None
+            if len(columns) == len(self.used)
+            else tuple(np.searchsorted(self.used, columns).tolist())
+            for columns in (self.reward, self.propensity)
+        )
+
+    def reward_part(self, X):
+        """Return the columns of `select_features` that the reward reads."""
+        columns, _ = self.positions
+        return X if columns is None else X[:, list(columns)]
+
+    def labels(self, columns):
+        """Return names, or positions, for the messages."""
+        return [
+            int(column) if self.names is None else str(self.names[column]) for column in columns
+        ]
+
+    def check_same_as(self, before):
+        """Raise unless these are the columns of an earlier fit, whose training goes on."""
+        for name, old, new in (
+            ("reward_features", before.reward, self.reward),
+            ("propensity_features", before.propensity, self.propensity),
+        ):
+            if not np.array_equal(old, new):
+                raise ValueError(
+                    f"training cannot go on from the fitted weights: {name} selected the columns "
+                    f"{old.tolist()} and now selects {new.tolist()}. Use the same, or fit a clone."
+                )
 
 
 def set_embedder(estimator):
@@ -30,15 +116,20 @@ def embed_text(estimator, X):
     return X if embedder is None or is_numeric(X) else embedder.transform(X)
 
 
+def read_features(estimator, X, *, reset=False, with_propensity=True):
+    """Return what `select_features` makes of X, which may be text, or a path, too."""
+    vectors = embed_text(estimator, X)
+    return select_features(estimator, vectors, reset=reset, with_propensity=with_propensity)
+
+
 def select_features(estimator, X, *, reset, with_propensity=True):
     """Return the columns of X in use, in the order of X, as floats; check or set what fit saw.
 
     Sets `reward_columns_` and `propensity_columns_` if `reset`. Columns that only the propensity
-    head reads may be missing or NaN unless `with_propensity`; they are then NaN. Text becomes
-    the vectors of the estimator's embedder, a path the rows of its file: a `StreamedX` where the
-    file is large.
+    head reads may be missing or NaN unless `with_propensity`; they are then NaN. X holds vectors;
+    the rows of a large file become a `StreamedX`.
     """
-    X = to_numpy(embed_text(estimator, X))
+    X = to_numpy(X)
     if isinstance(X, Source):
         return _select_from_source(estimator, X, reset=reset, with_propensity=with_propensity)
     if reset and estimator.reward_features is None and estimator.propensity_features is None:
@@ -47,25 +138,25 @@ def select_features(estimator, X, *, reset, with_propensity=True):
         return X
     if reset:
         X = _table(X)
-        _check_feature_names(estimator, X, reset=True)
-        _check_n_features(estimator, X, reset=True)
+        check_feature_names(estimator, X, reset=True)
+        check_n_features(estimator, X, reset=True)
         estimator.reward_columns_, estimator.propensity_columns_ = _resolve_both(estimator, X)
-    elif not is_restricted(estimator):
+    columns_in_use = HeadColumns.of(estimator)
+    if not reset and not columns_in_use.are_restricted:
         return check_features(estimator, X, reset=False)
-    reward, propensity = estimator.reward_columns_, estimator.propensity_columns_
-    used = np.union1d(reward, propensity)
-    needed = used if reset or with_propensity else reward
-    values = _values(estimator, _table(X), used, needed)
+    reward, propensity = columns_in_use.reward, columns_in_use.propensity
+    needed = columns_in_use.used if reset or with_propensity else reward
+    values = _values(estimator, _table(X), columns_in_use, needed)
     for role, columns, allow_nan in (
         ("reward", reward, False),
         ("propensity", np.setdiff1d(propensity, reward), not (reset or with_propensity)),
     ):
-        block = values[:, np.searchsorted(used, columns)]
+        block = values[:, np.searchsorted(columns_in_use.used, columns)]
         bad = np.isinf(block) if allow_nan else ~np.isfinite(block)
         if bad.any():
             raise ValueError(
                 f"Input X contains NaN or infinity in {bad.any(axis=1).sum()} rows of the {role} "
-                f"columns {_labels(estimator, columns[bad.any(axis=0)])}. Fill them in"
+                f"columns {columns_in_use.labels(columns[bad.any(axis=0)])}. Fill them in"
                 + (
                     "; only predict and decision_function do without them."
                     if role == "propensity" and not reset
@@ -87,8 +178,8 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
     like = np.zeros((1, source.shape[1]), dtype=np.float32)
     select_features(estimator, like, reset=reset, with_propensity=with_propensity)
     columns = None
-    if is_restricted(estimator):
-        columns = np.union1d(estimator.reward_columns_, estimator.propensity_columns_)
+    if HeadColumns.of(estimator).are_restricted:
+        columns = HeadColumns.of(estimator).used
         if source.shape[1] < estimator.n_features_in_:
             raise ValueError(
                 f"X={source.name!r} has {source.shape[1]} of the {estimator.n_features_in_} "
@@ -103,25 +194,6 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
     )
 
 
-def is_restricted(estimator):
-    """Return whether the heads read different columns, or not all."""
-    everything = np.arange(estimator.n_features_in_)
-    return not all(
-        np.array_equal(columns, everything)
-        for columns in (estimator.reward_columns_, estimator.propensity_columns_)
-    )
-
-
-def positions_in_use(estimator):
-    """Return the positions of the reward and propensity columns in `select_features`' result."""
-    reward, propensity = estimator.reward_columns_, estimator.propensity_columns_
-    used = np.union1d(reward, propensity)
-    return tuple(
-        None if len(columns) == len(used) else tuple(np.searchsorted(used, columns).tolist())
-        for columns in (reward, propensity)
-    )
-
-
 def _table(X):
     if hasattr(X, "iloc"):
         return X
@@ -129,29 +201,23 @@ def _table(X):
     return check_array(X, dtype=None, ensure_all_finite=False)
 
 
-def _labels(estimator, columns):
-    names = getattr(estimator, "feature_names_in_", None)
-    return [int(column) if names is None else str(names[column]) for column in columns]
-
-
-def _values(estimator, X, used, needed):
-    """Return the columns `used` as floats, NaN where a column that is not needed is missing."""
-    names = getattr(estimator, "feature_names_in_", None)
+def _values(estimator, X, columns, needed):
+    """Return the columns in use as floats, NaN where a column that is not needed is missing."""
+    names, used, reward = columns.names, columns.used, columns.reward
     if names is not None and hasattr(X, "iloc"):
         there = {name: position for position, name in enumerate(X.columns)}
         missing = [column for column in needed if names[column] not in there]
         if missing:
             raise ValueError(
-                f"X lacks the columns {_labels(estimator, missing)}, which were in use in fit. "
+                f"X lacks the columns {columns.labels(missing)}, which were in use in fit. "
                 "Pass them; only predict and decision_function do without columns that the "
                 "propensity alone reads."
             )
         present = np.array([column for column in used if names[column] in there])
         block = X.iloc[:, [there[names[column]] for column in present]]
     else:
-        _check_feature_names(estimator, X, reset=False)
+        check_feature_names(estimator, X, reset=False)
         present = used
-        reward = estimator.reward_columns_
         if X.shape[1] == len(reward) < estimator.n_features_in_ and np.array_equal(needed, reward):
             present, block = reward, X
         elif X.shape[1] == estimator.n_features_in_:
@@ -161,7 +227,7 @@ def _values(estimator, X, used, needed):
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
                 f"{estimator.n_features_in_} features as input. predict and decision_function "
                 f"also take the {len(reward)} reward columns alone, without the columns "
-                f"{_labels(estimator, np.setdiff1d(used, reward))} of the propensity."
+                f"{columns.labels(np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
     block = check_array(block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite=False)

@@ -4,13 +4,17 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+from ._assumptions import MIN_RESPONSES
+from ._warnings import in_worker, warn
+from .exceptions import IdentificationWarning
+
+#: What the fits had in common in which an IdentificationWarning was given last.
+_warned_in = None
+
 IDENTIFIED = "identified"
 RANKING_ONLY = "ranking only"
 LEVEL_ONLY = "level only"
 NOT_IDENTIFIED = "not identified"
-
-#: Fewer responses of a kind than this are no basis for telling anything from them.
-MIN_RESPONSES = 20
 
 
 @dataclass(frozen=True)
@@ -123,16 +127,6 @@ ADVICE = {
 }
 
 
-def relation(reward_columns, propensity_columns):
-    """Return how the columns of the two heads relate: "same", "disjoint" or "overlapping"."""
-    shared = np.intersect1d(reward_columns, propensity_columns)
-    if not len(shared):
-        return "disjoint"
-    if len(shared) == len(reward_columns) == len(propensity_columns):
-        return "same"
-    return "overlapping"
-
-
 def assess(
     evidence,
     *,
@@ -151,7 +145,7 @@ def assess(
     evidence : Evidence
     objective : Objective
     columns : {"same", "disjoint", "overlapping"}
-        Result of `relation`.
+        See `HeadColumns.relation`.
     preference_rate : tuple of two float or None
     false_actions : {"none", "given", "estimated"}
     label_mechanism : {"random", "acted"}
@@ -271,4 +265,33 @@ def _assess_by_assumption(evidence, objective):
         (objective.assumption,),
         f"{name} takes its assumption for granted: nothing in the log tests it.",
         (ADVICE["signals"], ADVICE["labels"]),
+    )
+
+
+def warn_not_identified(found, objective, token=None, *, in_search=False):
+    """Warn that the reward is not identified, once for all fits that belong together.
+
+    Parameters
+    ----------
+    found : Identification
+    objective : Objective
+    token : object or None
+        What these fits have in common; None is a fit by itself.
+    in_search : bool
+        Whether a search or pipeline fits: its workers share nothing but the refit, which is in the
+        main process and speaks for them.
+    """
+    global _warned_in
+    if found.level != NOT_IDENTIFIED or not objective.models_propensity:
+        return
+    if in_search and in_worker():
+        return
+    if token is not None and token == _warned_in:
+        return
+    _warned_in = token
+    warn(
+        f"the reward is not identified: {found.reason} It is then a convention: more rows do "
+        "not help, more kinds of information do (identification_.advice). To silence this: "
+        "warnings.filterwarnings('ignore', category=implicitrm_sk.IdentificationWarning).",
+        IdentificationWarning,
     )

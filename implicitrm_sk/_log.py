@@ -3,16 +3,20 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
-from ._identification import MIN_RESPONSES
+from ._assumptions import MIN_RESPONSES
 from ._validation import (
     check_actions,
+    check_both_classes,
     check_groups,
     check_preference,
     check_propensity,
     check_sample_weight,
+    to_numpy,
 )
 from ._warnings import warn
+from .objectives._base import check_uses
 
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
 CHANCE = 1e-6
@@ -34,6 +38,10 @@ class FeedbackLog:
         First row of each response.
     preference : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
+    names : ndarray of str of shape (K,) or None
+        Names of the signals, if y had any.
+    one_dimensional : bool
+        Whether y was.
     """
 
     actions: np.ndarray
@@ -43,6 +51,121 @@ class FeedbackLog:
     first: np.ndarray | None = None
     preference: np.ndarray | None = None
     propensity: np.ndarray | None = None
+    names: np.ndarray | None = None
+    one_dimensional: bool = False
+
+    @classmethod
+    def from_arguments(
+        cls,
+        y,
+        n_samples,
+        assumptions,
+        objective,
+        *,
+        purpose="fit",
+        name="y",
+        n_signals=None,
+        signal_names=None,
+        sample_weight=None,
+        response_id=None,
+        exposures=None,
+        preference=None,
+        propensity=None,
+    ):
+        """Check y and all that comes with it, each once, in this order.
+
+        Parameters
+        ----------
+        y, sample_weight, response_id, exposures, preference, propensity
+            Arguments of `fit`.
+        n_samples : int
+            Rows of X.
+        assumptions : Assumptions
+        objective : Objective
+            What it makes no use of is refused.
+        purpose : {"fit", "batch", "query"}
+            Of a whole log both kinds of rows are needed, and what its signals tell is looked at;
+            of a "batch" of one the labels must agree with the actions; a "query" has no labels.
+        name : str
+            Of the argument `y`, for the messages.
+        n_signals : int or None
+        signal_names : array-like of str or None
+            Number and names of the signals of an earlier fit, which y must agree with.
+
+        Returns
+        -------
+        log : FeedbackLog
+        assumptions : Assumptions
+            With one false-action rate for each signal.
+        """
+        side = {
+            "sample_weight": sample_weight,
+            "response_id": response_id,
+            "exposures": exposures,
+            "preference": preference,
+            "propensity": propensity,
+        }
+        check_uses(objective, side, assumptions)
+        names = _check_names(y, signal_names)
+        actions, one_dimensional, exposures = check_actions(
+            y, n_samples, name=name, n_signals=n_signals, exposures=exposures
+        )
+        weight = check_sample_weight(sample_weight, n_samples)
+        if preference is not None:
+            preference = check_preference(preference, n_samples)
+        response = first = None
+        if response_id is not None:
+            ids = check_groups(response_id, n_samples, "response_id")
+            response, first = number_responses(ids)
+            check_constant(
+                weight, response, first, ids, "sample_weight", "One response has one weight"
+            )
+            weight = weight[first]
+            if preference is not None:
+                preference = _shared_label(preference, response, first, ids)
+            if len(first) == n_samples:  # nothing is repeated
+                response = first = None
+        if exposures is not None and (exposures == 1).all():
+            exposures = None
+        log = cls(
+            actions,
+            weight,
+            exposures,
+            response,
+            first,
+            preference,
+            names=names,
+            one_dimensional=one_dimensional,
+        )
+        if n_signals is None:
+            assumptions = assumptions.with_rates_of(log)
+            if objective.single_signal and log.n_signals > 1:
+                warn(
+                    f"{type(objective).__name__} works on one signal: the {log.n_signals} signals "
+                    'of y are reduced to "any logged action". Pass one signal to silence this.',
+                )
+        if propensity is not None:
+            propensity = check_propensity(propensity, actions, assumptions.false_action_rate)
+            if not np.isnan(propensity).all():
+                log = replace(log, propensity=propensity)
+        if purpose == "fit":
+            check_both_classes(actions, log.per_row(weight), exposures)
+            log.warn_about_signals(assumptions)
+        if purpose != "query":
+            log = check_labels(log, assumptions.false_action_rate, assumptions.label_mechanism)
+        if purpose == "fit":
+            log.warn_about_preference_rate(assumptions)
+        return log, assumptions
+
+    @property
+    def n_signals(self):
+        """Number of signals K."""
+        return self.actions.shape[1]
+
+    @property
+    def signal_names(self):
+        """Names of the signals, or their positions."""
+        return list(range(self.n_signals) if self.names is None else self.names)
 
     @property
     def n_responses(self):
@@ -92,6 +215,69 @@ class FeedbackLog:
                     idle[k] = j
                     break
         return idle
+
+    def warn_about_signals(self, assumptions):
+        """Name each signal that tells nothing or contradicts its false-action rate."""
+        row_weight = self.per_row(self.sample_weight)
+        shown = np.ones_like(self.actions) if self.exposures is None else self.exposures
+        names = self.signal_names
+        for name, column, exposures, e in zip(
+            names, self.actions.T, shown.T, assumptions.false_action_rate, strict=True
+        ):
+            is_logged = ~np.isnan(column) & (row_weight > 0)
+            acted, exposures, weight = (
+                column[is_logged],
+                exposures[is_logged],
+                row_weight[is_logged],
+            )
+            rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
+            if rate < e:  # never of one that is still to be estimated
+                warn(
+                    f"false_action_rate of signal {name!r} is {e:g}, but only {rate:.3g} of all "
+                    "rows draw that action, preferred or not: the two contradict each other, and "
+                    "the reward will come out near 0. Lower false_action_rate.",
+                )
+        if self.n_signals == 1:
+            return  # that a single signal is constant is an error
+        for signal, why in self.idle_signals().items():
+            if isinstance(why, str):
+                problem = {
+                    "never": "is 0 in every row where it is logged: it",
+                    "always": "is 1 in every row where it is logged: it",
+                    "not logged": "is never logged: it",
+                }[why]
+            else:
+                problem = f"equals signal {names[why]!r} wherever both are logged: a copy"
+            warn(
+                f"signal {names[signal]!r} of y {problem} tells nothing about the reward. Leave it "
+                "out, or check how the log was joined.",
+            )
+
+    def warn_about_preference_rate(self, assumptions):
+        """Warn if the actions prove more preferences than the preference rate allows."""
+        interval = assumptions.preference_interval
+        if interval is None or assumptions.false_actions != "none":
+            return
+        proved = np.average(self.fired(), weights=self.sample_weight)
+        if interval[1] < proved:
+            warn(
+                f"preference_rate={assumptions.preference_rate!r}, but {proved:.3g} of all "
+                "responses drew an action, which with false_action_rate=0 proves that they are "
+                "preferred: the two contradict each other. Raise preference_rate, or set "
+                "false_action_rate."
+            )
+
+    def check_same_reward(self, reward_part, response_id):
+        """Raise unless the reward columns are the same in all rows of a response."""
+        check_constant(
+            reward_part,
+            self.response,
+            self.first,
+            np.asarray(to_numpy(response_id)),
+            "X",
+            "A response has one reward: name the columns that vary with the exposure in "
+            "propensity_features",
+        )
 
     def telling_signals(self):
         """Return which signals tell something, of shape (K,): no copy does, nor its original.
@@ -186,6 +372,26 @@ class FeedbackLog:
             propensity=np.where(np.isnan(actions) | (propensity == 0), np.nan, propensity),
         )
 
+    def tensors(self):
+        """Return the likelihood's view of the log, a dict of tensors or None."""
+        fields = {
+            name: getattr(self, name) for name in ("actions", "exposures", "response", "propensity")
+        }
+        return {
+            name: None if value is None else torch.as_tensor(value)
+            for name, value in fields.items()
+        }
+
+    def propensity_target(self):
+        """Return the known propensities of signals that are logged nowhere else, or None."""
+        if self.propensity is None:
+            return None
+        known = ~np.isnan(self.propensity)
+        taught_elsewhere = (~known & self.logged()).any(axis=0)
+        if taught_elsewhere.all():
+            return None
+        return np.where(taught_elsewhere, np.nan, self.propensity)
+
     def rates(self, responses):
         """Return the share of actions per signal (K,) and that of responses with any action.
 
@@ -201,46 +407,20 @@ class FeedbackLog:
         return (acted + 1) / (total + 2), any_rate
 
 
-def check_log(
-    y,
-    n_samples,
-    *,
-    name="y",
-    n_signals=None,
-    sample_weight=None,
-    response_id=None,
-    exposures=None,
-    preference=None,
-    propensity=None,
-    false_action_rate=0.0,
-):
-    """Return the `FeedbackLog` of these arguments of `fit`, and whether y was one-dimensional."""
-    actions, one_dimensional, exposures = check_actions(
-        y, n_samples, name=name, n_signals=n_signals, exposures=exposures
-    )
-    weight = check_sample_weight(sample_weight, n_samples)
-    if preference is not None:
-        preference = check_preference(preference, n_samples)
-    if propensity is not None:
-        propensity = check_propensity(propensity, actions, false_action_rate)
-        if np.isnan(propensity).all():
-            propensity = None
-    response = first = None
-    if response_id is not None:
-        ids = check_groups(response_id, n_samples, "response_id")
-        response, first = number_responses(ids)
-        check_constant(weight, response, first, ids, "sample_weight", "One response has one weight")
-        weight = weight[first]
-        if preference is not None:
-            preference = _shared_label(preference, response, first, ids)
-        if len(first) == n_samples:  # nothing is repeated
-            response = first = None
-    if exposures is not None and (exposures == 1).all():
-        exposures = None
-    return (
-        FeedbackLog(actions, weight, exposures, response, first, preference, propensity),
-        one_dimensional,
-    )
+def _check_names(y, known):
+    """Return the names of the signals, None without any, which must be those known."""
+    columns = getattr(y, "columns", None)
+    names = None
+    if columns is not None and all(isinstance(name, str) for name in columns):
+        names = np.asarray(columns, dtype=object)
+    if known is None:
+        return names
+    if names is not None and list(names) != list(known):
+        raise ValueError(
+            f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. "
+            "Pass the same signals in the same order, NaN where one was not logged."
+        )
+    return np.asarray(known, dtype=object)
 
 
 def number_responses(ids):

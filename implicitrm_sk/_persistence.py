@@ -39,7 +39,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
 from ._card import model_card
-from ._features import positions_in_use
+from ._features import HeadColumns
 from ._identification import Evidence, Identification
 from ._warnings import warn
 from .embedding import LLMEmbedder
@@ -658,7 +658,7 @@ def _check_model(a, n_in):
         and config.get("representation", False) == a.objective_.representation,
         "the heads belong to other columns, signals or another objective",
     )
-    columns = positions_in_use(a)
+    columns = HeadColumns(a.reward_columns_, a.propensity_columns_, a.n_features_in_).positions
     _require(
         (config.get("reward_columns"), config.get("propensity_columns")) == columns,
         "the heads read other columns than reward_columns_ and propensity_columns_ say",

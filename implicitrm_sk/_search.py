@@ -15,37 +15,38 @@ import joblib
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import _fit_context, clone, is_classifier
-from sklearn.metrics._scorer import _MultimetricScorer
+from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.callback import with_callbacks
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
-from sklearn.model_selection._validation import (
-    _fit_and_score,
-    _insert_error_scores,
-    _score,
-    _warn_or_raise_about_fit_failures,
-)
 from sklearn.pipeline import Pipeline
-from sklearn.utils._param_validation import Interval
-from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils import get_tags
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _check_method_params, _num_samples, indexable
+from sklearn.utils.validation import indexable
 
 from ._device import resolve_device
-from ._estimator import ImplicitRewardEstimator
-from ._typing import Rows, same
-from ._warnings import in_worker
-from .objectives import OBJECTIVES
-from .training._modules import RewardModel
-
-#: What candidates that train side by side may differ in.
-SIDE_BY_SIDE = (
-    "learning_rate_init",
-    "weight_decay",
-    "dropout",
-    "n_iter_no_change",
-    "tol",
-    "max_epochs",
+from ._estimator import OBJECTIVES_NOT_RANKED, ImplicitRewardEstimator
+from ._fit import token_of
+from ._sklearn import (
+    Interval,
+    MultimetricScorer,
+    PassthroughScorer,
+    begin_callbacks,
+    callbacks_of,
+    check_method_params,
+    fit_and_score,
+    fit_context,
+    insert_error_scores,
+    num_samples,
+    parent_context,
+    safe_split,
+    score_of,
+    validate_params,
+    warn_or_raise_about_fit_failures,
 )
+from ._typing import Rows, same
+from .objectives import OBJECTIVES
+from .training._plan import SIDE_BY_SIDE, layer_sizes
+
 #: Weights, gradients and moments, in bytes, that train side by side on a CPU: more would leave the
 #: caches.
 CPU_BYTES = 2**24
@@ -168,7 +169,8 @@ class BatchedSearchCV(GridSearchCV):
         self.factor = factor
         self.min_resources = min_resources
 
-    @same(_fit_context(prefer_skip_nested_validation=False))
+    @same(with_callbacks)
+    @same(fit_context(prefer_skip_nested_validation=False))
     def fit(self, X: Rows, y: ArrayLike | None = None, **params: Any) -> Self:
         """Search.
 
@@ -205,8 +207,15 @@ class BatchedSearchCV(GridSearchCV):
 
         scorer, refit_metric = self._get_scorers()
         X, y = indexable(X, y)
-        params = _check_method_params(X, params=params)
+        params = check_method_params(X, params=params)
         routed = self._get_routed_params_for_fit(params)
+        if (
+            isinstance(scorer, PassthroughScorer)
+            and "true_preference" not in routed.scorer.score
+            and any(key.split("__")[-1] == "objective" for each in candidates for key in each)
+        ):
+            raise ValueError(OBJECTIVES_NOT_RANKED)
+        context = begin_callbacks(self, 2)
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         split_params = routed.splitter.split
         self.n_splits_ = self._checked_cv_orig.get_n_splits(X, y, **split_params)
@@ -218,10 +227,11 @@ class BatchedSearchCV(GridSearchCV):
             "score_params": routed.scorer.score,
         }
         splits = list(self._checked_cv_orig.split(X, y, **split_params))
-        out, more_results = self._evaluate(candidates, groups, splits, data)
-        _warn_or_raise_about_fit_failures(out, self.error_score)
+        evaluation = context.subcontext(task_name="search", max_subtasks=None)
+        out, more_results = self._evaluate(candidates, groups, splits, data, evaluation)
+        warn_or_raise_about_fit_failures(out, self.error_score)
         if callable(self.scoring):
-            _insert_error_scores(out, self.error_score)
+            insert_error_scores(out, self.error_score)
         results = self._format_results(candidates, self.n_splits_, out, more_results)
         if more_results:
             _rank_by_round(results)
@@ -240,11 +250,13 @@ class BatchedSearchCV(GridSearchCV):
             self.best_estimator_ = _with(clone(self.estimator), self.best_params_)
             start = time.time()
             target = () if y is None else (y,)
-            self.best_estimator_.fit(X, *target, **routed.estimator.fit)
+            refit = context.subcontext(task_name="refit-with-best-params")
+            with refit.propagate_callback_context(self.best_estimator_):
+                self.best_estimator_.fit(X, *target, **routed.estimator.fit)
             self.refit_time_ = time.time() - start
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        self.scorer_ = scorer._scorers if isinstance(scorer, _MultimetricScorer) else scorer
+        self.scorer_ = scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
         self.cv_results_ = results
         return self
 
@@ -255,16 +267,18 @@ class BatchedSearchCV(GridSearchCV):
             groups[self._group(number, parameters)].append(number)
         for key in set(groups) - {None}:
             # Those that train long beside their like: few are left alone at the end.
-            groups[key].sort(key=lambda number: _pace(self.estimator, candidates[number]))
+            groups[key].sort(
+                key=lambda number: _by_training_length(self.estimator, candidates[number])
+            )
         return groups
 
     def _group(self, number, parameters):
-        if getattr(self, "_skl_callbacks", None):
+        if callbacks_of(self):
             return None
         try:
             estimator = _with(clone(self.estimator), parameters)
             head, prefix = _head(estimator)
-            if head is None or not _stands_company(head):
+            if head is None or not _can_train_together(head):
                 return None
         except (TypeError, ValueError):
             return None  # an ordinary fit says what is wrong
@@ -300,8 +314,8 @@ class BatchedSearchCV(GridSearchCV):
             "the name of one."
         )
 
-    def _evaluate(self, candidates, groups, splits, data):
-        """Return what `_fit_and_score` does, by candidate and split, and more columns."""
+    def _evaluate(self, candidates, groups, splits, data, context):
+        """Return what `fit_and_score` does, by candidate and split, and more columns."""
         if not candidates or not splits:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
@@ -342,7 +356,7 @@ class BatchedSearchCV(GridSearchCV):
                         size = 1
                         if key is not None and going:
                             estimator = _with(clone(base), candidates[going[0]])
-                            size = _side_by_side(
+                            size = n_side_by_side(
                                 estimator, data["X"], len(going), len(splits), n_jobs
                             )
                         for first in range(0, len(going), size):
@@ -356,6 +370,7 @@ class BatchedSearchCV(GridSearchCV):
                                 "test": test,
                                 "paused": [paused.pop((c, split), None) for c in chunk],
                                 "pause": pause,
+                                "context": context.subcontext("candidates-split-evaluation"),
                             }
                             tasks.append((first, task))
                 # The longest first, so that all processes end together.
@@ -406,17 +421,17 @@ def _head(estimator):
     return None, ""
 
 
-def _stands_company(head):
+def _can_train_together(head):
     """Return whether a fit can run beside others."""
-    head._validate_params()
-    head._layer_sizes("hidden_layer_sizes")
+    validate_params(head)
+    layer_sizes(head, "hidden_layer_sizes")
     resolve_device(head.device)
     objective = head.objective
     objective = OBJECTIVES[objective] if isinstance(objective, str) else objective
     return (
         objective.incremental
         and not isinstance(head.false_action_rate, str)
-        and not getattr(head, "_skl_callbacks", None)
+        and not callbacks_of(head)
     )
 
 
@@ -427,19 +442,19 @@ def _max_epochs(base, parameters, pause):
     return head.max_epochs if pause is None else min(pause, head.max_epochs)
 
 
-def _pace(base, parameters):
+def _by_training_length(base, parameters):
     """Return a key that sorts candidates from those that train long to those that do not."""
     head, _ = _head(_with(clone(base), parameters))
     return -head.max_epochs, head.learning_rate_init
 
 
-def _side_by_side(estimator, X, n_candidates, n_splits, n_jobs):
+def n_side_by_side(estimator, X, n_candidates, n_splits, n_jobs):
     """Return how many candidates train side by side."""
     head, _ = _head(estimator)
     n_chunks = 1
     if resolve_device(head.device).type == "cpu":
         n_in = X.shape[1] if len(getattr(X, "shape", ())) == 2 else 1024
-        sizes = [n_in, *head._layer_sizes("hidden_layer_sizes"), 1]
+        sizes = [n_in, *layer_sizes(head, "hidden_layer_sizes"), 1]
         weights = 2 * head.n_estimators * sum(i * o for i, o in pairwise(sizes))
         # Weights, gradients, two moments, and a direction: 4 bytes each.
         most = max(1, CPU_BYTES // (20 * weights))
@@ -490,6 +505,7 @@ def _fit_and_score_together(
     test,
     paused,
     pause,
+    context,
     seed,
     scorer,
     fit_params,
@@ -503,13 +519,12 @@ def _fit_and_score_together(
     Returns
     -------
     results : list of (dict, dict or None)
-        Of each candidate what `_fit_and_score` returns, and what it can go on from if it was
+        Of each candidate what `fit_and_score` returns, and what it can go on from if it was
         paused.
     """
-    parameters = candidates[0]  # `searched_over` looks for it
 
     def ordinary(parameters):
-        return _fit_and_score(
+        return fit_and_score(
             clone(base),
             X,
             y,
@@ -525,31 +540,36 @@ def _fit_and_score_together(
             return_times=True,
             split_progress=split,
             error_score=error_score,
+            callback_ctx=context,
         )
 
     if alone:
         return [(ordinary(parameters), None) for parameters in candidates]
     start = time.time()
     estimators = [_with(clone(base), each) for each in candidates]
-    together = SideBySide.of([_head(each)[0] for each in estimators], paused, pause, seed)
+    together = _SideBySide([_head(each)[0] for each in estimators], seed, paused, pause)
     fitter = together
     if isinstance(base, Pipeline):
-        fitter = estimators[0].set_params(**{estimators[0].steps[-1][0]: together})
+        fitter = copy.copy(estimators[0])
+        fitter.steps = [*fitter.steps[:-1], (fitter.steps[-1][0], together)]
         if paused[0] is not None or pause is not None:
             _seed(fitter, seed)
-    X_train, y_train = _safe_split(base, X, y, train)
-    X_test, y_test = _safe_split(base, X, y, test, train)
+    X_train, y_train = safe_split(base, X, y, train)
+    X_test, y_test = safe_split(base, X, y, test, train)
     target = () if y_train is None else (y_train,)
     try:
-        fitter.fit(X_train, *target, **_check_method_params(X, fit_params, train))
+        with context.propagate_callback_context(fitter):
+            fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
     except Exception:
         # Each by itself fails, or not, in its own way.
         return [(ordinary(each), None) for each in candidates]
     fit_time = (time.time() - start) / len(candidates)
 
     results = []
-    for parameters, (head, progress) in zip(candidates, together.candidates(), strict=True):
-        if head is None:
+    for parameters, head, progress in zip(
+        candidates, together.heads, together.progress_, strict=True
+    ):
+        if progress is None:
             results.append((ordinary(parameters), None))  # which diverges and says so
             continue
         estimator = head
@@ -557,30 +577,16 @@ def _fit_and_score_together(
             estimator = copy.copy(fitter)
             estimator.steps = [*fitter.steps[:-1], (fitter.steps[-1][0], head)]
         start = time.time()
-        result = {
-            "fit_error": None,
-            "test_scores": _score(
-                estimator,
-                X_test,
-                y_test,
-                scorer,
-                _check_method_params(X, score_params, test),
-                error_score,
-            ),
-            "n_test_samples": _num_samples(X_test),
-            "fit_time": fit_time,
-            "score_time": time.time() - start,
-        }
-        if return_train_score:
-            result["train_scores"] = _score(
-                estimator,
-                X_train,
-                y_train,
-                scorer,
-                _check_method_params(X, score_params, train),
-                error_score,
-            )
-        results.append((result, progress))
+        result = {"fit_error": None, "n_test_samples": num_samples(X_test), "fit_time": fit_time}
+        for name, rows, *data in (
+            ("test_scores", test, X_test, y_test),
+            ("train_scores", train, X_train, y_train),
+        ):
+            if name == "test_scores" or return_train_score:
+                params = check_method_params(X, score_params, rows)
+                result[name] = score_of(estimator, *data, scorer, params, error_score)
+            result.setdefault("score_time", time.time() - start)
+        results.append((result, progress or None))
         if verbose > 1:
             named = ", ".join(f"{name}={parameters[name]}" for name in sorted(parameters))
             print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
@@ -594,158 +600,50 @@ def _seed(pipeline, seed):
             pipeline.set_params(**{name: seed})
 
 
-class SideBySide(ImplicitRewardEstimator):
-    """Several estimators, equal but for `SIDE_BY_SIDE`, that `fit` trains in one go.
+class _SideBySide(BaseEstimator):
+    """What stands at the end of a pipeline to fit several estimators in one pass.
 
-    Its members are those of all, one estimator after the other.
+    Parameters
+    ----------
+    heads, seed, paused, pause
+        As in `fit_side_by_side`.
+
+    Attributes
+    ----------
+    progress_ : list of dict or None
+        What `fit_side_by_side` returned.
     """
 
-    @classmethod
-    def of(cls, heads, paused, pause, seed):
-        """Return the estimator that fits all of `heads`.
+    def __init__(self, heads, seed, paused, pause):
+        self.heads = heads
+        self.seed = seed
+        self.paused = paused
+        self.pause = pause
 
-        Parameters
-        ----------
-        heads : list of ImplicitRewardEstimator
-        paused : list of dict or None
-            What `candidates` returned when they were paused, None for new ones.
-        pause : int or None
-            The epoch after which to pause.
-        seed : int
-            For ``random_state=None``.
-        """
-        self = cls(**heads[0].get_params(deep=False))
-        if hasattr(heads[0], "_metadata_request"):
-            self._metadata_request = copy.deepcopy(heads[0]._metadata_request)
-        self.max_epochs = max(head.max_epochs for head in heads)
-        if self.random_state is None:
-            self.random_state = seed
-        self._heads, self._paused, self._pause = heads, paused, pause
-        return self
+    def __sklearn_tags__(self):
+        return get_tags(self.heads[0])
 
-    def _per_member(self, name, device="cpu", dtype=torch.float64):
-        values = torch.tensor([getattr(head, name) for head in self._heads], dtype=dtype)
-        return values.repeat_interleave(self.n_estimators).to(device)
+    def get_metadata_routing(self):
+        """Return what `fit` of each of the estimators asks for."""
+        return self.heads[0].get_metadata_routing()
 
-    def _new_model(self, n_in, log, n_members, objective=None):
-        model = super()._new_model(n_in, log, n_members * len(self._heads), objective)
-        device = next(model.parameters()).device
-        member = torch.arange(n_members, device=device).repeat(len(self._heads))
-        p = self._per_member("dropout", device)
-        for layer in model.dropouts():
-            layer.draw_as(n_members, member)
-            layer.p = p if (p != p[0]).any() else float(p[0])
-        return model
-
-    def _initialize(self, model, log, responses, random_state, starts=None, objective=None):
-        one = RewardModel(**model.config | {"n_members": self.n_estimators})
-        one.to(next(model.parameters()))
-        super()._initialize(one, log, responses, random_state, starts, objective)
-        model.copy_members(one, model.dropouts()[0].drawn[1])
-
-    def _net(self, model, objective=None, **settings):
-        parameter = next(model.parameters())
-        settings |= {
-            setting: self._per_member(name, parameter.device, parameter.dtype)
-            for name, setting in (("n_iter_no_change", "patience"), ("tol", "tol"))
-        }
-        if len({(head.learning_rate_init, head.weight_decay) for head in self._heads}) > 1:
-            settings |= {
-                name: self._per_member(name, parameter.device)
-                for name in ("learning_rate_init", "weight_decay")
-            }
-        return super()._net(
-            model,
-            objective,
-            max_epochs=self._per_member("max_epochs", dtype=torch.int64).tolist(),
-            n_fits=len(self._heads),
-            **settings,
+    def fit(self, X, y=None, **fit_params):
+        """Fit all of the estimators."""
+        self.progress_ = fit_side_by_side(
+            self.heads,
+            X,
+            y,
+            seed=self.seed,
+            paused=self.paused,
+            pause=self.pause,
+            token=token_of(self, parent_context(self)),
+            **fit_params,
         )
-
-    def _train(self, net, parts, epochs):
-        progress = None if self._paused[0] is None else _joined(self._paused)
-        net.fit_loop(parts, epochs=epochs, progress=progress, pause=self._pause)
-        self._members = net.members_
-        self._progress = net.progress_
-
-    def _impose_rate(self, constraint, X, log, responses):
-        with torch.no_grad():
-            for parameter in self.model_.parameters():
-                # They are thrown away, and have no rate.
-                parameter[:, torch.tensor(self._members.diverged)] = 0.0
-        super()._impose_rate(constraint, X, log, responses)
-
-    def _warn_not_identified(self, context=None):
-        if not in_worker():  # the refit speaks for all
-            super()._warn_not_identified(context)
-
-    def _warn_still_improving(self, n_members):
-        pass  # each does for itself
-
-    def candidates(self):
-        """Yield each fitted estimator, None if it diverged, and what a paused one goes on from."""
-        own = {*self.get_params(deep=False), "_heads", "_paused", "_pause", "_members", "_progress"}
-        fitted = {name: value for name, value in vars(self).items() if name not in own}
-        for number, (head, paused) in enumerate(zip(self._heads, self._paused, strict=True)):
-            part = slice(number * self.n_estimators, (number + 1) * self.n_estimators)
-            if any(self._members.diverged[part]):
-                yield None, None
-                continue
-            vars(head).update(fitted)
-            head.n_iter_ = max(self._members.epochs[part])
-            before = [] if paused is None else paused["history"]
-            head.history_ = before + [
-                {name: losses[part] for name, losses in record.items()}
-                for record in self.history_[: head.n_iter_ - len(before)]
-            ]
-            config = {"n_members": self.n_estimators, "dropout": head.dropout}
-            head.model_ = RewardModel(**self.model_.config | config)
-            parameter = next(self.model_.parameters())
-            head.model_.to(parameter.device, parameter.dtype).copy_members(
-                self.model_, torch.arange(part.start, part.stop, device=parameter.device)
-            )
-            progress = None
-            if self._progress is not None and any(self._progress["members"]["present"][part]):
-                progress = _part(self._progress, part) | {"history": head.history_}
-            elif self._members.running is not None:
-                head._warn_still_improving(sum(self._members.running[part]))
-            yield head, progress
-
-
-def _part(progress, part):
-    """Return the progress of some of the members; copies, or all would be pickled with them."""
-    return progress | {
-        "members": {name: values[part] for name, values in progress["members"].items()},
-        "vectors": {name: value[part].clone() for name, value in progress["vectors"].items()},
-        "tensors": {
-            name: [value[:, part].clone() for value in values]
-            for name, values in progress["tensors"].items()
-        },
-    }
-
-
-def _joined(parts):
-    """Return the progress of fits that were paused at the same epoch as one."""
-    first = parts[0]
-    return first | {
-        "members": {
-            name: [value for part in parts for value in part["members"][name]]
-            for name in first["members"]
-        },
-        "vectors": {
-            name: torch.cat([part["vectors"][name] for part in parts]) for name in first["vectors"]
-        },
-        "tensors": {
-            name: [torch.cat(values, dim=1) for values in zip(*tensors, strict=True)]
-            for name, tensors in (
-                (name, [part["tensors"][name] for part in parts]) for name in first["tensors"]
-            )
-        },
-    }
+        return self
 
 
 def _rank_by_round(results):
-    """Let candidates rank behind all that went further."""
+    """Rank candidates by the last round they reached, then by score."""
     for key in [key for key in results if key.startswith("rank_test_")]:
         means = results[key.replace("rank", "mean", 1)]
         keys = list(zip(-results["iter"], np.where(np.isnan(means), np.inf, -means), strict=True))

@@ -34,6 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import begin_fit
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.metrics import make_preference_scorer
 from implicitrm_sk.objectives import Naive, Objective, Stratified
@@ -391,27 +392,22 @@ def test_too_few_actions_train_a_fixed_number_of_epochs():
     assert "valid_loss" not in estimator.history_[0]
 
 
-def test_split_respects_groups(monkeypatch):
-    import implicitrm_sk._estimator as module
+def data_of(X, y, **arguments):
+    """Return the `TrainingData` of a fit, split."""
+    estimator = ImplicitRewardEstimator(**FAST)
+    return begin_fit(estimator, X, y, **arguments).data
 
+
+def test_split_respects_groups():
     X, y, _ = make_log()
     groups = np.arange(400) // 4
-    seen = []
-    original = module.validation_split
+    data = data_of(X, y, groups=groups)
+    assert_array_equal(np.sort(np.r_[data.train, data.valid]), np.arange(400))
+    assert not set(groups[data.valid]) & set(groups[data.train])
+    assert 0.15 < len(data.valid) / 400 < 0.25
 
-    def spy(acted, codes, fraction, rng):
-        seen.append((codes, original(acted, codes, fraction, rng)))
-        return seen[-1][1]
-
-    monkeypatch.setattr(module, "validation_split", spy)
-    ImplicitRewardEstimator(**FAST).fit(X, y, groups=groups)
-    codes, chosen = seen[0]
-    assert not set(codes[chosen]) & set(codes[~chosen])
-    assert 0.15 < chosen.mean() < 0.25
-
-    doubled = np.concatenate([X, X])
-    ImplicitRewardEstimator(**FAST).fit(doubled, np.concatenate([y, y]))
-    _, chosen = seen[1]
+    data = data_of(np.concatenate([X, X]), np.concatenate([y, y]))
+    chosen = np.isin(np.arange(800), data.valid)
     assert_array_equal(chosen[:400], chosen[400:])
     assert abs(y[chosen[:400]].mean() - y.mean()) < 0.03
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from implicitrm_sk import ImplicitRewardEstimator
-from implicitrm_sk._features import is_restricted, positions_in_use, select_features
+from implicitrm_sk._features import HeadColumns, select_features
 
 FAST = {
     "hidden_layer_sizes": (8,),
@@ -115,16 +115,16 @@ def test_none_is_all_columns_and_overlap_must_be_stated():
     ):
         estimator = ImplicitRewardEstimator(**params)
         select_features(estimator, X, reset=True)
-        assert is_restricted(estimator) == restricted
+        assert HeadColumns.of(estimator).are_restricted == restricted
 
 
 def test_values_are_the_columns_in_use_in_the_order_of_X():
     estimator = ImplicitRewardEstimator(reward_features=[3, 0], propensity_features=[4, 3])
     assert_array_equal(select_features(estimator, X, reset=True), X[:, [0, 3, 4]])
-    assert positions_in_use(estimator) == ((0, 1), (1, 2))
+    assert HeadColumns.of(estimator).positions == ((0, 1), (1, 2))
     estimator = ImplicitRewardEstimator(reward_features=[1, 0], propensity_features=[0, 1])
     assert_array_equal(select_features(estimator, X, reset=True), X[:, :2])
-    assert positions_in_use(estimator) == (None, None)
+    assert HeadColumns.of(estimator).positions == (None, None)
 
 
 @pytest.mark.parametrize("data", [X, FRAME])

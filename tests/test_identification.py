@@ -14,6 +14,8 @@ from sklearn.preprocessing import StandardScaler
 
 import implicitrm_sk
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk._assumptions import Assumptions
+from implicitrm_sk._features import HeadColumns
 from implicitrm_sk._identification import (
     ADVICE,
     IDENTIFIED,
@@ -24,9 +26,8 @@ from implicitrm_sk._identification import (
     Evidence,
     Identification,
     assess,
-    relation,
 )
-from implicitrm_sk._log import check_log
+from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 
 nan = np.nan
@@ -55,7 +56,9 @@ def labels(n, value=None, size=100):
 
 
 def count(y, *, e=0.0, **arguments):
-    log = check_log(y, len(y), **arguments)[0]
+    log, _ = FeedbackLog.from_arguments(
+        y, len(y), Assumptions(), Stratified(), purpose="query", **arguments
+    )
     return Evidence.of(log, np.full(log.actions.shape[1], e))
 
 
@@ -182,7 +185,7 @@ def test_relation_of_the_columns():
         ([0, 1], [1], "overlapping"),
         ([1], [0, 1], "overlapping"),
     ):
-        assert relation(np.array(reward), np.array(propensity)) == expected
+        assert HeadColumns(np.array(reward), np.array(propensity), 9).relation == expected
 
 
 # ---------------------------------------------------------------- levels

@@ -8,20 +8,20 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from implicitrm_sk._log import (
-    FeedbackLog,
-    check_constant,
-    check_labels,
-    check_log,
-    number_responses,
-)
+from implicitrm_sk._assumptions import Assumptions
+from implicitrm_sk._log import FeedbackLog, check_constant, check_labels, number_responses
+from implicitrm_sk.objectives import Stratified
 
 nan = np.nan
 NO_FALSE_ACTIONS = np.zeros(1)
 
 
-def make(y, **arguments):
-    return check_log(y, len(y), **arguments)[0]
+def make(y, purpose="query", **arguments):
+    """Return the log, unlike that of `fit` not compared with its labels."""
+    log, _ = FeedbackLog.from_arguments(
+        y, len(y), Assumptions(), Stratified(), purpose=purpose, **arguments
+    )
+    return log
 
 
 def label(y, preference, *, e=0.0, mechanism="random", **arguments):
@@ -35,8 +35,8 @@ def label(y, preference, *, e=0.0, mechanism="random", **arguments):
 
 
 def test_a_plain_log():
-    log, one_dimensional = check_log([1, 0, nan], 3)
-    assert one_dimensional
+    log = make([1, 0, nan])
+    assert log.one_dimensional
     assert_array_equal(log.actions, [[1], [0], [nan]])
     assert_array_equal(log.sample_weight, [1, 1, 1])
     assert log.n_responses == 3
@@ -48,7 +48,7 @@ def test_a_plain_log():
     assert_array_equal(log.usable(), [0, 1])
     rows = np.array([1.0, 2.0, 3.0])
     assert log.per_response(rows) is rows and log.per_row(rows) is rows
-    assert not check_log([[1], [0]], 2)[1]
+    assert not make([[1], [0]]).one_dimensional
 
 
 def test_side_information_of_every_kind_in_one_log():

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
 
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator, _search
-from implicitrm_sk._search import SideBySide, _side_by_side
+from implicitrm_sk._fit import fit_side_by_side
+from implicitrm_sk._search import n_side_by_side
 from implicitrm_sk.metrics import make_preference_scorer
+from implicitrm_sk.training._plan import FitPlan
 
 CV = KFold(2)
 
@@ -52,18 +55,18 @@ class Calls:
 
     def __init__(self, monkeypatch):
         self.together, self.alone = [], 0
-        together, alone = SideBySide.of.__func__, _search._fit_and_score
+        alone = _search.fit_and_score
 
-        def of(cls, heads, *args):
+        def together(heads, *args, **kwargs):
             self.together.append(len(heads))
-            return together(cls, heads, *args)
+            return fit_side_by_side(heads, *args, **kwargs)
 
         def fit_and_score(*args, **kwargs):
             self.alone += 1
             return alone(*args, **kwargs)
 
-        monkeypatch.setattr(SideBySide, "of", classmethod(of))
-        monkeypatch.setattr(_search, "_fit_and_score", fit_and_score)
+        monkeypatch.setattr(_search, "fit_side_by_side", together)
+        monkeypatch.setattr(_search, "fit_and_score", fit_and_score)
 
 
 @pytest.fixture
@@ -81,11 +84,12 @@ def quiet_fit(search, *args, **kwargs):
 def side_by_side(heads, X, y, paused=None, pause=None):
     """Return (fitted estimator, what it goes on from) of clones trained side by side."""
     heads = [clone(head) for head in heads]
-    together = SideBySide.of(heads, paused or [None] * len(heads), pause, 0)
-    quiet_fit(together, X, y)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return list(together.candidates())
+        progress = fit_side_by_side(
+            heads, X, y, seed=0, paused=paused or [None] * len(heads), pause=pause
+        )
+    return [(head, state or None) for head, state in zip(heads, progress, strict=True)]
 
 
 def both(estimator, grid, X, y, cv=CV, fit_params=None, **options):
@@ -163,11 +167,11 @@ def test_members_side_by_side_are_those_of_separate_fits():
     X, y, _ = make_log()
     differ = ParameterGrid(LENGTHS | {"dropout": [0.2, 0.5], "tol": [0.01]})
     heads = [make_estimator(**params) for params in differ]
-    together = SideBySide.of([clone(head) for head in heads], [None] * len(heads), None, 0)
+    found = [clone(head) for head in heads]
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        together.fit(X, y)
-        found = [head for head, _ in together.candidates()]
+        progress = fit_side_by_side(found, X, y, seed=0, paused=[None] * len(heads))
+    assert not any(progress)
     messages = sorted(str(w.message) for w in warned if w.category is ConvergenceWarning)
     expected_messages = []
     lengths = set()
@@ -189,7 +193,7 @@ def test_members_side_by_side_are_those_of_separate_fits():
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
         assert ours.model_.config == head.model_.config
         np.testing.assert_allclose(ours.predict(X), head.predict(X), rtol=0, atol=1e-9)
-        assert vars(ours).keys() == vars(head).keys()
+        assert vars(ours).keys() - {"_clone_of"} == vars(head).keys() - {"_clones"}
     assert messages == sorted(expected_messages)
     assert len(lengths) > 3
 
@@ -337,12 +341,12 @@ def test_how_many_train_side_by_side():
     small, default, large = (
         ImplicitRewardEstimator(hidden_layer_sizes=sizes) for sizes in ((8,), (64,), (4096, 4096))
     )
-    assert _side_by_side(small, X, 16, 5, 1) == 16
-    assert 1 < _side_by_side(default, X, 16, 5, 1) < 16
-    assert _side_by_side(large, X, 16, 5, 1) == 1
+    assert n_side_by_side(small, X, 16, 5, 1) == 16
+    assert 1 < n_side_by_side(default, X, 16, 5, 1) < 16
+    assert n_side_by_side(large, X, 16, 5, 1) == 1
     # Five tasks do not share out over two jobs, ten do.
-    assert _side_by_side(small, X, 16, 5, 2) == 8
-    assert _side_by_side(small, X, 1, 5, 2) == 1
+    assert n_side_by_side(small, X, 16, 5, 2) == 8
+    assert n_side_by_side(small, X, 1, 5, 2) == 1
 
 
 def test_several_gpus_have_a_process_each(monkeypatch):
@@ -382,13 +386,17 @@ def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
     estimator = make_estimator(early_stopping=False)
     full = quiet_fit(BatchedSearchCV(estimator, grid, cv=CV), X, y)
     trained = []
-    original = SideBySide._train
+    original = FitPlan.run
 
-    def train(self, net, parts, epochs):
-        original(self, net, parts, epochs)
-        trained.append((len(self._heads), len(self.history_)))
+    def run(self, *args, hooks, **kwargs):
+        records = []
+        result = original(self, *args, hooks=replace(hooks, epoch_end=records.append), **kwargs)
+        for record in records:
+            hooks.epoch_end(record)
+        trained.append((len(self.fits), len(records)))
+        return result
 
-    monkeypatch.setattr(SideBySide, "_train", train)
+    monkeypatch.setattr(FitPlan, "run", run)
     search = BatchedSearchCV(estimator, grid, cv=CV, factor=2, min_resources=3)
     quiet_fit(search, X, y)
     # Rounds of 3, then 3 more epochs, then the rest, on two folds: no round starts afresh.
@@ -458,13 +466,12 @@ def test_pausing_changes_nothing(params):
 def test_without_a_seed_every_round_draws_the_same(form, monkeypatch):
     X, y, _ = make_log()
     seeds = []
-    original = SideBySide._train
 
-    def train(self, net, parts, epochs):
-        seeds.append(self.random_state)
-        original(self, net, parts, epochs)
+    def spy(*args, seed, **kwargs):
+        seeds.append(seed)
+        return fit_side_by_side(*args, seed=seed, **kwargs)
 
-    monkeypatch.setattr(SideBySide, "_train", train)
+    monkeypatch.setattr(_search, "fit_side_by_side", spy)
     estimator, prefix = make_estimator(random_state=None, early_stopping=False), ""
     if form == "pipeline":
         estimator = make_pipeline(GaussianRandomProjection(3), estimator)

@@ -15,9 +15,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
 
-from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources, identification_report
+from implicitrm_sk import (
+    Checkpoint,
+    ImplicitRewardEstimator,
+    _prediction,
+    _sources,
+    identification_report,
+)
+from implicitrm_sk._fit import begin_fit
 from implicitrm_sk._sources import StreamedX, chunks, open_rows, picked, read_ahead
-from implicitrm_sk.training import _streaming
+from implicitrm_sk.training import _data, _streaming
 from implicitrm_sk.training._rows import ResidentRows
 from implicitrm_sk.training._split import row_codes
 from implicitrm_sk.training._streaming import StreamedRows, _fill
@@ -34,6 +41,12 @@ def make_log(n=600, d=5, seed=0, dtype=np.float32):
     preferred = X[:, 0] + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=n) > 0
     y = np.column_stack([preferred & (rng.uniform(size=n) < 0.5) for _ in range(2)]).astype(float)
     return X, y, preferred
+
+
+def begun_fit(X, y, batch_size=256, **fit_params):
+    """Return the data and the plan of a fit."""
+    est = ImplicitRewardEstimator(batch_size=batch_size, **FAST)
+    return begin_fit(est, open_rows(X), y, **fit_params)
 
 
 @pytest.fixture
@@ -372,15 +385,20 @@ def test_a_file_that_changes_during_a_fit(tmp_path, streaming):
     X, y, _ = make_log()
     path = write("npy", tmp_path, X)
 
-    class Writes(ImplicitRewardEstimator):
-        def _log_epoch(self, record):
+    class Writes:
+        def setup(self, estimator, context): ...
+
+        def teardown(self, estimator, context): ...
+
+        def on_fit_task_begin(self, estimator, context): ...
+
+        def on_fit_task_end(self, estimator, context):
             with open(path, "r+b") as file:  # a single number, at its place
                 file.seek(-4, os.SEEK_END)
                 file.write(np.float32(1e6).tobytes())
-            return super()._log_epoch(record)
 
     with pytest.raises(OSError, match="X.npy' changed while it was in use"):
-        Writes(**FAST).fit(path, y)
+        ImplicitRewardEstimator(**FAST).set_callbacks(Writes()).fit(path, y)
 
 
 def test_a_file_cut_under_the_eyes_of_a_reader(tmp_path, streaming, monkeypatch):
@@ -614,17 +632,10 @@ def test_windows_are_filled_but_never_over_filled():
 def test_streamed_and_resident_batches_hold_the_same_numbers(tmp_path, streaming):
     X, y, _ = make_log()
     np.save(tmp_path / "X.npy", X)
-    captured = {}
-
-    class Captures(ImplicitRewardEstimator):
-        def _resident_parts(self, *args, **kwargs):
-            captured["parts"] = super()._resident_parts(*args, **kwargs)
-            return captured["parts"]
-
     rows = {}
     for name, given in (("resident", X), ("streamed", tmp_path / "X.npy")):
-        Captures(batch_size=40, **FAST).fit(given, y)
-        train, valid = captured["parts"]
+        begun = begun_fit(given, y, batch_size=40)
+        train, valid = begun.plan.parts(begun.data, begun.model(None), begun.random_state)
         for kind, part in (("train", train), ("valid", valid)):
             batches = list(part)
             rows[name, kind] = (
@@ -707,7 +718,8 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", ["npy", "folder of safetensors", "folder of parquet", "memmap"])
 def test_methods_take_files(form, method, tmp_path, streaming, monkeypatch):
-    monkeypatch.setattr("implicitrm_sk._estimator.INFERENCE_ROWS", 128)
+    monkeypatch.setattr(_data, "INFERENCE_ROWS", 128)
+    monkeypatch.setattr(_prediction, "INFERENCE_ROWS", 128)
     X, y, _ = make_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     expected = METHODS[method](est, X, y)
@@ -799,7 +811,7 @@ def test_wrong_width_is_reported_before_anything_is_read(tmp_path, streaming):
         est.predict(write("npy", tmp_path, X[:, :4]))
 
 
-def test_split_and_scaler_are_those_of_the_array(tmp_path, streaming, monkeypatch):
+def test_split_and_scaler_are_those_of_the_array(tmp_path, streaming):
     X, y, _ = make_log()
     X = np.concatenate([X, X[:200]])  # equal rows stay on one side
     y = np.concatenate([y, y[200:400]])
@@ -807,33 +819,18 @@ def test_split_and_scaler_are_those_of_the_array(tmp_path, streaming, monkeypatc
     path = write("npy", tmp_path, X)
     streamed = StreamedX(open_rows(path), lambda rows: rows)
     assert_array_equal(row_codes(streamed), row_codes(X))
-    from implicitrm_sk import _estimator
-
-    masks, real = [], _estimator.validation_split
-    monkeypatch.setattr(
-        _estimator, "validation_split", lambda *args: masks.append(real(*args)) or masks[-1]
-    )
-    scalers = [
-        ImplicitRewardEstimator(**FAST).fit(given, y, sample_weight=weight).scaler_
-        for given in (X, path)
-    ]
-    assert_array_equal(*masks)
-    assert_allclose(scalers[0].mean_, scalers[1].mean_, rtol=1e-12, atol=1e-12)
-    assert_allclose(scalers[0].var_, scalers[1].var_, rtol=1e-12)
+    resident, streamed = (begun_fit(given, y, sample_weight=weight).data for given in (X, path))
+    assert_array_equal(resident.valid, streamed.valid)
+    assert_array_equal(resident.train, streamed.train)
+    assert_allclose(resident.scaler.mean_, streamed.scaler.mean_, rtol=1e-12, atol=1e-12)
+    assert_allclose(resident.scaler.var_, streamed.scaler.var_, rtol=1e-12)
 
 
-def test_groups_are_not_cut(tmp_path, streaming, monkeypatch):
+def test_groups_are_not_cut(tmp_path, streaming):
     X, y, _ = make_log()
     groups = np.random.default_rng(0).integers(40, size=len(X))
-    captured = []
-
-    class Captures(ImplicitRewardEstimator):
-        def _resident_parts(self, *args, **kwargs):
-            captured[:] = super()._resident_parts(*args, **kwargs)
-            return captured
-
-    Captures(**FAST).fit(write("npy", tmp_path, X), y, groups=groups)
-    sides = [set(groups[part.part.numpy()]) for part in captured]
+    data = begun_fit(write("npy", tmp_path, X), y, groups=groups).data
+    sides = [set(groups[part]) for part in (data.train, data.valid)]
     assert all(sides)
     assert not sides[0] & sides[1]
 

@@ -1,6 +1,7 @@
 """What the log can tell about the reward: settings, refits and tests."""
 
 import warnings
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,16 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from sklearn.base import clone
-from sklearn.utils import _safe_indexing
 
-from .._estimator import ImplicitRewardEstimator, log_tensors
-from .._features import embed_text, select_features, set_embedder
-from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, relation
-from .._log import check_labels
+from .._assumptions import Assumptions
+from .._estimator import ImplicitRewardEstimator
+from .._features import HeadColumns, embed_text, select_features, set_embedder
+from .._fit import own_random_state, read_log, reread_log, run_fit, take_evidence
+from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence
+from .._prediction import HEADS, FittedMixture
+from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
-from .._validation import check_groups, to_numpy
+from .._validation import to_numpy
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture, _model
+from ..training._data import TrainingData
 from ._independence import exposures_that_agree, independence_test, signals_that_agree
 from ._report import IdentificationReport
 
@@ -121,10 +125,15 @@ def identification_report(
     settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
     refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
-    refit._start_exponents = starts
+    validate_params(refit)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IdentificationWarning)
-        refit.fit(*_take(fitted, X, y), **_take_params(fitted, fit_params))
+        run_fit(
+            refit,
+            *_take(fitted, X, y),
+            adjust=lambda plan: replace(plan, starts=starts),
+            **_take_params(fitted, fit_params),
+        )
 
     rows = _HeldOut(refit, *_take(held, X, y), _take_params(held, fit_params))
     refits = _compare_refits(rows, starts)
@@ -162,15 +171,14 @@ def identification_report(
 
 def _read_settings(est, X, y, fit_params):
     """Return what settings tell, shares of labels, and the rows to fit and to compare on."""
-    whole = clone(est).set_params(early_stopping=True, validation_fraction=HELD_OUT)
+    whole = clone(est)
+    side = {name: value for name, value in fit_params.items() if name != "groups"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fit gives them
         features = select_features(whole, X, reset=True)
-        arguments = dict.fromkeys(SIDE_INFORMATION) | fit_params
-        groups = arguments.pop("groups", None)
-        log = whole._check_log(y, len(features), **arguments)
-        log = check_labels(log, whole.false_action_rate_, whole.label_mechanism)
-    whole._assess(Evidence.of(log, whole.false_action_rate_, log.telling_signals()))
+        log, assumptions = read_log(whole, len(features), y, side, "batch")
+    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
+    take_evidence(whole, evidence, assumptions)
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ValueError(
             f"the report compares splits of an action into reward and propensity, which "
@@ -185,20 +193,24 @@ def _read_settings(est, X, y, fit_params):
             name: float(np.average(labelled, weights=w * kind)) if w @ kind > 0 else float("nan")
             for name, kind in (("acted", acted), ("not acted", ~acted))
         }
-    if groups is not None:
-        groups = check_groups(groups, len(features))
-        groups = groups if log.first is None else groups[log.first]
-    usable = log.usable()
+    data = TrainingData(
+        features,
+        log,
+        HeadColumns.of(whole),
+        whole.objective_,
+        response_id=side.get("response_id"),
+        groups=fit_params.get("groups"),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        chosen = whole._split(features, log, usable, groups, whole._own_random_state())
-    if not chosen.any():
+        data.split(HELD_OUT, own_random_state(whole.random_state), whole.max_epochs)
+    if not len(data.valid):
         raise ValueError(
-            f"{len(usable)} responses with actions are too few to compare likelihoods on a "
+            f"{len(data.usable)} responses with actions are too few to compare likelihoods on a "
             "quarter of them; at least 20 with and 20 without action are needed, in several groups."
         )
     is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
-    is_fitted[usable[~chosen]] = is_held[usable[chosen]] = True
+    is_fitted[data.train] = is_held[data.valid] = True
     return (
         whole.identification_,
         labelled_share,
@@ -208,7 +220,7 @@ def _read_settings(est, X, y, fit_params):
 
 
 def _take(rows, *arrays):
-    return [_safe_indexing(array, rows) for array in map(to_numpy, arrays)]
+    return [safe_indexing(array, rows) for array in map(to_numpy, arrays)]
 
 
 def _take_params(rows, fit_params):
@@ -221,17 +233,17 @@ class _HeldOut:
     def __init__(self, refit, X, y, fit_params):
         X = select_features(refit, X, reset=False)
         side = {name: value for name, value in fit_params.items() if name != "groups"}
-        log = refit._check_log_of(y, len(X), **side)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            log = check_labels(log, refit.false_action_rate_, refit.label_mechanism)
+            log = reread_log(refit, len(X), y, side, purpose="batch")
         self.refit = refit
         self.log = log
         self.weight = log.sample_weight
         self.repeated = log.exposures is not None or log.response is not None
-        logit, self.propensity_logit = refit._logits(X, "reward_logit", "propensity_logit")
+        mixture = FittedMixture.of(refit)
+        logit, self.propensity_logit = mixture.members(X, *HEADS)
         self.reward_logit = logit if log.first is None else logit[:, log.first]
-        self.false_action_rate = refit._model_false_action_rate()
+        self.false_action_rate = mixture.false_action_rate
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
     def likelihood_of(self, reward_logit, propensity_logit):
@@ -240,7 +252,7 @@ class _HeldOut:
         return _model.log_likelihood(
             reward_logit,
             propensity_logit,
-            **log_tensors(self.log),
+            **self.log.tensors(),
             false_action_rate=self.false_action_rate,
             preference=None if label is None else torch.as_tensor(label),
         ).numpy()
@@ -277,7 +289,7 @@ def _compare_refits(rows, starts):
 def _swap_test(rows, as_likely):
     """Exchange reward and propensity (of the signal that minds it least) and compare."""
     refit, log = rows.refit, rows.log
-    if relation(refit.reward_columns_, refit.propensity_columns_) != "same":
+    if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
     f, u = rows.reward_logit, rows.propensity_logit
     results = []
@@ -300,7 +312,7 @@ def _swap_test(rows, as_likely):
             }
         )
     best = max(results, key=lambda result: result["difference"])
-    interval = refit._preference_interval()
+    interval = Assumptions.of(refit).preference_interval
     if interval is not None:
         inside = interval[0] - 0.02 <= best["mean_reward"] <= interval[1] + 0.02
         best["as_likely"] = best["as_likely"] and inside
@@ -320,7 +332,7 @@ def _test_independence(rows, as_likely):
 
 def _agreement(rows):
     """Return the signals that look like one, and those whose exposures do."""
-    log, names = rows.log, rows.refit._signal_names()
+    log, names = rows.log, rows.log.signal_names
     if log.response is not None:
         log, _ = log.sorted()
     weight = log.per_row(log.sample_weight)

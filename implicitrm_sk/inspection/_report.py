@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._estimator import ImplicitRewardEstimator
+from .._fit import signal_names
 from .._optional import import_optional
+from .._prediction import FittedMixture, component_logits
 from .._typing import Floats, Rows
 from ..measurement import _mixture
 from ._independence import SIGNIFICANCE
@@ -117,8 +119,9 @@ class IdentificationReport:
                [0. , 1. ]])
         """
         estimator = self.estimator
-        f, u = estimator._mixture(X, "reward_logit", "propensity_logit")
-        lower = _mixture.lower_bound(f, u, estimator._model_false_action_rate()).numpy()
+        f, u = component_logits(estimator, X, "reward_logit", "propensity_logit")
+        rate = FittedMixture.of(estimator).false_action_rate
+        lower = _mixture.lower_bound(f, u, rate).numpy()
         return np.column_stack([lower, np.ones_like(lower)])
 
     def _rows(self):
@@ -161,7 +164,7 @@ class IdentificationReport:
                 verdict = "rejected"
             elif test.p_value < SIGNIFICANCE:
                 verdict = "rejected, but the dependence is weak"
-            names = self.estimator._signal_names()
+            names = signal_names(self.estimator)
             (j, k), ratio = max(test.log_odds_ratio.items(), key=lambda item: abs(item[1]))
             tested = ""
             if len(test.signals) < len(names):

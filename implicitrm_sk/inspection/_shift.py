@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from .._features import select_features
+from .._features import HeadColumns, read_features
+from .._prediction import FittedMixture
 from .._typing import RandomState, Rows
 from .._validation import check_groups
 from .._warnings import warn
@@ -247,8 +248,8 @@ def shift_report(
     rows, rewards = [], []
     for X in (X_log, X_new):
         # As the heads see them, text embedded once.
-        values = select_features(est, X, reset=False, with_propensity=False)
-        rows.append(est._reward_part(values).astype(np.float32))
+        values = read_features(est, X, with_propensity=False)
+        rows.append(HeadColumns.of(est).reward_part(values).astype(np.float32))
         rewards.append(_reward_and_spread(est, values))
     sizes = [len(part) for part in rows]
     for name, n in zip(("X_log", "X_new"), sizes, strict=True):
@@ -291,7 +292,7 @@ def shift_report(
 
 
 def _reward_and_spread(est, values):
-    rewards = expit(est._components(values, "reward_logit")[0].numpy())
+    rewards = expit(FittedMixture.of(est).components(values, "reward_logit")[0].numpy())
     return rewards.mean(axis=0), rewards.std(axis=0)
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from .._estimator import log_tensors
+from .._fit import reread_log
 from .._optional import import_optional
 from .._pipeline import split_pipeline
+from .._prediction import FittedMixture, component_logits
 from .._typing import Rows
 from ..measurement import _mixture
 from ._rewards import component_rewards
@@ -192,10 +193,11 @@ def _probabilities(est, X, actions):
         components = component_rewards(est, X)
         return components.mean(axis=0), components
     est, transform = split_pipeline(est)
-    logits = est._mixture(transform(X), "reward_logit", "propensity_logit")
-    log = est._check_log_of(actions, logits[0].shape[1], name="actions")
-    tensors = log_tensors(log.reduced() if est.objective_.single_signal else log)
-    tensors["false_action_rate"] = est._model_false_action_rate()
+    mixture = FittedMixture.of(est)
+    logits = component_logits(est, transform(X), "reward_logit", "propensity_logit")
+    log = reread_log(est, logits[0].shape[1], actions, {}, name="actions")
+    tensors = mixture.model_log(log).tensors()
+    tensors["false_action_rate"] = mixture.false_action_rate
     preferred = [est.group_names_.index(name) for name in ("PA", "PP")]
 
     def posterior(part):

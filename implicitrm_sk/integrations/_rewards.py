@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from .._pipeline import split_pipeline
+from .._prediction import component_logits
 from ..measurement import _mixture
 
 
@@ -28,7 +29,7 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
     components of the mixture, of the probability or of the logit.
     """
     est, transform = split_pipeline(est)
-    (logits,) = est._mixture(transform(X), "reward_logit")
+    (logits,) = component_logits(est, transform(X), "reward_logit")
     if output == "probability":
         mean, spread = _mixture.reward(logits)
     else:
@@ -39,5 +40,5 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
 def component_rewards(est, X):
     """Return R of each component of the mixture, shape (components, n)."""
     est, transform = split_pipeline(est)
-    (logits,) = est._mixture(transform(X), "reward_logit")
+    (logits,) = component_logits(est, transform(X), "reward_logit")
     return torch.sigmoid(logits.to(torch.float64)).numpy()

@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from .._card import model_card
-from .._features import positions_in_use
+from .._features import HeadColumns
 from .._pipeline import split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import _token_numbers
@@ -149,7 +149,7 @@ def to_transformers(
         raise TypeError("path is missing: to_transformers(est, base_model, path).")
     fitted, embedder = _embedder_of(est, base_model)
     config = fitted.model_.config
-    reward_columns, propensity_columns = positions_in_use(fitted)
+    reward_columns, propensity_columns = HeadColumns.of(fitted).positions
     mirrored = fitted.identification_.swap_symmetric and config["propensity_form"] != "reward"
     if mirrored and config["propensity_form"] != "head":
         raise ValueError(

@@ -410,3 +410,38 @@ class Objective(BaseEstimator):
         (True, False)
         """
         return False
+
+
+def check_uses(objective, side_information, assumptions):
+    """Raise if an objective makes no use of something that is given, or lacks what it needs.
+
+    Parameters
+    ----------
+    objective : Objective
+    side_information : dict
+        Arguments of `fit` beside X and y, None where not given.
+    assumptions : Assumptions
+    """
+    given = [name for name, value in side_information.items() if value is not None]
+    given = [name for name in given if name != "sample_weight"]
+    if objective.single_signal:
+        given = [name for name in given if name not in ("response_id", "exposures")]
+    if assumptions.preference_rate is not None:
+        given.append("preference_rate")
+    if assumptions.estimates_false_actions:
+        given.append("false_action_rate='estimate'")
+    elif objective.single_signal and np.any(np.asarray(assumptions.false_action_rate) != 0):
+        given.append("false_action_rate")
+    if objective.needs_preference_rate and np.ndim(assumptions.preference_rate or ()) > 0:
+        raise ValueError(
+            f"{type(objective).__name__} needs the share of preferred responses as a "
+            f"number, got preference_rate={assumptions.preference_rate!r}. If it is not known, "
+            "the mean reward of objective='elkan-noto' estimates it, where one propensity "
+            "holds for all responses."
+        )
+    unused = [name for name in given if name not in objective.uses]
+    if unused:
+        raise ValueError(
+            f"{type(objective).__name__} makes no use of {', '.join(unused)}. Leave "
+            f"{'it' if len(unused) == 1 else 'them'} out, or use objective='stratified'."
+        )

@@ -1,0 +1,371 @@
+"""The path of a fit: from X, y and parameters to data and a plan, and from a result to attributes.
+
+What `fit`, a report's refits and a search's candidates have in common. An estimator is passed in
+and gets its fitted attributes here; nothing of it is private to it.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.callback import with_callbacks
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_random_state
+
+from ._assumptions import Assumptions
+from ._checkpoint import Checkpoint, warm_start_kept
+from ._features import HeadColumns, embed_text, select_features, set_embedder
+from ._identification import Evidence, assess, warn_not_identified
+from ._log import FeedbackLog
+from ._sklearn import begin_callbacks
+from ._typing import same
+from ._warnings import warn
+from .measurement._model import GROUP_NAMES
+from .objectives import OBJECTIVES, Objective
+from .training._data import TrainingData
+from .training._plan import FitPlan, Hooks, check_same_setting
+from .training._preliminary import estimate_false_action_rates, prepare_objective
+
+
+def own_random_state(random_state):
+    """Return the generator of a parameter `random_state`."""
+    if random_state is None:
+        # scikit-learn's None means numpy's global generator, which is not ours to advance.
+        return np.random.RandomState()
+    return check_random_state(random_state)
+
+
+def read_log(est, n_samples, y, side_information, purpose="fit"):
+    """Return the checked log and the assumptions; set what an estimator keeps of its signals.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    n_samples : int
+        Rows of X.
+    y : array-like
+    side_information : dict
+        Arguments of `fit`: sample_weight, response_id, exposures, preference, propensity.
+    purpose : {"fit", "batch"}
+        As in `FeedbackLog.from_arguments`.
+    """
+    est.objective_ = (
+        copy.deepcopy(est.objective)
+        if isinstance(est.objective, Objective)
+        else OBJECTIVES[est.objective]()
+    )
+    log, assumptions = FeedbackLog.from_arguments(
+        y, n_samples, Assumptions.of(est), est.objective_, purpose=purpose, **side_information
+    )
+    est.n_signals_ = log.n_signals
+    est.one_dimensional_ = log.one_dimensional
+    est.classes_ = np.array([0, 1])
+    est.group_names_ = GROUP_NAMES
+    est.false_action_rate_ = assumptions.false_action_rate
+    vars(est).pop("signal_names_in_", None)
+    if log.names is not None:
+        est.signal_names_in_ = log.names
+    return log, assumptions
+
+
+def reread_log(est, n_samples, y, side_information, *, purpose="query", name="y"):
+    """Return the checked log of a method other than the first fit."""
+    return FeedbackLog.from_arguments(
+        y,
+        n_samples,
+        Assumptions.of(est).with_rates(est.false_action_rate_),
+        est.objective_,
+        purpose=purpose,
+        name=name,
+        n_signals=est.n_signals_,
+        signal_names=getattr(est, "signal_names_in_", None),
+        **side_information,
+    )[0]
+
+
+def signal_names(est):
+    """Return the names of the signals of a fitted estimator, or their positions."""
+    return list(getattr(est, "signal_names_in_", range(est.n_signals_)))
+
+
+def take_evidence(est, evidence, assumptions):
+    """Set what the counts of a log and the parameters tell about the reward."""
+    sizes = est.hidden_layer_sizes, est.propensity_hidden_layer_sizes
+    is_constant = est.objective_.propensity_form == "constant"
+    est.evidence_ = evidence
+    est.identification_ = assess(
+        evidence,
+        objective=est.objective_,
+        columns="disjoint" if is_constant else HeadColumns.of(est).relation,
+        preference_rate=assumptions.preference_interval,
+        false_actions=assumptions.false_actions,
+        label_mechanism=assumptions.label_mechanism,
+        linear=all(size in ((), [], None) for size in sizes) and sizes[0] is not None,
+        n_signals=est.n_signals_,
+    )
+
+
+@dataclass(eq=False)
+class BegunFit:
+    """A fit before it trains.
+
+    Attributes
+    ----------
+    plan : FitPlan
+    data : TrainingData
+    random_state : numpy.random.RandomState
+        As far as it has been drawn from.
+    further : dict of str to ndarray
+        Further fields of `Batch`.
+    keeps_weights : bool
+        Whether training goes on from the weights of the estimator.
+    """
+
+    plan: FitPlan
+    data: TrainingData
+    random_state: np.random.RandomState
+    further: dict
+    keeps_weights: bool
+
+    def model(self, fitted):
+        """Return the heads where training starts, `fitted` being the estimator's before."""
+        if self.keeps_weights:
+            return self.plan.model_like(fitted, self.data)
+        return self.plan.initial_model(self.data, self.random_state)
+
+
+def begin_fit(est, X, y, groups=None, **side_information):
+    """Check and split the data, do the preliminary fits, and settle the plan of a fit.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    X : array-like of shape (n_samples, n_features), or Source
+        Vectors.
+    y, groups, **side_information
+        Arguments of `fit`.
+
+    Returns
+    -------
+    begun : BegunFit
+    """
+    keeps_weights = est.warm_start and hasattr(est, "model_")
+    before = HeadColumns.of(est) if keeps_weights else None
+    X = select_features(est, X, reset=True)
+    columns = HeadColumns.of(est)
+    if keeps_weights:
+        check_same_setting(est.model_, "n_in", X.shape[1])
+        columns.check_same_as(before)
+    random_state = own_random_state(est.random_state)
+    log, assumptions = read_log(est, len(X), y, side_information)
+    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
+    take_evidence(est, evidence, assumptions)
+    data = TrainingData(
+        X,
+        log,
+        columns,
+        est.objective_,
+        response_id=side_information.get("response_id"),
+        groups=groups,
+    )
+    if est.early_stopping:
+        data.split(est.validation_fraction, random_state, est.max_epochs)
+    update_scaler(est, data, reset=not keeps_weights)
+    plan = FitPlan.of(est, columns, est.objective_, assumptions)
+    if assumptions.estimates_false_actions:
+        plan = estimate_false_action_rates(plan, data, random_state)
+        est.false_action_rate_ = plan.assumptions.false_action_rate
+    further = prepare_objective(plan, data, random_state)
+    return BegunFit(plan, data, random_state, further, keeps_weights)
+
+
+def update_scaler(est, data, *, reset):
+    """Let the estimator's scaler learn the rows to train on."""
+    scaler = None
+    if est.standardize:
+        scaler = None if reset else getattr(est, "scaler_", None)
+        scaler = StandardScaler() if scaler is None else scaler
+    data.update_scaler(scaler)
+    est.scaler_ = scaler
+
+
+@same(with_callbacks)
+@same(warm_start_kept)
+def run_fit(est, X, y, *, adjust=None, **fit_params):
+    """Fit an estimator, with its callbacks.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        With valid parameters.
+    X, y, **fit_params
+        Arguments of `fit`.
+    adjust : callable(FitPlan) -> FitPlan, default=None
+        Changes the plan before it is run.
+    """
+    set_embedder(est)
+    # Callbacks score on X in every epoch, which is not to embed it again.
+    X = embed_text(est, X)
+    begun = begin_fit(est, X, y, **fit_params)
+    if adjust is not None:
+        begun.plan = adjust(begun.plan)
+    est.model_ = begun.model(getattr(est, "model_", None))
+    est.history_ = []
+    epochs = begun.plan.n_epochs(begun.data, est.early_stopping)
+    context = begin_callbacks(est, epochs)
+    warn_not_identified(
+        est.identification_,
+        est.objective_,
+        token_of(est, context.parent),
+        in_search=context.parent is not None,
+    )
+    weight = fit_params.get("sample_weight")
+    details = {
+        "X": X,
+        "y": y,
+        "metadata": None if weight is None else {"sample_weight": weight},
+        "reconstruction_attributes": lambda: _fitted_attributes(est),
+    }
+    context.call_on_fit_task_begin(estimator=est, **details)
+    result = begun.plan.run(
+        begun.data,
+        est.model_,
+        epochs,
+        begun.random_state,
+        hooks=_hooks(est, context, details),
+        further=begun.further,
+    )
+    est.n_iter_ = len(est.history_)
+    for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
+        vars(est).pop(leftover, None)
+    context.call_on_fit_task_end(estimator=est, **details)
+    warn_still_improving(est, result.n_running)
+    return est
+
+
+def _hooks(est, context, details):
+    """Return what tells the callbacks of an estimator of each epoch."""
+    epoch = None
+
+    def epoch_begin():
+        nonlocal epoch
+        epoch = context.subcontext(task_name="epoch")
+        epoch.call_on_fit_task_begin(estimator=est, **details)
+
+    def epoch_end(record):
+        log_epoch(est, record)
+        return epoch.call_on_fit_task_end(estimator=est, **details)
+
+    return Hooks(epoch_begin, epoch_end, Checkpoint.of(est))
+
+
+def log_epoch(est, record):
+    """Append the losses of an epoch to the history of an estimator, and print them."""
+    est.history_.append(record)
+    if est.verbose:
+        losses = ", ".join(f"{name} {np.mean(loss):.4f}" for name, loss in record.items())
+        print(f"[ImplicitRewardEstimator] epoch {len(est.history_)}: {losses}")  # noqa: T201
+    return False
+
+
+def _fitted_attributes(est):
+    fitted = {k: v for k, v in vars(est).items() if k.endswith("_") and not k.startswith("_")}
+    return fitted | {"model_": copy.deepcopy(est.model_), "n_iter_": len(est.history_)}
+
+
+def token_of(est, parent):
+    """Return what the fits have in common that one warning is enough for, None for a single fit.
+
+    Within a search or pipeline it is the root of the callback contexts; functions such as
+    `cross_validate` have none, but fit clones of one estimator.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    parent : CallbackContext or None
+        Of the search or pipeline.
+    """
+    return vars(est).get("_clone_of") if parent is None else parent.root_uuid
+
+
+def warn_still_improving(est, n_members):
+    """Warn if members could have been trained for longer."""
+    if n_members and est.n_iter_ == est.max_epochs:
+        warn(
+            f"{n_members} of {est.n_estimators} members were still improving after "
+            f"max_epochs={est.max_epochs} epochs. Increase max_epochs or learning_rate_init.",
+            ConvergenceWarning,
+        )
+
+
+def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit_params):
+    """Fit several estimators, equal but for `SIDE_BY_SIDE`, in one pass over the data.
+
+    Each is fitted as it would be alone, up to rounding.
+
+    Parameters
+    ----------
+    heads : list of ImplicitRewardEstimator
+        Without callbacks; fitted in place.
+    X, y, **fit_params
+        Arguments of `fit`.
+    seed : int
+        For ``random_state=None``: what is drawn is to be the same in every round.
+    paused : list of dict or None
+        What each head goes on from, if it was paused; None for a new one.
+    pause : int, default=None
+        The epoch after which to pause.
+    token : object, default=None
+        Of the search, see `token_of`.
+
+    Returns
+    -------
+    progress : list of dict or None
+        What each head goes on from if it was paused, nothing if it is done; None where it has
+        diverged, and is not fitted.
+    """
+    lead = copy.copy(heads[0])
+    lead.max_epochs = max(head.max_epochs for head in heads)
+    if lead.random_state is None:
+        lead.random_state = seed
+    set_embedder(lead)
+    begun = begin_fit(lead, embed_text(lead, X), y, **fit_params)
+    plan = begun.plan = FitPlan.stack(
+        FitPlan.of(head, begun.plan.columns, begun.plan.objective, begun.plan.assumptions)
+        for head in heads
+    )
+    model = begun.model(None)
+    warn_not_identified(lead.identification_, lead.objective_, token, in_search=True)
+    history: list[dict[str, Any]] = []
+    result = plan.run(
+        begun.data,
+        model,
+        plan.n_epochs(begun.data, lead.early_stopping),
+        begun.random_state,
+        hooks=Hooks(epoch_end=history.append),
+        progress=None if paused[0] is None else paused,
+        pause=pause,
+    )
+    parameters = lead.get_params(deep=False)
+    fitted = {name: value for name, value in vars(lead).items() if name not in parameters}
+    found = []
+    for number, (head, before, own) in enumerate(zip(heads, paused, result.unstack(), strict=True)):
+        if own is None:
+            found.append(None)
+            continue
+        part = slice(number * plan.n_members, (number + 1) * plan.n_members)
+        earlier = [] if before is None else before["history"]
+        vars(head).update(fitted)
+        head.model_, head.n_iter_ = own.model, own.n_epochs
+        head.history_ = earlier + [
+            {name: losses[part] for name, losses in record.items()}
+            for record in history[: own.n_epochs - len(earlier)]
+        ]
+        if own.progress is None:
+            warn_still_improving(head, own.n_running)
+            found.append({})
+        else:
+            found.append(own.progress | {"history": head.history_})
+    return found

@@ -1,0 +1,498 @@
+"""The fitted model as predictions: a mixture of members, and the methods that ask it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from ._assumptions import Assumptions
+from ._device import INFERENCE_ROWS
+from ._features import HeadColumns, read_features
+from ._fit import reread_log
+from ._sources import chunks
+from ._typing import F, Floats, Rows, same
+from ._validation import check_out, check_sample_weight, to_numpy
+from .measurement import _mixture
+from .metrics import PREFERENCE_METRICS
+from .objectives import OBJECTIVES, Objective
+from .training._data import member_logits
+
+HEADS = ("reward_logit", "propensity_logit")
+
+
+@dataclass(frozen=True, eq=False)
+class FittedMixture:
+    """The fitted heads as an equal-weight mixture of members, in logits and in what follows.
+
+    Where R and A could be swapped without a trace, the mirror images of the members belong to it.
+    X of its methods is what `read_features` returns.
+
+    Attributes
+    ----------
+    model : RewardModel
+    scaler : StandardScaler or None
+    objective : Objective
+    false_action_rate : Tensor of shape (K,) or None
+    is_mirrored : bool
+        Whether each member has its mirror image beside it.
+    dtype : str
+        Number format to compute in, as in `ImplicitRewardEstimator`.
+    """
+
+    model: Any
+    scaler: Any
+    objective: Objective
+    false_action_rate: torch.Tensor | None
+    is_mirrored: bool
+    dtype: str
+
+    @classmethod
+    def of(cls, est):
+        """Return the mixture of a fitted estimator."""
+        check_is_fitted(est, "model_")
+        assumptions = Assumptions().with_rates(est.false_action_rate_)
+        return cls(
+            est.model_,
+            est.scaler_,
+            est.objective_,
+            assumptions.model_rates(est.objective_),
+            est.identification_.swap_symmetric,
+            est.dtype,
+        )
+
+    def members(self, X, *heads):
+        """Return the logits of the members, each of shape (members, n) or (members, n, K)."""
+        return member_logits(self.model, X, self.scaler, heads, self.dtype)
+
+    def components(self, X, *heads):
+        """Return the logits of all components, in float64 on the CPU."""
+        if not self.is_mirrored:
+            return self.members(X, *heads)
+        logits = _mixture.with_mirror_images(*self.members(X, *HEADS))
+        return logits if len(heads) == len(logits) else logits[:1]
+
+    def reduce(self, X, heads, function, out=None):
+        """Return arrays of `function(rows, *logits)`, tensors per row, made chunk by chunk of X."""
+        results = None
+        # Half as many: rows, standardised rows and results stay in the cache together.
+        for start, chunk in chunks(X, INFERENCE_ROWS // 2):
+            rows = slice(start, start + len(chunk))
+            parts = [part.numpy() for part in function(rows, *self.components(chunk, *heads))]
+            if results is None:
+                results = [np.empty((len(X), *part.shape[1:]), part.dtype) for part in parts]
+                if out is not None:
+                    results[0] = check_out(out, results[0])
+            for result, part in zip(results, parts, strict=True):
+                result[rows] = part
+        return results
+
+    def model_log(self, log):
+        """Return a log as the objective sees it."""
+        return log.reduced() if self.objective.single_signal else log
+
+    def of_log(self, X, log, function):
+        """Return what a function of `measurement._mixture` makes of the logits and a log."""
+        model_log = self.model_log(log)
+        fields, rate = model_log.tensors(), self.false_action_rate
+        if log.response is not None:
+            reward_logit, propensity_logit = self.components(X, *HEADS)
+            if model_log is not log:
+                propensity_logit = propensity_logit[:, log.first]
+            logits = reward_logit[:, log.first], propensity_logit
+            return function(*logits, **fields, false_action_rate=rate).numpy()
+
+        def of_rows(rows, *logits):
+            part = {k: None if value is None else value[rows] for k, value in fields.items()}
+            return (function(*logits, **part, false_action_rate=rate),)
+
+        return self.reduce(X, HEADS, of_rows)[0]
+
+    def output(self, values):
+        """Cast to the format that was computed in."""
+        return values.to(next(self.model.parameters()).dtype)
+
+
+def component_logits(est, X, *heads):
+    """Return the logits of all components of a fitted estimator for X, vectors or text."""
+    mixture = FittedMixture.of(est)
+    X = read_features(est, X, with_propensity="propensity_logit" in heads)
+    return mixture.components(X, *heads)
+
+
+def log_likelihood(est, X, y, **side_information):
+    """Return log P(y | x) of each response, and its weight, 0 where nothing is logged."""
+    mixture = FittedMixture.of(est)
+    X = read_features(est, X)
+    log = reread_log(est, len(X), y, side_information)
+    if log.response is not None:
+        reward_part = HeadColumns.of(est).reward_part(X)
+        log.check_same_reward(reward_part, side_information["response_id"])
+    values = mixture.of_log(X, log, _mixture.log_likelihood)
+    return values, np.where(log.n_events() > 0, log.sample_weight, 0.0)
+
+
+def available_if_objective(attribute: str, reason: str) -> Callable[[F], F]:
+    """Hide a method unless the objective has an attribute; the error's cause says why."""
+
+    def check(estimator):
+        objective = estimator.objective
+        if isinstance(objective, str):
+            objective = OBJECTIVES.get(objective, Objective)
+        if not getattr(objective, attribute):
+            name = objective.__name__ if isinstance(objective, type) else type(objective).__name__
+            raise AttributeError(f"not available: {name} {reason}")
+        return True
+
+    return same(available_if(check))
+
+
+_needs_actions_modelled = available_if_objective(
+    "models_actions",
+    "does not model P(y | x), only the reward. Use predict, or an objective that does, such as "
+    "'stratified'.",
+)
+
+
+class PredictionMixin:
+    """The methods of `ImplicitRewardEstimator` that ask the fitted mixture."""
+
+    n_signals_: int
+    one_dimensional_: bool
+    objective_: Objective
+
+    @overload
+    def predict(
+        self, X: Rows, return_std: Literal[False] = False, out: NDArray[Any] | None = None
+    ) -> Floats: ...
+
+    @overload
+    def predict(
+        self, X: Rows, return_std: Literal[True], out: NDArray[Any] | None = None
+    ) -> tuple[Floats, Floats]: ...
+
+    def predict(
+        self, X: Rows, return_std: bool = False, out: NDArray[Any] | None = None
+    ) -> Floats | tuple[Floats, Floats]:
+        """Predict the reward.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+        return_std : bool, default=False
+            Also return the standard deviation over the components of the mixture: the members
+            and, with one signal, the two sides of the swap. It is no confidence interval, and a
+            lower bound of what one signal leaves open: members that start from the same split of
+            the action probability tend to agree on it.
+        out : ndarray of shape (n_samples,), default=None
+            Of floats: where to write the reward, for example an ``np.memmap``. None makes an array.
+
+        Returns
+        -------
+        reward : ndarray of shape (n_samples,)
+            P(r*=1 | x), in [0, 1]; `out`, if given.
+        std : ndarray of shape (n_samples,)
+            Only if `return_std`.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            Before `fit`; if X has other columns than `fit` saw, or values far outside their range;
+            if `out` has another shape, is read-only or not of floats.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.predict([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+        array([1., 0.], dtype=float32)
+        >>> reward, std = est.predict(X, return_std=True)
+        >>> std.shape
+        (1000,)
+        """
+        mixture = FittedMixture.of(self)
+        X = read_features(self, X, with_propensity=False)
+
+        def moments(_, reward_logit):
+            found = _mixture.reward(reward_logit) if return_std else (_mixture.mean(reward_logit),)
+            return map(mixture.output, found)
+
+        results = mixture.reduce(X, ("reward_logit",), moments, out)
+        return tuple(results) if return_std else results[0]
+
+    def decision_function(self, X: Rows) -> Floats:
+        """Return the logit of the reward.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+
+        Returns
+        -------
+        logit : ndarray of shape (n_samples,)
+            Log odds R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
+
+        Raises
+        ------
+        NotFittedError, ValueError
+            As in `predict`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> logit = est.decision_function(X)
+        >>> bool(np.allclose(1 / (1 + np.exp(-logit)), est.predict(X), atol=1e-5))
+        True
+        """
+        mixture = FittedMixture.of(self)
+        X = read_features(self, X, with_propensity=False)
+        (logit,) = mixture.reduce(
+            X, ("reward_logit",), lambda _, f: (mixture.output(_mixture.mean_logit(f)),)
+        )
+        return logit
+
+    @_needs_actions_modelled
+    def predict_proba(
+        self,
+        X: Rows,
+        actions: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> Floats:
+        """Return the probabilities of the four latent groups: the stratification posterior.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+        actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            What the user did, as in `fit`. None is before the action is seen, as is all NaN.
+        response_id, exposures, propensity : array-like, default=None
+            As in `fit`, for `actions`: what is known of a response from one row counts for all its
+            rows.
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, 4)
+            Columns PA, NA, PP, NP (`group_names_`), rows summing to 1. Active means that at least
+            one of the signals would fire, in at least one of the exposures of the row.
+
+        Raises
+        ------
+        AttributeError
+            If the objective does not model P(y | x).
+        ValueError
+            If X or `actions` do not go with those of `fit`, or `response_id` or `exposures` are
+            given without `actions`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> x = [[2.0, 0.0]]
+        >>> est.predict_proba(x, [[1, 0]]).round(1)  # copied: preferred and active, with certainty
+        array([[1., 0., 0., 0.]], dtype=float32)
+        >>> before, after = est.predict_proba(x), est.predict_proba(x, [[0, 0]])
+        >>> bool(after[0, 2] > before[0, 2])  # no action makes preferred and passive likelier
+        True
+        """
+        mixture = FittedMixture.of(self)
+        X = read_features(self, X)
+        if actions is None:
+            for name, value in (("response_id", response_id), ("exposures", exposures)):
+                if value is not None:
+                    raise ValueError(f"{name} tells nothing without actions: pass actions too.")
+            actions = np.full((len(X), self.n_signals_), np.nan)
+        side = {"response_id": response_id, "exposures": exposures, "propensity": propensity}
+        log = reread_log(self, len(X), actions, side, name="actions")
+        if log.response is not None:
+            log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
+        groups = mixture.of_log(X, log, _mixture.group_posterior)
+        groups = mixture.output(torch.from_numpy(groups)).numpy()
+        return groups if len(groups) == len(X) else groups[log.response]
+
+    @_needs_actions_modelled
+    def predict_action(self, X: Rows) -> Floats:
+        """Predict how likely each action is.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+
+        Returns
+        -------
+        action : ndarray of shape (n_samples,) or (n_samples, n_signals)
+            P(y_k=1 | x); 1-D if `fit` got 1-D actions.
+
+        Raises
+        ------
+        AttributeError, ValueError
+            If the objective does not model P(y | x), or not each of several signals.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(1000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((1000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.predict_action(X).shape
+        (1000, 2)
+        >>> product = est.predict(X)[:, None] * est.propensity(X)
+        >>> bool(np.allclose(est.predict_action(X), product, atol=1e-5))
+        True
+        """
+        return self._per_signal("predict_action", X, _mixture.action)
+
+    @_needs_actions_modelled
+    def propensity(self, X: Rows) -> Floats:
+        """Predict how readily each response draws each action.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+
+        Returns
+        -------
+        propensity : ndarray of shape (n_samples,) or (n_samples, n_signals)
+            P(y_k=1 | r*=1, x); 1-D if `fit` got 1-D actions.
+
+        Raises
+        ------
+        AttributeError, ValueError
+            If the objective does not model P(y | x), or not each of several signals.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((2000, 2)) < [0.3, 0.7])).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
+        >>> est.propensity([[1.0, 0.0]]).round(1)
+        array([[0.3, 0.7]], dtype=float32)
+        """
+        return self._per_signal("propensity", X, _mixture.propensity)
+
+    def _per_signal(self, method, X, function):
+        mixture = FittedMixture.of(self)
+        if self.objective_.single_signal and self.n_signals_ > 1:
+            raise ValueError(
+                f"{method} is not available: {type(self.objective_).__name__} was fitted on "
+                f'"any logged action" and does not model the {self.n_signals_} signals one by one. '
+                "Fit it on one signal, or use objective='stratified'."
+            )
+        X = read_features(self, X)
+        (values,) = mixture.reduce(
+            X,
+            HEADS,
+            lambda _, *logits: (mixture.output(function(*logits, mixture.false_action_rate)),),
+        )
+        return values[:, 0] if self.one_dimensional_ else values
+
+    def score(
+        self,
+        X: Rows,
+        y: ArrayLike | None,
+        true_preference: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        response_id: ArrayLike | None = None,
+        exposures: ArrayLike | None = None,
+        propensity: ArrayLike | None = None,
+    ) -> float:
+        """Return the mean log-likelihood of held-out actions, or R2 against true preferences.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+        y : array-like of shape (n_samples,) or (n_samples, n_signals)
+            Actions as in `fit`. Not used with `true_preference`.
+        true_preference : array-like of shape (n_samples,), default=None
+            True preferences in [0, 1] to evaluate with, NaN where unknown: such rows are left out.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Non-negative weights.
+        response_id, exposures, propensity : array-like, default=None
+            As in `fit`, for the likelihood of `y`.
+
+        Returns
+        -------
+        score : float
+            Without `true_preference`: weighted mean of log P(y | x) in nats over the rows (with
+            `response_id`, the responses) with at least one logged signal, summed over the signals
+            and exposures ("any logged action" for single-signal objectives). The likelihood of
+            counts is that of the sequence of exposures, without the binomial coefficient. With
+            `true_preference`: R2 of the reward, over rows.
+
+        Raises
+        ------
+        ValueError
+            If nothing is logged in rows of positive weight, fewer than two preferences are known,
+            or, without `true_preference`, if the objective does not model P(y | x).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(2000, 2))
+        >>> preferred = X[:, 0] > 0
+        >>> y = (preferred[:, None] & (rng.random((2000, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+        >>> _ = est.fit(X[:1000], y[:1000])
+        >>> round(est.score(X[1000:], y[1000:]), 1)
+        -0.7
+        >>> est.score(X[1000:], None, true_preference=preferred[1000:]) > 0.9
+        True
+        """
+        check_is_fitted(self, "model_")
+        if true_preference is not None:
+            reward = self.predict(X)
+            weight = check_sample_weight(sample_weight, len(reward))
+            return PREFERENCE_METRICS["r2"](to_numpy(true_preference), reward, sample_weight=weight)
+        if not self.objective_.models_actions:
+            raise ValueError(
+                f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "
+                "no likelihood to score with. Pass true_preference, or use "
+                "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
+            )
+        values, weight = log_likelihood(
+            self,
+            X,
+            y,
+            sample_weight=sample_weight,
+            response_id=response_id,
+            exposures=exposures,
+            propensity=propensity,
+        )
+        if not weight.any():
+            raise ValueError(
+                "y logs nothing in rows of positive weight; the likelihood of no action is not "
+                "defined."
+            )
+        counted = weight > 0
+        return float(np.average(values[counted], weights=weight[counted]))

@@ -1,0 +1,84 @@
+"""scikit-learn's private names, and what depends on how its searches are written, in one place."""
+
+import sys
+
+from sklearn.base import _clone_parametrized as clone_parametrized
+from sklearn.base import _fit_context as fit_context
+from sklearn.metrics._scorer import _MultimetricScorer as MultimetricScorer
+from sklearn.metrics._scorer import _PassthroughScorer as PassthroughScorer
+from sklearn.model_selection._validation import _fit_and_score as fit_and_score
+from sklearn.model_selection._validation import _insert_error_scores as insert_error_scores
+from sklearn.model_selection._validation import _score as score_of
+from sklearn.model_selection._validation import (
+    _warn_or_raise_about_fit_failures as warn_or_raise_about_fit_failures,
+)
+from sklearn.utils import _safe_indexing as safe_indexing
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.metaestimators import _safe_split as safe_split
+from sklearn.utils.validation import _check_feature_names as check_feature_names
+from sklearn.utils.validation import _check_method_params as check_method_params
+from sklearn.utils.validation import _check_n_features as check_n_features
+from sklearn.utils.validation import _num_samples as num_samples
+
+__all__ = [
+    "Interval",
+    "MultimetricScorer",
+    "StrOptions",
+    "begin_callbacks",
+    "callbacks_of",
+    "check_feature_names",
+    "check_method_params",
+    "check_n_features",
+    "clone_parametrized",
+    "fit_and_score",
+    "fit_context",
+    "insert_error_scores",
+    "num_samples",
+    "parent_context",
+    "safe_indexing",
+    "safe_split",
+    "score_of",
+    "searches_by_own_score",
+    "validate_params",
+    "warn_or_raise_about_fit_failures",
+]
+
+
+def callbacks_of(estimator):
+    """Return the callbacks that `set_callbacks` gave an estimator."""
+    return list(getattr(estimator, "_skl_callbacks", ()))
+
+
+def begin_callbacks(estimator, max_subtasks):
+    """Return the callback context of a fit that begins; a search or pipeline is its parent."""
+    return estimator._init_callback_context(max_subtasks=max_subtasks)
+
+
+def validate_params(estimator):
+    """Raise if a parameter of an estimator is of the wrong type or out of range."""
+    estimator._validate_params()
+
+
+def parent_context(estimator):
+    """Return the callback context of the search or pipeline that fits an estimator, or None."""
+    return getattr(estimator, "_parent_callback_ctx", None)
+
+
+def searches_by_own_score(name, without):
+    """Return whether the search that fits now compares values of parameter `name` by `score`.
+
+    Only if `score` is passed no metadata `without`. The callback context says that there is a
+    search, but not what it varies nor how it scores: that is known to the function that fits one
+    candidate alone, and `score` is asked too late, when a refusal becomes a missing score.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is fit_and_score.__code__:
+            values = frame.f_locals
+            return (
+                isinstance(values["scorer"], PassthroughScorer)
+                and without not in (values["score_params"] or {})
+                and any(key.split("__")[-1] == name for key in values["parameters"] or {})
+            )
+        frame = frame.f_back
+    return False

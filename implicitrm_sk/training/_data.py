@@ -1,0 +1,305 @@
+"""The rows of a fit: who owns them, how they are split, scaled and served."""
+
+import numpy as np
+import torch
+
+from .._device import INFERENCE_ROWS, resolve_dtype
+from .._log import check_constant, number_responses
+from .._sources import StreamedX, chunks, picked
+from .._validation import check_groups, in_range, to_numpy
+from .._warnings import warn
+from ._net import batched_logits
+from ._rows import Partners, ResidentRows
+from ._split import cross_fitting_folds, row_codes, validation_split
+from ._streaming import StreamedRows
+
+#: Epochs trained when there is too little data to hold some out.
+FIXED_EPOCHS = 50
+#: Acted and not acted rows that both sides of a split need.
+MIN_ROWS_PER_CLASS = 5
+
+
+class TrainingData:
+    """X and the log of a fit, as the objective sees them, and what is made of them.
+
+    Rows of a response lie side by side, and the signals are reduced to one for objectives that
+    work on one.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d) or StreamedX
+        The columns in use.
+    log : FeedbackLog
+    columns : HeadColumns
+    objective : Objective
+    response_id, groups : array-like of shape (n,) or None
+        Arguments of `fit`.
+
+    Attributes
+    ----------
+    usable : ndarray of int
+        The responses that tell something.
+    train, valid : ndarray of int
+        Of these, after `split`, those to train on and those held out.
+    scaler : StandardScaler or None
+        What rows are standardised by, after `update_scaler`.
+    """
+
+    def __init__(self, X, log, columns, objective, *, response_id=None, groups=None):
+        if objective.pairs and isinstance(X, StreamedX):
+            raise X.refusal()
+        groups = None if groups is None else check_groups(groups, len(X))
+        if log.response is not None:
+            ids = np.asarray(to_numpy(response_id))
+            log.check_same_reward(columns.reward_part(X), ids)
+            if groups is not None:
+                codes, _ = number_responses(groups)
+                check_constant(
+                    codes, log.response, log.first, ids, "groups", "No split may cut a response"
+                )
+                groups = groups[log.first]
+            log, order = log.sorted()
+            X = X[order]
+        if objective.single_signal:
+            if log.response is not None:
+                X = X[log.first]
+            log = log.reduced()
+        self.X = X
+        self.log = log
+        self.columns = columns
+        self.groups = groups
+        self.usable = self.train = log.usable()
+        self.valid = self.usable[:0]
+        self.scaler = None
+
+    # ------------------------------------------------------------------ parts
+
+    def split(self, validation_fraction, random_state, max_epochs):
+        """Hold out a share of the groups to validate on, or warn that there are too few rows.
+
+        Parameters
+        ----------
+        validation_fraction : float
+        random_state : numpy.random.RandomState
+        max_epochs : int
+            For the warning.
+        """
+        acted = self.log.fired()[self.usable]
+        chosen = validation_split(*self._strata_and_groups(), validation_fraction, random_state)
+        rows = np.bincount(2 * chosen + acted, minlength=4)
+        if rows.min() >= MIN_ROWS_PER_CLASS:
+            self.train, self.valid = self.usable[~chosen], self.usable[chosen]
+            return
+        warn(
+            f"early_stopping needs at least {MIN_ROWS_PER_CLASS} acted and {MIN_ROWS_PER_CLASS} "
+            f"not acted rows on both sides of the validation split, but training would get "
+            f"{rows[1]} and {rows[0]}, validation {rows[3]} and {rows[2]}. Training "
+            f"{min(max_epochs, FIXED_EPOCHS)} epochs on all rows instead. Collect more rows, "
+            "change validation_fraction, or set early_stopping=False and max_epochs.",
+        )
+
+    def held_out_folds(self, n_folds, random_state):
+        """Return which responses each fold holds out, a mask of shape (n_folds, m)."""
+        fold = cross_fitting_folds(*self._strata_and_groups(), n_folds, random_state)
+        acted = self.log.fired()[self.usable]
+        if np.bincount(2 * fold + acted, minlength=2 * n_folds).min() < MIN_ROWS_PER_CLASS:
+            raise ValueError(
+                f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
+                f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log, "
+                f"which has {acted.sum()} acted and {(~acted).sum()} not acted ones in "
+                f"{len(np.unique(fold))} parts that no group is cut by. Collect more, or pass a "
+                "number."
+            )
+        held_out = np.zeros((n_folds, self.log.n_responses), dtype=bool)
+        held_out[fold, self.usable] = True
+        return held_out
+
+    def _strata_and_groups(self):
+        """Return what every part of the data is to have its share of, and what no split cuts."""
+        log, groups = self.log, self.groups
+        if groups is None:
+            X = self.X
+            groups = row_codes(
+                X if log.response is None else self.columns.reward_part(X)[log.first]
+            )
+        stratum = log.fired()[self.usable].astype(float)
+        if log.preference is not None:
+            # Labels are few: each side of the split is to have its share of them.
+            label = log.preference[self.usable]
+            stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
+        return stratum, groups[self.usable]
+
+    def balanced_weights(self):
+        """Return the weights of the responses, their mean over each part being 1.
+
+        Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
+        """
+        weight = self.log.sample_weight.copy()
+        for part in (self.train, self.valid):
+            weight[part] /= weight[part].mean() if len(part) else 1
+        return weight
+
+    # ------------------------------------------------------------------ scale
+
+    def update_scaler(self, scaler):
+        """Standardise by a scaler that has learned the training rows too; None is not at all.
+
+        Parameters
+        ----------
+        scaler : StandardScaler or None
+            Updated in place; it may have seen earlier rows.
+        """
+        self.scaler = scaler
+        if scaler is None:
+            return
+        log, rows = self.log, self.train
+        if log.response is not None:
+            rows = np.flatnonzero(np.isin(log.response, rows))
+        weight = log.per_row(log.sample_weight)[rows]
+        uniform = (weight == weight[0]).all()
+        for part, block in picked(self.X, rows, INFERENCE_ROWS):
+            # A float16 sum of squares overflows at 65504.
+            block = block.astype(np.float32) if self.X.dtype == np.float16 else block
+            # Several times faster without weights.
+            scaler.partial_fit(block, sample_weight=None if uniform else weight[part])
+
+    # ------------------------------------------------------------------ for the engine
+
+    def parts(self, model, objective, batch_size, random_state, *, weights, parts, further=None):
+        """Return `ResidentRows` to train on and to validate on, None for an empty part.
+
+        Parameters
+        ----------
+        model : RewardModel
+            Whose device and number format they have.
+        objective : Objective
+        batch_size : int
+        random_state : numpy.random.RandomState
+        weights : (array, array)
+            Of the responses, of shape (m,) or (members, m), in training and in validation.
+        parts : (array, array)
+            The responses to train on and to validate on.
+        further : dict of str to array, default=None
+            Further fields of `Batch`, by response.
+        """
+        log, further = self.log, further or {}
+        parameter = next(model.parameters())
+        device, dtype = parameter.device, parameter.dtype
+        generator = torch.Generator(device).manual_seed(random_state.randint(2**31))
+        model.set_generator(generator)
+        served, serve = self._served(device, dtype)
+
+        def tensors(**fields):
+            return {
+                name: torch.as_tensor(value, dtype=dtype, device=device)
+                for name, value in fields.items()
+                if value is not None
+            }
+
+        rows = tensors(
+            actions=log.actions,
+            exposures=log.exposures,
+            propensity=log.propensity,
+            propensity_target=log.propensity_target(),
+        )
+        responses = tensors(preference=log.preference, **further)
+        offsets = None
+        if log.response is not None:
+            offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)
+        one_weight = weights[0] is weights[1]
+        weights = [torch.as_tensor(weight, dtype=dtype, device=device) for weight in weights]
+        found = []
+        for weight, part, size, shuffle in zip(
+            weights, parts, (batch_size, INFERENCE_ROWS), (generator, None), strict=True
+        ):
+            if not len(part):
+                found.append(None)
+                continue
+            part = torch.as_tensor(part, device=device)
+            partners = self._partners(part, objective, further.get("stratum"), generator)
+            found.append(
+                serve(
+                    served,
+                    rows,
+                    responses,
+                    weights[0] if one_weight else weight,
+                    part,
+                    size,
+                    offsets=offsets,
+                    generator=shuffle,
+                    partners=partners,
+                )
+            )
+        return found
+
+    def _served(self, device, dtype):
+        """Return X as it is served, standardised, and the class that serves it."""
+        if isinstance(self.X, StreamedX):
+            return self.X.scaled_by(self.scaler), StreamedRows
+        served = torch.empty(self.X.shape, dtype=dtype, device=device)
+        for start, chunk in standardized(self.X, self.scaler, dtype):
+            served[start : start + len(chunk)] = chunk
+        return served, ResidentRows
+
+    def _partners(self, part, objective, stratum, generator):
+        if not objective.pairs:
+            return None
+        n = len(self.X)
+        kinds = np.arange(n)
+        if objective.pairs == "different":
+            kinds = np.nan_to_num(self.log.actions[:, 0]) if stratum is None else stratum
+        codes = np.zeros(n, dtype=int)
+        if self.groups is not None:
+            codes = number_responses(self.groups)[0]
+        codes, kinds = (torch.as_tensor(values, device=part.device) for values in (codes, kinds))
+        return Partners(part, n, codes, kinds, generator, objective.across_prompts)
+
+    def release(self):
+        """Forget the log: beside rows that stay in files, it is what fills the memory."""
+        self.log = self.groups = self.usable = self.train = self.valid = None
+
+
+def standardized(X, scaler, dtype):
+    """Yield (start, chunk): standardised rows of X as tensors on the CPU.
+
+    Columns that only the propensity reads are NaN where they are missing, and stay so.
+    """
+    compute = np.dtype(np.float32) if X.dtype == np.float16 else X.dtype
+    if scaler is not None:
+        mean, scale = (
+            torch.from_numpy(part.astype(compute)) for part in (scaler.mean_, scaler.scale_)
+        )
+    for start, chunk in chunks(X, INFERENCE_ROWS):
+        # torch shares memory, and objects to read-only and reversed arrays.
+        tensor = torch.from_numpy(np.require(chunk, compute, "CW"))
+        if scaler is not None:
+            tensor = (tensor - mean).div_(scale)
+        yield start, in_range(tensor, dtype)
+
+
+def member_logits(model, X, scaler, heads, dtype):
+    """Return the logits of the members of a model, in float64 on the CPU.
+
+    Parameters
+    ----------
+    model : RewardModel
+    X : ndarray of shape (n, d) or StreamedX
+    scaler : StandardScaler or None
+    heads : sequence of {"reward_logit", "propensity_logit"}
+    dtype : str
+        Parameter of the estimator: the number format to compute in.
+    """
+    parameter = next(model.parameters())
+    logits = batched_logits(
+        model,
+        (chunk for _, chunk in standardized(X, scaler, parameter.dtype)),
+        heads,
+        device=parameter.device,
+        autocast_dtype=resolve_dtype(dtype, parameter.device)[1],
+    )
+    if any(torch.isnan(part).any() for part in logits):
+        raise ValueError(
+            "the reward of some rows is not a number: X lies far outside the range seen in "
+            f"fit (largest |X| given: {np.abs(X).max():.3g})."
+        )
+    return logits

@@ -1,0 +1,440 @@
+"""Plans of fits: heads, objective, assumptions, start values, steps. A plan is run on data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._assumptions import Assumptions
+from .._device import resolve_device, resolve_dtype
+from .._features import HeadColumns
+from ..objectives import Objective
+from ._constraint import RateConstraint
+from ._data import FIXED_EPOCHS, member_logits
+from ._members import MembersInTraining
+from ._modules import RewardModel
+from ._net import build_net
+from ._stack import joined, part_of
+
+#: What fits that train side by side may differ in.
+SIDE_BY_SIDE = (
+    "learning_rate_init",
+    "weight_decay",
+    "dropout",
+    "n_iter_no_change",
+    "tol",
+    "max_epochs",
+)
+
+
+@dataclass
+class Hooks:
+    """What a fit calls while it trains.
+
+    Attributes
+    ----------
+    epoch_begin : callable()
+    epoch_end : callable(record) -> bool
+        Called around each epoch, `record` being its losses; training ends on True.
+    checkpoint : TrainingState or None
+        File to go on from and to write after each epoch.
+    """
+
+    epoch_begin: Callable = lambda: None
+    epoch_end: Callable = lambda record: False
+    checkpoint: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class FitPlan:
+    """All that is settled about a fit before it trains.
+
+    Attributes
+    ----------
+    columns : HeadColumns
+    objective : Objective
+    assumptions : Assumptions
+        With a false-action rate for each signal.
+    hidden_layer_sizes, propensity_hidden_layer_sizes : tuple of int
+    n_members : int
+        Of one fit.
+    learning_rate_init, weight_decay, dropout, n_iter_no_change, tol, max_epochs, batch_size,\
+    device, dtype
+        As in `ImplicitRewardEstimator`.
+    starts : ndarray of shape (n_members,) or None
+        Member m starts at the reward P(any action) ** starts[m]. None is what the objective says.
+    estimates_rates : bool
+        Whether each member learns false-action rates of its own, on the rows that validate.
+    fits : tuple of FitPlan
+        Plans that this one trains side by side, by `stack`.
+    """
+
+    columns: HeadColumns
+    objective: Objective
+    assumptions: Assumptions
+    hidden_layer_sizes: tuple
+    propensity_hidden_layer_sizes: tuple
+    n_members: int
+    learning_rate_init: float
+    weight_decay: float
+    dropout: float
+    n_iter_no_change: int
+    tol: float
+    max_epochs: int
+    batch_size: int
+    device: str
+    dtype: str
+    starts: Any = None
+    estimates_rates: bool = False
+    fits: tuple = ()
+
+    @classmethod
+    def of(cls, estimator, columns, objective, assumptions):
+        """Return the plan of an estimator's parameters."""
+        sizes = layer_sizes(estimator, "hidden_layer_sizes")
+        names = (*SIDE_BY_SIDE, "batch_size", "device", "dtype")
+        return cls(
+            columns=columns,
+            objective=objective,
+            assumptions=assumptions,
+            hidden_layer_sizes=sizes,
+            propensity_hidden_layer_sizes=(
+                sizes
+                if estimator.propensity_hidden_layer_sizes is None
+                else layer_sizes(estimator, "propensity_hidden_layer_sizes")
+            ),
+            n_members=estimator.n_estimators,
+            **{name: getattr(estimator, name) for name in names},
+        )
+
+    # ------------------------------------------------------------------ side by side
+
+    @classmethod
+    def stack(cls, plans):
+        """Return a plan that trains several, equal but for `SIDE_BY_SIDE`, in one go.
+
+        Its members are those of all, one plan after the other; `FitResult.unstack` takes them
+        apart again.
+        """
+        plans = tuple(plans)
+        return replace(plans[0], max_epochs=max(plan.max_epochs for plan in plans), fits=plans)
+
+    def _per_member(self, name, device="cpu", dtype=torch.float64):
+        values = torch.tensor([getattr(plan, name) for plan in self.fits], dtype=dtype)
+        return values.repeat_interleave(self.n_members).to(device)
+
+    def _member_settings(self, model):
+        """Return `MemberSettings` as a dict."""
+        steps = {name: getattr(self, name) for name in ("learning_rate_init", "weight_decay")}
+        settings = steps | {"patience": self.n_iter_no_change, "tol": self.tol}
+        if not self.fits:
+            return settings
+        parameter = next(model.parameters())
+        device, dtype = parameter.device, parameter.dtype
+        settings["patience"] = self._per_member("n_iter_no_change", device, dtype)
+        settings["tol"] = self._per_member("tol", device, dtype)
+        if len({(plan.learning_rate_init, plan.weight_decay) for plan in self.fits}) > 1:
+            settings |= {name: self._per_member(name, device) for name in steps}
+        return settings | {
+            "max_epochs": self._per_member("max_epochs", dtype=torch.int64).tolist(),
+            "n_fits": len(self.fits),
+        }
+
+    # ------------------------------------------------------------------ the model
+
+    def new_model(self, data):
+        """Return the heads, with arbitrary weights, on their device."""
+        device = resolve_device(self.device)
+        dtype, _ = resolve_dtype(self.dtype, device)
+        reward_columns, propensity_columns = self.columns.positions
+        model = RewardModel(
+            n_members=self.n_members * max(len(self.fits), 1),
+            n_in=data.X.shape[1],
+            n_signals=data.log.n_signals,
+            hidden_layer_sizes=self.hidden_layer_sizes,
+            propensity_hidden_layer_sizes=self.propensity_hidden_layer_sizes,
+            dropout=self.dropout,
+            with_propensity=self.objective.models_propensity,
+            reward_columns=reward_columns,
+            propensity_columns=propensity_columns,
+            propensity_form=self.objective.propensity_form,
+            auxiliary_head=self.objective.auxiliary_head,
+            representation=self.objective.representation,
+        ).to(device, dtype)
+        if self.fits:
+            member = torch.arange(self.n_members, device=device).repeat(len(self.fits))
+            p = self._per_member("dropout", device)
+            for layer in model.dropouts():
+                layer.draw_as(self.n_members, member)
+                layer.p = p if (p != p[0]).any() else float(p[0])
+        return model
+
+    def initial_model(self, data, random_state, responses=None):
+        """Return the heads at the weights where training starts.
+
+        Their biases follow from the actions of some responses; None is those to train on.
+        """
+        model = self.new_model(data)
+        generator = torch.Generator().manual_seed(random_state.randint(2**31))
+        one = model
+        if self.fits:
+            one = RewardModel(**model.config | {"n_members": self.n_members})
+            one.to(next(model.parameters()))
+        responses = data.train if responses is None else responses
+        one.initialize(generator, *self._initial_logits(data.log, responses))
+        if self.fits:
+            model.copy_members(one, model.dropouts()[0].drawn[1])
+        return model
+
+    def _initial_logits(self, log, responses):
+        """Return logits of reward and propensities at which training starts."""
+        rate, any_rate = log.rates(responses)
+        e = self.assumptions.false_action_rate
+        if self.objective.single_signal:
+            e = np.zeros(1)
+        any_e = 1 - np.prod(1 - e)
+        acted = np.maximum((rate - e) / (1 - e), 1e-3)
+        any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
+        reward, propensity = self.objective.initial_rates(acted, any_acted)
+        if self.starts is not None:
+            reward = any_acted ** self.starts[:, None]
+            propensity = acted / reward
+        interval = self.assumptions.preference_interval
+        if interval is not None:
+            reward = np.clip(reward, *interval)
+            propensity = acted / reward
+        return [
+            torch.as_tensor(np.log(p / (1 - p)))
+            for p in (np.clip(start, 0.01, 0.99) for start in (reward, propensity))
+        ]
+
+    def model_like(self, model, data):
+        """Return the heads with the weights of a fitted model, which must be like these."""
+        new = self.new_model(data)
+        for name, value in new.config.items():
+            if name != "dropout":
+                check_same_setting(model, name, value)
+        new.load_state_dict(model.state_dict())
+        return new
+
+    # ------------------------------------------------------------------ training
+
+    def n_epochs(self, data, early_stopping):
+        """Return how many epochs to train at most: few where none can be held out."""
+        if early_stopping and not len(data.valid):
+            return min(self.max_epochs, FIXED_EPOCHS)
+        return self.max_epochs
+
+    def net(self, model, constraint=None, hooks=None):
+        """Return the `RewardNet` that trains a model."""
+        hooks = Hooks() if hooks is None else hooks
+        device = next(model.parameters()).device
+        return build_net(
+            model,
+            self.objective,
+            false_action_rate=self.assumptions.model_rates(self.objective),
+            estimate_false_action_rate=self.estimates_rates,
+            device=device,
+            autocast_dtype=resolve_dtype(self.dtype, device)[1],
+            constraint=constraint,
+            epoch_begin=hooks.epoch_begin,
+            epoch_end=hooks.epoch_end,
+            **self._member_settings(model),
+        )
+
+    def rate_constraint(self, model, n_responses):
+        """Return what holds the mean reward of this many responses in its interval, or None."""
+        interval = self.assumptions.preference_interval
+        if interval is None or self.objective.needs_preference_rate:
+            return None
+        device = next(model.parameters()).device
+        n_batches = n_responses / self.batch_size
+        return RateConstraint(*interval, model.config["n_members"], n_batches, device)
+
+    def parts(self, data, model, random_state, further=None):
+        """Return `ResidentRows` to train on and to validate on, None for an empty part."""
+        weight = data.balanced_weights()
+        return data.parts(
+            model,
+            self.objective,
+            self.batch_size,
+            random_state,
+            weights=(weight, weight),
+            parts=(data.train, data.valid),
+            further=further,
+        )
+
+    def run(
+        self,
+        data,
+        model,
+        epochs,
+        random_state,
+        *,
+        hooks=None,
+        further=None,
+        progress=None,
+        pause=None,
+    ):
+        """Train a model on data, and impose the preference rate on it.
+
+        Parameters
+        ----------
+        data : TrainingData
+            Split and scaled. What training does not need of it is released.
+        model : RewardModel
+            Trained in place.
+        epochs : int
+        random_state : numpy.random.RandomState
+        hooks : Hooks, default=None
+        further : dict of str to array, default=None
+            Further fields of `Batch`, by response.
+        progress : list of dict, default=None
+            What the fits that were paused go on from.
+        pause : int, default=None
+            The epoch after which to pause.
+
+        Returns
+        -------
+        result : FitResult
+        """
+        hooks = Hooks() if hooks is None else hooks
+        constraint = self.rate_constraint(model, len(data.train))
+        net = self.net(model, constraint, hooks)
+        parts = self.parts(data, model, random_state, further)
+        X, scaler, population = data.X, data.scaler, None
+        if constraint is not None:
+            rows = data.usable if data.log.first is None else data.log.first[data.usable]
+            population = rows, data.log.sample_weight[data.usable]
+        data.release()
+        net.fit_loop(
+            parts,
+            epochs=epochs,
+            progress=None if progress is None else joined(progress),
+            pause=pause,
+            checkpoint=hooks.checkpoint,
+        )
+        if constraint is not None:
+            self._impose_rate(constraint, model, net.members_, X, scaler, *population)
+        return FitResult(self, model, net.members_, net.n_running_, net.progress_)
+
+    def step(self, data, model, random_state, *, optimizer_state=None, epoch_end):
+        """Train one pass over all usable rows; return the state of the optimiser.
+
+        Parameters
+        ----------
+        data : TrainingData
+            Scaled, not split.
+        model : RewardModel
+            Trained in place.
+        random_state : numpy.random.RandomState
+        optimizer_state : dict, default=None
+            What an earlier pass returned.
+        epoch_end : callable(record) -> bool
+        """
+        net = self.net(model, hooks=Hooks(epoch_end=epoch_end))
+        if optimizer_state is not None:
+            net.optimizer_.load_state_dict(optimizer_state)
+        weight = data.log.sample_weight
+        parts = data.parts(
+            model,
+            self.objective,
+            self.batch_size,
+            random_state,
+            weights=(weight, weight),
+            parts=(data.usable, data.usable[:0]),
+        )
+        net.fit_loop(parts, epochs=1)
+        return net.optimizer_.state_dict()
+
+    def _impose_rate(self, constraint, model, members, X, scaler, rows, weight):
+        """Shift the reward of each member, so that its mean over the rows of fit is exact."""
+        if any(members.diverged):
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    # They are thrown away, and have no rate.
+                    parameter[:, torch.tensor(members.diverged)] = 0.0
+        if isinstance(X, np.ndarray):
+            (reward_logit,) = member_logits(model, X[rows], scaler, ("reward_logit",), self.dtype)
+        else:
+            (reward_logit,) = member_logits(model, X, scaler, ("reward_logit",), self.dtype)
+            reward_logit = reward_logit[:, rows]
+        shift = constraint.shift(reward_logit, torch.as_tensor(weight))
+        bias = model.reward.biases[-1]
+        with torch.no_grad():
+            bias.add_(shift.to(bias)[:, None])
+
+
+@dataclass
+class FitResult:
+    """What has become of a plan.
+
+    Attributes
+    ----------
+    plan : FitPlan
+    model : RewardModel
+    members : MembersInTraining or None
+        Of all fits side by side; None of one of them.
+    n_running : int or None
+        Members that were still improving at the end; None without validation.
+    progress : dict or None
+        What a fit that was paused goes on from.
+    n_epochs : int
+        Epochs trained.
+    """
+
+    plan: FitPlan
+    model: RewardModel
+    members: MembersInTraining | None = None
+    n_running: int | None = None
+    progress: dict | None = None
+    n_epochs: int = field(default=0)
+
+    def unstack(self):
+        """Return the result of each of the plans that were stacked, None where it diverged."""
+        found, members, size = [], self.members, self.plan.n_members
+        for number, plan in enumerate(self.plan.fits):
+            part = slice(number * size, (number + 1) * size)
+            if any(members.diverged[part]):
+                found.append(None)
+                continue
+            config = {"n_members": size, "dropout": plan.dropout}
+            model = RewardModel(**self.model.config | config)
+            parameter = next(self.model.parameters())
+            model.to(parameter.device, parameter.dtype).copy_members(
+                self.model, torch.arange(part.start, part.stop, device=parameter.device)
+            )
+            progress = None
+            if self.progress is not None and any(self.progress["members"]["present"][part]):
+                progress = part_of(self.progress, part)
+            n_running = None if members.running is None else sum(members.running[part])
+            found.append(
+                FitResult(plan, model, None, n_running, progress, max(members.epochs[part]))
+            )
+        return found
+
+
+def layer_sizes(estimator, name):
+    """Return the hidden layer sizes in a parameter of an estimator as a tuple."""
+    sizes = getattr(estimator, name)
+    sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    if any(not isinstance(size, Integral) or size < 1 for size in sizes):
+        raise ValueError(
+            f"{name} must be a positive integer or a tuple of positive integers, got "
+            f"{getattr(estimator, name)!r}."
+        )
+    return tuple(map(int, sizes))
+
+
+def check_same_setting(model, name, new):
+    """Raise unless a setting of a model is the one of the heads whose training goes on."""
+    old = model.config[name]
+    if old != new:
+        shown = {"n_members": "n_estimators", "n_in": "the number of columns of X"}
+        raise ValueError(
+            f"training cannot go on from the fitted weights: {shown.get(name, name)} was {old} "
+            f"and is now {new}. Use the same data layout and architecture, or fit a clone."
+        )

@@ -1,0 +1,91 @@
+"""Fits that come before the fit: false-action rates, and what an objective learns from the log."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from .._warnings import warn
+from ..objectives import Naive, TrainingLog
+from ._data import FIXED_EPOCHS, member_logits
+
+#: Folds of which each is held out once to estimate false-action rates.
+N_FOLDS = 5
+
+
+def estimate_false_action_rates(plan, data, random_state):
+    """Return the plan with false-action rates learned by EM on rows that are held out once each.
+
+    On training rows a flexible reward makes room for the false actions it has seen, and the rates
+    come out too low.
+    """
+    log, usable = data.log, data.usable
+    held_out = data.held_out_folds(N_FOLDS, random_state)
+    # Lower bounds of the mean of the log tell the order of magnitude to start from.
+    first_guess = plan.assumptions.with_rates(log.rates(usable)[0] / 10)
+    preliminary = replace(plan, n_members=N_FOLDS, assumptions=first_guess, estimates_rates=True)
+    model = preliminary.initial_model(data, random_state, usable)
+    net = preliminary.net(model, preliminary.rate_constraint(model, len(usable)))
+    weights = []
+    for part in (~held_out, held_out):
+        weight = np.where(part, log.sample_weight, 0.0)
+        weights.append(weight / weight[:, usable].mean(axis=1, keepdims=True))
+    parts = data.parts(
+        model,
+        plan.objective,
+        plan.batch_size,
+        random_state,
+        weights=weights,
+        parts=(usable, usable),
+    )
+    net.fit_loop(parts, epochs=plan.max_epochs)
+    rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64).mean(0).numpy()
+    if log.propensity is not None:
+        low = log.propensity <= rates
+        if low.any():
+            warn(
+                f"{low.sum()} of the known propensities are not above the estimated "
+                f"false_action_rate, {rates.round(3).tolist()}: the two "
+                "contradict each other. Check propensity, or pass the rates."
+            )
+    return replace(plan, assumptions=plan.assumptions.with_rates(rates))
+
+
+def prepare_objective(plan, data, random_state):
+    """Let a single-signal objective learn from the whole log; return further fields of it."""
+    if not plan.objective.single_signal:
+        return {}
+    log = data.log
+
+    def action_probability():
+        preliminary = replace(plan, objective=Naive())
+        model = preliminary.initial_model(data, random_state)
+        net = preliminary.net(model)
+        weight = log.sample_weight
+        parts = data.parts(
+            model,
+            preliminary.objective,
+            plan.batch_size,
+            random_state,
+            weights=(weight, weight),
+            parts=(data.train, data.valid),
+        )
+        most = plan.max_epochs if len(data.valid) else min(plan.max_epochs, FIXED_EPOCHS)
+        net.fit_loop(parts, epochs=most)
+        (logit,) = member_logits(model, data.X, data.scaler, ("reward_logit",), plan.dtype)
+        return torch.sigmoid(logit).numpy()
+
+    is_training = np.zeros(log.n_responses, dtype=bool)
+    is_training[data.train] = True
+    return plan.objective.prepare(
+        TrainingLog(
+            X=data.columns.reward_part(data.X),
+            actions=log.actions[:, 0],
+            sample_weight=log.sample_weight,
+            is_training=is_training,
+            propensity=None if log.propensity is None else log.propensity[:, 0],
+            preference_rate=plan.assumptions.preference_rate,
+            action_probability=action_probability,
+            random_state=random_state,
+        )
+    )
