@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from implicitrm_sk import ImplicitRewardEstimator, __version__, cli
+from implicitrm_sk import ImplicitRewardEstimator, __version__, cli, inspection
 
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -235,7 +235,7 @@ def report_arguments(monkeypatch):
         given.update(y=y, **params)
         return "report"
 
-    monkeypatch.setattr(cli, "identification_report", report)
+    monkeypatch.setattr(inspection, "identification_report", report)
     return given
 
 

@@ -1,0 +1,3 @@
+"""The command `implicitrm`: from a log of user actions to a reward, without writing Python."""
+
+from ._main import main as main

@@ -1,0 +1,232 @@
+"""What the commands do: one public function for each, its docstring the help of the command."""
+
+import json
+import shlex
+import sys
+import textwrap
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from .. import inspection
+from .._estimator import ImplicitRewardEstimator
+from .._optional import import_optional
+from ._table import SIDE, Table, check_writable, write_frame
+
+
+def fit(args):
+    """Learn a reward from a log and save it."""
+    out = Path(args.out)
+    check_writable(out)
+    settings = dict(map(_setting, args.set))
+    settings = {
+        "objective": args.objective,
+        "preference_rate": _interval(args.preference_rate),
+        "random_state": args.seed,
+        "device": args.device,
+    } | settings
+    known = ImplicitRewardEstimator().get_params()
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(
+            f"--set {unknown[0]}=...: there is no such setting. There are {', '.join(known)}."
+        )
+    table = Table(args.log)
+    actions = table.action_columns(args.actions)
+    y = table.numbers(actions)
+    X = table.features(args)
+    side = table.side_information(args)
+    say(table.describe(y, args.embedder, X))
+    if args.embedder is not None:
+        from ..embedding import LLMEmbedder
+
+        settings["embedder"] = LLMEmbedder(args.embedder, pooling=args.pooling, verbose=True)
+    est = ImplicitRewardEstimator(**settings)
+    _add_progress(est)
+    began = time.monotonic()
+    est.fit(X, y if y.shape[1] > 1 else y.iloc[:, 0].to_numpy(), **side)
+    est.signal_names_in_ = np.asarray(actions, dtype=object)  # an array of one action has none
+    say(f"Fitted in {est.n_iter_} epochs, {time.monotonic() - began:.0f} s.")
+    losses = [record["valid_loss"] for record in est.history_ if "valid_loss" in record]
+    if losses:
+        best = np.mean(np.nanmin(np.asarray(losses, dtype=float), axis=0))
+        unit = " nats per row" if est.objective_.models_actions else ""
+        say(f"Held-out criterion: {best:.4f}{unit} (lower is better).")
+    say(f"The reward is {est.identification_}: {est.identification_.reason}")
+    for advice in est.identification_.advice:
+        say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
+    est.save(out)
+    say(f"Saved: {out} (README.md in it is the model card).")
+    objective = est.objective_
+    if (
+        est.identification_.level == "identified"
+        and objective.models_propensity
+        and not objective.single_signal
+    ):
+        options = {name: getattr(args, name) for name in ("embedding", "groups", *SIDE)}
+        options = [
+            part
+            for name, column in options.items()
+            if column is not None
+            for part in (f"--{name.replace('_', '-')}", column)
+        ]
+        command = shlex.join(["implicitrm", "report", args.out, args.log, *options])
+        say(f"Whether this log is large enough to show it: {command}")
+
+
+def predict(args):
+    """Give every response of a file its reward."""
+    out = Path(args.out)
+    check_writable(out, kinds=(".parquet", ".jsonl"))
+    est = ImplicitRewardEstimator.load(args.model)
+    table = Table(args.data)
+    X = table.features(args, est)
+    reward, std = est.predict(X, return_std=True)
+    found = {"reward": reward.astype(float), "reward_std": std.astype(float)}
+    if args.actions is not None:
+        y = table.actions_of(est, args.actions)
+        groups = est.predict_proba(X, y).astype(float)
+        for name, column in zip(est.group_names_, groups.T, strict=True):
+            found[f"p_{name}"] = column
+        found["p_preferred"] = found["p_PA"] + found["p_PP"]
+    table.write(out, found, leave_out=table.feature_columns(args, est))
+    say(f"{len(reward):,} rewards, mean {reward.mean():.3f}, mean spread {std.mean():.3f}: {out}")
+
+
+def report(args):
+    """Say what a log tells about the reward, and how far other responses are from it."""
+    est = ImplicitRewardEstimator.load(args.model)
+    table = Table(args.log)
+    X = table.features(args, est)
+    X = _vectors(est, X)
+    if args.new is None:
+        y = table.actions_of(est, args.actions)
+        say(str(inspection.identification_report(est, X, y, **table.side_information(args))))
+        return
+    unused = [name for name in ("actions", *SIDE) if getattr(args, name) is not None]
+    if unused:
+        raise ValueError(
+            f"--{unused[0].replace('_', '-')} has no use with --new, which compares responses, not "
+            "what users did. Leave out one of them."
+        )
+    groups = table.groups(args)
+    new = Table(args.new)
+    X_new = _vectors(est, new.features(args, est))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the report says it
+        found = inspection.shift_report(
+            est, X_new, X, groups_new=new.groups(args), groups_log=groups
+        )
+        say(str(found))
+
+
+def export(args):
+    """Make of a saved reward what other tools read."""
+    est = ImplicitRewardEstimator.load(args.model)
+    out = Path(args.out)
+    if args.kind == "transformers":
+        from ..integrations import to_transformers
+
+        if args.base_model is None and getattr(est, "embedder_", None) is None:
+            raise ValueError(
+                f"{args.model} was fitted on vectors: pass --base-model MODEL, the language model "
+                "(hub name or folder) that made them."
+            )
+        found = to_transformers(
+            est, args.base_model, out, custom_code=False if args.no_custom_code else None
+        )
+        say(f"Written: {found}")
+    elif args.kind == "hub":
+        say(f"Uploaded: {est.push_to_hub(args.out, private=True)}")
+    else:
+        from ..integrations import to_preference_dataset
+
+        if args.log is None:
+            raise ValueError(f"--as {args.kind} needs --log FILE, the log to take responses from.")
+        check_writable(out, kinds=(".parquet", ".jsonl"))
+        table = Table(args.log)
+        texts = table.texts(with_id=True)
+        actions = None
+        if args.actions is not None:
+            actions = table.actions_of(est, args.actions)
+        found = to_preference_dataset(
+            est,
+            texts,
+            form=args.kind,
+            X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
+            actions=actions,
+            min_confidence=args.min_confidence,
+            min_margin=args.min_margin,
+            output="pandas",
+        )
+        write_frame(out, found)
+        say(f"{len(found):,} {'pairs' if args.kind == 'paired' else 'rows'}: {out}")
+        if found.empty:
+            note(f"note: {out} is empty. {_why_empty(args, texts)}")
+
+
+def _why_empty(args, texts):
+    limits = f"--min-confidence {args.min_confidence:g}"
+    if args.kind == "unpaired":
+        return f"No response reaches {limits}; lower it."
+    limits += f" and --min-margin {args.min_margin:g}"
+    sizes = texts["prompt_id" if "prompt_id" in texts else "prompt"].astype(str).value_counts()
+    several = (sizes > 1).sum()
+    if not several:
+        return f"A pair needs a prompt with two or more responses; all {len(sizes):,} have one."
+    return (
+        f"Of the {several:,} prompts with two or more responses none has two whose rewards differ "
+        f"as {limits} ask; lower them."
+    )
+
+
+def _vectors(est, X):
+    """Return text as vectors, so that it is embedded once."""
+    embedder = getattr(est, "embedder_", None)
+    return X if embedder is None or isinstance(X, np.ndarray) else embedder.transform(X)
+
+
+def _setting(text):
+    name, found, value = text.partition("=")
+    if not found:
+        raise ValueError(f"--set {text}: expected is NAME=VALUE.")
+    try:
+        value = json.loads(value)
+    except ValueError:
+        pass  # a string
+    return name.strip(), tuple(value) if isinstance(value, list) else value
+
+
+def _interval(text):
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) not in (1, 2):
+        raise ValueError(f"--preference-rate {text}: expected is a number, or LOW,HIGH.")
+    return values[0] if len(values) == 1 else values
+
+
+def _add_progress(est):
+    try:
+        import_optional("rich", "progress", "A progress bar")
+    except ImportError as error:
+        note(f"no progress bar: {error}")
+        return
+    from sklearn.callback import ProgressBar
+
+    est.set_callbacks(ProgressBar())
+
+
+def note(text):
+    """Tell the user something beside the result."""
+    print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
+
+
+def say(text):
+    """Print a part of the result."""
+    print(text, flush=True)

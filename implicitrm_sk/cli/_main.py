@@ -1,0 +1,246 @@
+"""The command `implicitrm`: from a log of user actions to a reward, without writing Python.
+
+Commands:
+  fit       learn a reward from a log, save it
+  predict   give every response of a file its reward
+  report    what the log tells about the reward; how far other responses are from it
+  export    a transformers model, a preference data set, or the hub
+
+A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
+or empty where it was not logged; one column per kind of action), and either an embedding or the
+columns prompt and response, which --embedder turns into one.
+
+Try:
+  implicitrm fit log.parquet --actions copied,shared -o reward
+  implicitrm fit log.jsonl --actions copied,shared --embedder org/model -o reward
+  implicitrm predict reward new.parquet -o scored.parquet
+  implicitrm report reward log.parquet --new new.parquet
+  implicitrm export reward rm --as transformers
+
+The exit code is 0 if done, 2 for wrong usage, files or data, 130 if interrupted.
+"""
+
+import argparse
+import sys
+import warnings
+
+from .. import __version__
+from ..objectives import OBJECTIVES
+from ._commands import export, fit, note, predict, report
+
+_ACTIONS = (
+    "what users did: columns with 1, 0 or nothing (not logged), separated by commas (default: "
+)
+
+
+def main(argv=None):
+    """Run the command with these arguments (None: those of the process), return the exit code."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.command is None:
+        parser.print_help()
+        return 2
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            warnings.showwarning = lambda text, *_, **__: note(f"note: {text}")
+            args.run(args)
+    except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:  # without its number
+            text = error.strerror + ("" if error.filename is None else f": {error.filename}")
+        text = " ".join(text.split()) or type(error).__name__
+        print(f"error: {text}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="implicitrm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_fit(commands)
+    _add_predict(commands)
+    _add_report(commands)
+    _add_export(commands)
+    return parser
+
+
+def _command(commands, run, example):
+    text = run.__doc__
+    sub = commands.add_parser(
+        run.__name__,
+        help=text,
+        description=text,
+        epilog=f"Example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub.set_defaults(run=run)
+    return sub
+
+
+def _add_fit(commands):
+    sub = _command(commands, fit, "implicitrm fit log.parquet --actions copied,shared -o reward")
+    sub.add_argument("log", metavar="LOG", help=".parquet or .jsonl file, one row per response")
+    sub.add_argument(
+        "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
+    )
+    sub.add_argument("--actions", metavar="COLUMNS", help=f"{_ACTIONS}action, action_*)")
+    _add_embedding(sub)
+    sub.add_argument(
+        "--embedder",
+        metavar="MODEL",
+        help="language model (hub name or folder) that turns the columns prompt and response into "
+        "embeddings",
+    )
+    sub.add_argument(
+        "--pooling",
+        default="auto",
+        choices=("auto", "mean", "last", "cls"),
+        help="of the embedder (default: auto)",
+    )
+    _add_groups(sub)
+    _add_side_information(sub)
+    sub.add_argument(
+        "--preference-rate",
+        metavar="RATE",
+        help="overall share of preferred responses, if it is known: a number, or LOW,HIGH",
+    )
+    sub.add_argument(
+        "--objective",
+        default="stratified",
+        choices=OBJECTIVES,
+        metavar="NAME",
+        help=f"how to learn (default: stratified); one of {', '.join(OBJECTIVES)}",
+    )
+    sub.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)"
+    )
+    sub.add_argument("--device", default="auto", help="torch device (default: auto)")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting of ImplicitRewardEstimator, for example max_epochs=100 or "
+        "hidden_layer_sizes=[128,64]; may be repeated",
+    )
+
+
+def _add_predict(commands):
+    sub = _command(commands, predict, "implicitrm predict reward new.parquet -o scored.parquet")
+    sub.add_argument("model", metavar="MODEL", help="what fit saved")
+    sub.add_argument("data", metavar="DATA", help=".parquet or .jsonl file")
+    sub.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".parquet or .jsonl file to write: the columns of DATA without the embedding, reward, "
+        "and reward_std (spread over the members)",
+    )
+    _add_embedding(sub)
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help="also write what is known after these actions: p_preferred, and p_PA, p_NA, p_PP, "
+        "p_NP (preferred or not, active or passive)",
+    )
+
+
+def _add_report(commands):
+    sub = _command(commands, report, "implicitrm report reward log.parquet --new policy.parquet")
+    sub.add_argument("model", metavar="MODEL", help="what fit saved")
+    sub.add_argument("log", metavar="LOG", help="the log it was fitted on (.parquet or .jsonl)")
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help=f"{_ACTIONS}those of fit; action, action_* for a model that was fitted in Python on "
+        "arrays)",
+    )
+    sub.add_argument(
+        "--new",
+        metavar="FILE",
+        help="responses to compare with the log: does the reward extrapolate there?",
+    )
+    _add_embedding(sub)
+    _add_groups(sub)
+    _add_side_information(sub)
+
+
+def _add_export(commands):
+    sub = _command(commands, export, "implicitrm export reward rm --as transformers")
+    sub.add_argument("model", metavar="MODEL", help="what fit saved")
+    sub.add_argument(
+        "out", metavar="OUT", help="folder, .parquet or .jsonl file, or USER/NAME on the hub"
+    )
+    sub.add_argument(
+        "--as",
+        dest="kind",
+        required=True,
+        choices=("transformers", "unpaired", "paired", "hub"),
+        help="transformers: a reward model folder; unpaired, paired: preference data (KTO, DPO) "
+        "from --log; hub: upload, private",
+    )
+    sub.add_argument(
+        "--base-model",
+        metavar="MODEL",
+        help="for --as transformers: the language model (hub name or folder) that made the "
+        "embeddings, needed if MODEL was fitted on vectors; else where it is now, if it moved",
+    )
+    sub.add_argument(
+        "--no-custom-code",
+        action="store_true",
+        help="fail where the transformers model needs a class of its own (trust_remote_code)",
+    )
+    sub.add_argument("--log", metavar="FILE", help="log with prompt and response")
+    sub.add_argument("--actions", metavar="COLUMNS", help="of the log: use what users did, too")
+    _add_embedding(sub)
+    sub.add_argument(
+        "--min-confidence", type=float, default=0.0, metavar="P", help="leave out what is below"
+    )
+    sub.add_argument(
+        "--min-margin", type=float, default=0.0, metavar="GAP", help="least reward gap of a pair"
+    )
+
+
+def _add_embedding(sub):
+    sub.add_argument(
+        "--embedding",
+        metavar="COLUMN",
+        help="column with a list of numbers in each row, or PREFIX* for columns of numbers "
+        "(default: embedding, or embedding_*)",
+    )
+
+
+def _add_groups(sub):
+    sub.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="rows of one group (prompt, user) are kept together when some are held out "
+        "(default: prompt_id, else prompt, if there)",
+    )
+
+
+def _add_side_information(sub):
+    sub.add_argument(
+        "--preference",
+        metavar="COLUMN",
+        help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
+    )
+    sub.add_argument("--weight", metavar="COLUMN", help="weight of each row")
+    sub.add_argument(
+        "--response-id",
+        metavar="COLUMN",
+        help="rows of one id are one response shown repeatedly",
+    )
+    sub.add_argument(
+        "--exposures",
+        metavar="COLUMNS",
+        help="how often each row was shown; actions are then counts",
+    )

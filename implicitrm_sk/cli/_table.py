@@ -1,0 +1,329 @@
+"""Reading the file of a log: columns as the commands need them, with errors that name them."""
+
+import contextlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from .._optional import import_optional
+
+EMBEDDING = "embedding"
+#: Taken for prompts where --groups names no column; the first one found.
+GROUPS = ("prompt_id", "prompt")
+#: Options that name columns of what `fit` takes beside X and y.
+SIDE = ("preference", "weight", "response_id", "exposures")
+#: Endings of files that somebody might want instead of a folder; model-1.0 is none.
+_FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
+
+
+class Table:
+    """A parquet or JSONL file, of which columns are read as they are needed."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.name = self.path.name
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}. Expected is a .parquet or .jsonl file.")
+        if self.path.stat().st_size == 0:
+            raise ValueError(f"{self.name} is empty (0 bytes).")
+        arrow = import_optional("pyarrow", "data", "Reading a log")
+        self._parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
+        kind = self.path.suffix.lower()
+        try:
+            if kind == ".parquet":
+                file = self._parquet.ParquetFile(self.path)
+                self.columns, self.n_rows = list(file.schema_arrow.names), file.metadata.num_rows
+                self._table = None
+            elif kind in (".jsonl", ".ndjson", ".json"):
+                reader = import_optional("pyarrow.json", "data", "Reading a log")
+                options = reader.ReadOptions(block_size=2**26)
+                self._table = reader.read_json(self.path, read_options=options)
+                self.columns, self.n_rows = self._table.column_names, self._table.num_rows
+            else:
+                raise ValueError(
+                    f"{self.name} ends with {kind or 'nothing'!r}; expected is .parquet or .jsonl"
+                    + (
+                        ": pandas.read_csv(LOG).to_parquet(...) makes one of a table."
+                        if kind in (".csv", ".tsv")
+                        else "."
+                    )
+                )
+        except arrow.ArrowException as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{self.name} cannot be read as {kind[1:]}: {first}") from error
+        if self.n_rows == 0:
+            raise ValueError(f"{self.name} has no rows.")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"{self.name} has two columns of one name.")
+
+    def _read(self, names):
+        missing = [name for name in names if name not in self.columns]
+        if missing:
+            raise ValueError(
+                f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
+                f"{_listing(self.columns)}."
+            )
+        if self._table is not None:
+            return self._table.select(names)
+        import pyarrow
+
+        try:
+            return self._parquet.read_table(self.path, columns=names)
+        except (pyarrow.ArrowException, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{self.name} cannot be read as parquet: {first}") from error
+
+    def values(self, name):
+        """Return a column of any type as an array, none of it missing."""
+        column = self._read([name]).column(name)
+        if column.null_count:
+            raise ValueError(
+                f"column {name!r} of {self.name} is empty in {column.null_count:,} rows; every row "
+                "needs a value there."
+            )
+        return column.to_pandas().to_numpy()
+
+    def numbers(self, names):
+        """Return columns of numbers as a DataFrame of floats, NaN where they are empty."""
+        import pandas
+        import pyarrow
+
+        table = self._read(names)
+        columns = {}
+        for name in names:
+            column = table.column(name)
+            kind = column.type
+            if pyarrow.types.is_boolean(kind):
+                column = column.cast(pyarrow.int8())
+            elif not (
+                pyarrow.types.is_integer(kind)
+                or pyarrow.types.is_floating(kind)
+                or pyarrow.types.is_decimal(kind)
+                or pyarrow.types.is_null(kind)
+            ):
+                example = next((value for value in column.to_pylist() if value is not None), None)
+                raise ValueError(
+                    f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}), but "
+                    "expected are numbers: 1 acted, 0 did not, empty (null or NaN) not logged."
+                )
+            columns[name] = column.to_pandas().astype(float).to_numpy()
+        return pandas.DataFrame(columns)
+
+    def action_columns(self, given):
+        """Return the names of the columns of actions."""
+        if given is not None:
+            return _names(given)
+        found = [name for name in self.columns if name == "action" or name.startswith("action_")]
+        if not found:
+            raise ValueError(
+                "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
+                f"The columns of {self.name} are {_listing(self.columns)}."
+            )
+        return found
+
+    def actions_of(self, est, given):
+        """Return y for a fitted estimator: the columns given, else those of its fit."""
+        names = getattr(est, "signal_names_in_", None)
+        names = self.action_columns(given) if given or names is None else list(names)
+        if len(names) != est.n_signals_:
+            raise ValueError(
+                f"the model was fitted with {est.n_signals_} columns of actions, but here are "
+                f"{len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
+            )
+        y = self.numbers(names)
+        return y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
+
+    def groups(self, args):
+        """Return which prompt each row belongs to, None if no column says it."""
+        name = args.groups or next((name for name in GROUPS if name in self.columns), None)
+        return None if name is None else self.values(name)
+
+    def side_information(self, args):
+        """Return what `fit` takes beside X and y."""
+        side = {}
+        for name, column in (("preference", args.preference), ("sample_weight", args.weight)):
+            if column is not None:
+                side[name] = self.numbers([column])[column].to_numpy()
+        if args.exposures is not None:
+            side["exposures"] = self.numbers(_names(args.exposures)).to_numpy()
+            if side["exposures"].shape[1] == 1:
+                side["exposures"] = side["exposures"][:, 0]
+        if args.response_id is not None:
+            side["response_id"] = self.values(args.response_id)
+        if args.groups or args.response_id is None:
+            side["groups"] = self.groups(args)
+        return side
+
+    def feature_columns(self, args, est=None):
+        """Return the names of the columns that X is made of; none of them if it is text."""
+        names = getattr(est, "feature_names_in_", None)
+        if names is not None:
+            return list(map(str, names))
+        if getattr(est, "embedder_", None) is not None and args.embedding is None:
+            return []
+        name = args.embedding or EMBEDDING
+        if name.endswith("*"):
+            found = [column for column in self.columns if column.startswith(name[:-1])]
+            if not found:
+                raise ValueError(
+                    f"{self.name} has no columns {name}. Its columns are {_listing(self.columns)}."
+                )
+            return found
+        if name not in self.columns:
+            found = [column for column in self.columns if column.startswith(f"{EMBEDDING}_")]
+            if args.embedding is None and found:
+                return found
+            raise ValueError(
+                f"{self.name} has no column {name!r} with embeddings. Name it by --embedding (a "
+                "column of lists, or PREFIX* for columns of numbers)"
+                + ("" if est is not None else ", or pass --embedder MODEL to make them of the text")
+                + f". Its columns are {_listing(self.columns)}."
+            )
+        return [name]
+
+    def features(self, args, est=None):
+        """Return X: vectors, or prompts and responses."""
+        if getattr(args, "embedder", None) is not None:
+            if args.embedding is not None:
+                raise ValueError("--embedder and --embedding both say what X is. Give one of them.")
+            return self.texts()
+        names = self.feature_columns(args, est)
+        if not names:
+            return self.texts()
+        if len(names) == 1 and getattr(est, "feature_names_in_", None) is None:
+            return self._lists(names[0])
+        X = self.numbers(names)
+        return X if getattr(est, "feature_names_in_", None) is not None else X.to_numpy()
+
+    def _lists(self, name):
+        import pyarrow
+
+        column = self._read([name]).column(name).combine_chunks()
+        if isinstance(column, pyarrow.ChunkedArray):
+            column = pyarrow.concat_arrays(column.chunks)
+        kind = column.type
+        is_list = (
+            pyarrow.types.is_list(kind)
+            or pyarrow.types.is_large_list(kind)
+            or pyarrow.types.is_fixed_size_list(kind)
+        )
+        if not is_list or not (
+            pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)
+        ):
+            raise ValueError(
+                f"column {name!r} of {self.name} holds {kind}, but expected is a list of numbers "
+                "in each row: the embedding."
+            )
+        if column.null_count:
+            raise ValueError(
+                f"column {name!r} of {self.name} is empty in {column.null_count:,} of "
+                f"{self.n_rows:,} rows; every row needs its embedding."
+            )
+        lengths = np.unique(np.asarray(column.value_lengths()))
+        if len(lengths) > 1:
+            raise ValueError(
+                f"the lists in column {name!r} of {self.name} have different lengths, from "
+                f"{lengths[0]} to {lengths[-1]}; all embeddings must come from one model."
+            )
+        values = column.flatten().to_numpy(zero_copy_only=False)  # NaN where there is nothing
+        X = values.reshape(self.n_rows, -1)
+        bad = ~np.isfinite(X).all(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"column {name!r} of {self.name} holds NaN or infinity in {bad.sum():,} rows, the "
+                f"first in row {bad.argmax()}. Compute these embeddings again."
+            )
+        return X
+
+    def texts(self, with_id=False):
+        """Return prompts and responses."""
+        response = "response" if "response" in self.columns else "completion"
+        names = ["prompt", response]
+        if with_id and "prompt_id" in self.columns:
+            names.append("prompt_id")
+        table = self._read(names)
+        for name in names:
+            if table.column(name).null_count:
+                raise ValueError(
+                    f"column {name!r} of {self.name} is empty in "
+                    f"{table.column(name).null_count:,} rows."
+                )
+        return table.to_pandas()
+
+    def describe(self, y, embedder, X):
+        """Return what was read, in words."""
+        what = f"embeddings of {X.shape[1]} columns" if embedder is None else f"text for {embedder}"
+        lines = [f"{self.name}: {self.n_rows:,} rows, {what}"]
+        for name, column in y.items():
+            logged = column.notna()
+            rate = column[logged].mean() if logged.any() else float("nan")
+            acted = f"acted in {rate:.1%} of them" if rate <= 1 else f"{column.sum():,.0f} actions"
+            lines.append(f"  {name}: logged in {logged.sum():,} rows, {acted}")
+        return "\n".join(lines)
+
+    def write(self, path, found, leave_out):
+        """Write the columns of the file, but some, and new ones."""
+        taken = sorted(set(found) & set(self.columns))
+        if taken:
+            raise ValueError(f"{self.name} has a column {taken[0]!r} already; rename it first.")
+        frame = self._read([name for name in self.columns if name not in leave_out]).to_pandas()
+        write_frame(path, frame.assign(**found))
+
+
+def write_frame(path, frame):
+    """Write a table beside its place, then move it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_json(temporary, orient="records", lines=True, force_ascii=False)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def check_writable(path, kinds=None):
+    """Find out before the work, not after it, that the result cannot be written."""
+    if kinds is not None and path.suffix not in kinds:
+        raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
+    if kinds is None and path.suffix.lower() in _FILE_KINDS:
+        raise ValueError(f"{path}: expected is a folder, or a file that ends with .zip.")
+    if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
+        raise ValueError(f"{path} is a folder.")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: no permission in {parent}.")
+
+
+def _names(text):
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError("a list of columns is empty. Write them as NAME,NAME.")
+    return names
+
+
+def _listing(names):
+    """Return names in words, many that differ in their number only (embeddings) as one entry."""
+    n_names, numbers = len(names), {}
+    for name in names:
+        stem, number = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()
+        if number:
+            numbers.setdefault(stem, {})[name] = int(number)
+    for series in numbers.values():
+        if len(series) > 4:
+            first, last = min(series, key=series.get), max(series, key=series.get)
+            names = [name for name in names if name == first or name not in series]
+            names[names.index(first)] = f"{first} ... {last}"
+    found = ", ".join(names[:12])
+    return found + (f", ... ({n_names} in all)" if len(names) > 12 else "")
