@@ -164,26 +164,7 @@ def assess(
             ),
             advice=("Use objective='stratified'.",),
         )
-    ways, reasons, advice = [], [], []
-    if evidence.n_several_signals >= MIN_RESPONSES:
-        ways.append("independent signals")
-        reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
-        advice.append(ADVICE["users"])
-        if evidence.n_three_signals < MIN_RESPONSES:
-            advice.insert(0, ADVICE["third"])
-    if evidence.n_repeated >= MIN_RESPONSES:
-        ways.append("independent exposures of one preference")
-        reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
-    labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
-    if labels_tell and label_mechanism == "random":
-        ways.append("labels missing at random")
-        reasons.append(f"{evidence.n_labels_telling} responses are labelled")
-    elif labels_tell and false_actions != "estimated":
-        ways.append("labels of acted rows missing at random")
-        reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
-    if evidence.n_known_propensity >= MIN_RESPONSES:
-        ways.append("the propensities given")
-        reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")
+    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
     if ways:
         level = IDENTIFIED
@@ -200,25 +181,7 @@ def assess(
             advice += [ADVICE["level"], ADVICE["signals"]]
     else:
         level = NOT_IDENTIFIED if preference_rate is None else LEVEL_ONLY
-        if n_signals == 1:
-            reasons.append("one signal determines only the product of reward and propensity")
-        else:
-            reasons.append(
-                f"only {evidence.n_several_signals} responses have two signals logged together, "
-                "not counting constant ones and copies"
-            )
-        if columns == "overlapping":
-            reasons.append("the columns that both heads read can be traded between them")
-        if linear:
-            reasons.append(
-                "linear heads on the same columns would be determined up to the swap R <-> A"
-            )
-        if evidence.n_labels:
-            few = f"{evidence.n_labels_telling} labels are too few"
-            proved = evidence.n_labels - evidence.n_labels_telling
-            if proved:
-                few += f" ({proved} more lie on responses whose preference the actions prove)"
-            reasons.append(few)
+        reasons += _what_is_missing(evidence, columns, linear, n_signals)
         advice += [ADVICE["signals"], ADVICE["labels"], ADVICE["exclusion"]]
     if preference_rate is not None:
         lower, upper = preference_rate
@@ -245,6 +208,56 @@ def assess(
             and objective.swap_symmetric(n_signals)
         ),
     )
+
+
+def _assess_log(evidence, false_actions, label_mechanism):
+    """Return what in the log identifies the reward: assumptions, reasons, advice."""
+    ways, reasons, advice = [], [], []
+    if evidence.n_several_signals >= MIN_RESPONSES:
+        ways.append("independent signals")
+        reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
+        advice.append(ADVICE["users"])
+        if evidence.n_three_signals < MIN_RESPONSES:
+            advice.insert(0, ADVICE["third"])
+    if evidence.n_repeated >= MIN_RESPONSES:
+        ways.append("independent exposures of one preference")
+        reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
+    labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
+    if labels_tell and label_mechanism == "random":
+        ways.append("labels missing at random")
+        reasons.append(f"{evidence.n_labels_telling} responses are labelled")
+    elif labels_tell and false_actions != "estimated":
+        ways.append("labels of acted rows missing at random")
+        reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
+    if evidence.n_known_propensity >= MIN_RESPONSES:
+        ways.append("the propensities given")
+        reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")
+    return ways, reasons, advice
+
+
+def _what_is_missing(evidence, columns, linear, n_signals):
+    """Return why nothing identifies the reward."""
+    reasons = []
+    if n_signals == 1:
+        reasons.append("one signal determines only the product of reward and propensity")
+    else:
+        reasons.append(
+            f"only {evidence.n_several_signals} responses have two signals logged together, "
+            "not counting constant ones and copies"
+        )
+    if columns == "overlapping":
+        reasons.append("the columns that both heads read can be traded between them")
+    if linear:
+        reasons.append(
+            "linear heads on the same columns would be determined up to the swap R <-> A"
+        )
+    if evidence.n_labels:
+        few = f"{evidence.n_labels_telling} labels are too few"
+        proved = evidence.n_labels - evidence.n_labels_telling
+        if proved:
+            few += f" ({proved} more lie on responses whose preference the actions prove)"
+        reasons.append(few)
+    return reasons
 
 
 def _assess_by_assumption(evidence, objective):

@@ -210,56 +210,26 @@ def simulate_feedback(
     >>> round(float(np.isnan(log.actions).mean()), 1)
     0.2
     """
-    if preference is None:
-        reward = _reward_from_rating(rating, threshold)
-    else:
-        if threshold is not None:
-            raise ValueError(
-                f"threshold={threshold!r} is used only where preference is None, but a preference "
-                "was given. Leave one of the two out."
-            )
-        reward = _vector("preference", preference)
-        _check_unit_interval("preference", reward)
+    reward = _reward(preference, rating, threshold)
     n_rows = len(reward)
-
-    if isinstance(propensity, str):
-        if propensity not in _MECHANISMS:
-            raise ValueError(
-                f"propensity must be one of {_MECHANISMS} or an array of probabilities, got "
-                f"{propensity!r}."
-            )
-        given = None
-    else:
-        given = _given_propensity(propensity, n_rows, n_signals)
+    given = _given_propensity(propensity, n_rows, n_signals)
     one_dimensional = n_signals is None and (given is None or given.ndim == 1)
-    if n_signals is None:
-        n_signals = 1 if given is None or given.ndim == 1 else given.shape[1]
-    elif not isinstance(n_signals, Integral) or isinstance(n_signals, bool) or n_signals < 1:
-        raise ValueError(
-            f"n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
-            f"{n_signals!r}."
-        )
+    n_signals = _count_signals(n_signals, given)
 
     false_action_rate = _per_signal(
         "false_action_rate", false_action_rate, n_signals, 0, 1, closed=(True, False)
     )
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
-    own_preference = _number("own_preference", own_preference)
-    if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
-        raise ValueError(
-            f"own_preference={own_preference} has no effect, because every preference is 0 or 1: "
-            "all users agree. Pass preference as probabilities strictly between 0 and 1."
-        )
+    own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     stream = _Streams(random_state)
 
     if given is not None:
-        A = np.broadcast_to(given[:, None] if given.ndim == 1 else given, (n_rows, n_signals))
+        A = given[:, None] if given.ndim == 1 else given
     elif propensity == "constant":
-        rate = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
-        A = np.broadcast_to(rate, (n_rows, n_signals))
+        A = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
     elif propensity == "rating":
         rate = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
         A = _rating_propensity(rating, n_rows, rate, rating_decay)
@@ -271,23 +241,11 @@ def simulate_feedback(
         slope = _per_signal("slope", slope, n_signals)
         intercept = _per_signal("intercept", intercept, n_signals)
         A = _sigmoid(slope * effect + intercept)
-    A = np.array(A, dtype=np.float64)
+    A = np.array(np.broadcast_to(A, (n_rows, n_signals)), dtype=np.float64)
 
-    preferred = stream("preference").random(n_rows) < reward
-    signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
-    if own_preference > 0:
-        others = _uniform(stream, "own_preference", n_rows, n_signals, first=1) < reward[:, None]
-        own = stream("own_preference").random(n_rows) < own_preference
-        signal_preference = np.where(own[:, None], others, signal_preference)
-
-    uniform = _uniform(stream, "activity", n_rows, n_signals)
-    if shared_activity > 0:
-        shared = stream("shared_activity").random(n_rows) < shared_activity
-        common = stream("shared_activity", 1).random(n_rows)
-        uniform = np.where(shared[:, None], common[:, None], uniform)
-    activity = uniform < A
+    preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
+    activity = _draw_activity(stream, A, shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
-
     if source_target is not None:
         source, target = source_target
         copied = stream("copied_signal").random(n_rows) < copied_rate
@@ -295,7 +253,6 @@ def simulate_feedback(
             values[copied, target] = values[copied, source]
         for values in (A.T, false_action_rate):
             values[target] = copied_rate * values[source] + (1 - copied_rate) * values[target]
-
     actions = np.where(signal_preference, activity, false_action).astype(np.int64)
     logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
     if (logged_rate < 1).any():
@@ -314,6 +271,27 @@ def simulate_feedback(
         logged=shaped(logged),
         false_action_rate=false_action_rate,
     )
+
+
+def _draw_preference(stream, reward, n_signals, own_preference):
+    """Draw r* of each row, and of each signal's user: the same but in the rows of many users."""
+    preferred = stream("preference").random(len(reward)) < reward
+    signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
+    if own_preference > 0:
+        uniform = _uniform(stream, "own_preference", len(reward), n_signals, first=1)
+        own = stream("own_preference").random(len(reward)) < own_preference
+        signal_preference = np.where(own[:, None], uniform < reward[:, None], signal_preference)
+    return preferred, signal_preference
+
+
+def _draw_activity(stream, A, shared_activity):
+    """Draw who would act if the response were preferred."""
+    uniform = _uniform(stream, "activity", *A.shape)
+    if shared_activity > 0:
+        shared = stream("shared_activity").random(len(A)) < shared_activity
+        common = stream("shared_activity", 1).random(len(A))
+        uniform = np.where(shared[:, None], common[:, None], uniform)
+    return uniform < A
 
 
 class _Streams:
@@ -418,6 +396,14 @@ def _per_signal(name, value, n_signals, low=-np.inf, high=np.inf, closed=(True, 
 
 
 def _given_propensity(propensity, n_rows, n_signals):
+    """Return the propensity if it is an array, checked; None if it names a mechanism."""
+    if isinstance(propensity, str):
+        if propensity not in _MECHANISMS:
+            raise ValueError(
+                f"propensity must be one of {_MECHANISMS} or an array of probabilities, got "
+                f"{propensity!r}."
+            )
+        return None
     given = _numeric("propensity", propensity)
     expected = f"({n_rows},) or ({n_rows}, {'K' if n_signals is None else n_signals})"
     fits = given.ndim in (1, 2) and len(given) == n_rows
@@ -430,6 +416,31 @@ def _given_propensity(propensity, n_rows, n_signals):
         )
     _check_unit_interval("propensity", given)
     return given
+
+
+def _count_signals(n_signals, given):
+    if n_signals is None:
+        return 1 if given is None or given.ndim == 1 else given.shape[1]
+    if not isinstance(n_signals, Integral) or isinstance(n_signals, bool) or n_signals < 1:
+        raise ValueError(
+            f"n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
+            f"{n_signals!r}."
+        )
+    return n_signals
+
+
+def _reward(preference, rating, threshold):
+    """Return P(r* = 1) of each row: as given, or 0 and 1 from the rating."""
+    if preference is None:
+        return _reward_from_rating(rating, threshold)
+    if threshold is not None:
+        raise ValueError(
+            f"threshold={threshold!r} is used only where preference is None, but a preference "
+            "was given. Leave one of the two out."
+        )
+    reward = _vector("preference", preference)
+    _check_unit_interval("preference", reward)
+    return reward
 
 
 def _reward_from_rating(rating, threshold):
@@ -520,6 +531,16 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     )
     effect = np.sqrt(user_correlation) * common[:, None] + np.sqrt(1 - user_correlation) * own
     return effect[code]
+
+
+def _check_own_preference(own_preference, reward):
+    own_preference = _number("own_preference", own_preference)
+    if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
+        raise ValueError(
+            f"own_preference={own_preference} has no effect, because every preference is 0 or 1: "
+            "all users agree. Pass preference as probabilities strictly between 0 and 1."
+        )
+    return own_preference
 
 
 def _check_copied_signal(copied_signal, n_signals):
