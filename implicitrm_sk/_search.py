@@ -25,7 +25,7 @@ from sklearn.utils.validation import indexable
 
 from ._device import resolve_device
 from ._estimator import OBJECTIVES_NOT_RANKED, ImplicitRewardEstimator
-from ._fit import token_of
+from ._fit import fit_side_by_side, token_of
 from ._sklearn import (
     Interval,
     MultimetricScorer,

@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from implicitrm_sk._device import resolve_device, resolve_dtype
+from implicitrm_sk.measurement._model import log_likelihood
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 from implicitrm_sk.training._constraint import RateConstraint
 from implicitrm_sk.training._members import BestMembers
@@ -494,6 +495,82 @@ def test_stopped_members_leave_and_change_nothing(dropout):
 
 
 # Epochs and callbacks
+
+
+class Trunk(RewardModel):
+    """Heads on a linear layer that all members share."""
+
+    def __init__(self, *args, trunk=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.trunk = nn.Linear(D, D) if trunk is None else trunk
+
+    def shared_parameters(self):
+        return list(self.trunk.parameters())
+
+    def like(self, n_members):
+        return Trunk(**self.config | {"n_members": n_members}, trunk=self.trunk).double()
+
+    def outputs(self, x, first=None):
+        return super().outputs(self.trunk(x), first)
+
+
+def make_trunk(n_members=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    model = Trunk(n_members, D, 1, (16,), (5,)).double()
+    model.initialize(generator, 0.3, torch.zeros(1))
+    with torch.no_grad():
+        for parameter in model.trunk.parameters():
+            parameter.copy_(torch.empty(parameter.shape).uniform_(-1, 1, generator=generator))
+    return model
+
+
+def test_shared_parameters_are_no_members():
+    heads = make_model()
+    assert heads.shared_parameters() == []
+    assert [id(p) for p in heads.member_parameters()] == [id(p) for p in heads.parameters()]
+    model = make_trunk()
+    assert len(model.member_parameters()) == len(heads.member_parameters())
+    assert len(list(model.parameters())) == len(model.member_parameters()) + 2
+    some = model.of_members(torch.tensor([0, 2]))
+    assert some.trunk is model.trunk
+    with pytest.raises(ValueError, match="step sizes of their own cannot share parameters"):
+        build_net(model, Stratified(), **OPTIONS | {"learning_rate_init": torch.ones(3)})
+
+
+def test_a_shared_trunk_learns_from_all_members():
+    """The first step of the trunk is that of the sum of the members' losses."""
+    log = make_log()
+    model, options = make_trunk(), {"n_train": 150, "batch_size": 150, "seed": None}
+    by_hand = copy.deepcopy(model)
+    X, actions, weight = log
+    optimizer = torch.optim.AdamW(by_hand.parameters(), lr=0.02, weight_decay=0.1, fused=True)
+    by_hand.set_generator(torch.Generator())
+    by_hand.train()
+    f, u, _ = by_hand.outputs(X)
+    (-log_likelihood(f, u, actions) @ weight / len(X)).sum().backward()
+    optimizer.step()
+    train(model, log, 1, **options)
+    for ours, theirs in zip(model.parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+def test_a_shared_trunk_goes_on_when_members_leave_or_a_fit_pauses():
+    log, options = make_log(), {"patience": 3, "tol": 1e-3}
+    whole = make_trunk()
+    net = train(whole, log, 60, **options)
+    left = [epoch["valid_loss"] for epoch in net.history]
+    stopped = [
+        sum(1 for epoch in left if epoch[m] != left[-1][m]) for m in range(3)
+    ]  # members that have left keep their last loss
+    assert len(set(stopped)) > 1
+    model = make_trunk()
+    paused = build_net(model, Stratified(), **(OPTIONS | options))
+    paused.fit_loop(make_parts(log), epochs=60, pause=min(stopped) + 1)
+    assert 0 < sum(paused.progress_["members"]["present"]) < 3
+    resumed = build_net(make_trunk(seed=1), Stratified(), **(OPTIONS | options))
+    resumed.fit_loop(make_parts(log), epochs=60, progress=paused.progress_)
+    for ours, theirs in zip(resumed.module_.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_epoch_hooks_and_stop():

@@ -84,12 +84,24 @@ class MemberSettings:
         names = ("learning_rate_init", "weight_decay", "patience", "tol")
         return replace(self, **{name: _of_members(getattr(self, name), index) for name in names})
 
-    def optimizer(self, parameters):
-        """Return an AdamW for parameters of shape (.., members, ..)."""
+    def optimizer(self, model):
+        """Return an AdamW: its first group are the parameters of members, a second the shared ones.
+
+        Parameters
+        ----------
+        model : RewardModel
+        """
         lr, decay = self.learning_rate_init, self.weight_decay
+        members, shared = model.member_parameters(), model.shared_parameters()
         if not isinstance(lr, torch.Tensor):
-            return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay, fused=True)
-        return MemberAdamW(parameters, lr, decay)
+            groups = [{"params": part} for part in (members, shared) if part]
+            return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=True)
+        if shared:
+            raise ValueError(
+                "members with step sizes of their own cannot share parameters: got "
+                f"{len(shared)} shared ones. Train such fits one after another."
+            )
+        return MemberAdamW(members, lr, decay)
 
 
 class MembersInTraining:
@@ -125,7 +137,7 @@ class MembersInTraining:
             self.best = BestMembers(self._kept(), net.settings.patience, net.settings.tol)
 
     def _kept(self):
-        kept = list(self.net.module_.parameters())
+        kept = self.net.module_.member_parameters()
         if self.net.criterion_.estimates:
             kept.append(self.net.criterion_.false_action_rate)
         return kept
@@ -138,7 +150,7 @@ class MembersInTraining:
             for member, loss in zip(self.present, losses, strict=True):
                 known[member] = loss
         if self.net.module_ is not self.whole:
-            self._put_back(self.net.module_.parameters(), range(len(self.present)))
+            self._put_back(self.net.module_.member_parameters(), range(len(self.present)))
         return {name: list(losses) for name, losses in self.losses.items()}
 
     def check_finite(self, losses):
@@ -215,7 +227,7 @@ class MembersInTraining:
         device = next(self.whole.parameters()).device
         source = torch.tensor(positions, device=device)
         target = torch.tensor([self.present[position] for position in positions], device=device)
-        into = list(self.whole.parameters())
+        into = self.whole.member_parameters()
         if self.net.criterion_.estimates:
             into.append(self.net.criterion_.false_action_rate)
         with torch.no_grad():
@@ -229,14 +241,14 @@ class MembersInTraining:
         net.module_ = net.module_.of_members(index)
         self.settings = self.settings.of_members(index)
         old = net.optimizer_
-        net.optimizer_ = self.settings.optimizer(list(net.module_.parameters()))
-        for moments, key in zip(
-            _moments(old), net.optimizer_.param_groups[0]["params"], strict=True
-        ):
+        net.optimizer_ = self.settings.optimizer(net.module_)
+        for moments, key in zip(_moments(old), _keys(net.optimizer_), strict=True):
             net.optimizer_.state[key] = {
                 name: value.index_select(1, index) if value.ndim else value.clone()
                 for name, value in moments.items()
             }
+        for moments, key in zip(_moments(old, 1), _keys(net.optimizer_, 1), strict=True):
+            net.optimizer_.state[key] = moments
         if self.best is not None:
             self.best.keep(index, self._kept())
         if net.constraint is not None:
@@ -250,7 +262,7 @@ class MembersInTraining:
         Of those that left there are the final weights, and zeros for the rest.
         """
         moments = _moments(self.net.optimizer_)
-        weights = list(self.net.module_.parameters())
+        weights = self.net.module_.member_parameters()
         best = weights if self.best is None else self.best.best_parameters
         vectors = {}
         if self.best is not None:
@@ -277,15 +289,26 @@ class MembersInTraining:
                     self._of_all(value, 1, into) for value, into in zip(values, wholes, strict=True)
                 ]
                 for name, values, wholes in (
-                    ("parameters", weights, self.whole.parameters()),
-                    ("best", best, self.whole.parameters()),
+                    ("parameters", weights, self.whole.member_parameters()),
+                    ("best", best, self.whole.member_parameters()),
                     *(
                         (name, [each[name] for each in moments], len(moments) * [None])
                         for name in ("exp_avg", "exp_avg_sq")
                     ),
                 )
-            },
+            }
+            | self._shared(),
         }
+
+    def _shared(self):
+        """Return the parameters that all members use, and their moments, by name."""
+        moments = _moments(self.net.optimizer_, 1)
+        if not moments:
+            return {}
+        values = {"shared": self.whole.shared_parameters()} | {
+            f"shared {name}": [each[name] for each in moments] for name in ("exp_avg", "exp_avg_sq")
+        }
+        return {name: [value.detach().cpu().clone() for value in v] for name, v in values.items()}
 
     def _of_all(self, value, dim, into=None):
         """Return a copy, on the CPU, of values of the present members among those of all."""
@@ -312,18 +335,25 @@ class MembersInTraining:
             for name, values in members.items()
             if name.startswith("losses ")
         }
-        with torch.no_grad():
-            for whole, value in zip(self.whole.parameters(), tensors["parameters"], strict=True):
-                whole.copy_(value)
         step = torch.tensor(progress["step"], device=device)
-        for key, exp_avg, exp_avg_sq in zip(
-            net.optimizer_.param_groups[0]["params"],
-            tensors["exp_avg"],
-            tensors["exp_avg_sq"],
-            strict=True,
+        for group, prefix, parameters in (
+            (0, "", self.whole.member_parameters()),
+            (1, "shared ", self.whole.shared_parameters()),
         ):
-            moments = {"step": step.clone(), "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
-            net.optimizer_.state[key] = moments
+            if not parameters:
+                continue
+            with torch.no_grad():
+                values = tensors[prefix.strip() or "parameters"]
+                for whole, value in zip(parameters, values, strict=True):
+                    whole.copy_(value)
+            for key, exp_avg, exp_avg_sq in zip(
+                _keys(net.optimizer_, group),
+                tensors[f"{prefix}exp_avg"],
+                tensors[f"{prefix}exp_avg_sq"],
+                strict=True,
+            ):
+                moments = {"step": step.clone(), "exp_avg": exp_avg, "exp_avg_sq": exp_avg_sq}
+                net.optimizer_.state[key] = moments
         if self.best is not None:
             self.best.resume(tensors["best"], *(vectors[n] for n in ("risk", "stale", "improving")))
         if net.constraint is not None:
@@ -334,9 +364,14 @@ class MembersInTraining:
             self._go_on_with(stay)
 
 
-def _moments(optimizer):
-    """Return the state of an AdamW, one dict per parameter, in their order."""
-    return [optimizer.state[key] for key in optimizer.param_groups[0]["params"]]
+def _keys(optimizer, group=0):
+    """Return what the state of a group of parameters is kept by: 0 of members, 1 shared ones."""
+    return optimizer.param_groups[group]["params"] if group < len(optimizer.param_groups) else []
+
+
+def _moments(optimizer, group=0):
+    """Return the state of an AdamW, one dict per parameter of a group, in their order."""
+    return [optimizer.state[key] for key in _keys(optimizer, group)]
 
 
 class BestMembers:

@@ -235,10 +235,30 @@ class RewardModel(nn.Module):
         for module in self.dropouts():
             module.generator = generator
 
+    def shared_parameters(self):
+        """Return the parameters that all members use: heads have none, a trunk below them would.
+
+        A model that has some says so here, and shares them in `like`.
+        """
+        return []
+
+    def member_parameters(self):
+        """Return the parameters of which each member has its own, in dimension 1."""
+        shared = set(map(id, self.shared_parameters()))
+        return [parameter for parameter in self.parameters() if id(parameter) not in shared]
+
+    def like(self, n_members):
+        """Return a model of the same heads for some number of members, with arbitrary weights."""
+        model = RewardModel(**self.config | {"n_members": n_members})
+        parameter = self.member_parameters()[0]
+        return model.to(parameter.device, parameter.dtype)
+
     def copy_members(self, source, index):
         """Take over the weights of members `index` of a model of the same heads."""
         with torch.no_grad():
-            for parameter, other in zip(self.parameters(), source.parameters(), strict=True):
+            for parameter, other in zip(
+                self.member_parameters(), source.member_parameters(), strict=True
+            ):
                 parameter.copy_(other.index_select(1, index))
 
     def of_members(self, index):
@@ -248,9 +268,8 @@ class RewardModel(nn.Module):
         ----------
         index : Tensor of int
         """
-        model = RewardModel(**self.config | {"n_members": len(index)})
-        parameter = next(self.parameters())
-        model.to(parameter.device, parameter.dtype).copy_members(self, index)
+        model = self.like(len(index))
+        model.copy_members(self, index)
         for mine, other in zip(model.dropouts(), self.dropouts(), strict=True):
             n_drawn, member = other.drawn or (self.config["n_members"], None)
             mine.draw_as(n_drawn, index if member is None else member[index])

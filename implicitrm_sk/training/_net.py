@@ -269,7 +269,7 @@ def build_net(
         epoch_end=epoch_end,
     )
     net.initialize()
-    net.optimizer_ = settings.optimizer(list(net.module_.parameters()))
+    net.optimizer_ = settings.optimizer(net.module_)
     net.history = History()
     return net
 

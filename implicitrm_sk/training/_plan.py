@@ -181,8 +181,7 @@ class FitPlan:
         generator = torch.Generator().manual_seed(random_state.randint(2**31))
         one = model
         if self.fits:
-            one = RewardModel(**model.config | {"n_members": self.n_members})
-            one.to(next(model.parameters()))
+            one = model.like(self.n_members)
         responses = data.train if responses is None else responses
         one.initialize(generator, *self._initial_logits(data.log, responses))
         if self.fits:
@@ -354,7 +353,7 @@ class FitPlan:
         """Shift the reward of each member, so that its mean over the rows of fit is exact."""
         if any(members.diverged):
             with torch.no_grad():
-                for parameter in model.parameters():
+                for parameter in model.member_parameters():
                     # They are thrown away, and have no rate.
                     parameter[:, torch.tensor(members.diverged)] = 0.0
         if isinstance(X, np.ndarray):
