@@ -40,6 +40,8 @@ SETTINGS = {"random_state": 0, "batch_size": 2048, "learning_rate_init": 1e-3}
 HIDDEN, MEMBERS = 64, 4  # of the default configuration
 CHUNK = 16_384
 READ_BYTES = 2**21
+#: Of address space for each fit, a third of the default size of the files.
+LIMIT_GIB = 4
 
 
 def rows_of(rng, n, d):
@@ -122,16 +124,15 @@ class EpochTimes:
             self.times[-1] = time.perf_counter() - self.times[-1]
 
 
-def child(X, y, epochs, limit_gb, how):
+def child(X, y, epochs):
     """Fit, and predict into a file; print times as JSON."""
-    if limit_gb:
-        resource.setrlimit(resource.RLIMIT_AS, (limit_gb * 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (LIMIT_GIB * 2**30,) * 2)
     warnings.filterwarnings("ignore", message=".*still improving")
     timer = EpochTimes()
     est = ImplicitRewardEstimator(max_epochs=epochs, **SETTINGS).set_callbacks(timer)
     signals = np.load(y)
     begin = time.perf_counter()
-    est.fit(np.load(X, mmap_mode="r") if how == "memmap" else X, signals)
+    est.fit(X, signals)
     fitted = time.perf_counter()
     out = np.lib.format.open_memmap(
         Path(y).with_name("reward.npy"), "w+", np.float32, (len(signals),)
@@ -243,33 +244,28 @@ def stream(args):
         "predict (s) |"
     )
     print("|" + "---|" * 11)
-    for form, runs in (
-        ("npy", (("path", 4), ("memmap", 0))),
-        ("shards", (("path", 4),)),
-    ):
+    for form, name in (("npy", ".npy"), ("shards", "folder of safetensors")):
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             folder = Path(folder)
             path = write(folder, form, n, d)
-            for how, limit in runs:
-                drop_from_cache(path)
-                cold = seconds_to_read(path)
-                drop_from_cache(path)
-                before = seconds_of_arithmetic(small, d)
-                found = watched(folder, str(path), str(folder / "y.npy"), args.epochs, limit, how)
-                # Before and after, as other programs may come and go.
-                arithmetic = n * (before + seconds_of_arithmetic(small, d)) / 2
-                epoch = float(np.median(found["epochs"]))
-                # In decimal gigabytes, as the file.
-                memory = " | ".join(
-                    f"{found[name] / 1e9:.2f}" for name in ("RssAnon", "VmPeak", "mapped")
-                )
-                name = "folder of safetensors" if form == "shards" else f".npy as {how}"
-                print(
-                    f"| {name} | {f'{limit} GiB' if limit else 'none'} | {memory} | "
-                    f"{found['before']:.0f} | {epoch:.1f} | {cold:.1f} | {arithmetic:.1f} | "
-                    f"{epoch / (cold + arithmetic):.2f} | {found['predict']:.0f} |",
-                    flush=True,
-                )
+            drop_from_cache(path)
+            cold = seconds_to_read(path)
+            drop_from_cache(path)
+            before = seconds_of_arithmetic(small, d)
+            found = watched(folder, str(path), str(folder / "y.npy"), args.epochs)
+            # Before and after, as other programs may come and go.
+            arithmetic = n * (before + seconds_of_arithmetic(small, d)) / 2
+            epoch = float(np.median(found["epochs"]))
+            # In decimal gigabytes, as the file.
+            memory = " | ".join(
+                f"{found[name] / 1e9:.2f}" for name in ("RssAnon", "VmPeak", "mapped")
+            )
+            print(
+                f"| {name} | {LIMIT_GIB} GiB | {memory} | "
+                f"{found['before']:.0f} | {epoch:.1f} | {cold:.1f} | {arithmetic:.1f} | "
+                f"{epoch / (cold + arithmetic):.2f} | {found['predict']:.0f} |",
+                flush=True,
+            )
     flops = matmul_flops(d)
     print(
         f"\nRoofline: an epoch takes {flop_per_row(d) * n / 1e12:.1f} TFLOP, a bare matmul reaches "

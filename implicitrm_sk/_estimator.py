@@ -394,8 +394,9 @@ class ImplicitRewardEstimator(PredictionMixin, ResumableMixin, CallbackSupportMi
         X : array-like of shape (n_samples, n_features), path, or text of n_samples rows
             One embedding per (prompt, response); with `embedder`, the text itself. A path, of a
             ``.npy``, ``.safetensors`` or ``.parquet`` file or of a folder of such files, stands
-            for the rows in it, here and in all methods. Files, and ``np.memmap``, of more than
-            1 GiB are not held in memory but read block by block, and shuffled within blocks.
+            for the rows in it, here and in all methods. Files of more than 1 GiB are not held in
+            memory but read block by block, and shuffled within blocks. Of so large an
+            ``np.memmap`` the path is expected.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
             `exposures` the number of actions. Rows with nothing logged and no label carry no

@@ -43,6 +43,7 @@ from ._sklearn import (
     validate_params,
     warn_or_raise_about_fit_failures,
 )
+from ._sources import refuse_mapped
 from ._typing import Rows, same
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
@@ -190,14 +191,16 @@ class BatchedSearchCV(GridSearchCV):
         Raises
         ------
         ValueError
-            If X is a path, or if `factor` is set and some candidate cannot be trained in rounds.
+            If X is a path or an ``np.memmap`` of more than 1 GiB, or if `factor` is set and some
+            candidate cannot be trained in rounds.
         """
         if isinstance(X, str | os.PathLike):
             raise ValueError(
                 f"X={str(X)!r} is a path, and a search cuts X into folds, row by row. Pass an "
-                "array of some of the rows, say of np.load(X, mmap_mode='r')[:n] for a .npy file, "
-                "and fit the best estimator on the whole file."
+                "array of some of the rows, say np.array(np.load(X, mmap_mode='r')[:n]) for a "
+                ".npy file, and fit the best estimator on the whole file."
             )
+        refuse_mapped(X)  # now, not in the fit after the search
         candidates = list(ParameterGrid(self.param_grid))
         groups = self._groups(candidates)
         if self.factor is not None:

@@ -8,7 +8,6 @@ its size alone, never of free memory, so that a fit means the same on every mach
 import bisect
 import json
 import math
-import mmap
 import os
 import queue
 import struct
@@ -43,7 +42,7 @@ _JOBLIB = "joblib_memmapping_folder"
 
 
 def open_rows(X):
-    """Return X itself unless it is a path or a memory-mapped array: these become rows.
+    """Return X itself unless it is a path: this becomes rows.
 
     Parameters
     ----------
@@ -55,22 +54,41 @@ def open_rows(X):
     -------
     X : object, ndarray or Source
         An ndarray where the file is small, a `Source` where it is not.
+
+    Raises
+    ------
+    ValueError
+        If X is a large memory-mapped array: paths say what is to be read, arrays do not.
     """
-    if isinstance(X, str | os.PathLike):
-        path = Path(X).expanduser()
-        if path.suffix == ".npy" and path.is_file() and path.stat().st_size <= STREAM_BYTES:
-            try:
-                return np.load(path, allow_pickle=False)
-            except (EOFError, ValueError) as error:
-                raise _unreadable(path, error) from error
-        source = _open_path(path)
-    elif isinstance(X, np.memmap) and X.nbytes > STREAM_BYTES:
-        source = _of_memmap(X)
-    else:
+    refuse_mapped(X)
+    if not isinstance(X, str | os.PathLike):
         return X
-    if not isinstance(source, Source):
-        return source
+    path = Path(X).expanduser()
+    if path.suffix == ".npy" and path.is_file() and path.stat().st_size <= STREAM_BYTES:
+        try:
+            return np.load(path, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise _unreadable(path, error) from error
+    source = _open_path(path)
     return source if source.nbytes > STREAM_BYTES else as_array(source.read(0, len(source)))
+
+
+def refuse_mapped(X):
+    """Raise an error where X is a large array mapped from a file: a path says what to read."""
+    if not isinstance(X, np.memmap) or X.nbytes <= STREAM_BYTES:
+        return
+    # Copies lie in memory, although NumPy keeps their class; to joblib's user they are arrays.
+    if X.filename is None or _JOBLIB in str(X.filename):
+        return
+    raise ValueError(
+        f"expected the path of a file ({', '.join(_KINDS)}) or of a folder of such files as X of "
+        f"more than {STREAM_BYTES / 2**30:.3g} GiB, got an np.memmap of {X.nbytes / 2**30:.3g} "
+        f"GiB ({X.dtype} of shape {X.shape}, mapped from {str(X.filename)!r}). A file is read "
+        "block by block, but which part of a file an array shows, and whether that file is still "
+        "the same, cannot be told from the array. If X is a whole file of one of these kinds, pass "
+        "the file's path. If not, write its rows with np.save, in one file or in parts in a "
+        "folder, and pass that path. If they fit into memory, pass np.array(X)."
+    )
 
 
 def as_array(rows):
@@ -439,47 +457,6 @@ def _flat(path, offset, shape, stored, dtype, seen, fortran=False):
             f"needs {needed:,}: the file is incomplete."
         )
     return FlatShard(str(path), offset, tuple(shape), stored, seen)
-
-
-def _of_memmap(X):
-    """Return the rows of a memory-mapped array by their place in its file, X where it has none.
-
-    It has none either where the file is no longer what was mapped: the array outlives its name.
-    """
-    stored = _NPY.get(X.dtype.str[1:]) if X.dtype.isnative else None
-    mapped = X
-    while isinstance(mapped.base, np.memmap):
-        mapped = mapped.base
-    if (
-        X.filename is None
-        or _JOBLIB in str(X.filename)
-        or X.mode == "c"  # changes in memory are not in the file
-        or X.ndim != 2
-        or stored is None
-        or not X.flags.c_contiguous
-    ):
-        return X
-    if X.mode != "r":
-        mapped.flush()
-    offset = mapped.offset + X.ctypes.data - mapped.ctypes.data
-    if isinstance(mapped.base, mmap.mmap) and mapped.base.size() < offset + X.nbytes:
-        # Cut, not replaced: whoever touched the last rows of the array would be killed.
-        raise ValueError(
-            f"X is a memory-mapped array whose file {str(X.filename)!r} was cut to "
-            f"{mapped.base.size():,} bytes; its rows end at {offset + X.nbytes:,}. Map it again."
-        )
-    try:
-        with open(X.filename, "rb") as file:
-            source = Source(
-                str(X.filename),
-                [FlatShard(str(X.filename), offset, X.shape, stored, _state(file))],
-            )
-        for row in np.linspace(0, len(X) - 1, 16).astype(int):
-            if source.read(row, row + 1).numpy().tobytes() != X[row].tobytes():
-                return X
-    except OSError:
-        return X
-    return source
 
 
 class StreamedX:
