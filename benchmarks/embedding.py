@@ -28,7 +28,8 @@ from sklearn.pipeline import make_pipeline
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.demo import packaged_model
-from implicitrm_sk.embedding import EmbeddingStore, _embedder
+from implicitrm_sk.embedding import _embedder
+from implicitrm_sk.embedding._store import Records
 from implicitrm_sk.metrics import reward_metrics
 
 #: Of one text, for both sides.
@@ -219,17 +220,17 @@ class SQLiteEngine:
     """The store as it is."""
 
     def __init__(self, folder):
-        self.store = EmbeddingStore(folder)
-        self.store.__enter__()
+        self.records = Records(folder)
+        self.records.__enter__()
 
     def put(self, keys, vectors):
-        self.store.put(keys, vectors, [1] * len(keys), [0] * len(keys))
+        self.records.put(keys, vectors, [1] * len(keys), [0] * len(keys))
 
     def get(self, keys):
-        return [vector for _, vector, *_ in self.store.get(keys)]
+        return [vector for _, vector, *_ in self.records.get(keys)]
 
     def close(self):
-        self.store.__exit__()
+        self.records.__exit__()
 
 
 class LMDBEngine:

@@ -14,6 +14,7 @@ from embedding_job import Job
 
 from implicitrm_sk import LLMEmbedder
 from implicitrm_sk.embedding import EmbeddingStore, _store
+from implicitrm_sk.embedding._store import Records
 
 # ---------------------------------------------------------------------- records
 
@@ -26,14 +27,14 @@ def make_vectors(n, d=32, seed=0):
 
 def fill(folder, n=200, d=32, **kwargs):
     keys, vectors = make_vectors(n, d)
-    with EmbeddingStore(folder, **kwargs) as store:
-        store.put(keys, vectors, np.full(n, 7), np.arange(n))
+    with Records(folder, **kwargs) as records:
+        records.put(keys, vectors, np.full(n, 7), np.arange(n))
     return keys, vectors
 
 
 def read(folder, keys):
-    with EmbeddingStore(folder) as store:
-        return {i: vector for i, vector, *_ in store.get(keys)}
+    with Records(folder) as records:
+        return {i: vector for i, vector, *_ in records.get(keys)}
 
 
 def database(folder):
@@ -51,10 +52,10 @@ def checkpoint(folder):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_what_is_put_is_got(tmp_path, dtype):
     keys, vectors = make_vectors(1234)
-    with EmbeddingStore(tmp_path) as store:
-        store.put(keys, vectors.astype(dtype), np.arange(1234), np.arange(1234) % 3)
-    with EmbeddingStore(tmp_path) as store:
-        got = list(store.get(keys[::-1] + [b"x" * 16]))
+    with Records(tmp_path) as records:
+        records.put(keys, vectors.astype(dtype), np.arange(1234), np.arange(1234) % 3)
+    with Records(tmp_path) as records:
+        got = list(records.get(keys[::-1] + [b"x" * 16]))
     assert len(got) == 1234
     for i, vector, n_tokens, n_cut in got:
         number = 1233 - i
@@ -83,6 +84,15 @@ def test_info_and_clear(tmp_path):
     assert info["n_embeddings"] == 200 and info["n_bytes"] > 200 * 32 * 4
     store.clear()
     assert store.info()["n_embeddings"] == 0 and read(tmp_path / "new", keys) == {}
+
+
+def test_the_public_store_is_looked_at_and_cleared():
+    assert {name for name in dir(EmbeddingStore()) if name[0] != "_"} == {
+        "folder",
+        "max_bytes",
+        "info",
+        "clear",
+    }
 
 
 def test_default_folder(monkeypatch, tmp_path):
@@ -120,10 +130,10 @@ def test_size_limit_drops_what_was_not_used_for_longest(tmp_path, monkeypatch):
     written = []
     for part in range(10):
         keys, vectors = make_vectors(200, 512, seed=part)
-        with EmbeddingStore(tmp_path, max_bytes=n_bytes) as store:
-            store.put(keys, vectors, np.ones(200, int), np.zeros(200, int))
+        with Records(tmp_path, max_bytes=n_bytes) as records:
+            records.put(keys, vectors, np.ones(200, int), np.zeros(200, int))
             if written:
-                assert len(list(store.get(written[0]))) == 200  # in use all the time
+                assert len(list(records.get(written[0]))) == 200  # in use all the time
         written.append(keys)
         now[0] += 7200
     counts = [len(read(tmp_path, keys)) for keys in written]
@@ -161,9 +171,9 @@ def test_flipped_byte_in_a_vector_costs_that_vector_only(tmp_path):
         found = read(tmp_path, keys)
     assert set(found) == set(range(200)) - {17}
     assert all((found[i] == vectors[i]).all() for i in found)
-    with EmbeddingStore(tmp_path) as store:
-        assert store.claim([keys[17], keys[3]]).tolist() == [True, False]
-        store.put(keys[17:18], vectors[17:18], [7], [0])
+    with Records(tmp_path) as records:
+        assert records.claim([keys[17], keys[3]]).tolist() == [True, False]
+        records.put(keys[17:18], vectors[17:18], [7], [0])
     assert len(read(tmp_path, keys)) == 200
 
 
@@ -177,11 +187,11 @@ def test_truncated_file(tmp_path, share):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = read(tmp_path, keys)
-        with EmbeddingStore(tmp_path) as store:
+        with Records(tmp_path) as records:
             lost = [i for i in range(1000) if i not in found]
-            mine = store.claim([keys[i] for i in lost]) if lost else np.array([], dtype=bool)
+            mine = records.claim([keys[i] for i in lost]) if lost else np.array([], dtype=bool)
             assert mine.all()
-            store.put([keys[i] for i in lost], vectors[lost], [1] * len(lost), [0] * len(lost))
+            records.put([keys[i] for i in lost], vectors[lost], [1] * len(lost), [0] * len(lost))
     assert len(found) >= (share * size - 6 * 65536) / size * 1000 - 1
     assert all((found[i] == vectors[i]).all() for i in found)
     assert len(read(tmp_path, keys)) == 1000
@@ -225,13 +235,15 @@ def check_damage_anywhere(folder, seed):
         damage(path, rng.randrange(min(size, rng.choice([200, 65536, size]))), rng.randrange(256))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with EmbeddingStore(folder) as store:
-            found = {i: vector for i, vector, *_ in store.get(keys)}
+        with Records(folder) as records:
+            found = {i: vector for i, vector, *_ in records.get(keys)}
             assert all((found[i] == vectors[i]).all() for i in found)
             lost = [i for i in range(300) if i not in found]
             if lost:
-                assert store.claim([keys[i] for i in lost]).all()
-                store.put([keys[i] for i in lost], vectors[lost], [1] * len(lost), [0] * len(lost))
+                assert records.claim([keys[i] for i in lost]).all()
+                records.put(
+                    [keys[i] for i in lost], vectors[lost], [1] * len(lost), [0] * len(lost)
+                )
         found = read(folder, keys)
     assert len(found) == 300
     assert all((found[i] == vectors[i]).all() for i in found)
@@ -266,7 +278,7 @@ def test_embedder_heals(tmp_path, tiny_model):
 def test_healing_under_a_process_that_has_the_file_open(tmp_path):
     keys, vectors = fill(tmp_path)
     checkpoint(tmp_path)
-    with EmbeddingStore(tmp_path) as other:
+    with Records(tmp_path) as other:
         assert len(list(other.get(keys))) == 200
         damage(database(tmp_path), 40, 255)
         database(tmp_path).write_bytes(b"x" * 50 + database(tmp_path).read_bytes()[50:])
@@ -280,7 +292,7 @@ def test_healing_under_a_process_that_has_the_file_open(tmp_path):
 
 def test_clearing_under_a_process_that_embeds(tmp_path):
     keys, vectors = fill(tmp_path)
-    with EmbeddingStore(tmp_path) as other:
+    with Records(tmp_path) as other:
         EmbeddingStore(tmp_path).clear()
         assert list(other.get(keys)) == []
         other.put(keys[:5], vectors[:5], [1] * 5, [0] * 5)
@@ -289,11 +301,11 @@ def test_clearing_under_a_process_that_embeds(tmp_path):
 
 def test_full_disk_is_not_taken_for_damage(tmp_path, monkeypatch):
     keys, vectors = fill(tmp_path)
-    with EmbeddingStore(tmp_path) as store:
-        store._run("PRAGMA max_page_count = 1")
+    with Records(tmp_path) as records:
+        records._run("PRAGMA max_page_count = 1")
         many, vectors = make_vectors(5000, 256)
         with pytest.raises(OSError, match="cannot be used: the disk is full. Set cache_dir"):
-            store.put(many, vectors, [1] * 5000, [0] * 5000)
+            records.put(many, vectors, [1] * 5000, [0] * 5000)
     assert len(read(tmp_path, keys)) == 200
 
 
@@ -302,7 +314,7 @@ def test_full_disk_is_not_taken_for_damage(tmp_path, monkeypatch):
 
 def test_claims(tmp_path):
     keys, vectors = make_vectors(4)
-    with EmbeddingStore(tmp_path) as one, EmbeddingStore(tmp_path) as two:
+    with Records(tmp_path) as one, Records(tmp_path) as two:
         assert one.claim(keys[:3]).all()
         assert one.claim(keys[:3]).all()  # still ours
         assert two.claim(keys).tolist() == [False, False, False, True]
@@ -317,14 +329,15 @@ def test_claims(tmp_path):
 def test_claims_of_a_killed_process_are_taken_over(tmp_path):
     keys, _ = make_vectors(3)
     code = (
-        "import sys, os, signal; from implicitrm_sk.embedding import EmbeddingStore\n"
-        "store = EmbeddingStore(sys.argv[1]).__enter__()\n"
-        "store.claim([bytes.fromhex(key) for key in sys.argv[2:]])\n"
+        "import sys, os, signal; from pathlib import Path\n"
+        "from implicitrm_sk.embedding._store import Records\n"
+        "records = Records(Path(sys.argv[1])).__enter__()\n"
+        "records.claim([bytes.fromhex(key) for key in sys.argv[2:]])\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path), *(key.hex() for key in keys)])
-    with EmbeddingStore(tmp_path) as store:
-        assert store.claim(keys).all()
+    with Records(tmp_path) as records:
+        assert records.claim(keys).all()
     assert not list(tmp_path.glob("owner-*"))
 
 

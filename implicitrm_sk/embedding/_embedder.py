@@ -20,7 +20,7 @@ from .._typing import Rows, same
 from .._warnings import warn
 from . import _models
 from ._compute import TokenArrays, embed_batch, plan_batches
-from ._store import EmbeddingStore
+from ._store import EmbeddingStore, Records
 from ._text import as_messages, as_plain_text, read_text
 
 #: Changes when the same text and model would give other vectors than before.
@@ -539,16 +539,16 @@ class LLMEmbedder(
         self.stats_ |= {"n_rows": len(rows), "n_distinct": len(keys)}
         store = self.store
         with (
-            _NoStore() if store is None else store as store,
+            _NoRecords() if store is None else Records(store.folder, store.max_bytes) as records,
             _Progress(len(keys), context, self) as progress,
         ):
             for start in range(0, len(keys), _WINDOW):
                 window = range(start, min(start + _WINDOW, len(keys)))
-                self._embed_window(window, keys, first, rows, store, scatter, progress)
+                self._embed_window(window, keys, first, rows, records, scatter, progress)
         self._report_cuts()
         return out
 
-    def _embed_window(self, window, keys, first, rows, store, scatter, progress):
+    def _embed_window(self, window, keys, first, rows, records, scatter, progress):
         """Embed some distinct texts: plan all, then compute what the store lacks."""
         n = len(window)
         lengths, missing = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
@@ -563,7 +563,7 @@ class LLMEmbedder(
                     found.clear()
                     vectors.clear()
 
-            for i, vector, n_tokens, n_cut in store.get([keys[window[p]] for p in positions]):
+            for i, vector, n_tokens, n_cut in records.get([keys[window[p]] for p in positions]):
                 position = positions[i]
                 found.append(position)
                 vectors.append(vector)
@@ -590,7 +590,7 @@ class LLMEmbedder(
             index = index_of[positions]
             vectors = self._compute(tokens, index)
             numbers = window.start + positions
-            store.put([keys[i] for i in numbers], vectors, tokens.lengths[index], cut[index])
+            records.put([keys[i] for i in numbers], vectors, tokens.lengths[index], cut[index])
             scatter(numbers, vectors)
             missing[positions] = False
             for n_cut in cut[index]:
@@ -599,7 +599,7 @@ class LLMEmbedder(
             progress.update(len(positions), int(tokens.lengths[index].sum()))
 
         def compute_unclaimed(positions):
-            mine = store.claim([keys[i] for i in window.start + positions])
+            mine = records.claim([keys[i] for i in window.start + positions])
             if mine.any():
                 compute(positions[mine])
             return positions[~mine]
@@ -743,8 +743,8 @@ class _Scatter:
                 trim(0)
 
 
-class _NoStore:
-    """Stands in for the store where there is none."""
+class _NoRecords:
+    """Stands in for the records of a store where there is none."""
 
     def __enter__(self):
         return self

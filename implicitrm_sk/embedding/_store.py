@@ -97,13 +97,9 @@ class EmbeddingStore:
     ) -> None:
         self.folder = default_folder() if folder is None else Path(folder).expanduser()
         self.max_bytes = max_bytes
-        self._connection = None
-        self._owner = None
 
     def __repr__(self):
         return f"EmbeddingStore({str(self.folder)!r}, max_bytes={self.max_bytes})"
-
-    # ------------------------------------------------------------------ for users
 
     def info(self) -> dict[str, Any]:
         """Return what the store holds.
@@ -117,24 +113,18 @@ class EmbeddingStore:
         Examples
         --------
         >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> from implicitrm_sk import LLMEmbedder
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = EmbeddingStore(folder)
-        ...     with store:
-        ...         store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), [3], [0])
-        ...     print(store.info()["n_embeddings"])
-        1
+        ...     embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=folder)
+        ...     vectors = embedder.fit_transform(["Four.", "4"])
+        ...     print(embedder.store.info()["n_embeddings"])
+        2
         """
-        n = 0
-        if self._newest() is not None:
-            with self:
-                n = self._run("SELECT count(*) FROM vectors", fetch=True)[0][0]
-        size = sum(path.stat().st_size for path in self._files())
+        records = Records(self.folder, self.max_bytes)
         return {
             "folder": str(self.folder),
-            "n_embeddings": n,
-            "n_bytes": size,
+            "n_embeddings": records.count(),
+            "n_bytes": records.n_bytes(),
             "max_bytes": self.max_bytes,
         }
 
@@ -144,24 +134,32 @@ class EmbeddingStore:
         Examples
         --------
         >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk.embedding import EmbeddingStore
+        >>> from implicitrm_sk import LLMEmbedder
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     store = EmbeddingStore(folder)
-        ...     with store:
-        ...         store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), [3], [0])
-        ...     store.clear()
-        ...     print(store.info()["n_embeddings"])
+        ...     embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=folder)
+        ...     vectors = embedder.fit_transform(["Four.", "4"])
+        ...     embedder.store.clear()
+        ...     print(embedder.store.info()["n_embeddings"])
         0
         """
-        if self._newest() is None:
-            return
-        with self._repair_lock():
-            old = self._newest()
-            self._make(old[0] + 1, ())
-            _delete(old[1])
+        Records(self.folder, self.max_bytes).clear()
 
-    # ------------------------------------------------------------------ for the embedder
+
+class Records:
+    """What a store holds. The embedder reads and writes it within a ``with`` statement.
+
+    Parameters
+    ----------
+    folder : Path
+    max_bytes : int or None
+        As of `EmbeddingStore`.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._connection = None
+        self._owner = None
 
     def __enter__(self):
         try:
@@ -206,18 +204,6 @@ class EmbeddingStore:
             The embedding.
         n_tokens, n_cut : int
             Tokens embedded, and cut off.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk.embedding import EmbeddingStore
-        >>> known, unknown = bytes(16), bytes(range(16))
-        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
-        ...     store.put([known], np.ones((1, 4), dtype=np.float32), [3], [0])
-        ...     for position, vector, n_tokens, n_cut in store.get([unknown, known]):
-        ...         print(position, vector, n_tokens, n_cut)
-        1 [1. 1. 1. 1.] 3 0
         """
         position = {key: i for i, key in enumerate(keys)}
         now = int(time.time())
@@ -258,17 +244,6 @@ class EmbeddingStore:
         -------
         mine : ndarray of bool of shape (n_keys,)
             True for those to compute and `put`.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk.embedding import EmbeddingStore
-        >>> known, unknown = bytes(16), bytes(range(16))
-        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
-        ...     store.put([known], np.ones((1, 4), dtype=np.float32), [3], [0])
-        ...     print(store.claim([known, unknown]))
-        [False  True]
         """
         owner = self._own()
 
@@ -311,16 +286,6 @@ class EmbeddingStore:
             The embeddings, in float16, float32 or float64.
         n_tokens, n_cut : sequence of int
             Tokens embedded, and cut off, of each.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk.embedding import EmbeddingStore
-        >>> with tempfile.TemporaryDirectory() as folder, EmbeddingStore(folder) as store:
-        ...     store.put([bytes(16)], np.ones((1, 4), dtype=np.float32), n_tokens=[3], n_cut=[0])
-        ...     print(len(list(store.get([bytes(16)]))))
-        1
         """
         now = int(time.time())
         rows = [
@@ -337,6 +302,26 @@ class EmbeddingStore:
         self._transaction(put)
         if self.max_bytes is not None:
             self._evict()
+
+    def count(self) -> int:
+        """Return how many embeddings there are; called outside the ``with`` statement."""
+        if self._newest() is None:
+            return 0
+        with self:
+            return self._run("SELECT count(*) FROM vectors", fetch=True)[0][0]
+
+    def n_bytes(self) -> int:
+        """Return the size of the files."""
+        return sum(path.stat().st_size for path in self._files())
+
+    def clear(self) -> None:
+        """Delete all embeddings, for all processes."""
+        if self._newest() is None:
+            return
+        with self._repair_lock():
+            old = self._newest()
+            self._make(old[0] + 1, ())
+            _delete(old[1])
 
     def _evict(self):
         pages, free = (
