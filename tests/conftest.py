@@ -1,13 +1,99 @@
-"""Settings of all tests, and language models small enough for them."""
+"""Settings of all tests, logs to fit on, and language models small enough for them."""
 
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from implicitrm_sk.datasets import simulate_feedback
+
 # The fits of the tests are small: a second thread would cost more than it brings.
 torch.set_num_threads(1)
+
+# ---------------------------------------------------------------------- settings and logs
+
+#: Parameters of a fit that takes no time, where it matters little how good it is.
+FAST = {
+    "hidden_layer_sizes": (8,),
+    "n_estimators": 2,
+    "max_epochs": 8,
+    "learning_rate_init": 0.01,
+    "random_state": 0,
+}
+#: Of one that learns something.
+LEARN = FAST | {"hidden_layer_sizes": (16,), "max_epochs": 25}
+#: Of one whose steps do not depend on the order of the rows.
+FULL_BATCH = FAST | {
+    "max_epochs": 10,
+    "batch_size": 10_000,
+    "dropout": 0.0,
+    "early_stopping": False,
+    "standardize": False,
+    "dtype": "float64",
+}
+
+
+def likely_by_first_column(X, rng):
+    """Return which responses are preferred: a logistic reward of the first column."""
+    return rng.uniform(size=len(X)) < 1 / (1 + np.exp(-3 * X[:, 0]))
+
+
+def make_log(
+    n=400, d=6, n_signals=None, seed=0, *, preferred=likely_by_first_column, propensity=None
+):
+    """Return X, actions and true preferences, both as integers 0 and 1.
+
+    Parameters
+    ----------
+    n, d : int
+        Rows and columns of X.
+    n_signals : int or None
+        Columns of the actions; None are 1-D actions.
+    seed : int
+    preferred : callable(X, rng) -> ndarray of bool of shape (n,)
+        Draws the preferences.
+    propensity : float or array of shape (n_signals,), default=None
+        P(action | preferred) in all rows; None lets signal k fire by column k + 1 of X.
+    """
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, d))
+    preference = preferred(X, rng)
+    if propensity is None:
+        propensity = 1 / (1 + np.exp(0.4 - 1.5 * X[:, 1 : 1 + (n_signals or 1)]))
+    active = rng.uniform(size=(n, n_signals or 1)) < propensity
+    actions = (preference[:, None] & active).astype(int)
+    return X, actions if n_signals else actions[:, 0], preference.astype(int)
+
+
+def simulated(n=1000, seed=1, n_signals=None, **settings):
+    """Return X and a simulated log in which likes and propensity depend on different directions."""
+    X = np.random.default_rng(seed).normal(size=(n, 5))
+    reward = 1 / (1 + np.exp(-3 * X[:, 0] - X[:, 2]))
+    settings = {"X": X} | settings
+    return X, simulate_feedback(reward, n_signals=n_signals, random_state=seed, **settings)
+
+
+def exposed(m=120, seed=0):
+    """Return features, exposures, actions, and the same log long: row numbers, actions, ids."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(m, 4))
+    exposures = rng.integers(1, 5, size=m)
+    preferred = rng.uniform(size=m) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    rows = rng.permutation(np.repeat(np.arange(m), exposures))
+    propensity = 1 / (1 + np.exp(-X[rows, 1]))
+    acted = (preferred[rows] & (rng.uniform(size=len(rows)) < propensity)).astype(int)
+    return X, exposures, np.bincount(rows, weights=acted), rows, acted
+
+
+def some_labels(truth, share, seed=0):
+    """Return the preferences of a random share of the responses, NaN for the others."""
+    known = np.random.default_rng(seed).uniform(size=len(truth)) < share
+    return np.where(known, truth, np.nan)
+
+
+# ---------------------------------------------------------------------- language models
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}"

@@ -17,7 +17,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 QUICK = ["--set", "max_epochs=3", "--set", "n_estimators=2", "--set", "hidden_layer_sizes=[8]"]
 
 
-def make_log(n=400, d=5, seed=0):
+def make_frame(n=400, d=5, seed=0):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, d)).astype(np.float32)
     preferred = X[:, 0] + 0.3 * rng.normal(size=n) > 0
@@ -36,7 +36,7 @@ def make_log(n=400, d=5, seed=0):
 
 @pytest.fixture
 def log(tmp_path):
-    frame, X, _ = make_log()
+    frame, X, _ = make_frame()
     frame.to_parquet(tmp_path / "log.parquet")
     return tmp_path / "log.parquet", frame, X
 
@@ -131,7 +131,7 @@ def test_fit_is_the_fit_of_python(log, run, tmp_path):
 
 
 def test_columns_of_numbers_repeated_exposures_and_default_names(run, tmp_path):
-    frame, X, _ = make_log()
+    frame, X, _ = make_frame()
     wide = pandas.DataFrame(X, columns=[f"embedding_{i}" for i in range(5)])
     wide["action"] = frame["copied"].astype(bool)
     wide["views"] = 2
@@ -241,7 +241,7 @@ def report_arguments(monkeypatch):
 
 @pytest.mark.parametrize("option", ["preference", "weight", "response-id", "exposures"])
 def test_report_reads_the_side_information_of_fit(option, run, tmp_path, monkeypatch):
-    frame, X, _ = make_log()
+    frame, X, _ = make_frame()
     frame = frame.assign(weight=1.5, views=2, response=np.arange(400) // 2)
     frame["embedding"] = list(X[np.arange(400) // 2])
     frame = frame.drop(columns="prompt_id")
@@ -333,7 +333,7 @@ def test_empty_exports_say_why(log, run, tmp_path, saved):
 
 
 def bad_logs():
-    frame, X, _ = make_log()
+    frame, X, _ = make_frame()
     lists = frame["embedding"]
     mixed = frame["copied"].astype(object)
     mixed[3] = "yes"
@@ -387,7 +387,7 @@ def test_mixed_types_in_jsonl(run, tmp_path):
 
 
 def test_null_nan_and_booleans_are_actions(run, tmp_path):
-    frame, X, _ = make_log()
+    frame, X, _ = make_frame()
     rows = [
         {
             "copied": None if i % 5 == 0 else int(value),

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import FAST
 from numpy.testing import assert_array_equal
 from sklearn.compose import ColumnTransformer, make_column_selector
 from sklearn.pipeline import make_pipeline
@@ -14,14 +15,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._features import HeadColumns, select_features
 
-FAST = {
-    "hidden_layer_sizes": (8,),
-    "n_estimators": 2,
-    "max_epochs": 4,
-    "learning_rate_init": 0.01,
-    "early_stopping": False,
-    "random_state": 0,
-}
+QUICK = FAST | {"max_epochs": 4, "early_stopping": False}
 NAMES = list("abcde")
 rng = np.random.default_rng(0)
 X = rng.normal(size=(120, 5))
@@ -40,12 +34,12 @@ def select(X, reward_features=None, propensity_features=None):
 
 @pytest.fixture(scope="module")
 def by_name():
-    return ImplicitRewardEstimator(reward_features=["a", "b", "c"], **FAST).fit(FRAME, Y)
+    return ImplicitRewardEstimator(reward_features=["a", "b", "c"], **QUICK).fit(FRAME, Y)
 
 
 @pytest.fixture(scope="module")
 def by_position():
-    return ImplicitRewardEstimator(reward_features=[0, 1, 2], **FAST).fit(X, Y)
+    return ImplicitRewardEstimator(reward_features=[0, 1, 2], **QUICK).fit(X, Y)
 
 
 # ---------------------------------------------------------------- selection
@@ -166,10 +160,10 @@ def test_floats_are_kept_as_they_are(data, selection, given, kept):
 )
 def test_bad_selection(key, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        ImplicitRewardEstimator(reward_features=key, **FAST).fit(FRAME, Y)
+        ImplicitRewardEstimator(reward_features=key, **QUICK).fit(FRAME, Y)
     both = {"reward_features": slice(None), "propensity_features": key}
     with pytest.raises(ValueError, match=re.escape(message.replace("reward_f", "propensity_f"))):
-        ImplicitRewardEstimator(**both, **FAST).fit(FRAME, Y)
+        ImplicitRewardEstimator(**both, **QUICK).fit(FRAME, Y)
 
 
 @pytest.mark.parametrize("key", [NAMES, slice(None), [True] * 5])
@@ -178,7 +172,7 @@ def test_all_columns_for_one_head_leave_none_for_the_other(key):
     for a, b in ((one, other), (other, one)):
         message = f"{a} selects all 5 columns of X, .* nothing is left for {b}=None.* State both"
         with pytest.raises(ValueError, match=message):
-            ImplicitRewardEstimator(**{a: key}, **FAST).fit(FRAME, Y)
+            ImplicitRewardEstimator(**{a: key}, **QUICK).fit(FRAME, Y)
 
 
 @pytest.mark.parametrize("key", ["a", ["a", "b"], slice("a", "b"), slice(None, "b")])
@@ -186,7 +180,7 @@ def test_all_columns_for_one_head_leave_none_for_the_other(key):
 def test_names_need_named_columns(key, data):
     message = "reward_features names the column '[ab]', but X has no column names: pass a DataFrame"
     with pytest.raises(ValueError, match=message):
-        ImplicitRewardEstimator(reward_features=key, **FAST).fit(data, Y)
+        ImplicitRewardEstimator(reward_features=key, **QUICK).fit(data, Y)
 
 
 def test_many_columns_are_not_all_listed():
@@ -200,7 +194,7 @@ def test_many_columns_are_not_all_listed():
 
 def test_heads_read_their_columns_and_no_others():
     # One member: the propensity of a mixture is weighted by the rewards of the members.
-    params = FAST | {"n_estimators": 1, "reward_features": [0, 1, 2]}
+    params = QUICK | {"n_estimators": 1, "reward_features": [0, 1, 2]}
     estimator = ImplicitRewardEstimator(**params).fit(X, Y)
     reward, propensity = estimator.predict(X), estimator.propensity(X)
     for column in range(5):
@@ -212,7 +206,7 @@ def test_heads_read_their_columns_and_no_others():
 
 
 def test_columns_that_neither_head_reads_do_not_matter():
-    params = FAST | {"reward_features": ["a", "b"], "propensity_features": ["c"]}
+    params = QUICK | {"reward_features": ["a", "b"], "propensity_features": ["c"]}
     plain = ImplicitRewardEstimator(**params).fit(FRAME[["a", "b", "c"]], Y)
     other = FRAME.assign(d="text", e=np.nan)
     estimator = ImplicitRewardEstimator(**params).fit(other, Y)
@@ -228,7 +222,7 @@ def test_names_positions_and_masks_fit_the_same(by_name, by_position):
     for selection in ({"propensity_features": slice("d", "e")}, {"reward_features": [True] * 3}):
         if "reward_features" in selection:
             selection["reward_features"] += [False] * 2
-        estimator = ImplicitRewardEstimator(**selection, **FAST).fit(FRAME, Y)
+        estimator = ImplicitRewardEstimator(**selection, **QUICK).fit(FRAME, Y)
         assert_array_equal(estimator.predict_proba(FRAME), expected)
 
 
@@ -236,14 +230,14 @@ def test_names_positions_and_masks_fit_the_same(by_name, by_position):
 def test_all_columns_stated_is_none_given(n_actions):
     y = Y if n_actions else Y[:, 0]
     stated = {"reward_features": slice(None), "propensity_features": slice(None)}
-    estimator = ImplicitRewardEstimator(**stated, **FAST).fit(X, y)
-    plain = ImplicitRewardEstimator(**FAST).fit(X, y)
+    estimator = ImplicitRewardEstimator(**stated, **QUICK).fit(X, y)
+    plain = ImplicitRewardEstimator(**QUICK).fit(X, y)
     assert_array_equal(estimator.predict_proba(X), plain.predict_proba(X))
     assert estimator.identification_ == plain.identification_
 
 
 def test_partial_fit_selects_too():
-    params = FAST | {"reward_features": ["a", "b"]}
+    params = QUICK | {"reward_features": ["a", "b"]}
     estimator = ImplicitRewardEstimator(**params).partial_fit(FRAME, Y)
     estimator.partial_fit(FRAME[NAMES[::-1]], Y)
     twin = ImplicitRewardEstimator(**params).partial_fit(FRAME, Y).partial_fit(FRAME, Y)
@@ -311,16 +305,16 @@ def test_reward_does_without_propensity_columns_of_arrays(by_position, case):
 
 def test_columns_may_lack_before_and_between_those_of_the_reward():
     names = {"reward_features": ["b", "d"]}
-    estimator = ImplicitRewardEstimator(**FAST | names).fit(FRAME, Y)
+    estimator = ImplicitRewardEstimator(**QUICK | names).fit(FRAME, Y)
     reward = estimator.predict(FRAME)
     for columns in (["b", "d"], ["d", "b"], ["d", "c", "b"], ["b", "d", "e"]):
         assert_array_equal(estimator.predict(FRAME[columns]), reward)
-    estimator = ImplicitRewardEstimator(reward_features=[1, 3], **FAST).fit(X, Y)
+    estimator = ImplicitRewardEstimator(reward_features=[1, 3], **QUICK).fit(X, Y)
     assert_array_equal(estimator.predict(X[:, [1, 3]]), reward)
 
 
 def test_shared_columns_are_needed_by_the_reward():
-    params = FAST | {"reward_features": ["a", "b", "c"], "propensity_features": ["c", "d"]}
+    params = QUICK | {"reward_features": ["a", "b", "c"], "propensity_features": ["c", "d"]}
     estimator = ImplicitRewardEstimator(**params).fit(FRAME, Y)
     reward = estimator.predict(FRAME)
     assert_array_equal(estimator.predict(FRAME[["a", "b", "c"]]), reward)
@@ -338,7 +332,7 @@ def test_fit_needs_every_column_in_use():
             data.loc[:2, column] = bad
             message = rf"NaN or infinity in 3 rows of the {role} columns \['{column}'\]. Fill them"
             with pytest.raises(ValueError, match=message):
-                ImplicitRewardEstimator(reward_features=["a", "b"], **FAST).fit(data, Y)
+                ImplicitRewardEstimator(reward_features=["a", "b"], **QUICK).fit(data, Y)
 
 
 def test_infinity_is_never_taken_for_missing(by_position):
@@ -361,7 +355,7 @@ def test_named_columns_are_found_wherever_they_are(by_name):
 
 
 def test_without_a_selection_names_are_compared_as_ever():
-    estimator = ImplicitRewardEstimator(**FAST).fit(FRAME, Y)
+    estimator = ImplicitRewardEstimator(**QUICK).fit(FRAME, Y)
     for data in (FRAME[NAMES[::-1]], FRAME.assign(f=0.0), FRAME[NAMES[:4]]):
         with pytest.raises(ValueError, match="feature names should match those"):
             estimator.predict(data)
@@ -386,7 +380,7 @@ def test_names_on_one_side_only_are_a_warning(by_name, by_position):
 
 
 def test_columns_without_names_go_by_position(by_position):
-    estimator = ImplicitRewardEstimator(reward_features=[0, 1, 2], **FAST)
+    estimator = ImplicitRewardEstimator(reward_features=[0, 1, 2], **QUICK)
     estimator.fit(pd.DataFrame(X, columns=[10, 20, 30, 40, 50]), Y)
     assert not hasattr(estimator, "feature_names_in_")
     assert_array_equal(estimator.predict(pd.DataFrame(X)), by_position.predict(X))
@@ -396,7 +390,7 @@ def test_text_is_refused(by_name, by_position):
     text = FRAME.assign(**dict.fromkeys(NAMES, "text"))
     for data in (text, text.to_numpy(), [["text"] * 5] * 120, ["text"] * 120):
         with pytest.raises(ValueError, match="X holds text"):
-            ImplicitRewardEstimator(reward_features=[0, 1, 2], **FAST).fit(data, Y)
+            ImplicitRewardEstimator(reward_features=[0, 1, 2], **QUICK).fit(data, Y)
         if isinstance(data, pd.DataFrame):
             with pytest.raises(ValueError, match="X holds text"):
                 by_name.predict(data)
@@ -405,14 +399,14 @@ def test_text_is_refused(by_name, by_position):
                 by_position.predict(data)
     for column in ("a", "c", "e"):
         with pytest.raises(ValueError, match="X holds text|could not convert string to float"):
-            ImplicitRewardEstimator(reward_features=["a", "b"], **FAST).fit(
+            ImplicitRewardEstimator(reward_features=["a", "b"], **QUICK).fit(
                 FRAME.assign(**{column: "text"}), Y
             )
 
 
 def test_half_precision_all_the_way(by_position):
     half = X.astype(np.float16)
-    estimator = ImplicitRewardEstimator(reward_features=[0, 1, 2], **FAST).fit(half, Y)
+    estimator = ImplicitRewardEstimator(reward_features=[0, 1, 2], **QUICK).fit(half, Y)
     assert estimator.predict(half).dtype == np.float32
     assert np.abs(estimator.predict(half) - by_position.predict(X)).max() < 0.01
     assert_array_equal(estimator.predict(half[:, :3]), estimator.predict(half))
@@ -434,7 +428,7 @@ def test_user_and_scenario_through_a_column_transformer():
     ).set_output(transform="pandas")
     pipeline = make_pipeline(
         columns,
-        ImplicitRewardEstimator(propensity_features=make_column_selector("^context__"), **FAST),
+        ImplicitRewardEstimator(propensity_features=make_column_selector("^context__"), **QUICK),
     ).fit(log, Y[:, 0])
     estimator = pipeline[-1]
     names = estimator.feature_names_in_

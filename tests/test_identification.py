@@ -7,6 +7,7 @@ import warnings
 import joblib
 import numpy as np
 import pytest
+from conftest import FAST
 from numpy.testing import assert_array_equal
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -31,14 +32,7 @@ from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 
 nan = np.nan
-FAST = {
-    "hidden_layer_sizes": (8,),
-    "n_estimators": 2,
-    "max_epochs": 2,
-    "learning_rate_init": 0.01,
-    "early_stopping": False,
-    "random_state": 0,
-}
+QUICK = FAST | {"max_epochs": 2, "early_stopping": False}
 rng = np.random.default_rng(0)
 X = rng.normal(size=(100, 4))
 Y = (rng.uniform(size=(100, 3)) < 0.4).astype(float)
@@ -113,7 +107,7 @@ def test_labels_that_actions_prove_identify_nothing():
     y = (np.arange(100) < 60).astype(float)
     preference = np.where(np.arange(100) < 50, 1.0, nan)
     preference[98:] = [0, 1]
-    est = ImplicitRewardEstimator(**FAST)
+    est = ImplicitRewardEstimator(**QUICK)
     with pytest.warns(IdentificationWarning, match=r"2 labels are too few \(50 more lie on resp"):
         est.fit(X, y, preference=preference)
     assert est.identification_.level == NOT_IDENTIFIED
@@ -140,7 +134,7 @@ IDLE = {
 @pytest.mark.parametrize("response_id", [None, np.arange(100) // 2], ids=["rows", "repeated"])
 def test_signals_that_tell_nothing_identify_nothing(case, response_id):
     column, message = IDLE[case]
-    est = ImplicitRewardEstimator(**FAST)
+    est = ImplicitRewardEstimator(**QUICK)
     x = X if response_id is None else X[response_id]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -158,11 +152,11 @@ def test_signals_that_tell_nothing_identify_nothing(case, response_id):
 def test_signals_that_differ_once_or_are_rarely_used_are_no_copies():
     y = np.column_stack([Y[:, 0], Y[:, 0]])
     y[np.flatnonzero(y[:, 1])[0], 1] = 0
-    est = ImplicitRewardEstimator(**FAST).fit(X, y)
+    est = ImplicitRewardEstimator(**QUICK).fit(X, y)
     assert est.identification_.level == "identified"
     rare = np.zeros((100, 2))
     rare[: MIN_RESPONSES - 1] = 1
-    assert ImplicitRewardEstimator(**FAST).fit(X, rare).identification_.level == "identified"
+    assert ImplicitRewardEstimator(**QUICK).fit(X, rare).identification_.level == "identified"
 
 
 def test_evidence_adds_up():
@@ -471,7 +465,7 @@ SYMMETRIC = {
 @pytest.mark.parametrize("case", FITS)
 def test_fit_tells_what_its_settings_tell(case):
     params, data, expected = FITS[case]
-    estimator = ImplicitRewardEstimator(**FAST | params)
+    estimator = ImplicitRewardEstimator(**QUICK | params)
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         estimator.fit(**{"X": X} | data)
@@ -487,13 +481,13 @@ def test_fit_tells_what_its_settings_tell(case):
 def test_no_weight_no_evidence():
     weight = np.ones(100)
     weight[:90] = 0
-    estimator = ImplicitRewardEstimator(**FAST).fit(X, Y[:, :2], sample_weight=weight)
+    estimator = ImplicitRewardEstimator(**QUICK).fit(X, Y[:, :2], sample_weight=weight)
     assert estimator.identification_.level == NOT_IDENTIFIED
     assert "only 10 responses have two signals" in estimator.identification_.reason
 
 
 def test_partial_fit_adds_up_its_evidence():
-    estimator = ImplicitRewardEstimator(**FAST)
+    estimator = ImplicitRewardEstimator(**QUICK)
     for rows, level in ((slice(15), NOT_IDENTIFIED), (slice(15, 30), IDENTIFIED)):
         estimator.partial_fit(X[rows], Y[rows, :2])
         assert estimator.identification_.level == level
@@ -506,7 +500,7 @@ def test_partial_fit_adds_up_its_evidence():
 
 def test_partial_fit_goes_on_from_the_evidence_of_fit():
     preference = np.where(Y[:, 0] == 1, 1.0, labels(60))
-    estimator = ImplicitRewardEstimator(**FAST).fit(X, Y[:, 0], preference=preference)
+    estimator = ImplicitRewardEstimator(**QUICK).fit(X, Y[:, 0], preference=preference)
     before = estimator.predict(X)
     estimator.partial_fit(X[:1], Y[:1, 0])
     assert estimator.identification_.level == IDENTIFIED
@@ -514,7 +508,7 @@ def test_partial_fit_goes_on_from_the_evidence_of_fit():
 
 
 def test_the_mirror_image_goes_when_a_batch_breaks_the_tie():
-    estimator = ImplicitRewardEstimator(**FAST | {"n_estimators": 1}).partial_fit(X, Y[:, 0])
+    estimator = ImplicitRewardEstimator(**QUICK | {"n_estimators": 1}).partial_fit(X, Y[:, 0])
     assert estimator.identification_.swap_symmetric
     assert (estimator.predict(X, return_std=True)[1] > 0).all()
     preference = np.where(Y[:, 0] == 1, 1.0, labels(5, 0.0))
@@ -525,9 +519,9 @@ def test_the_mirror_image_goes_when_a_batch_breaks_the_tie():
 
 def test_the_swap_on_columns_that_both_heads_are_given():
     both = {"reward_features": [0, 2], "propensity_features": [2, 0]}
-    estimator = ImplicitRewardEstimator(**FAST | both).fit(X, Y[:, 0])
+    estimator = ImplicitRewardEstimator(**QUICK | both).fit(X, Y[:, 0])
     assert estimator.identification_.swap_symmetric
-    plain = ImplicitRewardEstimator(**FAST).fit(X[:, [0, 2]], Y[:, 0])
+    plain = ImplicitRewardEstimator(**QUICK).fit(X[:, [0, 2]], Y[:, 0])
     assert_array_equal(estimator.predict(X), plain.predict(X[:, [0, 2]]))
     # The mirror image reads what the propensity reads, which is all there.
     assert_array_equal(estimator.predict(X[:, [0, 2]]), plain.predict(X[:, [0, 2]]))
@@ -547,7 +541,7 @@ def identification_warnings(function):
 
 def test_fit_warns_once_at_the_users_line():
     def fit():
-        estimator = ImplicitRewardEstimator(**FAST)
+        estimator = ImplicitRewardEstimator(**QUICK)
         lines.append(inspect.currentframe().f_lineno + 1)
         estimator.fit(X, Y[:, 0])
 
@@ -564,7 +558,7 @@ def test_fit_warns_once_at_the_users_line():
 
 def test_partial_fit_warns_in_its_first_call():
     def fit():
-        estimator = ImplicitRewardEstimator(**FAST)
+        estimator = ImplicitRewardEstimator(**QUICK)
         lines.append(inspect.currentframe().f_lineno + 1)
         estimator.partial_fit(X, Y[:, 0])
         estimator.partial_fit(X, Y[:, 0])
@@ -575,14 +569,14 @@ def test_partial_fit_warns_in_its_first_call():
 
 
 def search(estimator=None, **params):
-    estimator = ImplicitRewardEstimator(**FAST) if estimator is None else estimator
+    estimator = ImplicitRewardEstimator(**QUICK) if estimator is None else estimator
     name = "" if isinstance(estimator, ImplicitRewardEstimator) else "implicitrewardestimator__"
     grid = {f"{name}dropout": [0.0, 0.1]}
     return GridSearchCV(estimator, grid, cv=2, error_score="raise", **params)
 
 
 def pipeline():
-    return make_pipeline(StandardScaler(), ImplicitRewardEstimator(**FAST))
+    return make_pipeline(StandardScaler(), ImplicitRewardEstimator(**QUICK))
 
 
 @pytest.mark.parametrize(
@@ -603,7 +597,7 @@ def test_one_warning_per_pipeline_or_search(fit):
 
 def test_one_warning_per_cross_validation():
     def fit():
-        cross_validate(ImplicitRewardEstimator(**FAST), X, Y[:, 0], cv=3, error_score="raise")
+        cross_validate(ImplicitRewardEstimator(**QUICK), X, Y[:, 0], cv=3, error_score="raise")
 
     for _ in range(3):  # one after another: the next may lie where the last one lay in memory
         assert len(identification_warnings(fit)) == 1
@@ -612,7 +606,7 @@ def test_one_warning_per_cross_validation():
 def test_one_warning_per_cross_validation_in_threads():
     def fit():
         with joblib.parallel_config("threading"):
-            estimator = ImplicitRewardEstimator(**FAST)
+            estimator = ImplicitRewardEstimator(**QUICK)
             cross_validate(estimator, X, Y[:, 0], cv=4, n_jobs=2, error_score="raise")
 
     assert len(identification_warnings(fit)) <= 1
@@ -629,10 +623,10 @@ def test_the_documented_line_silences_it(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", category=implicitrm_sk.IdentificationWarning)
-        ImplicitRewardEstimator(**FAST).fit(X, Y[:, 0]).partial_fit(X, Y[:, 0])
+        ImplicitRewardEstimator(**QUICK).fit(X, Y[:, 0]).partial_fit(X, Y[:, 0])
         search(pipeline()).fit(X, Y[:, 0])
         search(n_jobs=2).fit(X, Y[:, 0])
-        cross_validate(ImplicitRewardEstimator(**FAST), X, Y[:, 0], cv=2, n_jobs=2)
+        cross_validate(ImplicitRewardEstimator(**QUICK), X, Y[:, 0], cv=2, n_jobs=2)
     assert capfd.readouterr().err == ""
 
 

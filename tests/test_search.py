@@ -3,10 +3,12 @@
 import pickle
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from conftest import make_log
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.callback import ProgressBar
@@ -27,13 +29,12 @@ from implicitrm_sk.training._plan import FitPlan
 CV = KFold(2)
 
 
-def make_log(n=300, d=4, signals=2, seed=0):
-    """Return X, actions and the preferences behind them."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d))
-    preferred = X[:, 0] + X[:, 1] * X[:, 2] + 0.5 * rng.normal(size=n) > 0
-    y = preferred[:, None] & (rng.random((n, signals)) < 0.5)
-    return X, (y if signals > 1 else y[:, 0]).astype(int), preferred.astype(float)
+def interacting(X, rng):
+    """Return which responses are preferred: no linear reward tells."""
+    return X[:, 0] + X[:, 1] * X[:, 2] + 0.5 * rng.normal(size=len(X)) > 0
+
+
+draw_log = partial(make_log, n=300, d=4, n_signals=2, preferred=interacting, propensity=0.5)
 
 
 def make_estimator(**params):
@@ -128,7 +129,7 @@ LENGTHS = {
 
 @pytest.mark.parametrize("grid", [WIDE, LENGTHS], ids=["steps", "lengths"])
 def test_results_are_those_of_separate_fits(grid, calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     expected, found = both(make_estimator(), grid, X, y, return_train_score=True)
     assert_same_results(expected, found)
     assert sum(calls.together) == 2 * len(ParameterGrid(grid)) > len(calls.together)
@@ -152,7 +153,7 @@ def test_results_are_those_of_separate_fits(grid, calls):
     ids=lambda params: "-".join(params),
 )
 def test_settings(params, calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     estimator = make_estimator(**params)
     if params.get("objective") == "naive":
         y = y[:, 0]
@@ -164,7 +165,7 @@ def test_settings(params, calls):
 
 def test_members_side_by_side_are_those_of_separate_fits():
     """Weights, losses and epochs, not only scores; a fit that ends early disturbs no other."""
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     differ = ParameterGrid(LENGTHS | {"dropout": [0.2, 0.5], "tol": [0.01]})
     heads = [make_estimator(**params) for params in differ]
     found = [clone(head) for head in heads]
@@ -199,7 +200,7 @@ def test_members_side_by_side_are_those_of_separate_fits():
 
 
 def test_one_epoch_in_float32():
-    X, y, _ = make_log(n=1000)
+    X, y, _ = draw_log(n=1000)
     grid = ParameterGrid({"learning_rate_init": [3e-4, 3e-3], "dropout": [0.1, 0.3]})
     heads = [make_estimator(dtype="float32", max_epochs=1, **params) for params in grid]
     for head, (ours, _) in zip(heads, side_by_side(heads, X, y), strict=True):
@@ -211,7 +212,7 @@ def test_one_epoch_in_float32():
 @pytest.mark.slow
 def test_fold_scores_in_float32():
     """Rounding grows over whole fits, but stays far below what the rows of a fold leave open."""
-    X, y, _ = make_log(n=1500, d=16, signals=1)
+    X, y, _ = draw_log(n=1500, d=16, n_signals=None)
     estimator = make_estimator(dtype="float32", max_epochs=60, n_iter_no_change=5, batch_size=128)
     expected, found = both(estimator, {"learning_rate_init": [3e-3, 0.01]}, X, y)
     p = expected.best_estimator_.predict_action(X).clip(1e-6, 1 - 1e-6)
@@ -223,7 +224,7 @@ def test_fold_scores_in_float32():
 
 
 def test_side_information_is_split_like_the_rows(calls):
-    X, y, preference = make_log(n=300)
+    X, y, preference = draw_log(n=300)
     rng = np.random.default_rng(0)
     fit_params = {
         "sample_weight": rng.uniform(0.5, 2, 300),
@@ -248,7 +249,7 @@ def test_side_information_is_split_like_the_rows(calls):
 
 
 def test_repeated_responses(calls):
-    X, y, _ = make_log(n=200)
+    X, y, _ = draw_log(n=200)
     X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3, axis=0)
     fit_params = {"response_id": np.repeat(np.arange(200), 3)}
     grid = {"learning_rate_init": [0.003, 0.03]}
@@ -263,7 +264,7 @@ def test_repeated_responses(calls):
 
 
 def test_pipelines_train_side_by_side(calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     pipeline = make_pipeline(StandardScaler(), make_estimator(standardize=False))
     grid = {
         "standardscaler__with_mean": [True, False],
@@ -277,7 +278,7 @@ def test_pipelines_train_side_by_side(calls):
 
 
 def test_jobs_change_nothing():
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     one, two = (
         quiet_fit(BatchedSearchCV(make_estimator(), WIDE, cv=CV, n_jobs=n_jobs), X, y)
         for n_jobs in (1, 2)
@@ -289,7 +290,7 @@ def test_jobs_change_nothing():
 
 
 def test_candidates_train_apart_where_they_have_to(calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     grid = [
         {"learning_rate_init": [0.003, 0.03], "hidden_layer_sizes": [(4,), (6,)]},
         {"dropout": [0.0], "weight_decay": [0.0, 0.1]},
@@ -301,7 +302,7 @@ def test_candidates_train_apart_where_they_have_to(calls):
 
 
 def test_what_cannot_be_batched_is_fitted_alone(calls):
-    X, y, _ = make_log(signals=3)
+    X, y, _ = draw_log(n_signals=3)
     estimator = make_estimator(max_epochs=3)
     grid = {"learning_rate_init": [0.003, 0.03], "false_action_rate": [0.0, "estimate"]}
     assert_same_results(*both(estimator, grid, X, y))
@@ -316,7 +317,7 @@ class Mine(ImplicitRewardEstimator):
     "estimator", [make_estimator(objective="ips"), Mine(max_epochs=3)], ids=["prepares", "subclass"]
 )
 def test_ordinary_search_where_nothing_can_be_batched(estimator, calls):
-    X, y, _ = make_log(signals=1)
+    X, y, _ = draw_log(n_signals=None)
     estimator.set_params(max_epochs=3, random_state=0)
     grid = {"learning_rate_init": [0.003, 0.03]}
     assert_same_results(*both(estimator, grid, X, y, scoring="roc_auc"))
@@ -324,7 +325,7 @@ def test_ordinary_search_where_nothing_can_be_batched(estimator, calls):
 
 
 def test_callbacks_see_ordinary_fits(calls, capsys):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     search = BatchedSearchCV(make_estimator(max_epochs=2), {"tol": [0.0, 0.1]}, cv=CV)
     quiet_fit(search.set_callbacks(ProgressBar()), X, y)
     assert (calls.together, calls.alone) == ([], 0)
@@ -332,7 +333,7 @@ def test_callbacks_see_ordinary_fits(calls, capsys):
 
 
 def test_any_other_estimator_is_searched_over_too():
-    X, y, _ = make_log(signals=1)
+    X, y, _ = draw_log(n_signals=None)
     assert_same_results(*both(LogisticRegression(), {"C": [0.1, 1.0]}, X, y))
 
 
@@ -381,7 +382,7 @@ def test_several_gpus_have_a_process_each(monkeypatch):
 
 
 def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     grid = {"learning_rate_init": [1e-6, 1e-5, 0.003, 0.01, 0.03], "max_epochs": [30]}
     estimator = make_estimator(early_stopping=False)
     full = quiet_fit(BatchedSearchCV(estimator, grid, cv=CV), X, y)
@@ -416,7 +417,7 @@ def test_halving_drops_the_worst_and_trains_nothing_twice(monkeypatch):
 
 
 def test_candidates_rank_behind_all_that_went_further():
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
 
     def fewer_epochs_are_better(estimator, X, y):
         return -len(estimator.history_) + estimator.learning_rate_init
@@ -441,7 +442,7 @@ def test_candidates_rank_behind_all_that_went_further():
     ids=lambda params: "-".join(params) or "default",
 )
 def test_pausing_changes_nothing(params):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     heads = [
         make_estimator(**{"max_epochs": 12, "learning_rate_init": lr} | params)
         for lr in (0.003, 0.03, 0.1)
@@ -465,7 +466,7 @@ def test_pausing_changes_nothing(params):
 
 @pytest.mark.parametrize("form", ["estimator", "pipeline"])
 def test_without_a_seed_every_round_draws_the_same(form, monkeypatch):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     seeds = []
 
     def spy(*args, seed, **kwargs):
@@ -493,7 +494,7 @@ def test_without_a_seed_every_round_draws_the_same(form, monkeypatch):
 
 
 def test_a_candidate_that_diverges_in_a_race_with_a_rate_leaves_it_to_the_others(calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     search = BatchedSearchCV(
         make_estimator(early_stopping=False, preference_rate=0.5),
         {"learning_rate_init": [0.003, 1e200, 0.03, 0.01]},
@@ -511,7 +512,7 @@ def test_a_candidate_that_diverges_in_a_race_with_a_rate_leaves_it_to_the_others
 
 
 def test_halving_refuses_what_cannot_pause():
-    X, y, _ = make_log(signals=3)
+    X, y, _ = draw_log(n_signals=3)
     search = BatchedSearchCV(
         make_estimator(),
         {"false_action_rate": [0.0, "estimate"], "tol": [0.0, 0.1]},
@@ -534,7 +535,7 @@ def test_halving_refuses_what_cannot_pause():
 
 
 def test_a_path_is_refused(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
     for path in (tmp_path / "X.npy", str(tmp_path / "X.npy")):
         with pytest.raises(ValueError, match="X='.*X.npy' is a path.* array of some of the rows"):
@@ -555,7 +556,7 @@ def test_a_large_mapped_array_is_refused_before_the_search(tmp_path, monkeypatch
 
 
 def test_scoring_and_refit():
-    X, y, _ = make_log(signals=1)
+    X, y, _ = draw_log(n_signals=None)
     grid = {"learning_rate_init": [1e-5, 0.03]}
     scoring = {"auc": "roc_auc", "likelihood": lambda est, X, y: est.score(X, y)}
     expected, found = both(
@@ -573,7 +574,7 @@ def test_scoring_and_refit():
 
 
 def test_it_is_an_estimator():
-    X, y, _ = make_log(signals=1)
+    X, y, _ = draw_log(n_signals=None)
     search = BatchedSearchCV(make_estimator(), {"learning_rate_init": [1e-5, 0.03]}, cv=CV)
     assert clone(search).get_params()["min_resources"] == 2
     assert "BatchedSearchCV(" in repr(search)
@@ -587,7 +588,7 @@ def test_it_is_an_estimator():
 
 
 def test_a_candidate_that_diverges_harms_no_other(calls):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     grid = {"learning_rate_init": [0.003, 1e200, 0.03]}
     search = BatchedSearchCV(make_estimator(), grid, cv=CV)
     with pytest.warns(FitFailedWarning, match="2 fits failed out of a total of 6"):
@@ -605,7 +606,7 @@ def test_a_candidate_that_diverges_harms_no_other(calls):
 
 
 def test_invalid_candidates_fail_as_in_a_grid_search():
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     grid = {"learning_rate_init": [0.003, 0.03], "dropout": [0.2, 1.5]}
     search = BatchedSearchCV(make_estimator(), grid, cv=CV)
     with pytest.warns(FitFailedWarning, match="4 fits failed"):
@@ -615,7 +616,7 @@ def test_invalid_candidates_fail_as_in_a_grid_search():
 
 
 def test_what_every_fit_refuses_is_refused():
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     search = BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}, cv=CV)
     with pytest.raises(ValueError, match="All the 4 fits failed"):
         search.fit(X, y + 5)
@@ -627,7 +628,7 @@ def test_what_every_fit_refuses_is_refused():
 
 @pytest.mark.parametrize("grid", [{"objective": ["naive", "stratified"], "tol": [0.0, 0.1]}])
 def test_objectives_are_not_ranked_by_likelihood(grid):
-    X, y, preference = make_log(signals=1)
+    X, y, preference = draw_log(n_signals=None)
     search = BatchedSearchCV(make_estimator(), grid, cv=CV, error_score="raise")
     with pytest.raises(ValueError, match="cannot rank objectives"):
         quiet_fit(search, X, y)
@@ -638,7 +639,7 @@ def test_objectives_are_not_ranked_by_likelihood(grid):
 
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_one_identification_warning_per_search(n_jobs):
-    X, y, _ = make_log(signals=1)
+    X, y, _ = draw_log(n_signals=None)
     for _ in range(2):
         search = BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}, cv=CV, n_jobs=n_jobs)
         with warnings.catch_warnings(record=True) as warned:
@@ -650,7 +651,7 @@ def test_one_identification_warning_per_search(n_jobs):
 
 
 def test_global_generators_are_left_alone():
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     before = torch.random.get_rng_state(), check_random_state(None).get_state()[1].copy()
     quiet_fit(BatchedSearchCV(make_estimator(random_state=None), {"tol": [0.0, 0.1]}, cv=CV), X, y)
     assert torch.equal(torch.random.get_rng_state(), before[0])
@@ -658,7 +659,7 @@ def test_global_generators_are_left_alone():
 
 
 def test_verbose(capsys):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     grid = {"tol": [0.0, 0.1], "learning_rate_init": [1e-5, 0.01]}
     quiet_fit(BatchedSearchCV(make_estimator(), grid, cv=CV, factor=2, verbose=2), X, y)
     printed = capsys.readouterr().out

@@ -26,7 +26,7 @@ D = 4
 OPTIONS = {"learning_rate_init": 0.02, "weight_decay": 0.1, "device": CPU}
 
 
-def make_log(n=150, K=1, seed=0, unlogged=0.0):
+def make_tensors(n=150, K=1, seed=0, unlogged=0.0):
     """Return X, actions with NaN, and weights of mean 1, in float64."""
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(n, D))
@@ -85,7 +85,7 @@ def assert_same_member(model, m, other, k, **tolerance):
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_members_train_as_if_alone(objective, early_stopping):
     """Same initial weights and batch order: M fits of one member give the same members."""
-    log = make_log()
+    log = make_tensors()
     options = {"patience": 3, "tol": 1e-3} if early_stopping else {"n_train": 150}
     epochs = 60 if early_stopping else 6
     model = make_model(with_propensity=objective.models_propensity)
@@ -160,7 +160,7 @@ def hand_written_fit(network, log, n_train, batch_size, seed, epochs, patience, 
 
 
 def test_fit_is_the_hand_written_loop_with_early_stopping():
-    log, model = make_log(), make_model()
+    log, model = make_tensors(), make_model()
     plain = [PlainMember(model, m) for m in range(3)]
     net = train(model, log, 60, patience=3, tol=1e-3)
     stopped, best = [], []
@@ -182,7 +182,7 @@ def test_fit_is_the_hand_written_loop_with_early_stopping():
 
 
 def test_the_model_holds_the_weights_of_each_members_best_epoch():
-    log, model = make_log(), make_model()
+    log, model = make_tensors(), make_model()
     snapshots = []
     train(
         model,
@@ -257,7 +257,7 @@ def test_a_risk_that_is_no_number_is_never_best():
 
 
 def test_still_running_members_are_counted():
-    log = make_log()
+    log = make_tensors()
     assert train(make_model(), log, 2, patience=5).n_running_ == 3
     assert train(make_model(), log, 2, n_train=150).n_running_ is None
 
@@ -276,7 +276,7 @@ def gradient(model, objective, log, rate=None):
 @pytest.mark.parametrize("rate", [None, [0.1, 0.0]])
 def test_integer_weights_are_repeated_rows(rate):
     """One full-batch gradient; weights have mean 1 over the rows, as `ResidentRows` asks for."""
-    X, actions, _ = make_log(K=2, unlogged=0.4)
+    X, actions, _ = make_tensors(K=2, unlogged=0.4)
     times = torch.as_tensor(np.random.default_rng(1).integers(0, 4, len(X)))
     rate = None if rate is None else torch.tensor(rate, dtype=torch.float64)
     weight = times.double() / times.double().mean()
@@ -293,7 +293,7 @@ def test_integer_weights_are_repeated_rows(rate):
 
 
 def test_gradient_of_the_engine_is_that_of_the_likelihood():
-    log = make_log()
+    log = make_tensors()
     model = make_model()
     _, ours = gradient(model, Stratified(), log)
     f, u = model(log[0])
@@ -328,7 +328,7 @@ def test_criterion_is_a_weighted_mean_per_member():
 
 def test_history_means_weigh_batches_by_their_rows():
     """The last batch of 100 rows by 32 has 4: an unweighted mean over batches would be off."""
-    log = make_log()
+    log = make_tensors()
     net = train(make_model(), log, 1, TwoLosses(), patience=5)
     assert net.history[0]["train_loss"] == pytest.approx([(log[2][:100]).mean().item()] * 3)
     expected = (2 * log[1][100:, 0] * log[2][100:]).mean().item()
@@ -344,7 +344,7 @@ def test_false_action_rate_reaches_the_objective():
             return super().loss(reward_logit, propensity_logit, batch)
 
     rate = torch.tensor([0.1], dtype=torch.float64)
-    train(make_model(), make_log(), 1, Recorder(), n_train=150, false_action_rate=rate)
+    train(make_model(), make_tensors(), 1, Recorder(), n_train=150, false_action_rate=rate)
     assert all(torch.equal(e, rate) for e in Recorder.seen)
 
 
@@ -358,7 +358,7 @@ class Flat(Objective):
 def test_weight_decay_is_decoupled_from_the_gradient():
     model = make_model()
     before = copy.deepcopy(model)
-    train(model, make_log(), 1, Flat(), n_train=150, batch_size=50)
+    train(model, make_tensors(), 1, Flat(), n_train=150, batch_size=50)
     factor = (1 - OPTIONS["learning_rate_init"] * OPTIONS["weight_decay"]) ** 3
     for ours, theirs in zip(model.parameters(), before.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs * factor, rtol=1e-14, atol=0)
@@ -372,7 +372,7 @@ def test_training_is_reproducible_and_leaves_global_generators_alone():
     for _ in range(2):
         model = make_model(dropout=0.3)
         model.set_generator(torch.Generator().manual_seed(1))
-        train(model, make_log(), 4, patience=5)
+        train(model, make_tensors(), 4, patience=5)
         models.append(model)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
@@ -382,7 +382,7 @@ def test_training_is_reproducible_and_leaves_global_generators_alone():
 
 def test_dropout_is_off_on_validation_rows():
     """With nothing learned, validation losses are those of the plain forward pass."""
-    log = make_log()
+    log = make_tensors()
     model = make_model(dropout=0.5)
     model.set_generator(torch.Generator().manual_seed(1))
     X, y, weight = [part[100:] for part in log]
@@ -400,7 +400,7 @@ def test_dropout_is_off_on_validation_rows():
 
 def test_a_bad_member_harms_no_other():
     """Huge weights in one member: the others train to what they would be without it."""
-    log, model = make_log(), make_model()
+    log, model = make_tensors(), make_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter[:, 1] *= 1e8
@@ -412,7 +412,7 @@ def test_a_bad_member_harms_no_other():
 
 
 def test_a_member_without_finite_loss_gives_the_others_their_gradient():
-    log, model = make_log(), make_model()
+    log, model = make_tensors(), make_model()
     _, expected = gradient(model, Stratified(), log)
     with torch.no_grad():
         model.reward.weights[0][:, 1] = math.nan
@@ -424,7 +424,7 @@ def test_a_member_without_finite_loss_gives_the_others_their_gradient():
 
 @pytest.mark.parametrize("n_train", [100, 150])
 def test_divergence_is_reported_with_its_epoch_and_cure(n_train):
-    log = make_log()
+    log = make_tensors()
     model = make_model()
     seen = []
     with pytest.raises(FloatingPointError, match=r"epoch 2: .*not finite.*learning_rate_init"):
@@ -453,7 +453,7 @@ def test_divergence_of_a_stopped_member_ends_no_fit():
             broken = torch.tensor([[math.nan if self.steps > 44 else 0.0], [0.0], [0.0]])
             return loss + broken  # from epoch 12 on, member 0
 
-    X, actions, weight = make_log()
+    X, actions, weight = make_tensors()
     log = X, actions, weight.expand(3, -1)  # members with weights of their own stay to the end
     models = [make_model(), make_model()]
     options = {"patience": 3, "tol": 1e-3}
@@ -476,7 +476,7 @@ def test_stopped_members_leave_and_change_nothing(dropout):
             self.seen = {*getattr(self, "seen", ()), len(reward_logit)}
             return super().loss(reward_logit, propensity_logit, batch)
 
-    X, actions, weight = make_log()
+    X, actions, weight = make_tensors()
     models = [make_model(hidden=(5, 4), dropout=dropout) for _ in range(2)]
     nets = []
     for model, log_weight in zip(models, (weight, weight.expand(3, -1)), strict=True):
@@ -539,7 +539,7 @@ def test_shared_parameters_are_no_members():
 
 def test_a_shared_trunk_learns_from_all_members():
     """The first step of the trunk is that of the sum of the members' losses."""
-    log = make_log()
+    log = make_tensors()
     model, options = make_trunk(), {"n_train": 150, "batch_size": 150, "seed": None}
     by_hand = copy.deepcopy(model)
     X, actions, weight = log
@@ -555,7 +555,7 @@ def test_a_shared_trunk_learns_from_all_members():
 
 
 def test_a_shared_trunk_goes_on_when_members_leave_or_a_fit_pauses():
-    log, options = make_log(), {"patience": 3, "tol": 1e-3}
+    log, options = make_tensors(), {"patience": 3, "tol": 1e-3}
     whole = make_trunk()
     net = train(whole, log, 60, **options)
     left = [epoch["valid_loss"] for epoch in net.history]
@@ -582,7 +582,7 @@ def test_epoch_hooks_and_stop():
 
     net = train(
         make_model(),
-        make_log(),
+        make_tensors(),
         50,
         patience=50,
         epoch_begin=lambda: calls.append(("begin", None)),
@@ -594,7 +594,7 @@ def test_epoch_hooks_and_stop():
 
 
 def test_history_without_validation():
-    net = train(make_model(), make_log(), 2, n_train=150)
+    net = train(make_model(), make_tensors(), 2, n_train=150)
     assert [set(epoch) & {"train_loss", "valid_loss"} for epoch in net.history] == [
         {"train_loss"}
     ] * 2
@@ -635,7 +635,7 @@ class Waits(TorchDispatchMode):
 @pytest.mark.parametrize("objective", [Stratified(), Naive()], ids=["stratified", "naive"])
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_the_host_waits_once_per_epoch(monkeypatch, objective, early_stopping):
-    log = make_log()
+    log = make_tensors()
     n_train = 100 if early_stopping else 150
     model = make_model(dropout=0.2, with_propensity=objective.models_propensity)
     model.set_generator(torch.Generator().manual_seed(0))
@@ -666,7 +666,7 @@ def test_waits_are_seen(monkeypatch):
 
 
 def test_each_pass_serves_every_row_once():
-    log = make_log(n=100)
+    log = make_tensors(n=100)
 
     def fresh():
         generator = torch.Generator().manual_seed(0)
@@ -693,7 +693,7 @@ def test_each_pass_serves_every_row_once():
 
 
 def test_rows_keep_their_order_without_generator():
-    log = make_log(n=20)
+    log = make_tensors(n=20)
     index = torch.tensor([5, 3, 9, 1])
     part = rows_of(log, index, 3)
     for _ in range(2):
@@ -754,7 +754,7 @@ def test_repeated_rows_are_shuffled_anew():
 
 
 def test_members_with_weights_of_their_own_train_as_if_alone():
-    log = make_log(K=3)
+    log = make_tensors(K=3)
     X, actions, _ = log
     own = torch.zeros(3, len(X), dtype=torch.float64)
     for m in range(3):
@@ -856,7 +856,7 @@ def test_members_estimate_their_rates_as_if_alone():
 
 def threads_within_a_fit(_):
     seen = []
-    log = make_log(n=60)
+    log = make_tensors(n=60)
     train(make_model(), log, 1, epoch_end=lambda _: seen.append(torch.get_num_threads()))
     return seen[0], torch.get_num_threads()
 
@@ -882,7 +882,7 @@ def test_threads_of_joblib_workers(backend, monkeypatch):
 
 def constrained(interval, batch_size=8, weight=None, epochs=30):
     """Return the weighted mean reward of each member after training, before the shift."""
-    X, actions, _ = make_log(n=400)
+    X, actions, _ = make_tensors(n=400)
     weight = torch.ones(400, dtype=torch.float64) if weight is None else weight / weight.mean()
     model = make_model()
     constraint = RateConstraint(*interval, 3, 400 / batch_size, CPU)
@@ -905,7 +905,7 @@ def test_the_preference_rate_holds_whatever_the_batch(rate, batch_size):
 
 
 def test_the_preference_rate_is_that_of_the_weighted_population():
-    X = make_log(n=400)[0]
+    X = make_tensors(n=400)[0]
     weight = torch.where(X[:, 0] > 0, 1.9, 0.1).double()
     mean, _ = constrained((0.6, 0.6), weight=weight)
     np.testing.assert_allclose(mean, 0.6, atol=0.03)
@@ -969,7 +969,7 @@ def test_a_member_without_rows_in_a_batch_is_left_alone():
 @pytest.mark.parametrize("sizes", [[60], [20, 40], [1, 59]])
 def test_batched_logits_do_not_depend_on_the_chunks(sizes):
     model = make_model(K=2, dropout=0.5).float()
-    X = make_log(n=60)[0].float()
+    X = make_tensors(n=60)[0].float()
     f, u = batched_logits(
         model.train(), X.split(sizes), ("reward_logit", "propensity_logit"), device=CPU
     )
@@ -988,7 +988,7 @@ def test_batched_logits_do_not_depend_on_the_chunks(sizes):
 
 
 def test_bfloat16_means_autocast_forward_and_float32_everything_else():
-    log = [part.float() for part in make_log()]
+    log = [part.float() for part in make_tensors()]
     model = make_model().float()
     seen = set()
 
@@ -1112,7 +1112,7 @@ def test_partners_of_rows_of_one_kind_are_the_rows_themselves():
 
 
 def test_batches_of_pairs_append_the_partners():
-    log = make_log(30)
+    log = make_tensors(30)
     part, groups = torch.arange(20), torch.arange(30) // 5
     partners = Partners(part, 30, groups, torch.arange(30), torch.Generator().manual_seed(0))
     fields = {"actions": log[1]}
