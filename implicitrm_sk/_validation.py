@@ -372,7 +372,7 @@ def check_groups(groups, n_samples, name="groups"):
             f"{name} has shape {groups.shape}, but one value per row of X is expected: "
             f"({n_samples},)."
         )
-    missing = _is_missing(groups)
+    missing = is_missing(groups)
     if missing.any() and (name == "response_id" or groups.dtype == object):
         # A NaN among objects also spoils the order that equal labels are found by.
         raise ValueError(
@@ -392,7 +392,7 @@ def check_groups(groups, n_samples, name="groups"):
     return groups
 
 
-def _is_missing(labels):
+def is_missing(labels):
     """Return where labels are NaN, NaT, None or pandas' NA."""
     if labels.dtype != object:
         return labels != labels

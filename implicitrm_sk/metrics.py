@@ -81,7 +81,7 @@ def reward_metrics(
     """
     options = {"calibration_error": {"n_bins": n_bins, "strategy": strategy}}
     # Arguments are checked before the metrics, whose own errors then only mean "not defined".
-    _check_unit_interval("reward", _check(true_preference, reward, sample_weight, groups)[1])
+    _check_unit_interval("reward", check_rewards(true_preference, reward, sample_weight, groups)[1])
     metrics = {}
     for name, metric in PREFERENCE_METRICS.items():
         kwargs = dict(options.get(name, {}))
@@ -133,7 +133,7 @@ def preference_nll(
     >>> round(preference_nll([1, 0], [0.8, 0.4]), 3)
     0.367
     """
-    t, reward, weight, _ = _check(true_preference, reward, sample_weight)
+    t, reward, weight, _ = check_rewards(true_preference, reward, sample_weight)
     _check_unit_interval("reward", reward)
     eps = np.finfo(reward.dtype).eps
     r = np.clip(reward, eps, 1 - eps).astype(np.float64)
@@ -196,13 +196,13 @@ def calibration_error(
     >>> round(calibration_error([1, 0, 1, 1], [0.95, 0.95, 0.55, 0.55]), 3)
     0.45
     """
-    true_preference, reward, weight, _ = _check(true_preference, reward, sample_weight)
-    bins = _reward_bins(reward, weight, n_bins, strategy)
+    true_preference, reward, weight, _ = check_rewards(true_preference, reward, sample_weight)
+    bins = reward_bins(reward, weight, n_bins, strategy)
     gap = np.bincount(bins, weight * (true_preference - reward.astype(np.float64)))
     return float(np.abs(gap).sum() / weight.sum())
 
 
-def _reward_bins(reward, weight, n_bins, strategy):
+def reward_bins(reward, weight, n_bins, strategy):
     """Return in which bin each row is, for :func:`calibration_error` and the reliability curve."""
     if not isinstance(n_bins, (int, np.integer)) or isinstance(n_bins, bool) or n_bins < 1:
         raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}.")
@@ -271,7 +271,7 @@ def paired_accuracy(
     """
     if groups is None:
         raise ValueError("groups must be given, got None. Pass the prompt of each row.")
-    truth, reward, weight, groups = _check(
+    truth, reward, weight, groups = check_rewards(
         true_preference, reward, sample_weight, groups, unit_interval=False
     )
     used = weight > 0
@@ -477,25 +477,25 @@ class _PreferenceScorer:
 
 def _r2(true_preference, reward, *, sample_weight=None):
     """Coefficient of determination, :func:`sklearn.metrics.r2_score`, of the known rows."""
-    t, r, w, _ = _check(true_preference, reward, sample_weight)
+    t, r, w, _ = check_rewards(true_preference, reward, sample_weight)
     return float(r2_score(t, r, sample_weight=w))
 
 
 def _mae(true_preference, reward, *, sample_weight=None):
     """Mean absolute error of the known rows."""
-    t, r, w, _ = _check(true_preference, reward, sample_weight)
+    t, r, w, _ = check_rewards(true_preference, reward, sample_weight)
     return float(mean_absolute_error(t, r, sample_weight=w))
 
 
 def _rmse(true_preference, reward, *, sample_weight=None):
     """Root mean squared error of the known rows."""
-    t, r, w, _ = _check(true_preference, reward, sample_weight)
+    t, r, w, _ = check_rewards(true_preference, reward, sample_weight)
     return float(root_mean_squared_error(t, r, sample_weight=w))
 
 
 def _auroc(true_preference, reward, *, sample_weight=None):
     """Area under the ROC curve of the known rows, whose preference must be binary."""
-    t, r, w, _ = _check(true_preference, reward, sample_weight)
+    t, r, w, _ = check_rewards(true_preference, reward, sample_weight)
     if not np.isin(t, (0, 1)).all():
         raise _UndefinedMetricError(
             f"auroc needs a binary true_preference, got graded values (such as "
@@ -534,7 +534,7 @@ def _options(name):
     return [key for key in signature(PREFERENCE_METRICS[name]).parameters if key not in passed]
 
 
-def _check(true_preference, reward, sample_weight=None, groups=None, *, unit_interval=True):
+def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, unit_interval=True):
     """Check the arguments of a metric and leave out the rows of unknown preference."""
     truth = _float_vector("true_preference", true_preference)
     reward = _float_vector("reward", reward)

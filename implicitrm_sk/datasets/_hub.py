@@ -10,7 +10,7 @@ from sklearn.utils import Bunch
 
 from .._optional import import_optional
 from .._warnings import warn
-from ._rated import _columns
+from ._rated import columns_of
 
 _PARAMETERS = """\
     Parameters
@@ -219,7 +219,7 @@ def _fetch(repository, patterns, rows, *, threshold, counts, source):
     if rating.isna().any():
         warn(f"{repository}: {int(rating.isna().sum())} rows without a rating were left out.")
     frame = frame.assign(rating=rating)[rating.notna()].reset_index(drop=True)
-    data = _columns(frame, Path(repository))
+    data = columns_of(frame, Path(repository))
     data.name = repository.split("/")[1]
     data.X = data.encoder = data.encoder_description = None
     data.threshold = threshold

@@ -133,7 +133,7 @@ def load_rated_responses(
         )
     parquet = _find_parquet(name, data_home)
     frame = _read_parquet(parquet)
-    data = _columns(frame, parquet)
+    data = columns_of(frame, parquet)
     data.name = parquet.stem
 
     if embeddings is not None:
@@ -235,7 +235,8 @@ def _read_parquet(path):
         raise ValueError(f"{str(path)!r} could not be read as a parquet file: {error}") from error
 
 
-def _columns(frame, path):
+def columns_of(frame, path):
+    """Return the checked columns of a table of rated responses as a `Bunch`."""
     missing = [column for column in _REQUIRED_COLUMNS if column not in frame.columns]
     if missing:
         raise ValueError(

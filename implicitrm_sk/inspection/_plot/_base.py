@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..._optional import import_optional
-from ..._validation import _is_missing, to_numpy
+from ..._validation import is_missing, to_numpy
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart. Markers and dashes go with
 #: the colours, so that no display needs them.
@@ -63,7 +63,7 @@ def column_of(by, X, n_samples):
 
 def categories(values):
     """Return {label: rows} of the values to break down by; every row is in one of them."""
-    missing = _is_missing(values)
+    missing = is_missing(values)
     known = np.flatnonzero(~missing)
     try:
         distinct, code = np.unique(values[known], return_inverse=True)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
+from ..._fit import signal_names
 from ..._pipeline import split_pipeline
 from ..._typing import RandomState, Rows
 from ..._validation import check_sample_weight, check_vector
@@ -251,7 +252,7 @@ class PropensityDisplay:
         (200,)
         """
         fitted, transform = split_pipeline(estimator)
-        names = fitted._signal_names()
+        names = signal_names(fitted)
         if signal is None:
             signal = names[0]
         if signal not in names and signal not in range(len(names)):

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from ..._typing import Rows
-from ...metrics import _check, _reward_bins, calibration_error
+from ...metrics import calibration_error, check_rewards, reward_bins
 from ._base import axes_for, style
 
 #: Bars of the histogram at the bottom, and the height of the tallest one.
@@ -296,11 +296,11 @@ class ReliabilityDisplay:
         """
         if not 0 < confidence_level < 1:
             raise ValueError(f"confidence_level must lie in (0, 1), got {confidence_level!r}.")
-        true_preference, reward, weight, _ = _check(true_preference, reward, sample_weight)
+        true_preference, reward, weight, _ = check_rewards(true_preference, reward, sample_weight)
         counted = weight > 0
         truth, weight = true_preference[counted], weight[counted]
         reward = reward[counted].astype(np.float64)
-        bins = _reward_bins(reward, weight, n_bins, strategy)
+        bins = reward_bins(reward, weight, n_bins, strategy)
         used = np.flatnonzero(np.bincount(bins))
         total, squares, rewards, preferred = (
             np.bincount(bins, values)[used]
