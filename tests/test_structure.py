@@ -1,4 +1,4 @@
-"""How the package is built: short functions, imports without circles, from above to below only."""
+"""How the package is built: short functions, imports from above to below, private names kept."""
 
 import ast
 from collections import deque
@@ -38,6 +38,33 @@ LAYERS = (
 )
 MAX_LINES = 100
 MAX_LINES_OF_THE_ESTIMATOR = 700
+#: Private names that a module uses though they belong to another, and why.
+PRIVATE_OF_OTHERS = {
+    ("_estimator", "_clone_of"): "set on a clone of its own, which is not `self`",
+    ("_fit", "_clone_of"): "which fits have a warning in common; part of no interface",
+    ("_persistence", "_pinned"): "files hold all of an embedder, see `embedding._embedder`",
+    ("_persistence", "_validate_params"): "what a file states is checked like arguments",
+    ("_card", "_pinned"): "a card states what an embedder settled",
+    ("_search", "_scorers"): "scikit-learn's: what `scorer_` of its searches holds",
+    ("_sklearn", "_getframe"): "Python's only way to what calls",
+    ("_warnings", "_getframe"): "Python's only way to what calls",
+    ("embedding._embedder", "_mmap"): "NumPy's only way to the memory behind an array",
+    ("inspection._plot._identification", "_held_out"): "of the report, which the display draws",
+    ("integrations._transformers", "_source"): "a model is built from what an embedder settled",
+    ("integrations._transformers", "_pinned"): "a model is built from what an embedder settled",
+    ("integrations._transformers", "_ensure_fitted"): "an embedder is fitted when it is needed",
+    ("integrations._transformers", "_n_features_out"): "scikit-learn's name of the width",
+    ("integrations._transformers", "_token_numbers"): "an embedder's tokens, one by one",
+    ("integrations.modeling_implicitrm", "_model_mapping"): "transformers': class of a config",
+}
+#: The one module for private names of scikit-learn.
+SKLEARN = "_sklearn"
+SKLEARN_ATTRIBUTES = (
+    "_init_callback_context",
+    "_parent_callback_ctx",
+    "_skl_callbacks",
+    "_validate_params",
+)
 
 
 # ---------------------------------------------------------------------- length
@@ -199,6 +226,121 @@ def test_imports_lead_down():
     assert not found, "imports from above (0 is the top):\n" + "\n".join(found)
 
 
+# ---------------------------------------------------------------------- private names
+
+
+def is_private(name):
+    return name.startswith("_") and not name.startswith("__")
+
+
+def is_own(node):
+    """Return whether an expression is `self`, `cls` or `super()`, whose private names are one's."""
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id == "super"
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def private_names_defined(tree):
+    """Return the private names of the classes of a module, in their bodies or set on `self`."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if is_own(node.value):
+                found.add(node.attr)
+        elif isinstance(node, ast.ClassDef):
+            for part in node.body:
+                if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    found.add(part.name)
+                targets = getattr(part, "targets", [getattr(part, "target", None)])
+                found.update(target.id for target in targets if isinstance(target, ast.Name))
+    return {name for name in found if is_private(name)}
+
+
+def attribute_read(node):
+    """Return (object, name) of an expression that reaches for an attribute, in whatever way."""
+    if isinstance(node, ast.Attribute):
+        return node.value, node.attr
+    if isinstance(node, ast.Call) and len(node.args) > 0:
+        function, first = node.func, node.args[0]
+        accessors = ("getattr", "hasattr", "setattr", "delattr")
+        if isinstance(function, ast.Name) and function.id in accessors:
+            return first, getattr(node.args[1], "value", None)
+        if isinstance(function, ast.Attribute) and function.attr in ("get", "pop", "setdefault"):
+            return whose_dict(function.value), getattr(first, "value", None)
+    if isinstance(node, ast.Subscript):
+        return whose_dict(node.value), getattr(node.slice, "value", None)
+    return None, None
+
+
+def whose_dict(node):
+    """Return x of `vars(x)` and `x.__dict__`, None of anything else."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "vars":
+        return node.args[0] if node.args else None
+    if isinstance(node, ast.Attribute) and node.attr == "__dict__":
+        return node.value
+    return None
+
+
+def private_names_of_others(name, modules):
+    """Return (line, private name, origin) of what a module uses though it belongs to another.
+
+    Two ways lead there. By import: of a function, class or constant, while a private module is
+    imported like any other. By attribute, unless the object is `self`, `cls` or `super()`, or a
+    class of the module has a private attribute of that name, as in comparisons with another object
+    of the class. Origin is the full name of the module imported from, None of attributes.
+    """
+    path = modules[name]
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    tree = ast.parse(path.read_text())
+    defined = private_names_defined(tree)
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            base = [*around(package), package][-node.level] if node.level else ""
+            base = ".".join(filter(None, (base, node.module)))
+            found.update(
+                (node.lineno, alias.name, base)
+                for alias in node.names
+                if is_private(alias.name) and f"{base}.{alias.name}" not in modules
+            )
+        owner, attribute = attribute_read(node)
+        if owner is None or not isinstance(attribute, str) or not is_private(attribute):
+            continue
+        if not is_own(owner) and attribute not in defined:
+            found.add((node.lineno, attribute, None))
+    return found
+
+
+def private_uses(root):
+    """Return {(module, private name): lines} of a package, the module without the package's name.
+
+    What the one module for scikit-learn takes from there is left out.
+    """
+    modules, found = modules_of(root), {}
+    for name in modules:
+        inner = name.partition(".")[2] or "__init__"
+        for line, private, origin in sorted(private_names_of_others(name, modules), key=str):
+            of_sklearn = origin is not None and origin.split(".")[0] == "sklearn"
+            if inner != SKLEARN or not (of_sklearn or private in SKLEARN_ATTRIBUTES):
+                found.setdefault((inner, private), []).append(line)
+    return found
+
+
+def test_private_names_stay_in_their_module():
+    found = private_uses(PACKAGE)
+    unknown = [
+        f"{module}, line {', '.join(map(str, lines))}: {name}"
+        for (module, name), lines in found.items()
+        if (module, name) not in PRIVATE_OF_OTHERS
+    ]
+    assert not unknown, "private names of other modules or classes:\n" + "\n".join(unknown)
+
+
+def test_exceptions_for_private_names_are_needed():
+    unneeded = set(PRIVATE_OF_OTHERS) - set(private_uses(PACKAGE))
+    assert not unneeded, f"take these out of PRIVATE_OF_OTHERS of this file: {sorted(unneeded)}"
+
+
 # ---------------------------------------------------------------------- of these checks themselves
 
 
@@ -316,3 +458,51 @@ def test_long_functions_are_found(tmp_path):
         lines = ["class A:", "    def f(self):", *(f"        {line}" for line in body + more)]
         path.write_text("\n".join(lines))
         assert too_long(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("from .model import _inner", ["_inner"]),
+        ("def f():\n    from small.model import Model, _inner as inner", ["_inner"]),
+        ("from sklearn.base import _fit_context", ["_fit_context"]),
+        ("from .ground import _checks\n_checks.check()", []),  # a private module
+        ("from .ground._checks import check", []),
+        ("from . import __version__", []),
+        ("model._inner", ["_inner"]),
+        ("model.outer._inner()", ["_inner"]),
+        ("model._inner = 1", ["_inner"]),
+        ("make(1)._inner", ["_inner"]),
+        ("model.__dict__", []),
+        ("getattr(model, '_inner', None)", ["_inner"]),
+        ("hasattr(model, '_inner')", ["_inner"]),
+        ("getattr(model, name)", []),
+        ("vars(model)['_inner']", ["_inner"]),
+        ("vars(model).get('_inner')", ["_inner"]),
+        ("model.__dict__.pop('_inner')", ["_inner"]),
+        ("state['_inner']", []),  # a key of a plain dict
+        ("class A:\n    def f(self):\n        return self._inner, super()._other()", []),
+        ("class A:\n    @classmethod\n    def f(cls):\n        return cls._inner", []),
+        ("class A:\n    def f(self, other):\n        return other._inner", ["_inner"]),
+        ("class A:\n    _inner = 1\n\ndef f(a):\n    return a._inner", []),
+        ("class A:\n    _inner: int\n\ndef f(a):\n    return a._inner", []),
+        ("class A:\n    def _inner(self): ...\n\nA()._inner()", []),
+        ("class A:\n    def f(self, b):\n        self._inner = b._inner", []),
+    ],
+)
+def test_private_names_of_others_are_found(text, expected, small):
+    modules = modules_of(small(errors=text))
+    found = private_names_of_others("small.errors", modules)
+    assert sorted(name for _, name, _ in found) == expected
+
+
+def test_private_names_of_scikit_learn_have_one_module(small):
+    text = (
+        "from sklearn.base import _fit_context\nfrom .model import _inner\n"
+        "est._validate_params()\nest._other\ngetattr(est, '_skl_callbacks', ())"
+    )
+    found = private_uses(small(**{"_sklearn": text, "errors": text}))
+    assert {name for module, name in found if module == "_sklearn"} == {"_inner", "_other"}
+    assert found["errors", "_fit_context"] == [1]
+    assert found["errors", "_validate_params"] == [3]
+    assert len([module for module, _ in found if module == "errors"]) == 5
