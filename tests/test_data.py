@@ -8,8 +8,14 @@ from conftest import FAST, FULL_BATCH, exposed, make_log
 from numpy.testing import assert_allclose, assert_array_equal
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._assumptions import Assumptions
+from implicitrm_sk._features import HeadColumns
 from implicitrm_sk._fit import begin_fit
+from implicitrm_sk._log import FeedbackLog
+from implicitrm_sk.objectives import Naive, Stratified
+from implicitrm_sk.training._data import TrainingData
 from implicitrm_sk.training._modules import RewardModel
+from implicitrm_sk.training._plan import Hooks
 
 # The fits are short: most members could have trained for longer.
 pytestmark = pytest.mark.filterwarnings(
@@ -244,3 +250,71 @@ def test_rows_of_an_id_have_one_reward_weight_label_and_group():
         value[first] = 0
         with pytest.raises(ValueError, match=rf"{name} differs .* '{ids[first]}'"):
             estimator.fit(long, acted, response_id=ids, **{name: value})
+
+
+# ---------------------------------------------------------------- the object
+
+
+def test_data_of_a_log():
+    """Rows of a response lie side by side; a log of one signal is reduced to what it works on."""
+    X, _, _, rows, acted = exposed()
+    log, _ = FeedbackLog.from_arguments(
+        acted, len(rows), Assumptions(), Stratified(), response_id=rows
+    )
+    everything = HeadColumns(np.arange(4), np.arange(4), 4)
+    arguments = {"response_id": rows, "groups": rows // 2}
+    data = TrainingData(X[rows], log, everything, Stratified(), **arguments)
+    assert (np.diff(data.log.response) >= 0).all()
+    assert_array_equal(data.X[data.log.first], X[rows[log.first]])
+    assert_array_equal(data.groups, rows[log.first] // 2)
+    assert_array_equal(data.usable, np.arange(120))
+    assert data.train is data.usable and not len(data.valid) and data.scaler is None
+    assert_array_equal(data.log.fired(), log.fired())
+
+    data = TrainingData(X[rows], log, everything, Naive(), **arguments)
+    assert data.log.response is None and data.X.shape == (120, 4)
+    assert_array_equal(data.X, X[rows[log.first]])
+    assert_array_equal(data.log.actions[:, 0], log.fired())
+
+
+def test_release_leaves_what_serves_rows():
+    data = data_of(*make_log()[:2])
+    X, scaler, columns = data.X, data.scaler, data.columns
+    data.release()
+    assert data.X is X and data.scaler is scaler and data.columns is columns
+    for name in ("log", "groups", "usable", "train", "valid"):
+        assert getattr(data, name) is None
+
+
+@pytest.mark.parametrize("params", [{}, {"preference_rate": 0.6}], ids=["plain", "with a rate"])
+def test_a_run_releases_the_log_before_it_trains(params):
+    X, y, _ = make_log()
+    begun = begin_fit(ImplicitRewardEstimator(**FAST | {"max_epochs": 2} | params), X, y)
+    seen = []
+    hooks = Hooks(epoch_begin=lambda: seen.append(begun.data.log))
+    begun.plan.run(begun.data, begun.model(None), 2, begun.random_state, hooks=hooks)
+    assert seen == [None, None]
+
+
+def test_scaler_learns_the_rows_to_train_on():
+    X, y, _ = make_log()
+    weight = np.linspace(0.5, 2, 400)
+    data = data_of(X, y, sample_weight=weight)
+    rows = data.train
+    mean = np.average(X[rows], axis=0, weights=weight[rows])
+    assert_allclose(data.scaler.mean_, mean, atol=1e-12)
+    variance = np.average((X[rows] - mean) ** 2, axis=0, weights=weight[rows])
+    assert_allclose(data.scaler.var_, variance, rtol=1e-12)
+    data.update_scaler(None)
+    assert data.scaler is None
+
+
+def test_weights_have_mean_one_on_each_side():
+    X, y, _ = make_log()
+    weight = np.linspace(0.5, 2, 400)
+    data = data_of(X, y, sample_weight=weight)
+    balanced = data.balanced_weights()
+    for part in (data.train, data.valid):
+        assert balanced[part].mean() == pytest.approx(1)
+        assert_allclose(balanced[part], weight[part] / weight[part].mean())
+    assert_array_equal(data.log.sample_weight, weight)

@@ -42,6 +42,59 @@ def by_position():
     return ImplicitRewardEstimator(reward_features=[0, 1, 2], **QUICK).fit(X, Y)
 
 
+# ---------------------------------------------------------------- the columns of the heads
+
+
+def columns_of(reward, propensity, n_features=5, names=None):
+    return HeadColumns(np.array(reward), np.array(propensity), n_features, names)
+
+
+@pytest.mark.parametrize(
+    ("reward", "propensity", "used", "positions"),
+    [
+        ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4], (None, None)),
+        ([1, 3], [1, 3], [1, 3], (None, None)),  # of the columns in use they are all
+        ([1, 3], [0, 4], [0, 1, 3, 4], ((1, 2), (0, 3))),
+        ([1, 3], [3], [1, 3], (None, (1,))),
+        ([4], [0, 4], [0, 4], ((1,), None)),
+    ],
+)
+def test_columns_of_the_heads(reward, propensity, used, positions):
+    columns = columns_of(reward, propensity)
+    assert_array_equal(columns.used, used)
+    assert columns.positions == positions
+    assert columns.are_restricted == (len(reward) < 5)
+    chosen = X[:, used]
+    assert_array_equal(columns.reward_part(chosen), X[:, reward])
+    if positions[0] is None:
+        assert columns.reward_part(chosen) is chosen
+
+
+def test_columns_of_an_estimator(by_name, by_position):
+    for estimator, names in ((by_name, NAMES), (by_position, None)):
+        columns = HeadColumns.of(estimator)
+        assert_array_equal(columns.reward, [0, 1, 2])
+        assert_array_equal(columns.propensity, [3, 4])
+        assert columns.n_features == 5 and columns.relation == "disjoint"
+        assert columns.names is None if names is None else list(columns.names) == names
+        assert columns.labels([0, 4]) == ([0, 4] if names is None else ["a", "e"])
+        assert all(type(label) in (int, str) for label in columns.labels(np.array([0, 4])))
+
+
+@pytest.mark.parametrize(
+    ("reward", "propensity", "message"),
+    [
+        ([0, 2], [3], r"reward_features selected the columns \[0, 1\] and now selects \[0, 2\]"),
+        ([0, 1], [2, 3], r"propensity_features selected the columns \[3\] and now selects \[2, 3"),
+    ],
+)
+def test_columns_of_a_fit_that_goes_on(reward, propensity, message):
+    before = columns_of([0, 1], [3])
+    columns_of([0, 1], [3]).check_same_as(before)
+    with pytest.raises(ValueError, match=f"training cannot go on .*{message}"):
+        columns_of(reward, propensity).check_same_as(before)
+
+
 # ---------------------------------------------------------------- selection
 
 BY_NAME = {

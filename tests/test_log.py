@@ -8,18 +8,21 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
+from implicitrm_sk import _log
 from implicitrm_sk._assumptions import Assumptions
 from implicitrm_sk._log import FeedbackLog, check_constant, check_labels, number_responses
-from implicitrm_sk.objectives import Stratified
+from implicitrm_sk._validation import check_actions
+from implicitrm_sk.objectives import Naive, Stratified
 
 nan = np.nan
 NO_FALSE_ACTIONS = np.zeros(1)
 
 
-def make(y, purpose="query", **arguments):
+def make(y, purpose="query", *, false_action_rate=0.0, **arguments):
     """Return the log, unlike that of `fit` not compared with its labels."""
+    assumptions = Assumptions(false_action_rate=false_action_rate)
     log, _ = FeedbackLog.from_arguments(
-        y, len(y), Assumptions(), Stratified(), purpose=purpose, **arguments
+        y, len(y), assumptions, Stratified(), purpose=purpose, **arguments
     )
     return log
 
@@ -420,6 +423,116 @@ def test_the_name_of_the_argument_is_told():
         ValueError, match=re.escape("actions has 1 signal(s), but the estimator was")
     ):
         make([1], name="actions", n_signals=2)
+
+
+# ---------------------------------------------------------------- all arguments of a method
+
+BAD = {
+    "objective": (Naive(), Stratified(), "Naive makes no use of preference, propensity"),
+    "signal_names": (["share"], None, "the signals are ['copy'], but the estimator was fitted"),
+    "y": (pd.DataFrame({"copy": [2.0, 1, 0, 0]}), pd.DataFrame({"copy": [1.0, 1, 0, 0]}),
+          "y must be an action in {0,1}"),
+    "sample_weight": (-np.ones(4), np.array([1.0, 2, 1, 1]), "sample_weight has 4 negative"),
+    "preference": (np.full(4, 9.0), np.array([0.0, 1, nan, nan]), "preference must hold labels"),
+    "response_id": (np.arange(3), np.array([0, 0, 1, 2]), "response_id has shape (3,)"),
+    # Now that the rows have responses, two things differ within the first one.
+    "sample_weight of a response": (None, np.ones(4), "sample_weight differs between rows"),
+    "preference of a response": (None, np.array([0.0, nan, nan, nan]), "preference differs betw"),
+    "false_action_rate": (1.5, 0.0, "false_action_rate must lie in [0, 1)"),
+    "propensity": (np.zeros(4), np.full(4, 0.5), "propensity must lie in (0, 1]"),
+    # What is left: y has actions of one kind only where it counts, and labels contradict them.
+    "y of both classes": (None, None, "y has one class only: all 2 logged actions are 1"),
+    "labels": (None, None, "preference is 0 on 1 responses that drew an action"),
+}  # fmt: skip
+
+
+def test_order_of_the_checks():
+    """With everything wrong at once, what is put right in turn is told in turn."""
+    given = {name: bad for name, (bad, _, _) in BAD.items() if bad is not None}
+
+    def read():
+        arguments = dict(given)
+        assumptions = Assumptions(false_action_rate=arguments.pop("false_action_rate"))
+        y, objective = arguments.pop("y"), arguments.pop("objective")
+        return FeedbackLog.from_arguments(y, 4, assumptions, objective, **arguments)
+
+    for name, (_, good, message) in BAD.items():
+        with pytest.raises(ValueError, match=re.escape(message)):
+            read()
+        if name == "y of both classes":
+            given["y"] = pd.DataFrame({"copy": [1.0, 1, 0, 0]})
+            given["sample_weight"] = np.ones(4)
+        elif name == "labels":
+            given["preference"] = np.array([1.0, nan, nan, 0])
+        else:
+            given[name.removesuffix(" of a response")] = good
+            if name == "propensity":
+                given["sample_weight"] = np.array([1.0, 1, 0, 0])
+    log, assumptions = read()
+    assert log.n_responses == 3
+    assert_array_equal(assumptions.false_action_rate, [0.0])
+
+
+def purposes(y, **arguments):
+    """Return which purposes a log is good for."""
+    found = []
+    for purpose in ("fit", "batch", "query"):
+        try:
+            make(y, purpose, **arguments)
+        except ValueError:
+            continue
+        found.append(purpose)
+    return found
+
+
+def test_purposes():
+    """Only a whole log needs both kinds of rows; only a query has no labels to agree with."""
+    assert purposes([1, 0]) == ["fit", "batch", "query"]
+    assert purposes([0, 0]) == ["batch", "query"]
+    assert purposes([nan, nan]) == ["batch", "query"]
+    assert purposes([1, 0], preference=[0, nan]) == ["query"]
+    assert purposes([1, 0], preference=[nan, 5]) == []  # no labels at all
+    assert purposes([1, 2]) == []
+
+
+def test_only_a_whole_log_is_told_what_its_signals_do_not_tell():
+    y = np.column_stack([np.arange(40) % 2, np.zeros(40)])
+    with pytest.warns(UserWarning, match="signal 1 of y is 0 in every row"):
+        make(y, "fit")
+    with pytest.warns(UserWarning, match="the two contradict each other"):
+        FeedbackLog.from_arguments(
+            y[:, 0], 40, Assumptions(preference_rate=0.1), Stratified(), purpose="fit"
+        )
+    for purpose in ("batch", "query"):
+        make(y, purpose)
+        FeedbackLog.from_arguments(
+            y[:, 0], 40, Assumptions(preference_rate=0.1), Stratified(), purpose=purpose
+        )
+
+
+def test_rates_of_an_earlier_fit_are_taken_as_they_are():
+    """What was estimated is not asked for its evidence once more."""
+    known = Assumptions(estimates_false_actions=True).with_rates(np.array([0.3]))
+    _, found = FeedbackLog.from_arguments([1, 0], 2, known, Stratified(), n_signals=1)
+    assert found is known
+    with pytest.raises(ValueError, match="needs three signals logged together"):
+        FeedbackLog.from_arguments([1, 0], 2, known, Stratified())
+
+
+@pytest.mark.parametrize("purpose", ["fit", "batch", "query"])
+def test_actions_are_checked_once(purpose, monkeypatch):
+    """Propensities are compared with the checked actions, which a table of many rows notices."""
+    calls = []
+
+    def spy(y, *args, **kwargs):
+        calls.append(y)
+        return check_actions(y, *args, **kwargs)
+
+    monkeypatch.setattr(_log, "check_actions", spy)
+    y = np.array([1.0, 0, nan])
+    log = make(y, purpose, propensity=[0.5, nan, 0.5], exposures=[1, 1, 1], preference=[1, 0, nan])
+    assert_array_equal(log.propensity, [[0.5], [nan], [0.5]])
+    assert len(calls) == 1 and calls[0] is y
 
 
 # ---------------------------------------------------------------- views

@@ -1,6 +1,7 @@
 """Plans of fits: where training starts and goes on, preference rate, preliminary fits."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import begin_fit
+from implicitrm_sk.training._plan import FitPlan, Hooks
 
 # The fits are short: most members could have trained for longer.
 pytestmark = pytest.mark.filterwarnings(
@@ -51,6 +54,161 @@ def test_warm_start_keeps_to_the_same_columns_of_as_many():
     estimator = ImplicitRewardEstimator(warm_start=True, **FAST, **both).fit(X, y)
     with pytest.raises(ValueError, match="training cannot go on"):
         estimator.set_params(reward_features=[2, 3], propensity_features=[4, 5]).fit(X, y)
+
+
+# ---------------------------------------------------------------- where training starts
+
+
+def plan_and_data(X, y, **params):
+    begun = begin_fit(ImplicitRewardEstimator(**FAST | params), X, y)
+    return begun.plan, begun.data
+
+
+def start_of(plan, data):
+    """Return the reward and the propensities where training starts, of shape (members,), (K,)."""
+    model = plan.initial_model(data, np.random.RandomState(0))
+    heads = model.reward, model.propensity
+    return [torch.sigmoid(head.biases[-1][0]).detach().numpy() for head in heads]
+
+
+def test_training_starts_at_the_action_rate_by_either_head():
+    """Reward and propensity of one signal start at its square root, the middle of what can be."""
+    X, y, _ = make_log()
+    plan, data = plan_and_data(X, y)
+    rate = (y[data.train].sum() + 1) / (len(data.train) + 2)
+    reward, propensity = start_of(plan, data)
+    assert_allclose(reward * propensity, rate, rtol=1e-5)
+    assert_allclose(reward, np.sqrt(rate), rtol=1e-5)
+
+
+def test_start_values_of_each_member():
+    X, y, _ = make_log()
+    plan, data = plan_and_data(X, y)
+    starts = np.array([0.2, 0.8])
+    rate = (y[data.train].sum() + 1) / (len(data.train) + 2)
+    reward, propensity = start_of(replace(plan, starts=starts), data)
+    assert_allclose(reward[:, 0], rate**starts, rtol=1e-5)
+    assert_allclose(reward * propensity, rate, rtol=1e-5)
+
+
+def test_training_starts_within_the_preference_rate():
+    X, y, _ = make_log()
+    plan, data = plan_and_data(X, y, preference_rate=(0.8, 0.9))
+    reward, propensity = start_of(plan, data)
+    rate = (y[data.train].sum() + 1) / (len(data.train) + 2)
+    assert_allclose(reward, 0.8, rtol=1e-5)
+    assert_allclose(reward * propensity, rate, rtol=1e-5)
+
+
+def test_epochs_where_none_can_be_held_out():
+    X, y, _ = make_log()
+    plan, data = plan_and_data(X, y, max_epochs=100)
+    assert plan.n_epochs(data, True) == 100
+    data.valid = data.valid[:0]
+    assert plan.n_epochs(data, True) == 50
+    assert plan.n_epochs(data, False) == 100
+    assert replace(plan, max_epochs=7).n_epochs(data, True) == 7
+
+
+# ---------------------------------------------------------------- plans side by side
+
+SETTINGS = (
+    {},
+    {"learning_rate_init": 0.03, "weight_decay": 0.5},
+    {"dropout": 0.4},
+    {"n_iter_no_change": 1, "tol": 0.01},
+    {"max_epochs": 3},
+)
+
+
+def stacked(X, y, settings, **params):
+    """Return a plan of several, its data, their own plans, and a generator as the fit leaves it."""
+    heads = [ImplicitRewardEstimator(**FAST | params | own) for own in settings]
+    begun = begin_fit(heads[0], X, y)
+    plans = [
+        FitPlan.of(head, begun.plan.columns, begun.plan.objective, begun.plan.assumptions)
+        for head in heads
+    ]
+    return FitPlan.stack(plans), begun.data, plans, begun.random_state
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_stacked_plans_are_trained_as_each_alone(early_stopping):
+    X, y, _ = make_log()
+    params = {"dtype": "float64", "early_stopping": early_stopping, "n_iter_no_change": 2}
+
+    def begun(settings):
+        return stacked(X, y, settings, **params)
+
+    together, data, plans, random_state = begun(SETTINGS)
+    assert together.fits == tuple(plans)
+    assert together.max_epochs == 8 and together.n_members == 2
+    model = together.initial_model(data, random_state)
+    assert model.config["n_members"] == 10
+    result = together.run(data, model, 8, random_state)
+    found = result.unstack()
+    assert [own.plan for own in found] == plans
+    lengths = []
+    for number, own in enumerate(found):
+        _, data, plans, random_state = begun(SETTINGS)
+        plan = plans[number]
+        model = plan.initial_model(data, random_state)
+        alone = plan.run(data, model, plan.n_epochs(data, early_stopping), random_state)
+        for name, value in alone.model.state_dict().items():
+            assert_allclose(own.model.state_dict()[name], value, rtol=0, atol=1e-9)
+        assert own.model.config == alone.model.config
+        assert own.n_running == alone.n_running
+        assert own.n_epochs == max(alone.members.epochs)
+        assert own.progress is None and own.members is None
+        lengths.append(own.n_epochs)
+    assert lengths[4] == 3
+    assert not early_stopping or lengths[3] < 8
+
+
+def test_a_stacked_plan_may_pause():
+    X, y, _ = make_log()
+    params = {"dtype": "float64", "early_stopping": False}
+    rates = [{"learning_rate_init": 0.003}, {"learning_rate_init": 0.03}]
+    plan, data, _, random_state = stacked(X, y, rates, **params)
+    whole = plan.run(data, plan.initial_model(data, random_state), 8, random_state).unstack()
+
+    plan, data, _, random_state = stacked(X, y, rates, **params)
+    model = plan.initial_model(data, random_state)
+    paused = plan.run(data, model, 8, random_state, pause=3).unstack()
+    assert [own.n_epochs for own in paused] == [3, 3]
+    # The second goes on without the first.
+    plan, data, _, random_state = stacked(X, y, rates[1:], **params)
+    model = plan.initial_model(data, random_state)
+    (resumed,) = plan.run(data, model, 8, random_state, progress=[paused[1].progress]).unstack()
+    assert resumed.progress is None and resumed.n_epochs == 8
+    for name, value in whole[1].model.state_dict().items():
+        assert_allclose(resumed.model.state_dict()[name], value, rtol=0, atol=1e-9)
+
+
+def test_a_plan_that_diverges_leaves_no_result():
+    X, y, _ = make_log()
+    rates = [{"learning_rate_init": rate} for rate in (0.003, 1e200, 0.03)]
+    plan, data, _, random_state = stacked(X, y, rates, early_stopping=False, preference_rate=0.6)
+    model = plan.initial_model(data, random_state)
+    first, second, third = plan.run(data, model, 8, random_state).unstack()
+    assert second is None
+    for own in (first, third):
+        assert all(torch.isfinite(value).all() for value in own.model.state_dict().values())
+
+
+def test_hooks_of_a_run():
+    X, y, _ = make_log()
+    plan, data = plan_and_data(X, y)
+    calls = []
+    hooks = Hooks(
+        epoch_begin=lambda: calls.append("begin"),
+        epoch_end=lambda record: calls.append(sorted(record)) or len(calls) == 4,
+    )
+    random_state = np.random.RandomState(0)
+    model = plan.initial_model(data, random_state)
+    result = plan.run(data, model, 8, random_state, hooks=hooks)
+    assert calls == ["begin", ["train_loss", "valid_loss"]] * 2
+    assert result.model is model and result.plan is plan and result.progress is None
 
 
 # ---------------------------------------------------------------- the preference rate

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import r2_score
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._device import INFERENCE_ROWS
+from implicitrm_sk._prediction import FittedMixture, log_likelihood
+from implicitrm_sk.objectives import Stratified
 
 # The fits are short: most members could have trained for longer.
 pytestmark = pytest.mark.filterwarnings(
@@ -176,6 +180,84 @@ def test_several_signals_have_no_mirror_image(three_signals):
         Z = torch.from_numpy((X - estimator.scaler_.mean_) / estimator.scaler_.scale_).float()
         f = estimator.model_.reward_logit(Z)
     assert_allclose(estimator.predict(X), torch.sigmoid(f).mean(0).numpy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("fitted", ["one_signal", "three_signals"])
+def test_the_mixture_is_what_predict_asks(fitted, request):
+    estimator, X, y, _ = request.getfixturevalue(fitted)
+    mixture = FittedMixture.of(estimator)
+    k = y.shape[1] if y.ndim > 1 else 1
+    f, u = mixture.members(X, "reward_logit", "propensity_logit")
+    assert f.shape == (2, 400) and u.shape == (2, 400, k) and f.dtype == torch.float64
+    components = mixture.components(X, "reward_logit", "propensity_logit")
+    mirrored = fitted == "one_signal"
+    assert mixture.is_mirrored == mirrored == estimator.identification_.swap_symmetric
+    assert_array_equal(components[0][:2], f)
+    if mirrored:  # the other side of the swap
+        assert_array_equal(components[0][2:], u[..., 0])
+        assert_array_equal(components[1][2:, :, 0], f)
+        assert mixture.false_action_rate is None
+    else:
+        assert len(components[0]) == 2
+        assert_array_equal(mixture.false_action_rate, [0.0, 0.02, 0.1])
+    assert_array_equal(mixture.components(X, "reward_logit")[0], components[0])
+    rewards = torch.sigmoid(components[0])
+    assert_allclose(estimator.predict(X), rewards.mean(0), rtol=1e-6)
+    assert_allclose(
+        estimator.predict(X, return_std=True)[1], rewards.std(0, correction=0), atol=1e-6
+    )
+
+
+def test_a_mixture_of_its_parts():
+    """Nothing of the estimator but the fields is asked for."""
+    X, y, _ = make_log()
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, y)
+    mixture = FittedMixture(
+        estimator.model_, estimator.scaler_, Stratified(), None, is_mirrored=False, dtype="float32"
+    )
+    (found,) = mixture.reduce(
+        X, ("reward_logit",), lambda _, f: (mixture.output(torch.sigmoid(f).mean(0)),)
+    )
+    assert found.dtype == np.float32 and found.shape == (400,)
+    assert_allclose(found, torch.sigmoid(mixture.members(X, "reward_logit")[0]).mean(0), rtol=1e-6)
+    both = replace(mixture, is_mirrored=True)
+    (mean,) = both.reduce(X, ("reward_logit",), lambda _, f: (torch.sigmoid(f).mean(0),))
+    assert_allclose(estimator.predict(X), mean, rtol=1e-6)
+    with pytest.raises(NotFittedError):
+        FittedMixture.of(ImplicitRewardEstimator())
+
+
+def test_rows_are_reduced_in_chunks_in_their_order():
+    """More rows than are computed at a time; each chunk is told which rows it holds."""
+    X, y, _ = make_log()
+    estimator = ImplicitRewardEstimator(**FAST | {"max_epochs": 1, "early_stopping": False})
+    estimator.fit(X, y)
+    many = np.random.default_rng(0).normal(size=(INFERENCE_ROWS + 3, 6))
+    seen = []
+
+    def function(rows, reward_logit):
+        seen.append(rows)
+        return torch.arange(rows.start, rows.stop), reward_logit.T
+
+    mixture = FittedMixture.of(estimator)
+    number, logits = mixture.reduce(many, ("reward_logit",), function)
+    assert len(seen) == 3
+    assert_array_equal(number, np.arange(len(many)))
+    assert logits.shape == (len(many), 4)
+    (direct,) = mixture.components(many, "reward_logit")
+    assert_allclose(logits, direct.T, rtol=1e-5, atol=1e-6)
+
+
+def test_likelihood_of_a_log_is_what_score_averages(three_signals):
+    estimator, X, y, _ = three_signals
+    seen = y.astype(float)
+    seen[:5] = np.nan
+    weight = np.linspace(0, 2, 400)
+    values, found = log_likelihood(estimator, X, seen, sample_weight=weight)
+    assert_array_equal(found, np.where(np.arange(400) < 5, 0, weight))
+    assert_array_equal(values[:5], 0)
+    expected = np.average(values[5:], weights=weight[5:])
+    assert estimator.score(X, seen, sample_weight=weight) == pytest.approx(expected)
 
 
 # ---------------------------------------------------------------- objectives of one signal

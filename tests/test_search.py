@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
+from sklearn.utils.parallel import Parallel
 
 from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitRewardEstimator, _search
 from implicitrm_sk._fit import fit_side_by_side
@@ -358,12 +359,9 @@ def test_several_gpus_have_a_process_each(monkeypatch):
         seen.append((task["base"].device, task["number"]))
         return task["number"]
 
-    def parallel(calls):
-        return [function(*args, **kwargs) for function, args, kwargs in calls]
-
     monkeypatch.setattr(_search, "_fit_and_score_together", stub)
-    monkeypatch.setattr(_search, "delayed", lambda function: lambda *a, **k: (function, a, k))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    parallel = Parallel(n_jobs=1)
     base = make_estimator(device="cuda")
     tasks = [{"base": base, "number": number} for number in range(7)]
     assert _search._run(parallel, tasks, base, n_jobs=4) == list(range(7))

@@ -1,6 +1,8 @@
 """The estimator within scikit-learn: pipelines, searches, routing, callbacks, pandas."""
 
 import inspect
+import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import token_of
+from implicitrm_sk._sklearn import searches_by_own_score
 from implicitrm_sk.metrics import make_preference_scorer
 
 # The fits are short: most members could have trained for longer.
@@ -365,3 +369,83 @@ def test_side_information_of_fit_and_score_goes_to_both():
         assert set(given) == set(expected)
         for name, value in expected.items():
             assert_array_equal(given[name], value[rows.astype(int)])
+
+
+# ---------------------------------------------------------------- searches that rank by score
+
+
+class Asks(ImplicitRewardEstimator):
+    """Asks in each fit whether a search compares values of a parameter by `score`."""
+
+    answers = []
+
+    def fit(self, X, y):
+        name, without = "dropout", "true_preference"
+        self.answers.append(searches_by_own_score(name, without))
+        return super().fit(X, y)
+
+
+def answers(fit):
+    Asks.answers = []
+    fit(*make_log(n=80))
+    return Asks.answers
+
+
+def ask(**params):
+    return Asks(**FAST | {"max_epochs": 1, "early_stopping": False} | params)
+
+
+def grid(name="dropout", estimator=None, **params):
+    estimator = ask() if estimator is None else estimator
+    return GridSearchCV(estimator, {name: [0.1]}, cv=2, error_score="raise", **params)
+
+
+def test_outside_a_search_nothing_is_ranked():
+    assert answers(lambda X, y, _: ask().fit(X, y)) == [False]
+    assert answers(lambda X, y, _: make_pipeline(StandardScaler(), ask()).fit(X, y)) == [False]
+    assert answers(lambda X, y, _: cross_validate(ask(), X, y, cv=2)) == [False] * 2
+
+
+def test_a_search_by_score_ranks_what_it_varies():
+    # The refit is outside the search.
+    assert answers(lambda X, y, _: grid().fit(X, y)) == [True, True, False]
+    pipeline = make_pipeline(StandardScaler(), ask())
+    found = answers(lambda X, y, _: grid("asks__dropout", pipeline).fit(X, y))
+    assert found == [True, True, False]
+    for other in (
+        grid("weight_decay", refit=False),  # it varies something else
+        grid(scoring="r2", refit=False),
+    ):
+        assert answers(lambda X, y, _, other=other: other.fit(X, y)) == [False] * 2
+    with sklearn.config_context(enable_metadata_routing=True):
+        for search in (
+            grid(refit=False),  # `score` compares with the truth
+            grid(scoring=make_preference_scorer("r2"), refit=False),
+        ):
+
+            def fit(X, y, truth, search=search):
+                search.fit(X, y, true_preference=truth)
+
+            assert answers(fit) == [False] * 2
+
+
+# ---------------------------------------------------------------- one warning for several fits
+
+
+def test_fits_of_clones_of_one_estimator_have_a_token_in_common():
+    estimator = ImplicitRewardEstimator()
+    assert token_of(estimator, None) is None
+    one, other = clone(estimator), clone(estimator)
+    assert token_of(one, None) is token_of(other, None) is not None
+    assert token_of(estimator, None) is None  # it is no clone itself
+    assert token_of(clone(ImplicitRewardEstimator()), None) is not token_of(one, None)
+    assert token_of(clone(one), None) is not token_of(one, None)
+    # Which of them are clones of one is a matter of one process.
+    assert token_of(pickle.loads(pickle.dumps(one)), None) is None
+
+
+def test_fits_of_one_search_have_the_root_in_common():
+    parent = SimpleNamespace(root_uuid="root")
+    estimator = ImplicitRewardEstimator()
+    for fitted in (estimator, clone(estimator)):
+        assert token_of(fitted, parent) == "root"
