@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from joblib import Parallel, delayed
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from implicitrm_sk._device import resolve_device, resolve_dtype
+from implicitrm_sk._device import resolve_dtype
 from implicitrm_sk.measurement._model import log_likelihood
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 from implicitrm_sk.training._constraint import RateConstraint
@@ -1010,58 +1009,6 @@ def test_bfloat16_means_autocast_forward_and_float32_everything_else():
     for ours, theirs in zip(mixed, batched_logits(full, [log[0]], heads, device=CPU), strict=True):
         assert ours.dtype == torch.float64
         assert 0 < (ours - theirs).abs().max() < 0.1
-
-
-# Devices and dtypes
-
-
-def with_devices(monkeypatch, *, cuda=False, mps=False, bf16=False):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: bf16)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-
-
-@pytest.mark.parametrize(
-    ("available", "expected"),
-    [
-        ({}, "cpu"),
-        ({"mps": True}, "mps"),
-        ({"cuda": True}, "cuda"),
-        ({"cuda": True, "mps": True}, "cuda"),
-    ],
-)
-def test_auto_device(monkeypatch, available, expected):
-    with_devices(monkeypatch, **available)
-    assert resolve_device("auto").type == expected
-
-
-def test_named_device():
-    assert resolve_device("cpu") == CPU
-
-
-@pytest.mark.parametrize("device", ["gpu", "", "cpu:x", "cuda:99", "xla"])
-def test_unusable_device(device):
-    with pytest.raises(ValueError, match=r"(?s)^device=.* cannot be used: .*'auto', 'cpu'") as info:
-        resolve_device(device)
-    assert repr(device) in str(info.value)
-    assert len(str(info.value)) < 500
-
-
-@pytest.mark.parametrize(
-    ("dtype", "device", "bf16", "expected"),
-    [
-        ("auto", "cpu", False, (torch.float32, None)),
-        ("auto", "mps", False, (torch.float32, None)),
-        ("auto", "cuda", True, (torch.float32, torch.bfloat16)),
-        ("auto", "cuda", False, (torch.float32, None)),
-        ("bfloat16", "cpu", False, (torch.float32, torch.bfloat16)),
-        ("float32", "cuda", True, (torch.float32, None)),
-        ("float64", "cpu", False, (torch.float64, None)),
-    ],
-)
-def test_dtype(monkeypatch, dtype, device, bf16, expected):
-    with_devices(monkeypatch, bf16=bf16)
-    assert resolve_dtype(dtype, SimpleNamespace(type=device)) == expected
 
 
 # Partners of pairwise objectives
