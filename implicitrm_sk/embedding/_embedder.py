@@ -35,6 +35,8 @@ _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
 #: How long the vectors that another process has claimed are waited for.
 _PATIENCE_SECONDS = 600
 _CALLBACK_STEPS = 100
+#: What `fit` settles and the vectors depend on.
+_SETTLED = ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
 _cuts_reported = set()
 
 
@@ -380,6 +382,63 @@ class LLMEmbedder(
             return None
         folder = None if self.cache_dir == "auto" else self.cache_dir
         return EmbeddingStore(folder, max_bytes=self.cache_max_bytes)
+
+    # ------------------------------------------------------------------ the same vectors elsewhere
+
+    @property
+    def settled(self) -> dict[str, Any] | None:
+        """What the vectors depend on: as `fit` settled it, or as `pin` was told before; else None.
+
+        The attributes `chat_template_`, `fingerprint_`, `layer_`, `max_length_` and `pooling_`.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.settled is None
+        True
+        >>> embedder.fit().settled["pooling_"]
+        'mean'
+        """
+        if hasattr(self, "commit_"):
+            return {name: getattr(self, name) for name in _SETTLED}
+        return getattr(self, "_pinned", None)
+
+    def pin(self, settled: dict[str, Any]) -> Self:
+        """Let every later `fit` raise unless the vectors are those of another embedder.
+
+        Parameters
+        ----------
+        settled : dict
+            `settled` of the other embedder.
+
+        Returns
+        -------
+        self : LLMEmbedder
+            The embedder, pinned.
+
+        Raises
+        ------
+        ValueError
+            If `settled` lacks something, or holds more.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> name = "sentence-transformers/all-MiniLM-L6-v2"
+        >>> embedder = LLMEmbedder(name, cache_dir=None).fit()
+        >>> copied = LLMEmbedder(name, cache_dir=None).pin(embedder.settled)
+        >>> copied.fit().settled == embedder.settled
+        True
+        """
+        settled = dict(settled)
+        if set(settled) != set(_SETTLED):
+            raise ValueError(
+                f"settled must hold {', '.join(_SETTLED)}, got "
+                f"{', '.join(str(name)[:40] for name in list(settled)[:8]) or 'nothing'}."
+            )
+        self._pinned = settled
+        return self
 
     # ------------------------------------------------------------------ text to tokens
 
