@@ -1,22 +1,18 @@
 """The scikit-learn face of the package: parameters, fit, partial_fit."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from numbers import Integral, Real
-from os import PathLike
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 
-from . import _persistence
 from ._assumptions import Assumptions
 from ._checkpoint import ResumableMixin
-from ._device import resolve_device
 from ._features import HeadColumns, read_features, set_embedder
 from ._fit import (
     log_epoch,
@@ -39,11 +35,10 @@ from ._sklearn import (
     searches_by_own_score,
 )
 from ._typing import RandomState, Rows, same
-from ._warnings import warn
 from .embedding import LLMEmbedder
 from .objectives import OBJECTIVES, Objective
+from .persistence._mixin import PersistenceMixin
 from .training._data import TrainingData
-from .training._modules import RewardModel
 from .training._plan import FitPlan
 
 OBJECTIVES_NOT_RANKED = (
@@ -59,7 +54,9 @@ _needs_incremental = available_if_objective(
 )
 
 
-class ImplicitRewardEstimator(PredictionMixin, ResumableMixin, CallbackSupportMixin, BaseEstimator):
+class ImplicitRewardEstimator(
+    PredictionMixin, PersistenceMixin, ResumableMixin, CallbackSupportMixin, BaseEstimator
+):
     """Reward model learned from what users do with responses, not from labels.
 
     Users who do not act do not thereby dislike, and responses differ in how readily they draw
@@ -581,235 +578,3 @@ class ImplicitRewardEstimator(PredictionMixin, ResumableMixin, CallbackSupportMi
         )
         self.n_iter_ += 1
         return self
-
-    # ------------------------------------------------------------------ persistence
-
-    def save(self, path: str | PathLike[str], metrics: Mapping[str, float] | None = None) -> None:
-        """Save the fitted estimator in files that hold no code.
-
-        Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
-        (``README.md``); a manifest holds the format version and the SHA-256 of the files. Files of
-        this version load with every later one. Everything is saved, also the state from which
-        `partial_fit` goes on, except callbacks. Of a language model (`embedder`), the name and
-        fingerprint are saved, not the weights.
-
-        Parameters
-        ----------
-        path : str or path-like
-            A folder, or a file that ends in ``.zip``. It is written beside its place first and then
-            moved there. A model saved there before is replaced; a folder with other files is left
-            alone.
-        metrics : dict of str to float, default=None
-            Measured values for the model card, by name.
-
-        Raises
-        ------
-        ValueError
-            If something cannot be saved without code: a callable as column selection, an objective
-            that is none of this package's.
-        FileExistsError
-            If something other than a saved model is in the way.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk import ImplicitRewardEstimator
-        >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
-        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     est.save(f"{folder}/reward.zip", metrics={"AUROC on 200 rated answers": 0.84})
-        ...     same = ImplicitRewardEstimator.load(f"{folder}/reward.zip")
-        >>> bool((same.predict(X) == est.predict(X)).all())
-        True
-        """
-        _persistence.save(self, path, metrics)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> Self:
-        """Load an estimator that `save` wrote, on any machine.
-
-        Parameters
-        ----------
-        path : str or path-like
-            Folder or zip archive.
-
-        Returns
-        -------
-        est : ImplicitRewardEstimator
-            On `device` if the machine has it, else, with a warning, on the CPU.
-
-        Raises
-        ------
-        ModelFileError
-            If the files are incomplete, damaged, altered or of a newer format. Nothing in a file is
-            ever executed, and nothing is written. The SHA-256 finds accidents; whoever can change
-            all the files can change that too: load models from people you trust to have trained
-            them well.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk import ImplicitRewardEstimator
-        >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
-        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     est.save(f"{folder}/reward")
-        ...     same = ImplicitRewardEstimator.load(f"{folder}/reward")
-        >>> same.n_signals_
-        2
-        """
-        return _persistence.load(cls, path)
-
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        metrics: Mapping[str, float] | None = None,
-        commit_message: str | None = None,
-        private: bool | None = None,
-        token: str | None = None,
-    ) -> str:
-        """Upload the fitted estimator to the Hugging Face hub, in the files of `save`.
-
-        Parameters
-        ----------
-        repo_id : str
-            ``"user/name"``; the repository is created if there is none.
-        metrics : dict of str to float, default=None
-            As in `save`.
-        commit_message : str, default=None
-            What the hub's history says.
-        private : bool, default=None
-            Whether a new repository is private. None is the default of the organisation.
-        token : str, default=None
-            Access token; None is the one of ``hf auth login``.
-
-        Returns
-        -------
-        url : str
-            Of the commit.
-
-        Raises
-        ------
-        ValueError
-            As in `save`.
-
-        Examples
-        --------
-        >>> from implicitrm_sk import ImplicitRewardEstimator  # doctest: +SKIP
-        >>> est = ImplicitRewardEstimator.load("reward")  # doctest: +SKIP
-        >>> est.push_to_hub("user/reward", private=True)  # doctest: +SKIP
-        """
-        return _persistence.push_to_hub(
-            self,
-            repo_id,
-            metrics=metrics,
-            commit_message=commit_message,
-            private=private,
-            token=token,
-        )
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        repo_id: str,
-        *,
-        revision: str | None = None,
-        token: str | None = None,
-        cache_dir: str | PathLike[str] | None = None,
-    ) -> Self:
-        """Load an estimator from the Hugging Face hub, or from a local path.
-
-        Parameters
-        ----------
-        repo_id : str
-            ``"user/name"`` on the hub, or a path as in `load`.
-        revision : str, default=None
-            Branch, tag or commit. Only a commit is sure to be the same tomorrow.
-        token : str, default=None
-            Access token; None is the one of ``hf auth login``.
-        cache_dir : str or path-like, default=None
-            Where downloads are kept; None is the cache of huggingface_hub.
-
-        Returns
-        -------
-        est : ImplicitRewardEstimator
-
-        Raises
-        ------
-        ModelFileError
-            As in `load`.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from implicitrm_sk import ImplicitRewardEstimator
-        >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
-        >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
-        >>> with tempfile.TemporaryDirectory() as folder:  # "user/reward" for one of the hub
-        ...     est.save(f"{folder}/reward")
-        ...     same = ImplicitRewardEstimator.from_pretrained(f"{folder}/reward")
-        >>> same.n_features_in_
-        2
-        """
-        return _persistence.from_pretrained(
-            cls, repo_id, revision=revision, token=token, cache_dir=cache_dir
-        )
-
-    def __getstate__(self):
-        # Plain arrays: pickle, joblib and skops all read them, on a machine without the device.
-        state = super().__getstate__().copy()
-        for name in ("_clones", "_clone_of"):  # who knows whom is a matter of one process
-            state.pop(name, None)
-        if "model_" in state:
-            state["model_"] = {
-                "config": self.model_.config,
-                "parameters": {
-                    name: value.cpu().numpy() for name, value in self.model_.state_dict().items()
-                },
-            }
-        if "optimizer_state_" in state:
-            state["optimizer_state_"] = _map_tensors(
-                state["optimizer_state_"], torch.Tensor, lambda tensor: tensor.cpu().numpy()
-            )
-        return state
-
-    def __setstate__(self, state):
-        state = dict(state)
-        if "model_" in state:
-            model = RewardModel(**state["model_"]["config"])
-            parameters = _map_tensors(
-                state["model_"]["parameters"], np.ndarray, lambda array: torch.tensor(array)
-            )
-            model.to(next(iter(parameters.values())).dtype)
-            model.load_state_dict(parameters)
-            try:
-                device = resolve_device(state["device"])
-            except ValueError:
-                warn(
-                    f"device={state['device']!r} is not available here: the estimator was loaded "
-                    "on the CPU. Set device before fitting again."
-                )
-                device = torch.device("cpu")
-            state["model_"] = model.to(device)
-        if "optimizer_state_" in state:
-            state["optimizer_state_"] = _map_tensors(
-                state["optimizer_state_"], np.ndarray, lambda array: torch.tensor(array)
-            )
-        super().__setstate__(state)
-
-
-def _map_tensors(tree, kind, convert):
-    if isinstance(tree, kind):
-        return convert(tree)
-    if isinstance(tree, dict):
-        return {key: _map_tensors(value, kind, convert) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_map_tensors(value, kind, convert) for value in tree]
-    return tree

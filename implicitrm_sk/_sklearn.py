@@ -21,6 +21,8 @@ from sklearn.utils.validation import _check_n_features as check_n_features
 from sklearn.utils.validation import _num_samples as num_samples
 
 __all__ = [
+    "ATTRIBUTES_OF_SKLEARN",
+    "METADATA_REQUEST",
     "Interval",
     "MultimetricScorer",
     "StrOptions",
@@ -42,6 +44,11 @@ __all__ = [
     "validate_params",
     "warn_or_raise_about_fit_failures",
 ]
+
+#: Holds the metadata that an estimator asks for, once a request was set.
+METADATA_REQUEST = "_metadata_request"
+#: Of an instance, but no part of what it learned: how to watch a fit, what to ask for.
+ATTRIBUTES_OF_SKLEARN = ("_skl_callbacks", "_sklearn_version", METADATA_REQUEST)
 
 
 def callbacks_of(estimator):

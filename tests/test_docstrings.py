@@ -38,7 +38,7 @@ INHERITED = {"EX01", "PR01", "PR07", "RT01", "RT03"}
 PROTOCOL = {"on_fit_task_begin", "on_fit_task_end", "setup", "teardown"}
 #: Examples that need a network, an account or a cluster.
 NOT_RUN = {
-    "ImplicitRewardEstimator.push_to_hub",
+    "PersistenceMixin.push_to_hub",
     "embed_dataset",
     "fetch_helpsteer",
     "fetch_pku_saferlhf",

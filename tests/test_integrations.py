@@ -29,7 +29,7 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder, ModelFileError, _persistence
+from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder, ModelFileError
 from implicitrm_sk.integrations import (
     evaluate_pairs,
     rank,
@@ -37,6 +37,7 @@ from implicitrm_sk.integrations import (
     to_preference_dataset,
     to_transformers,
 )
+from implicitrm_sk.persistence import _values
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*still improving"),
@@ -685,7 +686,7 @@ def test_arguments_that_could_run_code_are_neither_written_nor_read(
     est.embedder_.set_params(model_kwargs=model_kwargs)
     with pytest.raises(ValueError, match="model_kwargs of the embedder holds"):
         est.save(tmp_path / "model")
-    monkeypatch.setattr(_persistence, "_check_model_kwargs", lambda _: None)
+    monkeypatch.setattr(_values, "check_model_kwargs", lambda _: None)
     est.save(tmp_path / "model")
     monkeypatch.undo()
     with pytest.raises(ModelFileError, match="model_kwargs of the embedder holds"):

@@ -28,10 +28,12 @@ from implicitrm_sk import (
     IdentificationWarning,
     ImplicitRewardEstimator,
     ModelFileError,
-    _persistence,
     exceptions,
 )
 from implicitrm_sk.objectives import OBJECTIVES, Naive, Objective
+from implicitrm_sk.persistence._checks import FITTED
+from implicitrm_sk.persistence._files import MAX_SIZE, digest
+from implicitrm_sk.persistence._model import FORMAT_VERSION
 
 FORMATS = Path(__file__).parent / "formats"
 NAMES = ("implicitrm.json", "estimator.json", "arrays.safetensors")
@@ -355,12 +357,12 @@ def test_files_of_every_format_version_load(folder):
 
 def test_there_is_a_file_of_every_format_version():
     versions = {path.name.split("_")[0] for path in FORMATS.glob("*_*/")}
-    assert versions == {f"v{i + 1}" for i in range(_persistence.FORMAT_VERSION)}
+    assert versions == {f"v{i + 1}" for i in range(FORMAT_VERSION)}
 
 
 def test_newer_formats_are_refused(estimator, tmp_path):
     estimator.save(tmp_path / "model")
-    reseal(tmp_path / "model", format_version=_persistence.FORMAT_VERSION + 1)
+    reseal(tmp_path / "model", format_version=FORMAT_VERSION + 1)
     with pytest.raises(ModelFileError, match="Install a newer implicitrm-sk"):
         ImplicitRewardEstimator.load(tmp_path / "model")
 
@@ -378,7 +380,7 @@ def reseal(folder, **changes):
             "sha256": hashlib.sha256(content).hexdigest(),
         }
     manifest.update(changes)
-    manifest["sha256"] = _persistence._digest(manifest)
+    manifest["sha256"] = digest(manifest)
     (folder / "implicitrm.json").write_text(json.dumps(manifest))
 
 
@@ -502,7 +504,7 @@ def bad_settings():
         "objects": {"dict": [["a", {"dict": [["b", 1]]}]]},
         "nan": {"float": "nan"},
     }
-    fitted_names = [name for name, needed in _persistence._FITTED.items() if needed]
+    fitted_names = [name for name, field in FITTED.items() if field.needed]
     edits = {
         f"fitted-{name}-{label}": put("fitted", name, value)
         for name in fitted_names
@@ -680,7 +682,7 @@ def bad_folders(folder):
 
         def sparse(path, name=name):
             with open(path / name, "r+b") as file:
-                file.truncate(_persistence.MAX_SIZE[name] + 1)
+                file.truncate(MAX_SIZE[name] + 1)
 
         yield f"sparse-{name}", copied(sparse)
     yield "empty-folder", lambda path: path.mkdir()
@@ -707,7 +709,7 @@ def bad_manifests(folder):
         "no-hash": {"files": files | {"estimator.json": {"size": files["estimator.json"]["size"]}}},
     }.items():
         changed = manifest | changes
-        changed["sha256"] = _persistence._digest(changed)
+        changed["sha256"] = digest(changed)
         yield name, json.dumps(changed)
     yield "number", "3"
     yield "deep", "[" * 10**5

@@ -16,11 +16,11 @@ import torch
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
-from .._card import model_card
 from .._features import HeadColumns
 from .._pipeline import split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import _token_numbers
+from ..persistence._card import model_card
 
 #: A larger shift of the logits leaves bfloat16 too few digits for what is on top of it.
 MAX_SHIFT = 16.0
@@ -266,11 +266,7 @@ def _embedder_of(est, base_model):
         moved = clone(embedder).set_params(model=base_model)
         if not Path(base_model).exists():
             moved.set_params(revision=embedder.commit_ or embedder.revision)
-        moved._pinned = {
-            name: getattr(embedder, name)
-            for name in ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
-        }
-        embedder = moved
+        embedder = moved.pin(embedder.settled)
     embedder._ensure_fitted()
     if embedder._n_features_out != fitted.n_features_in_:
         raise ValueError(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from implicitrm_sk import ImplicitRewardEstimator
-from implicitrm_sk._persistence import FORMAT_VERSION
+from implicitrm_sk.persistence._model import FORMAT_VERSION
 
 
 def write(name, est, X):

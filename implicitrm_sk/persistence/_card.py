@@ -6,7 +6,7 @@ from numbers import Real
 
 import numpy as np
 
-from ._identification import IDENTIFIED, NOT_IDENTIFIED
+from .._identification import IDENTIFIED, NOT_IDENTIFIED
 
 _HEADER = """\
 ---
@@ -139,7 +139,7 @@ def _metrics(est, metrics):
 
 
 def _embedder(embedder):
-    settled = {**vars(embedder), **getattr(embedder, "_pinned", {})}
+    settled = embedder.settled
     name = os.fspath(embedder.model)
     # Where a folder lies on the machine of its owner is nobody's business.
     name = os.path.basename(name.rstrip("/")) if os.path.isabs(name) else name

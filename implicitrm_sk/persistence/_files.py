@@ -1,0 +1,278 @@
+"""The files of a saved model: folder or zip archive, JSON, names and size limits."""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import shutil
+import stat
+import struct
+import tempfile
+import zipfile
+from pathlib import Path
+
+from ..exceptions import ModelFileError
+
+MANIFEST, SETTINGS, ARRAYS, CARD = (
+    "implicitrm.json",
+    "estimator.json",
+    "arrays.safetensors",
+    "README.md",
+)
+#: Largest size in bytes that is read or written.
+MAX_SIZE = {MANIFEST: 2**20, SETTINGS: 2**26, ARRAYS: 2**32, CARD: 2**20}
+#: What senseless values lead to, RecursionError among them.
+SENSELESS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+def listing(names):
+    """Return names for a message, the first ones of many, each cut to 40 characters."""
+    names = [str(name)[:40] for name in names]
+    return (", ".join(names[:8]) + (", ..." if len(names) > 8 else "")) or "none"
+
+
+def short(error):
+    """Return the text of an error in one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def dump(value):
+    """Return JSON with one line per parameter or attribute, for people who compare files."""
+
+    def lines(value, depth):
+        if not isinstance(value, dict) or not value or depth == 2:
+            return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        indent = "\n" + " " * depth
+        items = [f"{json.dumps(key)}: {lines(item, depth + 1)}" for key, item in value.items()]
+        return "{" + ",".join(f"{indent} {item}" for item in items) + indent + "}"
+
+    return (lines(value, 0) + "\n").encode("utf-8", "surrogatepass")
+
+
+def digest(manifest):
+    """Return the SHA-256 of a manifest, that of itself left out."""
+    rest = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse(content, name):
+    """Return what a JSON file holds; a constant that JSON lacks or a repeated key is an error."""
+
+    def no_constant(text):
+        raise ValueError(f"{text} is no JSON")
+
+    def no_repeated_key(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key occurs twice")
+        return dict(pairs)
+
+    try:
+        return json.loads(
+            content.decode("utf-8", "surrogatepass"),
+            parse_constant=no_constant,
+            object_pairs_hook=no_repeated_key,
+        )
+    except (ValueError, RecursionError) as error:
+        raise ModelFileError(f"{name} is no valid JSON: {short(error)}") from error
+
+
+# ---------------------------------------------------------------------- folders and archives
+
+
+def read(path):
+    """Return the content of the files of a saved model, by name; only these are ever opened."""
+    path = Path(path).expanduser()
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no saved model (a folder or a zip archive)", str(path)
+        ) from error
+    try:
+        if stat.S_ISDIR(mode):
+            return read_folder(path)
+        if not stat.S_ISREG(mode):
+            raise ModelFileError("it is neither a folder nor a file.")
+        return _read_zip(path)
+    except ModelFileError as error:
+        raise ModelFileError(f"{str(path)!r} cannot be loaded: {error}") from error.__cause__
+
+
+def read_folder(folder, follow_links=False):
+    """Read the files of a folder; links, which could lead anywhere, only if asked to."""
+    files = {}
+    for name in (MANIFEST, SETTINGS, ARRAYS):
+        path = Path(folder) / name
+        flags = os.O_RDONLY | os.O_NONBLOCK | (0 if follow_links else os.O_NOFOLLOW)
+        try:
+            handle = os.open(path, flags)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EMLINK):
+                raise ModelFileError(
+                    f"{name} is a symbolic link, which could lead anywhere. Copy the file."
+                ) from error
+            if isinstance(error, FileNotFoundError):
+                raise ModelFileError(
+                    f"the folder has no file {name}. A saved model has {MANIFEST}, {SETTINGS} "
+                    f"and {ARRAYS}."
+                ) from error
+            raise
+        try:
+            status = os.fstat(handle)
+            if not stat.S_ISREG(status.st_mode):
+                raise ModelFileError(f"{name} is no regular file.")
+            _check_size(name, status.st_size)
+            with open(handle, "rb", closefd=False) as file:
+                files[name] = file.read(MAX_SIZE[name] + 1)
+            _check_size(name, len(files[name]))
+        finally:
+            os.close(handle)
+    return files
+
+
+def _check_size(name, size):
+    if size > MAX_SIZE[name]:
+        raise ModelFileError(
+            f"{name} has {size:,} bytes, more than the {MAX_SIZE[name]:,} that are opened."
+        )
+
+
+def _read_zip(path):
+    wanted = {MANIFEST, SETTINGS, ARRAYS, CARD}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(members) > len(wanted) or not set(names) <= wanted:
+                strange = [name for name in names if name not in wanted]
+                raise ModelFileError(
+                    f"the archive holds other members than those of a saved model: "
+                    f"{listing(map(repr, strange))}."
+                )
+            if len(set(names)) < len(names):
+                raise ModelFileError("a member of the archive occurs twice.")
+            missing = wanted - {CARD} - set(names)
+            if missing:
+                raise ModelFileError(f"the archive lacks {listing(sorted(missing))}.")
+            for member in members:
+                _check_member(member, path.stat().st_size)
+            files = {}
+            for name in (MANIFEST, SETTINGS, ARRAYS):
+                with archive.open(name) as file:
+                    files[name] = file.read(MAX_SIZE[name] + 1)
+                _check_size(name, len(files[name]))
+            return files
+    except (ModelFileError, PermissionError):
+        raise
+    # zipfile does not catch everything that a damaged archive leads to.
+    except (zipfile.BadZipFile, OSError, EOFError, struct.error, *SENSELESS) as error:
+        raise ModelFileError(f"it is no valid zip archive: {short(error)}") from error
+
+
+def _check_member(member, archive_size):
+    name = member.filename
+    if stat.S_ISLNK(member.external_attr >> 16):
+        raise ModelFileError(f"{name} in the archive is a symbolic link.")
+    # Uncompressed, a member cannot be larger than the archive: no bomb.
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
+        raise ModelFileError(f"{name} in the archive is compressed; saved models are not.")
+    if member.flag_bits & 1:
+        raise ModelFileError(f"{name} in the archive is encrypted.")
+    _check_size(name, member.file_size)
+    if member.file_size > archive_size:
+        raise ModelFileError(f"{name} in the archive is said to be larger than the archive.")
+
+
+def write(path, files):
+    """Write the files of a saved model: an archive if the path ends in .zip, else a folder."""
+    path = Path(path).expanduser()
+    (_write_zip if path.suffix.lower() == ".zip" else _write_folder)(path, files)
+
+
+def _write_zip(path, files):
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "a folder is in the way of the archive", str(path))
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in files.items():
+            # A fixed date: the same model gives the same bytes.
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.external_attr = (stat.S_IFREG | 0o644) << 16
+            archive.writestr(info, data)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _temporary(path, tempfile.mkstemp) as (handle, temporary):
+        with open(handle, "wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+
+
+def _write_folder(path, files):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() or path.is_symlink():
+        if not path.is_dir() or path.is_symlink():
+            raise FileExistsError(errno.EEXIST, "something else than a folder is there", str(path))
+        others = sorted({entry.name for entry in path.iterdir()} - set(files))
+        if others:
+            raise FileExistsError(
+                errno.EEXIST,
+                f"the folder holds files that are not of a saved model ({listing(others)}), "
+                "choose another",
+                str(path),
+            )
+    with _temporary(path, lambda **kwargs: (None, tempfile.mkdtemp(**kwargs))) as (_, temporary):
+        for name, content in files.items():
+            with open(Path(temporary) / name, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        os.chmod(temporary, 0o777 & ~_umask())
+        if path.exists():
+            # A folder cannot be replaced in one step: the old one stands aside until the new one
+            # is there.
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "old"
+            os.rename(path, old)
+            try:
+                os.rename(temporary, path)
+            except OSError:
+                os.rename(old, path)
+                os.rmdir(old.parent)
+                raise
+            shutil.rmtree(old.parent, ignore_errors=True)
+        else:
+            os.rename(temporary, path)
+
+
+@contextlib.contextmanager
+def _temporary(path, make):
+    """Make a temporary file or folder beside the target; remove it if it is left over."""
+    handle, temporary = make(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        yield handle, temporary
+    finally:
+        if os.path.isdir(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+        elif os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,373 @@
+"""Values of a saved model as JSON, their arrays by name: one table says how, kind by kind."""
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.preprocessing import StandardScaler
+
+from .._identification import Evidence, Identification
+from .._sklearn import validate_params
+from .._warnings import warn
+from ..embedding import LLMEmbedder
+from ..exceptions import ModelFileError
+from ..objectives import OBJECTIVES, Objective
+from ._checks import is_count, require
+from ._files import SENSELESS, SETTINGS, listing, short
+
+
+class Codec:
+    """Turns values into JSON and back, and keeps the arrays, which JSON has by name.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray, default=None
+        Those of a file. Each is to be asked for exactly once: what is left over has no use.
+    """
+
+    def __init__(self, arrays=None):
+        self.arrays = {} if arrays is None else arrays
+
+    def encode(self, value, name):
+        """Return JSON; `name` is that of the value in messages and of the arrays in it."""
+        if value is None or isinstance(value, bool | str):
+            return value
+        for kind, functions in KINDS.items():
+            if functions.holds(value):
+                return {kind: functions.encode(value, name, self)}
+        if isinstance(value, int | float):
+            return value
+        if isinstance(value, list):
+            return [self.encode(item, f"{name}.{i}") for i, item in enumerate(value)]
+        raise _unsupported(value, name)
+
+    def decode(self, content):
+        """Return the value that JSON stands for."""
+        if isinstance(content, list):
+            return [self.decode(item) for item in content]
+        if not isinstance(content, dict):
+            return content
+        if len(content) != 1:
+            raise ModelFileError(f"{SETTINGS} holds an object with the keys {listing(content)}.")
+        ((kind, inner),) = content.items()
+        if kind not in KINDS:
+            raise ModelFileError(f"{SETTINGS} holds a value of the unknown kind {kind[:60]!r}.")
+        try:
+            return KINDS[kind].decode(inner, self)
+        except ModelFileError:
+            raise
+        except SENSELESS as error:
+            raise ModelFileError(f"{SETTINGS} holds no valid {kind}: {short(error)}") from error
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How values of one kind are recognised, written and read.
+
+    Attributes
+    ----------
+    holds : callable
+        ``holds(value)`` is whether a value is of this kind.
+    encode : callable
+        ``encode(value, name, codec)`` returns JSON.
+    decode : callable
+        ``decode(content, codec)`` returns the value, or raises one of `SENSELESS`.
+    """
+
+    holds: Callable[[Any], bool]
+    encode: Callable[[Any, str, Codec], Any]
+    decode: Callable[[Any, Codec], Any]
+
+
+def _made_of(holds, take_apart, put_together):
+    """Return a kind of values that are made of simpler ones, which the codec knows already."""
+    return Kind(
+        holds,
+        lambda value, name, codec: codec.encode(take_apart(value), name),
+        lambda content, codec: put_together(codec.decode(content)),
+    )
+
+
+def _any(cls):
+    return lambda value: isinstance(value, cls)
+
+
+def _just(cls):
+    """Return whether a value is of a class, but of none derived from it, which may hold more."""
+    return lambda value: type(value) is cls
+
+
+def _unsupported(value, name):
+    if isinstance(value, Objective):
+        return ValueError(
+            f"{name} is an objective of class {type(value).__qualname__}, which is none of this "
+            "package's: a file that is safe to open holds no code, so that it cannot be saved. "
+            "Pickle the estimator, or add the class to implicitrm_sk.objectives. Names that can be "
+            f"saved: {', '.join(OBJECTIVES)}."
+        )
+    kind = type(value).__qualname__
+    if isinstance(value, np.ndarray):
+        kind += f" of dtype {value.dtype}"
+    if callable(value) and name.endswith("_features"):
+        return ValueError(
+            f"{name} is a callable ({kind}), and a file that is safe to open holds no code. Save "
+            f"what it selected: est.set_params({name}=est.{name.replace('features', 'columns_')})."
+        )
+    return ValueError(
+        f"{name} holds a {kind}, which cannot be saved: a file that is safe to open holds numbers, "
+        "strings and arrays only. Set it to one of these, or pickle the estimator."
+    )
+
+
+# ---------------------------------------------------------------------- of Python
+
+
+def _is_not_finite(value):
+    return isinstance(value, float) and not math.isfinite(value)
+
+
+def _float(text):
+    if text not in ("nan", "inf", "-inf"):
+        raise ValueError(f"{text!r:.60} is none of nan, inf, -inf")
+    return float(text)
+
+
+def _tuple(items):
+    require(isinstance(items, list), "a tuple is a list of values")
+    return tuple(items)
+
+
+def _is_dict(value):
+    return isinstance(value, dict) and all(isinstance(key, str | int) for key in value)
+
+
+def _encode_dict(value, name, codec):
+    return [[key, codec.encode(item, f"{name}.{key}")] for key, item in value.items()]
+
+
+def _decode_dict(content, codec):
+    pairs = [(key, codec.decode(item)) for key, item in content]
+    require(all(isinstance(key, str | int) for key, _ in pairs), "keys are strings or numbers")
+    require(len(dict(pairs)) == len(pairs), "a key occurs twice")
+    return dict(pairs)
+
+
+def _parts_of_slice(value):
+    return [value.start, value.stop, value.step]
+
+
+def _slice(parts):
+    return slice(*parts)
+
+
+def _path(text):
+    require(isinstance(text, str), "a path is a string")
+    return Path(text)
+
+
+# ---------------------------------------------------------------------- of NumPy
+
+
+def _is_number(value):
+    return isinstance(value, np.number | np.bool_) and value.dtype.kind in "biuf"
+
+
+def _parts_of_number(value):
+    return [value.dtype.name, value.item()]
+
+
+def _number(parts):
+    kind, value = parts
+    dtype = np.dtype(kind)
+    require(dtype.kind in "biuf" and dtype.name == kind, f"{kind!r:.40} is no kind of number")
+    return dtype.type(value)
+
+
+def _are_strings(value):
+    return (
+        isinstance(value, np.ndarray)
+        and value.dtype.kind in "OUT"
+        and value.ndim == 1
+        and all(isinstance(item, str) for item in value)
+    )
+
+
+def _encode_strings(value, name, codec):
+    return [str(item) for item in value]
+
+
+def _decode_strings(content, codec):
+    require(all(isinstance(item, str) for item in content), "an item is no string")
+    return np.array(content, dtype=object)
+
+
+def _is_array(value):
+    return (
+        isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
+    )
+
+
+def _encode_array(value, name, codec):
+    native = value.dtype.newbyteorder("=")
+    codec.arrays[name] = np.array(value, dtype=native, order="C")  # keeps 0-d arrays 0-d
+    return name
+
+
+def _decode_array(content, codec):
+    require(content in codec.arrays, f"{content!r:.80} is missing or used twice")
+    return codec.arrays.pop(content)
+
+
+def _state_of_generator(generator):
+    return generator.get_state(legacy=False)
+
+
+def _generator(state):
+    require(state["bit_generator"] == "MT19937", "the generator is not MT19937")
+    generator = np.random.RandomState()
+    generator.set_state(state)
+    return generator
+
+
+# ---------------------------------------------------------------------- of scikit-learn and ours
+
+_SCALER = ("mean_", "var_", "scale_", "n_samples_seen_", "n_features_in_")
+
+
+def _parts_of_scaler(scaler):
+    return {name: vars(scaler)[name] for name in _SCALER}
+
+
+def _scaler(fitted):
+    require(set(fitted) == set(_SCALER), f"it has {listing(fitted)}")
+    scaler = StandardScaler()
+    vars(scaler).update(fitted)
+    return scaler
+
+
+def _evidence(counts):
+    require(all(is_count(count) for count in counts.values()), "counts are whole numbers")
+    return Evidence(**counts)
+
+
+def _identification(fields):
+    found = Identification(**fields)
+    require(
+        isinstance(found.level, str)
+        and isinstance(found.reason, str)
+        and isinstance(found.swap_symmetric, bool)
+        and all(
+            isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)
+            for texts in (found.assumptions, found.advice)
+        ),
+        "its fields are texts",
+    )
+    return found
+
+
+#: Arguments of `from_pretrained` that a file may hold, with their values. Others could make it run
+#: code: ``weights_only=False`` opens pickles, a kernel of the hub can stand for an attention.
+_MODEL_KWARGS = {
+    "attn_implementation": (
+        "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa",
+    ),
+    "use_safetensors": (True, False, None),
+}  # fmt: skip
+
+
+def check_model_kwargs(model_kwargs):
+    """Raise ValueError if arguments of an embedder's model could make it run code."""
+    for name, value in (model_kwargs or {}).items():
+        if name == "gguf_file" and isinstance(value, str):
+            continue
+        if name not in _MODEL_KWARGS or value not in _MODEL_KWARGS[name]:
+            raise ValueError(
+                f"model_kwargs of the embedder holds {name}={value!r:.60}, which a file that is "
+                "safe to open may not. Save without it, and set it again after loading: "
+                "est.embedder_.set_params(model_kwargs=...)."
+            )
+
+
+def _parts_of_embedder(embedder):
+    parameters = embedder.get_params(deep=False)
+    check_model_kwargs(parameters["model_kwargs"])
+    if getattr(embedder, "commit_", None) is not None:
+        parameters["revision"] = embedder.commit_
+    return [parameters, embedder.settled]
+
+
+def _embedder(parts):
+    parameters, settled = parts
+    refused = []
+    # Whoever wrote the file is not to decide what runs, nor where something is written.
+    if parameters.get("trust_remote_code"):
+        parameters["trust_remote_code"] = False
+        refused.append("trust_remote_code=True")
+    if parameters.get("cache_dir") not in ("auto", None):
+        refused.append(f"cache_dir={str(parameters['cache_dir'])[:80]!r}")
+        parameters["cache_dir"] = "auto"
+    embedder = LLMEmbedder(**parameters)
+    validate_params(embedder)
+    check_model_kwargs(embedder.model_kwargs)
+    if settled is not None:
+        embedder.pin(settled)
+        if refused:
+            warn(
+                f"the embedder had {' and '.join(refused)}, which is not taken over from a file. "
+                "If you want it: est.embedder_.set_params(...)."
+            )
+    return embedder
+
+
+def _is_objective(value):
+    return type(value) in OBJECTIVES.values()
+
+
+def _parts_of_objective(objective):
+    (name,) = (name for name, cls in OBJECTIVES.items() if type(objective) is cls)
+    return [name, dict(vars(objective))]
+
+
+def _objective(parts):
+    name, state = parts
+    require(name in OBJECTIVES, f"{name!r:.60} is none of {', '.join(OBJECTIVES)}")
+    objective = OBJECTIVES[name]()
+    fitted = set(state) - set(vars(objective))
+    require(set(vars(objective)) <= set(state), f"{name} has {listing(vars(objective))}")
+    require(
+        all(
+            key.endswith("_")
+            and not key.startswith("_")
+            and np.isfinite(np.asarray(state[key], dtype=float)).all()
+            for key in fitted
+        ),
+        f"{name} learns numbers, named with a trailing underscore",
+    )
+    vars(objective).update(state)
+    return objective
+
+
+# ---------------------------------------------------------------------- the table
+
+#: The kinds of values that a file can hold, beside those that JSON has itself. The first that
+#: holds a value writes it.
+KINDS = {
+    "number": _made_of(_is_number, _parts_of_number, _number),
+    "float": _made_of(_is_not_finite, repr, _float),
+    "tuple": _made_of(_any(tuple), list, _tuple),
+    "slice": _made_of(_any(slice), _parts_of_slice, _slice),
+    "dict": Kind(_is_dict, _encode_dict, _decode_dict),
+    "strings": Kind(_are_strings, _encode_strings, _decode_strings),
+    "array": Kind(_is_array, _encode_array, _decode_array),
+    "standard_scaler": _made_of(_just(StandardScaler), _parts_of_scaler, _scaler),
+    "random_state": _made_of(_any(np.random.RandomState), _state_of_generator, _generator),
+    "evidence": _made_of(_just(Evidence), asdict, _evidence),
+    "identification": _made_of(_just(Identification), asdict, _identification),
+    "path": _made_of(_any(os.PathLike), os.fspath, _path),
+    "embedder": _made_of(_just(LLMEmbedder), _parts_of_embedder, _embedder),
+    "objective": _made_of(_is_objective, _parts_of_objective, _objective),
+}
