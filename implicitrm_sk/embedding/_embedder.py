@@ -462,7 +462,7 @@ class LLMEmbedder(
         >>> embedder.render([("2 + 2?", "4")])
         ['2 + 2?\n4']
         """
-        self._ensure_fitted()
+        ensure_fitted(self)
         tokenizer = self._tokenizer()
         return [self._render(row, number, tokenizer) for number, row in enumerate(read_text(X))]
 
@@ -486,15 +486,10 @@ class LLMEmbedder(
         >>> embedder.tokenize(["Four."])
         [[101, 2176, 1012, 102]]
         """
-        self._ensure_fitted()
+        ensure_fitted(self)
         rows = read_text(X)
         tokens, _ = self._tokenize(list(range(len(rows))), rows)
         return tokens
-
-    def _ensure_fitted(self):
-        # A stateless transformer works without fit, as HashingVectorizer does.
-        if getattr(self, "_fitted_params", None) != self.get_params(deep=False):
-            self.fit()
 
     def _tokenizer(self):
         return _models.load_tokenizer(self._source, self.fingerprint_)
@@ -526,8 +521,8 @@ class LLMEmbedder(
             for token in (tokenizer.eos_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, 0)
             if token is not None
         )
-        empty = _token_numbers(tokenizer, ["a"], True)[0]
-        inner = _token_numbers(tokenizer, ["a"], False)[0]
+        empty = token_numbers(tokenizer, ["a"], True)[0]
+        inner = token_numbers(tokenizer, ["a"], False)[0]
         n_before = next(
             (i for i in range(len(empty)) if empty[i : i + len(inner)] == inner), 0
         )  # what the tokenizer puts before a text: a BOS or CLS token
@@ -537,7 +532,7 @@ class LLMEmbedder(
         for templated in (True, False):
             which = [i for i, n in enumerate(numbers) if self._is_templated(rows[n]) == templated]
             texts = [self._render(rows[numbers[i]], numbers[i], tokenizer) for i in which]
-            for i, ids in zip(which, _token_numbers(tokenizer, texts, not templated), strict=True):
+            for i, ids in zip(which, token_numbers(tokenizer, texts, not templated), strict=True):
                 # A template that writes no BOS of its own gets the one the model is used to.
                 if templated and before and ids[: len(before)] != before:
                     ids = before + ids
@@ -580,7 +575,7 @@ class LLMEmbedder(
 
     def _embed(self, X, out, context=None):
         self._validate_params()
-        self._ensure_fitted()
+        ensure_fitted(self)
         rows = read_text(X)
         numbers, keys, first = self._keys(rows)
         shape = (len(rows), self._n_features_out)
@@ -752,7 +747,14 @@ class LLMEmbedder(
         )
 
 
-def _token_numbers(tokenizer, texts, add_special_tokens):
+def ensure_fitted(embedder):
+    """Fit an embedder whose parameters have changed since it was fitted, or that never was."""
+    # A stateless transformer works without fit, as HashingVectorizer does.
+    if getattr(embedder, "_fitted_params", None) != embedder.get_params(deep=False):
+        embedder.fit()
+
+
+def token_numbers(tokenizer, texts, add_special_tokens):
     tokens = []
     # The tokenizer keeps much more than the numbers of what it has at a time.
     for start in range(0, len(texts), _TOKENIZED_AT_ONCE):

@@ -19,7 +19,7 @@ from sklearn.pipeline import Pipeline
 from .._features import HeadColumns
 from .._pipeline import split_pipeline
 from ..embedding import LLMEmbedder
-from ..embedding._embedder import _token_numbers
+from ..embedding._embedder import ensure_fitted, token_numbers
 from ..persistence._card import model_card
 
 #: A larger shift of the logits leaves bfloat16 too few digits for what is on top of it.
@@ -262,15 +262,16 @@ def _embedder_of(est, base_model):
             "est has an embedder of its own: pass a name, a path or None as base_model."
         )
     elif base_model is not None:
-        embedder._ensure_fitted()
+        ensure_fitted(embedder)
         moved = clone(embedder).set_params(model=base_model)
         if not Path(base_model).exists():
             moved.set_params(revision=embedder.commit_ or embedder.revision)
         embedder = moved.pin(embedder.settled)
-    embedder._ensure_fitted()
-    if embedder._n_features_out != fitted.n_features_in_:
+    ensure_fitted(embedder)
+    n_features = len(embedder.get_feature_names_out())
+    if n_features != fitted.n_features_in_:
         raise ValueError(
-            f"base_model={embedder.model!r} gives vectors of {embedder._n_features_out} columns, "
+            f"base_model={embedder.model!r} gives vectors of {n_features} columns, "
             f"but est was fitted on {fitted.n_features_in_}."
         )
     return fitted, embedder
@@ -278,7 +279,7 @@ def _embedder_of(est, base_model):
 
 def _make_tokenizer(embedder, tokenizer):
     """Return the tokenizer that reads text as the embedder does, and what is wrong with padding."""
-    whole, inner = (_token_numbers(tokenizer, ["a"], special)[0] for special in (True, False))
+    whole, inner = (token_numbers(tokenizer, ["a"], special)[0] for special in (True, False))
     n_before = next(
         (i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), len(whole)
     )
@@ -323,7 +324,7 @@ def _literal(tokenizer, ids):
 
 def _template_numbers(tokenizer, messages):
     text = tokenizer.apply_chat_template(messages, tokenize=False)
-    return _token_numbers(tokenizer, [text], False)[0]
+    return token_numbers(tokenizer, [text], False)[0]
 
 
 # ---------------------------------------------------------------------- the model
