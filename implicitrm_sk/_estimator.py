@@ -35,6 +35,7 @@ from ._sklearn import (
     searches_by_own_score,
 )
 from ._typing import RandomState, Rows, same
+from ._warnings import note_clone
 from .embedding import LLMEmbedder
 from .objectives import OBJECTIVES, Objective
 from .persistence._mixin import PersistenceMixin
@@ -367,9 +368,8 @@ class ImplicitRewardEstimator(
         return tags
 
     def __sklearn_clone__(self):
-        # Clones know each other: what `cross_validate` fits gives one warning.
         copied = clone_parametrized(self)
-        copied._clone_of = vars(self).setdefault("_clones", object())
+        note_clone(copied, self)
         return copied
 
     @same(fit_context(prefer_skip_nested_validation=True))

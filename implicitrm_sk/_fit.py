@@ -21,7 +21,7 @@ from ._identification import Evidence, assess, warn_not_identified
 from ._log import FeedbackLog
 from ._sklearn import begin_callbacks
 from ._typing import same
-from ._warnings import warn
+from ._warnings import siblings_of, warn
 from .measurement._model import GROUP_NAMES
 from .objectives import OBJECTIVES, Objective
 from .training._data import TrainingData
@@ -287,7 +287,7 @@ def token_of(est, parent):
     parent : CallbackContext or None
         Of the search or pipeline.
     """
-    return vars(est).get("_clone_of") if parent is None else parent.root_uuid
+    return siblings_of(est) if parent is None else parent.root_uuid
 
 
 def warn_still_improving(est, n_members):

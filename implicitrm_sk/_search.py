@@ -28,7 +28,6 @@ from ._estimator import OBJECTIVES_NOT_RANKED, ImplicitRewardEstimator
 from ._fit import fit_side_by_side, token_of
 from ._sklearn import (
     Interval,
-    MultimetricScorer,
     PassthroughScorer,
     begin_callbacks,
     callbacks_of,
@@ -40,6 +39,7 @@ from ._sklearn import (
     parent_context,
     safe_split,
     score_of,
+    scorers_of,
     validate_params,
     warn_or_raise_about_fit_failures,
 )
@@ -259,7 +259,7 @@ class BatchedSearchCV(GridSearchCV):
             self.refit_time_ = time.time() - start
             if hasattr(self.best_estimator_, "feature_names_in_"):
                 self.feature_names_in_ = self.best_estimator_.feature_names_in_
-        self.scorer_ = scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
+        self.scorer_ = scorers_of(scorer)
         self.cv_results_ = results
         return self
 

@@ -40,6 +40,7 @@ __all__ = [
     "safe_indexing",
     "safe_split",
     "score_of",
+    "scorers_of",
     "searches_by_own_score",
     "validate_params",
     "warn_or_raise_about_fit_failures",
@@ -59,6 +60,11 @@ def callbacks_of(estimator):
 def begin_callbacks(estimator, max_subtasks):
     """Return the callback context of a fit that begins; a search or pipeline is its parent."""
     return estimator._init_callback_context(max_subtasks=max_subtasks)
+
+
+def scorers_of(scorer):
+    """Return the scorers of several metrics by name, the scorer itself of one."""
+    return scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
 
 
 def validate_params(estimator):

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import warnings
+import weakref
 
 import joblib
 import sklearn
@@ -12,6 +13,10 @@ import sklearn
 _LIBRARIES = tuple(
     os.path.dirname(path) + os.sep for path in (__file__, sklearn.__file__, joblib.__file__)
 )
+
+#: Of estimators, what their clones have in common; and of clones, what they have in common with
+#: others. Not attributes, since they would be pickled, copied and saved.
+_of_clones, _siblings = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
 
 
 def _library_frames():
@@ -35,3 +40,16 @@ def in_worker():
         multiprocessing.parent_process() is not None
         or threading.current_thread() is not threading.main_thread()
     )
+
+
+def note_clone(clone, original):
+    """Remember that a clone is one of those of an estimator."""
+    _siblings[clone] = _of_clones.setdefault(original, object())
+
+
+def siblings_of(estimator):
+    """Return what an estimator has in common with other clones of one, None if it is no clone.
+
+    `cross_validate` and the like fit clones, for which one warning is enough.
+    """
+    return _siblings.get(estimator)

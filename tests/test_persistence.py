@@ -525,7 +525,7 @@ def bad_settings():
         ),
         "attribute-method": put("fitted", "predict", PAYLOAD),
         "attribute-dunder": put("fitted", "__class__", PAYLOAD),
-        "attribute-private": put("fitted", "_clone_of", [0.1]),
+        "attribute-private": put("fitted", "_secret", [0.1]),
         "part-unknown": lambda settings: settings.update(code=PAYLOAD),
         "part-missing": lambda settings: settings.pop("fitted"),
         "part-list": lambda settings: settings.update(fitted=[PAYLOAD]),

@@ -40,21 +40,11 @@ MAX_LINES = 100
 MAX_LINES_OF_THE_ESTIMATOR = 700
 #: Private names that a module uses though they belong to another, and why.
 PRIVATE_OF_OTHERS = {
-    ("_estimator", "_clone_of"): "set on a clone of its own, which is not `self`",
-    ("_fit", "_clone_of"): "which fits have a warning in common; part of no interface",
-    ("_persistence", "_pinned"): "files hold all of an embedder, see `embedding._embedder`",
-    ("_persistence", "_validate_params"): "what a file states is checked like arguments",
-    ("_card", "_pinned"): "a card states what an embedder settled",
-    ("_search", "_scorers"): "scikit-learn's: what `scorer_` of its searches holds",
     ("_sklearn", "_getframe"): "Python's only way to what calls",
     ("_warnings", "_getframe"): "Python's only way to what calls",
     ("embedding._embedder", "_mmap"): "NumPy's only way to the memory behind an array",
     ("inspection._plot._identification", "_held_out"): "of the report, which the display draws",
     ("integrations._transformers", "_source"): "a model is built from what an embedder settled",
-    ("integrations._transformers", "_pinned"): "a model is built from what an embedder settled",
-    ("integrations._transformers", "_ensure_fitted"): "an embedder is fitted when it is needed",
-    ("integrations._transformers", "_n_features_out"): "scikit-learn's name of the width",
-    ("integrations._transformers", "_token_numbers"): "an embedder's tokens, one by one",
     ("integrations.modeling_implicitrm", "_model_mapping"): "transformers': class of a config",
 }
 #: The one module for private names of scikit-learn.
@@ -62,6 +52,7 @@ SKLEARN = "_sklearn"
 SKLEARN_ATTRIBUTES = (
     "_init_callback_context",
     "_parent_callback_ctx",
+    "_scorers",
     "_skl_callbacks",
     "_validate_params",
 )

@@ -197,8 +197,6 @@ class PersistenceMixin:
     def __getstate__(self):
         # Plain arrays: pickle, joblib and skops all read them, on a machine without the device.
         state = super().__getstate__().copy()
-        for name in ("_clones", "_clone_of"):  # who knows whom is a matter of one process
-            state.pop(name, None)
         if "model_" in state:
             state["model_"] = {
                 "config": self.model_.config,
