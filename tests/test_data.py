@@ -76,7 +76,9 @@ def test_no_split_and_no_batch_cuts_an_id():
         begun = begin_fit(
             ImplicitRewardEstimator(**params), numbered, acted, response_id=rows, groups=groups
         )
-        model = Recording(**begun.model(None).config)
+        start = begun.model(None)
+        model = Recording(**start.config)
+        model.load_state_dict(start.state_dict())
         begun.plan.run(begun.data, model, 2, begun.random_state)
         passes = [
             (training, [batch for _, batch in batches])

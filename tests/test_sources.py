@@ -44,6 +44,18 @@ def make_log(n=600, d=5, seed=0, dtype=np.float32):
     return X, y, preferred
 
 
+class Watches:
+    """A callback that does nothing."""
+
+    def setup(self, estimator, context): ...
+
+    def teardown(self, estimator, context): ...
+
+    def on_fit_task_begin(self, estimator, context): ...
+
+    def on_fit_task_end(self, estimator, context): ...
+
+
 def begun_fit(X, y, batch_size=256, **fit_params):
     """Return the data and the plan of a fit."""
     est = ImplicitRewardEstimator(batch_size=batch_size, **FAST)
@@ -439,13 +451,7 @@ def test_a_file_that_changes_during_a_fit(tmp_path, streaming):
     X, y, _ = make_log()
     path = write("npy", tmp_path, X)
 
-    class Writes:
-        def setup(self, estimator, context): ...
-
-        def teardown(self, estimator, context): ...
-
-        def on_fit_task_begin(self, estimator, context): ...
-
+    class Writes(Watches):
         def on_fit_task_end(self, estimator, context):
             with open(path, "r+b") as file:  # a single number, at its place
                 file.seek(-4, os.SEEK_END)
@@ -523,12 +529,12 @@ def test_what_training_raises_ends_the_thread(tmp_path, streaming):
     X, y, _ = make_log()
     np.save(tmp_path / "X.npy", X)
 
-    class Breaks(ImplicitRewardEstimator):
-        def _log_epoch(self, record):
+    class Breaks(Watches):
+        def on_fit_task_end(self, estimator, context):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Breaks(**FAST).fit(tmp_path / "X.npy", y)
+        ImplicitRewardEstimator(**FAST).set_callbacks(Breaks()).fit(tmp_path / "X.npy", y)
     with pytest.raises(FloatingPointError, match="diverged"):
         ImplicitRewardEstimator(**(FAST | {"learning_rate_init": 1e30})).fit(tmp_path / "X.npy", y)
 
