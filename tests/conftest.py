@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_limits
 
 from implicitrm_sk.datasets import simulate_feedback
 
 # The fits of the tests are small: a second thread would cost more than it brings.
 torch.set_num_threads(1)
+# Nor are they to depend on how many cores share a sum.
+threadpool_limits(1)
 
 # ---------------------------------------------------------------------- settings and logs
 
