@@ -26,8 +26,7 @@ PAGES = sorted(
 # Each block is run in the namespace of the earlier ones of its page, and prints the block of text
 # below it. "data" behind the language: needs other people's data; "no-run": says why in a comment.
 BLOCK = re.compile(r"```python( data| no-run)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
-# Decimals, and counts large enough to differ with the rounding of a machine.
-NUMBER = re.compile(r"-?\d+\.\d+|\b\d{3,}\b")
+NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"
 SLOW = ("docs/recipes.md", "docs/selection.md", "docs/uncertainty.md")
 COMMAND = re.compile(
@@ -54,7 +53,7 @@ def run(blocks, page):
             assert NUMBER.sub("#", printed) == NUMBER.sub("#", expected.strip())
             # Two machines may round differently in training.
             assert list(map(float, NUMBER.findall(printed))) == pytest.approx(
-                list(map(float, NUMBER.findall(expected))), abs=0.021, rel=0.005
+                list(map(float, NUMBER.findall(expected))), abs=0.021
             )
 
 
