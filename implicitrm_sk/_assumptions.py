@@ -20,26 +20,43 @@ class Assumptions:
     ----------
     preference_rate : float, (float, float) or None
         As the user gave it.
-    false_action_rate : float, array-like or "estimate"
-        As the user gave it, until `with_rates_of` or `with_rates` has made it an ndarray of shape
-        (K,), NaN where it is still to be estimated.
+    false_action_rate : float, array-like, "estimate" or None
+        As the user gave it, None being a matter of the log; `with_rates_of` and `with_rates` make
+        it an ndarray of shape (K,), NaN where it is still to be estimated.
     label_mechanism : {"random", "acted"}
+    signals : dict, list or None
+        As the user gave it: what each column of y is.
+    examined : bool or None
+        Whether every row was looked at; None is not known.
+    shared_propensity : bool
+        Whether all signals have one propensity function, with a factor for each.
     estimates_false_actions : bool
         Whether the false-action rates are learned from the log.
     """
 
     preference_rate: Any = None
-    false_action_rate: Any = 0.0
+    false_action_rate: Any = None
     label_mechanism: str = "random"
+    signals: Any = None
+    examined: bool | None = None
+    shared_propensity: bool = False
     estimates_false_actions: bool = False
 
     @classmethod
     def of(cls, estimator):
         """Return what the parameters of an estimator assume."""
+        if estimator.shared_examination:
+            raise ValueError(
+                "shared_examination=True is not available: rows that nobody looked at are not "
+                "modelled yet. Use None (not known), or False if every row was looked at."
+            )
         return cls(
             estimator.preference_rate,
             estimator.false_action_rate,
             estimator.label_mechanism,
+            estimator.signals,
+            None if estimator.shared_examination is None else not estimator.shared_examination,
+            estimator.shared_propensity,
             isinstance(estimator.false_action_rate, str),
         )
 
@@ -63,12 +80,26 @@ class Assumptions:
         return replace(self, false_action_rate=rates)
 
     def with_rates_of(self, log):
-        """Return the same with one checked false-action rate for each signal of a log."""
-        if self.estimates_false_actions:
-            self._check_evidence(log)
-            return self.with_rates(np.full(log.n_signals, np.nan))
+        """Return the same with one checked false-action rate for each signal of a log.
+
+        Rates that are to be estimated are NaN. None given is 0, or, where responses were shown
+        repeatedly, "estimate": one stray action among many exposures would prove a preference.
+        """
+        estimates = self.estimates_false_actions
+        if self.false_action_rate is None and log.exposures is not None:
+            self._check_evidence(log, "exposures above 1 and false_action_rate=None")
+            estimates = True
+        elif estimates:
+            self._check_evidence(log, "false_action_rate='estimate'")
+        if estimates:
+            return replace(
+                self,
+                false_action_rate=np.full(log.n_signals, np.nan),
+                estimates_false_actions=True,
+            )
+        given = 0.0 if self.false_action_rate is None else self.false_action_rate
         try:
-            rate = np.asarray(self.false_action_rate, dtype=np.float64)
+            rate = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"false_action_rate must be a number, one per signal or 'estimate', got "
@@ -84,21 +115,31 @@ class Assumptions:
                 f"false_action_rate must lie in [0, 1), got {self.false_action_rate!r}. It is the "
                 "share of not preferred responses that still draw the action."
             )
-        return self.with_rates(np.broadcast_to(rate, log.n_signals).copy())
+        rate = np.broadcast_to(rate, log.n_signals).copy()
+        for k, signal in enumerate(log.signals):
+            if "rate" not in signal.takes:
+                rate[k] = 0.0
+            elif getattr(signal, "false_rate", None) is not None:
+                rate[k] = signal.false_rate
+        return self.with_rates(rate)
 
-    def _check_evidence(self, log):
+    def _check_evidence(self, log, asked):
+        both = log.shows(0).any() and log.shows(1).any()
         for name, counts in zip(
             log.signal_names, log.false_action_evidence(self.label_mechanism), strict=True
         ):
             if max(counts) >= MIN_RESPONSES:
                 continue
             raise ValueError(
-                "false_action_rate='estimate' needs three signals logged together (or three "
-                f"exposures) or labels of not preferred responses, at least {MIN_RESPONSES} "
+                f"{asked} needs three signals logged together (or "
+                f"{'two' if both else 'three'} exposures) or labels of not preferred responses, at "
+                f"least {MIN_RESPONSES} "
                 f"responses of a kind for each signal; y has {log.n_signals} signal(s), and "
                 f"signal {name!r} has {counts[0]} responses on which it is one of three "
-                f"logged, {counts[1]} shown three times, and {counts[2]} with preference=0. "
-                "With less, false and true actions cannot be told apart: pass a number."
+                f"logged, {counts[1]} shown {'two' if both else 'three'} times, and {counts[2]} "
+                f"with preference={int(log.shows(0)[log.signal_names.index(name)])}. "
+                "With less, false and true actions cannot be told apart: pass a number, "
+                "0.0 if users never act by mistake."
             )
 
     def model_rates(self, objective):

@@ -37,6 +37,7 @@ from ._sklearn import (
 from ._typing import RandomState, Rows, same
 from ._warnings import note_clone
 from .embedding import LLMEmbedder
+from .measurement._signal import Signal
 from .objectives import OBJECTIVES, Objective
 from .persistence._mixin import PersistenceMixin
 from .training._data import TrainingData
@@ -92,17 +93,32 @@ class ImplicitRewardEstimator(
         to read, give both. Columns named by neither are not used. Columns that only the propensity
         reads (user, position, scenario) may be missing or NaN in `predict` and
         `decision_function`.
+    signals : dict or list, default=None
+        What each column of y is: "positive" (users act because they like the response), "negative"
+        (because they do not: regenerate, thumbs down, report), or a `Signal` of
+        `implicitrm_sk.signals`. A dict by the names of all columns of y, or a list in their order.
+        None: all are positive.
+    shared_examination : bool, default=None
+        Whether some rows were never looked at, so that all their signals are silent together.
+        False: every row was looked at, which you state. None: not known; the verdict is then what
+        holds in either case.
+    shared_propensity : bool, default=False
+        Whether all signals have one propensity function, with a factor for each. With signals of
+        both polarities the order of the reward is then determined.
     preference_rate : float or (float, float), default=None
         The mean reward over the population, that is the responses of `fit` by their
         `sample_weight`, if it is known: a number, or an interval that holds it. It is imposed on
         every member, to rounding, over the responses that are logged or labelled. "upu" and "nnpu"
         need it as a number, as the class prior of their risk.
-    false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=0.0
-        P(y_k=1 | r*=0): the share of not preferred responses that still draw action k (misclicks).
-        In [0, 1). A_k > e_k is imposed. "estimate" learns the rates by EM on held-out rows, each
-        fifth of the log held out once, and then fits with these; it needs three signals logged
-        together (or three exposures of the same response), or labels of responses that are not
-        preferred.
+    false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=None
+        P(y_k=1 | r* is not what k shows): the share of not preferred responses that still draw a
+        positive action, and of preferred ones that draw a negative action (misclicks). In [0, 1).
+        A_k > e_k is imposed. None is 0, but "estimate" with `exposures` above 1: one action by
+        mistake among many exposures would otherwise prove a preference. "estimate" learns the
+        rates by EM on held-out rows, each fifth of the log held out once, and then fits with
+        these; it needs three signals logged together, three exposures of the same response (two,
+        if signals of both polarities were logged), or labels of responses with the other
+        preference.
     label_mechanism : {"random", "acted"}, default="random"
         Which responses have a label in ``fit(preference=)``. "random": whether one is labelled
         does not depend on its preference, given features and actions. "acted": only responses
@@ -168,7 +184,9 @@ class ImplicitRewardEstimator(
     embedder_ : LLMEmbedder
         The embedder in use, if there is one.
     n_signals_ : int
-        Number of action signals K.
+        Number of signals K.
+    signals_ : tuple of Signal
+        What each column of y is.
     signal_names_in_ : ndarray of str of shape (`n_signals_`,)
         Names of the signals, if y was a DataFrame with string columns.
     identification_ : Identification
@@ -227,6 +245,7 @@ class ImplicitRewardEstimator(
     group_names_: tuple[str, ...]
     n_features_in_: int
     n_signals_: int
+    signals_: tuple[Signal, ...]
     n_iter_: int
     reward_columns_: NDArray[np.intp]
     propensity_columns_: NDArray[np.intp]
@@ -279,11 +298,15 @@ class ImplicitRewardEstimator(
         ],
         "reward_features": [None, str, Integral, slice, "array-like", callable],
         "propensity_features": [None, str, Integral, slice, "array-like", callable],
+        "signals": [None, dict, list, tuple],
+        "shared_examination": [None, "boolean"],
+        "shared_propensity": ["boolean"],
         "preference_rate": [None, Interval(Real, 0, 1, closed="both"), "array-like"],
         "false_action_rate": [
             Interval(Real, 0, 1, closed="left"),
             "array-like",
             StrOptions({"estimate"}),
+            None,
         ],
         "label_mechanism": [StrOptions({"random", "acted"})],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
@@ -313,8 +336,11 @@ class ImplicitRewardEstimator(
         propensity_hidden_layer_sizes: int | Sequence[int] | None = None,
         reward_features: Any = None,
         propensity_features: Any = None,
+        signals: Mapping[str, Any] | Sequence[Any] | None = None,
+        shared_examination: bool | None = None,
+        shared_propensity: bool = False,
         preference_rate: float | Sequence[float] | None = None,
-        false_action_rate: str | float | ArrayLike = 0.0,
+        false_action_rate: str | float | ArrayLike | None = None,
         label_mechanism: str = "random",
         n_estimators: int = 4,
         learning_rate_init: float = 0.0003,
@@ -339,6 +365,9 @@ class ImplicitRewardEstimator(
         self.propensity_hidden_layer_sizes = propensity_hidden_layer_sizes
         self.reward_features = reward_features
         self.propensity_features = propensity_features
+        self.signals = signals
+        self.shared_examination = shared_examination
+        self.shared_propensity = shared_propensity
         self.preference_rate = preference_rate
         self.false_action_rate = false_action_rate
         self.label_mechanism = label_mechanism
@@ -527,12 +556,6 @@ class ImplicitRewardEstimator(
                 f"preference_rate={self.preference_rate!r} is about the whole population, of which "
                 "partial_fit sees one batch. Use fit, or leave preference_rate out."
             )
-        if isinstance(self.false_action_rate, str):
-            raise ValueError(
-                "false_action_rate='estimate' compares rows held out of training, of which "
-                "partial_fit has none. Estimate it by fit on part of the log, and pass the "
-                "false_action_rate_ found there as false_action_rate."
-            )
         first = not hasattr(self, "model_")
         if first:
             set_embedder(self)
@@ -546,6 +569,13 @@ class ImplicitRewardEstimator(
         }
         if first:
             log, assumptions = read_log(self, len(X), y, side, "batch")
+            if assumptions.estimates_false_actions:
+                raise ValueError(
+                    "false_action_rate='estimate', and None with exposures above 1, compare rows "
+                    "held out of training, of which partial_fit has none. Estimate it by fit on "
+                    "part of the log, and pass the false_action_rate_ found there as "
+                    "false_action_rate."
+                )
         else:
             log = reread_log(self, len(X), y, side, purpose="batch")
             assumptions = Assumptions.of(self).with_rates(self.false_action_rate_)
@@ -561,7 +591,7 @@ class ImplicitRewardEstimator(
                 "batches out."
             )
         update_scaler(self, data, reset=first)
-        plan = FitPlan.of(self, columns, self.objective_, assumptions)
+        plan = FitPlan.of(self, columns, self.objective_, data.log.measurement, assumptions)
         if first:
             self.model_ = plan.initial_model(data, self.random_state_)
             self.history_ = []

@@ -18,7 +18,7 @@ from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import HeadColumns, embed_text, select_features, set_embedder
 from ._identification import Evidence, assess, warn_not_identified
-from ._log import FeedbackLog
+from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
 from ._typing import same
 from ._warnings import siblings_of, warn
@@ -60,6 +60,7 @@ def read_log(est, n_samples, y, side_information, purpose="fit"):
         y, n_samples, Assumptions.of(est), est.objective_, purpose=purpose, **side_information
     )
     est.n_signals_ = log.n_signals
+    est.signals_ = log.signals
     est.one_dimensional_ = log.one_dimensional
     est.classes_ = np.array([0, 1])
     est.group_names_ = GROUP_NAMES
@@ -79,8 +80,7 @@ def reread_log(est, n_samples, y, side_information, *, purpose="query", name="y"
         est.objective_,
         purpose=purpose,
         name=name,
-        n_signals=est.n_signals_,
-        signal_names=getattr(est, "signal_names_in_", None),
+        known=KnownSignals.of(est),
         **side_information,
     )[0]
 
@@ -104,6 +104,8 @@ def take_evidence(est, evidence, assumptions):
         label_mechanism=assumptions.label_mechanism,
         linear=all(size in ((), [], None) for size in sizes) and sizes[0] is not None,
         n_signals=est.n_signals_,
+        examined=assumptions.examined,
+        shared_propensity=assumptions.shared_propensity,
     )
 
 
@@ -173,7 +175,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
     if est.early_stopping:
         data.split(est.validation_fraction, random_state, est.max_epochs)
     update_scaler(est, data, reset=not keeps_weights)
-    plan = FitPlan.of(est, columns, est.objective_, assumptions)
+    plan = FitPlan.of(est, columns, est.objective_, data.log.measurement, assumptions)
     if assumptions.estimates_false_actions:
         plan = estimate_false_action_rates(plan, data, random_state)
         est.false_action_rate_ = plan.assumptions.false_action_rate
@@ -332,8 +334,9 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
         lead.random_state = seed
     set_embedder(lead)
     begun = begin_fit(lead, embed_text(lead, X), y, **fit_params)
+    plan = begun.plan
     plan = begun.plan = FitPlan.stack(
-        FitPlan.of(head, begun.plan.columns, begun.plan.objective, begun.plan.assumptions)
+        FitPlan.of(head, plan.columns, plan.objective, plan.measurement, plan.assumptions)
         for head in heads
     )
     model = begun.model(None)

@@ -14,6 +14,7 @@ _warned_in = None
 IDENTIFIED = "identified"
 RANKING_ONLY = "ranking only"
 LEVEL_ONLY = "level only"
+BOUNDED = "bounded"
 NOT_IDENTIFIED = "not identified"
 
 
@@ -29,6 +30,9 @@ class Evidence:
     n_labels: int = 0
     n_labels_telling: int = 0
     n_known_propensity: int = 0
+    n_both: int = 0
+    n_two_positive: int = 0
+    n_two_negative: int = 0
 
     def __add__(self, other):
         return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
@@ -44,7 +48,8 @@ class Evidence:
         counted = log.sample_weight > 0
         logged = log.observations()
         per_signal = logged * telling
-        n_signals = (per_signal > 0).sum(axis=1)
+        n_negative, n_positive = ((per_signal[:, log.shows(c)] > 0).sum(axis=1) for c in (0, 1))
+        n_signals = n_negative + n_positive
         labelled = np.zeros(log.n_responses, dtype=bool)
         if log.preference is not None:
             labelled = ~np.isnan(log.preference)
@@ -64,6 +69,9 @@ class Evidence:
                     labelled,
                     labelled & ~(preferred | not_preferred),
                     known > 0,
+                    (n_positive > 0) & (n_negative > 0),
+                    n_positive >= 2,
+                    n_negative >= 2,
                 )
             )
         )
@@ -75,9 +83,9 @@ class Identification:
 
     Attributes
     ----------
-    level : {"identified", "ranking only", "level only", "not identified"}
-        Whether any amount of such data determines the reward; its order only; its mean only; or
-        neither.
+    level : {"identified", "ranking only", "level only", "bounded", "not identified"}
+        Whether any amount of such data determines the reward; its order only; its mean only;
+        an interval at each row; or none of these.
     assumptions : tuple of str
         What has to hold for it.
     reason : str
@@ -103,11 +111,24 @@ class Identification:
 
 ADVICE = {
     "signals": (
-        "Log a second kind of action of the same user on the same response (copy, share, "
-        "regenerate ...): two determine the reward if they fire independently, three make that "
-        "testable."
+        "Log a second kind of positive action of the same user on the same response (copy, share "
+        "...): two determine the reward if they fire independently and every row was looked at."
     ),
-    "third": "Log a third kind of action: independence of two signals cannot be tested.",
+    "negative": (
+        "Log a negative action (regenerate, thumbs down, report) and name it in signals="
+        "{'column': 'negative'}: with a positive one it bounds the reward from both sides."
+    ),
+    "positive": (
+        "Log a positive action (copy, share, thumbs up) beside the negative one: together they "
+        "bound the reward from both sides."
+    ),
+    "examined": (
+        "If users looked at every row of the log, state it: shared_examination=False. Signals of "
+        "rows that nobody looked at are silent together, which looks like dislike."
+    ),
+    "third": (
+        "Log a third kind of action: of two signals only negative association can be tested."
+    ),
     "labels": (
         "Ask for explicit labels on a few hundred randomly chosen responses, acted on or not, and "
         "pass them as preference=."
@@ -137,6 +158,8 @@ def assess(
     label_mechanism="random",
     linear=False,
     n_signals=1,
+    examined=None,
+    shared_propensity=False,
 ):
     """Return the `Identification` that follows from settings and counts.
 
@@ -152,6 +175,10 @@ def assess(
     linear : bool
         Both heads are logistic.
     n_signals : int
+    examined : bool or None
+        Whether every row was looked at; None is not known.
+    shared_propensity : bool
+        Whether signals of both polarities are ready in a constant ratio.
     """
     if objective.identifies is not None:
         return _assess_by_assumption(evidence, objective)
@@ -164,25 +191,26 @@ def assess(
             ),
             advice=("Use objective='stratified'.",),
         )
-    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism)
+    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
+    ranking = _assess_ranking(evidence, columns, shared_propensity)
     if ways:
         level = IDENTIFIED
-    elif columns == "disjoint":
-        reasons.append(
-            "reward and propensity read different columns, which determines the reward up to a "
-            "factor"
-        )
-        ways.append("the reward depends on its columns only, the propensity on its own")
-        if exact_rate:
-            level = IDENTIFIED
-        else:
-            level = RANKING_ONLY
+    elif ranking is not None:
+        ways, reasons = [ranking[0]], [*reasons, ranking[1]]
+        level = IDENTIFIED if exact_rate else RANKING_ONLY
+        if not exact_rate:
             advice += [ADVICE["level"], ADVICE["signals"]]
     else:
-        level = NOT_IDENTIFIED if preference_rate is None else LEVEL_ONLY
-        reasons += _what_is_missing(evidence, columns, linear, n_signals)
-        advice += [ADVICE["signals"], ADVICE["labels"], ADVICE["exclusion"]]
+        level, more, further = _assess_bounds(evidence, columns, linear, n_signals)
+        reasons += more
+        advice += further
+        if level == BOUNDED and max(evidence.n_two_positive, evidence.n_two_negative) >= (
+            MIN_RESPONSES
+        ):
+            ways.append("independent signals of rows that were looked at")
+        if level == NOT_IDENTIFIED and preference_rate is not None:
+            level = LEVEL_ONLY
     if preference_rate is not None:
         lower, upper = preference_rate
         shown = f"{lower:g}" if exact_rate else f"[{lower:g}, {upper:g}]"
@@ -210,11 +238,12 @@ def assess(
     )
 
 
-def _assess_log(evidence, false_actions, label_mechanism):
+def _assess_log(evidence, false_actions, label_mechanism, examined):
     """Return what in the log identifies the reward: assumptions, reasons, advice."""
     ways, reasons, advice = [], [], []
-    if evidence.n_several_signals >= MIN_RESPONSES:
-        ways.append("independent signals")
+    two_alike = max(evidence.n_two_positive, evidence.n_two_negative)
+    if two_alike >= MIN_RESPONSES and examined:
+        ways += ["independent signals", "every row was looked at"]
         reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
         advice.append(ADVICE["users"])
         if evidence.n_three_signals < MIN_RESPONSES:
@@ -233,6 +262,48 @@ def _assess_log(evidence, false_actions, label_mechanism):
         ways.append("the propensities given")
         reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")
     return ways, reasons, advice
+
+
+def _assess_ranking(evidence, columns, shared_propensity):
+    """Return the assumption that determines the order of the reward, and the reason, or None."""
+    if columns == "disjoint":
+        return (
+            "the reward depends on its columns only, the propensity on its own",
+            "reward and propensity read different columns, which determines the reward up to a "
+            "factor",
+        )
+    if shared_propensity and evidence.n_both >= MIN_RESPONSES:
+        return (
+            "readiness for positive and negative actions in a constant ratio",
+            f"{evidence.n_both} responses have signals of both polarities, whose propensities "
+            "differ by a factor only",
+        )
+    return None
+
+
+def _assess_bounds(evidence, columns, linear, n_signals):
+    """Return level, reasons and advice where nothing determines the reward or its order."""
+    advice = [ADVICE["labels"], ADVICE["exclusion"]]
+    several = max(evidence.n_two_positive, evidence.n_two_negative) >= MIN_RESPONSES
+    if evidence.n_both >= MIN_RESPONSES or several:
+        reasons = []
+        if evidence.n_both >= MIN_RESPONSES:
+            reasons.append(
+                f"{evidence.n_both} responses have signals of both polarities: the reward lies "
+                "between P(positive action) and 1 - P(negative action)"
+            )
+        if several:
+            reasons.append(
+                f"{evidence.n_several_signals} responses have several logged signals, but rows "
+                "that nobody looked at would leave them silent together"
+            )
+            return BOUNDED, reasons, [ADVICE["examined"], *advice]
+        return BOUNDED, reasons, [ADVICE["signals"], *advice]
+    return (
+        NOT_IDENTIFIED,
+        _what_is_missing(evidence, columns, linear, n_signals),
+        [ADVICE["signals"], ADVICE["negative"], *advice],
+    )
 
 
 def _what_is_missing(evidence, columns, linear, n_signals):

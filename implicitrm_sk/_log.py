@@ -1,6 +1,8 @@
 """The feedback log as checked arrays: who did what on which response, and what else is known."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from ._validation import (
     to_numpy,
 )
 from ._warnings import warn
+from .measurement._action import Action
+from .measurement._model import Measurement
+from .measurement._signal import Signal
 from .objectives._base import check_uses
 
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
@@ -38,6 +43,8 @@ class FeedbackLog:
         First row of each response.
     preference : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
+    signals : tuple of Signal
+        What each column of the actions is.
     names : ndarray of str of shape (K,) or None
         Names of the signals, if y had any.
     one_dimensional : bool
@@ -51,6 +58,7 @@ class FeedbackLog:
     first: np.ndarray | None = None
     preference: np.ndarray | None = None
     propensity: np.ndarray | None = None
+    signals: tuple = ()
     names: np.ndarray | None = None
     one_dimensional: bool = False
 
@@ -64,8 +72,7 @@ class FeedbackLog:
         *,
         purpose="fit",
         name="y",
-        n_signals=None,
-        signal_names=None,
+        known=None,
         sample_weight=None,
         response_id=None,
         exposures=None,
@@ -88,9 +95,8 @@ class FeedbackLog:
             of a "batch" of one the labels must agree with the actions; a "query" has no labels.
         name : str
             Of the argument `y`, for the messages.
-        n_signals : int or None
-        signal_names : array-like of str or None
-            Number and names of the signals of an earlier fit, which y must agree with.
+        known : KnownSignals or None
+            The signals of an earlier fit, which y must agree with.
 
         Returns
         -------
@@ -106,10 +112,23 @@ class FeedbackLog:
             "propensity": propensity,
         }
         check_uses(objective, side, assumptions)
-        names = _check_names(y, signal_names)
+        names = _check_names(y, known and known.names)
         actions, one_dimensional, exposures = check_actions(
-            y, n_samples, name=name, n_signals=n_signals, exposures=exposures
+            y, n_samples, name=name, n_signals=known and len(known.signals), exposures=exposures
         )
+        n_signals = actions.shape[1]
+        signals = (
+            resolve_signals(assumptions.signals, names, n_signals)
+            if known is None
+            else (known.signals)
+        )
+        if exposures is None:
+            shown = list(range(n_signals) if names is None else names)
+            blocks = Measurement(signals).blocks
+            for block in blocks:
+                columns = list(block.columns)
+                of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
+                actions[:, columns] = block.signal.check(actions[:, columns], name + of)
         weight = check_sample_weight(sample_weight, n_samples)
         if preference is not None:
             preference = check_preference(preference, n_samples)
@@ -134,15 +153,19 @@ class FeedbackLog:
             response,
             first,
             preference,
+            signals=signals,
             names=names,
             one_dimensional=one_dimensional,
         )
-        if n_signals is None:
+        if known is None:
             assumptions = assumptions.with_rates_of(log)
-            if objective.single_signal and log.n_signals > 1:
-                warn(
-                    f"{type(objective).__name__} works on one signal: the {log.n_signals} signals "
-                    'of y are reduced to "any logged action". Pass one signal to silence this.',
+            if objective.single_signal:
+                log.check_reducible(objective)
+            if objective.needs_both_polarities and not (log.shows(0).any() and log.shows(1).any()):
+                raise ValueError(
+                    f"{type(objective).__name__} compares positive with negative actions, but all "
+                    f"signals of y are {'positive' if log.shows(1).any() else 'negative'}. Name "
+                    "the others in signals=, or use objective='stratified'."
                 )
         if propensity is not None:
             propensity = check_propensity(propensity, actions, assumptions.false_action_rate)
@@ -150,12 +173,18 @@ class FeedbackLog:
                 log = replace(log, propensity=propensity)
         if purpose == "fit":
             check_both_classes(actions, log.per_row(weight), exposures)
+            log.check_contradictions(assumptions.false_action_rate)
             log.warn_about_signals(assumptions)
         if purpose != "query":
             log = check_labels(log, assumptions.false_action_rate, assumptions.label_mechanism)
         if purpose == "fit":
             log.warn_about_preference_rate(assumptions)
         return log, assumptions
+
+    @property
+    def measurement(self):
+        """How the preference shows in the signals."""
+        return Measurement(self.signals)
 
     @property
     def n_signals(self):
@@ -216,6 +245,57 @@ class FeedbackLog:
                     break
         return idle
 
+    def check_reducible(self, objective):
+        """Warn that an objective sees one signal only, or raise if none of them is positive."""
+        name, n_positive = type(objective).__name__, self.shows(1).sum()
+        if not n_positive:
+            raise ValueError(
+                f"{name} learns from positive actions, but all signals of y are negative. Use "
+                "objective='stratified'."
+            )
+        left_out = [n for n, kept in zip(self.signal_names, self.shows(1), strict=True) if not kept]
+        if left_out:
+            warn(
+                f"{name} uses positive actions only: {', '.join(map(repr, left_out))} of y "
+                f"{'is' if len(left_out) == 1 else 'are'} ignored. Use objective='stratified' to "
+                "learn from both."
+            )
+        if n_positive > 1:
+            warn(
+                f"{name} works on one signal: the {n_positive} signals of y are reduced to "
+                '"any logged action". Pass one signal to silence this.',
+            )
+
+    def shows(self, preference):
+        """Return which signals show a preference, 1 or 0, and not the other one, shape (K,)."""
+        return np.array([signal.shows == (preference,) for signal in self.signals])
+
+    def check_contradictions(self, false_action_rate):
+        """Raise if actions of both kinds lie on one response while each proves its preference."""
+        proves = (false_action_rate == 0) & (self.actions > 0)
+        counted = self.sample_weight > 0
+        by_polarity = [
+            (self.per_response(proves[:, self.shows(c)].any(axis=1)) > 0) & counted for c in (0, 1)
+        ]
+        both = by_polarity[0] & by_polarity[1]
+        if not both.any():
+            return
+        response = np.flatnonzero(both)[0]
+        rows = proves if self.response is None else proves[self.response == response]
+        found = proves[response] if self.response is None else rows.any(axis=0)
+        first = response if self.first is None else self.first[response]
+        names = self.signal_names
+        positive, negative = (
+            next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
+        )
+        raise ValueError(
+            f"{both.sum()} responses have a positive and a negative action, which contradict each "
+            f"other while false_action_rate is 0: the first, row {first}, has {positive!r} (shows "
+            f"that it is preferred) and {negative!r} (shows that it is not). Give "
+            "false_action_rate, or false_action_rate='estimate', if users act by mistake; check "
+            "signals, if a column shows the other preference."
+        )
+
     def warn_about_signals(self, assumptions):
         """Name each signal that tells nothing or contradicts its false-action rate."""
         row_weight = self.per_row(self.sample_weight)
@@ -258,7 +338,15 @@ class FeedbackLog:
         interval = assumptions.preference_interval
         if interval is None or assumptions.false_actions != "none":
             return
-        proved = np.average(self.fired(), weights=self.sample_weight)
+        disproved = np.average(self.fired(0), weights=self.sample_weight)
+        if 1 - interval[0] < disproved:
+            warn(
+                f"preference_rate={assumptions.preference_rate!r}, but {disproved:.3g} of all "
+                "responses drew a negative action, which with false_action_rate=0 proves that they "
+                "are not preferred: the two contradict each other. Lower preference_rate, or set "
+                "false_action_rate."
+            )
+        proved = np.average(self.fired(1), weights=self.sample_weight)
         if interval[1] < proved:
             warn(
                 f"preference_rate={assumptions.preference_rate!r}, but {proved:.3g} of all "
@@ -291,43 +379,77 @@ class FeedbackLog:
     def false_action_evidence(self, label_mechanism):
         """Return per signal how many responses can tell its false actions from true ones.
 
-        Three counts: the signal is one of three logged, was observed three times, was observed
-        where the preference is known to be 0. Responses of zero weight are left out.
+        Three counts: the signal is one of three logged; it was observed three times, twice where
+        signals of both polarities were; it was observed where the preference is known to be the
+        one that it does not show. Responses of zero weight are left out.
         """
-        observed = self.observations()[self.sample_weight > 0]
-        not_preferred = np.zeros(len(observed), dtype=bool)
+        counted = self.sample_weight > 0
+        observed = self.observations()[counted]
+        contrary = np.zeros(observed.shape, dtype=bool)
         if self.preference is not None and label_mechanism == "random":
-            not_preferred = (self.preference == 0)[self.sample_weight > 0]
+            contrary = self.preference[counted][:, None] == self.shows(0)
         seen = observed > 0
+        repeated = observed >= 3
+        if self.shows(0).any() and self.shows(1).any():
+            both = [(observed[:, self.shows(c)] >= 2).any(axis=1) for c in (0, 1)]
+            repeated |= (observed >= 2) & (both[0] & both[1])[:, None]
         kinds = (
             seen & (seen.sum(axis=1, keepdims=True) >= 3),
-            observed >= 3,
-            seen & not_preferred[:, None],
+            repeated,
+            seen & contrary,
         )
         return np.stack([kind.sum(axis=0) for kind in kinds], axis=1)
 
     def proved(self, false_action_rate):
         """Return which responses the actions prove to be preferred, and which not to be.
 
-        Without false actions an action proves the preference; an action that is certain to follow
-        preference, and did not, disproves it. Responses of zero weight prove nothing.
+        Without false actions an action proves the preference that it shows; an action that is
+        certain to follow it, and did not, disproves it. Responses of zero weight prove nothing.
         """
         counted = self.sample_weight > 0
         proves = (false_action_rate == 0) & (self.actions > 0)
-        preferred = (self.per_response(proves.any(axis=1)) > 0) & counted
-        not_preferred = np.zeros(self.n_responses, dtype=bool)
+        disproves = np.zeros_like(proves)
         if self.propensity is not None:
             disproves = (self.propensity == 1) & (self.not_acted() > 0)
-            not_preferred = (self.per_response(disproves.any(axis=1)) > 0) & counted
-        return preferred, not_preferred
+        found = []
+        for c in (1, 0):
+            rows = proves[:, self.shows(c)].any(axis=1) | disproves[:, self.shows(1 - c)].any(
+                axis=1
+            )
+            found.append((self.per_response(rows) > 0) & counted)
+        return tuple(found)
 
     def not_acted(self):
         """Return how often each user did not act, NaN where not logged."""
         return (1 if self.exposures is None else self.exposures) - self.actions
 
-    def fired(self):
-        """Return whether any logged signal of a response fired, shape (m,)."""
-        return self.per_response((self.actions > 0).any(axis=1)) > 0
+    def fired(self, preference=None):
+        """Return whether any logged signal of a response fired, shape (m,).
+
+        Of all signals, or of those that show a preference, 1 or 0.
+        """
+        acted = self.actions > 0
+        acted = acted if preference is None else acted[:, self.shows(preference)]
+        return self.per_response(acted.any(axis=1)) > 0
+
+    def balance(self):
+        """Return what all parts of a log are to have their share of, per response (m,).
+
+        Whether it drew an action; where signals of both polarities are logged, or all drew one,
+        the share of its positive less that of its negative actions.
+        """
+        if not self.shows(0).any() and not self.fired()[self.usable()].all():
+            return self.fired().astype(float)
+        share = np.zeros(self.n_responses)
+        for c, sign in ((1, 1.0), (0, -1.0)):
+            mine = self.shows(c)
+            acted = self.per_response(np.nansum(self.actions[:, mine], axis=1))
+            share += sign * acted / np.maximum(self.observations()[:, mine].sum(axis=1), 1)
+        return share
+
+    def rests(self):
+        """Return whether any logged signal of a response did not fire, shape (m,)."""
+        return self.per_response((self.not_acted() > 0).any(axis=1)) > 0
 
     def n_events(self):
         """Return the number of logged (signal, exposure) pairs of each response, shape (m,)."""
@@ -356,11 +478,13 @@ class FeedbackLog:
         return replace(self, first=first, **rows), order
 
     def reduced(self):
-        """Return "any logged action" per response, one row each, for single-signal objectives."""
+        """Return "any positive action" per response, one row each, for single-signal objectives."""
+        if self.shows(0).any():
+            return self._positive().reduced()
         fired = self.fired()
         actions = np.where(self.n_events() > 0, fired, np.nan)[:, None]
         if self.propensity is None:
-            return FeedbackLog(actions, self.sample_weight)
+            return FeedbackLog(actions, self.sample_weight, signals=(Action(),))
         # Any logged action, of independent ones; known where all of them are.
         shown = np.where(np.isnan(self.actions), 0, 1 if self.exposures is None else self.exposures)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -369,6 +493,7 @@ class FeedbackLog:
         return FeedbackLog(
             actions,
             self.sample_weight,
+            signals=(Action(),),
             propensity=np.where(np.isnan(actions) | (propensity == 0), np.nan, propensity),
         )
 
@@ -392,19 +517,109 @@ class FeedbackLog:
             return None
         return np.where(taught_elsewhere, np.nan, self.propensity)
 
-    def rates(self, responses):
-        """Return the share of actions per signal (K,) and that of responses with any action.
+    def _positive(self):
+        """Return the log of the positive signals alone."""
+        kept = self.shows(1)
+        columns = {
+            name: None if value is None else value[:, kept]
+            for name, value in (
+                ("actions", self.actions),
+                ("exposures", self.exposures),
+                ("propensity", self.propensity),
+            )
+        }
+        signals = tuple(s for s, k in zip(self.signals, kept, strict=True) if k)
+        names = None if self.names is None else self.names[kept]
+        return replace(self, signals=signals, names=names, **columns)
 
-        One row of each kind is added, so that a signal without (or with only) actions is finite.
+    def rates(self, responses):
+        """Return the share of actions per signal (K,) and those of responses with any action.
+
+        The second is a pair: with a negative one, with a positive one. One row of each kind is
+        added, so that a signal without (or with only) actions is finite.
         """
         weight = np.zeros(self.n_responses)
         weight[responses] = self.sample_weight[responses]
         row_weight = self.per_row(weight)
         acted = row_weight @ np.nan_to_num(self.actions)
         total = acted + row_weight @ np.nan_to_num(self.not_acted())
-        logged = self.n_events() > 0
-        any_rate = (weight @ self.fired() + 1) / (weight @ logged + 2)
-        return (acted + 1) / (total + 2), any_rate
+        observed = self.observations()
+        any_rates = []
+        for c in (0, 1):
+            logged = observed[:, self.shows(c)].sum(axis=1) > 0
+            any_rates.append((weight @ self.fired(c) + 1) / (weight @ logged + 2))
+        return (acted + 1) / (total + 2), any_rates
+
+
+@dataclass(frozen=True)
+class KnownSignals:
+    """The signals of an earlier fit.
+
+    Attributes
+    ----------
+    signals : tuple of Signal
+    names : array-like of str or None
+    """
+
+    signals: tuple
+    names: Any = None
+
+    @classmethod
+    def of(cls, estimator):
+        """Return those of a fitted estimator."""
+        return cls(estimator.signals_, getattr(estimator, "signal_names_in_", None))
+
+
+def resolve_signals(signals, names, n_columns):
+    """Return the `Signal` of each column of y.
+
+    Parameters
+    ----------
+    signals : dict, list or None
+        Parameter of the estimator.
+    names : array of str or None
+        Of the columns of y.
+    n_columns : int
+    """
+    if signals is None:
+        return (Action(),) * n_columns
+    if isinstance(signals, Mapping):
+        if names is None:
+            raise ValueError(
+                f"signals is a dict with the keys {list(signals)}, but the columns of y have no "
+                "names. Pass y as a DataFrame, or signals as a list in the order of the columns."
+            )
+        missing = [name for name in names if name not in signals]
+        if missing:
+            raise ValueError(
+                f"signals does not say what the columns {missing} of y are. Name every column: "
+                "'positive', 'negative' or a Signal."
+            )
+        extra = [name for name in signals if name not in set(names)]
+        if extra:
+            raise ValueError(
+                f"signals names {extra}, but y has the columns {list(names)}. Correct the names."
+            )
+        given = [signals[name] for name in names]
+    else:
+        given = list(signals)
+        if len(given) != n_columns:
+            raise ValueError(
+                f"signals has {len(given)} entries, but y has {n_columns} columns. Give one for "
+                "each column, in their order."
+            )
+    kinds = {"positive": Action(1), "negative": Action(0)}
+    resolved = []
+    for position, value in enumerate(given):
+        signal = kinds.get(value) if isinstance(value, str) else value
+        if not isinstance(signal, Signal):
+            where = position if names is None else names[position]
+            raise ValueError(
+                f"signals[{where!r}] is {value!r}; expected 'positive', 'negative' or a Signal of "
+                "implicitrm_sk.signals."
+            )
+        resolved.append(signal)
+    return tuple(resolved)
 
 
 def _check_names(y, known):
@@ -480,17 +695,31 @@ def check_labels(log, false_action_rate, label_mechanism):
     label = log.preference
     if label is None:
         return log
+    kind = "a positive" if log.shows(0).any() else "an"
+    proved = {c: log.fired(c) & (log.sample_weight > 0) for c in (0, 1)}
     for wrong, what, cure in (
         (
-            preferred & (label == 0),
-            "preference is 0 on {} responses that drew an action",
+            preferred & (label == 0) & proved[1],
+            f"preference is 0 on {{}} responses that drew {kind} action",
             "with false_action_rate=0 an action proves preference. Correct the labels, or set "
             "false_action_rate if misclicks happen",
         ),
         (
-            not_preferred & (label == 1),
+            not_preferred & (label == 1) & proved[0],
+            "preference is 1 on {} responses that drew a negative action",
+            "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
+            "or set false_action_rate if misclicks happen",
+        ),
+        (
+            not_preferred & (label == 1) & ~proved[0],
             "preference is 1 on {} responses without an action whose propensity is given as 1",
             "a preferred response would have drawn it. Correct the labels or propensity",
+        ),
+        (
+            preferred & (label == 0) & ~proved[1],
+            "preference is 0 on {} responses without a negative action whose propensity is given "
+            "as 1",
+            "one that is not preferred would have drawn it. Correct the labels or propensity",
         ),
     ):
         if wrong.any():

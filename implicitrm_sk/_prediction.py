@@ -18,6 +18,7 @@ from ._sources import chunks
 from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight, to_numpy
 from .measurement import _mixture
+from .measurement._model import Measurement
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
 from .training._data import member_logits
@@ -37,6 +38,8 @@ class FittedMixture:
     model : RewardModel
     scaler : StandardScaler or None
     objective : Objective
+    measurement : Measurement
+        Of the signals as the objective sees them.
     false_action_rate : Tensor of shape (K,) or None
     is_mirrored : bool
         Whether each member has its mirror image beside it.
@@ -47,6 +50,7 @@ class FittedMixture:
     model: Any
     scaler: Any
     objective: Objective
+    measurement: Measurement
     false_action_rate: torch.Tensor | None
     is_mirrored: bool
     dtype: str
@@ -60,6 +64,9 @@ class FittedMixture:
             est.model_,
             est.scaler_,
             est.objective_,
+            Measurement.of_actions(1)
+            if est.objective_.single_signal
+            else Measurement(est.signals_),
             assumptions.model_rates(est.objective_),
             est.identification_.swap_symmetric,
             est.dtype,
@@ -73,7 +80,8 @@ class FittedMixture:
         """Return the logits of all components, in float64 on the CPU."""
         if not self.is_mirrored:
             return self.members(X, *heads)
-        logits = _mixture.with_mirror_images(*self.members(X, *HEADS))
+        target = self.measurement.signals[0].target
+        logits = _mixture.with_mirror_images(*self.members(X, *HEADS), target)
         return logits if len(heads) == len(logits) else logits[:1]
 
     def reduce(self, X, heads, function, out=None):
@@ -104,11 +112,11 @@ class FittedMixture:
             if model_log is not log:
                 propensity_logit = propensity_logit[:, log.first]
             logits = reward_logit[:, log.first], propensity_logit
-            return function(*logits, **fields, false_action_rate=rate).numpy()
+            return function(self.measurement, *logits, **fields, false_action_rate=rate).numpy()
 
         def of_rows(rows, *logits):
             part = {k: None if value is None else value[rows] for k, value in fields.items()}
-            return (function(*logits, **part, false_action_rate=rate),)
+            return (function(self.measurement, *logits, **part, false_action_rate=rate),)
 
         return self.reduce(X, HEADS, of_rows)[0]
 
@@ -410,7 +418,9 @@ class PredictionMixin:
         (values,) = mixture.reduce(
             X,
             HEADS,
-            lambda _, *logits: (mixture.output(function(*logits, mixture.false_action_rate)),),
+            lambda _, *logits: (
+                mixture.output(function(mixture.measurement, *logits, mixture.false_action_rate)),
+            ),
         )
         return values[:, 0] if self.one_dimensional_ else values
 

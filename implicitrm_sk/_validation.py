@@ -158,6 +158,11 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
     if exposures is not None:
         actions, exposures = _check_counts(actions, exposures, name)
         return actions, one_dimensional, exposures
+    return actions, one_dimensional, None
+
+
+def check_binary(actions, name):
+    """Return actions, of any shape, if all of them are 0, 1 or NaN."""
     valid = np.isnan(actions) | (actions == 0) | (actions == 1)
     if not valid.all():
         wrong = np.unique(actions[~valid])
@@ -174,7 +179,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
             "actions first, by a threshold of your scale as in (y >= 4), and pass counts together "
             "with exposures=."
         )
-    return actions, one_dimensional, None
+    return actions
 
 
 def _check_table(value, n_samples, name, content):

@@ -7,8 +7,8 @@ import mpmath  # comes with torch
 import numpy as np
 import pytest
 import torch
-
-from implicitrm_sk.measurement._model import (
+from first_edition import preference_risk, stratified_risk
+from positive import (
     GROUP_NAMES,
     false_action_counts,
     group_log_joint,
@@ -16,10 +16,8 @@ from implicitrm_sk.measurement._model import (
     log_joint,
     log_likelihood,
     posterior,
-    preference_risk,
     propensity_log_probs,
     propensity_risk,
-    stratified_risk,
 )
 
 NAN = math.nan

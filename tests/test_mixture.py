@@ -5,10 +5,11 @@ import math
 
 import mpmath  # comes with torch
 import numpy as np
+import positive
 import pytest
 import torch
 
-from implicitrm_sk.measurement import _mixture, _model
+from implicitrm_sk.measurement import _mixture
 
 NAN = math.nan
 RATES = {
@@ -44,7 +45,7 @@ def test_reward_and_propensity_are_averages(K, rate):
     np.testing.assert_allclose(mean, np.mean(R, axis=0), rtol=1e-13)
     np.testing.assert_allclose(std, np.std(R, axis=0), rtol=1e-12)
     np.testing.assert_allclose(
-        _mixture.propensity(f, u, e), (R[..., None] * A).mean(0) / R.mean(0)[:, None], rtol=1e-12
+        positive.propensity(f, u, e), (R[..., None] * A).mean(0) / R.mean(0)[:, None], rtol=1e-12
     )
 
 
@@ -56,9 +57,9 @@ def test_action_is_reward_times_propensity_plus_false_actions(K, rate, scale):
     f, u = components(K, scale=scale)
     e = RATES[rate](K)
     reward, _ = _mixture.reward(f)
-    propensity = _mixture.propensity(f, u, e)
+    propensity = positive.propensity(f, u, e)
     expected = reward[:, None] * propensity + (1 - reward[:, None]) * (0 if e is None else e)
-    torch.testing.assert_close(_mixture.action(f, u, e), expected, rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(positive.action(f, u, e), expected, rtol=1e-12, atol=1e-300)
     assert (propensity >= (0 if e is None else e)).all()
     assert (propensity <= 1).all()
 
@@ -72,8 +73,8 @@ def test_action_is_the_likelihood_of_that_action_alone(rate):
         only_k = torch.full((f.shape[1], K), NAN, dtype=torch.float64)
         only_k[:, k] = 1
         torch.testing.assert_close(
-            _mixture.log_likelihood(f, u, only_k, e).exp(),
-            _mixture.action(f, u, e)[:, k],
+            positive.mixture_likelihood(f, u, only_k, e).exp(),
+            positive.action(f, u, e)[:, k],
             rtol=1e-12,
             atol=0,
         )
@@ -83,13 +84,13 @@ def test_infinite_propensity_logit_is_propensity_one():
     f, _ = components(1)
     u = torch.full((*f.shape, 1), math.inf, dtype=torch.float64)
     reward, _ = _mixture.reward(f)
-    assert torch.equal(_mixture.propensity(f, u), torch.ones(f.shape[1], 1, dtype=torch.float64))
-    torch.testing.assert_close(_mixture.action(f, u)[:, 0], reward, rtol=1e-14, atol=0)
+    assert torch.equal(positive.propensity(f, u), torch.ones(f.shape[1], 1, dtype=torch.float64))
+    torch.testing.assert_close(positive.action(f, u)[:, 0], reward, rtol=1e-14, atol=0)
     y = torch.zeros(f.shape[1], 1, dtype=torch.float64)
     y[::2] = 1
     expected = torch.where(y[:, 0] == 1, reward, 1 - reward).log()
-    torch.testing.assert_close(_mixture.log_likelihood(f, u, y), expected, rtol=1e-12, atol=0)
-    groups = _mixture.group_posterior(f, u, y)
+    torch.testing.assert_close(positive.mixture_likelihood(f, u, y), expected, rtol=1e-12, atol=0)
+    groups = positive.group_posterior(f, u, y)
     assert torch.equal(groups[:, 0], y[:, 0])
     assert torch.equal(groups[:, 1], 1 - y[:, 0])
 
@@ -123,9 +124,9 @@ def test_propensity_where_the_reward_underflows():
     f = torch.tensor([[-1000.0], [-1000.0 + math.log(3)]], dtype=torch.float64)
     u = torch.tensor([[[0.0]], [[math.log(3)]]], dtype=torch.float64)
     expected = (1 * 0.5 + 3 * 0.75) / 4
-    assert _mixture.propensity(f, u).item() == pytest.approx(expected, rel=1e-12)
+    assert positive.propensity(f, u).item() == pytest.approx(expected, rel=1e-12)
     e = torch.tensor([0.2], dtype=torch.float64)
-    assert _mixture.propensity(f, u, e).item() == pytest.approx(0.2 + 0.8 * expected, rel=1e-12)
+    assert positive.propensity(f, u, e).item() == pytest.approx(0.2 + 0.8 * expected, rel=1e-12)
 
 
 # Mirror images
@@ -144,7 +145,7 @@ def test_a_member_and_its_mirror_image_fit_every_log_equally(rate):
     assert not torch.equal(both_f[C:], f)
     for y in (0.0, 1.0, NAN):
         actions = torch.full((n, 1), y, dtype=torch.float64)
-        likelihood = _model.log_likelihood(both_f, both_u, actions, e)
+        likelihood = positive.log_likelihood(both_f, both_u, actions, e)
         torch.testing.assert_close(likelihood[:C], likelihood[C:], rtol=1e-12, atol=1e-14)
 
 
@@ -159,11 +160,11 @@ def test_mixture_of_mirror_images_is_symmetric(rate):
     for ours, theirs in [
         *zip(_mixture.reward(both[0]), _mixture.reward(swapped[0]), strict=True),
         (_mixture.mean_logit(both[0]), _mixture.mean_logit(swapped[0])),
-        (_mixture.propensity(*both, e), _mixture.propensity(*swapped, e)),
-        (_mixture.action(*both, e), _mixture.action(*swapped, e)),
+        (positive.propensity(*both, e), positive.propensity(*swapped, e)),
+        (positive.action(*both, e), positive.action(*swapped, e)),
         (
-            _mixture.group_posterior(*both, actions, e),
-            _mixture.group_posterior(*swapped, actions, e),
+            positive.group_posterior(*both, actions, e),
+            positive.group_posterior(*swapped, actions, e),
         ),
     ]:
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-15)
@@ -179,7 +180,7 @@ def test_mirror_images_keep_the_predicted_action(rate):
     e = RATES[rate](1)
     both = _mixture.with_mirror_images(f, u)
     torch.testing.assert_close(
-        _mixture.action(*both, e), _mixture.action(f, u, e), rtol=1e-12, atol=0
+        positive.action(*both, e), positive.action(f, u, e), rtol=1e-12, atol=0
     )
 
 
@@ -194,17 +195,17 @@ def test_joint_is_averaged_before_it_is_normalised(K, rate):
     f, u = components(K, n=n)
     e = RATES[rate](K)
     # Each member's P(group, y) from its posterior and likelihood, averaged outside of logs.
-    likelihood = _model.log_likelihood(f, u, actions, e).exp().numpy()
-    joint = _model.posterior(f, u, actions, e).numpy() * likelihood[..., None]
+    likelihood = positive.log_likelihood(f, u, actions, e).exp().numpy()
+    joint = positive.posterior(f, u, actions, e).numpy() * likelihood[..., None]
     expected = joint.mean(0) / likelihood.mean(0)[:, None]
-    result = _mixture.group_posterior(f, u, actions.numpy(), e)
+    result = positive.group_posterior(f, u, actions.numpy(), e)
     np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-15)
     np.testing.assert_allclose(result.sum(-1), 1, rtol=1e-14)
     if K == 1:  # not the average of the members' posteriors
-        unlike = np.abs(_model.posterior(f, u, actions, e).numpy().mean(0) - expected)
+        unlike = np.abs(positive.posterior(f, u, actions, e).numpy().mean(0) - expected)
         assert unlike.max() > 1e-3
     np.testing.assert_allclose(
-        _mixture.log_likelihood(f, u, actions.numpy(), e),
+        positive.mixture_likelihood(f, u, actions.numpy(), e),
         np.log(likelihood.mean(0)),
         rtol=1e-12,
         atol=1e-14,
@@ -222,7 +223,7 @@ def test_unlogged_posterior_is_the_mean_prior(K, rate):
         [R * (1 - passive), (1 - R) * (1 - passive), R * passive, (1 - R) * passive], axis=-1
     ).mean(0)
     nothing = np.full((f.shape[1], K), NAN)
-    result = _mixture.group_posterior(f, u, nothing, e)
+    result = positive.group_posterior(f, u, nothing, e)
     np.testing.assert_allclose(result, prior, rtol=1e-12)
     reward, _ = _mixture.reward(f)
     np.testing.assert_allclose(result[:, 0] + result[:, 2], reward, rtol=1e-12)
@@ -236,10 +237,10 @@ def test_average_posterior_over_actions_is_the_prior(K, rate):
     f, u = components(K, n=1)
     f, u = f.expand(-1, n), u.expand(-1, n, -1)
     e = RATES[rate](K)
-    weights = _mixture.log_likelihood(f, u, actions, e).exp()
+    weights = positive.mixture_likelihood(f, u, actions, e).exp()
     assert weights.sum().item() == pytest.approx(1, abs=1e-13)
-    average = (weights[:, None] * _mixture.group_posterior(f, u, actions, e)).sum(0)
-    prior = _mixture.group_posterior(f, u, torch.full_like(actions, NAN), e)[0]
+    average = (weights[:, None] * positive.group_posterior(f, u, actions, e)).sum(0)
+    prior = positive.group_posterior(f, u, torch.full_like(actions, NAN), e)[0]
     torch.testing.assert_close(average, prior, rtol=1e-12, atol=0)
 
 
@@ -248,11 +249,11 @@ def test_posterior_and_likelihood_in_the_tails():
     f = torch.tensor([[-1000.0], [-1000.0 - math.log(4)]], dtype=torch.float64)
     u = torch.zeros(2, 1, 1, dtype=torch.float64)
     acted, e = np.ones((1, 1)), torch.tensor([1e-3], dtype=torch.float64)
-    assert _mixture.log_likelihood(f, u, acted).item() == pytest.approx(
+    assert positive.mixture_likelihood(f, u, acted).item() == pytest.approx(
         -1000 + math.log((1 + 1 / 4) / 2 / 2), rel=1e-14
     )
-    assert _mixture.group_posterior(f, u, acted).tolist() == [[1, 0, 0, 0]]
-    with_false_actions = _mixture.group_posterior(f, u, acted, e)[0]
+    assert positive.group_posterior(f, u, acted).tolist() == [[1, 0, 0, 0]]
+    with_false_actions = positive.group_posterior(f, u, acted, e)[0]
     assert with_false_actions[[0, 2]].tolist() == [0, 0]
     assert with_false_actions[1].item() == pytest.approx(0.5005)  # P(a=1) = e + (1 - e) / 2
 
@@ -271,7 +272,7 @@ def test_lower_bound_is_what_its_formula_says(K, rate):
     else:
         action = (R[..., None] * A + (1 - R[..., None]) * e.numpy()).mean(0)
         expected = ((action - e.numpy()) / (1 - e.numpy())).max(-1).clip(0, 1)
-    np.testing.assert_allclose(_mixture.lower_bound(f, u, e), expected, atol=1e-12)
+    np.testing.assert_allclose(positive.lower_bound(f, u, e), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -280,4 +281,4 @@ def test_the_reward_is_never_below_its_bound(K, rate):
     f, u = components(K, scale=4.0)
     e = RATES[rate](K)
     reward, _ = _mixture.reward(f)
-    assert (reward >= _mixture.lower_bound(f, u, e) - 1e-12).all()
+    assert (reward >= positive.lower_bound(f, u, e) - 1e-12).all()

@@ -6,6 +6,7 @@ import pickle
 from types import SimpleNamespace
 
 import numpy as np
+import positive
 import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -15,7 +16,6 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from implicitrm_sk import ImplicitRewardEstimator, objectives
-from implicitrm_sk.measurement import _model
 from implicitrm_sk.metrics import make_preference_scorer
 from implicitrm_sk.objectives import (
     OBJECTIVES,
@@ -876,15 +876,17 @@ def test_naive_is_cross_entropy_against_the_action(dtype):
 def test_naive_is_the_likelihood_with_propensity_one():
     f, _, rows = batch(1)
     u = torch.full((M, N, 1), torch.inf, dtype=torch.float64)
-    torch.testing.assert_close(Naive().loss(f, u, rows), -_model.log_likelihood(f, u, rows.actions))
+    torch.testing.assert_close(
+        Naive().loss(f, u, rows), -positive.log_likelihood(f, u, rows.actions)
+    )
 
 
 @pytest.mark.parametrize("rate", [None, torch.tensor([0.1, 0.0], dtype=torch.float64)])
 def test_stratified_trains_on_the_risk_and_validates_on_the_likelihood(rate):
     f, u, rows = batch(2, rate=rate)
     args = (f, u, rows.actions, rate)
-    assert torch.equal(Stratified().loss(f, u, rows), _model.stratified_risk(*args))
-    assert torch.equal(Stratified().validation_loss(f, u, rows), -_model.log_likelihood(*args))
+    assert torch.equal(Stratified().loss(f, u, rows), positive.nll(*args))
+    assert torch.equal(Stratified().validation_loss(f, u, rows), -positive.log_likelihood(*args))
 
 
 def test_what_the_objectives_declare():

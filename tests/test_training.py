@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from joblib import Parallel, delayed
+from positive import log_likelihood
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from implicitrm_sk._device import resolve_dtype
-from implicitrm_sk.measurement._model import log_likelihood
+from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 from implicitrm_sk.training._constraint import RateConstraint
 from implicitrm_sk.training._members import BestMembers
@@ -316,7 +317,7 @@ def test_criterion_is_a_weighted_mean_per_member():
     actions = torch.tensor([[1.0], [0.0], [1.0], [1.0]])
     weight = torch.tensor([0.5, 1.5, 2.0, 0.0])
     logits = torch.zeros(2, 4), torch.zeros(2, 4, 1)
-    risk = MemberRisk(TwoLosses(), None)
+    risk = MemberRisk(TwoLosses(), Measurement.of_actions(1), None)
     fields = {"actions": actions}
     assert risk.train()(logits, fields, weight).tolist() == [1, 1]
     assert risk.eval()(logits, fields, weight).tolist() == [1.25, 1.25]

@@ -20,7 +20,7 @@ from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
 from .._validation import to_numpy
 from ..exceptions import IdentificationWarning
-from ..measurement import _mixture, _model
+from ..measurement import _mixture
 from ..training._data import TrainingData
 from ._independence import exposures_that_agree, independence_test, signals_that_agree
 from ._report import IdentificationReport
@@ -145,6 +145,7 @@ def identification_report(
         settings, independence, signals, exposures, swap, np.ptp(refits["mean_reward"][as_likely])
     )
     rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
+    lower, upper = rows.bounds(as_likely)
     return IdentificationReport(
         level=level,
         assumptions=assumptions,
@@ -163,7 +164,8 @@ def identification_report(
             "mean": rewards.mean(axis=0),
             "low": rewards.min(axis=0),
             "high": rewards.max(axis=0),
-            "lower_bound": rows.lower_bound(as_likely),
+            "lower_bound": lower,
+            "upper_bound": upper,
             "repeated": rows.repeated,
         },
     )
@@ -243,13 +245,14 @@ class _HeldOut:
         mixture = FittedMixture.of(refit)
         logit, self.propensity_logit = mixture.members(X, *HEADS)
         self.reward_logit = logit if log.first is None else logit[:, log.first]
+        self.measurement = mixture.measurement
         self.false_action_rate = mixture.false_action_rate
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
     def likelihood_of(self, reward_logit, propensity_logit):
         """Return log P(y, labels | x) of each refit and response."""
         label = self.log.preference
-        return _model.log_likelihood(
+        return self.measurement.log_likelihood(
             reward_logit,
             propensity_logit,
             **self.log.tensors(),
@@ -263,12 +266,15 @@ class _HeldOut:
         mean = values @ w
         return mean, np.sqrt(((values - mean[..., None]) ** 2) @ w**2)
 
-    def lower_bound(self, members):
-        """Return the lower bound of the reward of each response."""
+    def bounds(self, members):
+        """Return the lower and the upper bound of the reward of each response."""
         reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
         if self.log.first is not None:
             propensity_logit = propensity_logit[:, self.log.first]
-        return _mixture.lower_bound(reward_logit, propensity_logit, self.false_action_rate).numpy()
+        ends = _mixture.bounds(
+            self.measurement, reward_logit, propensity_logit, self.false_action_rate
+        )
+        return [end.numpy() for end in ends]
 
 
 def _compare_refits(rows, starts):
@@ -291,12 +297,15 @@ def _swap_test(rows, as_likely):
     refit, log = rows.refit, rows.log
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
+    if log.shows(0).any() and log.shows(1).any():
+        return {"applicable": False, "why": "signals of both polarities tell the two apart"}
     f, u = rows.reward_logit, rows.propensity_logit
+    sign = -1 if log.shows(0).any() else 1  # of negative signals 1 - R is exchanged
     results = []
     for k in range(u.shape[-1]):
-        reward = u[..., k] if log.first is None else u[:, log.first, k]
+        reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
         swapped = u.clone()
-        swapped[..., k] = f if log.response is None else f[:, log.response]
+        swapped[..., k] = sign * (f if log.response is None else f[:, log.response])
         change = rows.likelihood_of(reward, swapped) - rows.log_likelihood
         # A label that the exchanged model rules out makes it infinitely unlikely.
         change = np.maximum(change, -50.0)[as_likely].mean(axis=0)
@@ -322,7 +331,7 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if rows.refit.n_signals_ < 3 or rows.repeated:
+    if rows.refit.n_signals_ < 3 or rows.repeated or not log.shows(1).all():
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
@@ -373,6 +382,7 @@ def _verdict(settings, independence, signals, exposures, swap, reward_range):
             f"equally likely refits differ by {reward_range:.2f} in the mean reward of the log"
         )
     if level == IDENTIFIED and doubts:
+        level, assumptions = NOT_IDENTIFIED, ()
         reason = f"{reason} But this log is too small to show it: {', and '.join(doubts)}."
         advice.insert(0, "Collect more of what identifies the reward, or add another kind of it.")
     return level, assumptions, reason, tuple(dict.fromkeys(advice))

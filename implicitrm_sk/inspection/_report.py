@@ -101,9 +101,12 @@ class IdentificationReport:
         Returns
         -------
         bounds : ndarray of shape (n_samples, 2)
-            [P(any action | x), 1] without false actions; with false-action rates e_k the lower end
-            is the largest (P(y_k=1 | x) - e_k) / (1 - e_k), at least 0. It needs no assumption but
-            A_k <= 1; what further information the fit had is not used.
+            [P(any positive action | x), 1 - P(any negative action | x)] without false actions; an
+            end without a signal that shows it is 0 or 1. With false-action rates e_k the lower end
+            is the largest (P(y_k=1 | x) - e_k) / (1 - e_k) of the positive signals, the upper end
+            the least 1 - (P(y_k=1 | x) - e_k) / (1 - e_k) of the negative ones, both within
+            [0, 1]. They need no assumption but A_k <= 1; what further information the fit had is
+            not used.
 
         Examples
         --------
@@ -120,9 +123,9 @@ class IdentificationReport:
         """
         estimator = self.estimator
         f, u = component_logits(estimator, X, "reward_logit", "propensity_logit")
-        rate = FittedMixture.of(estimator).false_action_rate
-        lower = _mixture.lower_bound(f, u, rate).numpy()
-        return np.column_stack([lower, np.ones_like(lower)])
+        mixture = FittedMixture.of(estimator)
+        ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate)
+        return np.column_stack([end.numpy() for end in ends])
 
     def _rows(self):
         best = self.refits["log_likelihood"].max()
@@ -151,10 +154,10 @@ class IdentificationReport:
             )
         else:
             yield "swap test", "not applicable", self.swap["why"]
-        lower = self._held_out["lower_bound"]
+        lower, upper = self._held_out["lower_bound"], self._held_out["upper_bound"]
         yield (
             "bounds",
-            f"[{lower.mean():.2f}, 1] on average",
+            f"[{lower.mean():.2f}, {upper.mean():.3g}] on average",
             "what the actions alone leave open at a row, see bounds(X)",
         )
         test = self.independence

@@ -201,7 +201,9 @@ def _probabilities(est, X, actions):
     preferred = [est.group_names_.index(name) for name in ("PA", "PP")]
 
     def posterior(part):
-        groups = _mixture.group_posterior(*(values[part] for values in logits), **tensors)
+        groups = _mixture.group_posterior(
+            mixture.measurement, *(values[part] for values in logits), **tensors
+        )
         return groups[:, preferred].sum(-1).to(torch.float64).numpy()
 
     components = [posterior(slice(i, i + 1)) for i in range(len(logits[0]))]

@@ -10,24 +10,24 @@ import math
 import torch
 from torch.nn.functional import logsigmoid
 
-from . import _model
-from ._model import propensity_log_probs
-
 
 def _log_mean_exp(log_values):
     return torch.logsumexp(log_values, dim=0) - math.log(len(log_values))
 
 
-def with_mirror_images(reward_logit, propensity_logit):
+def with_mirror_images(reward_logit, propensity_logit, target=1):
     """Append to each member of a one-signal model its image with R and A swapped.
+
+    Of a negative action (`target` 0) 1 - R and A are swapped.
 
     With A = e + (1 - e) sigmoid(u) the likelihood e + (1 - e) sigmoid(f) sigmoid(u) of an action
     is symmetric in f and u, so that a member and its image fit every log equally well.
     """
+    sign = 1 if target == 1 else -1
     mirrored = propensity_logit.squeeze(-1)
     return (
-        torch.cat([reward_logit, mirrored]),
-        torch.cat([mirrored, reward_logit])[..., None],
+        torch.cat([reward_logit, sign * mirrored]),
+        torch.cat([mirrored, sign * reward_logit])[..., None],
     )
 
 
@@ -47,48 +47,68 @@ def mean_logit(reward_logit):
     return _log_mean_exp(logsigmoid(reward_logit)) - _log_mean_exp(logsigmoid(-reward_logit))
 
 
-def propensity(reward_logit, propensity_logit, false_action_rate=None):
-    """Return mean(R A_k) / mean(R), shape (n, K)."""
-    log_a, _ = propensity_log_probs(propensity_logit, false_action_rate)
-    log_reward = logsigmoid(reward_logit)[..., None]
-    return torch.exp(_log_mean_exp(log_reward + log_a) - _log_mean_exp(log_reward))
+def propensity(measurement, reward_logit, propensity_logit, false_action_rate=None):
+    """Return how readily each signal shows the preference that it shows, shape (n, D).
 
-
-def action(reward_logit, propensity_logit, false_action_rate=None):
-    """Return mean(R A_k + (1 - R) e_k), shape (n, K)."""
-    log_a, _ = propensity_log_probs(propensity_logit, false_action_rate)
-    rewards = torch.sigmoid(reward_logit)[..., None]
-    e = 0.0 if false_action_rate is None else false_action_rate
-    return (rewards * log_a.exp() + (1 - rewards) * e).mean(0)
-
-
-def lower_bound(reward_logit, propensity_logit, false_action_rate=None):
-    """Return the least reward that agrees with the action probabilities, shape (n,).
-
-    With P_k = R A_k + (1 - R) e_k and A_k <= 1, R >= (P_k - e_k) / (1 - e_k) for every signal; with
-    e = 0, R >= P(any action | x). No independence of the signals is needed for either.
+    mean(P(r*=c) P(shown j | c)) / mean(P(r*=c)), c being the preference that j shows.
     """
-    if false_action_rate is None:
-        _, log_not_a = propensity_log_probs(propensity_logit)
-        any_fired = -torch.expm1(log_not_a.sum(-1))
-        return (torch.sigmoid(reward_logit) * any_fired).mean(0)
-    e = false_action_rate
-    excess = action(reward_logit, propensity_logit, false_action_rate) - e
-    return (excess / (1 - e)).amax(-1).clamp(0, 1)
+    log_prob, shows = measurement.log_shown(propensity_logit, false_action_rate)
+    log_class = torch.stack([logsigmoid(-reward_logit), logsigmoid(reward_logit)])[..., None]
+    matching, log_class = (
+        torch.where(shows == 1, values[1], values[0]) for values in (log_prob, log_class)
+    )
+    return torch.exp(_log_mean_exp(log_class + matching) - _log_mean_exp(log_class))
 
 
-def group_posterior(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
+def action(measurement, reward_logit, propensity_logit, false_action_rate=None):
+    """Return how likely each action is, mean(R P(j | r*=1) + (1 - R) P(j | r*=0)), shape (n, D)."""
+    log_prob, _ = measurement.log_shown(propensity_logit, false_action_rate)
+    rewards = torch.sigmoid(reward_logit)[..., None]
+    return (rewards * log_prob[1].exp() + (1 - rewards) * log_prob[0].exp()).mean(0)
+
+
+def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None):
+    """Return the rewards that agree with the action probabilities, two tensors of shape (n,).
+
+    With P_k = P(y_k=1 | x), e_k its false-action rate and A_k <= 1, R >= (P_k - e_k) / (1 - e_k)
+    for every positive signal and 1 - R >= (P_k - e_k) / (1 - e_k) for every negative one; with
+    e = 0, R >= P(any positive action | x) and 1 - R >= P(any negative action | x). The bounds of
+    single signals need no independence.
+    """
+    log_prob, shows = measurement.log_shown(propensity_logit, false_action_rate)
+    classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
+    ends = []
+    for c in (0, 1):
+        mine = shows == c
+        matching, other = log_prob[c][..., mine], log_prob[1 - c][..., mine].exp()
+        if not mine.any():
+            ends.append(torch.zeros_like(reward_logit[0]))
+        elif false_action_rate is None:
+            any_fired = -torch.expm1(torch.log1p(-matching.exp()).sum(-1))
+            ends.append((classes[c][..., 0] * any_fired).mean(0))
+        else:
+            total = (classes[c] * matching.exp() + classes[1 - c] * other).mean(0)
+            e = other.mean(0)
+            ends.append(((total - e) / (1 - e)).amax(-1).clamp(0, 1))
+    return ends[1], 1 - ends[0]
+
+
+def group_posterior(
+    measurement, reward_logit, propensity_logit, actions, false_action_rate=None, **log
+):
     """Return P(group | y, x) of the mixture, shape (n, 4): joint averaged, then normalised."""
-    joint = _model.group_log_joint(
+    joint = measurement.group_log_joint(
         reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
     )
     return torch.softmax(torch.logsumexp(joint, dim=0), dim=-1)
 
 
-def log_likelihood(reward_logit, propensity_logit, actions, false_action_rate=None, **log):
+def log_likelihood(
+    measurement, reward_logit, propensity_logit, actions, false_action_rate=None, **log
+):
     """Return log P(y | x) of the mixture, shape (n,), or one per response."""
     return _log_mean_exp(
-        _model.log_likelihood(
+        measurement.log_likelihood(
             reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
         )
     )

@@ -3,7 +3,7 @@
 from ._base import Batch, Objective, TrainingLog, any_action
 from ._counterfactual import CounterIF
 from ._factorisation import NCRMF, RMF
-from ._naive import Balanced, Naive, RootNaive
+from ._naive import Balanced, Naive, RootNaive, UpDown
 from ._pairwise import BPR, CUBPR, UBPR, UPRL
 from ._pu import NNPU, SAREM, UPU, ElkanNoto
 from ._recrec import ReCRecF, ReCRecI
@@ -16,6 +16,7 @@ OBJECTIVES = {
     "naive": Naive,
     "balanced": Balanced,
     "root-naive": RootNaive,
+    "up-down": UpDown,
     "ips": IPS,
     "dr": DR,
     "mtips": MTIPS,

@@ -8,7 +8,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from ..measurement._model import full_precision
+from ..measurement._model import Measurement
+from ..measurement._signal import full_precision
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Batch:
         Logit of the third head, with `Objective.auxiliary_head`.
     representation : Tensor of shape (members, n, hidden) or None
         Last hidden layer of the reward head, with `Objective.representation`.
+    measurement : Measurement or None
+        How the preference shows in each column of `actions`; None: all are positive actions.
 
     Examples
     --------
@@ -72,6 +75,20 @@ class Batch:
     stratum: torch.Tensor | None = None
     auxiliary_logit: torch.Tensor | None = None
     representation: torch.Tensor | None = None
+    measurement: Measurement | None = None
+
+    @property
+    def signals(self) -> Measurement:
+        """The measurement, that of positive actions where none is given.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.objectives import Batch
+        >>> Batch(actions=torch.tensor([[1.0, 0.0]])).signals.signals
+        (Action(target=1, false_rate=None), Action(target=1, false_rate=None))
+        """
+        return self.measurement or Measurement.of_actions(self.actions.shape[1])
 
     @property
     def acted(self) -> torch.Tensor:
@@ -222,6 +239,8 @@ class Objective(BaseEstimator):
         order of R means something, or R estimates something else.
     needs_preference_rate : bool
         `preference_rate` must be given, as a number; it enters the loss and is not imposed.
+    needs_both_polarities : bool
+        Works on signals of both polarities only.
     incremental : bool
         The loss of a batch needs nothing but the batch, so that `partial_fit` works.
     pairs : {None, "different", "any"}
@@ -269,6 +288,7 @@ class Objective(BaseEstimator):
     models_actions = True
     calibrated = True
     needs_preference_rate = False
+    needs_both_polarities = False
     incremental = True
     pairs: str | None = None
     across_prompts = True
@@ -430,7 +450,11 @@ def check_uses(objective, side_information, assumptions):
         given.append("preference_rate")
     if assumptions.estimates_false_actions:
         given.append("false_action_rate='estimate'")
-    elif objective.single_signal and np.any(np.asarray(assumptions.false_action_rate) != 0):
+    elif (
+        objective.single_signal
+        and assumptions.false_action_rate is not None
+        and np.any(np.asarray(assumptions.false_action_rate) != 0)
+    ):
         given.append("false_action_rate")
     if objective.needs_preference_rate and np.ndim(assumptions.preference_rate or ()) > 0:
         raise ValueError(

@@ -5,7 +5,7 @@ import torch
 from sklearn.svm import OneClassSVM
 from torch.nn.functional import softplus
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._base import Objective, cross_entropy
 from ._pairwise import both_orders
 

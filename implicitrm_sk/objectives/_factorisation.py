@@ -2,7 +2,7 @@
 
 import torch
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._weighting import PropensityWeighted
 
 

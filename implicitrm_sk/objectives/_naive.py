@@ -2,7 +2,8 @@
 
 import torch
 
-from ..measurement._model import log_likelihood
+from ..measurement._model import Measurement
+from ..measurement._signal import per_response
 from ._base import Objective, cross_entropy
 
 
@@ -109,9 +110,55 @@ class RootNaive(Objective):
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the negative log-likelihood of the action, per member and row."""
-        return -log_likelihood(reward_logit, propensity_logit, batch.actions)
+        return -Measurement.of_actions(1).log_likelihood(
+            reward_logit, propensity_logit, batch.actions
+        )
 
     def initial_rates(self, action_rate, any_rate):
         """Return the square root of the share of acted rows."""
         root = any_rate**0.5
         return root, action_rate / root
+
+
+class UpDown(Objective):
+    """A classifier of positive against negative actions, on rows that got either.
+
+    What is often done with thumbs: rows without a reaction are left out, and those with both count
+    half for each. Who reacts, and to what, is not modelled.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(2000, 2))
+    >>> preferred = X[:, 0] > 0
+    >>> reacts = rng.random(2000) < 0.3
+    >>> y = np.column_stack([preferred & reacts, ~preferred & reacts])
+    >>> est = ImplicitRewardEstimator(
+    ...     "up-down", signals=["positive", "negative"], learning_rate_init=0.01, random_state=0
+    ... ).fit(X, y)
+    >>> est.predict([[2.0, 0.0], [-2.0, 0.0]]).round(1)
+    array([1., 0.], dtype=float32)
+    """
+
+    models_propensity = False
+    models_actions = False
+    calibrated = False
+    needs_both_polarities = True
+    identifies = "identified"
+    assumption = "whether users react depends neither on the response nor on their preference"
+    uses = frozenset({"response_id", "exposures"})
+
+    def loss(self, reward_logit, propensity_logit, batch):
+        """Return the cross-entropy of R against the reactions, per member and response."""
+        counts = []
+        for preference in (1, 0):
+            mine = [k for k, s in enumerate(batch.signals.signals) if s.shows == (preference,)]
+            rows = torch.nan_to_num(batch.actions[:, mine]).sum(-1)
+            counts.append(per_response(rows, batch.response, reward_logit.shape[-1]))
+        total = sum(counts)
+        reacted = total > 0
+        target = counts[0] / torch.where(reacted, total, torch.ones_like(total))
+        loss = cross_entropy(reward_logit, target)
+        return torch.where(reacted, loss, torch.zeros_like(loss))

@@ -7,7 +7,7 @@ partner per epoch, in both orders.
 import torch
 from torch.nn.functional import softplus
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._base import Objective, cross_entropy
 from ._weighting import PropensityWeighted
 

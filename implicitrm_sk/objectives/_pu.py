@@ -7,7 +7,7 @@ for all responses.
 import numpy as np
 import torch
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._base import Objective, cross_entropy, product_model
 
 

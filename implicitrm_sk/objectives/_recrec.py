@@ -2,7 +2,7 @@
 
 import torch
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._base import Objective, cross_entropy, product_model
 from ._weighting import fitted_popularity
 

@@ -3,17 +3,15 @@
 import numpy as np
 import torch
 
-from ..measurement._model import log_likelihood, propensity_risk, stratified_risk
 from ._base import Objective
 
 
 class Stratified(Objective):
-    """E_pref + E_prop of ImplicitRM, for any number of signals.
+    """The likelihood of all signals: ImplicitRM for any number of signals of either polarity.
 
-    Training loss: cross-entropy of R against the posterior mass PA + PP plus, per logged signal,
-    cross-entropy of A_k against P(a_k=1 | y), posteriors refreshed at each step and held fixed.
-    Its gradient is that of the negative log-likelihood of the actions, which is the held-out
-    criterion.
+    Training loss and held-out criterion are the negative log-likelihood of the signals and labels,
+    in nats. Its gradient is that of E_pref + E_prop of ImplicitRM, the cross-entropies of R and
+    A_k against the stratification posteriors, refreshed at each step and held fixed.
 
     References
     ----------
@@ -48,11 +46,14 @@ class Stratified(Objective):
     )
 
     def loss(self, reward_logit, propensity_logit, batch):
-        """Return E_pref + E_prop of each member and response."""
-        terms = _likelihood_terms(batch)
-        loss = stratified_risk(reward_logit, propensity_logit, **terms)
+        """Return the negative log-likelihood of each member and response.
+
+        Known propensities of signals that are logged nowhere else teach the propensity head.
+        """
+        measurement = batch.signals
+        loss = measurement.nll(reward_logit, propensity_logit, **_likelihood_terms(batch))
         if batch.propensity_target is not None:
-            rows = propensity_risk(
+            rows = measurement.propensity_risk(
                 propensity_logit, batch.propensity_target, batch.false_action_rate
             )
             loss = loss + (
@@ -64,7 +65,9 @@ class Stratified(Objective):
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
         """Return the negative log-likelihood of actions and labels, per member and response."""
-        return -log_likelihood(reward_logit, propensity_logit, **_likelihood_terms(batch))
+        return -batch.signals.log_likelihood(
+            reward_logit, propensity_logit, **_likelihood_terms(batch)
+        )
 
     def initial_rates(self, action_rate, any_rate):
         """Return the symmetric split of the action rate: R = sqrt(P(any action))."""

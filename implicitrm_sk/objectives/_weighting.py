@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..measurement._model import full_precision
+from ..measurement._signal import full_precision
 from ._base import Objective, cross_entropy
 
 

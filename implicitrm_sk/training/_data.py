@@ -84,16 +84,15 @@ class TrainingData:
         max_epochs : int
             For the warning.
         """
-        acted = self.log.fired()[self.usable]
         chosen = validation_split(*self._strata_and_groups(), validation_fraction, random_state)
-        rows = np.bincount(2 * chosen + acted, minlength=4)
+        rows = self._acted_and_not(chosen.astype(int), 2)
         if rows.min() >= MIN_ROWS_PER_CLASS:
             self.train, self.valid = self.usable[~chosen], self.usable[chosen]
             return
         warn(
             f"early_stopping needs at least {MIN_ROWS_PER_CLASS} acted and {MIN_ROWS_PER_CLASS} "
             f"not acted rows on both sides of the validation split, but training would get "
-            f"{rows[1]} and {rows[0]}, validation {rows[3]} and {rows[2]}. Training "
+            f"{rows[0, 1]} and {rows[0, 0]}, validation {rows[1, 1]} and {rows[1, 0]}. Training "
             f"{min(max_epochs, FIXED_EPOCHS)} epochs on all rows instead. Collect more rows, "
             "change validation_fraction, or set early_stopping=False and max_epochs.",
         )
@@ -101,8 +100,8 @@ class TrainingData:
     def held_out_folds(self, n_folds, random_state):
         """Return which responses each fold holds out, a mask of shape (n_folds, m)."""
         fold = cross_fitting_folds(*self._strata_and_groups(), n_folds, random_state)
-        acted = self.log.fired()[self.usable]
-        if np.bincount(2 * fold + acted, minlength=2 * n_folds).min() < MIN_ROWS_PER_CLASS:
+        if self._acted_and_not(fold, n_folds).min() < MIN_ROWS_PER_CLASS:
+            acted = self.log.fired()[self.usable]
             raise ValueError(
                 f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
                 f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log, "
@@ -114,6 +113,11 @@ class TrainingData:
         held_out[fold, self.usable] = True
         return held_out
 
+    def _acted_and_not(self, part, n_parts):
+        """Return how many responses of each part did not draw some action, and drew one."""
+        kinds = [kind[self.usable] for kind in (self.log.rests(), self.log.fired())]
+        return np.stack([np.bincount(part[kind], minlength=n_parts) for kind in kinds], axis=1)
+
     def _strata_and_groups(self):
         """Return what every part of the data is to have its share of, and what no split cuts."""
         log, groups = self.log, self.groups
@@ -122,7 +126,7 @@ class TrainingData:
             groups = row_codes(
                 X if log.response is None else self.columns.reward_part(X)[log.first]
             )
-        stratum = log.fired()[self.usable].astype(float)
+        stratum = log.balance()[self.usable]
         if log.preference is not None:
             # Labels are few: each side of the split is to have its share of them.
             label = log.preference[self.usable]

@@ -8,6 +8,9 @@ import math
 
 import torch
 from torch import nn
+from torch.nn.functional import logsigmoid
+
+from ..measurement._signal import full_precision, log1mexp
 
 
 class MemberDropout(nn.Module):
@@ -152,8 +155,9 @@ class RewardModel(nn.Module):
         Without it the propensity is 1: every preferred response draws an action.
     reward_columns, propensity_columns : tuple of int or None
         The inputs that each head reads. None is all.
-    propensity_form : {"head", "constant", "reward", "trunk"}
-        See `Objective.propensity_form`.
+    propensity_form : {"head", "constant", "reward", "trunk", "shared"}
+        See `Objective.propensity_form`; "shared" is a network of one output, of which the
+        propensity of each signal is a share.
     auxiliary_head : bool
         Whether there is a third head, on the reward columns or the trunk.
     representation : bool
@@ -198,11 +202,15 @@ class RewardModel(nn.Module):
         sizes = {"head": (n_propensity, propensity_hidden_layer_sizes), "constant": (0, ())}
         trunk = (hidden_layer_sizes[-1] if len(hidden_layer_sizes) else n_reward, ())
         sizes["trunk"] = trunk
+        sizes["shared"] = sizes["head"]
+        is_shared = propensity_form == "shared"
         self.propensity = (
-            MemberMLP(n_members, *sizes[propensity_form], n_signals, dropout)
+            MemberMLP(n_members, *sizes[propensity_form], 1 if is_shared else n_signals, dropout)
             if with_propensity and propensity_form != "reward"
             else None
         )
+        # Of log kappa, up to the largest, which is 0.
+        self.log_share = nn.Parameter(torch.zeros(1, n_members, n_signals)) if is_shared else None
         on_trunk = propensity_form == "trunk"
         self.auxiliary = (
             MemberMLP(
@@ -221,6 +229,11 @@ class RewardModel(nn.Module):
     def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
         """Draw all weights from `generator`; the biases set where training starts."""
         self.reward.initialize(generator, reward_bias)
+        if self.log_share is not None:
+            bias = torch.as_tensor(propensity_bias).expand(self.log_share.shape)
+            with torch.no_grad():
+                self.log_share.copy_(logsigmoid(bias) - logsigmoid(bias).amax(-1, keepdim=True))
+            propensity_bias = bias.amax(-1, keepdim=True)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
@@ -296,7 +309,14 @@ class RewardModel(nn.Module):
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
         if config["propensity_form"] == "constant":
             return self.propensity(x[:, :0])
-        return self.propensity(_columns(x, self._propensity_index))
+        logit = self.propensity(_columns(x, self._propensity_index))
+        if self.log_share is None:
+            return logit
+        share = self.log_share - self.log_share.amax(-1, keepdim=True)
+        log_propensity = logsigmoid(full_precision(logit)) + share.transpose(0, 1)
+        # The largest share is 1, whose logit is that of the network.
+        log_propensity = log_propensity.clamp_max(-torch.finfo(log_propensity.dtype).tiny)
+        return log_propensity - log1mexp(log_propensity)
 
     def _reward_and_hidden(self, x):
         logit, hidden = self.reward.with_hidden(_columns(x, self._reward_index))

@@ -13,7 +13,8 @@ from skorch.history import History
 from torch import nn
 
 from .._device import autocast, threads_of_worker
-from ..measurement._model import false_action_counts, propensity_log_probs
+from ..measurement._action import action_log_probs
+from ..measurement._model import Measurement
 from ..objectives import Batch
 from ._members import MemberSettings, MembersInTraining
 
@@ -26,6 +27,7 @@ class MemberRisk(nn.Module):
     Parameters
     ----------
     objective : Objective
+    measurement : Measurement
     false_action_rate : Tensor of shape (K,) or None
     n_members : int or None
         To estimate the false-action rates, of each member on its own from the rows given: the
@@ -35,9 +37,10 @@ class MemberRisk(nn.Module):
     #: Per pass over the held-out rows.
     EM_STEPS = 5
 
-    def __init__(self, objective, false_action_rate, n_members=None):
+    def __init__(self, objective, measurement, false_action_rate, n_members=None):
         super().__init__()
         self.objective = objective
+        self.measurement = measurement
         self.estimates = n_members is not None
         if self.estimates:
             # (1, members, K), the order of the biases.
@@ -53,7 +56,7 @@ class MemberRisk(nn.Module):
         for _ in range(self.EM_STEPS):
             # Half a false action is added: a rate of exactly 0 could never grow again.
             false_actions, opportunities = sum(
-                _weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
+                self._weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
                 for rows in self.evaluated
             )
             self.false_action_rate.copy_((false_actions + 0.5) / (opportunities + 1.0))
@@ -66,7 +69,13 @@ class MemberRisk(nn.Module):
         if self.estimates:
             rate = rate.transpose(0, 1)
         loss = self.objective.loss if self.training else self.objective.validation_loss
-        batch = Batch(false_action_rate=rate, sample_weight=sample_weight, **fields, **dict(*more))
+        batch = Batch(
+            false_action_rate=rate,
+            sample_weight=sample_weight,
+            measurement=self.measurement,
+            **fields,
+            **dict(*more),
+        )
         rows = loss(reward_logit, propensity_logit, batch)
         expected = (len(reward_logit), sample_weight.shape[-1])
         if getattr(rows, "shape", None) != expected:
@@ -76,23 +85,22 @@ class MemberRisk(nn.Module):
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
             )
         if self.estimates and not self.training:
-            log_propensity, _ = propensity_log_probs(
-                propensity_logit, rate, fields.get("propensity")
-            )
+            log_propensity, _ = action_log_probs(propensity_logit, rate, fields.get("propensity"))
             log = fields | {"propensity": log_propensity.exp()}
             self.evaluated.append((reward_logit, propensity_logit, log, sample_weight))
         if sample_weight.ndim > 1:
             return (rows * sample_weight).mean(-1)
         return rows @ sample_weight / len(sample_weight)
 
-
-def _weighted_counts(rate, reward_logit, propensity_logit, fields, sample_weight):
-    """Return false actions and opportunities of each member, shape (2, members, K)."""
-    log = {name: value for name, value in fields.items() if name != "propensity_target"}
-    counts = false_action_counts(reward_logit, propensity_logit, false_action_rate=rate, **log)
-    response = fields.get("response")
-    weight = sample_weight if response is None else sample_weight.index_select(-1, response)
-    return torch.stack([(kind * weight[..., None]).sum(-2) for kind in counts])
+    def _weighted_counts(self, rate, reward_logit, propensity_logit, fields, sample_weight):
+        """Return false actions and opportunities of each member, shape (2, members, K)."""
+        log = {name: value for name, value in fields.items() if name != "propensity_target"}
+        counts = self.measurement.false_action_counts(
+            reward_logit, propensity_logit, false_action_rate=rate, **log
+        )
+        response = fields.get("response")
+        weight = sample_weight if response is None else sample_weight.index_select(-1, response)
+        return torch.stack([(kind * weight[..., None]).sum(-2) for kind in counts])
 
 
 class RewardNet(NeuralNet):
@@ -237,6 +245,7 @@ class RewardNet(NeuralNet):
 def build_net(
     model,
     objective,
+    measurement=None,
     *,
     false_action_rate=None,
     estimate_false_action_rate=False,
@@ -247,12 +256,18 @@ def build_net(
     epoch_end=lambda record: False,
     **settings,
 ):
-    """Return an initialised `RewardNet` that trains `model`; `settings` are `MemberSettings`."""
+    """Return an initialised `RewardNet` that trains `model`; `settings` are `MemberSettings`.
+
+    `measurement` None is that of positive actions.
+    """
+    if measurement is None:
+        measurement = Measurement.of_actions(model.config["n_signals"])
     settings = MemberSettings(**settings)
     net = RewardNet(
         module=model,
         criterion=MemberRisk(
             objective,
+            measurement,
             false_action_rate,
             model.config["n_members"] if estimate_false_action_rate else None,
         ),

@@ -11,6 +11,7 @@ import torch
 from .._assumptions import Assumptions
 from .._device import resolve_device, resolve_dtype
 from .._features import HeadColumns
+from ..measurement._model import Measurement
 from ..objectives import Objective
 from ._constraint import RateConstraint
 from ._data import FIXED_EPOCHS, member_logits
@@ -56,6 +57,8 @@ class FitPlan:
     ----------
     columns : HeadColumns
     objective : Objective
+    measurement : Measurement
+        Of the signals as the objective sees them.
     assumptions : Assumptions
         With a false-action rate for each signal.
     hidden_layer_sizes, propensity_hidden_layer_sizes : tuple of int
@@ -74,6 +77,7 @@ class FitPlan:
 
     columns: HeadColumns
     objective: Objective
+    measurement: Measurement
     assumptions: Assumptions
     hidden_layer_sizes: tuple
     propensity_hidden_layer_sizes: tuple
@@ -92,13 +96,14 @@ class FitPlan:
     fits: tuple = ()
 
     @classmethod
-    def of(cls, estimator, columns, objective, assumptions):
+    def of(cls, estimator, columns, objective, measurement, assumptions):
         """Return the plan of an estimator's parameters."""
         sizes = layer_sizes(estimator, "hidden_layer_sizes")
         names = (*SIDE_BY_SIDE, "batch_size", "device", "dtype")
         return cls(
             columns=columns,
             objective=objective,
+            measurement=measurement,
             assumptions=assumptions,
             hidden_layer_sizes=sizes,
             propensity_hidden_layer_sizes=(
@@ -153,14 +158,14 @@ class FitPlan:
         model = RewardModel(
             n_members=self.n_members * max(len(self.fits), 1),
             n_in=data.X.shape[1],
-            n_signals=data.log.n_signals,
+            n_signals=self.measurement.n_outputs,
             hidden_layer_sizes=self.hidden_layer_sizes,
             propensity_hidden_layer_sizes=self.propensity_hidden_layer_sizes,
             dropout=self.dropout,
             with_propensity=self.objective.models_propensity,
             reward_columns=reward_columns,
             propensity_columns=propensity_columns,
-            propensity_form=self.objective.propensity_form,
+            propensity_form=self._propensity_form(),
             auxiliary_head=self.objective.auxiliary_head,
             representation=self.objective.representation,
         ).to(device, dtype)
@@ -171,6 +176,11 @@ class FitPlan:
                 layer.draw_as(self.n_members, member)
                 layer.p = p if (p != p[0]).any() else float(p[0])
         return model
+
+    def _propensity_form(self):
+        form = self.objective.propensity_form
+        shared = self.assumptions.shared_propensity and self.measurement.n_outputs > 1
+        return "shared" if shared and form == "head" else form
 
     def initial_model(self, data, random_state, responses=None):
         """Return the heads at the weights where training starts.
@@ -190,25 +200,44 @@ class FitPlan:
 
     def _initial_logits(self, log, responses):
         """Return logits of reward and propensities at which training starts."""
-        rate, any_rate = log.rates(responses)
+        rate, any_rates = log.rates(responses)
         e = self.assumptions.false_action_rate
         if self.objective.single_signal:
             e = np.zeros(1)
-        any_e = 1 - np.prod(1 - e)
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
-        any_acted = max((any_rate - any_e) / (1 - any_e), 1e-3)
-        reward, propensity = self.objective.initial_rates(acted, any_acted)
-        if self.starts is not None:
-            reward = any_acted ** self.starts[:, None]
-            propensity = acted / reward
+        any_acted = []
+        for c in (0, 1):
+            any_e = 1 - np.prod(1 - e[log.shows(c)])
+            any_acted.append(max((any_rates[c] - any_e) / (1 - any_e), 1e-3))
+        reward = self._initial_reward(log, any_acted, acted)
         interval = self.assumptions.preference_interval
         if interval is not None:
             reward = np.clip(reward, *interval)
-            propensity = acted / reward
-        return [
-            torch.as_tensor(np.log(p / (1 - p)))
-            for p in (np.clip(start, 0.01, 0.99) for start in (reward, propensity))
-        ]
+        elif self.starts is None and not log.shows(0).any():
+            reward, propensity = self.objective.initial_rates(acted, any_acted[1])
+            return _logits(reward, propensity)
+        negative = log.shows(0)
+        propensity = acted / np.where(negative, 1 - np.asarray(reward), reward)
+        return _logits(reward, propensity)
+
+    def _initial_reward(self, log, any_acted, acted):
+        """Return the reward at which training starts, one number or one per member (members, 1).
+
+        With signals of both polarities it lies between P(any positive action) and 1 - P(any
+        negative action); None of the starts is where both kinds are equally ready to act.
+        """
+        lower, upper = any_acted[1], 1 - any_acted[0]
+        has_positive, has_negative = log.shows(1).any(), log.shows(0).any()
+        if has_positive and has_negative:
+            if self.starts is None:
+                return lower / (lower + any_acted[0])
+            return lower + (max(upper, lower) - lower) * (1 - self.starts[:, None])
+        if has_negative:
+            starts = 0.5 if self.starts is None else self.starts[:, None]
+            return 1 - any_acted[0] ** starts
+        if self.starts is None:
+            return self.objective.initial_rates(acted, any_acted[1])[0]
+        return any_acted[1] ** self.starts[:, None]
 
     def model_like(self, model, data):
         """Return the heads with the weights of a fitted model, which must be like these."""
@@ -234,6 +263,7 @@ class FitPlan:
         return build_net(
             model,
             self.objective,
+            self.measurement,
             false_action_rate=self.assumptions.model_rates(self.objective),
             estimate_false_action_rate=self.estimates_rates,
             device=device,
@@ -414,6 +444,12 @@ class FitResult:
                 FitResult(plan, model, None, n_running, progress, max(members.epochs[part]))
             )
         return found
+
+
+def _logits(*rates):
+    """Return rates as logits, none of them extreme."""
+    clipped = (np.clip(rate, 0.01, 0.99) for rate in rates)
+    return [torch.as_tensor(np.log(p / (1 - p))) for p in clipped]
 
 
 def layer_sizes(estimator, name):

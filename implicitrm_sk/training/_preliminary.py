@@ -1,6 +1,7 @@
 """Fits that come before the fit: false-action rates, and what an objective learns from the log."""
 
 from dataclasses import replace
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -11,35 +12,44 @@ from ._data import FIXED_EPOCHS, member_logits
 
 #: Folds of which each is held out once to estimate false-action rates.
 N_FOLDS = 5
+#: Where the rates start, as shares of the action rates.
+STARTS = (0.1, 0.5)
 
 
 def estimate_false_action_rates(plan, data, random_state):
     """Return the plan with false-action rates learned by EM on rows that are held out once each.
 
     On training rows a flexible reward makes room for the false actions it has seen, and the rates
-    come out too low.
+    come out too low. Over exposures, and with signals of both polarities, the likelihood has
+    several maxima: the start with the best held-out likelihood counts.
     """
     log, usable = data.log, data.usable
     held_out = data.held_out_folds(N_FOLDS, random_state)
-    # Lower bounds of the mean of the log tell the order of magnitude to start from.
-    first_guess = plan.assumptions.with_rates(log.rates(usable)[0] / 10)
-    preliminary = replace(plan, n_members=N_FOLDS, assumptions=first_guess, estimates_rates=True)
-    model = preliminary.initial_model(data, random_state, usable)
-    net = preliminary.net(model, preliminary.rate_constraint(model, len(usable)))
     weights = []
     for part in (~held_out, held_out):
         weight = np.where(part, log.sample_weight, 0.0)
         weights.append(weight / weight[:, usable].mean(axis=1, keepdims=True))
-    parts = data.parts(
-        model,
-        plan.objective,
-        plan.batch_size,
-        random_state,
-        weights=weights,
-        parts=(usable, usable),
-    )
-    net.fit_loop(parts, epochs=plan.max_epochs)
-    rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64).mean(0).numpy()
+    several = log.shows(0).any() or log.exposures is not None
+    found = []
+    for share in STARTS if several else STARTS[:1]:
+        # Lower bounds of the mean of the log tell the order of magnitude to start from.
+        first_guess = plan.assumptions.with_rates(log.rates(usable)[0] * share)
+        start = replace(plan, n_members=N_FOLDS, assumptions=first_guess, estimates_rates=True)
+        model = start.initial_model(data, random_state, usable)
+        net = start.net(model, start.rate_constraint(model, len(usable)))
+        parts = data.parts(
+            model,
+            plan.objective,
+            plan.batch_size,
+            random_state,
+            weights=weights,
+            parts=(usable, usable),
+        )
+        net.fit_loop(parts, epochs=plan.max_epochs)
+        rates = net.criterion_.false_action_rate[0].to("cpu", torch.float64).mean(0).numpy()
+        losses = np.array([record["valid_loss"] for record in net.history], dtype=float)
+        found.append((np.nanmin(losses, axis=0).mean(), rates))
+    _, rates = min(found, key=itemgetter(0))
     if log.propensity is not None:
         low = log.propensity <= rates
         if low.any():

@@ -1,0 +1,150 @@
+"""Binary actions: copy, share, regenerate, a press of a button."""
+
+import numpy as np
+import torch
+from torch.nn.functional import logsigmoid
+
+from .._validation import check_binary
+from ._signal import Signal, full_precision, times
+
+
+class Action(Signal):
+    """Something that users do, or do not do, because they like a response, or because they do not.
+
+    A positive action (`target` 1: copy, share) has the propensity A = e + (1 - e) sigmoid(u) where
+    r*=1, and the false-action rate e where r*=0. A negative action (`target` 0: regenerate, thumbs
+    down, report) is its mirror: A where r*=0, and e where r*=1.
+
+    Parameters
+    ----------
+    target : {1, 0}, default=1
+        The preference that the action shows.
+    false_rate : float, default=None
+        e, P(action | the other preference), in [0, 1). None is `false_action_rate` of the
+        estimator.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.signals import Action
+    >>> Action(target=0)  # regenerate: a negative action
+    Action(target=0, false_rate=None)
+    """
+
+    takes = frozenset({"rate", "exposures", "propensity"})
+
+    def __init__(self, target: int = 1, false_rate: float | None = None) -> None:
+        self.target = target
+        self.false_rate = false_rate
+
+    @property
+    def shows(self):
+        """The preference that the action shows."""
+        return (self.target,)
+
+    def check(self, y, name):
+        """Return y if all of it is 0, 1 or NaN."""
+        return check_binary(y, name)
+
+    def proves(self, y):
+        """Return where there is an action: without false actions it proves what it shows."""
+        proved = np.zeros((2, len(y)), dtype=bool)
+        proved[self.target] = (y > 0).any(axis=1)
+        return proved
+
+    def sample(self, u, preferred, rng):
+        """Draw actions."""
+        e = 0.0 if self.false_rate is None else self.false_rate
+        p = e + (1 - e) / (1 + np.exp(-u))
+        p = np.where((np.asarray(preferred) == self.target)[:, None], p, e)
+        return (rng.random(p.shape) < p).astype(float)
+
+    def _by_class(self, matching, other):
+        return (other, matching) if self.target else (matching, other)
+
+    def terms(self, u, y, grad=False, *, rate=None, exposures=None, propensity=None):
+        """Return log P(y | r*, x) and its derivative.
+
+        With s = sigmoid(u) and E exposures, d log P(y | r*=target) / du = (y - E A) s / A, and 0
+        for the other preference, where the action has the rate e.
+        """
+        u = full_precision(u)
+        log_a, log_not_a = action_log_probs(u, rate, propensity)
+        acted, unlogged = y > 0, torch.isnan(y)
+        e = None if rate is None else rate.to(u)
+        if exposures is None:
+            hit = torch.where(acted, log_a, log_not_a)
+            miss = None if e is None else torch.where(acted, torch.log(e), torch.log1p(-e))
+        else:
+            count = torch.nan_to_num(y)
+            rest = torch.nan_to_num(exposures - y)
+            hit = times(count, log_a) + times(rest, log_not_a)
+            if e is not None:
+                miss = times(count, torch.log(e)) + times(rest, torch.log1p(-e))
+        hit = hit.masked_fill(unlogged, 0.0).sum(-1)
+        if e is None:
+            miss = torch.zeros_like(hit).masked_fill(acted.any(-1), -torch.inf)
+        else:
+            miss = miss.masked_fill(unlogged, 0.0).sum(-1).expand_as(hit)
+        derivative = None
+        if grad:
+            a, not_a = log_a.exp(), log_not_a.exp()
+            if exposures is None:
+                # 1 - A where acted: no cancellation where A is close to 1.
+                derivative = torch.where(acted, not_a, -a)
+            else:
+                derivative = count * not_a - rest * a
+            if e is not None:
+                derivative = derivative * (logsigmoid(u) - log_a).exp()
+            fixed = unlogged if propensity is None else unlogged | ~torch.isnan(propensity)
+            derivative = self._by_class(derivative.masked_fill(fixed, 0.0), None)
+        return torch.stack(self._by_class(hit, miss)), derivative
+
+    def log_passive(self, u, y, *, rate=None, exposures=None, propensity=None):
+        """Return log P(no action | r*, y).
+
+        Where r* is what the action shows, the logged ones are seen; where it is not, they say
+        nothing of it.
+        """
+        _, log_not_a = action_log_probs(full_precision(u), rate, propensity)
+        unlogged = torch.isnan(y)
+        seen = log_not_a.masked_fill(~unlogged, 0.0).sum(-1)
+        seen = seen.masked_fill((y > 0).any(-1), -torch.inf)
+        if exposures is not None:
+            log_not_a = log_not_a * torch.where(unlogged, 1.0, exposures)
+        return torch.stack(self._by_class(seen, log_not_a.sum(-1)))
+
+    def log_shown(self, u, *, rate=None):
+        """Return log P(action | r*, x) of each column, and what it shows."""
+        log_a, _ = action_log_probs(u, rate)
+        e = torch.zeros(1, dtype=log_a.dtype, device=log_a.device) if rate is None else rate
+        other = torch.log(e.to(log_a)).expand_as(log_a)
+        shows = torch.full((u.shape[-1],), self.target, device=u.device)
+        return torch.stack(self._by_class(log_a, other)), shows
+
+
+def action_log_probs(propensity_logit, false_action_rate=None, propensity=None):
+    """Return log A and log(1 - A) of actions, A = e + (1 - e) sigmoid(u).
+
+    Parameters
+    ----------
+    propensity_logit : Tensor of shape (..., n, K)
+    false_action_rate : Tensor of shape (K,) or (..., 1, K), or None
+    propensity : Tensor of shape (n, K) or None
+        Known A, NaN elsewhere.
+
+    Returns
+    -------
+    log_propensity, log_complement : Tensors of shape (..., n, K)
+    """
+    u = full_precision(propensity_logit)
+    log_a, log_not_a = logsigmoid(u), logsigmoid(-u)
+    if false_action_rate is not None:
+        e = false_action_rate.to(u)
+        log_a = torch.logaddexp(torch.log(e), torch.log1p(-e) + log_a)
+        log_not_a = torch.log1p(-e) + log_not_a
+    if propensity is not None:
+        unknown = torch.isnan(propensity)
+        known = propensity.to(u)
+        log_a = torch.where(unknown, log_a, torch.log(known))
+        log_not_a = torch.where(unknown, log_not_a, torch.log1p(-known))
+    return log_a, log_not_a
