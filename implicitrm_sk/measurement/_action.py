@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from .._validation import check_binary
-from ._signal import Signal, full_precision, times
+from ._signal import Signal, full_precision, initial_logit, times
 
 
 class Action(Signal):
@@ -30,7 +30,9 @@ class Action(Signal):
     Action(target=0, false_rate=None)
     """
 
-    takes = frozenset({"rate", "exposures", "propensity"})
+    values = (0.0, 1.0)
+    takes = frozenset({"rate", "exposures", "propensity", "shared_propensity"})
+    bounds = True
 
     def __init__(self, target: int = 1, false_rate: float | None = None) -> None:
         self.target = target
@@ -45,11 +47,10 @@ class Action(Signal):
         """Return y if all of it is 0, 1 or NaN."""
         return check_binary(y, name)
 
-    def proves(self, y):
-        """Return where there is an action: without false actions it proves what it shows."""
-        proved = np.zeros((2, len(y)), dtype=bool)
-        proved[self.target] = (y > 0).any(axis=1)
-        return proved
+    def seen(self, y):
+        """Return where there is an action, under the preference that it shows."""
+        acted = y > 0
+        return self._by_class(acted, acted & False)
 
     def sample(self, u, preferred, rng):
         """Draw actions."""
@@ -120,6 +121,11 @@ class Action(Signal):
         other = torch.log(e.to(log_a)).expand_as(log_a)
         shows = torch.full((u.shape[-1],), self.target, device=u.device)
         return torch.stack(self._by_class(log_a, other)), shows
+
+    def initial_logits(self, y, weight, reward, acted):
+        """Return the logit of the share of actions among responses with the preference."""
+        prior = np.atleast_1d(reward if self.target else 1 - np.asarray(reward))
+        return initial_logit(acted / prior)
 
 
 def action_log_probs(propensity_logit, false_action_rate=None, propensity=None):
