@@ -94,7 +94,7 @@ class Assumptions:
         if estimates:
             return replace(
                 self,
-                false_action_rate=np.full(log.n_signals, np.nan),
+                false_action_rate=_own_rates(np.full(log.n_signals, np.nan), log.signals),
                 estimates_false_actions=True,
             )
         given = 0.0 if self.false_action_rate is None else self.false_action_rate
@@ -115,29 +115,22 @@ class Assumptions:
                 f"false_action_rate must lie in [0, 1), got {self.false_action_rate!r}. It is the "
                 "share of not preferred responses that still draw the action."
             )
-        rate = np.broadcast_to(rate, log.n_signals).copy()
-        for k, signal in enumerate(log.signals):
-            if "rate" not in signal.takes:
-                rate[k] = 0.0
-            elif getattr(signal, "false_rate", None) is not None:
-                rate[k] = signal.false_rate
-        return self.with_rates(rate)
+        return self.with_rates(_own_rates(np.broadcast_to(rate, log.n_signals).copy(), log.signals))
 
     def _check_evidence(self, log, asked):
-        both = log.shows(0).any() and log.shows(1).any()
-        for name, counts in zip(
-            log.signal_names, log.false_action_evidence(self.label_mechanism), strict=True
-        ):
-            if max(counts) >= MIN_RESPONSES:
+        both = log.can_show(0) and log.can_show(1)
+        evidence = log.false_action_evidence(self.label_mechanism)
+        for k, target, counts in zip(log.acts.column, log.acts.target, evidence, strict=True):
+            if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
             raise ValueError(
                 f"{asked} needs three signals logged together (or "
                 f"{'two' if both else 'three'} exposures) or labels of not preferred responses, at "
                 f"least {MIN_RESPONSES} "
                 f"responses of a kind for each signal; y has {log.n_signals} signal(s), and "
-                f"signal {name!r} has {counts[0]} responses on which it is one of three "
-                f"logged, {counts[1]} shown {'two' if both else 'three'} times, and {counts[2]} "
-                f"with preference={int(log.shows(0)[log.signal_names.index(name)])}. "
+                f"signal {log.signal_names[k]!r} has {counts[0]} responses on which it is one of "
+                f"three logged, {counts[1]} shown {'two' if both else 'three'} times, and {counts[2]} "
+                f"with preference={1 - target}. "
                 "With less, false and true actions cannot be told apart: pass a number, "
                 "0.0 if users never act by mistake."
             )
@@ -150,3 +143,12 @@ class Assumptions:
         if objective.single_signal or not self.false_action_rate.any():
             return None
         return torch.as_tensor(self.false_action_rate)
+
+
+def _own_rates(rates, signals):
+    """Return the rates with those of signals that have one of their own, 0 of kinds without."""
+    for k, signal in enumerate(signals):
+        own = getattr(signal, "false_rate", None)
+        if own is not None or "rate" not in signal.takes:
+            rates[k] = own or 0.0
+    return rates

@@ -104,6 +104,7 @@ def take_evidence(est, evidence, assumptions):
         label_mechanism=assumptions.label_mechanism,
         linear=all(size in ((), [], None) for size in sizes) and sizes[0] is not None,
         n_signals=est.n_signals_,
+        signals=est.signals_,
         examined=assumptions.examined,
         shared_propensity=assumptions.shared_propensity,
     )

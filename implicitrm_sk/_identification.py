@@ -7,6 +7,7 @@ import numpy as np
 from ._assumptions import MIN_RESPONSES
 from ._warnings import in_worker, warn
 from .exceptions import IdentificationWarning
+from .measurement._action import Action
 
 #: What the fits had in common in which an IdentificationWarning was given last.
 _warned_in = None
@@ -33,6 +34,8 @@ class Evidence:
     n_both: int = 0
     n_two_positive: int = 0
     n_two_negative: int = 0
+    n_determined: int = 0
+    n_ranked: int = 0
 
     def __add__(self, other):
         return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
@@ -43,11 +46,11 @@ class Evidence:
 
         `false_action_rate`, of shape (K,), NaN where it is to be estimated, says which actions
         prove preference: a label tells nothing of a response whose preference is proved. `telling`,
-        of shape (K,), says which signals count as several or as repeated.
+        of shape (K',), says which acts count as several or as repeated.
         """
         counted = log.sample_weight > 0
         logged = log.observations()
-        per_signal = logged * telling
+        per_signal = logged * (log.acts.bounds & telling)
         n_negative, n_positive = ((per_signal[:, log.shows(c)] > 0).sum(axis=1) for c in (0, 1))
         n_signals = n_negative + n_positive
         labelled = np.zeros(log.n_responses, dtype=bool)
@@ -57,6 +60,11 @@ class Evidence:
         if log.propensity is not None:
             known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
         preferred, not_preferred = log.proved(false_action_rate)
+        kinds = np.array([signal.identifies for signal in log.signals])[log.acts.column]
+        determined, ranked = (
+            logged[:, (kinds == level) & telling].any(axis=1)
+            for level in (IDENTIFIED, RANKING_ONLY)
+        )
         return cls(
             *(
                 int(np.count_nonzero(counted & kind))
@@ -72,6 +80,8 @@ class Evidence:
                     (n_positive > 0) & (n_negative > 0),
                     n_positive >= 2,
                     n_negative >= 2,
+                    determined,
+                    ranked,
                 )
             )
         )
@@ -158,6 +168,7 @@ def assess(
     label_mechanism="random",
     linear=False,
     n_signals=1,
+    signals=(),
     examined=None,
     shared_propensity=False,
 ):
@@ -175,6 +186,8 @@ def assess(
     linear : bool
         Both heads are logistic.
     n_signals : int
+    signals : tuple of Signal
+        Empty if all of them are actions.
     examined : bool or None
         Whether every row was looked at; None is not known.
     shared_propensity : bool
@@ -192,9 +205,17 @@ def assess(
             advice=("Use objective='stratified'.",),
         )
     ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined)
+    ways += _assumptions_of(signals, IDENTIFIED, evidence.n_determined)
+    given_reaction = _assumptions_of(signals, RANKING_ONLY, evidence.n_ranked)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
     ranking = _assess_ranking(evidence, columns, shared_propensity)
-    if ways:
+    if given_reaction:
+        # What else identifies is about all responses, and may disagree by the ratio.
+        ways += given_reaction
+        reasons.append(f"{evidence.n_ranked} responses enter by what users chose, not by whether")
+        level = IDENTIFIED if exact_rate else RANKING_ONLY
+        advice += [] if exact_rate else [ADVICE["level"]]
+    elif ways:
         level = IDENTIFIED
     elif ranking is not None:
         ways, reasons = [ranking[0]], [*reasons, ranking[1]]
@@ -234,8 +255,16 @@ def assess(
             and evidence.n_labels_telling == evidence.n_known_propensity == 0
             and evidence.n_repeated == 0
             and objective.swap_symmetric(n_signals)
+            and all(isinstance(signal, Action) for signal in signals)
         ),
     )
+
+
+def _assumptions_of(signals, level, n_responses):
+    """Return the assumptions of the kinds that determine so much by themselves."""
+    if n_responses < MIN_RESPONSES:
+        return []
+    return list(dict.fromkeys(s.assumption for s in signals if s.identifies == level))
 
 
 def _assess_log(evidence, false_actions, label_mechanism, examined):
@@ -258,6 +287,10 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
     elif labels_tell and false_actions != "estimated":
         ways.append("labels of acted rows missing at random")
         reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
+    if evidence.n_determined >= MIN_RESPONSES:
+        reasons.append(
+            f"{evidence.n_determined} responses have a signal that determines it by itself"
+        )
     if evidence.n_known_propensity >= MIN_RESPONSES:
         ways.append("the propensities given")
         reasons.append(f"the propensity of {evidence.n_known_propensity} responses is known")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 
 from ._assumptions import MIN_RESPONSES
 from ._validation import (
+    as_float,
     check_actions,
     check_both_classes,
     check_groups,
+    check_n_signals,
     check_preference,
     check_propensity,
     check_sample_weight,
@@ -28,13 +31,54 @@ CHANCE = 1e-6
 
 
 @dataclass(frozen=True)
+class Acts:
+    """A log as binary actions: one for each column of y and each preference that it can show.
+
+    Of a log of actions these are the columns of y.
+
+    Attributes
+    ----------
+    counts : ndarray of shape (n, K')
+        How often users acted; NaN not logged.
+    column : ndarray of int of shape (K',)
+        The column of y.
+    target : ndarray of int of shape (K',)
+        The preference that the act shows, 1 or 0.
+    bounds : ndarray of bool of shape (K',)
+        Whether its share bounds the reward, as `Signal.bounds`.
+    """
+
+    counts: np.ndarray
+    column: np.ndarray
+    target: np.ndarray
+    bounds: np.ndarray
+
+    @classmethod
+    def of(cls, actions, signals):
+        """Return those of the columns of y."""
+        signals = signals or (Action(),) * actions.shape[1]
+        pairs = [(k, c) for k, s in enumerate(signals) for c in sorted(s.shows, reverse=True)]
+        column, target = np.array(pairs, dtype=int).reshape(-1, 2).T
+        counts = actions
+        if not all(isinstance(signal, Action) for signal in signals):
+            counts = np.empty((len(actions), len(pairs)))
+            for position, (k, c) in enumerate(pairs):
+                y = actions[:, k]
+                seen = y if isinstance(signals[k], Action) else signals[k].seen(y)[c]
+                counts[:, position] = np.where(np.isnan(y), np.nan, seen)
+        bounds = np.array([signals[k].bounds for k in column], dtype=bool)
+        return cls(counts, column, target, bounds)
+
+
+@dataclass(frozen=True)
 class FeedbackLog:
     """n rows of actions on m responses; without `response` every row is a response (m = n).
 
     Attributes
     ----------
     actions : ndarray of shape (n, K)
-        Actions or, with exposures, their number; NaN not logged.
+        Actions or, with exposures, their number; of other kinds the codes of what users did; NaN
+        not logged.
     sample_weight : ndarray of shape (m,)
     exposures : ndarray of shape (n, K) or None
     response : ndarray of int of shape (n,) or None
@@ -113,17 +157,15 @@ class FeedbackLog:
         }
         check_uses(objective, side, assumptions)
         names = _check_names(y, known and known.names)
+        given = assumptions.signals if known is None else known.signals
+        y = _encoded(y, given, known is not None, names, name)
         actions, one_dimensional, exposures = check_actions(
             y, n_samples, name=name, n_signals=known and len(known.signals), exposures=exposures
         )
-        n_signals = actions.shape[1]
-        signals = (
-            resolve_signals(assumptions.signals, names, n_signals)
-            if known is None
-            else (known.signals)
-        )
+        signals = given if known is not None else resolve_signals(given, names, actions.shape[1])
+        _check_kinds(signals, assumptions, exposures, name)
         if exposures is None:
-            shown = list(range(n_signals) if names is None else names)
+            shown = list(range(len(signals)) if names is None else names)
             blocks = Measurement(signals).blocks
             for block in blocks:
                 columns = list(block.columns)
@@ -161,18 +203,19 @@ class FeedbackLog:
             assumptions = assumptions.with_rates_of(log)
             if objective.single_signal:
                 log.check_reducible(objective)
-            if objective.needs_both_polarities and not (log.shows(0).any() and log.shows(1).any()):
+            if objective.needs_both_polarities and not (log.can_show(0) and log.can_show(1)):
                 raise ValueError(
                     f"{type(objective).__name__} compares positive with negative actions, but all "
-                    f"signals of y are {'positive' if log.shows(1).any() else 'negative'}. Name "
+                    f"signals of y are {'positive' if log.can_show(1) else 'negative'}. Name "
                     "the others in signals=, or use objective='stratified'."
                 )
         if propensity is not None:
             propensity = check_propensity(propensity, actions, assumptions.false_action_rate)
+            _check_known_propensities(propensity, log)
             if not np.isnan(propensity).all():
                 log = replace(log, propensity=propensity)
         if purpose == "fit":
-            check_both_classes(actions, log.per_row(weight), exposures)
+            check_both_classes(log.acts.counts, log.per_row(weight), exposures)
             log.check_contradictions(assumptions.false_action_rate)
             log.warn_about_signals(assumptions)
         if purpose != "query":
@@ -201,6 +244,16 @@ class FeedbackLog:
         """Number of responses m."""
         return len(self.sample_weight)
 
+    @cached_property
+    def acts(self):
+        """The log as binary actions."""
+        return Acts.of(self.actions, self.signals)
+
+    def act_names(self):
+        """Return the names of the acts, those of their signals."""
+        names = self.signal_names
+        return [names[k] for k in self.acts.column]
+
     def per_response(self, rows):
         """Sum the values of rows over the rows of each response."""
         if self.response is None:
@@ -216,30 +269,32 @@ class FeedbackLog:
         return ~np.isnan(self.actions)
 
     def observations(self):
-        """Return how often each signal of each response was observed: rows times exposures."""
-        shown = self.logged() * (1.0 if self.exposures is None else self.exposures)
+        """Return how often each act was possible on each response: rows times exposures."""
+        shown = ~np.isnan(self.acts.counts) * (1.0 if self.exposures is None else self.exposures)
         return np.column_stack([self.per_response(column) for column in shown.T])
 
     def idle_signals(self):
-        """Return what keeps signals from telling anything, by signal: a constant, or a copy.
+        """Return what keeps acts from telling anything, by act: a constant, or a copy.
 
         Returns
         -------
         idle : dict of int to str or int
-            "never" or "always" fires where it is logged, "not logged", or the earlier signal that
-            it is equal to wherever both are logged.
+            "never" or "always" fires where it is logged, "not logged", or the earlier act that it
+            is equal to wherever both are logged.
         """
         counted = (self.per_row(self.sample_weight) > 0)[:, None]
-        acted, passive = (self.actions > 0) & counted, (self.not_acted() > 0) & counted
+        counts = self.acts.counts
+        acted, passive = (counts > 0) & counted, (self.not_acted() > 0) & counted
+        logged = ~np.isnan(counts)
         idle = {}
-        for k in range(self.actions.shape[1]):
+        for k in range(counts.shape[1]):
             if not acted[:, k].any() or not passive[:, k].any():
                 kinds = {(0, 1): "never", (1, 0): "always", (0, 0): "not logged"}
                 idle[k] = kinds[acted[:, k].any(), passive[:, k].any()]
                 continue
             for j in set(range(k)) - set(idle):
-                both = self.logged()[:, [j, k]].all(axis=1) & counted[:, 0]
-                same = (self.actions[both, j] == self.actions[both, k]).all()
+                both = logged[:, [j, k]].all(axis=1) & counted[:, 0]
+                same = (counts[both, j] == counts[both, k]).all()
                 if same and np.count_nonzero(acted[both, k]) >= MIN_RESPONSES:
                     idle[k] = j
                     break
@@ -247,32 +302,45 @@ class FeedbackLog:
 
     def check_reducible(self, objective):
         """Warn that an objective sees one signal only, or raise if none of them is positive."""
-        name, n_positive = type(objective).__name__, self.shows(1).sum()
-        if not n_positive:
+        name, positive = type(objective).__name__, self.acts.column[self.shows(1)]
+        if not len(positive):
             raise ValueError(
                 f"{name} learns from positive actions, but all signals of y are negative. Use "
                 "objective='stratified'."
             )
-        left_out = [n for n, kept in zip(self.signal_names, self.shows(1), strict=True) if not kept]
-        if left_out:
+        names = self.signal_names
+        ignored = [
+            f"the negative outcomes of {names[k]!r}" if k in positive else repr(names[k])
+            for k in self.acts.column[self.shows(0)]
+        ]
+        if ignored:
             warn(
-                f"{name} uses positive actions only: {', '.join(map(repr, left_out))} of y "
-                f"{'is' if len(left_out) == 1 else 'are'} ignored. Use objective='stratified' to "
-                "learn from both."
+                f"{name} uses positive actions only: {', '.join(ignored)} of y "
+                f"{'is' if len(ignored) == 1 and ignored[0][0] != 't' else 'are'} ignored. Use "
+                "objective='stratified' to learn from both."
             )
-        if n_positive > 1:
+        if len(positive) > 1:
             warn(
-                f"{name} works on one signal: the {n_positive} signals of y are reduced to "
+                f"{name} works on one signal: the {len(positive)} signals of y are reduced to "
                 '"any logged action". Pass one signal to silence this.',
             )
 
     def shows(self, preference):
-        """Return which signals show a preference, 1 or 0, and not the other one, shape (K,)."""
-        return np.array([signal.shows == (preference,) for signal in self.signals])
+        """Return which acts show a preference, 1 or 0, shape (K',)."""
+        return self.acts.target == preference
+
+    def can_show(self, preference):
+        """Return whether some signal can show a preference, 1 or 0."""
+        return bool(self.shows(preference).any())
+
+    def proves(self, false_action_rate):
+        """Return which acts of which rows prove the preference that they show, shape (n, K')."""
+        certain = (false_action_rate[self.acts.column] == 0) & self.acts.bounds
+        return certain & (self.acts.counts > 0)
 
     def check_contradictions(self, false_action_rate):
         """Raise if actions of both kinds lie on one response while each proves its preference."""
-        proves = (false_action_rate == 0) & (self.actions > 0)
+        proves = self.proves(false_action_rate)
         counted = self.sample_weight > 0
         by_polarity = [
             (self.per_response(proves[:, self.shows(c)].any(axis=1)) > 0) & counted for c in (0, 1)
@@ -284,7 +352,7 @@ class FeedbackLog:
         rows = proves if self.response is None else proves[self.response == response]
         found = proves[response] if self.response is None else rows.any(axis=0)
         first = response if self.first is None else self.first[response]
-        names = self.signal_names
+        names = self.act_names()
         positive, negative = (
             next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
         )
@@ -299,11 +367,10 @@ class FeedbackLog:
     def warn_about_signals(self, assumptions):
         """Name each signal that tells nothing or contradicts its false-action rate."""
         row_weight = self.per_row(self.sample_weight)
-        shown = np.ones_like(self.actions) if self.exposures is None else self.exposures
-        names = self.signal_names
-        for name, column, exposures, e in zip(
-            names, self.actions.T, shown.T, assumptions.false_action_rate, strict=True
-        ):
+        counts, names = self.acts.counts, self.act_names()
+        shown = np.ones_like(counts) if self.exposures is None else self.exposures
+        rates = assumptions.false_action_rate[self.acts.column]
+        for name, column, exposures, e in zip(names, counts.T, shown.T, rates, strict=True):
             is_logged = ~np.isnan(column) & (row_weight > 0)
             acted, exposures, weight = (
                 column[is_logged],
@@ -317,9 +384,15 @@ class FeedbackLog:
                     "rows draw that action, preferred or not: the two contradict each other, and "
                     "the reward will come out near 0. Lower false_action_rate.",
                 )
-        if self.n_signals == 1:
+        if len(names) == 1:
             return  # that a single signal is constant is an error
-        for signal, why in self.idle_signals().items():
+        whole = dict(enumerate(np.bincount(self.acts.column)))
+        idle = self.idle_signals()
+        for signal, why in idle.items():
+            column = self.acts.column[signal]
+            if whole[column] > 1:
+                self._warn_of_outcome(column, self.acts.target[signal], why)
+                continue
             if isinstance(why, str):
                 problem = {
                     "never": "is 0 in every row where it is logged: it",
@@ -331,6 +404,16 @@ class FeedbackLog:
             warn(
                 f"signal {names[signal]!r} of y {problem} tells nothing about the reward. Leave it "
                 "out, or check how the log was joined.",
+            )
+
+    def _warn_of_outcome(self, column, preference, why):
+        """Warn that no row, or every row, has an outcome of a signal that shows a preference."""
+        if isinstance(why, str):
+            which = {"never": "none", "always": "every one", "not logged": "none"}[why]
+            warn(
+                f"signal {self.signal_names[column]!r} of y can show that a response is "
+                f"{'preferred' if preference else 'not preferred'}, and {which} of its rows does: "
+                "this tells nothing about the reward. Check how the log was joined."
             )
 
     def warn_about_preference_rate(self, assumptions):
@@ -368,16 +451,16 @@ class FeedbackLog:
         )
 
     def telling_signals(self):
-        """Return which signals tell something, of shape (K,): no copy does, nor its original.
+        """Return which acts tell something, of shape (K',): no copy does, nor its original.
 
         A model that takes both for signals of their own is wrong about either.
         """
         idle = self.idle_signals()
         originals = {why for why in idle.values() if not isinstance(why, str)}
-        return ~np.isin(np.arange(self.actions.shape[1]), [*idle, *originals])
+        return ~np.isin(np.arange(len(self.acts.column)), [*idle, *originals])
 
     def false_action_evidence(self, label_mechanism):
-        """Return per signal how many responses can tell its false actions from true ones.
+        """Return per act how many responses can tell its false actions from true ones.
 
         Three counts: the signal is one of three logged; it was observed three times, twice where
         signals of both polarities were; it was observed where the preference is known to be the
@@ -390,7 +473,7 @@ class FeedbackLog:
             contrary = self.preference[counted][:, None] == self.shows(0)
         seen = observed > 0
         repeated = observed >= 3
-        if self.shows(0).any() and self.shows(1).any():
+        if self.can_show(0) and self.can_show(1):
             both = [(observed[:, self.shows(c)] >= 2).any(axis=1) for c in (0, 1)]
             repeated |= (observed >= 2) & (both[0] & both[1])[:, None]
         kinds = (
@@ -407,10 +490,10 @@ class FeedbackLog:
         certain to follow it, and did not, disproves it. Responses of zero weight prove nothing.
         """
         counted = self.sample_weight > 0
-        proves = (false_action_rate == 0) & (self.actions > 0)
+        proves = self.proves(false_action_rate)
         disproves = np.zeros_like(proves)
         if self.propensity is not None:
-            disproves = (self.propensity == 1) & (self.not_acted() > 0)
+            disproves = (self.propensity == 1)[:, self.acts.column] & (self.not_acted() > 0)
         found = []
         for c in (1, 0):
             rows = proves[:, self.shows(c)].any(axis=1) | disproves[:, self.shows(1 - c)].any(
@@ -420,15 +503,15 @@ class FeedbackLog:
         return tuple(found)
 
     def not_acted(self):
-        """Return how often each user did not act, NaN where not logged."""
-        return (1 if self.exposures is None else self.exposures) - self.actions
+        """Return how often users did not act, by act, NaN where not logged."""
+        return (1 if self.exposures is None else self.exposures) - self.acts.counts
 
     def fired(self, preference=None):
         """Return whether any logged signal of a response fired, shape (m,).
 
         Of all signals, or of those that show a preference, 1 or 0.
         """
-        acted = self.actions > 0
+        acted = self.acts.counts > 0
         acted = acted if preference is None else acted[:, self.shows(preference)]
         return self.per_response(acted.any(axis=1)) > 0
 
@@ -438,12 +521,12 @@ class FeedbackLog:
         Whether it drew an action; where signals of both polarities are logged, or all drew one,
         the share of its positive less that of its negative actions.
         """
-        if not self.shows(0).any() and not self.fired()[self.usable()].all():
+        if not self.can_show(0) and not self.fired()[self.usable()].all():
             return self.fired().astype(float)
         share = np.zeros(self.n_responses)
         for c, sign in ((1, 1.0), (0, -1.0)):
             mine = self.shows(c)
-            acted = self.per_response(np.nansum(self.actions[:, mine], axis=1))
+            acted = self.per_response(np.nansum(self.acts.counts[:, mine], axis=1))
             share += sign * acted / np.maximum(self.observations()[:, mine].sum(axis=1), 1)
         return share
 
@@ -452,7 +535,7 @@ class FeedbackLog:
         return self.per_response((self.not_acted() > 0).any(axis=1)) > 0
 
     def n_events(self):
-        """Return the number of logged (signal, exposure) pairs of each response, shape (m,)."""
+        """Return the number of logged (act, exposure) pairs of each response, shape (m,)."""
         return self.observations().sum(axis=1)
 
     def usable(self):
@@ -479,7 +562,7 @@ class FeedbackLog:
 
     def reduced(self):
         """Return "any positive action" per response, one row each, for single-signal objectives."""
-        if self.shows(0).any():
+        if not all(isinstance(s, Action) and s.target for s in self.signals):
             return self._positive().reduced()
         fired = self.fired()
         actions = np.where(self.n_events() > 0, fired, np.nan)[:, None]
@@ -518,22 +601,20 @@ class FeedbackLog:
         return np.where(taught_elsewhere, np.nan, self.propensity)
 
     def _positive(self):
-        """Return the log of the positive signals alone."""
+        """Return the log of the positive acts alone, as actions."""
         kept = self.shows(1)
-        columns = {
-            name: None if value is None else value[:, kept]
-            for name, value in (
-                ("actions", self.actions),
-                ("exposures", self.exposures),
-                ("propensity", self.propensity),
-            )
-        }
-        signals = tuple(s for s, k in zip(self.signals, kept, strict=True) if k)
-        names = None if self.names is None else self.names[kept]
-        return replace(self, signals=signals, names=names, **columns)
+        columns = self.acts.column[kept]
+        return replace(
+            self,
+            actions=self.acts.counts[:, kept],
+            exposures=None if self.exposures is None else self.exposures[:, columns],
+            propensity=None if self.propensity is None else self.propensity[:, columns],
+            signals=(Action(),) * len(columns),
+            names=None if self.names is None else self.names[columns],
+        )
 
     def rates(self, responses):
-        """Return the share of actions per signal (K,) and those of responses with any action.
+        """Return the share of each act (K',) and those of responses with any action.
 
         The second is a pair: with a negative one, with a positive one. One row of each kind is
         added, so that a signal without (or with only) actions is finite.
@@ -541,7 +622,7 @@ class FeedbackLog:
         weight = np.zeros(self.n_responses)
         weight[responses] = self.sample_weight[responses]
         row_weight = self.per_row(weight)
-        acted = row_weight @ np.nan_to_num(self.actions)
+        acted = row_weight @ np.nan_to_num(self.acts.counts)
         total = acted + row_weight @ np.nan_to_num(self.not_acted())
         observed = self.observations()
         any_rates = []
@@ -622,6 +703,61 @@ def resolve_signals(signals, names, n_columns):
     return tuple(resolved)
 
 
+def _encoded(y, signals, resolved, names, name):
+    """Return y with numbers in place of the labels of kinds that have labels of their own."""
+    given = signals.values() if isinstance(signals, Mapping) else signals or ()
+    if y is None or all(
+        not isinstance(signal, Signal) or type(signal).encode is Signal.encode for signal in given
+    ):
+        return y
+    table = to_numpy(y)
+    if not hasattr(table, "iloc"):
+        is_array = isinstance(table, np.ndarray)
+        table = table if is_array else np.asarray(table, dtype=object)
+    one_dimensional = table.ndim == 1
+    if table.ndim > 2:
+        return y
+    width = 1 if one_dimensional else table.shape[1]
+    if resolved:
+        check_n_signals(width, len(signals), name)
+    else:
+        signals = resolve_signals(signals, names, width)
+    columns = []
+    for k, signal in enumerate(signals):
+        part = table if one_dimensional else table.iloc[:, k] if hasattr(y, "iloc") else table[:, k]
+        shown = name if width == 1 else f"{name} {k if names is None else names[k]!r}"
+        columns.append(as_float(signal.encode(part, shown), shown))
+    return columns[0] if one_dimensional else np.column_stack(columns)
+
+
+def _check_kinds(signals, assumptions, exposures, name):
+    """Raise where a kind of signal cannot be combined with what else is known of the log."""
+    for what, asked, why in (
+        ("exposures", exposures is not None, "how often its outcomes were chosen is not counted"),
+        (
+            "shared_propensity",
+            assumptions.shared_propensity,
+            "its logits are not those of propensities",
+        ),
+    ):
+        others = [signal for signal in signals if what not in signal.takes]
+        if asked and others:
+            raise ValueError(
+                f"{what} is not available for the signal {others[0]!r} of {name}: {why}. Leave "
+                f"{what} out, or split the column into actions."
+            )
+
+
+def _check_known_propensities(propensity, log):
+    known = ~np.isnan(propensity).all(axis=0)
+    for name, signal, given in zip(log.signal_names, log.signals, known, strict=True):
+        if given and "propensity" not in signal.takes:
+            raise ValueError(
+                f"propensity is given for signal {name!r}, which is {signal!r}; known propensities "
+                "are those of actions. Use NaN for this column."
+            )
+
+
 def _check_names(y, known):
     """Return the names of the signals, None without any, which must be those known."""
     columns = getattr(y, "columns", None)
@@ -695,7 +831,7 @@ def check_labels(log, false_action_rate, label_mechanism):
     label = log.preference
     if label is None:
         return log
-    kind = "a positive" if log.shows(0).any() else "an"
+    kind = "a positive" if log.can_show(0) else "an"
     proved = {c: log.fired(c) & (log.sample_weight > 0) for c in (0, 1)}
     for wrong, what, cure in (
         (

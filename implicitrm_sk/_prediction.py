@@ -341,7 +341,7 @@ class PredictionMixin:
 
     @_needs_actions_modelled
     def predict_action(self, X: Rows) -> Floats:
-        """Predict how likely each action is.
+        """Predict how likely each action is, or each outcome that shows a preference.
 
         Parameters
         ----------
@@ -350,8 +350,10 @@ class PredictionMixin:
 
         Returns
         -------
-        action : ndarray of shape (n_samples,) or (n_samples, n_signals)
-            P(y_k=1 | x); 1-D if `fit` got 1-D actions.
+        action : ndarray of shape (n_samples,) or (n_samples, n_shown)
+            P(y_k=1 | x), in the order of the signals. A `Choice` has one column for each outcome
+            that shows a preference, in the order of its `outcomes`. 1-D if `fit` got 1-D actions
+            and there is one column.
 
         Raises
         ------
@@ -376,7 +378,7 @@ class PredictionMixin:
 
     @_needs_actions_modelled
     def propensity(self, X: Rows) -> Floats:
-        """Predict how readily each response draws each action.
+        """Predict how readily each response draws each action from users with its preference.
 
         Parameters
         ----------
@@ -385,8 +387,9 @@ class PredictionMixin:
 
         Returns
         -------
-        propensity : ndarray of shape (n_samples,) or (n_samples, n_signals)
-            P(y_k=1 | r*=1, x); 1-D if `fit` got 1-D actions.
+        propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
+            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one; columns
+            as in `predict_action`.
 
         Raises
         ------
@@ -422,7 +425,7 @@ class PredictionMixin:
                 mixture.output(function(mixture.measurement, *logits, mixture.false_action_rate)),
             ),
         )
-        return values[:, 0] if self.one_dimensional_ else values
+        return values[:, 0] if self.one_dimensional_ and values.shape[1] == 1 else values
 
     def score(
         self,

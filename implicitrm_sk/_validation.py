@@ -105,7 +105,8 @@ _EXPECTED_ACTIONS = (
 )
 
 
-def _as_float(y, name):
+def as_float(y, name):
+    """Return y as a new array of floats, NaN where it is missing."""
     try:
         # pandas' own missing value does not convert by itself.
         if hasattr(y, "to_numpy"):
@@ -148,17 +149,23 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
             "the actions, 0 or 1 per response."
         )
     actions, one_dimensional = _check_table(y, n_samples, name, "actions")
-    if n_signals is not None and actions.shape[1] != n_signals:
-        raise ValueError(
-            f"{name} has {actions.shape[1]} signal(s), but the estimator was fitted with "
-            f"{n_signals}. Pass the same signals in the same order, NaN where one was not logged."
-        )
+    if n_signals is not None:
+        check_n_signals(actions.shape[1], n_signals, name)
     if actions.shape[1] == 0:
         raise ValueError(f"{name} has no columns; at least one action signal is expected.")
     if exposures is not None:
         actions, exposures = _check_counts(actions, exposures, name)
         return actions, one_dimensional, exposures
     return actions, one_dimensional, None
+
+
+def check_n_signals(found, n_signals, name):
+    """Raise unless y has as many columns as in fit."""
+    if found != n_signals:
+        raise ValueError(
+            f"{name} has {found} signal(s), but the estimator was fitted with {n_signals}. Pass "
+            "the same signals in the same order, NaN where one was not logged."
+        )
 
 
 def check_binary(actions, name):
@@ -184,7 +191,7 @@ def check_binary(actions, name):
 
 def _check_table(value, n_samples, name, content):
     """Return value as floats of shape (n, K), and whether it was one-dimensional."""
-    table = _as_float(to_numpy(value), name)
+    table = as_float(to_numpy(value), name)
     if table.ndim not in (1, 2):
         raise ValueError(
             f"{name} has {table.ndim} dimensions (shape {table.shape}); expected are {content} "
@@ -262,7 +269,7 @@ def check_propensity(propensity, actions, false_action_rate):
 
 def check_preference(preference, n_samples):
     """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
-    labels = _as_float(to_numpy(preference), "preference")
+    labels = as_float(to_numpy(preference), "preference")
     if labels.shape != (n_samples,):
         raise ValueError(
             f"preference has shape {labels.shape}, but one label per row of X is expected: "

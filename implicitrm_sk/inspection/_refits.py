@@ -21,6 +21,7 @@ from .._typing import Rows
 from .._validation import to_numpy
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
+from ..measurement._action import Action
 from ..training._data import TrainingData
 from ._independence import exposures_that_agree, independence_test, signals_that_agree
 from ._report import IdentificationReport
@@ -297,10 +298,12 @@ def _swap_test(rows, as_likely):
     refit, log = rows.refit, rows.log
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
-    if log.shows(0).any() and log.shows(1).any():
+    if not all(isinstance(signal, Action) for signal in log.signals):
+        return {"applicable": False, "why": "the propensities of actions can be exchanged only"}
+    if log.can_show(0) and log.can_show(1):
         return {"applicable": False, "why": "signals of both polarities tell the two apart"}
     f, u = rows.reward_logit, rows.propensity_logit
-    sign = -1 if log.shows(0).any() else 1  # of negative signals 1 - R is exchanged
+    sign = -1 if log.can_show(0) else 1  # of negative signals 1 - R is exchanged
     results = []
     for k in range(u.shape[-1]):
         reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
@@ -331,7 +334,11 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if rows.refit.n_signals_ < 3 or rows.repeated or not log.shows(1).all():
+    if (
+        rows.refit.n_signals_ < 3
+        or rows.repeated
+        or any(signal.shows != (1,) or "rate" not in signal.takes for signal in log.signals)
+    ):
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
@@ -341,17 +348,18 @@ def _test_independence(rows, as_likely):
 
 def _agreement(rows):
     """Return the signals that look like one, and those whose exposures do."""
-    log, names = rows.log, rows.log.signal_names
+    log = rows.log
     if log.response is not None:
         log, _ = log.sorted()
+    acts, names = log.acts, log.act_names()
     weight = log.per_row(log.sample_weight)
     signals = [
         (str(names[j]), str(names[k]), share)
-        for j, k, share in signals_that_agree(log.actions, weight)
+        for j, k, share in signals_that_agree(acts.counts, weight)
     ]
     if not rows.repeated:
         return signals, []
-    agreeing = exposures_that_agree(log.actions, log.exposures, log.response, weight)
+    agreeing = exposures_that_agree(acts.counts, log.exposures, log.response, weight)
     return signals, [(str(names[k]), share) for k, share in agreeing]
 
 

@@ -127,8 +127,8 @@ class Choice(Signal):
             shown = []
         if not any(c in (0, 1) for c in shown) or not all(c in (0, 1, None) for c in shown):
             raise ValueError(
-                f"outcomes of Choice is {self.outcomes!r}; expected a dict from each outcome to the "
-                "preference that it shows, 1, 0 or None, such as {'up': 1, 'down': 0}."
+                f"outcomes of Choice is {self.outcomes!r}; expected a dict from each outcome to "
+                "the preference that it shows, 1, 0 or None, such as {'up': 1, 'down': 0}."
             )
         if self.given_reaction and len(self.shows) < 2:
             raise ValueError(

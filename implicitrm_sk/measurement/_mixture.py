@@ -75,11 +75,11 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None):
     e = 0, R >= P(any positive action | x) and 1 - R >= P(any negative action | x). The bounds of
     single signals need no independence.
     """
-    log_prob, shows = measurement.log_shown(propensity_logit, false_action_rate)
+    log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
     ends = []
     for c in (0, 1):
-        mine = shows == c
+        mine = (shows == c) & bounding
         matching, other = log_prob[c][..., mine], log_prob[1 - c][..., mine].exp()
         if not mine.any():
             ends.append(torch.zeros_like(reward_logit[0]))

@@ -95,6 +95,11 @@ class Measurement:
         """Return whether some signal can show this preference, 0 or 1."""
         return any(preference in block.signal.shows for block in self.blocks)
 
+    @property
+    def estimated_rates(self):
+        """Which columns have a false-action rate that can be estimated, bool of shape (K,)."""
+        return torch.tensor(["rate" in s.takes and s.false_rate is None for s in self.signals])
+
     def _side(self, block, false_action_rate=None, exposures=None, propensity=None):
         """Return what a signal takes beside u and y, of its own columns."""
         given = {"rate": false_action_rate, "exposures": exposures, "propensity": propensity}
@@ -249,11 +254,36 @@ class Measurement:
 
     # ------------------------------------------------------------------ what the signals show
 
+    def shown(self, actions, preference):
+        """Return how often each column of y showed a preference, of shape (n, K)."""
+        parts = []
+        for signal, y in zip(self.signals, actions.unbind(-1), strict=True):
+            times_shown = y if "exposures" in signal.takes else torch.ones_like(y)
+            parts.append(torch.where(signal.seen(y)[preference], times_shown, 0.0))
+        return torch.stack(parts, -1)
+
     def log_shown(self, propensity_logit, false_action_rate=None):
         """Return log P(shown j | r*, x) of shape (2, ..., n, D), and what each shows, (D,).
 
         In the order of the columns of y.
         """
+        return self._log_shown(propensity_logit, false_action_rate)[:2]
+
+    def log_acts(self, propensity_logit, false_action_rate=None):
+        """Return log P(act | r*, x) of shape (2, ..., n, K'), what each shows, and if it bounds.
+
+        An act is that a column shows a preference, by whichever outcome.
+        """
+        log_prob, shows, column = self._log_shown(propensity_logit, false_action_rate)
+        acts = [(k, c) for k, signal in enumerate(self.signals) for c in signal.shows]
+        mine = [(column == k) & (shows == c) for k, c in acts]
+        return (
+            torch.stack([torch.logsumexp(log_prob[..., which], -1) for which in mine], -1),
+            torch.tensor([c for _, c in acts]),
+            torch.tensor([self.signals[k].bounds for k, _ in acts]),
+        )
+
+    def _log_shown(self, propensity_logit, false_action_rate):
         parts, shows, places = [], [], []
         for block in self.blocks:
             rate = {"rate": _take(false_action_rate, block.columns)}
@@ -264,9 +294,10 @@ class Measurement:
             per_column = log_prob.shape[-1] // len(block.columns)
             places += [column for column in block.columns for _ in range(per_column)]
         if len(parts) == 1:
-            return parts[0], shows[0]
+            return parts[0], shows[0], torch.tensor(places)
         order = sorted(range(len(places)), key=places.__getitem__)
-        return torch.cat(parts, -1)[..., order], torch.cat(shows)[order]
+        column = torch.tensor(places)[order]
+        return torch.cat(parts, -1)[..., order], torch.cat(shows)[order], column
 
     def false_action_counts(
         self,
@@ -292,8 +323,13 @@ class Measurement:
         q = _posterior(joint, preference)
         response = log.get("response")
         q = q if response is None else q[..., response]
-        target = torch.tensor([signal.target for signal in self.signals], device=q.device)
-        other = torch.where(target == 1, q[0][..., None], q[1][..., None])
+        # Of kinds without such rates, 0.
+        contrary = torch.tensor(
+            [[s.target == c if "rate" in s.takes else 0 for s in self.signals] for c in (1, 0)],
+            dtype=q.dtype,
+            device=q.device,
+        )
+        other = q[0][..., None] * contrary[0] + q[1][..., None] * contrary[1]
         acted = torch.nan_to_num(actions)
         exposures = log.get("exposures")
         shown = 1.0 if exposures is None else exposures
@@ -311,12 +347,35 @@ class Measurement:
             NaN entries are left out.
         false_action_rate : Tensor of shape (K,) or (..., 1, K), or None
         """
-        log_a, log_not_a = action_log_probs(propensity_logit, false_action_rate)
-        # 0 * log 0 is 0, which an infinite logit (propensity 1) needs.
-        least = torch.finfo(log_a.dtype).min
-        t = torch.nan_to_num(target)
-        entropy = -(t * log_a.clamp_min(least) + (1 - t) * log_not_a.clamp_min(least))
-        return entropy.masked_fill(torch.isnan(target), 0.0).sum(-1)
+        total = 0.0
+        for block in self.blocks:
+            if "propensity" not in block.signal.takes:
+                continue
+            log_a, log_not_a = action_log_probs(
+                _take(propensity_logit, block.outputs), _take(false_action_rate, block.columns)
+            )
+            mine = _take(target, block.columns)
+            # 0 * log 0 is 0, which an infinite logit (propensity 1) needs.
+            least = torch.finfo(log_a.dtype).min
+            t = torch.nan_to_num(mine)
+            entropy = -(t * log_a.clamp_min(least) + (1 - t) * log_not_a.clamp_min(least))
+            total = total + entropy.masked_fill(torch.isnan(mine), 0.0).sum(-1)
+        return total
+
+    def propensities(self, propensity_logit, false_action_rate, propensity, n_rows):
+        """Return A_k of actions, known or not, NaN for other kinds, of shape (..., n, K)."""
+        found = full_precision(propensity_logit).new_full(
+            (*propensity_logit.shape[:-2], n_rows, len(self.signals)), torch.nan
+        )
+        for block in self.blocks:
+            if "propensity" in block.signal.takes:
+                log_a, _ = action_log_probs(
+                    _take(propensity_logit, block.outputs),
+                    _take(false_action_rate, block.columns),
+                    _take(propensity, block.columns),
+                )
+                found[..., list(block.columns)] = log_a.exp()
+        return found
 
 
 def _posterior(joint, preference):

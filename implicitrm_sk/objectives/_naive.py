@@ -154,8 +154,7 @@ class UpDown(Objective):
         """Return the cross-entropy of R against the reactions, per member and response."""
         counts = []
         for preference in (1, 0):
-            mine = [k for k, s in enumerate(batch.signals.signals) if s.shows == (preference,)]
-            rows = torch.nan_to_num(batch.actions[:, mine]).sum(-1)
+            rows = batch.signals.shown(batch.actions, preference).sum(-1)
             counts.append(per_response(rows, batch.response, reward_logit.shape[-1]))
         total = sum(counts)
         reacted = total > 0

@@ -13,7 +13,6 @@ from skorch.history import History
 from torch import nn
 
 from .._device import autocast, threads_of_worker
-from ..measurement._action import action_log_probs
 from ..measurement._model import Measurement
 from ..objectives import Batch
 from ._members import MemberSettings, MembersInTraining
@@ -59,7 +58,9 @@ class MemberRisk(nn.Module):
                 self._weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
                 for rows in self.evaluated
             )
-            self.false_action_rate.copy_((false_actions + 0.5) / (opportunities + 1.0))
+            rate = (false_actions + 0.5) / (opportunities + 1.0)
+            estimated = self.measurement.estimated_rates.to(rate.device)
+            self.false_action_rate.copy_(torch.where(estimated, rate, self.false_action_rate))
         self.evaluated.clear()
 
     def forward(self, logits, fields, sample_weight):
@@ -85,8 +86,10 @@ class MemberRisk(nn.Module):
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
             )
         if self.estimates and not self.training:
-            log_propensity, _ = action_log_probs(propensity_logit, rate, fields.get("propensity"))
-            log = fields | {"propensity": log_propensity.exp()}
+            known = self.measurement.propensities(
+                propensity_logit, rate, fields.get("propensity"), len(fields["actions"])
+            )
+            log = fields | {"propensity": known}
             self.evaluated.append((reward_logit, propensity_logit, log, sample_weight))
         if sample_weight.ndim > 1:
             return (rows * sample_weight).mean(-1)

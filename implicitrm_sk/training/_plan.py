@@ -11,7 +11,9 @@ import torch
 from .._assumptions import Assumptions
 from .._device import resolve_device, resolve_dtype
 from .._features import HeadColumns
+from ..measurement._action import Action
 from ..measurement._model import Measurement
+from ..measurement._signal import initial_logit
 from ..objectives import Objective
 from ._constraint import RateConstraint
 from ._data import FIXED_EPOCHS, member_logits
@@ -201,9 +203,9 @@ class FitPlan:
     def _initial_logits(self, log, responses):
         """Return logits of reward and propensities at which training starts."""
         rate, any_rates = log.rates(responses)
-        e = self.assumptions.false_action_rate
-        if self.objective.single_signal:
-            e = np.zeros(1)
+        e = np.zeros(1)
+        if not self.objective.single_signal:
+            e = self.assumptions.false_action_rate[log.acts.column]
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
         any_acted = []
         for c in (0, 1):
@@ -213,12 +215,17 @@ class FitPlan:
         interval = self.assumptions.preference_interval
         if interval is not None:
             reward = np.clip(reward, *interval)
-        elif self.starts is None and not log.shows(0).any():
+        elif self.starts is None and all(signal == Action() for signal in log.signals):
             reward, propensity = self.objective.initial_rates(acted, any_acted[1])
-            return _logits(reward, propensity)
-        negative = log.shows(0)
-        propensity = acted / np.where(negative, 1 - np.asarray(reward), reward)
-        return _logits(reward, propensity)
+            return _tensors(initial_logit(reward), initial_logit(propensity))
+        weight = np.zeros(log.n_responses)
+        weight[responses] = log.sample_weight[responses]
+        first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
+        propensity = [
+            signal.initial_logits(log.actions[:, k], log.per_row(weight), reward, acted[first[k]])
+            for k, signal in enumerate(log.signals)
+        ]
+        return _tensors(initial_logit(reward), np.concatenate(propensity, axis=-1))
 
     def _initial_reward(self, log, any_acted, acted):
         """Return the reward at which training starts, one number or one per member (members, 1).
@@ -227,7 +234,7 @@ class FitPlan:
         negative action); None of the starts is where both kinds are equally ready to act.
         """
         lower, upper = any_acted[1], 1 - any_acted[0]
-        has_positive, has_negative = log.shows(1).any(), log.shows(0).any()
+        has_positive, has_negative = log.can_show(1), log.can_show(0)
         if has_positive and has_negative:
             if self.starts is None:
                 return lower / (lower + any_acted[0])
@@ -446,10 +453,8 @@ class FitResult:
         return found
 
 
-def _logits(*rates):
-    """Return rates as logits, none of them extreme."""
-    clipped = (np.clip(rate, 0.01, 0.99) for rate in rates)
-    return [torch.as_tensor(np.log(p / (1 - p))) for p in clipped]
+def _tensors(*values):
+    return [torch.as_tensor(value) for value in values]
 
 
 def layer_sizes(estimator, name):

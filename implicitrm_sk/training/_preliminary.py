@@ -29,11 +29,15 @@ def estimate_false_action_rates(plan, data, random_state):
     for part in (~held_out, held_out):
         weight = np.where(part, log.sample_weight, 0.0)
         weights.append(weight / weight[:, usable].mean(axis=1, keepdims=True))
-    several = log.shows(0).any() or log.exposures is not None
+    several = log.can_show(0) or log.exposures is not None
+    own = plan.assumptions.false_action_rate
+    share_of_actions = log.rates(usable)[0][np.searchsorted(log.acts.column, np.arange(len(own)))]
     found = []
     for share in STARTS if several else STARTS[:1]:
         # Lower bounds of the mean of the log tell the order of magnitude to start from.
-        first_guess = plan.assumptions.with_rates(log.rates(usable)[0] * share)
+        first_guess = plan.assumptions.with_rates(
+            np.where(np.isnan(own), share_of_actions * share, own)
+        )
         start = replace(plan, n_members=N_FOLDS, assumptions=first_guess, estimates_rates=True)
         model = start.initial_model(data, random_state, usable)
         net = start.net(model, start.rate_constraint(model, len(usable)))
@@ -50,6 +54,7 @@ def estimate_false_action_rates(plan, data, random_state):
         losses = np.array([record["valid_loss"] for record in net.history], dtype=float)
         found.append((np.nanmin(losses, axis=0).mean(), rates))
     _, rates = min(found, key=itemgetter(0))
+    rates = np.where(np.isnan(own), rates, own)
     if log.propensity is not None:
         low = log.propensity <= rates
         if low.any():
