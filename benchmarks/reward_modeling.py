@@ -43,6 +43,8 @@ from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES, Stratified
 from implicitrm_sk.objectives._base import cross_entropy
 
+#: Methods that a log of one action is enough for.
+ONE_SIGNAL = [name for name, cls in OBJECTIVES.items() if not cls.needs_both_polarities]
 #: Name: (encoder, None for the only one; rating above which a response is preferred). The last
 #: three are the paper's sets at full size, written by `benchmarks.prepare`.
 DATA = {
@@ -91,7 +93,7 @@ def methods(mechanism="covariate"):
     rows = [Method("base rate", CONSTANT), Method("all ones", CONSTANT)]
     needs_prior = [name for name, cls in OBJECTIVES.items() if cls.needs_preference_rate]
     weighted = [name for name in OBJECTIVES if "propensity" in OBJECTIVES[name].uses]
-    rows += [Method(name, ONE, name) for name in OBJECTIVES if name not in needs_prior]
+    rows += [Method(name, ONE, name) for name in ONE_SIGNAL if name not in needs_prior]
     rows += [Method(name, ONE) for name, (_, prior) in PEERS.items() if not prior]
     for tier in (ESTIMATED, PRIOR):
         rows += [Method(name, tier, name) for name in needs_prior]
@@ -429,7 +431,7 @@ def cells(args):
                     yield log | {"part": part, "method": method}
         elif part == "leak":
             for log in logs(args.data[:1], args.mechanisms[:1]):
-                for method in args.methods or OBJECTIVES:
+                for method in args.methods or ONE_SIGNAL:
                     yield log | {"part": part, "method": method, "x": max(args.budget, 4)}
 
 

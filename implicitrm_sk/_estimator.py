@@ -1,7 +1,7 @@
 """The scikit-learn face of the package: parameters, fit, partial_fit."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
 from typing import Any, Self

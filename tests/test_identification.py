@@ -19,6 +19,7 @@ from implicitrm_sk._assumptions import Assumptions
 from implicitrm_sk._features import HeadColumns
 from implicitrm_sk._identification import (
     ADVICE,
+    BOUNDED,
     IDENTIFIED,
     LEVEL_ONLY,
     MIN_RESPONSES,
@@ -64,12 +65,16 @@ def test_counts_of_a_plain_log():
 def test_counts_of_signals_logged_together():
     y = [[1, 0, 0], [0, 0, nan], [nan, 1, nan], [nan, nan, nan], [nan, 0, 1]]
     evidence = count(y, sample_weight=[1, 1, 1, 1, 0])
-    assert evidence == Evidence(n_responses=3, n_acted=2, n_several_signals=2, n_three_signals=1)
+    assert evidence == Evidence(
+        n_responses=3, n_acted=2, n_several_signals=2, n_three_signals=1, n_two_positive=2
+    )
     # One signal each in two rows of a response were logged together too.
     y = [[1, nan, nan], [nan, 0, nan], [nan, nan, 0], [0, nan, nan]]
     assert count(y).n_several_signals == 0
     evidence = count(y, response_id=[0, 0, 0, 1])
-    assert evidence == Evidence(n_responses=2, n_acted=1, n_several_signals=1, n_three_signals=1)
+    assert evidence == Evidence(
+        n_responses=2, n_acted=1, n_several_signals=1, n_three_signals=1, n_two_positive=1
+    )
 
 
 def test_counts_of_repeated_exposures():
@@ -152,11 +157,11 @@ def test_signals_that_tell_nothing_identify_nothing(case, response_id):
 def test_signals_that_differ_once_or_are_rarely_used_are_no_copies():
     y = np.column_stack([Y[:, 0], Y[:, 0]])
     y[np.flatnonzero(y[:, 1])[0], 1] = 0
-    est = ImplicitRewardEstimator(**QUICK).fit(X, y)
+    est = ImplicitRewardEstimator(**QUICK, shared_examination=False).fit(X, y)
     assert est.identification_.level == "identified"
     rare = np.zeros((100, 2))
     rare[: MIN_RESPONSES - 1] = 1
-    assert ImplicitRewardEstimator(**QUICK).fit(X, rare).identification_.level == "identified"
+    assert est.fit(X, rare).identification_.level == "identified"
 
 
 def test_evidence_adds_up():
@@ -184,23 +189,50 @@ def test_relation_of_the_columns():
 
 # ---------------------------------------------------------------- levels
 
-TWO = Evidence(n_responses=500, n_several_signals=500)
-THREE = Evidence(n_responses=500, n_several_signals=500, n_three_signals=500)
+TWO = Evidence(n_responses=500, n_several_signals=500, n_two_positive=500)
+THREE = TWO + Evidence(n_three_signals=500)
+BOTH = Evidence(n_responses=500, n_several_signals=500, n_both=500)
+TWO_OF_EACH = TWO + Evidence(n_both=500, n_two_negative=500)
+LOOKED_AT = "independent signals of rows that were looked at"
+EXAMINED = ["independent signals", "every row was looked at"]
 ONE = Evidence(n_responses=500)
 FEW_LABELS = Evidence(n_responses=500, n_labels=30, n_labels_telling=MIN_RESPONSES - 1)
 LABELS = Evidence(n_responses=500, n_labels=30, n_labels_telling=MIN_RESPONSES)
 KNOWN = Evidence(n_responses=500, n_known_propensity=MIN_RESPONSES)
 REPEATED = Evidence(n_responses=500, n_repeated=MIN_RESPONSES)
+RATIO = "readiness for positive and negative actions in a constant ratio"
 EXCLUSION = "the reward depends on its columns only, the propensity on its own"
 CASES = {
     "one signal": (ONE, {}, NOT_IDENTIFIED, []),
-    "two signals": (TWO, {"n_signals": 2}, IDENTIFIED, ["independent signals"]),
-    "three signals": (THREE, {"n_signals": 3}, IDENTIFIED, ["independent signals"]),
+    "two signals": (TWO, {"n_signals": 2}, BOUNDED, [LOOKED_AT]),
+    "two signals, looked at": (TWO, {"n_signals": 2, "examined": True}, IDENTIFIED, EXAMINED),
+    "three signals": (THREE, {"n_signals": 3, "examined": True}, IDENTIFIED, EXAMINED),
     "two signals, false actions given": (
         TWO,
-        {"n_signals": 2, "false_actions": "given"},
+        {"n_signals": 2, "false_actions": "given", "examined": True},
         IDENTIFIED,
-        ["independent signals", "the false-action rate given"],
+        [*EXAMINED, "the false-action rate given"],
+    ),
+    "one of each": (BOTH, {"n_signals": 2}, BOUNDED, []),
+    "one of each, looked at": (BOTH, {"n_signals": 2, "examined": True}, BOUNDED, []),
+    "one of each in a constant ratio": (
+        BOTH,
+        {"n_signals": 2, "shared_propensity": True},
+        RANKING_ONLY,
+        [RATIO],
+    ),
+    "one of each in a constant ratio, and a rate": (
+        BOTH,
+        {"n_signals": 2, "shared_propensity": True, "preference_rate": (0.4, 0.4)},
+        IDENTIFIED,
+        [RATIO, "the preference rate is 0.4"],
+    ),
+    "two of each": (TWO_OF_EACH, {"n_signals": 4}, BOUNDED, [LOOKED_AT]),
+    "two of each, looked at": (
+        TWO_OF_EACH,
+        {"n_signals": 4, "examined": True},
+        IDENTIFIED,
+        EXAMINED,
     ),
     "two signals that are hardly logged together": (
         Evidence(n_responses=500, n_several_signals=MIN_RESPONSES - 1),
@@ -209,10 +241,10 @@ CASES = {
         [],
     ),
     "as few as may be": (
-        Evidence(n_responses=500, n_several_signals=MIN_RESPONSES),
-        {"n_signals": 2},
+        Evidence(n_responses=500, n_several_signals=MIN_RESPONSES, n_two_positive=MIN_RESPONSES),
+        {"n_signals": 2, "examined": True},
         IDENTIFIED,
-        ["independent signals"],
+        EXAMINED,
     ),
     "repeated exposures": (
         REPEATED,
@@ -256,9 +288,9 @@ CASES = {
     ),
     "exclusion and two signals": (
         TWO,
-        {"columns": "disjoint", "n_signals": 2},
+        {"columns": "disjoint", "n_signals": 2, "examined": True},
         IDENTIFIED,
-        ["independent signals"],
+        EXAMINED,
     ),
     "overlap": (ONE, {"columns": "overlapping"}, NOT_IDENTIFIED, []),
     "a rate": (
@@ -281,10 +313,10 @@ CASES = {
     ),
     "all at once": (
         TWO + LABELS + KNOWN + REPEATED,
-        {"n_signals": 2, "preference_rate": (0.4, 0.4)},
+        {"n_signals": 2, "preference_rate": (0.4, 0.4), "examined": True},
         IDENTIFIED,
         [
-            "independent signals",
+            *EXAMINED,
             "independent exposures of one preference",
             "labels missing at random",
             "the propensities given",
@@ -301,9 +333,7 @@ def test_level_and_assumptions(case):
     assert found.level == level
     assert list(found.assumptions) == assumptions
     assert found.reason.endswith(".") and found.reason.count(".") <= 3
-    assert str(found) == (
-        f"{level} (assuming {', '.join(assumptions)})" if assumptions else NOT_IDENTIFIED
-    )
+    assert str(found) == (f"{level} (assuming {', '.join(assumptions)})" if assumptions else level)
     # Whatever does not settle it comes with a way out.
     assert found.advice or level == IDENTIFIED
 
@@ -315,9 +345,16 @@ def test_reasons_and_advice_fit_the_case():
 
     one = found("one signal")
     assert one.reason == "one signal determines only the product of reward and propensity."
-    assert one.advice == (ADVICE["signals"], ADVICE["labels"], ADVICE["exclusion"])
-    assert found("two signals").reason == "500 responses have several logged signals."
-    assert found("two signals").advice == (ADVICE["third"], ADVICE["users"])
+    assert one.advice[:2] == (ADVICE["signals"], ADVICE["negative"])
+    assert one.advice[2:] == (ADVICE["labels"], ADVICE["exclusion"])
+    assert not any("regenerate" in ADVICE[name] for name in ("signals", "third"))
+    assert found("two signals").reason.startswith("500 responses have several logged signals, but")
+    assert found("two signals").advice[0] == ADVICE["examined"]
+    both = found("one of each")
+    assert "between P(positive action) and 1 - P(negative action)" in both.reason
+    looked_at = found("two signals, looked at")
+    assert looked_at.reason == "500 responses have several logged signals."
+    assert looked_at.advice == (ADVICE["third"], ADVICE["users"])
     assert found("three signals").advice == (ADVICE["users"],)
     assert (
         "only 19 responses have two signals logged"
@@ -382,12 +419,27 @@ def test_identification_is_a_value():
 FITS = {
     "one signal": ({}, {"y": Y[:, 0]}, "not identified"),
     "one column": ({}, {"y": Y[:, :1]}, "not identified"),
-    "two signals": ({}, {"y": Y[:, :2]}, "identified (assuming independent signals)"),
-    "three signals": ({}, {"y": Y}, "identified (assuming independent signals)"),
-    "three signals, false actions given": (
-        {"false_action_rate": [0.0, 0.1, 0.0]},
+    "two signals": ({}, {"y": Y[:, :2]}, f"bounded (assuming {LOOKED_AT})"),
+    "two signals, looked at": (
+        {"shared_examination": False},
+        {"y": Y[:, :2]},
+        f"identified (assuming {', '.join(EXAMINED)})",
+    ),
+    "one of each": (
+        {"signals": ["positive", "negative"]},
+        {"y": np.column_stack([Y[:, 0], (1 - Y[:, 0]) * Y[:, 1]])},
+        "bounded",
+    ),
+    "one negative signal": ({"signals": ["negative"]}, {"y": Y[:, 0]}, "not identified"),
+    "three signals": (
+        {"shared_examination": False},
         {"y": Y},
-        "identified (assuming independent signals, the false-action rate given)",
+        f"identified (assuming {', '.join(EXAMINED)})",
+    ),
+    "three signals, false actions given": (
+        {"false_action_rate": [0.0, 0.1, 0.0], "shared_examination": False},
+        {"y": Y},
+        f"identified (assuming {', '.join(EXAMINED)}, the false-action rate given)",
     ),
     "false actions given": ({"false_action_rate": 0.1}, {"y": Y[:, 0]}, "not identified"),
     "one logged signal each": (
@@ -406,7 +458,7 @@ FITS = {
         "not identified",
     ),
     "counts": (
-        {},
+        {"false_action_rate": 0.0},
         {"y": Y[:, 0], "exposures": np.full(100, 3)},
         "identified (assuming independent exposures of one preference)",
     ),
@@ -455,6 +507,7 @@ FITS = {
 }
 SYMMETRIC = {
     "one signal",
+    "one negative signal",
     "one column",
     "false actions given",
     "an interval that says nothing",
@@ -487,7 +540,7 @@ def test_no_weight_no_evidence():
 
 
 def test_partial_fit_adds_up_its_evidence():
-    estimator = ImplicitRewardEstimator(**QUICK)
+    estimator = ImplicitRewardEstimator(**QUICK, shared_examination=False)
     for rows, level in ((slice(15), NOT_IDENTIFIED), (slice(15, 30), IDENTIFIED)):
         estimator.partial_fit(X[rows], Y[rows, :2])
         assert estimator.identification_.level == level

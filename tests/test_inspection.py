@@ -19,6 +19,7 @@ from implicitrm_sk.inspection._independence import (
     signals_that_agree,
 )
 
+EXAMINED = "independent signals, every row was looked at"
 N = 3000
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, 5)).astype(np.float32)
@@ -59,7 +60,7 @@ def one_signal():
 @pytest.fixture(scope="module")
 def three_signals():
     y = pd.DataFrame(simulate(3), columns=["copy", "click", "share"])
-    return identification_report(estimator(), X, y, n_starts=4)
+    return identification_report(estimator(shared_examination=False), X, y, n_starts=4)
 
 
 def test_one_signal_is_not_identified(one_signal):
@@ -67,7 +68,7 @@ def test_one_signal_is_not_identified(one_signal):
     assert one_signal.assumptions == ()
     assert one_signal.swap["as_likely"]
     assert abs(one_signal.swap["difference"]) < 1e-6  # an exact symmetry of the model
-    assert any("second kind of action" in advice for advice in one_signal.advice)
+    assert any("second kind of positive action" in advice for advice in one_signal.advice)
 
 
 def test_equal_likelihood_with_different_rewards_is_seen(one_signal, three_signals):
@@ -87,7 +88,7 @@ def test_the_best_refit_is_the_measure(one_signal):
 
 
 def test_three_signals_are_identified(three_signals):
-    assert three_signals.verdict == "identified (assuming independent signals)"
+    assert three_signals.verdict == f"identified (assuming {EXAMINED})"
     assert not three_signals.swap["as_likely"]
     assert three_signals.independence.degrees_of_freedom == 3
     assert not three_signals.independence.rejected
@@ -99,11 +100,16 @@ def test_three_signals_are_identified(three_signals):
     [
         (
             lambda: simulate(2),
+            {"shared_examination": False},
             {},
-            {},
-            "identified (assuming independent signals)",
+            f"identified (assuming {EXAMINED})",
         ),
-        (simulate, {}, {"preference": labels()}, "identified (assuming labels missing at random)"),
+        (
+            simulate,
+            {},
+            {"preference": labels(900)},
+            "identified (assuming labels missing at random)",
+        ),
         (
             simulate,
             {"preference_rate": PREFERRED.mean()},
@@ -112,9 +118,9 @@ def test_three_signals_are_identified(three_signals):
         ),
         (
             lambda: simulate(3, false_action_rate=0.05),
-            {"false_action_rate": 0.05},
+            {"false_action_rate": 0.05, "shared_examination": False},
             {},
-            "identified (assuming independent signals, the false-action rate given)",
+            f"identified (assuming {EXAMINED}, the false-action rate given)",
         ),
     ],
     ids=["two", "labels", "rate", "false actions"],
@@ -126,7 +132,8 @@ def test_verdicts(actions, params, fit_params, verdict):
 
 def test_too_few_labels_to_rule_out_the_swap_are_called_that():
     report = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(40))
-    assert report.level == "identified" and report.swap["as_likely"]
+    # Never "identified" beside "too small to show it".
+    assert report.level == "not identified" and report.swap["as_likely"]
     assert "too small to show it" in report.reason and "Collect more" in report.advice[0]
     enough = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(900))
     assert not enough.swap["as_likely"] and "too small" not in enough.reason
@@ -408,7 +415,7 @@ def test_different_rewards_of_equal_likelihood_are_said_in_the_verdict():
     )
     means = report.refits["mean_reward"][report.refits["as_likely"]]
     assert np.ptp(means) > 0.1
-    assert report.level == "identified"
+    assert report.level == "not identified"
     assert f"refits differ by {np.ptp(means):.2f} in the mean reward" in report.reason
 
 

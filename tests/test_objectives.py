@@ -16,6 +16,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 
 from implicitrm_sk import ImplicitRewardEstimator, objectives
+from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.metrics import make_preference_scorer
 from implicitrm_sk.objectives import (
     OBJECTIVES,
@@ -27,9 +28,12 @@ from implicitrm_sk.objectives import (
     any_action,
 )
 from implicitrm_sk.objectives._counterfactual import wasserstein
+from implicitrm_sk.signals import Action
 
 NAN = np.nan
 M, N = 3, 12
+#: All that a log of one positive action is enough for.
+ONE_SIGNAL = sorted(name for name, cls in OBJECTIVES.items() if not cls.needs_both_polarities)
 SINGLE_SIGNAL = sorted(name for name, cls in OBJECTIVES.items() if cls.single_signal)
 
 
@@ -170,7 +174,7 @@ def prepared(objective, seed=0, known=False, preference_rate=0.4):
     return objective, f, u, rows, SimpleNamespace(**arrays)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", ONE_SIGNAL)
 def test_every_objective_gives_a_finite_loss_per_member_and_row(name):
     objective, f, u, rows, _ = prepared(name)
     if not objective.single_signal:
@@ -195,12 +199,53 @@ def test_every_objective_gives_a_finite_loss_per_member_and_row(name):
     assert half.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", [*OBJECTIVES])
 def test_every_objective_is_cloned_and_pickled(name):
     objective = OBJECTIVES[name]()
     for copied in (clone(objective), pickle.loads(pickle.dumps(objective))):
         assert type(copied) is type(objective)
         assert copied.get_params() == objective.get_params()
+
+
+# A classifier of positive against negative actions
+
+
+def test_up_down_is_the_cross_entropy_of_the_reactions():
+    f = torch.linspace(-2, 2, 5, dtype=torch.float64)[None]
+    y = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 0], [1, 0, 1], [NAN, 1, NAN]]).double()
+    rows = Batch(y, measurement=Measurement([Action(1), Action(1), Action(0)]))
+    loss = OBJECTIVES["up-down"]().loss(f, None, rows)
+    R = 1 / (1 + np.exp(-f[0].numpy()))
+    half = -0.5 * (np.log(R) + np.log(1 - R))
+    expected = [-np.log(R[0]), -np.log(1 - R[1]), 0.0, half[3], -np.log(R[4])]
+    np.testing.assert_allclose(loss[0], expected, rtol=1e-12)
+
+
+def test_up_down_learns_from_reactions_only():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 3))
+    preferred = rng.random(1500) < 1 / (1 + np.exp(-3 * X[:, 0]))
+    reacts = rng.random(1500) < 0.3
+    y = np.column_stack([preferred & reacts, ~preferred & reacts]).astype(float)
+    settings = {"signals": ["positive", "negative"], "learning_rate_init": 0.01, "random_state": 0}
+    est = ImplicitRewardEstimator("up-down", **settings).fit(X, y)
+    assert est.score(X, None, true_preference=preferred) > 0.4
+    assert "whether users react depends neither" in str(est.identification_)
+    with pytest.raises(ValueError, match="UpDown compares positive with negative actions"):
+        ImplicitRewardEstimator("up-down").fit(X, y[:, :1])
+    with pytest.raises(ValueError, match="makes no use of propensity"):
+        est.fit(X, y, propensity=np.full(1500, 0.5))
+
+
+def test_other_objectives_use_the_positive_signals_and_say_so():
+    X, y, _ = quick_log()
+    both = np.column_stack([y, 1 - y])
+    signals = {"signals": ["positive", "negative"]}
+    with pytest.warns(UserWarning, match="uses positive actions only: 1 of y is ignored"):
+        est = quick("balanced", **signals).fit(X, both)
+    np.testing.assert_array_equal(est.predict(X), quick("balanced").fit(X, y).predict(X))
+    with pytest.raises(ValueError, match="all signals of y are negative"):
+        quick("balanced", signals=["negative"]).fit(X, y)
 
 
 # The literature, each against its formula in plain numpy
@@ -406,7 +451,7 @@ FORMULAS = {
 
 
 def test_every_objective_has_a_formula():
-    assert set(FORMULAS) | {"naive", "stratified"} == set(OBJECTIVES)
+    assert set(FORMULAS) | {"naive", "stratified", "up-down"} == set(OBJECTIVES)
 
 
 @pytest.mark.parametrize("name", sorted(FORMULAS))
@@ -708,7 +753,7 @@ def quick_log(n=160, seed=0):
     return X, y, np.repeat(np.arange(n // 4), 4)
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", ONE_SIGNAL)
 def test_rows_of_no_weight_do_not_matter(name):
     X, y, groups = quick_log()
     weight = np.random.default_rng(1).uniform(0.5, 2, len(X))
@@ -722,7 +767,7 @@ def test_rows_of_no_weight_do_not_matter(name):
     assert abs(heavier.predict(X) - est.predict(X)).max() > 1e-4
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", ONE_SIGNAL)
 def test_fitted_objectives_are_reproducible_pickled_and_have_members(name):
     X, y, groups = quick_log()
     before = torch.get_rng_state()
@@ -735,7 +780,7 @@ def test_fitted_objectives_are_reproducible_pickled_and_have_members(name):
     assert est.identification_.level in ("identified", "ranking only", "not identified")
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", ONE_SIGNAL)
 def test_what_models_no_actions_says_so(name):
     X, y, _ = quick_log()
     est = quick(name).fit(X, y)
@@ -780,7 +825,7 @@ def test_objectives_that_need_the_class_prior():
     assert {name for name, cls in OBJECTIVES.items() if cls.needs_preference_rate} == needs_rate
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("name", ONE_SIGNAL)
 def test_partial_fit_is_there_if_a_batch_suffices(name):
     X, y, _ = quick_log()
     est = quick(name)
@@ -826,7 +871,7 @@ def test_warm_start_and_shared_trunk():
 
 def test_every_class_names_its_source_or_says_what_it_is():
     for name, cls in OBJECTIVES.items():
-        if name in ("naive", "balanced", "root-naive"):
+        if name in ("naive", "balanced", "root-naive", "up-down"):
             continue
         assert "References" in cls.__doc__, name
         lines = inspect.getsource(cls).splitlines()
@@ -841,7 +886,7 @@ def preference_search(objectives_, **kwargs):
 
 def test_search_over_all_objectives_by_truth():
     X, y, _ = quick_log()
-    names = sorted(set(OBJECTIVES) - needs_rate)
+    names = sorted(set(ONE_SIGNAL) - needs_rate)
     with config_context(enable_metadata_routing=True):
         search = preference_search(names, scoring=make_preference_scorer("auroc"))
         search.fit(X, y, true_preference=y)

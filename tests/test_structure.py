@@ -20,6 +20,7 @@ LAYERS = (
     ("training",),
     ("_log", "_features", "_assumptions", "_identification"),
     ("objectives",),
+    ("signals",),
     ("measurement",),
     (
         "_device",

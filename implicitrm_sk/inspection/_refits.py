@@ -95,11 +95,13 @@ def identification_report(
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(800, 2))
     >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
-    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> est = ImplicitRewardEstimator(
+    ...     shared_examination=False, learning_rate_init=0.01, random_state=0
+    ... )
     >>> identification_report(est, X, y[:, 0], n_starts=4).verdict
     'not identified'
     >>> identification_report(est, X, y, n_starts=4).verdict
-    'identified (assuming independent signals)'
+    'identified (assuming independent signals, every row was looked at)'
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
@@ -368,11 +370,12 @@ def _verdict(settings, independence, signals, exposures, swap, reward_range):
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
     against = None
-    if "independent signals" in assumptions and signals:
+    independent = any(each.startswith("independent signals") for each in assumptions)
+    if independent and signals:
         pairs = "; ".join(f"{j} and {k} ({share:.1%})" for j, k, share in signals)
         against = f"signals that look like one logged twice: {pairs}"
         advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
-    elif "independent signals" in assumptions and independence and independence.rejected:
+    elif independent and independence and independence.rejected:
         against = "the signals do not fire independently given preference"
         advice.insert(0, ADVICE["users"])
     elif "independent exposures of one preference" in assumptions and exposures:

@@ -14,7 +14,8 @@ from .._features import HeadColumns
 from .._identification import Evidence, Identification
 from ..embedding import LLMEmbedder
 from ..exceptions import ModelFileError
-from ..measurement._model import GROUP_NAMES
+from ..measurement._model import GROUP_NAMES, Measurement
+from ..measurement._signal import Signal
 from ..objectives import Objective
 from ..training._modules import RewardModel
 from ._files import SETTINGS, listing
@@ -134,9 +135,10 @@ def _check_model(name, value, fitted):
     objective = fitted.objective_
     require(
         config.get("n_in") == len(fitted.columns.used)
-        and config.get("n_signals") == (1 if objective.single_signal else fitted.n_signals_)
+        and config.get("n_signals")
+        == (1 if objective.single_signal else Measurement(fitted.signals_).n_outputs)
         and config.get("with_propensity") == objective.models_propensity
-        and config.get("propensity_form", "head") == objective.propensity_form
+        and config.get("propensity_form", "head") in (objective.propensity_form, "shared")
         and config.get("auxiliary_head", False) == objective.auxiliary_head
         and config.get("representation", False) == objective.representation,
         "the heads belong to other columns, signals or another objective",
@@ -161,6 +163,10 @@ def _check_model(name, value, fitted):
         require(array.dtype in (np.float32, np.float64), f"model_ {part} holds {array.dtype}")
         require(array.shape == shape, f"model_ {part} has shape {array.shape}, not {shape}")
     require(len({array.dtype for array in parameters.values()}) == 1, "model_ mixes formats")
+
+
+def _is_signal(value):
+    return isinstance(value, Signal)
 
 
 def _are_losses(history, fitted):
@@ -192,6 +198,10 @@ def _check_optimizer(name, value, fitted):
 FITTED = {
     "n_features_in_": Field(int, _that(lambda n, _: is_count(n) and 0 < n <= MAX_FEATURES)),
     "n_signals_": Field(int, _that(lambda n, _: is_count(n) and n > 0)),
+    "signals_": Field(
+        tuple,
+        _that(lambda signals, a: len(signals) == a.n_signals_ and all(map(_is_signal, signals))),
+    ),
     "n_iter_": Field(int, _that(lambda n, _: is_count(n))),
     "one_dimensional_": Field(
         bool, _that(lambda flat, a: not flat or a.n_signals_ == 1, "with several signals")

@@ -16,6 +16,7 @@ from .._warnings import warn
 from ..embedding import LLMEmbedder
 from ..exceptions import ModelFileError
 from ..objectives import OBJECTIVES, Objective
+from ..signals import Action, Choice
 from ._checks import is_count, require
 from ._files import SENSELESS, SETTINGS, listing, short
 
@@ -235,6 +236,8 @@ def _generator(state):
 
 # ---------------------------------------------------------------------- of scikit-learn and ours
 
+#: Kinds of signals by the name that a file gives them.
+SIGNALS = {"action": Action, "choice": Choice}
 _SCALER = ("mean_", "var_", "scale_", "n_samples_seen_", "n_features_in_")
 
 
@@ -323,6 +326,17 @@ def _embedder(parts):
     return embedder
 
 
+def _parts_of_signal(signal):
+    (kind,) = (name for name, cls in SIGNALS.items() if type(signal) is cls)
+    return [kind, signal.get_params()]
+
+
+def _signal(parts):
+    kind, params = parts
+    require(kind in SIGNALS, f"{kind!r:.60} is none of {', '.join(SIGNALS)}")
+    return SIGNALS[kind](**params)
+
+
 def _is_objective(value):
     return type(value) in OBJECTIVES.values()
 
@@ -369,5 +383,6 @@ KINDS = {
     "identification": _made_of(_just(Identification), asdict, _identification),
     "path": _made_of(_any(os.PathLike), os.fspath, _path),
     "embedder": _made_of(_just(LLMEmbedder), _parts_of_embedder, _embedder),
+    "signal": _made_of(lambda value: type(value) in SIGNALS.values(), _parts_of_signal, _signal),
     "objective": _made_of(_is_objective, _parts_of_objective, _objective),
 }
