@@ -14,17 +14,19 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
+from ._association import MAX_ROWS, find_associations
 from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import HeadColumns, embed_text, select_features, set_embedder
-from ._identification import Evidence, assess, warn_not_identified
-from ._log import FeedbackLog, KnownSignals
+from ._identification import Evidence, assess, contradicted, warn_not_identified
+from ._log import FeedbackLog, KnownSignals, number_responses
 from ._sklearn import begin_callbacks
 from ._typing import same
 from ._warnings import siblings_of, warn
-from .measurement._model import GROUP_NAMES
+from .measurement import _mixture
+from .measurement._model import GROUP_NAMES, Measurement
 from .objectives import OBJECTIVES, Objective
-from .training._data import TrainingData
+from .training._data import TrainingData, member_logits
 from .training._plan import FitPlan, Hooks, check_same_setting
 from .training._preliminary import estimate_false_action_rates, prepare_objective
 
@@ -232,6 +234,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
         "reconstruction_attributes": lambda: _fitted_attributes(est),
     }
     context.call_on_fit_task_begin(estimator=est, **details)
+    held_out = HeldOut.of(begun.data)
     result = begun.plan.run(
         begun.data,
         est.model_,
@@ -241,11 +244,68 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
         further=begun.further,
     )
     est.n_iter_ = len(est.history_)
+    if held_out is not None and est.objective_.models_actions:
+        check_signs(est, held_out, token_of(est, context.parent), context.parent is not None)
     for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
         vars(est).pop(leftover, None)
     context.call_on_fit_task_end(estimator=est, **details)
     warn_still_improving(est, result.n_running)
     return est
+
+
+@dataclass(eq=False)
+class HeldOut:
+    """Rows whose signals are compared with what a fit that has not seen them predicts.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d)
+        The columns in use.
+    log : dict
+        Further arguments of `find_associations`, beside the covariates.
+    """
+
+    X: np.ndarray
+    log: dict
+
+    @classmethod
+    def of(cls, data):
+        """Return those of `TrainingData`, or all rows where none validate.
+
+        None with a single signal, with repeated exposures, whose signals are not of one occasion,
+        and for X in files, of which single rows cannot be read.
+        """
+        log = data.log
+        repeated = log.exposures is not None or log.response is not None
+        if len(log.acts.column) < 2 or repeated or not isinstance(data.X, np.ndarray):
+            return None
+        rows = data.valid if len(data.valid) else data.train
+        rows = rows[:: -(-len(rows) // MAX_ROWS)]
+        return cls(
+            data.X[rows],
+            {
+                "counts": log.acts.counts[rows],
+                "weight": log.sample_weight[rows],
+                "clusters": None if data.groups is None else number_responses(data.groups[rows])[0],
+                "target": log.acts.target,
+                "column": log.acts.column,
+                "names": log.act_names(),
+            },
+        )
+
+
+def check_signs(est, held_out, token=None, in_search=False):
+    """Let the level fall, with a warning, where signals co-occur as their signs do not allow."""
+    heads = ("reward_logit", "propensity_logit")
+    logits = member_logits(est.model_, held_out.X, est.scaler_, heads, est.dtype)
+    assumptions = Assumptions().with_rates(est.false_action_rate_)
+    covariates = _mixture.logits_of_all(
+        Measurement(est.signals_), *logits, assumptions.model_rates(est.objective_)
+    ).numpy()
+    found = find_associations(covariates=covariates, **held_out.log)
+    if found:
+        est.identification_ = contradicted(est.identification_, found)
+        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
 def _hooks(est, context, details):

@@ -1,9 +1,10 @@
 """What a log can tell about the reward, from its settings alone."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from ._association import explain
 from ._assumptions import MIN_RESPONSES
 from ._warnings import in_worker, warn
 from .exceptions import IdentificationWarning
@@ -135,6 +136,10 @@ ADVICE = {
     "examined": (
         "If users looked at every row of the log, state it: shared_examination=False. Signals of "
         "rows that nobody looked at are silent together, which looks like dislike."
+    ),
+    "signs": (
+        "Check what the signals named in the reason show: name negative ones in signals=, pass the "
+        "outcomes of one widget as a Choice, and NaN where a signal was not offered."
     ),
     "third": (
         "Log a third kind of action: of two signals only negative association can be tested."
@@ -382,6 +387,23 @@ def _assess_by_assumption(evidence, objective):
         (objective.assumption,),
         f"{name} takes its assumption for granted: nothing in the log tests it.",
         (ADVICE["signals"], ADVICE["labels"]),
+    )
+
+
+def contradicted(found, associations):
+    """Return an `Identification` that the signals of a log speak against.
+
+    Parameters
+    ----------
+    found : Identification
+    associations : list of Association
+    """
+    return replace(
+        found,
+        level=NOT_IDENTIFIED,
+        assumptions=(),
+        reason=f"{found.reason} But the signals contradict their signs: {explain(associations)}.",
+        advice=tuple(dict.fromkeys((ADVICE["signs"], *found.advice))),
     )
 
 

@@ -18,7 +18,7 @@ LAYERS = (
     ("_prediction", "persistence"),
     ("_checkpoint", "_fit"),
     ("training",),
-    ("_log", "_features", "_assumptions", "_identification"),
+    ("_log", "_features", "_assumptions", "_identification", "_association"),
     ("objectives",),
     ("signals",),
     ("measurement",),

@@ -67,6 +67,13 @@ def action(measurement, reward_logit, propensity_logit, false_action_rate=None):
     return (rewards * log_prob[1].exp() + (1 - rewards) * log_prob[0].exp()).mean(0)
 
 
+def logits_of_all(measurement, reward_logit, propensity_logit, false_action_rate=None):
+    """Return the logits of the reward and of each action, shape (n, 1 + D)."""
+    p = action(measurement, reward_logit, propensity_logit, false_action_rate)
+    actions = torch.logit(p, eps=1e-9)
+    return torch.cat([mean_logit(reward_logit)[:, None], actions], dim=-1)
+
+
 def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None):
     """Return the rewards that agree with the action probabilities, two tensors of shape (n,).
 
