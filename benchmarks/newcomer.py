@@ -3,7 +3,7 @@
     python -m benchmarks.newcomer [--seeds 5]
 
 3,600 rows of 240 users, prompts from 320 texts. A text has a vector of 16 normal numbers, a topic
-and an offset of the propensities (1.0, 0.6, -1.2, -1.8 by topic). X is the text's vector, the topics
+and an offset of the propensities (1.0, 0.6, -1.2, -1.8 by topic). X is its vector, the topics
 and the model as 0 and 1, and 4 numbers of the response. What users like depends on all of these.
 Users differ in activity b ~ N(0, 0.9^2):
 
