@@ -49,8 +49,8 @@ class Signal:
     identifies: str | None = None
     assumption: str = ""
 
-    def get_params(self):
-        """Return the constructor arguments by name."""
+    def get_params(self, deep=True):
+        """Return the constructor arguments by name; `deep` is not used."""
         return dict(vars(self))
 
     def __eq__(self, other):
