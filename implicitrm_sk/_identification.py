@@ -156,6 +156,10 @@ ADVICE = {
         "The level needs the overall preference rate (preference_rate=), labels, or contexts in "
         "which acting is near certain."
     ),
+    "reaction": (
+        "The level needs the overall preference rate (preference_rate=), or rows in which users "
+        "chose nothing (given_reaction=False), which bound it."
+    ),
     "users": (
         "If some users are active in everything, put user or session columns into "
         "propensity_features: what such users do is not independent otherwise."
@@ -219,7 +223,7 @@ def assess(
         ways += given_reaction
         reasons.append(f"{evidence.n_ranked} responses enter by what users chose, not by whether")
         level = IDENTIFIED if exact_rate else RANKING_ONLY
-        advice += [] if exact_rate else [ADVICE["level"]]
+        advice += [] if exact_rate else [ADVICE["reaction"]]
     elif ways:
         level = IDENTIFIED
     elif ranking is not None:

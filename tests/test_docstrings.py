@@ -28,6 +28,7 @@ PUBLIC = (
     "implicitrm_sk.integrations",
     "implicitrm_sk.metrics",
     "implicitrm_sk.objectives",
+    "implicitrm_sk.signals",
 )
 #: Not asked for: a longer summary or a See Also section where there is nothing to say, and, as in
 #: scikit-learn, that what is returned has no name.

@@ -158,8 +158,9 @@ class Signal:
                     logits.unflatten(-1, (y.shape[-1], self.n_outputs)), y, preferred
                 )
                 parts.append(each.masked_fill(torch.isnan(y), 0.0).sum(-1))
+                total = parts[-1].sum()
             if grad:
-                (derivative,) = torch.autograd.grad(parts[-1].sum(), logits, allow_unused=True)
+                (derivative,) = torch.autograd.grad(total, logits, allow_unused=True)
                 # What cannot happen has no derivative, and no weight in the gradient.
                 derivatives.append(None if derivative is None else torch.nan_to_num(derivative))
                 parts[-1] = parts[-1].detach()
