@@ -91,6 +91,28 @@ def test_probabilities_over_all_values_sum_to_one(kind):
 
 
 @every_kind
+def test_closed_forms_are_what_follows_from_log_prob(kind):
+    e, y = rate_of([kind]), all_values(2, kind)
+    _, u = logits(len(y), 2 * kind.n_outputs)
+    side = {"rate": None if e is None else e.expand(2)} if "rate" in kind.takes else {}
+    value, derivative = kind.terms(u, y, True, **side)
+    expected, autograd = Signal.terms(kind, u, y, True)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+    for mine, theirs, possible in zip(derivative, autograd, torch.isfinite(value), strict=True):
+        mine, theirs = (torch.zeros_like(u) if x is None else x for x in (mine, theirs))
+        torch.testing.assert_close(mine[possible], theirs[possible], rtol=0, atol=1e-12)
+    if not getattr(kind, "given_reaction", False):
+        shown, which = kind.log_shown(u, **side)
+        expected, of = Signal.log_shown(kind, u)
+        torch.testing.assert_close(shown.exp(), expected.exp(), rtol=0, atol=1e-12)
+        assert_array_equal(which, of)
+    if kind.shows == (0, 1):
+        passive = kind.log_passive(u, y, **side).exp()
+        expected = Signal.log_passive(kind, u, y).exp()
+        torch.testing.assert_close(passive, expected, rtol=0, atol=1e-12)
+
+
+@every_kind
 @pytest.mark.parametrize("scale", [2.0, 30.0])
 def test_the_gradient_is_that_of_autograd(kind, scale):
     """Beside an action in another column; in the tails both are finite."""

@@ -20,7 +20,7 @@ class Action(Signal):
     target : {1, 0}, default=1
         The preference that the action shows.
     false_rate : float, default=None
-        e, P(action | the other preference), in [0, 1). None is `false_action_rate` of the
+        The rate e, P(action | the other preference), in [0, 1). None is `false_action_rate` of the
         estimator.
 
     Examples
@@ -61,6 +61,14 @@ class Action(Signal):
 
     def _by_class(self, matching, other):
         return (other, matching) if self.target else (matching, other)
+
+    def log_prob(self, u, y, preferred):
+        """Return the log-probability of actions at the false-action rate of their own."""
+        rate = u.new_tensor(self.false_rate or 0.0)
+        log_a, log_not_a = torch.log(rate), torch.log1p(-rate)
+        if preferred == self.target:
+            log_a, log_not_a = action_log_probs(u[..., 0], rate if rate else None)
+        return torch.where(y > 0, log_a, log_not_a).expand(u.shape[:-1])
 
     def terms(self, u, y, grad=False, *, rate=None, exposures=None, propensity=None):
         """Return log P(y | r*, x) and its derivative.

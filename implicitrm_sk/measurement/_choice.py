@@ -1,5 +1,7 @@
 """One widget with exclusive outcomes: thumbs, or yes, no and dismiss."""
 
+from collections.abc import Hashable, Mapping
+
 import numpy as np
 import torch
 
@@ -31,7 +33,7 @@ class Choice(Signal):
         What y holds where the widget was offered and users chose nothing. Missing (NaN, None) is
         not offered. It can be left out with `given_reaction`.
     false_rate : float, default=0.0
-        e, P(an outcome that shows the other preference | r*), in [0, 1 / s).
+        The rate e, P(an outcome that shows the other preference | r*), in [0, 1 / s).
     given_reaction : bool, default=False
         Whether to learn only from the choices that show a preference: S_c is then T. Which
         responses users react to is not modelled, and other rows count as not logged. The
@@ -57,7 +59,13 @@ class Choice(Signal):
     'bounded'
     """
 
-    def __init__(self, outcomes, silent=None, false_rate=0.0, given_reaction=False):
+    def __init__(
+        self,
+        outcomes: Mapping[Hashable, int | None],
+        silent: Hashable = None,
+        false_rate: float = 0.0,
+        given_reaction: bool = False,
+    ) -> None:
         self.outcomes = outcomes
         self.silent = silent
         self.false_rate = false_rate
@@ -152,7 +160,13 @@ class Choice(Signal):
             )
 
     def encode(self, column, name):
-        """Return the codes of labels: their position in `outcomes` from 1 on, 0 for silence."""
+        """Return the codes of labels: their position in `outcomes` from 1 on, 0 for silence.
+
+        Raises
+        ------
+        ValueError
+            If the arguments describe no widget, or a label is not known.
+        """
         self._check()
         column = to_numpy(column)
         labels = np.asarray(column, dtype=object)
@@ -233,9 +247,11 @@ class Choice(Signal):
         """Return the log-probability of the codes."""
         *log_s, log_t = self._softmaxes(full_precision(u))
         log_weight, log_e = (float(w) for w in self._log_weights)
-        total = torch.logaddexp(log_weight + log_s[preferred], log_e + log_t)
-        code = torch.nan_to_num(y).long()[..., None].expand(*total.shape[:-1], 1)
-        return total.gather(-1, code)[..., 0]
+        code = torch.nan_to_num(y).long()[..., None].expand(*log_t.shape[:-1], 1)
+        log_own = log_weight + log_s[preferred].gather(-1, code)[..., 0]
+        if not self.false_rate:
+            return log_own
+        return torch.logaddexp(log_own, log_e + log_t.gather(-1, code)[..., 0])
 
     def terms(self, u, y, grad=False):
         """Return log P(y | r*, x) and its derivative.

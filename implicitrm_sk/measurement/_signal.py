@@ -1,9 +1,13 @@
 """The base class of all kinds of feedback, and the arithmetic that they share."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
+
+from .._typing import Floats
 
 
 class Signal:
@@ -39,6 +43,25 @@ class Signal:
         What the signal determines by itself, given its `assumption`; None is nothing.
     assumption : str
         What has to hold for it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from torch.nn.functional import logsigmoid
+    >>> from implicitrm_sk.signals import Signal
+    >>> class Thanked(Signal):  # the same as Action()
+    ...     values, shows, bounds = (0.0, 1.0), (1,), True
+    ...
+    ...     def seen(self, y):
+    ...         return y > 1, y == 1
+    ...
+    ...     def log_prob(self, u, y, preferred):
+    ...         if not preferred:
+    ...             return torch.where(y == 1, -torch.inf, 0.0)
+    ...         return logsigmoid(torch.where(y == 1, u[..., 0], -u[..., 0]))
+    >>> Thanked().terms(torch.zeros(2, 1), torch.tensor([[1.0], [0.0]]))[0].exp()
+    tensor([[0.0000, 1.0000],
+            [0.5000, 0.5000]])
     """
 
     values: tuple | None = None
@@ -49,8 +72,25 @@ class Signal:
     identifies: str | None = None
     assumption: str = ""
 
-    def get_params(self, deep=True):
-        """Return the constructor arguments by name; `deep` is not used."""
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the constructor arguments by name.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Not used: for scikit-learn's `clone`.
+
+        Returns
+        -------
+        params : dict
+            Arguments by name.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.signals import Action
+        >>> Action(0).get_params()
+        {'target': 0, 'false_rate': None}
+        """
         return dict(vars(self))
 
     def __eq__(self, other):
@@ -65,41 +105,120 @@ class Signal:
 
     # ------------------------------------------------------------------ what a kind defines
 
-    def log_prob(self, u, y, preferred):
+    def log_prob(self, u: torch.Tensor, y: torch.Tensor, preferred: int) -> torch.Tensor:
         """Return log P(y | r*, x) of each column.
 
         Parameters
         ----------
         u : Tensor of shape (..., n, C, n_outputs)
+            Logits of the propensity head.
         y : Tensor of shape (n, C)
-            What is returned for NaN is not used.
+            Feedback; what is returned for NaN is not used.
         preferred : {0, 1}
-            r*.
+            The preference r*.
 
         Returns
         -------
         log_prob : Tensor of shape (..., n, C)
+            Of all `values` together, the probabilities are 1.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless a kind defines it.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Choice
+        >>> thumb = Choice({"up": 1, "down": 0}, silent="none")
+        >>> u = torch.zeros(1, 1, 2)
+        >>> [thumb.log_prob(u, torch.tensor([[code]]), 1).exp().item() for code in thumb.values]
+        [0.5, 0.5, 0.0]
         """
         raise NotImplementedError
 
-    def seen(self, y):
-        """Return whether y shows r*=0, and whether it shows r*=1: two bool of the shape of y.
+    def seen(self, y: Any) -> tuple[Any, Any]:
+        """Return where y shows r*=0, and where it shows r*=1.
 
-        y is an array or a tensor; False where it is NaN.
+        Parameters
+        ----------
+        y : ndarray or Tensor
+            Feedback of any shape.
+
+        Returns
+        -------
+        no, yes : bool of the shape of y
+            False where y is NaN.
+
+        Raises
+        ------
+        NotImplementedError
+            Unless a kind defines it.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.signals import Action
+        >>> no, yes = Action(0).seen(np.array([1.0, 0.0, np.nan]))
+        >>> no, yes
+        (array([ True, False, False]), array([False, False, False]))
         """
         raise NotImplementedError
 
     # ------------------------------------------------------------------ what follows
 
-    def encode(self, column, name):
-        """Return a column as users give it, of shape (n,), as numbers; by default as it is.
+    def encode(self, column: ArrayLike, name: str) -> ArrayLike:
+        """Return a column as users give it as numbers; only for kinds with labels of their own.
 
-        Only for kinds with labels of their own.
+        Parameters
+        ----------
+        column : array-like of shape (n,)
+            Labels, or missing values.
+        name : str
+            Of the column, for messages.
+
+        Returns
+        -------
+        codes : array-like of shape (n,)
+            NaN where a label is missing. By default the column as it is.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.signals import Choice
+        >>> Choice({"up": 1, "down": 0}, silent="none").encode(["down", None, "none"], "thumb")
+        array([ 2., nan,  0.])
         """
         return column
 
-    def check(self, y, name):
-        """Return y as floats, or raise a ValueError in the words of this kind."""
+    def check(self, y: Floats, name: str) -> Floats:
+        """Return feedback that is valid.
+
+        Parameters
+        ----------
+        y : ndarray of float of shape (n, C)
+            Feedback.
+        name : str
+            Of y, for messages.
+
+        Returns
+        -------
+        y : ndarray of float of shape (n, C)
+            NaN also where it tells nothing.
+
+        Raises
+        ------
+        ValueError
+            In the words of the kind, if something in y cannot be.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.signals import Action
+        >>> Action().check(np.array([[1.0], [np.nan]]), "y")
+        array([[ 1.],
+               [nan]])
+        """
         bad = ~(np.isnan(y) | np.isin(y, self.values))
         if bad.any():
             row, column = np.argwhere(bad)[0]
@@ -110,18 +229,31 @@ class Signal:
             )
         return y
 
-    def sample(self, u, preferred, rng):
-        """Draw y given the preference, as users would give it.
+    def sample(self, u: Floats, preferred: ArrayLike, rng: np.random.Generator) -> NDArray[Any]:
+        """Draw feedback given the preference.
 
         Parameters
         ----------
         u : ndarray of shape (n, C * n_outputs)
-        preferred : ndarray of bool of shape (n,)
+            Logits of the propensity.
+        preferred : array-like of bool of shape (n,)
+            The preferences r*.
         rng : numpy.random.Generator
+            What draws.
 
         Returns
         -------
         y : ndarray of shape (n, C)
+            As users give it, with labels where the kind has some.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.signals import Choice
+        >>> thumb = Choice({"up": 1, "down": 0}, silent="none")
+        >>> thumb.sample(np.full((2, 2), 9.0), [True, False], np.random.default_rng(0))
+        array([['up'],
+               ['down']], dtype=object)
         """
         u = torch.as_tensor(u, dtype=torch.float64)
         shape = (len(u), u.shape[-1] // self.n_outputs)
@@ -137,17 +269,39 @@ class Signal:
         drawn = (rng.random((*shape, 1)) * cumulative[..., -1:] >= cumulative).sum(-1)
         return np.asarray(self.values, dtype=float)[drawn]
 
-    def terms(self, u, y, grad=False):
-        """Return log P(y | r*, x), of shape (2, ..., n), and its derivative in u.
+    def terms(
+        self, u: torch.Tensor, y: torch.Tensor, grad: bool = False
+    ) -> tuple[torch.Tensor, tuple | None]:
+        """Return the log-probability of rows and its derivative, by default taken by autograd.
 
-        The first dimension is r*: 0, 1. By default the derivative is taken by autograd.
+        Parameters
+        ----------
+        u : Tensor of shape (..., n, C * n_outputs)
+            Logits of the propensity head.
+        y : Tensor of shape (n, C)
+            Feedback.
+        grad : bool, default=False
+            Whether the derivative is asked for.
 
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n)
-            Of the logged columns, 0 where none is logged.
-        derivative : pair of Tensor of shape (..., n, P), or None
+            Log P(y | r*, x) of the logged columns given r*=0 and given r*=1, 0 where none is
+            logged.
+        derivative : pair of Tensor of the shape of u, or None
             Given r*=0 and given r*=1, None for one that is 0; None altogether unless `grad`.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Action
+        >>> log_prob, (no, yes) = Action().terms(torch.zeros(2, 1), torch.eye(2)[:, :1], grad=True)
+        >>> log_prob.exp()
+        tensor([[0.0000, 1.0000],
+                [0.5000, 0.5000]])
+        >>> no, yes
+        (None, tensor([[ 0.5000],
+                [-0.5000]]))
         """
         parts, derivatives = [], []
         for preferred in (0, 1):
@@ -160,17 +314,40 @@ class Signal:
                 parts.append(each.masked_fill(torch.isnan(y), 0.0).sum(-1))
                 total = parts[-1].sum()
             if grad:
-                (derivative,) = torch.autograd.grad(total, logits, allow_unused=True)
-                # What cannot happen has no derivative, and no weight in the gradient.
-                derivatives.append(None if derivative is None else torch.nan_to_num(derivative))
+                derivative = None
+                if total.requires_grad:
+                    (derivative,) = torch.autograd.grad(total, logits)
+                    # What cannot happen has no derivative, and no weight in the gradient.
+                    derivative = torch.nan_to_num(derivative)
+                derivatives.append(derivative)
                 parts[-1] = parts[-1].detach()
         return torch.stack(parts), tuple(derivatives) if grad else None
 
-    def log_passive(self, u, y):
-        """Return log P(the user would not act | r*, y), of shape (2, ..., n).
+    def log_passive(self, u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return log P(the user would not act | r*, y), for the four groups.
 
-        For the four groups. Acting means giving feedback that shows the r* at hand; of one that
-        the kind does not show, what it would take to show the other.
+        Acting means giving feedback that shows the r* at hand; of one that the kind does not show,
+        what it would take to show the other.
+
+        Parameters
+        ----------
+        u : Tensor of shape (..., n, C * n_outputs)
+            Logits of the propensity head.
+        y : Tensor of shape (n, C)
+            Feedback.
+
+        Returns
+        -------
+        log_passive : Tensor of shape (2, ..., n)
+            Given r*=0 and given r*=1.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Action
+        >>> y = torch.tensor([[1.0], [0.0], [torch.nan]])
+        >>> Action().log_passive(torch.zeros(3, 1), y)[1].exp()
+        tensor([0.0000, 1.0000, 0.5000])
         """
         log_prob, shows = self.log_shown(u)
         n_columns = y.shape[-1]
@@ -187,15 +364,30 @@ class Signal:
             passive.append(log_not.sum(-1))
         return torch.stack(passive)
 
-    def log_shown(self, u):
-        """Return what the feedback can show: log-probabilities, and the preferences they show.
+    def log_shown(self, u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return what the feedback can show: log-probabilities, and the preferences shown.
+
+        Parameters
+        ----------
+        u : Tensor of shape (..., n, C * n_outputs)
+            Logits of the propensity head.
 
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n, D)
-            log P(shown j | r*, x), column by column; each of the `values` that shows something.
+            Log P(shown j | r*, x), column by column; each of the `values` that shows something.
         shows : Tensor of int of shape (D,)
             The preference that each of them shows.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Choice
+        >>> log_prob, shows = Choice({"up": 1, "down": 0}, "none").log_shown(torch.zeros(1, 2))
+        >>> log_prob.exp(), shows
+        (tensor([[[0.0000, 0.5000]],
+        <BLANKLINE>
+                [[0.5000, 0.0000]]]), tensor([1, 0]))
         """
         u = full_precision(u).unflatten(-1, (-1, self.n_outputs))
         no, yes = self.seen(np.asarray(self.values, dtype=float))
@@ -210,13 +402,17 @@ class Signal:
         shows = torch.as_tensor(yes[no | yes], device=u.device).long()
         return log_prob, shows.repeat(shape[1])
 
-    def initial_logits(self, y, weight, reward, acted):
+    def initial_logits(
+        self, y: Floats, weight: Floats, reward: float | Floats, acted: float
+    ) -> Floats:
         """Return the logits at which the propensities of one column start; by default zeros.
 
         Parameters
         ----------
-        y, weight : ndarray of shape (n,)
-            The rows of the column, and their weights.
+        y : ndarray of shape (n,)
+            The column.
+        weight : ndarray of shape (n,)
+            Of its rows.
         reward : float, or ndarray of shape (members, 1)
             Where the reward starts.
         acted : float
@@ -225,6 +421,14 @@ class Signal:
         Returns
         -------
         logits : ndarray of shape (n_outputs,) or (members, n_outputs)
+            Where training starts.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk.signals import Action
+        >>> Action().initial_logits(np.array([1.0, 0.0]), np.ones(2), reward=0.5, acted=0.25)
+        array([0.])
         """
         return np.zeros(self.n_outputs)
 
