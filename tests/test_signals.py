@@ -50,7 +50,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def rate_of(kinds):
     """Return the false-action rates that a measurement gets, None where all are 0."""
     own = [kind.false_rate or 0.0 if "rate" in kind.takes else 0.0 for kind in kinds]
-    return torch.tensor(own).double() if any(own) else None
+    return torch.tensor(own, dtype=torch.float64) if any(own) else None
 
 
 def all_values(n_columns, kind, missing=True):
