@@ -255,14 +255,11 @@ class Signal:
         array([['up'],
                ['down']], dtype=object)
         """
-        u = torch.as_tensor(u, dtype=torch.float64)
         shape = (len(u), u.shape[-1] // self.n_outputs)
-        u = u.reshape(*shape, self.n_outputs)
+        logit = torch.as_tensor(u, dtype=torch.float64).reshape(*shape, self.n_outputs)
+        of_values = [torch.full(shape, value, dtype=torch.float64) for value in self.values or ()]
         log_prob = torch.stack(
-            [
-                torch.stack([self.log_prob(u, u.new_full(shape, v), c) for v in self.values], -1)
-                for c in (0, 1)
-            ]
+            [torch.stack([self.log_prob(logit, y, c) for y in of_values], -1) for c in (0, 1)]
         )
         cumulative = log_prob.exp().cumsum(-1).numpy()
         cumulative = np.where(np.asarray(preferred, dtype=bool)[:, None, None], *cumulative[::-1])
