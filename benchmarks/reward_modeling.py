@@ -38,7 +38,7 @@ from benchmarks.peers import PEERS, run_peer
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.inspection._plot._base import style
-from implicitrm_sk.measurement._model import posterior
+from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES, Stratified
 from implicitrm_sk.objectives._base import cross_entropy
@@ -308,7 +308,9 @@ class _Ablation(Stratified):
 
     def loss(self, reward_logit, propensity_logit, batch):
         with torch.no_grad():
-            groups = posterior(reward_logit, propensity_logit, batch.actions)
+            groups = Measurement.of_actions(1).posterior(
+                reward_logit, propensity_logit, batch.actions
+            )
             preference, activity = self.targets(batch, groups)
         e_pref = cross_entropy(reward_logit, preference)
         if activity is None:

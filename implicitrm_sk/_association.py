@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 
 #: An association counts if chance alone would bring one of all pairs about with less than this
 #: probability, ...
-SIGNIFICANCE = 0.001
+SIGNIFICANCE = 0.01
 #: ... and if it is larger than this share of the expected co-occurrences: marginals that are fitted
 #: are never exact, which many rows make significant.
 LEAST_SHARE = 0.2
