@@ -71,7 +71,7 @@ def test_fit_predict_report(kind, log, run, tmp_path):
     assert code == 0
     assert f"log.{kind}: 400 rows, embeddings of 5 columns" in out
     assert "shared: logged in 342 rows" in out
-    assert "The reward is identified (assuming independent signals)" in out
+    assert "The reward is bounded (assuming independent signals of rows" in out
     assert "Saved: reward" in out
     est = ImplicitRewardEstimator.load(tmp_path / "reward")
     assert list(est.signal_names_in_) == ["copied", "shared"]
@@ -99,6 +99,26 @@ def test_fit_predict_report(kind, log, run, tmp_path):
     code, out, _ = run("report", "reward", f"log.{kind}", "--new", f"log.{kind}")
     assert code == 0
     assert "domain classifier AUC" in out
+
+
+def test_negative_actions(log, run, tmp_path):
+    _, frame, _ = log
+    rng = np.random.default_rng(0)
+    frame = frame.assign(
+        regenerated=np.where(frame["copied"] == 1, 0, rng.random(len(frame)) < 0.3).astype(int)
+    )
+    frame.to_parquet(tmp_path / "both.parquet")
+    columns = ["--actions", "copied", "--negative", "regenerated"]
+    code, out, _ = run("fit", "both.parquet", *columns, "-o", "both", *QUICK)
+    assert code == 0 and "The reward is bounded" in out
+    est = ImplicitRewardEstimator.load(tmp_path / "both")
+    assert list(est.signal_names_in_) == ["copied", "regenerated"]
+    assert [signal.target for signal in est.signals_] == [1, 0]
+    code, out, _ = run("report", "both", "both.parquet")
+    assert code == 0 and "swap test  not applicable" in out
+    columns[1] = "copied,regenerated"
+    code, _, err = run("fit", "both.parquet", *columns, "-o", "other", *QUICK)
+    assert code == 2 and "--actions and --negative both name regenerated" in err
 
 
 def test_fit_is_the_fit_of_python(log, run, tmp_path):

@@ -34,7 +34,8 @@ def fit(args):
             f"--set {unknown[0]}=...: there is no such setting. There are {', '.join(known)}."
         )
     table = Table(args.log)
-    actions = table.action_columns(args.actions)
+    actions, signals = table.signed_columns(args.actions, args.negative)
+    settings = {"signals": signals} | settings
     y = table.numbers(actions)
     X = table.features(args)
     side = table.side_information(args)

@@ -11,7 +11,7 @@ or empty where it was not logged; one column per kind of action), and either an 
 columns prompt and response, which --embedder turns into one.
 
 Try:
-  implicitrm fit log.parquet --actions copied,shared -o reward
+  implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward
   implicitrm fit log.jsonl --actions copied,shared --embedder org/model -o reward
   implicitrm predict reward new.parquet -o scored.parquet
   implicitrm report reward log.parquet --new new.parquet
@@ -91,6 +91,12 @@ def _add_fit(commands):
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
     sub.add_argument("--actions", metavar="COLUMNS", help=f"{_ACTIONS}action, action_*)")
+    sub.add_argument(
+        "--negative",
+        metavar="COLUMNS",
+        help="columns of what users do because they do not like a response (regenerate, thumbs "
+        "down), beside those of --actions",
+    )
     _add_embedding(sub)
     sub.add_argument(
         "--embedder",

@@ -125,6 +125,21 @@ class Table:
             )
         return found
 
+    def signed_columns(self, given, negative):
+        """Return the names of all columns of actions, and what each shows; None: all positive."""
+        if negative is None:
+            return self.action_columns(given), None
+        negative = _names(negative)
+        positive = [] if given is None else _names(given)
+        twice = [name for name in negative if name in positive]
+        if twice:
+            raise ValueError(
+                f"--actions and --negative both name {_listing(twice)}. A column shows one "
+                "preference: name it in one of them."
+            )
+        signals = ["positive"] * len(positive) + ["negative"] * len(negative)
+        return positive + negative, signals
+
     def actions_of(self, est, given):
         """Return y for a fitted estimator: the columns given, else those of its fit."""
         names = getattr(est, "signal_names_in_", None)
