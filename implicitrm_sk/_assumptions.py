@@ -79,14 +79,15 @@ class Assumptions:
         """Return the same with these false-action rates, of shape (K,)."""
         return replace(self, false_action_rate=rates)
 
-    def with_rates_of(self, log):
+    def with_rates_of(self, log, can_estimate=True):
         """Return the same with one checked false-action rate for each signal of a log.
 
-        Rates that are to be estimated are NaN. None given is 0, or, where responses were shown
-        repeatedly, "estimate": one stray action among many exposures would prove a preference.
+        Rates that are to be estimated, if the objective can, are NaN. None given is 0, or, where
+        responses were shown repeatedly, "estimate": one stray action among many exposures would
+        prove a preference.
         """
         estimates = self.estimates_false_actions
-        if self.false_action_rate is None and log.exposures is not None:
+        if can_estimate and self.false_action_rate is None and log.exposures is not None:
             self._check_evidence(log, "exposures above 1 and false_action_rate=None")
             estimates = True
         elif estimates:

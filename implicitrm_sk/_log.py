@@ -200,7 +200,8 @@ class FeedbackLog:
             one_dimensional=one_dimensional,
         )
         if known is None:
-            assumptions = assumptions.with_rates_of(log)
+            estimable = "false_action_rate='estimate'" in objective.uses
+            assumptions = assumptions.with_rates_of(log, can_estimate=estimable)
             if objective.single_signal:
                 log.check_reducible(objective)
             if objective.needs_both_polarities and not (log.can_show(0) and log.can_show(1)):

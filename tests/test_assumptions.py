@@ -18,7 +18,7 @@ nan = np.nan
 def log_of(y, **arguments):
     y = np.asarray(y, dtype=float)
     log, _ = FeedbackLog.from_arguments(
-        y, len(y), Assumptions(), Stratified(), purpose="query", **arguments
+        y, len(y), Assumptions(false_action_rate=0.0), Stratified(), purpose="query", **arguments
     )
     return log
 
@@ -26,7 +26,7 @@ def log_of(y, **arguments):
 def test_of_an_estimator():
     plain = Assumptions.of(ImplicitRewardEstimator())
     assert plain.preference_rate is None and plain.preference_interval is None
-    assert plain.false_action_rate == 0 and plain.label_mechanism == "random"
+    assert plain.false_action_rate is None and plain.label_mechanism == "random"
     assert plain.estimates_false_actions is False
     estimator = ImplicitRewardEstimator(
         preference_rate=(0.2, 0.4), false_action_rate="estimate", label_mechanism="acted"
@@ -78,7 +78,6 @@ def test_rates_are_no_view_of_what_was_given():
     [
         (["a"], "false_action_rate must be a number, one per signal or 'estimate', got ['a']."),
         ([[0.1], [0.1, 0.2]], "false_action_rate must be a number, one per signal or 'estimate'"),
-        (None, "false_action_rate must lie in [0, 1), got None."),
         ([0.1], "false_action_rate has shape (1,); expected is one number, or one per signal:"),
         ([[0.1, 0.2]], "false_action_rate has shape (1, 2); expected is one number, or one per"),
         ([0.1, 1.0], "false_action_rate must lie in [0, 1), got [0.1, 1.0]. It is the share"),
@@ -126,7 +125,7 @@ def test_evidence_of_false_actions(n):
         with pytest.raises(ValueError, match="needs three signals logged together") as error:
             estimated().with_rates_of(log)
         assert counted in str(error.value)
-        assert str(error.value).endswith("cannot be told apart: pass a number.")
+        assert "cannot be told apart: pass a number, 0.0 if users never" in str(error.value)
 
 
 def test_labels_of_acted_responses_are_no_evidence_of_false_actions():
@@ -149,3 +148,18 @@ def test_rates_of_the_model():
     assert rates.dtype == torch.float64 and rates.tolist() == [0.0, 0.1]
     assert none.model_rates(Stratified()) is None
     assert some.model_rates(Naive()) is None  # which works on one signal, without false actions
+
+
+def test_without_a_rate_it_is_zero_unless_responses_were_shown_repeatedly():
+    plain = log_of(np.zeros((40, 2)))
+    assert_array_equal(Assumptions().with_rates_of(plain).false_action_rate, [0, 0])
+    counts = log_of(np.zeros(40), exposures=np.full(40, 3))
+    found = Assumptions().with_rates_of(counts)
+    assert found.estimates_false_actions and np.isnan(found.false_action_rate).all()
+    with pytest.raises(ValueError, match="exposures above 1 and false_action_rate=None needs"):
+        Assumptions().with_rates_of(log_of(np.zeros(40), exposures=np.full(40, 2)))
+    asked = Assumptions(false_action_rate=0.0).with_rates_of(counts)
+    assert_array_equal(asked.false_action_rate, [0])
+    assert_array_equal(
+        Assumptions().with_rates_of(counts, can_estimate=False).false_action_rate, [0]
+    )

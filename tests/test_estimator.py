@@ -270,7 +270,10 @@ def test_partial_fit_takes_side_information_but_no_whole_population():
     estimator.partial_fit(X, np.ones(120), exposures=np.full(120, 3))
     for params, message in (
         ({"preference_rate": 0.5}, "preference_rate=0.5 is about the whole population, of which"),
-        ({"false_action_rate": "estimate"}, "false_action_rate='estimate' compares rows held out"),
+        (
+            {"false_action_rate": "estimate"},
+            "false_action_rate='estimate', and None with exposures",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             ImplicitRewardEstimator(**FAST | params).partial_fit(X, np.ones((120, 3)))
@@ -552,7 +555,7 @@ BAD_SIDE_INFORMATION = {
     ),
     "counts without exposures": ({}, {"y": Y_GOOD * 3}, "pass counts together with exposures="),
     "always acted on": (
-        {},
+        {"false_action_rate": 0.0},
         {"y": np.full(160, 2), "exposures": np.full(160, 2)},
         "y has one class only",
     ),

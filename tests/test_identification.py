@@ -52,7 +52,7 @@ def labels(n, value=None, size=100):
 
 def count(y, *, e=0.0, **arguments):
     log, _ = FeedbackLog.from_arguments(
-        y, len(y), Assumptions(), Stratified(), purpose="query", **arguments
+        y, len(y), Assumptions(false_action_rate=0.0), Stratified(), purpose="query", **arguments
     )
     return Evidence.of(log, np.full(log.actions.shape[1], e))
 

@@ -10,9 +10,16 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from implicitrm_sk import _log
 from implicitrm_sk._assumptions import Assumptions
-from implicitrm_sk._log import FeedbackLog, check_constant, check_labels, number_responses
+from implicitrm_sk._log import (
+    FeedbackLog,
+    KnownSignals,
+    check_constant,
+    check_labels,
+    number_responses,
+)
 from implicitrm_sk._validation import check_actions
 from implicitrm_sk.objectives import Naive, Stratified
+from implicitrm_sk.signals import Action
 
 nan = np.nan
 NO_FALSE_ACTIONS = np.zeros(1)
@@ -422,14 +429,18 @@ def test_the_name_of_the_argument_is_told():
     with pytest.raises(
         ValueError, match=re.escape("actions has 1 signal(s), but the estimator was")
     ):
-        make([1], name="actions", n_signals=2)
+        make([1], name="actions", known=KnownSignals((Action(), Action())))
 
 
 # ---------------------------------------------------------------- all arguments of a method
 
 BAD = {
     "objective": (Naive(), Stratified(), "Naive makes no use of preference, propensity"),
-    "signal_names": (["share"], None, "the signals are ['copy'], but the estimator was fitted"),
+    "known": (
+        KnownSignals((Action(),), ["share"]),
+        None,
+        "the signals are ['copy'], but the estimator was fitted",
+    ),
     "y": (pd.DataFrame({"copy": [2.0, 1, 0, 0]}), pd.DataFrame({"copy": [1.0, 1, 0, 0]}),
           "y must be an action in {0,1}"),
     "sample_weight": (-np.ones(4), np.array([1.0, 2, 1, 1]), "sample_weight has 4 negative"),
@@ -513,7 +524,9 @@ def test_only_a_whole_log_is_told_what_its_signals_do_not_tell():
 def test_rates_of_an_earlier_fit_are_taken_as_they_are():
     """What was estimated is not asked for its evidence once more."""
     known = Assumptions(estimates_false_actions=True).with_rates(np.array([0.3]))
-    _, found = FeedbackLog.from_arguments([1, 0], 2, known, Stratified(), n_signals=1)
+    _, found = FeedbackLog.from_arguments(
+        [1, 0], 2, known, Stratified(), known=KnownSignals((Action(),))
+    )
     assert found is known
     with pytest.raises(ValueError, match="needs three signals logged together"):
         FeedbackLog.from_arguments([1, 0], 2, known, Stratified())
@@ -551,14 +564,15 @@ def test_usable_responses_have_weight_and_an_action_or_a_label():
 
 def test_rates_count_exposures_and_weights():
     log = make([[1, 0], [1, nan], [0, nan], [nan, nan]], sample_weight=[3, 1, 1, 5])
-    per_signal, any_signal = log.rates(np.arange(4))
+    per_signal, (any_negative, any_signal) = log.rates(np.arange(4))
+    assert any_negative == 0.5  # as many with one as without, of which there are none
     assert_allclose(per_signal, [(4 + 1) / (5 + 2), (0 + 1) / (3 + 2)])
     assert any_signal == pytest.approx((4 + 1) / (5 + 2))
-    per_signal, any_signal = log.rates(np.array([2, 3]))
+    per_signal, (_, any_signal) = log.rates(np.array([2, 3]))
     assert_allclose(per_signal, [1 / 3, 1 / 2])
     assert any_signal == pytest.approx(1 / 3)
     log = make([2, 0, 1], exposures=[5, 5, 2], response_id=[1, 1, 2])
-    per_signal, any_signal = log.rates(np.arange(2))
+    per_signal, (_, any_signal) = log.rates(np.arange(2))
     assert_allclose(per_signal, [(3 + 1) / (12 + 2)])
     assert any_signal == pytest.approx((2 + 1) / (2 + 2))
     assert_allclose(log.rates(np.array([1]))[0], [(1 + 1) / (2 + 2)])

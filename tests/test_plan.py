@@ -126,7 +126,13 @@ def stacked(X, y, settings, **params):
     heads = [ImplicitRewardEstimator(**FAST | params | own) for own in settings]
     begun = begin_fit(heads[0], X, y)
     plans = [
-        FitPlan.of(head, begun.plan.columns, begun.plan.objective, begun.plan.assumptions)
+        FitPlan.of(
+            head,
+            begun.plan.columns,
+            begun.plan.objective,
+            begun.plan.measurement,
+            begun.plan.assumptions,
+        )
         for head in heads
     ]
     return FitPlan.stack(plans), begun.data, plans, begun.random_state

@@ -17,6 +17,7 @@ from sklearn.metrics import r2_score
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._device import INFERENCE_ROWS
 from implicitrm_sk._prediction import FittedMixture, log_likelihood
+from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.objectives import Stratified
 
 # The fits are short: most members could have trained for longer.
@@ -213,7 +214,13 @@ def test_a_mixture_of_its_parts():
     X, y, _ = make_log()
     estimator = ImplicitRewardEstimator(**FAST).fit(X, y)
     mixture = FittedMixture(
-        estimator.model_, estimator.scaler_, Stratified(), None, is_mirrored=False, dtype="float32"
+        estimator.model_,
+        estimator.scaler_,
+        Stratified(),
+        Measurement.of_actions(1),
+        None,
+        is_mirrored=False,
+        dtype="float32",
     )
     (found,) = mixture.reduce(
         X, ("reward_logit",), lambda _, f: (mixture.output(torch.sigmoid(f).mean(0)),)

@@ -920,7 +920,7 @@ def test_reports_take_small_files(tmp_path, monkeypatch):
         ({"objective": "ips"}, {}),
         ({"false_action_rate": "estimate"}, {}),
         ({}, {"preference": "some"}),
-        ({}, {"exposures": "some"}),
+        ({"false_action_rate": 0.0}, {"exposures": "some"}),
         ({"early_stopping": False}, {}),
     ],
     ids=str,
@@ -930,7 +930,7 @@ def test_settings_that_stream(params, side, tmp_path, streaming):
     X, y, preferred = make_log(1200)
     if params.get("objective"):
         y = y[:, 0]
-    if params.get("false_action_rate"):
+    if params.get("false_action_rate") == "estimate":
         more = preferred & (rng.uniform(size=len(X)) < 0.5)
         y = np.column_stack([y, more])
     side = dict(side)

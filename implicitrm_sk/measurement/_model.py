@@ -391,7 +391,7 @@ def _posterior(joint, preference):
 
 
 def _labelled(joint, preference):
-    total = torch.logsumexp(joint, dim=0)
+    total = torch.logaddexp(joint[1], joint[0])
     if preference is None:
         return total
     q = torch.nan_to_num(preference)

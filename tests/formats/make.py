@@ -45,6 +45,7 @@ def main():
         reward_features=["a", "b"],
         propensity_features=slice("b", "d"),
         false_action_rate=[0.0, 0.02],
+        signals={"copied": "positive", "shared": "positive"},
         **settings,
     )
     write("fit", est.fit(*names), X[:5])
