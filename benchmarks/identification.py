@@ -88,8 +88,8 @@ class Problem:
 
     def simulate(self, **kwargs):
         """Return a simulated log of all rows."""
-        kwargs = {"preference": self.z, "X": self.X, "random_state": self.seed} | kwargs
-        return simulate_feedback(kwargs.pop("preference"), **kwargs)
+        kwargs = {"true_preference": self.z, "X": self.X, "random_state": self.seed} | kwargs
+        return simulate_feedback(kwargs.pop("true_preference"), **kwargs)
 
     def some_labels(self, n, wrong=0.0, actions=None):
         """Return labels of n random training rows, a share of them wrong, NaN elsewhere."""
@@ -203,7 +203,7 @@ def cases(problem):
         yield "copied signal", case, partial(fit, copied.actions)
     if p.probability is not None:
         for share in (0.3, 1.0):
-            own = p.simulate(preference=p.probability, n_signals=3, own_preference=share)
+            own = p.simulate(true_preference=p.probability, n_signals=3, own_preference=share)
             yield (
                 "own preference",
                 f"two signals, {share:.0%} of rows of users with their own r*",

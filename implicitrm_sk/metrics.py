@@ -346,7 +346,7 @@ def make_preference_scorer(metric: str | list[str] = "r2", **kwargs: Any) -> Cal
     ...         X,
     ...         log.actions,
     ...         scoring=make_preference_scorer("auroc"),
-    ...         params={"true_preference": log.preference},
+    ...         params={"true_preference": log.true_preference},
     ...     )
     >>> bool(result["test_score"].mean() > 0.9)
     True

@@ -7,8 +7,10 @@ import sys
 
 import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 from implicitrm_sk import ImplicitRewardEstimator, __version__, cli, inspection
+from implicitrm_sk.signals import Choice
 
 pandas = pytest.importorskip("pandas")
 pyarrow = pytest.importorskip("pyarrow")
@@ -103,24 +105,139 @@ def test_fit_predict_report(kind, log, run, tmp_path):
     assert "domain classifier AUC" in out
 
 
-def test_negative_actions(log, run, tmp_path):
-    _, frame, _ = log
+@pytest.fixture
+def both(log, tmp_path):
+    """A log with two positive and two negative actions."""
+    _, frame, X = log
     rng = np.random.default_rng(0)
-    frame = frame.assign(
-        regenerated=np.where(frame["copied"] == 1, 0, rng.random(len(frame)) < 0.3).astype(int)
-    )
+    silent = frame["copied"].eq(0) & ~frame["shared"].eq(1)
+    negative = {
+        name: (silent & (rng.random(len(frame)) < rate)).astype(int)
+        for name, rate in (("regenerated", 0.3), ("thumbs_down", 0.2))
+    }
+    frame = frame.assign(**negative)
     frame.to_parquet(tmp_path / "both.parquet")
-    columns = ["--actions", "copied", "--negative", "regenerated"]
-    code, out, _ = run("fit", "both.parquet", *columns, "-o", "both", *QUICK)
-    assert code == 0 and "The reward is bounded" in out
+    return frame, X
+
+
+def test_negative_actions(both, run, tmp_path, monkeypatch):
+    frame, X = both
+    names = ["copied", "shared", "regenerated", "thumbs_down"]
+    code, out, _ = run(
+        "fit", "both.parquet", "--actions", "copied,shared", "--negative",
+        "regenerated, thumbs_down", "-o", "both", *QUICK,
+    )  # fmt: skip
+    assert code == 0 and "The reward is " in out
+    assert "\n  shared: logged" in out and "\n  regenerated (negative): logged" in out
     est = ImplicitRewardEstimator.load(tmp_path / "both")
-    assert list(est.signal_names_in_) == ["copied", "regenerated"]
-    assert [signal.target for signal in est.signals_] == [1, 0]
-    code, out, _ = run("report", "both", "both.parquet")
-    assert code == 0 and "swap test  not applicable" in out
-    columns[1] = "copied,regenerated"
-    code, _, err = run("fit", "both.parquet", *columns, "-o", "other", *QUICK)
-    assert code == 2 and "--actions and --negative both name regenerated" in err
+    assert list(est.signal_names_in_) == names
+    assert [signal.target for signal in est.signals_] == [1, 1, 0, 0]
+    twin = ImplicitRewardEstimator(
+        signals=["positive"] * 2 + ["negative"] * 2,
+        max_epochs=3,
+        n_estimators=2,
+        hidden_layer_sizes=(8,),
+        random_state=0,
+    )
+    with pytest.warns(ConvergenceWarning):
+        twin.fit(X, frame[names], groups=frame["prompt_id"].to_numpy())
+    np.testing.assert_array_equal(est.predict(X), twin.predict(X))
+
+    # The signs are known by the names, in any order.
+    for order in (names, names[::-1]):
+        code, _, err = run(
+            "predict", "both", "both.parquet", "-o", "out.parquet", "--actions", ",".join(order)
+        )
+        assert code == 0, err
+        scored = pandas.read_parquet(tmp_path / "out.parquet")
+        assert (scored["p_preferred"][frame["regenerated"] == 1] < 1e-6).all()
+        assert (scored["p_preferred"][frame["copied"] == 1] > 1 - 1e-6).all()
+    given = report_arguments(monkeypatch)
+    for options in ([], ["--actions", "thumbs_down,copied,regenerated,shared"]):
+        assert run("report", "both", "both.parquet", *options)[0] == 0
+        assert list(given["y"]) == names
+    code, _, err = run("report", "both", "both.parquet", "--actions", "copied,shared")
+    assert code == 2 and "with 4 columns of actions (copied, shared, regenerated" in err
+
+
+def test_export_knows_negative_actions(both, run, tmp_path):
+    frame, _ = both
+    text = {"prompt": "q" + frame["prompt_id"].astype(str), "response": frame.index.astype(str)}
+    frame.assign(**text).to_parquet(tmp_path / "both.parquet")
+    columns = ["--actions", "copied", "--negative", "regenerated"]
+    assert run("fit", "both.parquet", *columns, "-o", "both", *QUICK)[0] == 0
+    code, _, err = run(
+        "export", "both", "kto.parquet", "--as", "unpaired", "--log", "both.parquet",
+        "--actions", "regenerated,copied",
+    )  # fmt: skip
+    assert code == 0, err
+    kto = pandas.read_parquet(tmp_path / "kto.parquet")
+    label = dict(zip(kto["completion"], kto["label"], strict=True))
+    for row in frame.index:
+        if frame["copied"][row] or frame["regenerated"][row]:
+            assert label[str(row)] == bool(frame["copied"][row])
+
+
+def test_default_names_beside_negative_actions(both, run, tmp_path):
+    frame, _ = both
+    renamed = {"copied": "action", "regenerated": "action_again", "shared": "unused"}
+    frame.rename(columns=renamed).to_parquet(tmp_path / "named.parquet")
+    for negative, positive in (("action_again", ["action"]), ("thumbs_down", None)):
+        fit = ["fit", "named.parquet", "--negative", negative, "-o", negative]
+        code, _, err = run(*fit, *NO_ERRORS, *QUICK)
+        if positive is None:  # then action_again is positive, which contradicts thumbs_down
+            assert code == 2 and "'action_again'" in err and "'thumbs_down'" in err
+            continue
+        assert code == 0, err
+        est = ImplicitRewardEstimator.load(tmp_path / negative)
+        assert list(est.signal_names_in_) == [*positive, negative]
+        assert [signal.target for signal in est.signals_] == [1, 0]
+    alone = ["fit", "both.parquet", "--negative", "regenerated", "-o", "alone"]
+    assert run(*alone, *QUICK)[0] == 0
+    est = ImplicitRewardEstimator.load(tmp_path / "alone")
+    assert est.one_dimensional_ and [signal.target for signal in est.signals_] == [0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--actions", "copied,regenerated", "--negative", "regenerated"],
+            "--actions and --negative both name regenerated. A column shows one preference",
+        ),
+        (["--actions", "copied", "--negative", "stopped"], "has no column 'stopped'"),
+        (["--actions", "copied", "--negative", ","], "a list of columns is empty"),
+        (["--actions", "copied,copied"], "copied,copied names the column 'copied' twice"),
+        (
+            ["--actions", "copied", "--negative", "regenerated", "--set", "signals=null"],
+            "--negative and --set signals both say",
+        ),
+    ],
+)
+def test_bad_negative_actions(options, message, both, run):
+    code, _, err = run("fit", "both.parquet", *options, "-o", "out", *QUICK)
+    assert code == 2 and message in err
+
+
+def test_labels_of_a_choice_are_read_as_they_are(log, run, tmp_path):
+    path, frame, X = log
+    thumb = frame["copied"].map({1.0: "up", 0.0: "none"}).to_numpy(object)
+    thumb[::5] = np.where(frame["copied"][::5] == 1, "up", "down")
+    thumb[3] = None
+    frame.assign(thumb=thumb).to_parquet(path)
+    est = ImplicitRewardEstimator(
+        signals={"thumb": Choice({"up": 1, "down": 0}, silent="none")},
+        max_epochs=2,
+        n_estimators=2,
+        hidden_layer_sizes=(8,),
+    )
+    with pytest.warns(ConvergenceWarning):
+        est.fit(X, pandas.DataFrame({"thumb": thumb})).save(tmp_path / "thumb")
+    options = ["predict", "thumb", path, "-o", "out.parquet", "--actions", "thumb"]
+    code, _, err = run(*options)
+    assert code == 0, err
+    p = pandas.read_parquet(tmp_path / "out.parquet")["p_preferred"]
+    assert (p[thumb == "up"] > 1 - 1e-6).all() and (p[thumb == "down"] < 1e-6).all()
 
 
 def test_fit_is_the_fit_of_python(log, run, tmp_path):
@@ -462,7 +579,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["report", "reward", "log.parquet", "--new", "log.parquet", "--response-id", "label"],
          "--response-id has no use with --new"),
         (["report", "reward", "log.parquet", "--actions", "copied"],
-         "was fitted with 2 columns of actions, but here are 1: copied"),
+         r"2 columns of actions \(copied, shared\), but here are 1: copied"),
         (["export", "reward", "x.parquet", "--as", "paired"], "needs --log FILE"),
         (["export", "reward", "x.parquet", "--as", "paired", "--log", "log.parquet"],
          "has no column 'prompt'"),

@@ -1,16 +1,21 @@
+import copy
 import gzip
+import inspect
 import json
 import os
+import pickle
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.utils import Bunch
+from stars import Stars
 
+from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._optional import import_optional
 from implicitrm_sk.datasets import (
+    FeedbackData,
     fetch_helpsteer,
     fetch_pku_saferlhf,
     fetch_ultrafeedback,
@@ -18,9 +23,39 @@ from implicitrm_sk.datasets import (
     simulate_feedback,
 )
 from implicitrm_sk.datasets._rated import _prompt_id_hash
+from implicitrm_sk.signals import Action, Choice
 
 SHARED = Path(os.environ.get("IMPLICITRM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 N = 40_000
+
+
+# The container
+
+
+def test_fit_params_are_what_fit_takes_and_never_the_truth():
+    given = {name: np.arange(3) for name in inspect.signature(FeedbackData).parameters}
+    given.pop("further")
+    data = FeedbackData(**given, rating=[1, 2, 3], propensity=[0.5, 0.5, 0.5])
+    assert set(data.fit_params()) == {"groups", "response_id", "exposures"}
+    # An argument of fit that the container has by now belongs into fit_params.
+    taken = set(inspect.signature(ImplicitRewardEstimator.fit).parameters)
+    assert taken & set(given) == {"X", *data.fit_params()}
+    assert FeedbackData(true_preference=[1]).fit_params() == {}
+
+
+def test_feedback_data_is_a_mapping_too():
+    data = FeedbackData([[1.0], [2.0]], np.array([1, 0]), signals=["negative"], views=[3, 4])
+    assert data["X"] is data.X and data.views == data["views"] == [3, 4]
+    assert data.groups is None and data["time"] is None and "true_preference" in data
+    data.groups = [0, 1]
+    assert data["groups"] == [0, 1] and data.fit_params() == {"groups": [0, 1]}
+    with pytest.raises(AttributeError, match="preference"):
+        data.preference  # noqa: B018
+    assert repr(data) == "FeedbackData(X, actions (2,), signals, groups, views)"
+    assert {"X", "views", "fit_params"} <= set(dir(data))
+    for twin in (pickle.loads(pickle.dumps(data)), copy.deepcopy(data)):
+        assert type(twin) is FeedbackData and twin.keys() == data.keys()
+        assert twin.actions.tolist() == [1, 0] and twin.fit_params() == data.fit_params()
 
 
 # Optional packages
@@ -129,12 +164,12 @@ def test_published_data_sets(
     pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
     data = write_repository(tmp_path)(tmp_path)
     assert data.rating.tolist() == rating
-    assert data.preference.tolist() == preference
+    assert data.true_preference.tolist() == preference
     assert data.response.tolist() == responses
     assert data.groups.tolist() == groups
     assert (~data.is_test).tolist() == [i < n_train for i in range(len(rating))]
     assert data.X is None
-    assert ((data.rating > data.threshold) == data.preference).all()
+    assert ((data.rating > data.threshold) == data.true_preference).all()
     assert {"prompt", "response", "rating", "split"} <= set(data.frame.columns)
 
 
@@ -233,7 +268,7 @@ def write(folder, name="toy", encoders=("smollm2",), *, drop=(), tensors=None, *
 
 def test_load_all_fields(tmp_path):
     data = load_rated_responses("toy", write(tmp_path))
-    assert isinstance(data, Bunch)
+    assert isinstance(data, FeedbackData)
     assert data.X.dtype == np.float32 and data.X.shape == (4, 3)
     np.testing.assert_array_equal(data.X, np.arange(12).reshape(4, 3))
     assert data.prompt.tolist() == ["a", "a", "b", "c"]
@@ -458,10 +493,10 @@ def test_default_is_the_reference_log(features, preference):
     residual = np.linalg.lstsq(Z, s, rcond=None)[1]
     assert (residual < 1e-8 * N).all()
     assert abs(np.corrcoef(s.T)[0, 1]) < 0.999
-    y, r = log.actions, log.preference.astype(bool)
+    y, r = log.actions, log.true_preference.astype(bool)
     assert y.dtype == np.int64 and set(np.unique(y)) == {0, 1}
     assert (y[~r] == 0).all()
-    np.testing.assert_array_equal(y, log.preference[:, None] * log.activity)
+    np.testing.assert_array_equal(y, log.true_preference[:, None] * log.activity)
     assert_rate(r, preference)
     for k in range(2):
         assert_rate(log.activity[:, k], log.propensity[:, k])
@@ -489,7 +524,7 @@ def test_constant(preference):
     )
     np.testing.assert_array_equal(np.unique(log.propensity, axis=0), [[0.2, 1]])
     assert_rate(log.activity[:, 0], 0.2)
-    np.testing.assert_array_equal(log.actions[:, 1], log.preference)
+    np.testing.assert_array_equal(log.actions[:, 1], log.true_preference)
 
 
 def test_rating_dependent_is_the_formula_of_the_paper():
@@ -497,7 +532,7 @@ def test_rating_dependent_is_the_formula_of_the_paper():
     log = simulate_feedback(
         rating=rating, propensity="rating", rate=0.2, rating_decay=0.5, random_state=0
     )
-    np.testing.assert_array_equal(log.preference, rating > 2)
+    np.testing.assert_array_equal(log.true_preference, rating > 2)
     q = 0.5 ** (4 - rating)
     np.testing.assert_allclose(log.propensity, 0.2 * N / q.sum() * q)
     assert log.propensity.mean() == pytest.approx(0.2)
@@ -507,7 +542,7 @@ def test_rating_dependent_is_the_formula_of_the_paper():
     )
     assert clipped.propensity.max() == 1 and clipped.propensity.mean() < 0.9
     np.testing.assert_array_equal(
-        simulate_feedback(rating=rating, propensity="constant", threshold=3.5).preference,
+        simulate_feedback(rating=rating, propensity="constant", threshold=3.5).true_preference,
         rating > 3.5,
     )
 
@@ -553,7 +588,7 @@ def test_false_actions(preference):
         false_action_rate=[0.1, 0.3],
         random_state=0,
     )
-    disliked = log.preference == 0
+    disliked = log.true_preference == 0
     for k, e in enumerate((0.1, 0.3)):
         assert_rate(log.actions[disliked, k], e)
         assert_rate(log.actions[~disliked, k], 0.5)
@@ -570,7 +605,7 @@ def test_unlogged(preference):
     assert log.logged[:, 0].all()
     assert_rate(log.logged[:, 1], 0.6)
     np.testing.assert_array_equal(log.actions[log.logged], complete.actions[log.logged])
-    preferred = (log.preference == 1)[:, None] & log.logged
+    preferred = (log.true_preference == 1)[:, None] & log.logged
     assert_rate(log.actions[:, 1][preferred[:, 1]], 0.5)
 
 
@@ -579,13 +614,13 @@ def test_own_preference(preference):
     log = simulate_feedback(preference, own_preference=1, **kwargs)
     np.testing.assert_array_equal(log.actions, log.signal_preference)
     assert_rate(log.actions.prod(axis=1), preference**2)
-    assert_rate(log.actions[:, 0] * log.preference, preference**2)
+    assert_rate(log.actions[:, 0] * log.true_preference, preference**2)
     for k in range(2):
         assert_rate(log.actions[:, k], preference)
     half = simulate_feedback(preference, own_preference=0.5, **kwargs)
     assert_rate(half.actions.prod(axis=1), (preference + preference**2) / 2)
     shared = simulate_feedback(preference, **kwargs)
-    np.testing.assert_array_equal(shared.signal_preference, np.c_[(shared.preference,) * 2])
+    np.testing.assert_array_equal(shared.signal_preference, np.c_[(shared.true_preference,) * 2])
 
 
 def test_shared_activity_keeps_the_rates(preference):
@@ -628,7 +663,7 @@ def test_copied_signal(preference):
     part = simulate_feedback(preference, copied_signal=(0, 2), copied_rate=0.25, **kwargs)
     np.testing.assert_allclose(part.propensity[0], [0.2, 0.6, 0.35])
     np.testing.assert_allclose(part.false_action_rate, [0.1, 0, 0.025])
-    liked = part.preference == 1
+    liked = part.true_preference == 1
     assert_rate(part.actions[liked, 2], 0.35)
     assert_rate(part.actions[~liked, 2], 0.025)
     assert_rate(part.actions[liked][:, [0, 2]].prod(axis=1), 0.25 * 0.2 + 0.75 * 0.08)
@@ -657,7 +692,7 @@ def test_signals_do_not_depend_on_their_number(features, preference, kwargs):
         np.testing.assert_array_equal(flat[key], logs[1][key][:, 0])
         np.testing.assert_array_equal(logs[1][key], logs[4][key][:, :1])
         np.testing.assert_array_equal(logs[2][key], logs[4][key][:, :2])
-    np.testing.assert_array_equal(logs[1].preference, logs[4].preference)
+    np.testing.assert_array_equal(logs[1].true_preference, logs[4].true_preference)
 
 
 def test_settings_leave_the_other_draws_in_place(features, preference):
@@ -665,7 +700,7 @@ def test_settings_leave_the_other_draws_in_place(features, preference):
     noisy = simulate_feedback(
         preference, X=features, false_action_rate=0.2, logged_rate=0.5, random_state=0
     )
-    liked = (base.preference == 1) & noisy.logged
+    liked = (base.true_preference == 1) & noisy.logged
     np.testing.assert_array_equal(base.activity, noisy.activity)
     np.testing.assert_array_equal(base.actions[liked], noisy.actions[liked])
 
@@ -698,20 +733,26 @@ def test_arguments_are_left_unchanged(features):
 def test_hard_preference_is_kept(make):
     r = [0, 1, 1, 0, 1]
     log = simulate_feedback(make(r), propensity="constant", rate=1)
-    assert log.preference.tolist() == r == log.actions.tolist()
+    assert log.true_preference.tolist() == r == log.actions.tolist()
 
 
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"preference": None}, "preference and rating are both None"),
-        ({"preference": [0, 2, 1]}, r"preference must lie in \[0, 1\], got values from 0 to 2"),
-        ({"preference": [0, np.nan, 1]}, "preference holds NaN"),
-        ({"preference": [[0, 1, 1]]}, r"preference must be one-dimensional.*\(1, 3\)"),
-        ({"preference": []}, "preference must be one-dimensional and not empty"),
-        ({"preference": list("abc")}, "preference must hold numbers"),
-        ({"threshold": 1}, "threshold=1 is used only where preference is None"),
-        ({"preference": None, "rating": [1, 2, 3], "threshold": "a"}, "threshold must be a number"),
+        ({"true_preference": None}, "true_preference and rating are both None"),
+        (
+            {"true_preference": [0, 2, 1]},
+            r"true_preference must lie in \[0, 1\], got values from 0 to 2",
+        ),
+        ({"true_preference": [0, np.nan, 1]}, "true_preference holds NaN"),
+        ({"true_preference": [[0, 1, 1]]}, r"true_preference must be one-dimensional.*\(1, 3\)"),
+        ({"true_preference": []}, "true_preference must be one-dimensional and not empty"),
+        ({"true_preference": list("abc")}, "true_preference must hold numbers"),
+        ({"threshold": 1}, "threshold=1 is used only where true_preference is None"),
+        (
+            {"true_preference": None, "rating": [1, 2, 3], "threshold": "a"},
+            "threshold must be a number",
+        ),
         ({"propensity": "random"}, "propensity must be one of.*got 'random'"),
         ({"propensity": [0.5, 0.5]}, r"propensity.*shape \(3,\) or \(3, K\), got \(2,\)"),
         ({"propensity": np.full((3, 2), 0.5), "n_signals": 3}, r"or \(3, 3\), got \(3, 2\)"),
@@ -725,7 +766,7 @@ def test_hard_preference_is_kept(make):
         ({"propensity": "covariate", "X": np.array([["a"]] * 3)}, "X must hold numbers"),
         ({"propensity": "rating"}, "propensity='rating' needs rating"),
         ({"propensity": "rating", "rating": [1, 1, 1]}, "at least two levels of rating"),
-        ({"propensity": "rating", "rating": [1, 2]}, "rating has 2 rows but preference has 3"),
+        ({"propensity": "rating", "rating": [1, 2]}, "rating has 2 rows but true_preference has 3"),
         (
             {"propensity": "rating", "rating": [1, 2, 3], "rating_decay": 0},
             r"rating_decay.*\(0, 1\]",
@@ -740,7 +781,10 @@ def test_hard_preference_is_kept(make):
         ({"false_action_rate": 1}, r"false_action_rate must lie in \[0, 1\), got 1"),
         ({"false_action_rate": "a"}, "false_action_rate must hold numbers"),
         ({"logged_rate": 0}, r"logged_rate must lie in \(0, 1\], got 0"),
-        ({"own_preference": 0.5}, "own_preference=0.5 has no effect, because every preference"),
+        (
+            {"own_preference": 0.5},
+            "own_preference=0.5 has no effect, because every true_preference",
+        ),
         ({"own_preference": -1}, r"own_preference must lie in \[0, 1\], got -1"),
         ({"shared_activity": 1.1}, r"shared_activity must lie in \[0, 1\], got 1.1"),
         ({"shared_activity": None}, "shared_activity must be a number, got None"),
@@ -754,7 +798,183 @@ def test_hard_preference_is_kept(make):
 )
 def test_bad_simulator_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        simulate_feedback(**{"preference": [0, 1, 1], "propensity": "constant", **kwargs})
+        simulate_feedback(**{"true_preference": [0, 1, 1], "propensity": "constant", **kwargs})
+
+
+# Kinds of signals
+
+BOTH = {"copied": "positive", "regenerated": "negative"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "actions", "n_missing"),
+    [
+        ({"propensity": "covariate"}, "4000182000042280090a1042178c06c9110000001421eca0", 0),
+        (
+            {
+                "propensity": "constant",
+                "own_preference": 0.5,
+                "shared_activity": 0.5,
+                "copied_signal": (0, 2),
+                "copied_rate": 0.5,
+                "false_action_rate": [0.1, 0.2, 0],
+            },
+            "5c041d002147004400eb05001ffe171c0150e80a10e02e07",
+            0,
+        ),
+        (
+            {"propensity": "rating", "false_action_rate": 0.1},
+            "08024860000402f0034817c01f84570010000009b880f884",
+            0,
+        ),
+        (
+            {"propensity": "user", "user_correlation": 0.5, "logged_rate": 0.7},
+            "98003d6010060000000923a21a8402811140000010000000",
+            53,
+        ),
+    ],
+)
+def test_draws_of_positive_actions_stay_what_they_are(settings, actions, n_missing):
+    X = np.random.default_rng(0).normal(size=(64, 4))
+    row = np.arange(64)
+    further = {"X": X, "rating": row % 5, "user_id": row // 8, "random_state": 5}
+    y = simulate_feedback(1 / (1 + np.exp(-X[:, 0])), n_signals=3, **settings, **further).actions
+    fired = np.nan_to_num(y).astype(bool)
+    assert np.packbits(fired).tobytes().hex() == actions and np.isnan(y).sum() == n_missing
+
+
+@pytest.mark.parametrize("propensity", ["covariate", "user", "constant"])
+def test_negative_actions_are_the_mirror_image(features, preference, propensity):
+    settings = {
+        "propensity": propensity,
+        "X": features,
+        "user_id": np.arange(N) // 50,
+        "false_action_rate": [0.05, 0.2],
+        "random_state": 0,
+    }
+    log = simulate_feedback(preference, signals=["positive", "negative"], **settings)
+    assert log.signals == ["positive", "negative"] and log.actions.dtype == np.int64
+    liked = log.true_preference == 1
+    for k, shows in enumerate((liked, ~liked)):
+        assert_rate(log.actions[shows, k], log.propensity[shows, k])
+        assert_rate(log.actions[~shows, k], log.false_action_rate[k])
+        np.testing.assert_array_equal(log.actions[shows, k], log.activity[shows, k])
+    # The positive one, and all that is not of one polarity, is drawn as before.
+    before = simulate_feedback(preference, n_signals=2, **settings)
+    np.testing.assert_array_equal(log.actions[:, 0], before.actions[:, 0])
+    for key in ("propensity", "activity", "true_preference", "logged", "false_action_rate"):
+        np.testing.assert_array_equal(log[key], before[key])
+    np.testing.assert_array_equal(log.X, features)
+    np.testing.assert_array_equal(log.user_id, settings["user_id"])
+
+
+def test_named_signals_are_a_data_frame_to_fit(features):
+    pandas = pytest.importorskip("pandas")
+    X = np.c_[features[:600, 0], features[:600, 3:]]
+    liked = X[:, 0] > 0
+    log = simulate_feedback(liked, X=X, signals=BOTH, random_state=0)
+    assert isinstance(log.actions, pandas.DataFrame) and list(log.actions) == list(BOTH)
+    assert log.signals == BOTH and log.signals is not BOTH
+    assert log.propensity.shape == (600, 2)
+    plain = simulate_feedback(liked, X=X, signals=list(BOTH.values()), random_state=0)
+    np.testing.assert_array_equal(log.actions, plain.actions)
+    est = ImplicitRewardEstimator(
+        signals=log.signals,
+        learning_rate_init=0.01,
+        max_epochs=20,
+        early_stopping=False,
+        random_state=0,
+    )
+    est.fit(log.X, log.actions, **log.fit_params())
+    assert np.corrcoef(est.predict(X), log.true_preference)[0, 1] > 0.7
+    unlogged = simulate_feedback(liked, X=X, signals=BOTH, logged_rate=[1, 0.5], random_state=0)
+    np.testing.assert_array_equal(unlogged.actions.isna(), ~unlogged.logged)
+
+
+def test_negative_actions_by_rating():
+    rating = np.random.default_rng(0).integers(0, 5, N).astype(float)
+    settings = {"propensity": "rating", "rate": 0.2, "random_state": 0}
+    log = simulate_feedback(rating=rating, signals=["positive", "negative"], **settings)
+    positive, mirrored = (
+        simulate_feedback(rating=values, n_signals=1, **settings).propensity[:, 0]
+        for values in (rating, -rating)
+    )
+    np.testing.assert_allclose(log.propensity, np.c_[positive, mirrored])
+
+
+def test_false_rates_of_their_own(preference):
+    log = simulate_feedback(
+        preference,
+        signals=[Action(0, false_rate=0.3), "negative"],
+        propensity="constant",
+        false_action_rate=0.1,
+        copied_signal=(0, 1),
+        copied_rate=0.5,
+        random_state=0,
+    )
+    np.testing.assert_allclose(log.false_action_rate, [0.3, 0.2])
+    assert_rate(log.actions[log.true_preference == 1, 1], 0.2)
+
+
+def test_other_kinds_are_drawn_by_their_sample(preference):
+    pandas = pytest.importorskip("pandas")
+    thumb = Choice({"up": 1, "down": 0, "unsure": None}, silent="none")
+    signals = {"copied": "positive", "thumb": thumb, "stars": Stars()}
+    rate = [0.4, 0.3, 0.2, 0.1, 0.25, *[0.5] * (Stars().n_outputs - 1)]
+    settings = {"propensity": "constant", "rate": rate, "random_state": 0}
+    log = simulate_feedback(preference, signals=signals, logged_rate=[1, 0.8, 1], **settings)
+    assert log.propensity.shape == (N, 4 + Stars().n_outputs) and log.activity.shape == (N, 3)
+    assert np.isnan(log.activity[:, 1:]).all() and np.isnan(log.false_action_rate[1:]).all()
+    np.testing.assert_array_equal(log.actions["thumb"].isna(), ~log.logged[:, 1])
+    liked = (log.true_preference == 1) & log.logged[:, 1]
+    odds = np.array([0.3, 0.1]) / (1 - np.array([0.3, 0.1]))
+    assert_rate(log.actions["thumb"][liked] == "up", odds[0] / (1 + odds.sum()))
+    assert not (log.actions["thumb"][liked] == "down").any()
+    assert np.isin(log.actions["stars"], Stars().values).all()
+    # Each is drawn as it would be alone, after what stands before it.
+    alone = simulate_feedback(preference, signals=["positive"], **settings | {"rate": 0.4})
+    np.testing.assert_array_equal(log.actions["copied"], alone.actions[:, 0])
+    listed = simulate_feedback(preference, signals=list(signals.values()), **settings)
+    assert listed.actions.dtype == object and listed.actions.shape == (N, 3)
+    frame = pandas.DataFrame(listed.actions, columns=list(signals))
+    both = log.logged[:, 1]
+    assert (frame["thumb"][both] == log.actions["thumb"][both]).all()
+
+
+def test_certain_propensities_of_other_kinds():
+    thumb = Choice({"up": 1, "down": 0}, silent="none")
+    A = np.tile([1.0, 0.0], (100, 1))
+    log = simulate_feedback(np.arange(100) % 2, signals=[thumb], propensity=A, random_state=0)
+    assert log.actions[:, 0].tolist() == ["none", "up"] * 50
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"signals": "negative"}, "signals must be a dict or a list .* got 'negative'"),
+        ({"signals": []}, r"at least one, got \[\]"),
+        ({"signals": ["bad"]}, r"signals\[0\] is 'bad'; expected 'positive', 'negative' or a Sig"),
+        ({"signals": {"a": 1}}, r"signals\['a'\] is 1; expected 'positive'"),
+        ({"signals": ["negative"], "n_signals": 2}, "n_signals=2, but signals has 1 entries"),
+        ({"signals": ["negative"] * 2, "propensity": np.ones((3, 3))}, r"\(3, 2\), got \(3, 3\)"),
+        ({"signals": [Action(0, false_rate=1)]}, r"false_rate must lie in \[0, 1\), got 1"),
+        (
+            {"signals": ["positive", "negative"], "copied_signal": (0, 1)},
+            r"copied_signal=\(0, 1\) names a positive and a negative action",
+        ),
+        (
+            {"signals": [Choice({"up": 1}, silent="")], "shared_activity": 0.5},
+            "shared_activity is available for actions only, got the signal Choice",
+        ),
+        (
+            {"signals": [Choice({"up": 1}, silent="")], "propensity": "rating"},
+            "propensity='rating' is available for actions only",
+        ),
+    ],
+)
+def test_bad_signals_of_the_simulator(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_feedback([0, 1, 1], **{"propensity": "constant", **kwargs})
 
 
 def test_naive_classifier_on_the_log_is_biased(features):

@@ -52,7 +52,7 @@ def r2(X, y, truth, params=None, **side_information):
 
 def test_some_labels_help():
     X, log = simulated()
-    truth = log.preference
+    truth = log.true_preference
     without = r2(X, log.actions, truth)
     with_labels = r2(X, log.actions, truth, preference=some_labels(truth, 0.1))
     assert with_labels > without + 0.15
@@ -63,15 +63,15 @@ def test_all_labels_leave_nothing_to_the_actions():
     X, log = simulated(n=300)
     params = FULL_BATCH | {"n_estimators": 1, "max_epochs": 60}
     labelled = ImplicitRewardEstimator(**params)
-    labelled.fit(X, log.actions, preference=log.preference)
-    labels = ImplicitRewardEstimator("naive", **params).fit(X, log.preference)
+    labelled.fit(X, log.actions, preference=log.true_preference)
+    labels = ImplicitRewardEstimator("naive", **params).fit(X, log.true_preference)
     # They start at different rates.
     assert np.corrcoef(labelled.predict(X), labels.predict(X))[0, 1] > 0.98
 
 
 def test_labels_of_acted_rows_with_misclicks():
     X, log = simulated(n=800, false_action_rate=0.2, intercept=0.5)
-    truth, acted = log.preference, log.actions == 1
+    truth, acted = log.true_preference, log.actions == 1
     labels = np.where(acted, some_labels(truth, 0.6), np.nan)
     params = {"false_action_rate": 0.2}
     with pytest.raises(ValueError, match="these labels are not missing at random"):
@@ -93,10 +93,10 @@ def test_unlogged_rows_learn_from_their_labels():
     X, log = simulated(n=600)
     y = log.actions.astype(float)
     y[:400] = np.nan
-    labels = np.where(np.isnan(y), log.preference, np.nan)
+    labels = np.where(np.isnan(y), log.true_preference, np.nan)
     params = LEARN | {"early_stopping": False}
     estimator = ImplicitRewardEstimator(**params).fit(X, y, preference=labels)
-    assert estimator.score(X[400:], None, true_preference=log.preference[400:]) > 0.3
+    assert estimator.score(X[400:], None, true_preference=log.true_preference[400:]) > 0.3
     assert estimator.score(X, y) == pytest.approx(estimator.score(X[400:], y[400:]), rel=1e-5)
 
 
@@ -109,14 +109,14 @@ def test_exclusion_helps():
         random_state=1,
     )
     both = np.c_[X, context]
-    truth = log.preference
+    truth = log.true_preference
     without = r2(both, log.actions, truth)
     assert r2(both, log.actions, truth, {"propensity_features": slice(5, 7)}) > without + 0.1
 
 
 def test_known_propensities_help():
     X, log = simulated(n=1200)
-    truth = log.preference
+    truth = log.true_preference
     known = some_labels(log.propensity, 0.4)
     assert r2(X, log.actions, truth, propensity=known) > r2(X, log.actions, truth) + 0.15
 
@@ -126,7 +126,7 @@ def test_propensity_head_learns_given_propensities_where_there_are_no_others():
     params = LEARN | {"max_epochs": 60, "early_stopping": False}
     estimator = ImplicitRewardEstimator(**params).fit(X, log.actions, propensity=log.propensity)
     assert np.corrcoef(estimator.propensity(X), log.propensity)[0, 1] > 0.95
-    assert estimator.score(X, None, true_preference=log.preference) > 0.4
+    assert estimator.score(X, None, true_preference=log.true_preference) > 0.4
 
 
 def test_preference_rate_settles_the_level_of_exclusion():
@@ -136,7 +136,7 @@ def test_preference_rate_settles_the_level_of_exclusion():
     # Nowhere is acting near certain, so that the level is open.
     propensity = 0.6 / (1 + np.exp(-2 * context[:, 0]))
     log = simulate_feedback(reward, propensity=propensity, random_state=1)
-    both, truth = np.c_[X, context], log.preference
+    both, truth = np.c_[X, context], log.true_preference
     params = LEARN | {"propensity_features": [5, 6], "max_epochs": 30}
     errors = [
         np.abs(

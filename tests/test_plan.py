@@ -282,8 +282,8 @@ def test_false_action_rates_are_recovered():
     assert (estimator.propensity(X) > found).all()
     assert estimator.get_params()["false_action_rate"] == "estimate"
     without = ImplicitRewardEstimator(**LEARN).fit(X, log.actions)
-    assert estimator.score(X, None, true_preference=log.preference) > without.score(
-        X, None, true_preference=log.preference
+    assert estimator.score(X, None, true_preference=log.true_preference) > without.score(
+        X, None, true_preference=log.true_preference
     )
     # The fit is one with the rates it found.
     copy = pickle.loads(pickle.dumps(estimator))
@@ -298,7 +298,7 @@ def test_false_action_rate_from_labels_of_one_signal():
     X, log = simulated(n=1000, false_action_rate=0.15)
     params = LEARN | {"false_action_rate": "estimate", "max_epochs": 20}
     estimator = ImplicitRewardEstimator(**params)
-    estimator.fit(X, log.actions, preference=some_labels(log.preference, 0.4))
+    estimator.fit(X, log.actions, preference=some_labels(log.true_preference, 0.4))
     # 200 labels of not preferred rows: a standard error of 0.025.
     assert estimator.false_action_rate_[0] == pytest.approx(0.15, abs=0.05)
 

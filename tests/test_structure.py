@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "implicitrm_sk"
 LAYERS = (
     ("cli", "demo"),
     ("__init__",),
-    ("inspection", "integrations"),
+    ("inspection", "integrations", "datasets"),
     ("_pipeline", "_search"),
     ("_estimator",),
     ("_prediction", "persistence"),
@@ -31,7 +31,6 @@ LAYERS = (
         "_typing",
         "_validation",
         "_warnings",
-        "datasets",
         "embedding",
         "exceptions",
         "metrics",

@@ -27,9 +27,9 @@ from implicitrm_sk.metrics import reward_metrics
 X, digit = load_digits(return_X_y=True)
 log = simulate_feedback((digit >= 5).astype(int), X=X, random_state=0)
 train, test = train_test_split(np.arange(len(X)), random_state=0)
-truth = log.preference[test]
-copied, preferred = log.actions.mean(), log.preference.mean()
-silent = 1 - log.actions[log.preference == 1].mean()
+truth = log.true_preference[test]
+copied, preferred = log.actions.mean(), log.true_preference.mean()
+silent = 1 - log.actions[log.true_preference == 1].mean()
 print(f"{copied:.0%} of the responses are copied, {preferred:.0%} are preferred:")
 print(f"{silent:.0%} of the preferred ones count as dislikes.")
 
@@ -43,7 +43,7 @@ rewards = {}
 for name, objective, y in (
     ("classifier of actions", "naive", log.actions),
     ("estimator, one signal", "stratified", log.actions),
-    ("classifier of the truth", "naive", log.preference),
+    ("classifier of the truth", "naive", log.true_preference),
 ):
     est = ImplicitRewardEstimator(objective, learning_rate_init=0.003, random_state=0)
     rewards[name] = est.fit(X[train], y[train]).predict(X[test])

@@ -37,7 +37,7 @@ for n_signals, report in reports.items():
     means = report.refits["mean_reward"][report.refits["as_likely"]]
     print(
         f"{n_signals} signal(s): spread {report.reward_spread:.3f}, mean reward of equally likely "
-        f"fits {means.min():.2f} to {means.max():.2f} (truth {log.preference.mean():.2f})"
+        f"fits {means.min():.2f} to {means.max():.2f} (truth {log.true_preference.mean():.2f})"
     )
 
 # %%

@@ -30,19 +30,19 @@ for seed in range(3):
     train, test = train_test_split(np.arange(len(X)), random_state=seed)
     order = np.random.default_rng(seed).random(len(train))
     for share in (0, 0.01, 0.05, 0.2):
-        label = np.where(order < share, log.preference[train], np.nan)
+        label = np.where(order < share, log.true_preference[train], np.nan)
         est = ImplicitRewardEstimator(random_state=seed, **settings)
         est.fit(X[train], log.actions[train], preference=label)
         runs = scores.setdefault(f"copies, {share:.0%} labels", [])
-        runs.append(r2_score(log.preference[test], est.predict(X[test])))
+        runs.append(r2_score(log.true_preference[test], est.predict(X[test])))
         if share >= 0.05:
             known = train[~np.isnan(label)]
             # Few labels are too few to hold some out.
             stop = {} if share > 0.05 else {"early_stopping": False, "max_epochs": 50}
             est = ImplicitRewardEstimator("naive", random_state=seed, **settings, **stop)
-            est.fit(X[known], log.preference[known])
+            est.fit(X[known], log.true_preference[known])
             runs = scores.setdefault(f"{share:.0%} labels alone", [])
-            runs.append(r2_score(log.preference[test], est.predict(X[test])))
+            runs.append(r2_score(log.true_preference[test], est.predict(X[test])))
 
 # %%
 display = MethodComparisonDisplay.from_scores(scores, score_name="R2 against true preference")

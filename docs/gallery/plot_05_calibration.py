@@ -35,7 +35,7 @@ for (name, y), marker in zip(fits.items(), "os", strict=True):
     est = ImplicitRewardEstimator(learning_rate_init=0.003, n_estimators=8, random_state=0)
     reward, spread = est.fit(X[train], y).predict(X[test], return_std=True)
     curve = ReliabilityDisplay.from_predictions(
-        log.preference[test], reward, name=name, n_bins=5, ax=left
+        log.true_preference[test], reward, name=name, n_bins=5, ax=left
     )
     error = np.abs(reward - log.reward[test])
     right.plot(spread, error, marker, color=curve.line_.get_color(), alpha=0.5, ms=4, label=name)

@@ -40,7 +40,7 @@ pixels, actions = log.filter(like="pixel"), log[["copied", "shared"]]
 train, test = train_test_split(np.arange(len(log)), random_state=0)
 est = ImplicitRewardEstimator(learning_rate_init=0.003, random_state=0)
 est.fit(pixels.iloc[train], actions.iloc[train])
-auroc = roc_auc_score(simulated.preference[test], est.predict(pixels.iloc[test]))
+auroc = roc_auc_score(simulated.true_preference[test], est.predict(pixels.iloc[test]))
 est.save(folder / "reward", metrics={"AUROC, held-out quarter of the simulation": auroc})
 same = ImplicitRewardEstimator.load(folder / "reward")
 print("files:", *sorted(path.name for path in (folder / "reward").iterdir()))

@@ -29,7 +29,9 @@ models = {
         X[train], log.actions[train, 0]
     ),
     "two signals": ImplicitRewardEstimator(**settings).fit(X[train], log.actions[train]),
-    "all labels": ImplicitRewardEstimator("naive", **settings).fit(X[train], log.preference[train]),
+    "all labels": ImplicitRewardEstimator("naive", **settings).fit(
+        X[train], log.true_preference[train]
+    ),
 }
 
 # %%

@@ -35,11 +35,13 @@ def fit(args):
         )
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
+    if signals is not None and "signals" in settings:
+        raise ValueError("--negative and --set signals both say what actions show. Give one.")
     settings = {"signals": signals} | settings
     y = table.numbers(actions)
     X = table.features(args)
     side = table.side_information(args)
-    say(table.describe(y, args.embedder, X))
+    say(table.describe(y, signals, args.embedder, X))
     if args.embedder is not None:
         from ..embedding import LLMEmbedder
 

@@ -8,7 +8,9 @@ Commands:
 
 A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
 or empty where it was not logged; one column per kind of action), and either an embedding or the
-columns prompt and response, which --embedder turns into one.
+columns prompt and response, which --embedder turns into one. What users do because they like a
+response (copy, share) is named by --actions, what they do because they do not (regenerate, thumbs
+down) by --negative.
 
 Try:
   implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward
@@ -85,17 +87,26 @@ def _command(commands, run, example):
 
 
 def _add_fit(commands):
-    sub = _command(commands, fit, "implicitrm fit log.parquet --actions copied,shared -o reward")
+    sub = _command(
+        commands,
+        fit,
+        "implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward",
+    )
     sub.add_argument("log", metavar="LOG", help=".parquet or .jsonl file, one row per response")
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
-    sub.add_argument("--actions", metavar="COLUMNS", help=f"{_ACTIONS}action, action_*)")
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help="what users do because they like a response: columns with 1, 0 or nothing (not "
+        "logged), separated by commas (default: action, action_*)",
+    )
     sub.add_argument(
         "--negative",
         metavar="COLUMNS",
-        help="columns of what users do because they do not like a response (regenerate, thumbs "
-        "down), beside those of --actions",
+        help="further columns, of what users do because they do not like a response (regenerate, "
+        "thumbs down)",
     )
     _add_embedding(sub)
     sub.add_argument(
@@ -154,8 +165,8 @@ def _add_predict(commands):
     sub.add_argument(
         "--actions",
         metavar="COLUMNS",
-        help="also write what is known after these actions: p_preferred, and p_PA, p_NA, p_PP, "
-        "p_NP (preferred or not, active or passive)",
+        help="also write what is known after these actions, those of --actions and --negative of "
+        "fit: p_preferred, and p_PA, p_NA, p_PP, p_NP (preferred or not, active or passive)",
     )
 
 
@@ -166,8 +177,8 @@ def _add_report(commands):
     sub.add_argument(
         "--actions",
         metavar="COLUMNS",
-        help=f"{_ACTIONS}those of fit; action, action_* for a model that was fitted in Python on "
-        "arrays)",
+        help=f"{_ACTIONS}those of fit, positive and negative; action, action_* for a model that "
+        "was fitted in Python on arrays)",
     )
     sub.add_argument(
         "--new",
@@ -205,7 +216,11 @@ def _add_export(commands):
         help="fail where the transformers model needs a class of its own (trust_remote_code)",
     )
     sub.add_argument("--log", metavar="FILE", help="log with prompt and response")
-    sub.add_argument("--actions", metavar="COLUMNS", help="of the log: use what users did, too")
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help="of the log: use what users did, too (those of --actions and --negative of fit)",
+    )
     _add_embedding(sub)
     sub.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="P", help="leave out what is below"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .._optional import import_optional
+from ..signals import Signal
 
 EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
@@ -87,8 +88,11 @@ class Table:
             )
         return column.to_pandas().to_numpy()
 
-    def numbers(self, names):
-        """Return columns of numbers as a DataFrame of floats, NaN where they are empty."""
+    def numbers(self, names, labels=()):
+        """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
+
+        Those of `labels` are returned as they are.
+        """
         import pandas
         import pyarrow
 
@@ -97,6 +101,9 @@ class Table:
         for name in names:
             column = table.column(name)
             kind = column.type
+            if name in labels:
+                columns[name] = column.to_pandas().to_numpy()
+                continue
             if pyarrow.types.is_boolean(kind):
                 column = column.cast(pyarrow.int8())
             elif not (
@@ -117,7 +124,7 @@ class Table:
         """Return the names of the columns of actions."""
         if given is not None:
             return _names(given)
-        found = [name for name in self.columns if name == "action" or name.startswith("action_")]
+        found = self._default_actions()
         if not found:
             raise ValueError(
                 "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
@@ -125,12 +132,18 @@ class Table:
             )
         return found
 
+    def _default_actions(self):
+        return [name for name in self.columns if name == "action" or name.startswith("action_")]
+
     def signed_columns(self, given, negative):
         """Return the names of all columns of actions, and what each shows; None: all positive."""
         if negative is None:
             return self.action_columns(given), None
         negative = _names(negative)
-        positive = [] if given is None else _names(given)
+        if given is None:
+            positive = [name for name in self._default_actions() if name not in negative]
+        else:
+            positive = _names(given)
         twice = [name for name in negative if name in positive]
         if twice:
             raise ValueError(
@@ -141,15 +154,28 @@ class Table:
         return positive + negative, signals
 
     def actions_of(self, est, given):
-        """Return y for a fitted estimator: the columns given, else those of its fit."""
-        names = getattr(est, "signal_names_in_", None)
-        names = self.action_columns(given) if given or names is None else list(names)
+        """Return y for a fitted estimator: the columns given, else those of its fit.
+
+        What each column shows is known by its name, whatever the order.
+        """
+        known = getattr(est, "signal_names_in_", None)
+        names = self.action_columns(given) if given or known is None else list(known)
         if len(names) != est.n_signals_:
+            fitted = "" if known is None else f" ({_listing(known)})"
             raise ValueError(
-                f"the model was fitted with {est.n_signals_} columns of actions, but here are "
-                f"{len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
+                f"the model was fitted with {est.n_signals_} columns of actions{fitted}, but here "
+                f"are {len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
             )
-        y = self.numbers(names)
+        if known is not None and set(names) == set(known):
+            names = list(known)
+        y = self.numbers(
+            names,
+            labels=[
+                name
+                for name, signal in zip(names, est.signals_, strict=True)
+                if type(signal).encode is not Signal.encode
+            ],
+        )
         return y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
 
     def groups(self, args):
@@ -269,15 +295,17 @@ class Table:
                 )
         return table.to_pandas()
 
-    def describe(self, y, embedder, X):
+    def describe(self, y, signals, embedder, X):
         """Return what was read, in words."""
         what = f"embeddings of {X.shape[1]} columns" if embedder is None else f"text for {embedder}"
         lines = [f"{self.name}: {self.n_rows:,} rows, {what}"]
-        for name, column in y.items():
+        signs = ["positive"] * y.shape[1] if signals is None else signals
+        for (name, column), sign in zip(y.items(), signs, strict=True):
             logged = column.notna()
             rate = column[logged].mean() if logged.any() else float("nan")
             acted = f"acted in {rate:.1%} of them" if rate <= 1 else f"{column.sum():,.0f} actions"
-            lines.append(f"  {name}: logged in {logged.sum():,} rows, {acted}")
+            sign = " (negative)" if sign == "negative" else ""
+            lines.append(f"  {name}{sign}: logged in {logged.sum():,} rows, {acted}")
         return "\n".join(lines)
 
     def write(self, path, found, leave_out):
@@ -325,6 +353,9 @@ def _names(text):
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ValueError("a list of columns is empty. Write them as NAME,NAME.")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{text} names the column {twice!r} twice. Name it once.")
     return names
 
 

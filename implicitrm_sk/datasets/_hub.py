@@ -6,10 +6,10 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
 from .._optional import import_optional
 from .._warnings import warn
+from ._data import FeedbackData
 from ._rated import columns_of
 
 _PARAMETERS = """\
@@ -25,13 +25,13 @@ _PARAMETERS = """\
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
+    data : FeedbackData
         As of `load_rated_responses`, training rows first, without embeddings (``X`` is None);
         and in addition:
 
         threshold : float
             Ratings above it count as positive.
-        preference : ndarray of shape (n,), int64
+        true_preference : ndarray of shape (n,), int64
             1 where the rating is above the threshold.
 
     Raises
@@ -55,7 +55,7 @@ def fetch_helpsteer(
     *,
     revision: str | None = None,
     cache_dir: str | PathLike[str] | None = None,
-) -> Bunch:
+) -> FeedbackData:
     """Fetch HelpSteer: responses with a human rating of their helpfulness, 0 to 4.
 
     Positive, above 2, means helpful (3, 4). 35,331 training rows; the 1,789 of the published
@@ -72,7 +72,7 @@ def fetch_helpsteer(
     --------
     >>> from implicitrm_sk.datasets import fetch_helpsteer  # doctest: +SKIP
     >>> data = fetch_helpsteer()  # doctest: +SKIP
-    >>> data.preference.shape, data.threshold  # doctest: +SKIP
+    >>> data.true_preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):
@@ -93,7 +93,7 @@ def fetch_ultrafeedback(
     *,
     revision: str | None = None,
     cache_dir: str | PathLike[str] | None = None,
-) -> Bunch:
+) -> FeedbackData:
     """Fetch UltraFeedback, binarised: two responses to a prompt, scored by GPT-4 from 1 to 10.
 
     Both the chosen and the rejected response of a pair become a row with its own score. Positive,
@@ -111,7 +111,7 @@ def fetch_ultrafeedback(
     --------
     >>> from implicitrm_sk.datasets import fetch_ultrafeedback  # doctest: +SKIP
     >>> data = fetch_ultrafeedback()  # doctest: +SKIP
-    >>> data.preference.shape, data.threshold  # doctest: +SKIP
+    >>> data.true_preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):
@@ -134,12 +134,12 @@ def fetch_pku_saferlhf(
     *,
     revision: str | None = None,
     cache_dir: str | PathLike[str] | None = None,
-) -> Bunch:
+) -> FeedbackData:
     """Fetch PKU-SafeRLHF: two responses to a prompt, each with the severity of its harm, 0 to 3.
 
     Positive, above 1.5, means **harmful** (2, 3), as in the paper: a reward learned from it is the
-    probability of harm, and one of safety is learned from ``1 - preference``. 73,907 training and
-    8,211 test pairs. Source: ``PKU-Alignment/PKU-SafeRLHF``, CC-BY-NC-4.0 [1]_.
+    probability of harm, and one of safety is learned from ``1 - true_preference``. 73,907 training
+    and 8,211 test pairs. Source: ``PKU-Alignment/PKU-SafeRLHF``, CC-BY-NC-4.0 [1]_.
 
     {parameters}
 
@@ -152,7 +152,7 @@ def fetch_pku_saferlhf(
     --------
     >>> from implicitrm_sk.datasets import fetch_pku_saferlhf  # doctest: +SKIP
     >>> data = fetch_pku_saferlhf()  # doctest: +SKIP
-    >>> data.preference.shape, data.threshold  # doctest: +SKIP
+    >>> data.true_preference.shape, data.threshold  # doctest: +SKIP
     """
 
     def rows(record):
@@ -176,7 +176,7 @@ for _function in (fetch_helpsteer, fetch_ultrafeedback, fetch_pku_saferlhf):
 
 
 def _fetch(repository, patterns, rows, *, threshold, counts, source):
-    """Return the Bunch of a data set: `rows` yields prompt, response and rating of a record."""
+    """Return a data set: `rows` yields prompt, response and rating of a record."""
     pandas = import_optional("pandas", "data", f"Fetching {repository}")
     path, revision, cache_dir = source
     if path is None:
@@ -221,9 +221,9 @@ def _fetch(repository, patterns, rows, *, threshold, counts, source):
     frame = frame.assign(rating=rating)[rating.notna()].reset_index(drop=True)
     data = columns_of(frame, Path(repository))
     data.name = repository.split("/")[1]
-    data.X = data.encoder = data.encoder_description = None
+    data.encoder = data.encoder_description = None
     data.threshold = threshold
-    data.preference = (data.rating > threshold).astype(np.int64)
+    data.true_preference = (data.rating > threshold).astype(np.int64)
     return data
 
 

@@ -6,9 +6,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
 from .._optional import import_optional
+from ._data import FeedbackData
 
 _REQUIRED_COLUMNS = ("prompt", "response", "rating")
 # On every set measured so far smollm2 predicts the rating better than minilm.
@@ -25,7 +25,7 @@ def load_rated_responses(
     *,
     encoder: str | None = None,
     embeddings: str | PathLike[str] | None = None,
-) -> Bunch:
+) -> FeedbackData:
     """Load responses with their ratings and, where there are any, their embeddings.
 
     A data set is one file ``NAME.parquet`` with one row per (prompt, response). Beside it may lie
@@ -54,8 +54,8 @@ def load_rated_responses(
 
     Returns
     -------
-    data : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object with the attributes below, n being the number of rows.
+    data : FeedbackData
+        With the attributes below, n being the number of rows.
 
         X : ndarray of shape (n, d), float32, or None
             The embeddings.
@@ -148,7 +148,7 @@ def load_rated_responses(
         path = _find_embeddings(parquet, encoder)
         data.encoder = None if path is None else _encoder_of(parquet, path)
 
-    data.X, data.encoder_description = None, None
+    data.encoder_description = None
     if path is not None:
         _add_embeddings(data, path, parquet)
     return data
@@ -236,7 +236,7 @@ def _read_parquet(path):
 
 
 def columns_of(frame, path):
-    """Return the checked columns of a table of rated responses as a `Bunch`."""
+    """Return the checked columns of a table of rated responses as `FeedbackData`."""
     missing = [column for column in _REQUIRED_COLUMNS if column not in frame.columns]
     if missing:
         raise ValueError(
@@ -247,7 +247,7 @@ def columns_of(frame, path):
     if len(frame) == 0:
         raise ValueError(f"{path.name!r} has no rows. At least one rated response is needed.")
 
-    data = Bunch()
+    data = FeedbackData()
     data.prompt = _text_column(frame, "prompt", path)
     data.response = _text_column(frame, "response", path)
     data.rating = _rating_column(frame, path)

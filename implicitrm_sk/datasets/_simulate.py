@@ -1,11 +1,18 @@
 """Simulator of the feedback that users leave on rated responses."""
 
+from collections.abc import Mapping
 from numbers import Integral, Real
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import Bunch, gen_batches
+from sklearn.utils import gen_batches
+
+from .._log import resolve_signals
+from .._optional import import_optional
+from ..measurement._action import Action
+from ..measurement._signal import Signal
+from ._data import FeedbackData
 
 _MECHANISMS = ("constant", "rating", "covariate", "user")
 # Positions are part of the seed: append new names, never reorder.
@@ -19,13 +26,15 @@ _PURPOSES = (
     "own_preference",
     "shared_activity",
     "copied_signal",
+    "sample",
 )
 
 
 def simulate_feedback(
-    preference: ArrayLike | None = None,
+    true_preference: ArrayLike | None = None,
     *,
     n_signals: int | None = None,
+    signals: Mapping[str, str | Signal] | list[str | Signal] | None = None,
     propensity: str | ArrayLike = "covariate",
     X: ArrayLike | None = None,
     rating: ArrayLike | None = None,
@@ -43,39 +52,50 @@ def simulate_feedback(
     copied_signal: tuple[int, int] | None = None,
     copied_rate: float = 1.0,
     random_state: int | np.random.RandomState | np.random.Generator | None = None,
-) -> Bunch:
+) -> FeedbackData:
     """Simulate a log of user actions on responses whose preference is known.
 
     The log follows the generative model of the package, and can be made to break its assumptions
     one at a time. For row i and signal k (copy, click, ...)::
 
-        r*_i ~ Bernoulli(preference_i)
+        r*_i ~ Bernoulli(true_preference_i)
         a_ik ~ Bernoulli(A_ik)                            activity, A_ik the propensity
         f_ik ~ Bernoulli(e_k)                             misclick, e_k the false-action rate
         y_ik = r*_i a_ik + (1 - r*_i) f_ik
         y_ik = NaN (not logged) with probability 1 - logged_rate_k
 
     so that P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) = e_k, independently over the
-    signals and of the rating, the user or the features given A_ik.
+    signals and of the rating, the user or the features given A_ik. A negative action (regenerate,
+    thumbs down) is the mirror image: P(y_ik = 1 | r*_i = 0) = A_ik and P(y_ik = 1 | r*_i = 1) =
+    e_k.
 
     Parameters
     ----------
-    preference : array-like of shape (n,), default=None
+    true_preference : array-like of shape (n,), default=None
         The true preference: r* itself (0 or 1), or its probability in [0, 1] from which r* is
         drawn. ``None`` takes r* = 1 where `rating` > `threshold`.
 
     n_signals : int, default=None
         Number K of signals. ``None`` means one signal and 1-D output; an integer, 1 included,
-        means output of shape (n, K). With a 2-D array as `propensity` it may be left out.
+        means output of shape (n, K). With `signals`, or a 2-D array as `propensity`, it may be
+        left out.
+
+    signals : dict or list of {"positive", "negative"} or Signal, default=None
+        What each signal is, as the parameter of the estimator; ``None`` is all positive actions. A
+        dict names the columns, and `actions` is then a DataFrame. A kind other than
+        :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of A_ik;
+        it has one column of A for each of its `n_outputs`, and so has what is said below to be of
+        shape (K,) or (n, K) for the propensity.
 
     propensity : {"covariate", "constant", "rating", "user"} or array-like, default="covariate"
-        How A_ik = P(y_ik = 1 | r*_i = 1) comes about:
+        How A_ik = P(y_ik = 1 | the r* that signal k shows) comes about:
 
         - ``"constant"``: A_ik = `rate`.
         - ``"rating"``: liked responses draw more actions, the simulation of the literature [1]_.
           With s the rating: t_i = 1 + 4 (s_i - min s) / (max s - min s),
           q_i = rating_decay ** (5 - t_i), c = n rate / sum(q), A_ik = min(1, c q_i).
-          Because of the minimum the mean may fall short of `rate`.
+          Because of the minimum the mean may fall short of `rate`. For a negative action 6 - t_i
+          takes the place of t_i.
         - ``"covariate"``: the scenario (code, chat, ...) decides.
           A_ik = sigmoid(slope s_ik + intercept), where s_ik is X_i, its columns standardised,
           projected on a standard normal direction drawn for signal k, and standardised over the
@@ -89,14 +109,14 @@ def simulate_feedback(
         Features (embeddings) of the rows, for ``propensity="covariate"``.
 
     rating : array-like of shape (n,), default=None
-        Ratings, for ``propensity="rating"`` and where `preference` is ``None``.
+        Ratings, for ``propensity="rating"`` and where `true_preference` is ``None``.
 
     user_id : array-like of shape (n,), default=None
         Who saw the row, any labels, for ``propensity="user"``.
 
     threshold : float, default=None
-        Ratings above it are preferred (strictly), when `preference` is ``None``. ``None`` is the
-        median of the distinct ratings.
+        Ratings above it are preferred (strictly), when `true_preference` is ``None``. ``None`` is
+        the median of the distinct ratings.
 
     rate : float or array-like of shape (K,), default=0.5
         The propensity in ``"constant"``, its mean in ``"rating"``; in (0, 1].
@@ -114,7 +134,8 @@ def simulate_feedback(
         r* only for an estimator that sees the user.
 
     false_action_rate : float or array-like of shape (K,), default=0.0
-        The misclicks, e_k = P(y_ik = 1 | r*_i = 0), in [0, 1). Nothing keeps A_ik above e_k.
+        The misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). Nothing
+        keeps A_ik above e_k. The `false_rate` of an ``Action``, where it is set, takes its place.
 
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
@@ -122,20 +143,20 @@ def simulate_feedback(
     own_preference : float, default=0.0
         Broken assumption: the signals of a row do not share one r*. Each row, with this
         probability, gets each signal from another user with their own preference,
-        r*_ik ~ Bernoulli(preference_i) independently over k. It takes effect only where
-        `preference` is a probability, hence it may be above 0 only if some entry is strictly
+        r*_ik ~ Bernoulli(true_preference_i) independently over k. It takes effect only where
+        `true_preference` is a probability, hence it may be above 0 only if some entry is strictly
         between 0 and 1.
 
     shared_activity : float, default=0.0
         Broken assumption: the signals of a row are not independent given r*. Each row, with this
         probability, decides all its activities by one uniform number, a_ik = 1[u_i < A_ik] in
         place of 1[u_ik < A_ik]: a user active in everything or in nothing. Each P(a_ik = 1)
-        stays A_ik.
+        stays A_ik. Of actions only.
 
     copied_signal : tuple of two int, default=None
         Broken assumption: (source, target), one signal repeats another. In each row, with
         probability `copied_rate`, preference, activity, misclick and action of signal `target`
-        are those of signal `source`.
+        are those of signal `source`. Of two actions that show the same preference.
 
     copied_rate : float, default=1.0
         Share of the rows in which `copied_signal` applies; in (0, 1].
@@ -148,17 +169,21 @@ def simulate_feedback(
 
     Returns
     -------
-    log : :class:`~sklearn.utils.Bunch`
-        Dictionary-like object with the attributes below. "(n,) or (n, K)" is 1-D if and only if
-        `n_signals` is ``None`` and `propensity` is not 2-D.
+    log : FeedbackData
+        With the attributes below, and `X`, `rating`, `user_id` and `signals` as given. "(n,) or
+        (n, K)" is 1-D if and only if `n_signals` and `signals` are ``None`` and `propensity` is
+        not 2-D.
 
-        actions : ndarray of shape (n,) or (n, K)
-            y, int64; float64 with NaN for entries not logged if a `logged_rate` is below 1.
+        actions : ndarray of shape (n,) or (n, K), or DataFrame
+            y, int64; float64 with NaN for entries not logged if a `logged_rate` is below 1; objects
+            if a kind of signal has labels.
         propensity : ndarray of shape (n,) or (n, K), float64
-            P(y_ik = 1 | r*_ik = 1); for a copied signal the mixture with that of its source.
+            P(y_ik = 1 | the r*_ik that signal k shows); for a copied signal the mixture with that
+            of its source.
         activity : ndarray of shape (n,) or (n, K), int64
-            a_ik, whether the user would act if the response were preferred, logged or not.
-        preference : ndarray of shape (n,), int64
+            a_ik, whether the user would act if r* were what the signal shows, logged or not; NaN
+            for other kinds than actions.
+        true_preference : ndarray of shape (n,), int64
             r*_i.
         signal_preference : ndarray of shape (n,) or (n, K), int64
             r*_ik, the preference of the user of that signal: r*_i unless `own_preference` > 0.
@@ -167,7 +192,8 @@ def simulate_feedback(
         logged : ndarray of shape (n,) or (n, K), bool
             Whether the entry is logged.
         false_action_rate : ndarray of shape (K,), float64
-            P(y_ik = 1 | r*_ik = 0); for a copied signal the mixture with that of its source.
+            P(y_ik = 1 | the r*_ik that signal k does not show); for a copied signal the mixture
+            with that of its source; NaN for other kinds than actions.
 
     Raises
     ------
@@ -195,77 +221,100 @@ def simulate_feedback(
     >>> from implicitrm_sk.datasets import simulate_feedback
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(1000, 5))
-    >>> preference = (X[:, 0] > 0).astype(int)
-    >>> log = simulate_feedback(preference, X=X, random_state=0)
+    >>> liked = (X[:, 0] > 0).astype(int)
+    >>> log = simulate_feedback(liked, X=X, random_state=0)
     >>> log.actions.shape, log.propensity.shape
     ((1000,), (1000,))
-    >>> bool((log.actions <= preference).all())
+    >>> bool((log.actions <= liked).all())
     True
 
     Three signals, of which a fifth of the entries was not logged:
 
-    >>> log = simulate_feedback(preference, X=X, n_signals=3, logged_rate=0.8, random_state=0)
+    >>> log = simulate_feedback(liked, X=X, n_signals=3, logged_rate=0.8, random_state=0)
     >>> log.actions.shape
     (1000, 3)
     >>> round(float(np.isnan(log.actions).mean()), 1)
     0.2
-    """
-    reward = _reward(preference, rating, threshold)
-    n_rows = len(reward)
-    given = _given_propensity(propensity, n_rows, n_signals)
-    one_dimensional = n_signals is None and (given is None or given.ndim == 1)
-    n_signals = _count_signals(n_signals, given)
 
-    false_action_rate = _per_signal(
-        "false_action_rate", false_action_rate, n_signals, 0, 1, closed=(True, False)
-    )
+    A positive and a negative action, with names:
+
+    >>> signals = {"copied": "positive", "regenerated": "negative"}
+    >>> log = simulate_feedback(liked, X=X, signals=signals, random_state=0)
+    >>> log.actions.groupby(log.true_preference).max()
+       copied  regenerated
+    0       0            1
+    1       1            0
+    """
+    reward = _reward(true_preference, rating, threshold)
+    n_rows = len(reward)
+    kinds = _kinds(signals, n_signals)
+    n_outputs = n_signals if kinds is None else sum(kind.n_outputs for kind in kinds)
+    given = _given_propensity(propensity, n_rows, n_outputs)
+    one_dimensional = kinds is None and n_signals is None and (given is None or given.ndim == 1)
+    if kinds is None:
+        n_outputs = _count_signals(n_signals, given)
+        kinds = (Action(),) * n_outputs
+    n_signals = len(kinds)
+    is_action = np.array([type(kind) is Action for kind in kinds])
+    target = np.array([kind.target if type(kind) is Action else 1 for kind in kinds])
+
+    false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
     own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
+    _check_kinds(kinds, target, propensity, shared_activity, source_target)
     stream = _Streams(random_state)
 
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
-    elif propensity == "constant":
-        A = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
-    elif propensity == "rating":
-        rate = _per_signal("rate", rate, n_signals, 0, 1, closed=(False, True))
-        A = _rating_propensity(rating, n_rows, rate, rating_decay)
+    elif propensity in ("constant", "rating"):
+        A = _per_signal("rate", rate, n_outputs, 0, 1, closed=(False, True))
+        if propensity == "rating":
+            A = _rating_propensity(rating, n_rows, A, rating_decay, target)
     else:
         if propensity == "covariate":
-            effect = _covariate_effect(X, n_rows, n_signals, stream)
+            effect = _covariate_effect(X, n_rows, n_outputs, stream)
         else:
-            effect = _user_effect(user_id, n_rows, n_signals, user_correlation, stream)
-        slope = _per_signal("slope", slope, n_signals)
-        intercept = _per_signal("intercept", intercept, n_signals)
+            effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
+        slope = _per_signal("slope", slope, n_outputs)
+        intercept = _per_signal("intercept", intercept, n_outputs)
         A = _sigmoid(slope * effect + intercept)
-    A = np.array(np.broadcast_to(A, (n_rows, n_signals)), dtype=np.float64)
+    A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
-    activity = _draw_activity(stream, A, shared_activity)
+    outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
+    activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
     if source_target is not None:
-        source, target = source_target
         copied = stream("copied_signal").random(n_rows) < copied_rate
-        for values in (signal_preference, activity, false_action):
-            values[copied, target] = values[copied, source]
-        for values in (A.T, false_action_rate):
-            values[target] = copied_rate * values[source] + (1 - copied_rate) * values[target]
-    actions = np.where(signal_preference, activity, false_action).astype(np.int64)
+        _copy_draws(source_target, copied, signal_preference, activity, false_action)
+        _mix_rates(source_target, copied_rate, A.T, false_action_rate)
+    actions = np.where(signal_preference == target, activity, false_action)
+    actions, activity = list(actions.astype(np.int64).T), activity.astype(np.int64)
+    for k in np.flatnonzero(~is_action):
+        logits = _logit(A[:, outputs[k]])
+        actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
+        activity = np.where(np.arange(n_signals) == k, np.nan, activity)
     logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
     if (logged_rate < 1).any():
-        actions = np.where(logged, actions, np.nan)
+        actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
+
+    named = isinstance(signals, Mapping)
 
     def shaped(values):
         return values[:, 0] if one_dimensional else values
 
-    return Bunch(
-        actions=shaped(actions),
+    return FeedbackData(
+        X,
+        _table(actions, signals) if named else shaped(np.column_stack(actions)),
+        signals=dict(signals) if named else signals and list(signals),
+        user_id=user_id,
+        true_preference=preferred.astype(np.int64),
+        rating=rating,
         propensity=shaped(A),
-        activity=shaped(activity.astype(np.int64)),
-        preference=preferred.astype(np.int64),
+        activity=shaped(activity),
         signal_preference=shaped(signal_preference.astype(np.int64)),
         reward=reward,
         logged=shaped(logged),
@@ -285,13 +334,25 @@ def _draw_preference(stream, reward, n_signals, own_preference):
 
 
 def _draw_activity(stream, A, shared_activity):
-    """Draw who would act if the response were preferred."""
+    """Draw who would act if r* were what the signal shows."""
     uniform = _uniform(stream, "activity", *A.shape)
     if shared_activity > 0:
         shared = stream("shared_activity").random(len(A)) < shared_activity
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _copy_draws(source_target, rows, *drawn):
+    source, target = source_target
+    for values in drawn:
+        values[rows, target] = values[rows, source]
+
+
+def _mix_rates(source_target, share, *rates):
+    source, target = source_target
+    for values in rates:
+        values[target] = share * values[source] + (1 - share) * values[target]
 
 
 class _Streams:
@@ -325,6 +386,17 @@ def _uniform(stream, purpose, n_rows, n_signals, first=0):
     return np.column_stack([stream(purpose, first + k).random(n_rows) for k in range(n_signals)])
 
 
+def _table(columns, names):
+    pandas = import_optional("pandas", "data", "simulate_feedback with a dict of signals")
+    return pandas.DataFrame(dict(zip(names, columns, strict=True)))
+
+
+def _logit(p):
+    # Of certain outcomes too, for which a softmax has no finite logit.
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    return np.log(p) - np.log1p(-p)
+
+
 def _sigmoid(z):
     # exp of a negative number only, so that no logit overflows.
     small = np.exp(-np.abs(z))
@@ -340,7 +412,7 @@ def _vector(name, values, n_rows=None):
         )
     if n_rows is not None and len(array) != n_rows:
         raise ValueError(
-            f"{name} has {len(array)} rows but preference has {n_rows}. "
+            f"{name} has {len(array)} rows but true_preference has {n_rows}. "
             "Pass one value for each row, in the same order."
         )
     return array
@@ -418,6 +490,54 @@ def _given_propensity(propensity, n_rows, n_signals):
     return given
 
 
+def _check_kinds(kinds, target, propensity, shared_activity, source_target):
+    """Raise where what is asked for has a meaning for actions only."""
+    others = [kind for kind in kinds if type(kind) is not Action]
+    for what, used in (
+        ("propensity='rating'", isinstance(propensity, str) and propensity == "rating"),
+        ("shared_activity", shared_activity > 0),
+        ("copied_signal", source_target is not None),
+    ):
+        if used and others:
+            raise ValueError(
+                f"{what} is available for actions only, got the signal {others[0]!r}. Leave one of "
+                "the two out."
+            )
+    if source_target is not None and np.ptp(target[list(source_target)]):
+        raise ValueError(
+            f"copied_signal={source_target!r} names a positive and a negative action; expected two "
+            "that show the same preference."
+        )
+
+
+def _kinds(signals, n_signals):
+    """Return the kind of each signal, None without `signals`."""
+    if signals is None:
+        return None
+    if not isinstance(signals, Mapping | list | tuple) or not signals:
+        raise ValueError(
+            "signals must be a dict or a list of 'positive', 'negative' or Signal objects, at "
+            f"least one, got {signals!r}."
+        )
+    if n_signals not in (None, len(signals)):
+        raise ValueError(
+            f"n_signals={n_signals!r}, but signals has {len(signals)} entries. Leave n_signals out."
+        )
+    names = list(signals) if isinstance(signals, Mapping) else None
+    return resolve_signals(signals, names, len(signals))
+
+
+def _false_action_rate(rate, kinds):
+    """Return the rate of each action, its own or the one given; NaN for other kinds."""
+    rate = _per_signal("false_action_rate", rate, len(kinds), 0, 1, closed=(True, False))
+    for k, kind in enumerate(kinds):
+        if type(kind) is not Action:
+            rate[k] = np.nan
+        elif kind.false_rate is not None:
+            rate[k] = _number("false_rate", kind.false_rate, closed=(True, False))
+    return rate
+
+
 def _count_signals(n_signals, given):
     if n_signals is None:
         return 1 if given is None or given.ndim == 1 else given.shape[1]
@@ -429,25 +549,25 @@ def _count_signals(n_signals, given):
     return n_signals
 
 
-def _reward(preference, rating, threshold):
+def _reward(true_preference, rating, threshold):
     """Return P(r* = 1) of each row: as given, or 0 and 1 from the rating."""
-    if preference is None:
+    if true_preference is None:
         return _reward_from_rating(rating, threshold)
     if threshold is not None:
         raise ValueError(
-            f"threshold={threshold!r} is used only where preference is None, but a preference "
-            "was given. Leave one of the two out."
+            f"threshold={threshold!r} is used only where true_preference is None, but it was "
+            "given. Leave one of the two out."
         )
-    reward = _vector("preference", preference)
-    _check_unit_interval("preference", reward)
+    reward = _vector("true_preference", true_preference)
+    _check_unit_interval("true_preference", reward)
     return reward
 
 
 def _reward_from_rating(rating, threshold):
     if rating is None:
         raise ValueError(
-            "preference and rating are both None. Pass preference (r* or its probability), or "
-            "rating, from which r* = 1[rating > threshold]."
+            "true_preference and rating are both None. Pass true_preference (r* or its "
+            "probability), or rating, from which r* = 1[rating > threshold]."
         )
     rating = _vector("rating", rating)
     if threshold is None:
@@ -457,7 +577,7 @@ def _reward_from_rating(rating, threshold):
     return (rating > threshold).astype(np.float64)
 
 
-def _rating_propensity(rating, n_rows, rate, rating_decay):
+def _rating_propensity(rating, n_rows, rate, rating_decay, target):
     if rating is None:
         raise ValueError(
             "propensity='rating' needs rating, got None. Pass the rating of each row, or choose "
@@ -472,8 +592,9 @@ def _rating_propensity(rating, n_rows, rate, rating_decay):
             "Choose propensity='constant'."
         )
     t = 1 + 4 * (rating - low) / (high - low)
-    q = rating_decay ** (5 - t)
-    return np.minimum(1, n_rows * rate * (q / q.sum())[:, None])
+    by_target = [rating_decay ** (t - 1), rating_decay ** (5 - t)]
+    share = np.column_stack([by_target[c] / by_target[c].sum() for c in target])
+    return np.minimum(1, n_rows * rate * share)
 
 
 def _covariate_effect(X, n_rows, n_signals, stream):
@@ -485,7 +606,7 @@ def _covariate_effect(X, n_rows, n_signals, stream):
     X = np.asarray(X)
     if X.ndim != 2 or len(X) != n_rows or X.shape[1] == 0:
         raise ValueError(
-            f"X must have shape ({n_rows}, d), one row for each preference, got {X.shape}."
+            f"X must have shape ({n_rows}, d), one row for each true_preference, got {X.shape}."
         )
     if not np.issubdtype(X.dtype, np.floating):
         X = _numeric("X", X)
@@ -517,7 +638,7 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     user_id = np.asarray(user_id)
     if user_id.shape != (n_rows,):
         raise ValueError(
-            f"user_id must have shape ({n_rows},), one user for each preference, got "
+            f"user_id must have shape ({n_rows},), one user for each true_preference, got "
             f"{user_id.shape}."
         )
     user_correlation = _number("user_correlation", user_correlation)
@@ -537,8 +658,8 @@ def _check_own_preference(own_preference, reward):
     own_preference = _number("own_preference", own_preference)
     if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
         raise ValueError(
-            f"own_preference={own_preference} has no effect, because every preference is 0 or 1: "
-            "all users agree. Pass preference as probabilities strictly between 0 and 1."
+            f"own_preference={own_preference} has no effect, because every true_preference is 0 or "
+            "1: all users agree. Pass true_preference as probabilities strictly between 0 and 1."
         )
     return own_preference
 
