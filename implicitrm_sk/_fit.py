@@ -14,7 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
-from ._association import MAX_ROWS, find_associations
+from ._association import MAX_ROWS, association_test
 from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import HeadColumns, embed_text, select_features, set_embedder
@@ -262,7 +262,7 @@ class HeldOut:
     X : ndarray of shape (n, d)
         The columns in use.
     log : dict
-        Further arguments of `find_associations`, beside the covariates.
+        Further arguments of `association_test`, beside the covariates.
     """
 
     X: np.ndarray
@@ -270,10 +270,14 @@ class HeldOut:
 
     @classmethod
     def of(cls, data):
-        """Return those of `TrainingData`, or all rows where none validate.
+        """Return those of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
+
+        Without early stopping these are all rows. Residuals of rows that were trained on are too
+        small in both signals, and the regression of `association_test` corrects part of that only.
 
         None with a single signal, with repeated exposures, whose signals are not of one occasion,
-        and for X in files, of which single rows cannot be read.
+        and for X in files: single rows of these cannot be read, and a further pass over all of
+        them costs as much as an epoch. `identification_report` on a part in memory tests them.
         """
         log = data.log
         repeated = log.exposures is not None or log.response is not None
@@ -281,17 +285,27 @@ class HeldOut:
             return None
         rows = data.valid if len(data.valid) else data.train
         rows = rows[:: -(-len(rows) // MAX_ROWS)]
-        return cls(
-            data.X[rows],
-            {
-                "counts": log.acts.counts[rows],
-                "weight": log.sample_weight[rows],
-                "clusters": None if data.groups is None else number_responses(data.groups[rows])[0],
-                "target": log.acts.target,
-                "column": log.acts.column,
-                "names": log.act_names(),
-            },
-        )
+        return cls(data.X[rows], signs_of(log, data.groups, rows))
+
+
+def signs_of(log, groups, rows):
+    """Return what `association_test` compares of some rows of a log, a dict of its arguments.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+    groups : ndarray of shape (n,) or None
+        Rows of one group may depend on each other.
+    rows : ndarray of int or slice
+    """
+    return {
+        "counts": log.acts.counts[rows],
+        "weight": log.sample_weight[rows],
+        "clusters": None if groups is None else number_responses(groups[rows])[0],
+        "target": log.acts.target,
+        "column": log.acts.column,
+        "names": log.act_names(),
+    }
 
 
 def check_signs(est, held_out, token=None, in_search=False):
@@ -302,9 +316,9 @@ def check_signs(est, held_out, token=None, in_search=False):
     covariates = _mixture.logits_of_all(
         Measurement(est.signals_), *logits, assumptions.model_rates(est.objective_)
     ).numpy()
-    found = find_associations(covariates=covariates, **held_out.log)
-    if found:
-        est.identification_ = contradicted(est.identification_, found)
+    tested = association_test(covariates=covariates, **held_out.log)
+    if any(each.contradicts for each in tested):
+        est.identification_ = contradicted(est.identification_, tested)
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 

@@ -401,6 +401,7 @@ def contradicted(found, associations):
     ----------
     found : Identification
     associations : list of Association
+        Of all pairs, at least one of which contradicts its signs.
     """
     return replace(
         found,

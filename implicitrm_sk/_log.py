@@ -28,6 +28,10 @@ from .objectives._base import check_uses
 
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
 CHANCE = 1e-6
+#: A signal that more of its logged rows have may be the absence of its opposite, ...
+NEARLY_ALL = 0.8
+#: ... unless these are fewer rows.
+MIN_ROWS = 100
 
 
 @dataclass(frozen=True)
@@ -274,6 +278,24 @@ class FeedbackLog:
         shown = ~np.isnan(self.acts.counts) * (1.0 if self.exposures is None else self.exposures)
         return np.column_stack([self.per_response(column) for column in shown.T])
 
+    def signals_of_nearly_all(self):
+        """Return (name, share) of actions that most logged rows have, but not all.
+
+        Such a column may say that a negative action did not happen ("not regenerated").
+        """
+        weight = self.per_row(self.sample_weight)
+        found = []
+        for k, (name, signal) in enumerate(zip(self.signal_names, self.signals, strict=True)):
+            rows = ~np.isnan(self.actions[:, k]) & (weight > 0)
+            if not isinstance(signal, Action) or np.count_nonzero(rows) < MIN_ROWS:
+                continue
+            shown = 1 if self.exposures is None else self.exposures[rows, k]
+            total = weight[rows] @ np.broadcast_to(shown, rows.sum())
+            share = weight[rows] @ self.actions[rows, k] / total
+            if NEARLY_ALL < share < 1:
+                found.append((str(name), float(share)))
+        return found
+
     def idle_signals(self):
         """Return what keeps acts from telling anything, by act: a constant, or a copy.
 
@@ -385,6 +407,12 @@ class FeedbackLog:
                     "rows draw that action, preferred or not: the two contradict each other, and "
                     "the reward will come out near 0. Lower false_action_rate.",
                 )
+        for name, share in self.signals_of_nearly_all():
+            warn(
+                f"signal {name!r} of y is 1 on {share:.0%} of the rows where it is logged. Does it "
+                "say that a negative action did not happen? Then pass 1 - y as a negative signal; "
+                "if not, ignore this warning."
+            )
         if len(names) == 1:
             return  # that a single signal is constant is an error
         whole = dict(enumerate(np.bincount(self.acts.column)))

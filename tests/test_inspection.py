@@ -10,7 +10,9 @@ import torch
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
+from benchmarks.newcomer import newcomer_log
 from implicitrm_sk import ImplicitRewardEstimator, identification_report
+from implicitrm_sk._association import Association, association_test, explain
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import _independence
 from implicitrm_sk.inspection._independence import (
@@ -425,3 +427,220 @@ def test_one_weight_for_all_is_none(one_signal):
     np.testing.assert_array_equal(
         report.refits["log_likelihood"], one_signal.refits["log_likelihood"]
     )
+
+
+# ---------------------------------------------------------------- signs of signals
+
+
+WRONGLY_POSITIVE = ["copied", "regenerated"], ["copied", "shared", "regenerated"]
+
+
+@pytest.fixture(scope="module")
+def newcomer():
+    """Return X, actions and texts of a log in which "regenerated" shows dislike."""
+    features, actions, text, _, _ = newcomer_log(0)
+    return features, actions, text
+
+
+@pytest.mark.parametrize(
+    "columns", [["copied", "regenerated"], ["copied", "shared", "regenerated"]]
+)
+def test_a_negative_signal_passed_as_positive_is_reported(newcomer, columns):
+    features, actions, text = newcomer
+    est = ImplicitRewardEstimator(shared_examination=False, random_state=0)
+    report = identification_report(est, features, actions[columns], n_starts=2, groups=text)
+    assert report.verdict == "not identified" and "identified" in report.settings.level
+    pairs = {pair.signals: pair for pair in report.associations}
+    assert len(pairs) == len(columns) * (len(columns) - 1) // 2
+    wrong = pairs["copied", "regenerated"]
+    assert wrong.contradicts and wrong.same_sign and wrong.seen == 0 and wrong.expected > 5
+    counts = f"co-occur on 0 of {wrong.n_rows} rows"
+    assert f"'copied' and 'regenerated' (of the same sign) {counts}" in report.reason
+    for cause in ("sign", "exclude each other", "not offered"):
+        assert cause in report.reason
+    singled_out = "'regenerated' disagrees with each of the others" in report.reason
+    assert singled_out == (len(columns) == 3)
+    assert "Check what the signals named in the reason show" in report.advice[0]
+    text = " ".join(repr(report).split())
+    assert "contradicts the signals" in text and counts in text and "fit any table" not in text
+
+
+def test_signals_of_the_right_signs_are_not_contradicted(newcomer):
+    features, actions, text = newcomer
+    columns = ["copied", "shared", "regenerated"]
+    signals = dict(zip(columns, ["positive", "positive", "negative"], strict=True))
+    est = ImplicitRewardEstimator(signals=signals, shared_examination=False, random_state=0)
+    report = identification_report(est, features, actions[columns], n_starts=2, groups=text)
+    assert not any(pair.contradicts for pair in report.associations)
+    assert [pair.same_sign for pair in report.associations] == [True, False, False]
+    assert "contradict" not in report.reason
+
+
+def test_a_signal_of_nearly_all_rows_is_questioned_by_name(newcomer):
+    features, actions, text = newcomer
+    table = actions[["copied"]].assign(kept=1 - actions["regenerated"])
+    est = estimator(max_epochs=5, early_stopping=False)
+    with pytest.warns(UserWarning, match="signal 'kept' of y is 1 on 8.% of the rows"):
+        report = identification_report(est, features, table, n_starts=2, groups=text)
+    ((name, share),) = report.frequent_signals
+    assert name == "kept" and share == pytest.approx(table["kept"].mean())
+    assert "inverted?  kept" in repr(report)
+    assert any("Check 'kept'" in advice for advice in report.advice)
+
+
+def signs(n=4000, seed=0, target=(1, 1), rate=0.3, both=None):
+    """Return arguments of `association_test`: two signals, with P(both) where it is given."""
+    rng = np.random.default_rng(seed)
+    covariates = rng.normal(size=(n, 2))
+    y = (rng.random((n, 2)) < rate).astype(float)
+    if both is not None:
+        kind = rng.choice(4, size=n, p=[both, rate - both, rate - both, 1 - 2 * rate + both])
+        y = np.column_stack([kind <= 1, (kind == 0) | (kind == 2)]).astype(float)
+    return {
+        "counts": y,
+        "covariates": covariates,
+        "weight": np.ones(n),
+        "clusters": None,
+        "target": np.array(target),
+        "column": np.arange(2),
+        "names": ["a", "b"],
+    }
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("both", [0.02, 0.09, 0.2])
+def test_only_the_wrong_sign_counts(same, both):
+    (pair,) = association_test(**signs(both=both, target=(1, 1 if same else 0)))
+    assert pair.contradicts == ((both < 0.09) if same else (both > 0.09))
+    assert pair.expected == pytest.approx(0.09 * 4000, rel=0.1)
+    assert pair.seen == pytest.approx(both * 4000, rel=0.2)
+
+
+def test_copies_of_a_group_are_no_further_evidence():
+    log = signs(n=150, both=0.05)
+    (once,) = association_test(**log)
+    rows = np.repeat(np.arange(150), 12)
+    copied = log | {name: log[name][rows] for name in ("counts", "covariates", "weight")}
+    (copies,) = association_test(**copied)
+    assert not once.contradicts and copies.contradicts
+    (grouped,) = association_test(**copied | {"clusters": rows})
+    assert not grouped.contradicts
+    assert grouped.z == pytest.approx(once.z, rel=0.2)
+    # Rows of weight 12 are copies too.
+    (weighted,) = association_test(**log | {"weight": np.full(150, 12.0)})
+    assert weighted.p_value == pytest.approx(once.p_value)
+
+
+def test_a_misfit_that_marginals_share_is_no_association():
+    rng = np.random.default_rng(0)
+    log = signs(target=(1, 0))
+    p = 1 / (1 + np.exp(1.5 - 1.5 * log["covariates"][:, :1]))
+    log["counts"] = (rng.random((4000, 2)) < p).astype(float)
+    assert not association_test(**log)[0].contradicts
+    log["covariates"] = log["covariates"][:, 1:]
+    assert association_test(**log)[0].contradicts
+
+
+@pytest.mark.parametrize(("both", "found"), [(1, False), (3, False), (12, True)])
+def test_a_few_co_occurrences_of_rare_signals_are_chance(both, found):
+    log = signs(n=2000, rate=0.0, target=(1, 0))
+    log["counts"][:30, 0] = 1
+    log["counts"][30 - both : 60 - both, 1] = 1
+    (pair,) = association_test(**log)
+    assert pair.seen == both and pair.expected < 1
+    assert pair.contradicts == found
+
+
+def test_pairs_that_cannot_be_tested_are_left_out():
+    log = signs()
+    assert association_test(**log | {"column": np.zeros(2, dtype=int)}) == []
+    assert association_test(**log | {"weight": (np.arange(4000) < 50) * 1.0}) == []
+    apart = log["counts"].copy()
+    apart[:2000, 0] = apart[2000:, 1] = np.nan
+    assert association_test(**log | {"counts": apart}) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "suspect"),
+    [
+        (["ab"], None),
+        (["ab", "ac"], None),  # a and d agree
+        (["ab", "ac", "ad"], "a"),
+        (["ab", "cd"], None),
+    ],
+)
+def test_one_signal_is_suspected_only_if_all_others_disagree(wrong, suspect):
+    tested = [
+        Association(tuple(pair), True, 0.0, 9.0, -4.0, 1e-4 if pair in wrong else 1.0, 500)
+        for pair in ("ab", "ac", "ad", "bc", "bd", "cd")
+    ]
+    text = explain(tested)
+    assert ("disagrees with each of the others" in text) == (suspect is not None)
+    assert suspect is None or f"'{suspect}' disagrees" in text
+    assert "disagrees" not in explain(tested[:1])
+
+
+def null_log(seed):
+    """Return X, actions, groups, signals and false-action rate that agree with each other."""
+    rng = np.random.default_rng([seed, 16])
+    n = int(np.exp(rng.uniform(np.log(2000), np.log(20_000))))
+    d, K = (int(rng.choice(sizes)) for sizes in ([8, 16, 32, 64], [2, 3, 4]))
+    n_groups = n // int(rng.choice([1, 4, 12]))
+    group = rng.integers(n_groups, size=n)
+    # Half of the columns are of the prompt.
+    of_prompt = np.arange(d) < d // 2
+    X = np.where(of_prompt, rng.normal(size=(n_groups, d))[group], rng.normal(size=(n, d)))
+
+    def direction(scale):
+        value = np.tanh(1.5 * X @ rng.normal(size=(d, 8)) / np.sqrt(d)) @ rng.normal(size=8)
+        return scale * (value - value.mean()) / value.std()
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    R = sigmoid(direction(2.0) + 0.7 * rng.normal())
+    preferred, shared = rng.random(n) < R, direction(1.0)
+    target = rng.integers(2, size=K)
+    alike = len(set(target)) == 1
+    exact = (alike and rng.random() < 0.5) or rng.random() < 0.3
+    e = 0.0 if exact else float(rng.choice([0.02, 0.05]))
+    actions = np.empty((n, K))
+    for k, c in enumerate(target):
+        rate, own = np.exp(rng.uniform(np.log(0.03), np.log(0.4))), rng.uniform()
+        u = own * direction(1.0) + (1 - own) * shared * 1.5
+        matching = R if c else 1 - R
+        low, high = -12.0, 12.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            found = (e + matching * (1 - e) * sigmoid(u + middle)).mean()
+            low, high = (middle, high) if found < rate else (low, middle)
+        shown = np.where(preferred == c, e + (1 - e) * sigmoid(u + middle), e)
+        actions[:, k] = rng.random(n) < shown
+    signals = ["positive" if c else "negative" for c in target]
+    return X.astype(np.float32), actions, group, signals, e
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_false_alarms_are_rare():
+    alarms = []
+    for seed in range(60):
+        features, actions, group, signals, e = null_log(seed)
+        est = ImplicitRewardEstimator(
+            signals=signals, shared_examination=False, false_action_rate=e, random_state=seed
+        ).fit(features, actions, groups=group)
+        alarms.append("contradict" in est.identification_.reason)
+    assert sum(alarms) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "columns", [["copied", "regenerated"], ["copied", "shared", "regenerated"]]
+)
+def test_the_wrong_sign_is_caught_in_every_log(columns):
+    for seed in range(20):
+        features, actions, text, _, _ = newcomer_log(seed)
+        est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
+        found = est.fit(features, actions[columns], groups=text).identification_
+        assert found.level == "not identified" and "'regenerated'" in found.reason

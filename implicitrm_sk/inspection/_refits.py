@@ -10,15 +10,16 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
+from .._association import association_test
 from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import own_random_state, read_log, reread_log, run_fit, take_evidence
-from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence
+from .._fit import own_random_state, read_log, reread_log, run_fit, signs_of, take_evidence
+from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, contradicted
 from .._prediction import HEADS, FittedMixture
 from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
-from .._validation import to_numpy
+from .._validation import check_groups, to_numpy
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..measurement._action import Action
@@ -81,12 +82,24 @@ def identification_report(
 
     Notes
     -----
+    The sign of the association of every pair of signals is tested on the rows kept aside, given
+    what the refits predict. Given x, two signals of one sign do not co-occur less often than
+    independence allows, and two of opposite signs not more often [1]_. A pair counts against the
+    signs if chance brings it about with a probability below 0.01, corrected for the number of
+    pairs, and if seen and expected co-occurrences differ by more than 20 %. Rows of one of `groups`
+    may depend on each other. `fit` does the same on the rows that early stopping holds out.
+
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
     odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
     features do not show, make signals dependent too. Of more than five signals the most often
     logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
+
+    References
+    ----------
+    .. [1] Shah & Peters, "The Hardness of Conditional Independence Testing and the Generalised
+       Covariance Measure", Annals of Statistics 48 (3), 2020.
 
     Examples
     --------
@@ -125,7 +138,7 @@ def identification_report(
     X = embed_text(embedding, X)  # once, for all the refits
     if isinstance(fit_params.get("sample_weight"), Real):
         del fit_params["sample_weight"]  # one weight for all is none
-    settings, labelled_share, fitted, held = _read_settings(est, X, y, fit_params)
+    settings, labelled_share, frequent, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
     refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
     validate_params(refit)
@@ -144,8 +157,20 @@ def identification_report(
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
+    associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
+    contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(
-        settings, independence, signals, exposures, swap, np.ptp(refits["mean_reward"][as_likely])
+        contradicted(settings, associations) if contradiction else settings,
+        independence,
+        signals,
+        exposures,
+        swap,
+        np.ptp(refits["mean_reward"][as_likely]),
+    )
+    advice += tuple(
+        f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
+        "negative signal."
+        for name, _ in frequent
     )
     rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
     lower, upper = rows.bounds(as_likely)
@@ -159,6 +184,8 @@ def identification_report(
         reward_spread=float(rewards.std(axis=0).mean()),
         swap=swap,
         independence=independence,
+        associations=associations,
+        frequent_signals=frequent,
         agreeing_signals=signals,
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
@@ -175,7 +202,7 @@ def identification_report(
 
 
 def _read_settings(est, X, y, fit_params):
-    """Return what settings tell, shares of labels, and the rows to fit and to compare on."""
+    """Return what settings tell, what is odd of labels and signals, and the rows of each part."""
     whole = clone(est)
     side = {name: value for name, value in fit_params.items() if name != "groups"}
     with warnings.catch_warnings():
@@ -219,6 +246,7 @@ def _read_settings(est, X, y, fit_params):
     return (
         whole.identification_,
         labelled_share,
+        log.signals_of_nearly_all(),
         np.flatnonzero(log.per_row(is_fitted)),
         np.flatnonzero(log.per_row(is_held)),
     )
@@ -345,6 +373,23 @@ def _test_independence(rows, as_likely):
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
         _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
+    )
+
+
+def _test_signs(rows, as_likely, groups):
+    """Return an `Association` for every pair of signals, none with repeated exposures."""
+    if rows.repeated or len(rows.log.acts.column) < 2:
+        return []
+    covariates = _mixture.logits_of_all(
+        rows.measurement,
+        rows.reward_logit[as_likely],
+        rows.propensity_logit[as_likely],
+        rows.false_action_rate,
+    )
+    if groups is not None:
+        groups = check_groups(groups, len(rows.weight))
+    return association_test(
+        covariates=covariates.numpy(), **signs_of(rows.log, groups, slice(None))
     )
 
 

@@ -24,9 +24,9 @@ class IdentificationReport:
 
     Attributes
     ----------
-    level : {"identified", "ranking only", "level only", "not identified"}
-        Whether any amount of such data determines the reward; its order only; its mean only; or
-        neither.
+    level : {"identified", "ranking only", "level only", "bounded", "not identified"}
+        Whether any amount of such data determines the reward; its order only; its mean only;
+        an interval at each row; or none of these.
     assumptions : tuple of str
         What has to hold for it.
     reason : str
@@ -49,6 +49,13 @@ class IdentificationReport:
     independence : IndependenceTest or None
         Test of conditional independence; None with fewer than three signals logged together, and
         with repeated exposures.
+    associations : list of Association
+        For every pair of signals, whether they co-occur as their signs allow:
+        ``signals``, ``same_sign``, ``seen`` and ``expected`` co-occurrences, ``z``, ``p_value``,
+        ``contradicts``. Empty with repeated exposures.
+    frequent_signals : list of (str, float)
+        Signals that more than 80 % of the rows have, with that share: is one the absence of a
+        negative action?
     agreeing_signals : list of (str, str, float)
         Pairs that agree on nearly every row on which either acted, with that share: one signal or
         two?
@@ -84,6 +91,8 @@ class IdentificationReport:
     reward_spread: float
     swap: dict
     independence: object
+    associations: list
+    frequent_signals: list
     agreeing_signals: list
     agreeing_exposures: list
     labelled_share: dict | None
@@ -160,6 +169,18 @@ class IdentificationReport:
             f"[{lower.mean():.2f}, {upper.mean():.3g}] on average",
             "what the actions alone leave open at a row, see bounds(X)",
         )
+        for pair in self.associations:
+            yield (
+                "sign of association",
+                "contradicts the signals" if pair.contradicts else "as the signals allow",
+                f"{pair} (z = {pair.z:.1f}, p = {pair.p_value:.2g})",
+            )
+        for name, share in self.frequent_signals:
+            yield (
+                "inverted?",
+                name,
+                f"it is 1 on {share:.0%} of the rows: does it say that something did not happen?",
+            )
         test = self.independence
         if test is not None:
             verdict = "not rejected"
@@ -183,7 +204,8 @@ class IdentificationReport:
             yield (
                 "independent signals",
                 "cannot be tested" if not self._held_out["repeated"] else "not tested",
-                "it takes three logged together on 20 responses: two signals fit any table exactly"
+                "it takes three positive actions logged together on 20 responses; of two signals "
+                "only the sign of their association can be tested"
                 if not self._held_out["repeated"]
                 else "the test is for responses shown once",
             )
