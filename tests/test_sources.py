@@ -994,7 +994,8 @@ JOB = """
     import sys, os, signal
     import numpy as np, torch
     torch.set_num_threads(1)
-    from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources, _streaming
+    from implicitrm_sk import Checkpoint, ImplicitRewardEstimator, _sources
+    from implicitrm_sk.training import _streaming
     folder, where, last = sys.argv[1], sys.argv[2], int(sys.argv[3])
     if where == "streamed":
         _sources.STREAM_BYTES, _sources.BLOCK_BYTES, _streaming.WINDOW_BYTES = 1000, 400, 4000
