@@ -202,9 +202,9 @@ class ImplicitRewardEstimator(
         Mean and scale of the columns.
     history_ : list of dict
         Per epoch ``train_loss`` and, with early stopping, ``valid_loss``: lists with one value per
-        member, in nats per row. ``train_loss`` is the training loss (for "stratified", E_pref +
-        E_prop), ``valid_loss`` the held-out criterion (the negative log-likelihood of the actions
-        and labels).
+        member. ``train_loss`` is the training loss, ``valid_loss`` the held-out criterion. For
+        "stratified" both are the negative log-likelihood of the actions and labels, in nats per
+        row.
     n_iter_ : int
         Number of epochs trained.
 

@@ -23,6 +23,7 @@ from implicitrm_sk.inspection import (
 from implicitrm_sk.inspection._plot._base import COLOURS, categories
 from implicitrm_sk.inspection._plot._stratification import _LOOKS
 from implicitrm_sk.metrics import calibration_error
+from implicitrm_sk.signals import Action, Choice
 
 RNG = np.random.default_rng(0)
 N = 400
@@ -269,7 +270,63 @@ def test_propensity_of_all_points_and_of_a_numbered_signal(fitted):
     assert "'share'" in display.ax_.get_ylabel()
 
 
+@pytest.fixture(scope="module")
+def both():
+    """An estimator of a positive action, a thumb and a negative action, and its log."""
+    rng = np.random.default_rng(1)
+    acted = rng.random((N, 3)) < [0.5, 0.3, 0.6]
+    frame = pd.DataFrame(
+        {
+            "copy": acted[:, 0] & (TRUTH == 1),
+            "thumb": np.where(acted[:, 1], np.where(TRUTH == 1, "up", "down"), "none"),
+            "regenerate": acted[:, 2] & (TRUTH == 0),
+        }
+    )
+    kinds = {
+        "copy": "positive",
+        "thumb": Choice({"up": 1, "down": 0}, silent="none"),
+        "regenerate": Action(0, false_rate=0.1),
+    }
+    est = ImplicitRewardEstimator(
+        signals=kinds, max_epochs=20, early_stopping=False, learning_rate_init=0.02, random_state=0
+    )
+    return est.fit(X, frame), frame
+
+
+def test_propensity_of_a_negative_action(both):
+    est, _ = both
+    display = PropensityDisplay.from_estimator(est, X, signal="regenerate", subsample=None)
+    assert_allclose(display.propensity, est.propensity(X)[:, 3], rtol=1e-6)
+    assert display.target == 0 and display.false_action_rate == 0.1
+    assert display.ax_.get_ylabel() == "propensity of 'regenerate' P(y = 1 | r* = 0, x)"
+    for level, path in zip(display.contours_.levels, display.contours_.get_paths(), strict=True):
+        R, A = path.vertices.T
+        assert_allclose((1 - R) * A + R * 0.1, level, atol=1e-3)
+    action = (1 - display.reward) * display.propensity + display.reward * 0.1
+    assert_allclose(action, est.predict_action(X)[:, 3], atol=0.02)  # but for several members
+    positive = PropensityDisplay.from_estimator(est, X)
+    assert positive.target == 1 and "P(y = 1 | r* = 1, x)" in positive.ax_.get_ylabel()
+    with pytest.raises(ValueError, match="'thumb' has 2 outcomes that show a preference; expected"):
+        PropensityDisplay.from_estimator(est, X, signal="thumb")
+    down = PropensityDisplay.from_predictions(
+        est.predict(X), est.propensity(X)[:, 2], target=0, name="down"
+    )
+    assert down.ax_.get_ylabel() == "propensity of 'down' P(y = 1 | r* = 0, x)"
+
+
+def test_stratification_of_both_polarities(both):
+    est, frame = both
+    # Where false_rate is 0, what is seen is certain.
+    acted = np.where(frame["copy"], "copy", np.where(frame["thumb"] == "down", "down", "other"))
+    display = StratificationDisplay.from_estimator(est, X, frame, by=acted)
+    shares = dict(zip(display.labels, display.shares, strict=True))
+    assert_allclose(shares["copy"], [1, 0, 0, 0], atol=1e-6)
+    assert_allclose(shares["down"], [0, 1, 0, 0], atol=1e-6)
+
+
 def test_propensity_errors(fitted):
+    with pytest.raises(ValueError, match="target must be 1 or 0, got -1"):
+        PropensityDisplay.from_predictions([0.1], [0.5], target=-1)
     with pytest.raises(ValueError, match="no signal 'click'; the estimator was fitted on"):
         PropensityDisplay.from_estimator(fitted, X, signal="click")
     with pytest.raises(ValueError, match="propensity must lie in"):
@@ -408,11 +465,43 @@ def test_identification_of_an_estimator_is_that_of_its_report(report):
     assert_allclose(display.mean, IdentificationDisplay.from_report(report).mean, atol=1e-5)
 
 
+def test_identification_of_two_bounds():
+    rewards = RNG.random((2, N))
+    bounds = {"lower_bound": rewards.min(0) / 2, "upper_bound": (1 + rewards.max(0)) / 2}
+    order = np.argsort(rewards.mean(0))
+    display = IdentificationDisplay.from_predictions(rewards, **bounds)
+    for name, bound in bounds.items():
+        assert getattr(display, name)[-1] == pytest.approx(bound[order[-N // 40 :]].mean())
+    drawn = display.bounds_.get_paths()[0].vertices[:, 1]
+    assert drawn.max() == pytest.approx(display.upper_bound.max())
+    assert drawn.min() == pytest.approx(display.lower_bound.min())
+    upper = IdentificationDisplay.from_predictions(rewards, upper_bound=bounds["upper_bound"])
+    assert upper.bounds_.get_paths()[0].vertices[:, 1].min() == 0
+
+
+def test_identification_of_a_report_on_both_polarities():
+    actions = np.c_[ACTIONS["copy"], (1 - TRUTH) * (RNG.random(N) < 0.5)]
+    est = ImplicitRewardEstimator(
+        signals=["positive", "negative"], max_epochs=5, early_stopping=False, random_state=0
+    )
+    report = identification_report(est, X, actions, n_starts=2)
+    display = IdentificationDisplay.from_report(report)
+    first = np.argsort(report._held_out["mean"])[: len(report._held_out["mean"]) // 40]
+    assert display.upper_bound[0] == pytest.approx(
+        report._held_out["upper_bound"][first].mean(), abs=0.05
+    )
+    assert (display.upper_bound < 1).all()
+    drawn = display.bounds_.get_paths()[0].vertices[:, 1]
+    assert drawn.max() == pytest.approx(display.upper_bound.max())
+
+
 def test_identification_errors():
     with pytest.raises(ValueError, match="at least two fits"):
         IdentificationDisplay.from_predictions([[0.1, 0.2]])
     with pytest.raises(ValueError, match="without NaN"):
         IdentificationDisplay.from_predictions([[0.1, np.nan], [0.1, 0.2]])
+    with pytest.raises(ValueError, match="upper_bound has shape"):
+        IdentificationDisplay.from_predictions([[0.1, 0.2], [0.3, 0.4]], upper_bound=[0.1])
     with pytest.raises(ValueError, match="lower_bound has shape"):
         IdentificationDisplay.from_predictions([[0.1, 0.2], [0.3, 0.4]], lower_bound=[0.1])
 
@@ -437,6 +526,16 @@ def test_training_curve_keeps_the_epochs_that_the_engine_keeps(fitted):
     )
     assert legend(display.ax_)[:3] == ["member 1", "member 2", "member 3"]
     assert "held-out" in display.ax_.get_ylabel()
+
+
+def test_both_training_curves_are_in_nats_per_row(fitted):
+    """Of all rows the training loss is the negative log-likelihood, as `score` is."""
+    est = ImplicitRewardEstimator(
+        n_estimators=1, max_epochs=40, early_stopping=False, random_state=0
+    )
+    est.fit(X, ACTIONS)
+    display = TrainingCurveDisplay.from_estimator(est, criterion="train_loss")
+    assert display.losses[-1, 0] == pytest.approx(-est.score(X, ACTIONS), abs=0.01)
 
 
 def test_training_curve_stops_as_told():

@@ -29,9 +29,11 @@ class IdentificationDisplay:
         Mean, least and greatest reward over the equally likely fits, averaged over parts of the
         rows in the order of their mean reward.
     lower_bound : ndarray of shape (n_parts,), default=None
-        Least reward that the action probabilities allow.
+        Least reward that the action probabilities allow; None is 0.
     level : str, default=None
         The level of the report, for the title.
+    upper_bound : ndarray of shape (n_parts,), default=None
+        Greatest reward that the action probabilities allow; None is 1.
 
     Attributes
     ----------
@@ -40,7 +42,7 @@ class IdentificationDisplay:
     band_ : matplotlib FillBetweenPolyCollection
         The range over the fits.
     bounds_ : matplotlib FillBetweenPolyCollection or None
-        What the actions alone leave open, if `lower_bound` was given.
+        What the actions alone leave open, if a bound was given.
     ax_ : matplotlib Axes
         Axes with the band.
     figure_ : matplotlib Figure
@@ -66,12 +68,14 @@ class IdentificationDisplay:
         high: NDArray[np.float64],
         lower_bound: NDArray[np.float64] | None = None,
         level: str | None = None,
+        upper_bound: NDArray[np.float64] | None = None,
     ) -> None:
         self.mean = mean
         self.low = low
         self.high = high
         self.lower_bound = lower_bound
         self.level = level
+        self.upper_bound = upper_bound
 
     def plot(
         self,
@@ -106,9 +110,13 @@ class IdentificationDisplay:
         ax = axes_for(self, ax)
         position = (np.arange(len(self.mean)) + 0.5) / len(self.mean)
         self.bounds_ = None
-        if self.lower_bound is not None:
+        if self.lower_bound is not None or self.upper_bound is not None:
             self.bounds_ = ax.fill_between(
-                position, self.lower_bound, 1, color="0.88", label="left open by the actions alone"
+                position,
+                0 if self.lower_bound is None else self.lower_bound,
+                1 if self.upper_bound is None else self.upper_bound,
+                color="0.88",
+                label="left open by the actions alone",
             )
         settings = {
             "facecolor": COLOURS[0],
@@ -174,9 +182,8 @@ class IdentificationDisplay:
         (40,)
         """
         rows = report._held_out
-        display = cls._averaged(
-            rows["mean"], rows["low"], rows["high"], rows["lower_bound"], report.level
-        )
+        bounds = rows["lower_bound"], rows["upper_bound"]
+        display = cls._averaged(rows["mean"], rows["low"], rows["high"], *bounds, report.level)
         return display.plot(ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
     @classmethod
@@ -185,6 +192,7 @@ class IdentificationDisplay:
         rewards: ArrayLike,
         *,
         lower_bound: ArrayLike | None = None,
+        upper_bound: ArrayLike | None = None,
         level: str | None = None,
         ax: Any = None,
         line_kwargs: Mapping[str, Any] | None = None,
@@ -198,7 +206,9 @@ class IdentificationDisplay:
             Reward of each row in each fit, for example of other settings, seeds or months.
         lower_bound : array-like of shape (n_samples,), default=None
             Least reward that the action probabilities allow: the first column of the report's
-            `bounds`, or `predict_action` of one signal without false actions.
+            `bounds`, or `predict_action` of a positive action without false ones; None is 0.
+        upper_bound : array-like of shape (n_samples,), default=None
+            Greatest reward that they allow: the second column of the report's `bounds`; None is 1.
         level : str, default=None
             For the title.
         ax : matplotlib Axes, default=None
@@ -214,7 +224,7 @@ class IdentificationDisplay:
         Raises
         ------
         ValueError
-            If `rewards` are not those of at least two fits, or no probabilities.
+            If `rewards` are not those of at least two fits, or not probabilities.
 
         Examples
         --------
@@ -233,20 +243,21 @@ class IdentificationDisplay:
             )
         if not ((rewards >= 0) & (rewards <= 1)).all():
             raise ValueError("rewards must be probabilities in [0, 1], without NaN.")
-        if lower_bound is not None:
-            lower_bound = np.asarray(lower_bound, dtype=np.float64)
-            if lower_bound.shape != rewards.shape[1:]:
+        bounds = []
+        for name, bound in (("lower_bound", lower_bound), ("upper_bound", upper_bound)):
+            bounds.append(None if bound is None else np.asarray(bound, dtype=np.float64))
+            if bound is not None and bounds[-1].shape != rewards.shape[1:]:
                 raise ValueError(
-                    f"lower_bound has shape {lower_bound.shape}; expected is one per row, "
+                    f"{name} has shape {bounds[-1].shape}; expected one per row, "
                     f"{rewards.shape[1:]}."
                 )
         display = cls._averaged(
-            rewards.mean(axis=0), rewards.min(axis=0), rewards.max(axis=0), lower_bound, level
+            rewards.mean(axis=0), rewards.min(axis=0), rewards.max(axis=0), *bounds, level
         )
         return display.plot(ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
     @classmethod
-    def _averaged(cls, mean, low, high, lower_bound, level):
+    def _averaged(cls, mean, low, high, lower_bound, upper_bound, level):
         order = np.argsort(mean, kind="stable")
         parts = np.array_split(order, min(N_PARTS, len(order)))
         return cls(
@@ -257,6 +268,7 @@ class IdentificationDisplay:
                     ("low", low),
                     ("high", high),
                     ("lower_bound", lower_bound),
+                    ("upper_bound", upper_bound),
                 )
             },
             level=level,

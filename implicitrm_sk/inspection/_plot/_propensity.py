@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
@@ -11,6 +12,7 @@ from ..._fit import signal_names
 from ..._pipeline import split_pipeline
 from ..._typing import RandomState, Rows
 from ..._validation import check_sample_weight, check_vector
+from ...measurement._model import Measurement
 from ._base import MAX_POINTS, axes_for, categories, column_of, style
 
 #: Parts of the rows, by reward, of which the mean propensity is shown.
@@ -25,7 +27,8 @@ class PropensityDisplay:
     Along a line every row draws the action equally often, and with one signal the log cannot tell
     one place on it from another. Far from the diagonal lie the responses that a classifier of
     actions gets wrong: liked but rarely acted on (lower right), or readily acted on although less
-    liked (upper left).
+    liked (upper left). For a negative action, which users take where they do not like a response,
+    the lines are mirrored: disliked but rarely acted on is at the lower left.
 
     It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
     stored as attributes.
@@ -35,17 +38,19 @@ class PropensityDisplay:
     reward : ndarray of shape (n_samples,)
         P(r*=1 | x) of the rows to draw.
     propensity : ndarray of shape (n_samples,)
-        P(y=1 | r*=1, x) of one signal.
+        P(y=1 | r*=target, x) of one signal.
     mean_reward, mean_propensity : ndarray of shape (n_parts,)
         Weighted means over tenths of all rows by their reward.
     by : ndarray of shape (n_samples,), default=None
         Values that colour and shape of the points stand for.
     false_action_rate : float, default=0.0
-        P(y=1 | r*=0), for the lines.
+        P(y=1 | r*=1 - target), for the lines.
     name : str, default=None
         Name of the signal.
     by_name : str, default=None
         Name of the values of `by`.
+    target : {1, 0}, default=1
+        The preference that the signal shows: 1 for a positive action, 0 for a negative one.
 
     Attributes
     ----------
@@ -66,7 +71,7 @@ class PropensityDisplay:
 
     Notes
     -----
-    The lines are P(y=1 | x) = R A + (1 - R) e.
+    The lines are P(y=1 | x) = R A + (1 - R) e, of a negative action (1 - R) A + R e.
 
     Examples
     --------
@@ -87,6 +92,7 @@ class PropensityDisplay:
         false_action_rate: float = 0.0,
         name: str | None = None,
         by_name: str | None = None,
+        target: int = 1,
     ) -> None:
         self.reward = reward
         self.propensity = propensity
@@ -96,6 +102,7 @@ class PropensityDisplay:
         self.false_action_rate = false_action_rate
         self.name = name
         self.by_name = by_name
+        self.target = target
 
     def plot(
         self,
@@ -131,9 +138,9 @@ class PropensityDisplay:
         grid = np.linspace(0, 1, 201)
         e = self.false_action_rate
         R, A = np.meshgrid(grid, grid)
-        self.contours_ = ax.contour(
-            R, A, R * A + (1 - R) * e, levels=_LEVELS, colors="0.6", linewidths=0.8, zorder=0
-        )
+        matching = R if self.target else 1 - R
+        P = matching * A + (1 - matching) * e
+        self.contours_ = ax.contour(R, A, P, levels=_LEVELS, colors="0.6", linewidths=0.8, zorder=0)
         parts = {None: np.arange(len(self.reward))} if self.by is None else categories(self.by)
         self.points_ = []
         for number, (label, rows) in enumerate(parts.items()):
@@ -166,7 +173,9 @@ class PropensityDisplay:
             fmt="%.1f",
             fontsize="small",
             colors="0.3",
-            manual=[(level**0.5, level**0.5) for level in _LEVELS],
+            manual=[
+                (level**0.5 if self.target else 1 - level**0.5, level**0.5) for level in _LEVELS
+            ],
             zorder=3,
         )
         for label in labels:
@@ -176,7 +185,7 @@ class PropensityDisplay:
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),
             xlabel="reward P(r* = 1 | x)",
-            ylabel=f"propensity{signal} P(y = 1 | r* = 1, x)",
+            ylabel=f"propensity{signal} P(y = 1 | r* = {self.target}, x)",
         )
         legend = ax.legend(
             [*self.contours_.legend_elements()[0][:1], *ax.get_legend_handles_labels()[0]],
@@ -237,7 +246,8 @@ class PropensityDisplay:
         Raises
         ------
         ValueError
-            If there is no such signal or column.
+            If there is no such signal or column, or the signal has several outcomes that show a
+            preference.
 
         Examples
         --------
@@ -258,16 +268,27 @@ class PropensityDisplay:
         if signal not in names and signal not in range(len(names)):
             raise ValueError(f"there is no signal {signal!r}; the estimator was fitted on {names}.")
         k = names.index(signal) if signal in names else signal
+        shows = [
+            Measurement([kind]).log_shown(torch.zeros(1, kind.n_outputs))[1].tolist()
+            for kind in fitted.signals_
+        ]
+        if len(shows[k]) != 1:
+            raise ValueError(
+                f"signal {names[k]!r} has {len(shows[k])} outcomes that show a preference; "
+                "expected one. Pass the column of propensity(X) of one of them, and target=, to "
+                "from_predictions."
+            )
         vectors = transform(X)
         reward, propensity = fitted.predict(vectors), fitted.propensity(vectors)
         values, by_name = column_of(by, X, len(reward))
         return cls.from_predictions(
             reward,
-            propensity.reshape(len(reward), -1)[:, k],
+            propensity.reshape(len(reward), -1)[:, sum(map(len, shows[:k]))],
             by=values,
             false_action_rate=float(fitted.false_action_rate_[k]),
             name=str(names[k]) if hasattr(fitted, "signal_names_in_") else None,
             by_name=by_name,
+            target=shows[k][0],
             sample_weight=sample_weight,
             subsample=subsample,
             random_state=random_state,
@@ -286,6 +307,7 @@ class PropensityDisplay:
         false_action_rate: float = 0.0,
         name: str | None = None,
         by_name: str | None = None,
+        target: int = 1,
         sample_weight: ArrayLike | None = None,
         subsample: int | None = MAX_POINTS,
         random_state: RandomState = 0,
@@ -300,15 +322,17 @@ class PropensityDisplay:
         reward : array-like of shape (n_samples,)
             P(r*=1 | x), in [0, 1].
         propensity : array-like of shape (n_samples,)
-            P(y=1 | r*=1, x), in [0, 1].
+            P(y=1 | r*=target, x), in [0, 1].
         by : array-like of shape (n_samples,), default=None
             Values to colour the points by.
         false_action_rate : float, default=0.0
-            P(y=1 | r*=0), for the lines of equal action probability.
+            P(y=1 | r*=1 - target), for the lines of equal action probability.
         name : str, default=None
             Name of the signal.
         by_name : str, default=None
             Name of `by`; None is that of a Series.
+        target : {1, 0}, default=1
+            The preference that the signal shows: 1 for a positive action, 0 for a negative one.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the means.
         subsample : int or None, default=1000
@@ -328,7 +352,7 @@ class PropensityDisplay:
         Raises
         ------
         ValueError
-            If shapes differ or a value is no probability.
+            If shapes differ, a value is not a probability, or `target` is neither 1 nor 0.
 
         Examples
         --------
@@ -345,6 +369,8 @@ class PropensityDisplay:
                     f"{what} must lie in [0, 1], got values from {values.min():g} to "
                     f"{values.max():g}. Pass probabilities, not logits."
                 )
+        if target not in (0, 1):
+            raise ValueError(f"target must be 1 or 0, got {target!r}.")
         if subsample is not None and not (isinstance(subsample, int) and subsample > 0):
             raise ValueError(f"subsample must be a positive integer or None, got {subsample!r}.")
         weight = check_sample_weight(sample_weight, len(reward))
@@ -372,5 +398,6 @@ class PropensityDisplay:
             false_action_rate=false_action_rate,
             name=name,
             by_name=own_name if by_name is None else by_name,
+            target=target,
         )
         return display.plot(ax, scatter_kwargs=scatter_kwargs, line_kwargs=line_kwargs)

@@ -29,6 +29,10 @@ class StratificationDisplay:
     PP, which a classifier of actions takes for dislikes. The display shows how large it is, and
     where: by language, by user, by week.
 
+    Active are those who would show their own preference: preferred rows by a positive action (PA),
+    others by a negative one (NA). In a log of one polarity, active are those who would take its
+    actions if the preference were the one that they show.
+
     It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
     stored as attributes.
 

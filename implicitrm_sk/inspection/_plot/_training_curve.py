@@ -21,7 +21,8 @@ class TrainingCurveDisplay:
     Parameters
     ----------
     losses : ndarray of shape (n_epochs, n_members)
-        The criterion after each epoch, in nats per row for a likelihood.
+        The criterion after each epoch: for "stratified" and other likelihoods the negative
+        log-likelihood, in nats per row.
     n_epochs : ndarray of int of shape (n_members,)
         Epochs after which each member stopped.
     best_epoch : ndarray of int of shape (n_members,) or None
@@ -135,7 +136,8 @@ class TrainingCurveDisplay:
             Fitted.
         criterion : {"valid_loss", "train_loss"}, default="valid_loss"
             The held-out criterion, which there is with early stopping only, or the training loss.
-            The two are different functions for some objectives, hence not to be compared.
+            For "stratified" both are the negative log-likelihood, in nats per row. For some
+            other objectives they are different functions, which are not to be compared.
         ax : matplotlib Axes, default=None
             Axes to draw on; None makes a figure.
         **kwargs : dict
