@@ -8,20 +8,28 @@ independently of the response, only. A seed is a new log and a new initialisatio
 
 - `synthetic`: 20,000 training and 10,000 test rows of 64 standard normal columns;
   P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units, standardised;
-- two sets of rated responses with SmolLM2 embeddings, fitted on the training prompts.
+- three sets of rated responses with SmolLM2 embeddings, fitted on the training prompts.
+
+Logs of both polarities have the signals up, down and copy. "both polarities": each propensity is
+sigmoid(1.5 s - 0.4) with a direction of its own; "rare actions": sigmoid(1.5 s - 2); "against the
+grain": s is the negative of g (of the standardised rating) for all three, so that users act the
+less the more they like a response.
 
 R2 is of the reward on test rows against z; the contexts of test rows are not used. "share" is, for
 the synthetic log, R2 / R2 of the same network trained on z in all training rows; for the others,
 the gap closed between naive on one signal and that network, on the log that the row uses. The last
-column counts the seeds in which the row beats the fit of one signal with nothing else on the same
-log.
+columns count the seeds in which the row beats the fit of one signal with nothing else on the same
+log, and give the level of `identification_`. Below the table: in how many test rows the report's
+bounds hold the true probability.
 
 All rows of a log have the same settings: the defaults for the synthetic data; for the others, of
 some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 104 of BeaverTails,
 summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
-close held-out likelihood comes to the truth in choosing settings.
+close held-out likelihood comes to the truth in choosing settings; `alarms`, how often `fit` says of
+60 synthetic logs that their signals contradict their signs, though they satisfy the assumptions:
+2,000 to 20,000 rows, two or three signals of either polarity, each on 3 % to 40 % of the rows.
 """
 
 import argparse
@@ -44,6 +52,7 @@ from implicitrm_sk.metrics import reward_metrics
 RATED = {
     "beavertails_test": ("smollm2", 0.5),
     "ultrafeedback_binarized_1200": ("smollm2", 6.5),
+    "pku_saferlhf_safe": ("smollm2", 0.5),
 }
 SMALL_DATA = {
     "learning_rate_init": 1e-3,
@@ -55,6 +64,10 @@ SMALL_CONTEXT = SMALL_DATA | {"weight_decay": 3.0}
 N_CONTEXT = 3
 N_USERS = 100
 FALSE_ACTIONS = 0.05
+#: Logs without fault.
+N_ALARMS = 60
+#: Up, down and copy.
+SIGNALS = ["positive", "negative", "positive"]
 
 
 class Problem:
@@ -65,7 +78,8 @@ class Problem:
             rng = np.random.default_rng(seed)
             self.X = rng.normal(size=(30_000, 64)).astype(np.float32)
             g = np.tanh(1.5 * self.X @ rng.normal(size=(64, 16)) / 8) @ rng.normal(size=16)
-            self.probability = 1 / (1 + np.exp(-3 * (g - g.mean()) / g.std()))
+            self.score = (g - g.mean()) / g.std()
+            self.probability = 1 / (1 + np.exp(-3 * self.score))
             self.z = (rng.random(len(self.X)) < self.probability).astype(int)
             self.is_test = np.arange(len(self.X)) >= 20_000
             self.groups = np.arange(len(self.X))
@@ -76,6 +90,7 @@ class Problem:
             data = load_rated_responses(name, data_home, encoder=encoder)
             self.X, self.groups, self.is_test = data.X, data.groups, data.is_test
             self.z = (data.rating > threshold).astype(int)
+            self.score = (data.rating - data.rating.mean()) / data.rating.std()
             self.probability = None
             self.labels = {"100 labels": 100, "300 labels": 300}
             self.params, self.context_params = SMALL_DATA, SMALL_CONTEXT
@@ -110,12 +125,14 @@ class Problem:
         objective="stratified",
         params=None,
         exclusion=True,
+        bounds=False,
         **fit_params,
     ):
         """Fit on the training rows and return the metrics of the reward on the test rows.
 
-        `columns` are further columns for the propensity; test rows do without them. With
-        `reporting` set, return the identification report instead.
+        `columns` are further columns for the propensity; test rows do without them. With `bounds`,
+        the metrics hold how often the report's bounds hold the true probability. With `reporting`
+        set, return the identification report instead.
         """
         params = self.params | (params or {})
         X = self.X[self.train]
@@ -138,6 +155,12 @@ class Problem:
             test = np.hstack([test, columns[self.is_test]])
         metrics = reward_metrics(self.z[self.is_test], estimator.predict(test))
         metrics["false_action_rate"] = estimator.false_action_rate_
+        metrics["level"] = estimator.identification_.level
+        if bounds and self.probability is not None:
+            report = identification_report(estimator, *log, n_starts=2, **fit_params)
+            lower, upper = report.bounds(test).T
+            truth = self.probability[self.is_test]
+            metrics["bounds_hold"] = np.mean((lower <= truth) & (truth <= upper))
         return metrics
 
 
@@ -156,7 +179,7 @@ def cases(problem):
     yield "signals", "none", partial(fit, one)
     yield "signals", "preference rate", partial(fit, one, params={"preference_rate": rate})
     for name, n in p.labels.items():
-        yield "signals", name, partial(fit, one, preference=p.some_labels(n))
+        yield "signals", name, partial(fit, one, labels=p.some_labels(n))
     yield "signals", "propensity of 10 % of rows", partial(fit, one, propensity=known)
     again = p.z * (np.random.default_rng([p.seed, 5]).random(len(one)) < log.propensity[:, 0])
     yield "signals", "shown twice", partial(fit, one + again, exposures=np.full(p.train.sum(), 2))
@@ -166,7 +189,7 @@ def cases(problem):
     yield (
         "signals",
         f"two signals, {few}",
-        partial(fit, log.actions[:, :2], preference=p.some_labels(p.labels[few])),
+        partial(fit, log.actions[:, :2], labels=p.some_labels(p.labels[few])),
     )
 
     context = p.simulate(X=p.context).actions
@@ -190,6 +213,8 @@ def cases(problem):
             f"three signals, rate {shown}",
             partial(fit, false, params={"false_action_rate": e}),
         )
+
+    yield from cases_of_both_polarities(p)
 
     # Broken assumptions.
     for case, n_signals, rate_copied in (
@@ -247,7 +272,7 @@ def cases(problem):
         yield (
             "signals",
             f"{name}, 20 % wrong",
-            partial(fit, one, preference=p.some_labels(n, 0.2, one)),
+            partial(fit, one, labels=p.some_labels(n, 0.2, one)),
         )
     leak = p.context.copy()
     leak[:, 0] += (p.z - p.z.mean()) / p.z.std()
@@ -262,13 +287,40 @@ def cases(problem):
     )
 
 
+def cases_of_both_polarities(p):
+    """Yield the rows of the logs of up, down and copy."""
+    against = 1 / (1 + np.exp(1.5 * p.score + 0.4))
+    for log, propensity in (
+        ("both polarities", {}),
+        ("rare actions", {"intercept": -2.0}),
+        ("against the grain", {"propensity": np.repeat(against[:, None], 3, axis=1)}),
+    ):
+        actions = p.simulate(signals=SIGNALS, **propensity).actions
+        fit = partial(p.evaluate, bounds=True)
+        yield log, "naive", partial(fit, actions[:, 0], objective="naive", bounds=False)
+        yield log, "none", partial(fit, actions[:, 0], bounds=False)
+        yield (
+            log,
+            "up-down",
+            partial(
+                fit,
+                actions[:, :2],
+                objective="up-down",
+                params={"signals": SIGNALS[:2]},
+                bounds=False,
+            ),
+        )
+        yield log, "one of each", partial(fit, actions[:, :2], params={"signals": SIGNALS[:2]})
+        yield log, "two positive, one negative", partial(fit, actions, params={"signals": SIGNALS})
+
+
 def run_seed(name, data_home, seed, only=None):
     """Return the metrics of every case of one seed."""
     problem = Problem(name, data_home, seed)
     return {
         (log, case): evaluate()
         for log, case, evaluate in cases(problem)
-        if only is None or log in only
+        if only is None or log in only or case == "all labels"  # which shares refer to
     }
 
 
@@ -323,9 +375,10 @@ def print_ladder(name, runs):
     print(f"\n{name}, {len(runs)} seeds (mean ± standard error)\n")
     share = "share of all labels" if name == "synthetic" else "gap closed"
     print(
-        f"| log | what the estimator is given | R2 | {share} | worst seed | AUROC | MAE | > none |"
+        f"| log | what the estimator is given | R2 | {share} | worst seed | AUROC | MAE | > none "
+        "| level (seeds) |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|")
     for log, case in runs[0]:
         r2 = np.array([run[log, case]["r2"] for run in runs])
         full, naive, none = (
@@ -341,8 +394,19 @@ def print_ladder(name, runs):
             f"{part.min():.3f}",
             *(f"{np.mean([run[log, case][m] for run in runs]):.3f}" for m in ("auroc", "mae")),
             f"{np.sum(r2 > none)}/{len(runs)}",
+            ", ".join(
+                f"{level} ({count})"
+                for level, count in Counter(run[log, case]["level"] for run in runs).most_common()
+            ),
         ]
         print("| " + " | ".join(cells) + " |")
+    for key in runs[0]:
+        if "bounds_hold" in runs[0][key]:
+            held = np.array([run[key]["bounds_hold"] for run in runs])
+            print(
+                f"\n{', '.join(key)}: the bounds hold {held.mean():.1%} of the test rows "
+                f"(worst seed {held.min():.1%})"
+            )
     estimated = "false actions", "three signals, rate estimated"
     if estimated in runs[0]:
         rates = np.array([run[estimated]["false_action_rate"] for run in runs])
@@ -351,6 +415,57 @@ def print_ladder(name, runs):
             f"\nfalse-action rate, true {FALSE_ACTIONS}: estimated {rates.mean():.4f} on average, "
             f"largest error of a signal and seed {error.max():.4f}"
         )
+
+
+def log_without_fault(seed):
+    """Return X, actions and signals of a log that satisfies the assumptions."""
+    rng = np.random.default_rng([seed, 7])
+    n, n_signals = int(np.exp(rng.uniform(np.log(2000), np.log(20_000)))), rng.integers(2, 4)
+    X = rng.normal(size=(n, 64)).astype(np.float32)
+    g = np.tanh(1.5 * X @ rng.normal(size=(64, 16)) / 8) @ rng.normal(size=16)
+    reward = 1 / (1 + np.exp(-3 * (g - g.mean()) / g.std()))
+    signals = [str(kind) for kind in rng.choice(["positive", "negative"], size=n_signals)]
+    shown = np.array(
+        [reward.mean() if kind == "positive" else 1 - reward.mean() for kind in signals]
+    )
+    rates = np.exp(rng.uniform(np.log(0.03), np.log(0.4), size=n_signals))
+    log = simulate_feedback(
+        reward, X=X, signals=signals, intercept=intercepts(rates / shown), random_state=seed
+    )
+    return X, log.actions, signals
+
+
+def intercepts(means, slope=1.5):
+    """Return the b of which the mean of sigmoid(slope s + b) over normal s is as given."""
+    nodes, weight = np.polynomial.hermite_e.hermegauss(40)
+    grid = np.linspace(-12, 12, 2401)
+    found = 1 / (1 + np.exp(-slope * nodes - grid[:, None])) @ weight / weight.sum()
+    return np.interp(means, found, grid)
+
+
+def alarm(seed):
+    """Return the shape of a log without fault, its action rates, and what fit says against it."""
+    X, actions, signals = log_without_fault(seed)
+    est = ImplicitRewardEstimator(signals=signals, shared_examination=False, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IdentificationWarning)
+        est.fit(X, actions)
+    reason = est.identification_.reason
+    return len(X), signals, actions.mean(axis=0), reason if "contradict" in reason else ""
+
+
+def print_alarms(seeds, jobs):
+    """Print how many logs without fault are said to have one."""
+    found = Parallel(n_jobs=jobs)(delayed(alarm)(seed) for seed in seeds)
+    rates = np.concatenate([each[2] for each in found])
+    rows = [each[0] for each in found]
+    print(
+        f"\nfalse alarms: {sum(bool(each[3]) for each in found)} of {len(found)} logs "
+        f"({min(rows)} to {max(rows)} rows, action rates {rates.min():.1%} to {rates.max():.1%})"
+    )
+    for n, signals, rate, reason in found:
+        if reason:
+            print(f"- {n} rows, {', '.join(signals)}, rates {rate.round(3)}: {reason}")
 
 
 def choice_settings():
@@ -415,7 +530,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-home", help="folder of the data sets")
     parser.add_argument("--data", nargs="+", default=["synthetic", *RATED])
-    parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice"])
+    parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice", "alarms"])
     parser.add_argument("--only", nargs="+", help="logs of the ladder and the report")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -424,7 +539,10 @@ def main(argv=None):
     if args.seeds < 2:
         parser.error("--seeds must be at least 2: a standard error needs them")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    for name in args.data:
+    if "alarms" in args.part:
+        first = args.first_seed + 1000
+        print_alarms(range(first, first + N_ALARMS), args.jobs)
+    for name in args.data if set(args.part) - {"alarms"} else ():
         start = time.perf_counter()
         if "ladder" in args.part:
             runs = Parallel(n_jobs=args.jobs)(

@@ -1,6 +1,6 @@
 """A product log as a newcomer brings it: chats of two models, four topics, users who differ.
 
-    python -m benchmarks.newcomer [--seeds 5]
+    python -m benchmarks.newcomer [--seeds 5] [--first-seed 0]
 
 3,600 rows of 240 users, prompts from 320 texts. A text has a vector of 16 normal numbers, a topic
 and an offset of the propensities (1.0, 0.6, -1.2, -1.8 by topic). X is its vector, the topics
@@ -94,9 +94,10 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--first-seed", type=int, default=0)
     args = parser.parse_args(argv)
     found = {row: [] for row in ROWS}
-    for seed in range(args.seeds):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for row, *values in evaluate(seed):
             found[row].append(values)
     print("| signals | R2, mean (worst) | AUROC, mean (worst) | verdicts |")

@@ -164,7 +164,7 @@ class Problem:
         if method.tier == PRIOR:
             params["preference_rate"] = self.prior
         if method.tier == LABELS:
-            return fit(params=params, preference=self.some_labels())
+            return fit(params=params, labels=self.some_labels())
         if method.tier == PROPENSITY:
             return fit(params=params, propensity=self.propensity[:, 0])
         if method.tier == TWO:

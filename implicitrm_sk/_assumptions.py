@@ -131,7 +131,7 @@ class Assumptions:
                 f"responses of a kind for each signal; y has {log.n_signals} signal(s), and "
                 f"signal {log.signal_names[k]!r} has {counts[0]} responses on which it is one of "
                 f"three logged, {counts[1]} shown {'two' if both else 'three'} times, and "
-                f"{counts[2]} with preference={1 - target}. "
+                f"{counts[2]} with a label of {1 - target}. "
                 "With less, false and true actions cannot be told apart: pass a number, "
                 "0.0 if users never act by mistake."
             )

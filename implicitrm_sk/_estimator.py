@@ -120,7 +120,7 @@ class ImplicitRewardEstimator(
         if signals of both polarities were logged), or labels of responses with the other
         preference.
     label_mechanism : {"random", "acted"}, default="random"
-        Which responses have a label in ``fit(preference=)``. "random": whether one is labelled
+        Which responses have a label in ``fit(labels=)``. "random": whether one is labelled
         does not depend on its preference, given features and actions. "acted": only responses
         that drew an action could be labelled; this tells something only with a given
         `false_action_rate` above 0, since without false actions all of them are preferred.
@@ -262,14 +262,14 @@ class ImplicitRewardEstimator(
         "groups": True,
         "response_id": True,
         "exposures": True,
-        "preference": True,
+        "labels": True,
         "propensity": True,
     }
     __metadata_request__partial_fit = {
         "sample_weight": True,
         "response_id": True,
         "exposures": True,
-        "preference": True,
+        "labels": True,
         "propensity": True,
     }
     __metadata_request__predict = {"return_std": True}
@@ -410,7 +410,7 @@ class ImplicitRewardEstimator(
         groups: ArrayLike | None = None,
         response_id: ArrayLike | None = None,
         exposures: ArrayLike | None = None,
-        preference: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
     ) -> Self:
         """Learn reward and propensity from logged actions.
@@ -442,7 +442,7 @@ class ImplicitRewardEstimator(
         exposures : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             How often each row was shown: y then counts actions, 0 to exposures, of one preference
             and one propensity. None is once.
-        preference : array-like of shape (n_samples,), default=None
+        labels : array-like of shape (n_samples,), default=None
             Labels to train on, where the preference is known: 1 preferred, 0 not, a number in
             between a graded label that stands for the posterior of r*; NaN unknown. Not to be
             confused with the `true_preference` of `score`, which is for evaluation.
@@ -478,7 +478,7 @@ class ImplicitRewardEstimator(
         >>> copied = np.where(preferred, rng.random(1000) < 0.5, 0)
         >>> label = np.where(rng.random(1000) < 0.1, preferred, np.nan)  # one in ten was asked
         >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
-        >>> est.fit(X, copied, preference=label).identification_.level
+        >>> est.fit(X, copied, labels=label).identification_.level
         'identified'
         """
         if parent_context(self) is not None and searches_by_own_score(
@@ -493,7 +493,7 @@ class ImplicitRewardEstimator(
             groups=groups,
             response_id=response_id,
             exposures=exposures,
-            preference=preference,
+            labels=labels,
             propensity=propensity,
         )
 
@@ -506,7 +506,7 @@ class ImplicitRewardEstimator(
         sample_weight: ArrayLike | None = None,
         response_id: ArrayLike | None = None,
         exposures: ArrayLike | None = None,
-        preference: ArrayLike | None = None,
+        labels: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
     ) -> Self:
         """Train one pass over some more rows: no split, no early stopping.
@@ -523,7 +523,7 @@ class ImplicitRewardEstimator(
             weigh one batch against another.
         response_id : array-like of shape (n_samples,), default=None
             As in `fit`. All rows of an id belong in one batch.
-        exposures, preference, propensity : array-like, default=None
+        exposures, labels, propensity : array-like, default=None
             As in `fit`.
 
         Returns
@@ -564,7 +564,7 @@ class ImplicitRewardEstimator(
             "sample_weight": sample_weight,
             "response_id": response_id,
             "exposures": exposures,
-            "preference": preference,
+            "labels": labels,
             "propensity": propensity,
         }
         if first:

@@ -49,7 +49,7 @@ def read_log(est, n_samples, y, side_information, purpose="fit"):
         Rows of X.
     y : array-like
     side_information : dict
-        Arguments of `fit`: sample_weight, response_id, exposures, preference, propensity.
+        Arguments of `fit`: sample_weight, response_id, exposures, labels, propensity.
     purpose : {"fit", "batch"}
         As in `FeedbackLog.from_arguments`.
     """

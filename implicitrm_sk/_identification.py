@@ -38,6 +38,12 @@ class Evidence:
     n_determined: int = 0
     n_ranked: int = 0
 
+    @property
+    def shown_twice(self):
+        """The preferences, 0 and 1, that enough responses have two logged signals of."""
+        counts = self.n_two_negative, self.n_two_positive
+        return tuple(c for c in (0, 1) if counts[c] >= MIN_RESPONSES)
+
     def __add__(self, other):
         return Evidence(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Evidence)))
 
@@ -55,8 +61,8 @@ class Evidence:
         n_negative, n_positive = ((per_signal[:, log.shows(c)] > 0).sum(axis=1) for c in (0, 1))
         n_signals = n_negative + n_positive
         labelled = np.zeros(log.n_responses, dtype=bool)
-        if log.preference is not None:
-            labelled = ~np.isnan(log.preference)
+        if log.labels is not None:
+            labelled = ~np.isnan(log.labels)
         known = np.zeros(log.n_responses)
         if log.propensity is not None:
             known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
@@ -146,7 +152,7 @@ ADVICE = {
     ),
     "labels": (
         "Ask for explicit labels on a few hundred randomly chosen responses, acted on or not, and "
-        "pass them as preference=."
+        "pass them as labels=."
     ),
     "exclusion": (
         "If columns that say nothing about the response (user, position, scenario) drive how "
@@ -235,9 +241,7 @@ def assess(
         level, more, further = _assess_bounds(evidence, columns, linear, n_signals)
         reasons += more
         advice += further
-        if level == BOUNDED and max(evidence.n_two_positive, evidence.n_two_negative) >= (
-            MIN_RESPONSES
-        ):
+        if level == BOUNDED and evidence.shown_twice:
             ways.append("independent signals of rows that were looked at")
         if level == NOT_IDENTIFIED and preference_rate is not None:
             level = LEVEL_ONLY
@@ -279,8 +283,7 @@ def _assumptions_of(signals, level, n_responses):
 def _assess_log(evidence, false_actions, label_mechanism, examined):
     """Return what in the log identifies the reward: assumptions, reasons, advice."""
     ways, reasons, advice = [], [], []
-    two_alike = max(evidence.n_two_positive, evidence.n_two_negative)
-    if two_alike >= MIN_RESPONSES and examined:
+    if evidence.shown_twice and examined:
         ways += ["independent signals", "every row was looked at"]
         reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
         advice.append(ADVICE["users"])
@@ -326,15 +329,14 @@ def _assess_ranking(evidence, columns, shared_propensity):
 def _assess_bounds(evidence, columns, linear, n_signals):
     """Return level, reasons and advice where nothing determines the reward or its order."""
     advice = [ADVICE["labels"], ADVICE["exclusion"]]
-    several = max(evidence.n_two_positive, evidence.n_two_negative) >= MIN_RESPONSES
-    if evidence.n_both >= MIN_RESPONSES or several:
+    if evidence.n_both >= MIN_RESPONSES or evidence.shown_twice:
         reasons = []
         if evidence.n_both >= MIN_RESPONSES:
             reasons.append(
                 f"{evidence.n_both} responses have signals of both polarities: the reward lies "
                 "between P(positive action) and 1 - P(negative action)"
             )
-        if several:
+        if evidence.shown_twice:
             reasons.append(
                 f"{evidence.n_several_signals} responses have several logged signals, but rows "
                 "that nobody looked at would leave them silent together"

@@ -14,8 +14,8 @@ from ._validation import (
     check_actions,
     check_both_classes,
     check_groups,
+    check_label_values,
     check_n_signals,
-    check_preference,
     check_propensity,
     check_sample_weight,
     to_numpy,
@@ -89,7 +89,7 @@ class FeedbackLog:
         0 to m - 1, in order of first appearance.
     first : ndarray of int of shape (m,) or None
         First row of each response.
-    preference : ndarray of shape (m,) or None
+    labels : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
     signals : tuple of Signal
         What each column of the actions is.
@@ -104,7 +104,7 @@ class FeedbackLog:
     exposures: np.ndarray | None = None
     response: np.ndarray | None = None
     first: np.ndarray | None = None
-    preference: np.ndarray | None = None
+    labels: np.ndarray | None = None
     propensity: np.ndarray | None = None
     signals: tuple = ()
     names: np.ndarray | None = None
@@ -124,14 +124,14 @@ class FeedbackLog:
         sample_weight=None,
         response_id=None,
         exposures=None,
-        preference=None,
+        labels=None,
         propensity=None,
     ):
         """Check y and all that comes with it, each once, in this order.
 
         Parameters
         ----------
-        y, sample_weight, response_id, exposures, preference, propensity
+        y, sample_weight, response_id, exposures, labels, propensity
             Arguments of `fit`.
         n_samples : int
             Rows of X.
@@ -156,7 +156,7 @@ class FeedbackLog:
             "sample_weight": sample_weight,
             "response_id": response_id,
             "exposures": exposures,
-            "preference": preference,
+            "labels": labels,
             "propensity": propensity,
         }
         check_uses(objective, side, assumptions)
@@ -176,8 +176,8 @@ class FeedbackLog:
                 of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
                 actions[:, columns] = block.signal.check(actions[:, columns], name + of)
         weight = check_sample_weight(sample_weight, n_samples)
-        if preference is not None:
-            preference = check_preference(preference, n_samples)
+        if labels is not None:
+            labels = check_label_values(labels, n_samples)
         response = first = None
         if response_id is not None:
             ids = check_groups(response_id, n_samples, "response_id")
@@ -186,8 +186,8 @@ class FeedbackLog:
                 weight, response, first, ids, "sample_weight", "One response has one weight"
             )
             weight = weight[first]
-            if preference is not None:
-                preference = _shared_label(preference, response, first, ids)
+            if labels is not None:
+                labels = _shared_label(labels, response, first, ids)
             if len(first) == n_samples:  # nothing is repeated
                 response = first = None
         if exposures is not None and (exposures == 1).all():
@@ -198,7 +198,7 @@ class FeedbackLog:
             exposures,
             response,
             first,
-            preference,
+            labels,
             signals=signals,
             names=names,
             one_dimensional=one_dimensional,
@@ -498,8 +498,8 @@ class FeedbackLog:
         counted = self.sample_weight > 0
         observed = self.observations()[counted]
         contrary = np.zeros(observed.shape, dtype=bool)
-        if self.preference is not None and label_mechanism == "random":
-            contrary = self.preference[counted][:, None] == self.shows(0)
+        if self.labels is not None and label_mechanism == "random":
+            contrary = self.labels[counted][:, None] == self.shows(0)
         seen = observed > 0
         repeated = observed >= 3
         if self.can_show(0) and self.can_show(1):
@@ -570,8 +570,8 @@ class FeedbackLog:
     def usable(self):
         """Return the responses that tell something: of positive weight, logged or labelled."""
         informative = self.n_events() > 0
-        if self.preference is not None:
-            informative |= ~np.isnan(self.preference)
+        if self.labels is not None:
+            informative |= ~np.isnan(self.labels)
         return np.flatnonzero((self.sample_weight > 0) & informative)
 
     def sorted(self):
@@ -832,15 +832,15 @@ def _shown(label):
     return repr(str(label)) if isinstance(label, str) else str(label)
 
 
-def _shared_label(preference, response, first, ids):
+def _shared_label(labels, response, first, ids):
     """Return the label of each response; its rows that have one must agree."""
-    labelled = np.flatnonzero(~np.isnan(preference))
+    labelled = np.flatnonzero(~np.isnan(labels))
     label = np.full(len(first), np.nan)
-    label[response[labelled]] = preference[labelled]
-    conflict = labelled[label[response[labelled]] != preference[labelled]]
+    label[response[labelled]] = labels[labelled]
+    conflict = labelled[label[response[labelled]] != labels[labelled]]
     if len(conflict):
         raise ValueError(
-            f"preference differs between rows of one response_id in "
+            f"labels differ between rows of one response_id in "
             f"{len(np.unique(response[conflict]))} responses; the first is "
             f"{_shown(ids[conflict[0]])}. Rows of one id share one preference: average their "
             "labels to a graded one, or give rows of different users different ids."
@@ -857,7 +857,7 @@ def check_labels(log, false_action_rate, label_mechanism):
             "preference as false_action_rate is 0, and lack one whose propensity is given as "
             "1, which disproves it. Correct propensity, or set false_action_rate."
         )
-    label = log.preference
+    label = log.labels
     if label is None:
         return log
     kind = "a positive" if log.can_show(0) else "an"
@@ -865,25 +865,24 @@ def check_labels(log, false_action_rate, label_mechanism):
     for wrong, what, cure in (
         (
             preferred & (label == 0) & proved[1],
-            f"preference is 0 on {{}} responses that drew {kind} action",
+            f"labels are 0 on {{}} responses that drew {kind} action",
             "with false_action_rate=0 an action proves preference. Correct the labels, or set "
             "false_action_rate if misclicks happen",
         ),
         (
             not_preferred & (label == 1) & proved[0],
-            "preference is 1 on {} responses that drew a negative action",
+            "labels are 1 on {} responses that drew a negative action",
             "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
             "or set false_action_rate if misclicks happen",
         ),
         (
             not_preferred & (label == 1) & ~proved[0],
-            "preference is 1 on {} responses without an action whose propensity is given as 1",
+            "labels are 1 on {} responses without an action whose propensity is given as 1",
             "a preferred response would have drawn it. Correct the labels or propensity",
         ),
         (
             preferred & (label == 0) & ~proved[1],
-            "preference is 0 on {} responses without a negative action whose propensity is given "
-            "as 1",
+            "labels are 0 on {} responses without a negative action whose propensity is given as 1",
             "one that is not preferred would have drawn it. Correct the labels or propensity",
         ),
     ):
@@ -897,7 +896,7 @@ def check_labels(log, false_action_rate, label_mechanism):
         )
         label = np.where(graded, preferred.astype(float), label)
     _check_label_mechanism(log, label, false_action_rate, label_mechanism)
-    return replace(log, preference=label)
+    return replace(log, labels=label)
 
 
 def _check_label_mechanism(log, label, false_action_rate, label_mechanism):

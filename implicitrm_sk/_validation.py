@@ -95,7 +95,7 @@ def in_range(X, dtype):
 
 #: What the numbers of an argument are.
 _EXPECTED = {
-    "preference": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",
+    "labels": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",
     "exposures": "counts, of the shape of the actions or one column",
     "propensity": "probabilities in (0, 1], NaN where unknown, of the shape of the actions",
 }
@@ -267,18 +267,18 @@ def check_propensity(propensity, actions, false_action_rate):
     return propensity
 
 
-def check_preference(preference, n_samples):
+def check_label_values(labels, n_samples):
     """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
-    labels = as_float(to_numpy(preference), "preference")
+    labels = as_float(to_numpy(labels), "labels")
     if labels.shape != (n_samples,):
         raise ValueError(
-            f"preference has shape {labels.shape}, but one label per row of X is expected: "
+            f"labels has shape {labels.shape}, but one label per row of X is expected: "
             f"({n_samples},), NaN where it is not known."
         )
     bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
     if bad.any():
         raise ValueError(
-            "preference must hold labels in [0, 1] (1 preferred, 0 not, in between graded), NaN "
+            "labels must lie in [0, 1] (1 preferred, 0 not, in between graded), NaN "
             f"where unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. "
             "Rescale ratings first."
         )

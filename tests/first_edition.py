@@ -20,7 +20,7 @@ and what more is known of a row comes by keyword, None where nothing is:
 - ``response``, shape (n,): rows of one integer, 0 to m - 1, share one r*, as the same response
   shown repeatedly. Reward logits and all results per response then have shape (..., m), and the
   products run over the rows of a response too;
-- ``preference``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that stands for the
+- ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that stands for the
   posterior of r*; NaN unknown;
 - ``propensity``, shape (n, K): A_k where it is known, NaN elsewhere.
 
@@ -141,7 +141,7 @@ def log_joint(
 
 
 def log_likelihood(
-    reward_logit, propensity_logit, actions, false_action_rate=None, *, preference=None, **log
+    reward_logit, propensity_logit, actions, false_action_rate=None, *, labels=None, **log
 ):
     """Return log P(y | x), or log P(y, r* | x) where r* is known, of shape (..., m).
 
@@ -149,17 +149,17 @@ def log_likelihood(
     q gives q log P(y, r*=1 | x) + (1 - q) log P(y, r*=0 | x), whose gradient is that of generalised
     EM with q in place of the posterior of r*.
 
-    Parameters are those of `log_joint`, and `preference`, a Tensor of shape (m,).
+    Parameters are those of `log_joint`, and `labels`, a Tensor of shape (m,).
     """
     preferred, not_preferred = log_joint(
         reward_logit, propensity_logit, actions, false_action_rate, **log
     )
     total = torch.logaddexp(preferred, not_preferred)
-    if preference is None:
+    if labels is None:
         return total
-    q = torch.nan_to_num(preference)
+    q = torch.nan_to_num(labels)
     labelled = _times(q, preferred) + _times(1 - q, not_preferred)
-    return torch.where(torch.isnan(preference), total, labelled)
+    return torch.where(torch.isnan(labels), total, labelled)
 
 
 def group_log_joint(
@@ -263,7 +263,7 @@ class _StratifiedRisk(torch.autograd.Function):
         actions,
         exposures,
         response,
-        preference,
+        labels,
         propensity,
     ):
         f, u = full_precision(reward_logit), full_precision(propensity_logit)
@@ -285,8 +285,8 @@ class _StratifiedRisk(torch.autograd.Function):
             log_odds = log_odds.masked_fill(acted, math.inf)
         log_odds = log_odds.masked_fill(unlogged, 0.0).sum(-1)
         q = torch.sigmoid(f + _per_response(log_odds, response, f.shape[-1]))
-        if preference is not None:
-            q = torch.where(torch.isnan(preference), q, preference.to(f))
+        if labels is not None:
+            q = torch.where(torch.isnan(labels), q, labels.to(f))
         qk = (q if response is None else q[..., response])[..., None]
         free = ~unlogged if propensity is None else ~unlogged & torch.isnan(propensity)
         if exposures is None:
@@ -325,7 +325,7 @@ def stratified_risk(
     *,
     exposures=None,
     response=None,
-    preference=None,
+    labels=None,
     propensity=None,
 ):
     """Return E_pref + E_prop per response, with posteriors refreshed from the logits, held fixed.
@@ -349,13 +349,13 @@ def stratified_risk(
         actions,
         exposures,
         response,
-        preference,
+        labels,
         propensity,
     )
 
 
 def false_action_counts(
-    reward_logit, propensity_logit, actions, false_action_rate, *, preference=None, **log
+    reward_logit, propensity_logit, actions, false_action_rate, *, labels=None, **log
 ):
     """Return the false actions of each signal that are expected given y, and their opportunities.
 
@@ -373,8 +373,8 @@ def false_action_counts(
         reward_logit, propensity_logit, actions, false_action_rate, **log
     )
     not_q = torch.sigmoid(not_preferred - preferred)
-    if preference is not None:
-        not_q = torch.where(torch.isnan(preference), not_q, 1 - preference.to(not_q))
+    if labels is not None:
+        not_q = torch.where(torch.isnan(labels), not_q, 1 - labels.to(not_q))
     response = log.get("response")
     not_q = (not_q if response is None else not_q[..., response])[..., None]
     acted, not_acted = _counts(actions, log.get("exposures"))

@@ -115,7 +115,7 @@ def test_evidence_of_false_actions(n):
     cases = [
         ((three,), {}, f"has 3 signal(s), and signal 0 has {n} responses on which it is one of"),
         ((y,), {"exposures": np.where(rows < n, 3, 1)}, f"one of three logged, {n} shown three"),
-        ((y,), {"preference": known}, f"0 shown three times, and {n} with preference=0"),
+        ((y,), {"labels": known}, f"0 shown three times, and {n} with a label of 0"),
     ]
     for arguments, side, counted in cases:
         log = log_of(*arguments, **side)
@@ -129,9 +129,9 @@ def test_evidence_of_false_actions(n):
 
 
 def test_labels_of_acted_responses_are_no_evidence_of_false_actions():
-    log = log_of(np.zeros(40), preference=np.zeros(40))
+    log = log_of(np.zeros(40), labels=np.zeros(40))
     assert estimated().with_rates_of(log).estimates_false_actions
-    with pytest.raises(ValueError, match="and 0 with preference=0"):
+    with pytest.raises(ValueError, match="and 0 with a label of 0"):
         estimated("acted").with_rates_of(log)
 
 

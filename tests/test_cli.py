@@ -245,7 +245,7 @@ def test_fit_is_the_fit_of_python(log, run, tmp_path):
     frame = frame.assign(weight=np.linspace(0.5, 1.5, 400))
     frame.to_parquet(path)
     code, out, _ = run(
-        "fit", path, "--actions", "copied", "--preference", "label", "--weight", "weight",
+        "fit", path, "--actions", "copied", "--labels", "label", "--weight", "weight",
         "--preference-rate", "0.3,0.7", "-o", "reward.zip", "--seed", "3", *QUICK,
     )  # fmt: skip
     assert code == 0
@@ -260,7 +260,7 @@ def test_fit_is_the_fit_of_python(log, run, tmp_path):
         est.fit(
             X,
             frame["copied"].to_numpy(),
-            preference=frame["label"].to_numpy(),
+            labels=frame["label"].to_numpy(),
             sample_weight=frame["weight"].to_numpy(),
             groups=frame["prompt_id"].to_numpy(),
         )
@@ -378,14 +378,14 @@ def report_arguments(monkeypatch):
     return given
 
 
-@pytest.mark.parametrize("option", ["preference", "weight", "response-id", "exposures"])
+@pytest.mark.parametrize("option", ["labels", "weight", "response-id", "exposures"])
 def test_report_reads_the_side_information_of_fit(option, run, tmp_path, monkeypatch):
     frame, X, _ = make_frame()
     frame = frame.assign(weight=1.5, views=2, response=np.arange(400) // 2)
     frame["embedding"] = list(X[np.arange(400) // 2])
     frame = frame.drop(columns="prompt_id")
     frame.to_parquet(tmp_path / "log.parquet")
-    column = {"preference": "label", "response-id": "response", "exposures": "views"}.get(
+    column = {"labels": "label", "response-id": "response", "exposures": "views"}.get(
         option, option
     )
     side = [f"--{option}", column]
@@ -401,11 +401,11 @@ def test_report_reads_the_side_information_of_fit(option, run, tmp_path, monkeyp
 
 
 def test_report_agrees_with_fit_about_labels(log, run):
-    args = ["--preference", "label"]
+    args = ["--labels", "label"]
     code, out, _ = run("fit", log[0], "--actions", "copied", "-o", "reward", *args, *QUICK)
     assert code == 0
     assert "The reward is identified" in out
-    assert f"large enough to show it: implicitrm report reward {log[0]} --preference label" in out
+    assert f"large enough to show it: implicitrm report reward {log[0]} --labels label" in out
     code, out, _ = run("report", "reward", log[0], *args)
     assert code == 0
     # Identified by its labels, which are too few to show it.

@@ -211,7 +211,7 @@ def test_what_knows_nothing_changes_nothing():
     X, y, _ = make_log()
     nothing = np.full(400, np.nan)
     plain = ImplicitRewardEstimator(**FAST).fit(X, y)
-    estimator = ImplicitRewardEstimator(**FAST).fit(X, y, preference=nothing, propensity=nothing)
+    estimator = ImplicitRewardEstimator(**FAST).fit(X, y, labels=nothing, propensity=nothing)
     assert_array_equal(estimator.predict(X), plain.predict(X))
     assert estimator.identification_ == plain.identification_
 
@@ -248,7 +248,7 @@ def test_rows_of_an_id_have_one_reward_weight_label_and_group():
     ):
         with pytest.raises(ValueError, match=rf"X differs \(position 0 .* '{ids[first]}'"):
             method(moved, **kwargs, response_id=ids)
-    for name in ("sample_weight", "groups", "preference"):
+    for name in ("sample_weight", "groups", "labels"):
         value = np.ones(len(rows))
         value[first] = 0
         with pytest.raises(ValueError, match=rf"{name} differs .* '{ids[first]}'"):

@@ -54,7 +54,7 @@ def test_some_labels_help():
     X, log = simulated()
     truth = log.true_preference
     without = r2(X, log.actions, truth)
-    with_labels = r2(X, log.actions, truth, preference=some_labels(truth, 0.1))
+    with_labels = r2(X, log.actions, truth, labels=some_labels(truth, 0.1))
     assert with_labels > without + 0.15
 
 
@@ -63,7 +63,7 @@ def test_all_labels_leave_nothing_to_the_actions():
     X, log = simulated(n=300)
     params = FULL_BATCH | {"n_estimators": 1, "max_epochs": 60}
     labelled = ImplicitRewardEstimator(**params)
-    labelled.fit(X, log.actions, preference=log.true_preference)
+    labelled.fit(X, log.actions, labels=log.true_preference)
     labels = ImplicitRewardEstimator("naive", **params).fit(X, log.true_preference)
     # They start at different rates.
     assert np.corrcoef(labelled.predict(X), labels.predict(X))[0, 1] > 0.98
@@ -75,17 +75,17 @@ def test_labels_of_acted_rows_with_misclicks():
     labels = np.where(acted, some_labels(truth, 0.6), np.nan)
     params = {"false_action_rate": 0.2}
     with pytest.raises(ValueError, match="these labels are not missing at random"):
-        r2(X, log.actions, truth, params, preference=labels)
+        r2(X, log.actions, truth, params, labels=labels)
     without = r2(X, log.actions, truth, params)
     params["label_mechanism"] = "acted"
-    assert r2(X, log.actions, truth, params, preference=labels) > without + 0.2
+    assert r2(X, log.actions, truth, params, labels=labels) > without + 0.2
     with pytest.raises(ValueError, match="labels of acted responses tell nothing while"):
         r2(
             X,
             log.actions,
             truth,
             {"label_mechanism": "acted"},
-            preference=np.where(acted, 1, np.nan),
+            labels=np.where(acted, 1, np.nan),
         )
 
 
@@ -95,7 +95,7 @@ def test_unlogged_rows_learn_from_their_labels():
     y[:400] = np.nan
     labels = np.where(np.isnan(y), log.true_preference, np.nan)
     params = LEARN | {"early_stopping": False}
-    estimator = ImplicitRewardEstimator(**params).fit(X, y, preference=labels)
+    estimator = ImplicitRewardEstimator(**params).fit(X, y, labels=labels)
     assert estimator.score(X[400:], None, true_preference=log.true_preference[400:]) > 0.3
     assert estimator.score(X, y) == pytest.approx(estimator.score(X[400:], y[400:]), rel=1e-5)
 

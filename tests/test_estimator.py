@@ -73,7 +73,7 @@ def test_objective_by_name_and_by_object_agree(objective):
 def test_objectives_say_what_they_make_no_use_of(partial):
     X, y, preference = make_log(n_signals=3)
     for name, value in (
-        ("preference", np.where(np.arange(400) < 30, preference, np.nan)),
+        ("labels", np.where(np.arange(400) < 30, preference, np.nan)),
         ("propensity", np.full(400, 0.5)),
     ):
         estimator = ImplicitRewardEstimator("naive", **FAST)
@@ -201,14 +201,14 @@ def test_graded_labels_on_acted_rows_are_raised_with_one_warning():
     raised = np.where((graded == 0.8) & (y == 1), 1.0, graded)
     with pytest.warns(UserWarning) as record:
         estimator = ImplicitRewardEstimator(**FAST | {"max_epochs": 2, "early_stopping": False})
-        estimator.fit(X, y, preference=graded)
+        estimator.fit(X, y, labels=graded)
     assert [str(warning.message).split(" were")[0] for warning in record] == [
         f"{(y[:60] == 1).sum()} graded labels",
     ]
     assert {warning.filename for warning in record} == {__file__}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        twin = clone(estimator).fit(X, y, preference=raised)
+        twin = clone(estimator).fit(X, y, labels=raised)
     assert_array_equal(estimator.predict(X), twin.predict(X))
 
 
@@ -263,7 +263,7 @@ def test_partial_fit_takes_side_information_but_no_whole_population():
     estimator = ImplicitRewardEstimator(**FAST)
     for _ in range(2):
         estimator.partial_fit(
-            X[rows], acted, response_id=rows, preference=labels, propensity=np.full(len(rows), 0.9)
+            X[rows], acted, response_id=rows, labels=labels, propensity=np.full(len(rows), 0.9)
         )
     assert estimator.identification_.level == "identified"
     assert np.isfinite(estimator.predict(X)).all()
@@ -492,10 +492,10 @@ def test_bad_side_information(kwargs, message):
 BAD_SIDE_INFORMATION = {
     "a label above 1": (
         {},
-        {"preference": np.where(np.arange(160) < 3, 5.0, np.nan)},
-        r"preference must hold labels in \[0, 1\] .* 3 value\(s\) lie outside, e.g. 5. Rescale",
+        {"labels": np.where(np.arange(160) < 3, 5.0, np.nan)},
+        r"labels must lie in \[0, 1\] .* 3 value\(s\) lie outside, e.g. 5. Rescale",
     ),
-    "a label below 0": ({}, {"preference": np.full(160, -1.0)}, "preference must hold labels in"),
+    "a label below 0": ({}, {"labels": np.full(160, -1.0)}, "labels must lie in"),
     "a selector that selects nothing": (
         {"propensity_features": []},
         {},
@@ -561,12 +561,12 @@ BAD_SIDE_INFORMATION = {
     ),
     "a label that an action contradicts": (
         {},
-        {"preference": np.zeros(160)},
-        f"preference is 0 on {Y_GOOD.sum()} responses that drew an action: with false_action_rate",
+        {"labels": np.zeros(160)},
+        f"labels are 0 on {Y_GOOD.sum()} responses that drew an action: with false_action_rate",
     ),
     "labels where users acted": (
         {},
-        {"preference": np.where(Y_GOOD == 1, 1.0, np.nan)},
+        {"labels": np.where(Y_GOOD == 1, 1.0, np.nan)},
         "labels are not missing at random",
     ),
     "an unknown mechanism": ({"label_mechanism": "mnar"}, {}, "'label_mechanism' parameter"),

@@ -90,7 +90,7 @@ def test_counts_of_repeated_exposures():
 def test_counts_of_labels_and_known_propensities():
     evidence = count(
         [1, 0, nan, 0, 1],
-        preference=[1, 0, 0.5, nan, 0],
+        labels=[1, 0, 0.5, nan, 0],
         propensity=[0.5, nan, 0.5, 1, 0.5],
         sample_weight=[1, 1, 1, 1, 0],
     )
@@ -103,9 +103,9 @@ def test_counts_of_labels_and_known_propensities():
     )
     # Where actions may be false, given or to be estimated, the label of the first row tells.
     for e in (0.1, nan):
-        assert count([1, 0, nan], preference=[1, 0, nan], e=e).n_labels_telling == 2
+        assert count([1, 0, nan], labels=[1, 0, nan], e=e).n_labels_telling == 2
     # An action certain to follow preference disproves it.
-    assert count([1, 0], preference=[nan, 0], propensity=[nan, 1]).n_labels_telling == 0
+    assert count([1, 0], labels=[nan, 0], propensity=[nan, 1]).n_labels_telling == 0
 
 
 def test_labels_that_actions_prove_identify_nothing():
@@ -114,15 +114,15 @@ def test_labels_that_actions_prove_identify_nothing():
     preference[98:] = [0, 1]
     est = ImplicitRewardEstimator(**QUICK)
     with pytest.warns(IdentificationWarning, match=r"2 labels are too few \(50 more lie on resp"):
-        est.fit(X, y, preference=preference)
+        est.fit(X, y, labels=preference)
     assert est.identification_.level == NOT_IDENTIFIED
     with pytest.warns(IdentificationWarning):
-        est.fit(X, y, preference=np.where(np.arange(100) < 25, 1.0, nan))
+        est.fit(X, y, labels=np.where(np.arange(100) < 25, 1.0, nan))
     assert est.identification_.swap_symmetric  # nothing has been said that y does not say
     preference[70:98] = np.arange(28) % 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        est.fit(X, y, preference=preference)
+        est.fit(X, y, labels=preference)
     assert "30 responses are labelled" in est.identification_.reason
 
 
@@ -167,7 +167,7 @@ def test_signals_that_differ_once_or_are_rarely_used_are_no_copies():
 def test_evidence_adds_up():
     y = (rng.uniform(size=(60, 2)) < 0.5).astype(float)
     y[rng.uniform(size=y.shape) < 0.3] = nan
-    arguments = {"preference": labels(9, size=60), "exposures": rng.integers(1, 4, size=60)}
+    arguments = {"labels": labels(9, size=60), "exposures": rng.integers(1, 4, size=60)}
     parts = [
         count(y[part], **{name: value[part] for name, value in arguments.items()})
         for part in np.array_split(np.arange(60), 3)
@@ -449,12 +449,12 @@ FITS = {
     ),
     "labels": (
         {"false_action_rate": 0.1},
-        {"y": Y[:, 0], "preference": labels(30)},
+        {"y": Y[:, 0], "labels": labels(30)},
         "identified (assuming labels missing at random, the false-action rate given)",
     ),
     "too few labels": (
         {"false_action_rate": 0.1},
-        {"y": Y[:, 0], "preference": labels(10)},
+        {"y": Y[:, 0], "labels": labels(10)},
         "not identified",
     ),
     "counts": (
@@ -553,7 +553,7 @@ def test_partial_fit_adds_up_its_evidence():
 
 def test_partial_fit_goes_on_from_the_evidence_of_fit():
     preference = np.where(Y[:, 0] == 1, 1.0, labels(60))
-    estimator = ImplicitRewardEstimator(**QUICK).fit(X, Y[:, 0], preference=preference)
+    estimator = ImplicitRewardEstimator(**QUICK).fit(X, Y[:, 0], labels=preference)
     before = estimator.predict(X)
     estimator.partial_fit(X[:1], Y[:1, 0])
     assert estimator.identification_.level == IDENTIFIED
@@ -565,7 +565,7 @@ def test_the_mirror_image_goes_when_a_batch_breaks_the_tie():
     assert estimator.identification_.swap_symmetric
     assert (estimator.predict(X, return_std=True)[1] > 0).all()
     preference = np.where(Y[:, 0] == 1, 1.0, labels(5, 0.0))
-    estimator.partial_fit(X, Y[:, 0], preference=preference)
+    estimator.partial_fit(X, Y[:, 0], labels=preference)
     assert not estimator.identification_.swap_symmetric
     assert_array_equal(estimator.predict(X, return_std=True)[1], 0)
 

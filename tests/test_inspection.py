@@ -109,7 +109,7 @@ def test_three_signals_are_identified(three_signals):
         (
             simulate,
             {},
-            {"preference": labels(900)},
+            {"labels": labels(900)},
             "identified (assuming labels missing at random)",
         ),
         (
@@ -133,11 +133,11 @@ def test_verdicts(actions, params, fit_params, verdict):
 
 
 def test_too_few_labels_to_rule_out_the_swap_are_called_that():
-    report = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(40))
+    report = identification_report(estimator(), X, simulate(), n_starts=2, labels=labels(40))
     # Never "identified" beside "too small to show it".
     assert report.level == "not identified" and report.swap["as_likely"]
     assert "too small to show it" in report.reason and "Collect more" in report.advice[0]
-    enough = identification_report(estimator(), X, simulate(), n_starts=2, preference=labels(900))
+    enough = identification_report(estimator(), X, simulate(), n_starts=2, labels=labels(900))
     assert not enough.swap["as_likely"] and "too small" not in enough.reason
 
 
@@ -239,7 +239,7 @@ def test_bounds_with_false_actions():
 def test_labelled_shares():
     y = simulate()
     label = labels()
-    report = identification_report(estimator(), X, y, n_starts=2, preference=label)
+    report = identification_report(estimator(), X, y, n_starts=2, labels=label)
     for name, rows in (("acted", y == 1), ("not acted", y == 0)):
         assert report.labelled_share[name] == pytest.approx(np.mean(~np.isnan(label[rows])))
     assert "missing at random" in repr(report)
@@ -517,7 +517,7 @@ def test_only_the_wrong_sign_counts(same, both):
 
 
 def test_copies_of_a_group_are_no_further_evidence():
-    log = signs(n=150, both=0.05)
+    log = signs(n=150, both=0.06)
     (once,) = association_test(**log)
     rows = np.repeat(np.arange(150), 12)
     copied = log | {name: log[name][rows] for name in ("counts", "covariates", "weight")}

@@ -36,9 +36,9 @@ def make(y, purpose="query", *, false_action_rate=0.0, **arguments):
 
 def label(y, preference, *, e=0.0, mechanism="random", **arguments):
     """Return the labels of a log after check_labels."""
-    log = make(y, preference=preference, **arguments)
+    log = make(y, labels=preference, **arguments)
     e = np.broadcast_to(np.asarray(e, dtype=float), log.actions.shape[1:])
-    return check_labels(log, e, mechanism).preference
+    return check_labels(log, e, mechanism).labels
 
 
 # ---------------------------------------------------------------- what is made of the arguments
@@ -50,7 +50,7 @@ def test_a_plain_log():
     assert_array_equal(log.actions, [[1], [0], [nan]])
     assert_array_equal(log.sample_weight, [1, 1, 1])
     assert log.n_responses == 3
-    for name in ("exposures", "response", "first", "preference", "propensity"):
+    for name in ("exposures", "response", "first", "labels", "propensity"):
         assert getattr(log, name) is None
     assert_array_equal(log.not_acted(), [[0], [1], [nan]])
     assert_array_equal(log.fired(), [True, False, False])
@@ -67,13 +67,13 @@ def test_side_information_of_every_kind_in_one_log():
         sample_weight=[2, 2, 1],
         response_id=["b", "b", "a"],
         exposures=[[3, 5], [1, 1], [0, 2]],
-        preference=[nan, 1, nan],
+        labels=[nan, 1, nan],
         propensity=[[0.5, nan], [nan, nan], [nan, 1]],
     )
     assert_array_equal(log.response, [0, 0, 1])
     assert_array_equal(log.first, [0, 2])
     assert_array_equal(log.sample_weight, [2, 1])
-    assert_array_equal(log.preference, [1, nan])
+    assert_array_equal(log.labels, [1, nan])
     assert_array_equal(log.exposures, [[3, 1], [1, 1], [1, 2]])
     assert_array_equal(log.not_acted(), [[2, nan], [1, 1], [nan, 0]])
     assert_array_equal(log.n_events(), [3 + 1 + 1, 2])
@@ -86,7 +86,7 @@ def test_input_is_neither_kept_nor_changed():
     given = {
         "sample_weight": np.ones(4),
         "exposures": np.array([2.0, 2, 0, 2]),
-        "preference": np.array([nan, 0.5, nan, 1]),
+        "labels": np.array([nan, 0.5, nan, 1]),
         "propensity": np.full(4, 0.5),
     }
     y = np.array([1.0, 0, 0, 2])
@@ -106,19 +106,19 @@ def test_any_kind_of_vector(as_type):
     log = make(
         as_type([1.0, 0.0, nan]),
         exposures=as_type([2.0, 2.0, nan]),
-        preference=as_type([nan, 1.0, 0.0]),
+        labels=as_type([nan, 1.0, 0.0]),
         propensity=as_type([0.5, nan, 1.0]),
         sample_weight=as_type([1.0, 2.0, 0.0]),
     )
     assert_array_equal(log.actions, [[1], [0], [nan]])
-    assert_array_equal(log.preference, [nan, 1, 0])
+    assert_array_equal(log.labels, [nan, 1, 0])
     assert_array_equal(log.propensity, [[0.5], [nan], [1]])
     assert_array_equal(log.usable(), [0, 1])
 
 
 def test_what_knows_nothing_is_none():
-    log = make([1, 0], preference=[nan, nan], propensity=[nan, nan])
-    assert log.preference is None and log.propensity is None
+    log = make([1, 0], labels=[nan, nan], propensity=[nan, nan])
+    assert log.labels is None and log.propensity is None
 
 
 def test_one_column_serves_every_signal():
@@ -136,9 +136,9 @@ def test_never_shown_is_not_logged():
 
 
 def test_nothing_repeated_is_a_plain_log():
-    log = make([1, 0, nan], exposures=[1, 1, 0], response_id=["b", "a", "c"], preference=[1, 0, 1])
+    log = make([1, 0, nan], exposures=[1, 1, 0], response_id=["b", "a", "c"], labels=[1, 0, 1])
     assert log.response is log.first is log.exposures is None
-    assert_array_equal(log.preference, [1, 0, 1])
+    assert_array_equal(log.labels, [1, 0, 1])
 
 
 def test_exposures_of_one_are_none_at_all():
@@ -220,51 +220,49 @@ def test_rows_of_a_response_agree_or_the_first_that_do_not_are_named():
 
 
 def test_a_response_has_the_label_of_any_of_its_rows():
-    log = make([0] * 5, response_id=list("bbaac"), preference=[nan, 1, 0.5, 0.5, nan])
-    assert_array_equal(log.preference, [1, 0.5, nan])
-    message = r"preference differs between .* in 1 responses; the first is 'a'.* graded one"
+    log = make([0] * 5, response_id=list("bbaac"), labels=[nan, 1, 0.5, 0.5, nan])
+    assert_array_equal(log.labels, [1, 0.5, nan])
+    message = r"labels differ between .* in 1 responses; the first is 'a'.* graded one"
     with pytest.raises(ValueError, match=message):
-        make([0] * 5, response_id=list("bbaac"), preference=[nan, 1, 0, 1, nan])
+        make([0] * 5, response_id=list("bbaac"), labels=[nan, 1, 0, 1, nan])
 
 
 @pytest.mark.parametrize(
-    ("preference", "message"),
+    ("labels", "message"),
     [
         ([0, 1, 1.5], r"labels in \[0, 1\] .* but 1 value\(s\) lie outside, e.g. 1.5. Rescale"),
         ([-1, 1, 2], r"2 value\(s\) lie outside, e.g. -1"),
         ([np.inf, 1, 0], r"1 value\(s\) lie outside, e.g. inf"),
-        ([0, 1], r"preference has shape \(2,\), but one label per row of X is expected: \(3,\)"),
-        ([[0], [1], [1]], r"preference has shape \(3, 1\)"),
-        (["yes", "no", "no"], "preference must be numbers"),
+        ([0, 1], r"labels has shape \(2,\), but one label per row of X is expected: \(3,\)"),
+        ([[0], [1], [1]], r"labels has shape \(3, 1\)"),
+        (["yes", "no", "no"], "labels must be numbers"),
     ],
 )
-def test_bad_labels(preference, message):
+def test_bad_labels(labels, message):
     with pytest.raises(ValueError, match=message):
-        make([1, 0, 0], preference=preference)
+        make([1, 0, 0], labels=labels)
 
 
 def test_labels_that_agree_with_the_actions_stay():
-    assert check_labels(make([1, 0]), NO_FALSE_ACTIONS, "random").preference is None
+    assert check_labels(make([1, 0]), NO_FALSE_ACTIONS, "random").labels is None
     given = [1, nan, 0, 1, 0.3, nan]
     assert_array_equal(label([1, 1, 0, 0, 0, nan], given), given)
 
 
 def test_label_0_on_an_acted_response_contradicts():
     y, preference = [1, 1, 1, 0], [0, 0, 1, 0]
-    with pytest.raises(
-        ValueError, match="preference is 0 on 2 responses that drew an action: with"
-    ):
+    with pytest.raises(ValueError, match="labels are 0 on 2 responses that drew an action: with"):
         label(y, preference)
     assert_array_equal(label(y, preference, e=0.1), preference)
-    with pytest.raises(ValueError, match="preference is 0 on 1 responses that drew"):
+    with pytest.raises(ValueError, match="labels are 0 on 1 responses that drew"):
         label([1, 0, 0], [nan, 0, nan], response_id=[7, 7, 8])
-    with pytest.raises(ValueError, match="preference is 0 on 1 responses that drew"):
+    with pytest.raises(ValueError, match="labels are 0 on 1 responses that drew"):
         label([2, 0], [0, 0], exposures=[5, 5])
 
 
 def test_only_signals_without_false_actions_prove_preference():
     y = [[1, 0], [0, 1], [0, 0]]
-    with pytest.raises(ValueError, match="preference is 0 on 1 responses"):
+    with pytest.raises(ValueError, match="labels are 0 on 1 responses"):
         label(y, [0, 0, 0], e=[0, 0.2])
     assert_array_equal(label(y, [1, 0, 0], e=[0, 0.2]), [1, 0, 0])
     with pytest.warns(UserWarning, match="1 graded labels were replaced"):
@@ -285,12 +283,12 @@ def test_graded_labels_that_actions_settle_are_replaced_with_one_warning():
 def test_no_action_where_it_is_certain_to_follow_disproves_preference():
     known = {"propensity": [1.0, 1.0, nan]}
     assert_array_equal(label([0, 1, 0], [0, 1, nan], **known), [0, 1, nan])
-    with pytest.raises(ValueError, match="preference is 1 on 1 responses without an action whose"):
+    with pytest.raises(ValueError, match="labels are 1 on 1 responses without an action whose"):
         label([0, 1, 0], [1, 1, nan], **known)
     with pytest.warns(UserWarning, match="1 graded labels were replaced"):
         assert_array_equal(label([0, 1, 0], [0.5, 1, nan], **known), [0, 1, nan])
     message = "1 responses have an action, which proves preference .* lack one whose propensity is"
-    for more in ({}, {"preference": [0.5, nan]}):
+    for more in ({}, {"labels": [0.5, nan]}):
         with pytest.raises(ValueError, match=message):
             check_labels(
                 make([[1, 0], [1, 1]], propensity=[[nan, 1], [nan, 1]], **more),
@@ -302,8 +300,8 @@ def test_no_action_where_it_is_certain_to_follow_disproves_preference():
 
 
 def test_while_false_action_rates_are_unknown_nothing_is_proved():
-    log = make([1, 1, 0], preference=[0, 0.5, nan])
-    assert_array_equal(check_labels(log, np.array([nan]), "random").preference, [0, 0.5, nan])
+    log = make([1, 1, 0], labels=[0, 0.5, nan])
+    assert_array_equal(check_labels(log, np.array([nan]), "random").labels, [0, 0.5, nan])
 
 
 def acted_labels(n_labels, share_acted, value=1.0):
@@ -444,16 +442,16 @@ BAD = {
     "y": (pd.DataFrame({"copy": [2.0, 1, 0, 0]}), pd.DataFrame({"copy": [1.0, 1, 0, 0]}),
           "y must be an action in {0,1}"),
     "sample_weight": (-np.ones(4), np.array([1.0, 2, 1, 1]), "sample_weight has 4 negative"),
-    "preference": (np.full(4, 9.0), np.array([0.0, 1, nan, nan]), "preference must hold labels"),
+    "labels": (np.full(4, 9.0), np.array([0.0, 1, nan, nan]), "labels must lie"),
     "response_id": (np.arange(3), np.array([0, 0, 1, 2]), "response_id has shape (3,)"),
     # Now that the rows have responses, two things differ within the first one.
     "sample_weight of a response": (None, np.ones(4), "sample_weight differs between rows"),
-    "preference of a response": (None, np.array([0.0, nan, nan, nan]), "preference differs betw"),
+    "labels of a response": (None, np.array([0.0, nan, nan, nan]), "labels differ betw"),
     "false_action_rate": (1.5, 0.0, "false_action_rate must lie in [0, 1)"),
     "propensity": (np.zeros(4), np.full(4, 0.5), "propensity must lie in (0, 1]"),
     # What is left: y has actions of one kind only where it counts, and labels contradict them.
     "y of both classes": (None, None, "y has one class only: all 2 logged actions are 1"),
-    "labels": (None, None, "preference is 0 on 1 responses that drew an action"),
+    "labels against actions": (None, None, "labels are 0 on 1 responses that drew an action"),
 }  # fmt: skip
 
 
@@ -473,8 +471,8 @@ def test_order_of_the_checks():
         if name == "y of both classes":
             given["y"] = pd.DataFrame({"copy": [1.0, 1, 0, 0]})
             given["sample_weight"] = np.ones(4)
-        elif name == "labels":
-            given["preference"] = np.array([1.0, nan, nan, 0])
+        elif name == "labels against actions":
+            given["labels"] = np.array([1.0, nan, nan, 0])
         else:
             given[name.removesuffix(" of a response")] = good
             if name == "propensity":
@@ -501,8 +499,8 @@ def test_purposes():
     assert purposes([1, 0]) == ["fit", "batch", "query"]
     assert purposes([0, 0]) == ["batch", "query"]
     assert purposes([nan, nan]) == ["batch", "query"]
-    assert purposes([1, 0], preference=[0, nan]) == ["query"]
-    assert purposes([1, 0], preference=[nan, 5]) == []  # no labels at all
+    assert purposes([1, 0], labels=[0, nan]) == ["query"]
+    assert purposes([1, 0], labels=[nan, 5]) == []  # no labels at all
     assert purposes([1, 2]) == []
 
 
@@ -543,7 +541,7 @@ def test_actions_are_checked_once(purpose, monkeypatch):
 
     monkeypatch.setattr(_log, "check_actions", spy)
     y = np.array([1.0, 0, nan])
-    log = make(y, purpose, propensity=[0.5, nan, 0.5], exposures=[1, 1, 1], preference=[1, 0, nan])
+    log = make(y, purpose, propensity=[0.5, nan, 0.5], exposures=[1, 1, 1], labels=[1, 0, nan])
     assert_array_equal(log.propensity, [[0.5], [nan], [0.5]])
     assert len(calls) == 1 and calls[0] is y
 
@@ -555,7 +553,7 @@ def test_usable_responses_have_weight_and_an_action_or_a_label():
     log = make(
         [1, 0, nan, nan, 1, nan],
         sample_weight=[1, 1, 1, 1, 0, 0],
-        preference=[nan, nan, 1, nan, nan, 0],
+        labels=[nan, nan, 1, nan, nan, 0],
     )
     assert_array_equal(log.usable(), [0, 1, 2])
     log = make([nan, 1, nan, 0], response_id=[3, 3, 4, 5], sample_weight=[1, 1, 1, 0])

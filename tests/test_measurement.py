@@ -601,7 +601,7 @@ def test_log1mexp_limits():
 SIDES = [
     kinds
     for n in range(5)
-    for kinds in itertools.combinations(("exposures", "response", "preference", "propensity"), n)
+    for kinds in itertools.combinations(("exposures", "response", "labels", "propensity"), n)
 ]
 
 
@@ -624,9 +624,9 @@ def side_example(kinds, rate="mixed", seed=0, n=24, K=3):
         side["exposures"] = np.where(np.isnan(actions), NAN, exposures)
     if "response" in kinds:
         side["response"] = response
-    if "preference" in kinds:
+    if "labels" in kinds:
         label = rng.choice([0.0, 1.0, 0.3, NAN], m)
-        side["preference"] = np.where(proved & ~np.isnan(label), 1.0, label)
+        side["labels"] = np.where(proved & ~np.isnan(label), 1.0, label)
     if "propensity" in kinds:
         known = np.where(rng.random((n, K)) < 0.5, rng.uniform(0.4, 0.9, (n, K)), NAN)
         side["propensity"] = known
@@ -674,7 +674,7 @@ def test_likelihood_with_side_information(kinds, rate):
     example = side_example(kinds, rate)
     joint = enumerate_responses(*example)
     f, u, y, e, side = side_tensors(*example)
-    label = example[4].get("preference", np.full(f.shape[1], NAN))
+    label = example[4].get("labels", np.full(f.shape[1], NAN))
     with np.errstate(invalid="ignore"):
         expected = np.logaddexp(joint[..., 0], joint[..., 1])
         labelled = np.where(label > 0, label * joint[..., 1], 0.0)
@@ -723,9 +723,7 @@ def test_counts_are_the_sequence_of_their_exposures(rate):
 
 
 @pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize(
-    "kinds", [kinds for kinds in SIDES if "preference" not in kinds], ids="+".join
-)
+@pytest.mark.parametrize("kinds", [kinds for kinds in SIDES if "labels" not in kinds], ids="+".join)
 def test_group_posterior_with_side_information(kinds, rate):
     example = side_example(kinds, rate)
     f, u, actions, e, side = example
@@ -784,8 +782,8 @@ def test_expected_false_actions(kinds):
     joint = enumerate_responses(*example)
     f, u, actions, e, side = example
     not_q = np.exp(joint[..., 0] - np.logaddexp(joint[..., 0], joint[..., 1]))
-    if "preference" in side:
-        not_q = np.where(np.isnan(side["preference"]), not_q, 1 - side["preference"])
+    if "labels" in side:
+        not_q = np.where(np.isnan(side["labels"]), not_q, 1 - side["labels"])
     rows = not_q[:, side.get("response", np.arange(len(actions)))][..., None]
     shown = side.get("exposures", np.where(np.isnan(actions), NAN, 1.0))
     tensors_ = side_tensors(*example)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from implicitrm_sk.measurement import _mixture
+from implicitrm_sk.measurement._action import Action
+from implicitrm_sk.measurement._model import Measurement
 
 NAN = math.nan
 RATES = {
@@ -282,3 +284,25 @@ def test_the_reward_is_never_below_its_bound(K, rate):
     e = RATES[rate](K)
     reward, _ = _mixture.reward(f)
     assert (reward >= positive.lower_bound(f, u, e) - 1e-12).all()
+
+
+@pytest.mark.parametrize("preferred", [0, 1])
+@pytest.mark.parametrize("n_opposite", [0, 1])
+def test_bounds_hold_the_reward_of_rows_that_not_all_were_looked_at(n_opposite, preferred):
+    """A plain model of rows that were looked at with probability v fits vR in place of R."""
+    rng = np.random.default_rng(0)
+    R, v, A, B, opposite = rng.uniform(0.05, 0.95, size=(5, 200))
+    liked, other = v * R, v * (1 - R) * opposite
+    plain = np.stack([A, B, other / (1 - liked)][: 2 + n_opposite], -1)
+    f, u = (torch.as_tensor(np.log(p / (1 - p)))[None] for p in (liked, plain))
+    kinds = (Action(1), Action(1), Action(0))[: 2 + n_opposite]
+    if not preferred:
+        f, kinds, R = -f, tuple(Action(1 - kind.target) for kind in kinds), 1 - R
+    measurement = Measurement(kinds)
+    found = np.stack(_mixture.bounds(measurement, f, u, shown_twice=(preferred,)))
+    ends = [liked, liked / (liked + other) if n_opposite else np.ones(200)]
+    np.testing.assert_allclose(found, ends if preferred else 1 - np.stack(ends[::-1]), rtol=1e-12)
+    assert ((found[0] <= R) & (R <= found[1])).all()
+    single = np.stack(_mixture.bounds(measurement, f, u))
+    assert (single[0] <= found[0]).all() and (found[1] <= single[1]).all()
+    np.testing.assert_array_equal(_mixture.bounds(measurement, f, u, shown_twice=(0, 1)), single)

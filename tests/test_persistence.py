@@ -172,12 +172,12 @@ def test_warm_start_goes_on(tmp_path):
 
 def test_metadata_requests_are_saved(tmp_path):
     with config_context(enable_metadata_routing=True):
-        est = fitted().set_fit_request(sample_weight=False, preference="label")
+        est = fitted().set_fit_request(sample_weight=False, labels="label")
         est.save(tmp_path / "model")
         loaded = ImplicitRewardEstimator.load(tmp_path / "model")
         requests = loaded.get_metadata_routing().fit.requests
         assert requests["sample_weight"] is False
-        assert requests["preference"] == "label"
+        assert requests["labels"] == "label"
         assert requests == est.get_metadata_routing().fit.requests
 
 
@@ -273,7 +273,7 @@ def test_model_card(tmp_path):
     X, y = make_log()
     y = pandas.DataFrame(y, columns=["copied", "a|b`\n# Heading"])
     est = ImplicitRewardEstimator(max_epochs=2, false_action_rate=0.01).fit(
-        X, y, preference=np.where(np.arange(200) < 30, y.iloc[:, 0], np.nan)
+        X, y, labels=np.where(np.arange(200) < 30, y.iloc[:, 0], np.nan)
     )
     est.save(tmp_path / "model", metrics={"AUROC on rated responses": 0.8125})
     card = (tmp_path / "model" / "README.md").read_text()

@@ -298,7 +298,7 @@ def test_false_action_rate_from_labels_of_one_signal():
     X, log = simulated(n=1000, false_action_rate=0.15)
     params = LEARN | {"false_action_rate": "estimate", "max_epochs": 20}
     estimator = ImplicitRewardEstimator(**params)
-    estimator.fit(X, log.actions, preference=some_labels(log.true_preference, 0.4))
+    estimator.fit(X, log.actions, labels=some_labels(log.true_preference, 0.4))
     # 200 labels of not preferred rows: a standard error of 0.025.
     assert estimator.false_action_rate_[0] == pytest.approx(0.15, abs=0.05)
 
@@ -325,11 +325,11 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
         {"y": y[:, :2]},
         {"y": never_three},
         {"y": y[:, 0], "exposures": np.full(400, 2)},
-        {"y": y[:, 0], "preference": np.where(np.arange(400) % 4 == 0, 0.5, np.nan)},
-        {"y": y[:, 0], "preference": np.where(np.cumsum(preference == 0) < 20, preference, np.nan)},
+        {"y": y[:, 0], "labels": np.where(np.arange(400) % 4 == 0, 0.5, np.nan)},
+        {"y": y[:, 0], "labels": np.where(np.cumsum(preference == 0) < 20, preference, np.nan)},
         {
             "y": y[:, 0],
-            "preference": np.where(y[:, 0] == 1, np.arange(400) % 2, np.nan),
+            "labels": np.where(y[:, 0] == 1, np.arange(400) % 2, np.nan),
             "label_mechanism": "acted",
         },
     ):
@@ -337,7 +337,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
             fit(**arguments)
     message = (
         r"y has 2 signal\(s\), and signal 0 has 0 responses on which it is one of three logged, 0 "
-        "shown three times, and 0 with preference=0"
+        "shown three times, and 0 with a label of 0"
     )
     with pytest.raises(ValueError, match=message):
         fit(y[:, :2])
@@ -345,19 +345,19 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     apart = y.astype(float)
     apart[10:, 1:] = np.nan
     rejected = np.where(np.isin(np.arange(400), np.flatnonzero(preference == 0)[-12:]), 0, np.nan)
-    with pytest.raises(ValueError, match="signal 0 has 10 responses .* 12 with preference=0"):
-        fit(apart, preference=rejected)
+    with pytest.raises(ValueError, match="signal 0 has 10 responses .* 12 with a label of 0"):
+        fit(apart, labels=rejected)
     unlogged = np.where(preference == 0, np.nan, y[:, 0])
-    with pytest.raises(ValueError, match="signal 0 has .* and 0 with preference=0"):
-        fit(unlogged, preference=np.where(preference == 0, 0, np.nan))
+    with pytest.raises(ValueError, match="signal 0 has .* and 0 with a label of 0"):
+        fit(unlogged, labels=np.where(preference == 0, 0, np.nan))
     with pytest.raises(ValueError, match="signal 2 has 0 resp"):
         fit(
             np.where([False, False, True], np.nan, y),
-            preference=np.where(preference == 0, 0, np.nan),
+            labels=np.where(preference == 0, 0, np.nan),
         )
     fit(y)
     fit(y[:, 0], exposures=np.full(400, 3))
-    fit(y[:, 0], preference=np.where(np.arange(400) % 4 == 0, preference, np.nan))
+    fit(y[:, 0], labels=np.where(np.arange(400) % 4 == 0, preference, np.nan))
     few = np.zeros((400, 3))
     few[:15] = 1
     message = (

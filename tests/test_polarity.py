@@ -79,7 +79,7 @@ def test_positive_actions_are_those_of_the_first_edition(K, rate, names, labelle
     f, u = logits(len(y), K, m)
     label = {}
     if labelled:
-        label["preference"] = labels(y, m, side.get("response"), e is not None)
+        label["labels"] = labels(y, m, side.get("response"), e is not None)
     measurement = Measurement.of_actions(K)
     close = {"rtol": 0, "atol": 1e-12}
     torch.testing.assert_close(

@@ -230,11 +230,11 @@ def test_side_information_is_split_like_the_rows(calls):
     fit_params = {
         "sample_weight": rng.uniform(0.5, 2, 300),
         "groups": np.repeat(np.arange(60), 5),
-        "preference": np.where(rng.random(300) < 0.2, preference, np.nan),
+        "labels": np.where(rng.random(300) < 0.2, preference, np.nan),
         "true_preference": preference,
     }
     y = np.where(rng.random(y.shape) < 0.1, np.nan, y)
-    fit_params["preference"][(y == 1).any(1)] = np.nan
+    fit_params["labels"][(y == 1).any(1)] = np.nan
     with config_context(enable_metadata_routing=True):
         expected, found = both(
             make_estimator(),

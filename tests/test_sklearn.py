@@ -265,7 +265,7 @@ ROUTED = {
     "groups",
     "response_id",
     "exposures",
-    "preference",
+    "labels",
     "propensity",
     "true_preference",
 }
@@ -284,7 +284,7 @@ class Recorder(ImplicitRewardEstimator):
         groups=None,
         response_id=None,
         exposures=None,
-        preference=None,
+        labels=None,
         propensity=None,
     ):
         given = {
@@ -330,7 +330,7 @@ def test_preference_reaches_fit_and_true_preference_score():
     truth = (np.arange(240) + 0.75) / 240
     cv = KFold(3, shuffle=True, random_state=0)
     with sklearn.config_context(enable_metadata_routing=True):
-        search = routed_search(cv=cv).fit(X, y, preference=preference, true_preference=truth)
+        search = routed_search(cv=cv).fit(X, y, labels=preference, true_preference=truth)
         found = search.score(X, y, true_preference=truth)
         assert found == pytest.approx(r2_score(truth, search.predict(X)), abs=1e-6)
     everything = np.arange(240)
@@ -342,13 +342,13 @@ def test_preference_reaches_fit_and_true_preference_score():
         assert_array_equal(numbers, rows)
         assert_array_equal(actions, y[rows])
         if i % 2 == 0:
-            assert kind == "fit" and set(given) == {"preference"}
-            assert_array_equal(given["preference"], preference[rows])
+            assert kind == "fit" and set(given) == {"labels"}
+            assert_array_equal(given["labels"], preference[rows])
         else:
             assert kind == "score" and set(given) == {"true_preference"}
             assert_array_equal(given["true_preference"], truth[rows])
     assert "true_preference" not in inspect.signature(ImplicitRewardEstimator.fit).parameters
-    assert "preference" not in inspect.signature(ImplicitRewardEstimator.score).parameters
+    assert "labels" not in inspect.signature(ImplicitRewardEstimator.score).parameters
 
 
 def test_side_information_of_fit_and_score_goes_to_both():
@@ -360,7 +360,7 @@ def test_side_information_of_fit_and_score_goes_to_both():
         "exposures": 1 + np.arange(240) % 3,
         "propensity": np.where(np.arange(240) % 2, 0.5 + np.arange(240) / 1000, np.nan),
     }
-    only_fit = {"preference": np.where(y == 0, np.arange(240) / 1000, np.nan)}
+    only_fit = {"labels": np.where(y == 0, np.arange(240) / 1000, np.nan)}
     with sklearn.config_context(enable_metadata_routing=True):
         routed_search(cv=2, refit=False).fit(X, y, **side, **only_fit)
     assert len(Recorder.calls) == 8

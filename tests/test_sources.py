@@ -547,7 +547,7 @@ def streamed_rows(tmp_path, n=230, batch_size=32, part=None, seed=0, generator=T
     np.save(tmp_path / "X.npy", X)
     streamed = StreamedX(open_rows(tmp_path / "X.npy"), lambda rows: rows, **kwargs)
     rows = {"actions": torch.arange(n, dtype=torch.float32)[:, None]}
-    responses = {"preference": torch.arange(n, dtype=torch.float32)}
+    responses = {"labels": torch.arange(n, dtype=torch.float32)}
     part = torch.arange(n) if part is None else part
     generator = torch.Generator().manual_seed(seed) if generator else None
     weight = torch.arange(n, dtype=torch.float32)
@@ -568,7 +568,7 @@ def test_each_pass_serves_every_row_once(batch_size, shuffled, tmp_path, streami
             assert first is None
             numbers = fields["actions"][:, 0].long()
             assert torch.equal(batch, X[numbers])
-            assert torch.equal(fields["preference"], numbers.float())
+            assert torch.equal(fields["labels"], numbers.float())
             assert torch.equal(weight, numbers.float())
             seen.append(numbers)
         assert [len(batch) for batch in seen[:-1]] == [batch_size] * (len(seen) - 1)
@@ -584,7 +584,7 @@ def test_blocks_and_the_rows_of_a_window_are_mixed(tmp_path, streaming, monkeypa
     monkeypatch.setattr(_streaming, "WINDOW_BYTES", 4000)  # 10 blocks of 20 rows
     n = 4000
     served, _ = streamed_rows(tmp_path, n=n, batch_size=50)
-    order = torch.cat([fields["preference"] for _, fields, _ in served]).long()
+    order = torch.cat([fields["labels"] for _, fields, _ in served]).long()
     blocks = order // 20
     # Rows that follow one another come from any place of the file ...
     assert (order.diff().abs() < 20).float().mean() < 0.15
@@ -592,7 +592,7 @@ def test_blocks_and_the_rows_of_a_window_are_mixed(tmp_path, streaming, monkeypa
     # ... and a batch of 50 from nearly as many of its window's blocks as chance allows.
     assert np.mean([len(batch.unique()) for batch in blocks.split(50)]) > 9.5
     # A window is ten whole blocks, not the whole file, and others meet in the next epoch.
-    again = torch.cat([fields["preference"] for _, fields, _ in served]).long() // 20
+    again = torch.cat([fields["labels"] for _, fields, _ in served]).long() // 20
     windows, others = (
         {frozenset(window.unique().tolist()) for window in epoch.split(200)}
         for epoch in (blocks, again)
@@ -623,7 +623,7 @@ def test_size_of_windows(batch_size, shuffled, rows, tmp_path, streaming, monkey
 
 def test_rows_of_a_window_come_shuffled(tmp_path, streaming):
     served, _ = streamed_rows(tmp_path, n=200, batch_size=50)  # one window
-    orders = [torch.cat([fields["preference"] for _, fields, _ in served]) for _ in range(2)]
+    orders = [torch.cat([fields["labels"] for _, fields, _ in served]) for _ in range(2)]
     for order in orders:
         assert (order.diff() == 1).float().mean() < 0.05
     assert (orders[0] == orders[1]).float().mean() < 0.05
@@ -631,7 +631,7 @@ def test_rows_of_a_window_come_shuffled(tmp_path, streaming):
 
 def test_a_seed_means_an_order(tmp_path, streaming):
     first, again, other = (
-        [fields["preference"] for _, fields, _ in streamed_rows(tmp_path, seed=seed)[0]]
+        [fields["labels"] for _, fields, _ in streamed_rows(tmp_path, seed=seed)[0]]
         for seed in (0, 0, 1)
     )
     assert all(map(torch.equal, first, again))
@@ -919,7 +919,7 @@ def test_reports_take_small_files(tmp_path, monkeypatch):
         ({"objective": "naive"}, {}),
         ({"objective": "ips"}, {}),
         ({"false_action_rate": "estimate"}, {}),
-        ({}, {"preference": "some"}),
+        ({}, {"labels": "some"}),
         ({"false_action_rate": 0.0}, {"exposures": "some"}),
         ({"early_stopping": False}, {}),
     ],
@@ -934,8 +934,8 @@ def test_settings_that_stream(params, side, tmp_path, streaming):
         more = preferred & (rng.uniform(size=len(X)) < 0.5)
         y = np.column_stack([y, more])
     side = dict(side)
-    if "preference" in side:
-        side["preference"] = np.where(rng.uniform(size=len(X)) < 0.1, preferred, np.nan)
+    if "labels" in side:
+        side["labels"] = np.where(rng.uniform(size=len(X)) < 0.1, preferred, np.nan)
     if "exposures" in side:
         side["exposures"] = np.full(len(X), 2.0)
     settings = FAST | {"max_epochs": 15} | params

@@ -712,7 +712,7 @@ def repeated(batch_size, part=None, seed=0):
     return ResidentRows(
         X,
         {"actions": X[:, :1]},
-        {"preference": torch.arange(40).double()},
+        {"labels": torch.arange(40).double()},
         torch.arange(40).double() + 100,
         torch.arange(40) if part is None else part,
         batch_size,
@@ -730,7 +730,7 @@ def test_rows_of_a_response_stay_together(batch_size):
         served += ids.tolist()
         assert torch.equal(X[:, 0].long(), ids[fields["response"]])
         assert torch.equal(fields["actions"], X[:, :1])
-        assert torch.equal(fields["preference"], ids.double())
+        assert torch.equal(fields["labels"], ids.double())
         assert torch.equal(weight, ids + 100.0)
         # All rows of each response, in their order.
         expected = torch.cat([torch.arange(SIZES[i]) for i in ids])

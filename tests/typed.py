@@ -39,7 +39,7 @@ dicts = [{"prompt": "a prompt", "response": "a response"}]
 
 est = ImplicitRewardEstimator(HalfOfNaive(), hidden_layer_sizes=(64, 32), random_state=0)
 assert_type(est, ImplicitRewardEstimator)
-assert_type(est.fit(X, y, preference=[1, 0, np.nan, np.nan]), ImplicitRewardEstimator)
+assert_type(est.fit(X, y, labels=[1, 0, np.nan, np.nan]), ImplicitRewardEstimator)
 assert_type(est.partial_fit(X, y), ImplicitRewardEstimator)
 assert_type(est.predict(X), Floats)
 assert_type(est.predict(X, return_std=True), tuple[Floats, Floats])

@@ -8,7 +8,7 @@ the users) break the tie between reward and propensity. How few are enough?
 
 # %%
 # One log of copies, and labels of a random part of the responses: 1 preferred, 0 not, NaN unknown.
-# They enter `fit` as `preference`. For comparison, the same network is trained on the labels
+# They enter `fit` as `labels`. For comparison, the same network is trained on the labels
 # alone.
 import warnings
 
@@ -32,7 +32,7 @@ for seed in range(3):
     for share in (0, 0.01, 0.05, 0.2):
         label = np.where(order < share, log.true_preference[train], np.nan)
         est = ImplicitRewardEstimator(random_state=seed, **settings)
-        est.fit(X[train], log.actions[train], preference=label)
+        est.fit(X[train], log.actions[train], labels=label)
         runs = scores.setdefault(f"copies, {share:.0%} labels", [])
         runs.append(r2_score(log.true_preference[test], est.predict(X[test])))
         if share >= 0.05:

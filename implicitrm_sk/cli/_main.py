@@ -250,7 +250,7 @@ def _add_groups(sub):
 
 def _add_side_information(sub):
     sub.add_argument(
-        "--preference",
+        "--labels",
         metavar="COLUMN",
         help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
     )

@@ -15,7 +15,7 @@ EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
 GROUPS = ("prompt_id", "prompt")
 #: Options that name columns of what `fit` takes beside X and y.
-SIDE = ("preference", "weight", "response_id", "exposures")
+SIDE = ("labels", "weight", "response_id", "exposures")
 #: Endings of files that somebody might want instead of a folder; model-1.0 is none.
 _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
@@ -186,7 +186,7 @@ class Table:
     def side_information(self, args):
         """Return what `fit` takes beside X and y."""
         side = {}
-        for name, column in (("preference", args.preference), ("sample_weight", args.weight)):
+        for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
             if column is not None:
                 side[name] = self.numbers([column])[column].to_numpy()
         if args.exposures is not None:

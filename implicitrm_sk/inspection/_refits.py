@@ -15,7 +15,7 @@ from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import own_random_state, read_log, reread_log, run_fit, signs_of, take_evidence
-from .._identification import ADVICE, IDENTIFIED, NOT_IDENTIFIED, Evidence, contradicted
+from .._identification import ADVICE, BOUNDED, IDENTIFIED, NOT_IDENTIFIED, Evidence, contradicted
 from .._prediction import HEADS, FittedMixture
 from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
@@ -36,7 +36,7 @@ LARGE_RANGE = 0.1
 
 
 #: Arguments of `fit` that belong to rows, beside groups.
-SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "preference", "propensity")
+SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "labels", "propensity")
 
 
 #: Share of the responses kept aside to compare likelihoods on.
@@ -64,7 +64,7 @@ def identification_report(
     n_starts : int, default=8
         Refits, at least 2.
     **fit_params : dict
-        Further arguments of `fit`: sample_weight, groups, response_id, exposures, preference,
+        Further arguments of `fit`: sample_weight, groups, response_id, exposures, labels,
         propensity.
 
     Returns
@@ -173,7 +173,8 @@ def identification_report(
         for name, _ in frequent
     )
     rewards = torch.sigmoid(rows.reward_logit).numpy()[as_likely]
-    lower, upper = rows.bounds(as_likely)
+    shown_twice = refit.evidence_.shown_twice if level == BOUNDED else ()
+    lower, upper = rows.bounds(as_likely, shown_twice)
     return IdentificationReport(
         level=level,
         assumptions=assumptions,
@@ -218,8 +219,8 @@ def _read_settings(est, X, y, fit_params):
             "objective='stratified'."
         )
     labelled_share = None
-    if log.preference is not None:
-        labelled, acted = ~np.isnan(log.preference), log.fired()
+    if log.labels is not None:
+        labelled, acted = ~np.isnan(log.labels), log.fired()
         w = log.sample_weight
         labelled_share = {
             name: float(np.average(labelled, weights=w * kind)) if w @ kind > 0 else float("nan")
@@ -282,13 +283,13 @@ class _HeldOut:
 
     def likelihood_of(self, reward_logit, propensity_logit):
         """Return log P(y, labels | x) of each refit and response."""
-        label = self.log.preference
+        label = self.log.labels
         return self.measurement.log_likelihood(
             reward_logit,
             propensity_logit,
             **self.log.tensors(),
             false_action_rate=self.false_action_rate,
-            preference=None if label is None else torch.as_tensor(label),
+            labels=None if label is None else torch.as_tensor(label),
         ).numpy()
 
     def mean_and_error(self, values):
@@ -297,13 +298,13 @@ class _HeldOut:
         mean = values @ w
         return mean, np.sqrt(((values - mean[..., None]) ** 2) @ w**2)
 
-    def bounds(self, members):
+    def bounds(self, members, shown_twice):
         """Return the lower and the upper bound of the reward of each response."""
         reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
         if self.log.first is not None:
             propensity_logit = propensity_logit[:, self.log.first]
         ends = _mixture.bounds(
-            self.measurement, reward_logit, propensity_logit, self.false_action_rate
+            self.measurement, reward_logit, propensity_logit, self.false_action_rate, shown_twice
         )
         return [end.numpy() for end in ends]
 

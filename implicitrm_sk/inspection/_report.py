@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .._estimator import ImplicitRewardEstimator
 from .._fit import signal_names
+from .._identification import BOUNDED
 from .._optional import import_optional
 from .._prediction import FittedMixture, component_logits
 from .._typing import Floats, Rows
@@ -115,7 +116,10 @@ class IdentificationReport:
             is the largest (P(y_k=1 | x) - e_k) / (1 - e_k) of the positive signals, the upper end
             the least 1 - (P(y_k=1 | x) - e_k) / (1 - e_k) of the negative ones, both within
             [0, 1]. They need no assumption but A_k <= 1; what further information the fit had is
-            not used.
+            not used. Where the level is "bounded (assuming independent signals of rows that were
+            looked at)" and there are no false actions, two positive signals raise the lower end
+            to c = P(preferred and looked at | x), and with n = P(any negative action | x) the
+            upper end is c / (c + n); two negative ones are the mirror image.
 
         Examples
         --------
@@ -133,7 +137,8 @@ class IdentificationReport:
         estimator = self.estimator
         f, u = component_logits(estimator, X, "reward_logit", "propensity_logit")
         mixture = FittedMixture.of(estimator)
-        ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate)
+        shown_twice = estimator.evidence_.shown_twice if self.level == BOUNDED else ()
+        ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate, shown_twice)
         return np.column_stack([end.numpy() for end in ends])
 
     def _rows(self):
@@ -167,7 +172,7 @@ class IdentificationReport:
         yield (
             "bounds",
             f"[{lower.mean():.2f}, {upper.mean():.3g}] on average",
-            "what the actions alone leave open at a row, see bounds(X)",
+            "what the actions leave open at a row, see bounds(X)",
         )
         for pair in self.associations:
             yield (

@@ -74,13 +74,25 @@ def logits_of_all(measurement, reward_logit, propensity_logit, false_action_rate
     return torch.cat([mean_logit(reward_logit)[:, None], actions], dim=-1)
 
 
-def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None):
+def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, shown_twice=()):
     """Return the rewards that agree with the action probabilities, two tensors of shape (n,).
 
     With P_k = P(y_k=1 | x), e_k its false-action rate and A_k <= 1, R >= (P_k - e_k) / (1 - e_k)
     for every positive signal and 1 - R >= (P_k - e_k) / (1 - e_k) for every negative one; with
     e = 0, R >= P(any positive action | x) and 1 - R >= P(any negative action | x). The bounds of
     single signals need no independence.
+
+    Two signals that show one preference, and are independent on rows that were looked at, give
+    more. With e = 0 the reward R' of the model is then c = P(r*=1, looked at | x) where they are
+    positive, and with n = P(any negative action | x) the reward lies in [c, c / (c + n)]. Where
+    they are negative, 1 - R' is d = P(r*=0, looked at | x), and with p = P(any positive action | x)
+    the reward lies in [p / (p + d), 1 - d].
+
+    Parameters
+    ----------
+    shown_twice : tuple of {0, 1}
+        The preferences that several independent signals show. With both of them R' need not be
+        either of these probabilities, and the bounds of single signals stay.
     """
     log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
@@ -97,6 +109,11 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None):
             total = (classes[c] * matching.exp() + classes[1 - c] * other).mean(0)
             e = other.mean(0)
             ends.append(((total - e) / (1 - e)).amax(-1).clamp(0, 1))
+    if len(shown_twice) == 1 and false_action_rate is None:
+        (c,) = shown_twice
+        looked_at = classes[c][..., 0].mean(0)
+        largest = looked_at / (looked_at + ends[1 - c])
+        return (looked_at, largest) if c == 1 else (1 - largest, 1 - looked_at)
     return ends[1], 1 - ends[0]
 
 

@@ -18,7 +18,7 @@ Arguments that the methods share:
 - ``response``, shape (n,): rows of one integer, 0 to m - 1, share one r*, as the same response
   shown repeatedly, and the products run over the rows of a response too;
 - ``propensity``, shape (n, K): P(y_k=1 | the r* that k shows) where it is known, NaN elsewhere;
-- ``preference``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that takes the place
+- ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that takes the place
   of the posterior of r*; NaN unknown.
 
 Half-precision logits are computed with in float32.
@@ -157,7 +157,7 @@ class Measurement:
         actions,
         false_action_rate=None,
         *,
-        preference=None,
+        labels=None,
         **log,
     ):
         """Return log P(y | x), or log P(y, r* | x) where r* is known, of shape (..., m).
@@ -167,7 +167,7 @@ class Measurement:
         generalised EM with q in place of the posterior of r*.
         """
         joint = self.log_joint(reward_logit, propensity_logit, actions, false_action_rate, **log)
-        return _labelled(joint, preference)
+        return _labelled(joint, labels)
 
     def nll(
         self,
@@ -178,7 +178,7 @@ class Measurement:
         *,
         exposures=None,
         response=None,
-        preference=None,
+        labels=None,
         propensity=None,
     ):
         """Return minus `log_likelihood`, differentiable once in both logits.
@@ -193,7 +193,7 @@ class Measurement:
             "exposures": exposures,
             "propensity": propensity,
         }
-        return _NLL.apply(reward_logit, propensity_logit, self, actions, response, preference, side)
+        return _NLL.apply(reward_logit, propensity_logit, self, actions, response, labels, side)
 
     # ------------------------------------------------------------------ groups
 
@@ -306,7 +306,7 @@ class Measurement:
         actions,
         false_action_rate,
         *,
-        preference=None,
+        labels=None,
         **log,
     ):
         """Return the expected false actions of each signal given y, and their opportunities.
@@ -320,7 +320,7 @@ class Measurement:
             Opportunities are the exposures of responses whose preference the action does not show.
         """
         joint = self.log_joint(reward_logit, propensity_logit, actions, false_action_rate, **log)
-        q = _posterior(joint, preference)
+        q = _posterior(joint, labels)
         response = log.get("response")
         q = q if response is None else q[..., response]
         # Of kinds without such rates, 0.
@@ -378,25 +378,25 @@ class Measurement:
         return found
 
 
-def _posterior(joint, preference):
+def _posterior(joint, labels):
     """Return P(r* | y, x), of shape (2, ..., m), labels in place of it where there are any."""
     q = torch.softmax(joint, dim=0)
-    if preference is None:
+    if labels is None:
         return q
-    label = preference.to(q)
+    label = labels.to(q)
     known = torch.stack([1 - label, label])
     return torch.stack(
         [torch.where(torch.isnan(label), q[c], known[c].expand_as(q[c])) for c in (0, 1)]
     )
 
 
-def _labelled(joint, preference):
+def _labelled(joint, labels):
     total = torch.logaddexp(joint[1], joint[0])
-    if preference is None:
+    if labels is None:
         return total
-    q = torch.nan_to_num(preference)
+    q = torch.nan_to_num(labels)
     labelled = times(q, joint[1]) + times(1 - q, joint[0])
-    return torch.where(torch.isnan(preference), total, labelled)
+    return torch.where(torch.isnan(labels), total, labelled)
 
 
 class _NLL(torch.autograd.Function):

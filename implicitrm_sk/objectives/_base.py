@@ -32,7 +32,7 @@ class Batch:
         How often the response was shown; None is once.
     response : Tensor of int of shape (n,) or None
         The response of each row, 0 to m - 1; None where every row is one (m = n).
-    preference : Tensor of shape (m,) or None
+    labels : Tensor of shape (m,) or None
         Labels in [0, 1], NaN where unknown.
     propensity : Tensor of shape (n, K) or None
         P(y_k=1 | r*=1) where it is known, NaN elsewhere.
@@ -65,7 +65,7 @@ class Batch:
     false_action_rate: torch.Tensor | None = None
     exposures: torch.Tensor | None = None
     response: torch.Tensor | None = None
-    preference: torch.Tensor | None = None
+    labels: torch.Tensor | None = None
     propensity: torch.Tensor | None = None
     propensity_target: torch.Tensor | None = None
     sample_weight: torch.Tensor | None = None
@@ -260,7 +260,7 @@ class Objective(BaseEstimator):
         likelihood, whose level follows from the log.
     uses : frozenset of str
         The side information that `loss` takes into account, out of "response_id", "exposures",
-        "preference", "propensity" (arguments of `fit`), "preference_rate" and
+        "labels", "propensity" (arguments of `fit`), "preference_rate" and
         "false_action_rate='estimate'"; the estimator refuses any other. The first two need no
         mention where `single_signal` is set: actions then come reduced to one per response.
 

@@ -38,7 +38,7 @@ class Stratified(Objective):
         {
             "response_id",
             "exposures",
-            "preference",
+            "labels",
             "propensity",
             "preference_rate",
             "false_action_rate='estimate'",
@@ -80,5 +80,5 @@ class Stratified(Objective):
 
 
 def _likelihood_terms(batch):
-    names = "actions false_action_rate exposures response preference propensity"
+    names = "actions false_action_rate exposures response labels propensity"
     return {name: getattr(batch, name) for name in names.split()}

@@ -127,9 +127,9 @@ class TrainingData:
                 X if log.response is None else self.columns.reward_part(X)[log.first]
             )
         stratum = log.balance()[self.usable]
-        if log.preference is not None:
+        if log.labels is not None:
             # Labels are few: each side of the split is to have its share of them.
-            label = log.preference[self.usable]
+            label = log.labels[self.usable]
             stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
         return stratum, groups[self.usable]
 
@@ -206,7 +206,7 @@ class TrainingData:
             propensity=log.propensity,
             propensity_target=log.propensity_target(),
         )
-        responses = tensors(preference=log.preference, **further)
+        responses = tensors(labels=log.labels, **further)
         offsets = None
         if log.response is not None:
             offsets = torch.as_tensor(np.append(log.first, len(log.response)), device=device)

@@ -180,7 +180,7 @@ def labels():
     label[y == 1] = np.where(np.isnan(label[y == 1]), np.nan, 1.0)
     weight = rng.uniform(0.2, 3.0, size=len(X))
     weight[:4] = 0
-    est = estimator(early_stopping=True).fit(X, y, sample_weight=weight, preference=label)
+    est = estimator(early_stopping=True).fit(X, y, sample_weight=weight, labels=label)
     values = compared(est, X, y, preferred)
     values["weighted_score"] = est.score(X, y, sample_weight=weight)
     return [est], values
@@ -192,7 +192,7 @@ def labels_of_acted():
     y = np.maximum(y, rng.uniform(size=y.shape) < 0.1)
     asked = y.any(axis=1) & (rng.uniform(size=len(X)) < 0.5)
     est = estimator(label_mechanism="acted", false_action_rate=0.1)
-    est.fit(X, y, preference=np.where(asked, preferred, np.nan))
+    est.fit(X, y, labels=np.where(asked, preferred, np.nan))
     return [est], compared(est, X, y, preferred)
 
 
@@ -477,4 +477,4 @@ def report_of_one_signal():
 def report_of_three_signals():
     rng, X, y, preferred = make_log(22, n=300, n_signals=3)
     label = np.where(rng.uniform(size=len(X)) < 0.2, preferred, np.nan)
-    return _report(estimator(early_stopping=True), X, y, preference=label)
+    return _report(estimator(early_stopping=True), X, y, labels=label)

@@ -243,16 +243,23 @@ class IdentificationDisplay:
             )
         if not ((rewards >= 0) & (rewards <= 1)).all():
             raise ValueError("rewards must be probabilities in [0, 1], without NaN.")
-        bounds = []
         for name, bound in (("lower_bound", lower_bound), ("upper_bound", upper_bound)):
-            bounds.append(None if bound is None else np.asarray(bound, dtype=np.float64))
-            if bound is not None and bounds[-1].shape != rewards.shape[1:]:
+            if bound is not None and np.shape(bound) != rewards.shape[1:]:
                 raise ValueError(
-                    f"{name} has shape {bounds[-1].shape}; expected one per row, "
+                    f"{name} has shape {np.shape(bound)}; expected one per row, "
                     f"{rewards.shape[1:]}."
                 )
+        lower_bound, upper_bound = (
+            None if bound is None else np.asarray(bound, dtype=np.float64)
+            for bound in (lower_bound, upper_bound)
+        )
         display = cls._averaged(
-            rewards.mean(axis=0), rewards.min(axis=0), rewards.max(axis=0), *bounds, level
+            rewards.mean(axis=0),
+            rewards.min(axis=0),
+            rewards.max(axis=0),
+            lower_bound,
+            upper_bound,
+            level,
         )
         return display.plot(ax, line_kwargs=line_kwargs, band_kwargs=band_kwargs)
 
