@@ -27,9 +27,7 @@ some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 
 summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
-close held-out likelihood comes to the truth in choosing settings; `alarms`, how often `fit` says of
-60 synthetic logs that their signals contradict their signs, though they satisfy the assumptions:
-2,000 to 20,000 rows, two or three signals of either polarity, each on 3 % to 40 % of the rows.
+close held-out likelihood comes to the truth in choosing settings.
 """
 
 import argparse
@@ -64,8 +62,6 @@ SMALL_CONTEXT = SMALL_DATA | {"weight_decay": 3.0}
 N_CONTEXT = 3
 N_USERS = 100
 FALSE_ACTIONS = 0.05
-#: Logs without fault.
-N_ALARMS = 60
 #: Up, down and copy.
 SIGNALS = ["positive", "negative", "positive"]
 
@@ -417,57 +413,6 @@ def print_ladder(name, runs):
         )
 
 
-def log_without_fault(seed):
-    """Return X, actions and signals of a log that satisfies the assumptions."""
-    rng = np.random.default_rng([seed, 7])
-    n, n_signals = int(np.exp(rng.uniform(np.log(2000), np.log(20_000)))), rng.integers(2, 4)
-    X = rng.normal(size=(n, 64)).astype(np.float32)
-    g = np.tanh(1.5 * X @ rng.normal(size=(64, 16)) / 8) @ rng.normal(size=16)
-    reward = 1 / (1 + np.exp(-3 * (g - g.mean()) / g.std()))
-    signals = [str(kind) for kind in rng.choice(["positive", "negative"], size=n_signals)]
-    shown = np.array(
-        [reward.mean() if kind == "positive" else 1 - reward.mean() for kind in signals]
-    )
-    rates = np.exp(rng.uniform(np.log(0.03), np.log(0.4), size=n_signals))
-    log = simulate_feedback(
-        reward, X=X, signals=signals, intercept=intercepts(rates / shown), random_state=seed
-    )
-    return X, log.actions, signals
-
-
-def intercepts(means, slope=1.5):
-    """Return the b of which the mean of sigmoid(slope s + b) over normal s is as given."""
-    nodes, weight = np.polynomial.hermite_e.hermegauss(40)
-    grid = np.linspace(-12, 12, 2401)
-    found = 1 / (1 + np.exp(-slope * nodes - grid[:, None])) @ weight / weight.sum()
-    return np.interp(means, found, grid)
-
-
-def alarm(seed):
-    """Return the shape of a log without fault, its action rates, and what fit says against it."""
-    X, actions, signals = log_without_fault(seed)
-    est = ImplicitRewardEstimator(signals=signals, shared_examination=False, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", IdentificationWarning)
-        est.fit(X, actions)
-    reason = est.identification_.reason
-    return len(X), signals, actions.mean(axis=0), reason if "contradict" in reason else ""
-
-
-def print_alarms(seeds, jobs):
-    """Print how many logs without fault are said to have one."""
-    found = Parallel(n_jobs=jobs)(delayed(alarm)(seed) for seed in seeds)
-    rates = np.concatenate([each[2] for each in found])
-    rows = [each[0] for each in found]
-    print(
-        f"\nfalse alarms: {sum(bool(each[3]) for each in found)} of {len(found)} logs "
-        f"({min(rows)} to {max(rows)} rows, action rates {rates.min():.1%} to {rates.max():.1%})"
-    )
-    for n, signals, rate, reason in found:
-        if reason:
-            print(f"- {n} rows, {', '.join(signals)}, rates {rate.round(3)}: {reason}")
-
-
 def choice_settings():
     """Return the settings among which the held-out likelihood is to choose."""
     grid = {
@@ -530,7 +475,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-home", help="folder of the data sets")
     parser.add_argument("--data", nargs="+", default=["synthetic", *RATED])
-    parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice", "alarms"])
+    parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice"])
     parser.add_argument("--only", nargs="+", help="logs of the ladder and the report")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -539,10 +484,7 @@ def main(argv=None):
     if args.seeds < 2:
         parser.error("--seeds must be at least 2: a standard error needs them")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    if "alarms" in args.part:
-        first = args.first_seed + 1000
-        print_alarms(range(first, first + N_ALARMS), args.jobs)
-    for name in args.data if set(args.part) - {"alarms"} else ():
+    for name in args.data:
         start = time.perf_counter()
         if "ladder" in args.part:
             runs = Parallel(n_jobs=args.jobs)(

@@ -3,9 +3,9 @@ Two signals replace labels
 ==========================
 
 Different actions of one user on one response share one preference. If they fire independently
-given that preference, two of them determine the reward without a single label, as two catches of
-the same animals determine how many there are. How many labels are they worth, and when does it
-fail?
+given that preference, and users looked at every response, two of them determine the reward without
+a single label, as two catches of the same animals determine how many there are. How many labels are
+they worth, and when does it fail?
 """
 
 # %%
@@ -20,7 +20,7 @@ from implicitrm_sk.inspection import MethodComparisonDisplay
 
 X, digit = load_digits(return_X_y=True)
 preference = (digit >= 5).astype(int)
-settings = {"learning_rate_init": 0.003, "n_estimators": 2}
+settings = {"shared_examination": False, "learning_rate_init": 0.003, "n_estimators": 2}
 
 
 def r2(y, objective="stratified", rows=None, seed=0):
