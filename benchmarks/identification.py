@@ -59,6 +59,8 @@ SMALL_DATA = {
     "n_estimators": 8,
 }
 SMALL_CONTEXT = SMALL_DATA | {"weight_decay": 3.0}
+#: The row that shares refer to.
+REFERENCE = "signals", "all labels"
 N_CONTEXT = 3
 N_USERS = 100
 FALSE_ACTIONS = 0.05
@@ -316,7 +318,7 @@ def run_seed(name, data_home, seed, only=None):
     return {
         (log, case): evaluate()
         for log, case, evaluate in cases(problem)
-        if only is None or log in only or case == "all labels"  # which shares refer to
+        if only is None or log in only or (log, case) == REFERENCE
     }
 
 
@@ -376,6 +378,8 @@ def print_ladder(name, runs):
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for log, case in runs[0]:
+        if not {(log, "none"), ("signals", "none")} & runs[0].keys():
+            continue  # the reference alone
         r2 = np.array([run[log, case]["r2"] for run in runs])
         full, naive, none = (
             np.array([run[log if (log, row) in run else "signals", row]["r2"] for run in runs])
