@@ -12,8 +12,8 @@ independently of the response, only. A seed is a new log and a new initialisatio
 
 Logs of both polarities have the signals up, down and copy. "both polarities": each propensity is
 sigmoid(1.5 s - 0.4) with a direction of its own; "rare actions": sigmoid(1.5 s - 2); "against the
-grain": sigmoid(-3 g - 0.4) for all three, g the standardised rating in rated data, so that users
-act the less the more they like a response.
+grain" (synthetic only): sigmoid(-3 g - 0.4) for all three, so that users act the less the more they
+like a response.
 
 R2 is of the reward on test rows against z; the contexts of test rows are not used. "share" is, for
 the synthetic log, R2 / R2 of the same network trained on z in all training rows; for the others,
@@ -89,7 +89,6 @@ class Problem:
             data = load_rated_responses(name, data_home, encoder=encoder)
             self.X, self.groups, self.is_test = data.X, data.groups, data.is_test
             self.z = (data.rating > threshold).astype(int)
-            self.score = (data.rating - data.rating.mean()) / data.rating.std()
             self.probability = None
             self.labels = {"100 labels": 100, "300 labels": 300}
             self.params, self.context_params = SMALL_DATA, SMALL_CONTEXT
@@ -290,12 +289,11 @@ def cases(problem):
 def cases_of_both_polarities(p):
     """Yield the rows of the logs of up, down and copy."""
     two, three = ({"signals": SIGNALS[:n], "shared_examination": None} for n in (2, 3))
-    against = 1 / (1 + np.exp(3 * p.score + 0.4))
-    for log, propensity in (
-        ("both polarities", {}),
-        ("rare actions", {"intercept": -2.0}),
-        ("against the grain", {"propensity": np.repeat(against[:, None], 3, axis=1)}),
-    ):
+    logs = {"both polarities": {}, "rare actions": {"intercept": -2.0}}
+    if p.probability is not None:
+        against = 1 / (1 + np.exp(3 * p.score + 0.4))
+        logs["against the grain"] = {"propensity": np.repeat(against[:, None], 3, axis=1)}
+    for log, propensity in logs.items():
         actions = p.simulate(signals=SIGNALS, **propensity).actions
         up, both = actions[:, 0], actions[:, :2]
         fit = p.evaluate
