@@ -801,7 +801,7 @@ def test_what_models_no_actions_says_so(name):
 @pytest.mark.parametrize("name", SINGLE_SIGNAL)
 def test_side_information_that_is_not_used_is_refused(name):
     X, y, _ = quick_log()
-    with pytest.raises(ValueError, match="makes no use of preference"):
+    with pytest.raises(ValueError, match="makes no use of labels"):
         quick(name).fit(X, y, labels=np.where(y > 0, y, NAN))
     with pytest.raises(ValueError, match="makes no use of false_action_rate"):
         quick(name, false_action_rate=0.05).fit(X, y)

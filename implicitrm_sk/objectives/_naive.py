@@ -124,7 +124,9 @@ class UpDown(Objective):
     """A classifier of positive against negative actions, on rows that got either.
 
     What is often done with thumbs: rows without a reaction are left out, and those with both count
-    half for each. Who reacts, and to what, is not modelled.
+    half for each. Who reacts, and to what, is not modelled. With A(x) the readiness to show that a
+    response is preferred and D(x) the readiness to show that it is not, the classifier learns
+    R A / (R A + (1 - R) D), which has the order of R if D / A is constant.
 
     Examples
     --------
@@ -146,8 +148,8 @@ class UpDown(Objective):
     models_actions = False
     calibrated = False
     needs_both_polarities = True
-    identifies = "identified"
-    assumption = "whether users react depends neither on the response nor on their preference"
+    identifies = "ranking only"
+    assumption = "readiness to show either preference in a constant ratio"
     uses = frozenset({"response_id", "exposures"})
 
     def loss(self, reward_logit, propensity_logit, batch):
