@@ -230,7 +230,10 @@ def test_a_response_has_the_label_of_any_of_its_rows():
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([0, 1, 1.5], r"labels in \[0, 1\] .* but 1 value\(s\) lie outside, e.g. 1.5. Rescale"),
+        (
+            [0, 1, 1.5],
+            r"labels must lie in \[0, 1\] .* 1 value\(s\) lie outside, e.g. 1.5. Rescale",
+        ),
         ([-1, 1, 2], r"2 value\(s\) lie outside, e.g. -1"),
         ([np.inf, 1, 0], r"1 value\(s\) lie outside, e.g. inf"),
         ([0, 1], r"labels has shape \(2,\), but one label per row of X is expected: \(3,\)"),
@@ -433,7 +436,7 @@ def test_the_name_of_the_argument_is_told():
 # ---------------------------------------------------------------- all arguments of a method
 
 BAD = {
-    "objective": (Naive(), Stratified(), "Naive makes no use of preference, propensity"),
+    "objective": (Naive(), Stratified(), "Naive makes no use of labels, propensity"),
     "known": (
         KnownSignals((Action(),), ["share"]),
         None,
