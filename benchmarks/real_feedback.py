@@ -624,19 +624,24 @@ def report_cell(log, way):
 
 
 def cells(args):
-    """Yield the cells to run."""
+    """Yield the cells to run, what matters most first."""
+    folds = {name: [0] if name == "wikimedia_mvp" else range(args.folds) for name in args.logs}
     for name in args.logs:
-        folds = [0] if name == "wikimedia_mvp" else range(args.folds)
-        for fold in folds:
+        for fold in folds[name]:
             yield {"log": name, "kind": "baselines", "way": "", "fold": fold}
             yield {"log": name, "kind": "way", "way": RECOMMENDED[name], "fold": fold}
+    for name in args.logs:
+        for way in ways(name)[1:]:
+            yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
+    for name in args.logs:
+        for fold in folds[name] if name != "wikimedia_mvp" else ():
             for n in N_LABELS:
                 yield {"log": name, "kind": "labels", "way": str(n), "fold": fold}
-        for way in [*ways(name)[1:], *objectives(name)]:
+    for name in args.logs:
+        for way in objectives(name):
             yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
-        if args.reports:
-            for way in ways(name):
-                yield {"log": name, "kind": "report", "way": way.name, "fold": 0}
+        for way in ways(name) if args.reports else ():
+            yield {"log": name, "kind": "report", "way": way.name, "fold": 0}
 
 
 def key(cell):
