@@ -9,10 +9,12 @@ Logs: those of `load_feedback_log` but ifllm, whose actions say nothing of its t
 
 Fitted on four folds and scored on the fifth. wikimedia_mvp has 50 responses: all are fitted and
 scored, the posterior only. Truth enters the scores, and the rows that name it: "all true labels",
-and those with a number of labels. Recommended ways, baselines and labels are scored on five folds,
-the other ways and objectives on fold 0. Each cell is appended to FILE.jsonl as it is done, and a
-second run goes on from there. The table has one row per log, way, question and fold; a way that
-`fit` refuses has no scores and the verdict "refused".
+and those with a number of labels. The recommended way, one action alone, baselines and labels are
+scored on five folds, the other ways and objectives on fold 0.
+
+Each cell is appended to FILE.jsonl as it is done, and a second run goes on from there. The table
+has one row per log, way, question and fold; a way that `fit` refuses has no scores and the verdict
+"refused".
 
 The recommended way of each log follows from its structure and was written down before any fold was
 scored (`RECOMMENDED`):
@@ -222,7 +224,7 @@ SIX = ("click", "long_view", "profile_enter", "comment", "follow", "forward")
 
 
 def ways(name):
-    """Return the ways of a log, the recommended one first."""
+    """Return the ways of a log: the recommended one, one action alone, and others."""
     if name == "oasst1":
         found = [
             Way("up", columns("up")),
@@ -629,9 +631,10 @@ def cells(args):
     for name in args.logs:
         for fold in folds[name]:
             yield {"log": name, "kind": "baselines", "way": "", "fold": fold}
-            yield {"log": name, "kind": "way", "way": RECOMMENDED[name], "fold": fold}
+            for way in ways(name)[:2]:  # the recommended one, and one action alone
+                yield {"log": name, "kind": "way", "way": way.name, "fold": fold}
     for name in args.logs:
-        for way in ways(name)[1:]:
+        for way in ways(name)[2:]:
             yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
     for name in args.logs:
         for fold in folds[name] if name != "wikimedia_mvp" else ():

@@ -104,6 +104,11 @@ def identification_report(
     logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
 
+    Counts over exposures are compared with beta-binomial ones of the same means. They count
+    against identification if binomial counts are rejected at the level 0.001 and are less likely by
+    more than 0.05 nats per response. Labels count against it if their mean differs by more than 3.3
+    standard errors and 0.1 from what the refits expect given the actions. `fit` does the same.
+
     References
     ----------
     .. [1] Shah & Peters, "The Hardness of Conditional Independence Testing and the Generalised
