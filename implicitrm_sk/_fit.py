@@ -14,19 +14,18 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
-from ._association import MAX_ROWS, association_test
 from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import HeadColumns, embed_text, select_features, set_embedder
-from ._identification import Evidence, assess, contradicted, warn_not_identified
-from ._log import FeedbackLog, KnownSignals, number_responses
+from ._held_out import HeldOut, check_verdict
+from ._identification import Evidence, assess, warn_not_identified
+from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
 from ._typing import same
 from ._warnings import siblings_of, warn
-from .measurement import _mixture
-from .measurement._model import GROUP_NAMES, Measurement
+from .measurement._model import GROUP_NAMES
 from .objectives import OBJECTIVES, Objective
-from .training._data import TrainingData, member_logits
+from .training._data import TrainingData
 from .training._plan import FitPlan, Hooks, check_same_setting
 from .training._preliminary import estimate_false_action_rates, prepare_objective
 
@@ -165,7 +164,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
         columns.check_same_as(before)
     random_state = own_random_state(est.random_state)
     log, assumptions = read_log(est, len(X), y, side_information)
-    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
+    rate = assumptions.false_action_rate
+    evidence = Evidence.of(log, rate, log.telling_signals(rate))
     take_evidence(est, evidence, assumptions)
     data = TrainingData(
         X,
@@ -245,81 +245,12 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     )
     est.n_iter_ = len(est.history_)
     if held_out is not None and est.objective_.models_actions:
-        check_signs(est, held_out, token_of(est, context.parent), context.parent is not None)
+        check_verdict(est, held_out, token_of(est, context.parent), context.parent is not None)
     for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
         vars(est).pop(leftover, None)
     context.call_on_fit_task_end(estimator=est, **details)
     warn_still_improving(est, result.n_running)
     return est
-
-
-@dataclass(eq=False)
-class HeldOut:
-    """Rows whose signals are compared with what a fit that has not seen them predicts.
-
-    Attributes
-    ----------
-    X : ndarray of shape (n, d)
-        The columns in use.
-    log : dict
-        Further arguments of `association_test`, beside the covariates.
-    """
-
-    X: np.ndarray
-    log: dict
-
-    @classmethod
-    def of(cls, data):
-        """Return those of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
-
-        Without early stopping these are all rows. Residuals of rows that were trained on are too
-        small in both signals, and the regression of `association_test` corrects part of that only.
-
-        None with a single signal, with repeated exposures, whose signals are not of one occasion,
-        and for X in files: single rows of these cannot be read, and a further pass over all of
-        them costs as much as an epoch. `identification_report` on a part in memory tests them.
-        """
-        log = data.log
-        repeated = log.exposures is not None or log.response is not None
-        if len(log.acts.column) < 2 or repeated or not isinstance(data.X, np.ndarray):
-            return None
-        rows = data.valid if len(data.valid) else data.train
-        rows = rows[:: -(-len(rows) // MAX_ROWS)]
-        return cls(data.X[rows], signs_of(log, data.groups, rows))
-
-
-def signs_of(log, groups, rows):
-    """Return what `association_test` compares of some rows of a log, a dict of its arguments.
-
-    Parameters
-    ----------
-    log : FeedbackLog
-    groups : ndarray of shape (n,) or None
-        Rows of one group may depend on each other.
-    rows : ndarray of int or slice
-    """
-    return {
-        "counts": log.acts.counts[rows],
-        "weight": log.sample_weight[rows],
-        "clusters": None if groups is None else number_responses(groups[rows])[0],
-        "target": log.acts.target,
-        "column": log.acts.column,
-        "names": log.act_names(),
-    }
-
-
-def check_signs(est, held_out, token=None, in_search=False):
-    """Let the level fall, with a warning, where signals co-occur as their signs do not allow."""
-    heads = ("reward_logit", "propensity_logit")
-    logits = member_logits(est.model_, held_out.X, est.scaler_, heads, est.dtype)
-    assumptions = Assumptions().with_rates(est.false_action_rate_)
-    covariates = _mixture.logits_of_all(
-        Measurement(est.signals_), *logits, assumptions.model_rates(est.objective_)
-    ).numpy()
-    tested = association_test(covariates=covariates, **held_out.log)
-    if any(each.contradicts for each in tested):
-        est.identification_ = contradicted(est.identification_, tested)
-        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
 def _hooks(est, context, details):

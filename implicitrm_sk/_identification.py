@@ -37,6 +37,7 @@ class Evidence:
     n_two_negative: int = 0
     n_determined: int = 0
     n_ranked: int = 0
+    n_labels_selected: int = 0
 
     @property
     def shown_twice(self):
@@ -67,6 +68,8 @@ class Evidence:
         if log.propensity is not None:
             known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
         preferred, not_preferred = log.proved(false_action_rate)
+        labels_tell = labelled & ~(preferred | not_preferred)
+        selected = log.labels_selected()
         kinds = np.array([signal.identifies for signal in log.signals])[log.acts.column]
         determined, ranked = (
             logged[:, (kinds == level) & telling].any(axis=1)
@@ -82,13 +85,14 @@ class Evidence:
                     n_signals >= 3,
                     (per_signal >= 2).any(axis=1),
                     labelled,
-                    labelled & ~(preferred | not_preferred),
+                    labels_tell & (not selected),
                     known > 0,
                     (n_positive > 0) & (n_negative > 0),
                     n_positive >= 2,
                     n_negative >= 2,
                     determined,
                     ranked,
+                    labels_tell & selected,
                 )
             )
         )
@@ -165,6 +169,18 @@ ADVICE = {
     "reaction": (
         "The level needs the overall preference rate (preference_rate=), or rows in which users "
         "chose nothing (given_reaction=False), which bound it."
+    ),
+    "selected": (
+        "Thumbs and ratings that users give by their own choice are not labels: pass them as "
+        "signals (a Choice, or a positive and a negative action). Ask for labels at random."
+    ),
+    "dispersion": (
+        "Exposures of one response should be independent given its preference. Ask for labels on "
+        "some random responses, and calibrate the reward by them."
+    ),
+    "calibrate": (
+        "Leave the labels out of fit and calibrate the fitted reward by them: a LogisticRegression "
+        "of the labels on decision_function(X)."
     ),
     "users": (
         "If some users are active in everything, put user or session columns into "
@@ -265,7 +281,8 @@ def assess(
         swap_symmetric=(
             level == NOT_IDENTIFIED
             and columns == "same"
-            and evidence.n_labels_telling == evidence.n_known_propensity == 0
+            and evidence.n_labels_telling == evidence.n_labels_selected == 0
+            and evidence.n_known_propensity == 0
             and evidence.n_repeated == 0
             and objective.swap_symmetric(n_signals)
             and all(isinstance(signal, Action) for signal in signals)
@@ -299,6 +316,12 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
     elif labels_tell and false_actions != "estimated":
         ways.append("labels of acted rows missing at random")
         reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
+    if evidence.n_labels_selected >= MIN_RESPONSES and label_mechanism == "random":
+        reasons.append(
+            f"{evidence.n_labels_selected} labels are not counted: which responses have one "
+            "depends on what users did"
+        )
+        advice.append(ADVICE["selected"])
     if evidence.n_determined >= MIN_RESPONSES:
         reasons.append(
             f"{evidence.n_determined} responses have a signal that determines it by itself"
@@ -358,7 +381,8 @@ def _what_is_missing(evidence, columns, linear, n_signals):
     else:
         reasons.append(
             f"only {evidence.n_several_signals} responses have two signals logged together, "
-            "not counting constant ones and copies"
+            "not counting constant ones and copies, steps of one action, and actions on most rows "
+            "that would each prove preference"
         )
     if columns == "overlapping":
         reasons.append("the columns that both heads read can be traded between them")
@@ -366,9 +390,10 @@ def _what_is_missing(evidence, columns, linear, n_signals):
         reasons.append(
             "linear heads on the same columns would be determined up to the swap R <-> A"
         )
-    if evidence.n_labels:
-        few = f"{evidence.n_labels_telling} labels are too few"
-        proved = evidence.n_labels - evidence.n_labels_telling
+    telling = evidence.n_labels_telling + evidence.n_labels_selected
+    if evidence.n_labels and telling < MIN_RESPONSES:
+        few = f"{telling} labels are too few"
+        proved = evidence.n_labels - telling
         if proved:
             few += f" ({proved} more lie on responses whose preference the actions prove)"
         reasons.append(few)
@@ -396,8 +421,28 @@ def _assess_by_assumption(evidence, objective):
     )
 
 
-def contradicted(found, associations):
-    """Return an `Identification` that the signals of a log speak against.
+def contradicted(found, against, advice):
+    """Return an `Identification` that the data speak against.
+
+    Parameters
+    ----------
+    found : Identification
+    against : str
+        What the data say.
+    advice : str
+        A key of `ADVICE`.
+    """
+    return replace(
+        found,
+        level=NOT_IDENTIFIED,
+        assumptions=(),
+        reason=f"{found.reason} But {against}.",
+        advice=tuple(dict.fromkeys((ADVICE[advice], *found.advice))),
+    )
+
+
+def contradicted_signs(found, associations):
+    """Return an `Identification` whose signals contradict their signs.
 
     Parameters
     ----------
@@ -405,12 +450,8 @@ def contradicted(found, associations):
     associations : list of Association
         Of all pairs, at least one of which contradicts its signs.
     """
-    return replace(
-        found,
-        level=NOT_IDENTIFIED,
-        assumptions=(),
-        reason=f"{found.reason} But the signals contradict their signs: {explain(associations)}.",
-        advice=tuple(dict.fromkeys((ADVICE["signs"], *found.advice))),
+    return contradicted(
+        found, f"the signals contradict their signs: {explain(associations)}", "signs"
     )
 
 

@@ -1,5 +1,6 @@
 """The feedback log as checked arrays: who did what on which response, and what else is known."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -28,10 +29,17 @@ from .objectives._base import check_uses
 
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
 CHANCE = 1e-6
+#: The same in standard errors.
+Z_OF_CHANCE = 4.9
 #: A signal that more of its logged rows have may be the absence of its opposite, ...
-NEARLY_ALL = 0.8
+NEARLY_ALL = 0.7
 #: ... unless these are fewer rows.
 MIN_ROWS = 100
+#: An action of which a larger share comes with another is a step behind it.
+NESTED = 0.98
+#: Labels of which acted responses have this many times the share of the others, or the reverse, are
+#: not asked at random.
+SELECTED = 2.0
 
 
 @dataclass(frozen=True)
@@ -415,6 +423,7 @@ class FeedbackLog:
             )
         if len(names) == 1:
             return  # that a single signal is constant is an error
+        self._warn_of_steps()
         whole = dict(enumerate(np.bincount(self.acts.column)))
         idle = self.idle_signals()
         for signal, why in idle.items():
@@ -433,6 +442,16 @@ class FeedbackLog:
             warn(
                 f"signal {names[signal]!r} of y {problem} tells nothing about the reward. Leave it "
                 "out, or check how the log was joined.",
+            )
+
+    def _warn_of_steps(self):
+        """Name the signals that hardly happen without another."""
+        names = self.act_names()
+        for k, j in self.nested_signals():
+            warn(
+                f"signal {names[k]!r} of y hardly ever happens without {names[j]!r}: the two are "
+                "steps of one action and count as none that is independent of another. Keep the "
+                f"one that says more, or log {names[k]!r} as NaN where {names[j]!r} is 0."
             )
 
     def _warn_of_outcome(self, column, preference, why):
@@ -479,14 +498,63 @@ class FeedbackLog:
             "propensity_features",
         )
 
-    def telling_signals(self):
+    def nested_signals(self):
+        """Return (k, j) of acts of one sign of which k hardly ever happens without j.
+
+        A video that is watched to its end has been opened: the two are steps of one thing.
+        """
+        if self.exposures is not None:
+            return []
+        counted = (self.per_row(self.sample_weight) > 0)[:, None]
+        counts, idle = self.acts.counts, self.idle_signals()
+        found = []
+        for k, j in itertools.permutations(range(counts.shape[1]), 2):
+            if {k, j} & set(idle) or self.acts.column[k] == self.acts.column[j]:
+                continue
+            if self.acts.target[k] != self.acts.target[j]:
+                continue
+            both = (~np.isnan(counts[:, [j, k]]) & counted).all(axis=1)
+            part, whole = counts[both, k] > 0, counts[both, j] > 0
+            if np.count_nonzero(part) < MIN_RESPONSES:
+                continue
+            share = whole[part].mean()
+            if share >= NESTED and 1 - share < (1 - whole.mean()) / 4:
+                found.append((k, j))
+        return found
+
+    def telling_signals(self, false_action_rate):
         """Return which acts tell something, of shape (K',): no copy does, nor its original.
 
-        A model that takes both for signals of their own is wrong about either.
+        A model that takes both for signals of their own is wrong about either. So it is about an
+        act that hardly happens without another, and about one that most rows have while it is taken
+        for a proof.
         """
         idle = self.idle_signals()
         originals = {why for why in idle.values() if not isinstance(why, str)}
-        return ~np.isin(np.arange(len(self.acts.column)), [*idle, *originals])
+        steps = {act for pair in self.nested_signals() for act in pair}
+        names = [name for name, _ in self.signals_of_nearly_all()]
+        frequent = [
+            act
+            for act, column in enumerate(self.acts.column)
+            if str(self.signal_names[column]) in names and false_action_rate[column] == 0
+        ]
+        doubtful = [*idle, *originals, *steps, *frequent]
+        return ~np.isin(np.arange(len(self.acts.column)), doubtful)
+
+    def labels_selected(self):
+        """Return whether which responses have a label depends on what users did, as thumbs do."""
+        if self.labels is None:
+            return False
+        counted = self.sample_weight > 0
+        labelled, acted = ~np.isnan(self.labels) & counted, self.fired() & counted
+        sizes = np.array([acted.sum(), (counted & ~acted).sum()])
+        if not sizes.all():
+            return False
+        shares = np.array([(labelled & acted).sum(), (labelled & ~acted).sum()]) / sizes
+        pooled = labelled.sum() / sizes.sum()
+        error = np.sqrt(pooled * (1 - pooled) * (1 / sizes).sum())
+        unlikely = abs(shares[0] - shares[1]) > Z_OF_CHANCE * error
+        return bool(unlikely and shares.max() > SELECTED * shares.min())
 
     def false_action_evidence(self, label_mechanism):
         """Return per act how many responses can tell its false actions from true ones.

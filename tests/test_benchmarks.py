@@ -9,10 +9,17 @@ import pytest
 pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
 pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
 
-from benchmarks import identification, prepare, reward_modeling, scale  # noqa: E402
+from benchmarks import (  # noqa: E402
+    identification,
+    prepare,
+    real_feedback,
+    reward_modeling,
+    scale,
+)
 from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
-from implicitrm_sk.datasets import load_rated_responses  # noqa: E402
+from implicitrm_sk.datasets import load_feedback_log, load_rated_responses  # noqa: E402
 from tests.test_datasets import helpsteer  # noqa: E402
+from tests.test_feedback_logs import oasst1  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +208,165 @@ def test_scale_runs(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit, match="GB are needed"):
         scale.main(["stream", "--gb", "1e9", "--folder", str(tmp_path)])
+
+
+# Real logs
+
+
+@pytest.fixture
+def real_logs(tmp_path, monkeypatch):
+    """A log of thumbs in the form of our files, and short fits."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(0)
+    n = 300
+    X = rng.normal(size=(n, 4)).astype(np.float32)
+    good = (X[:, 0] + 0.5 * rng.normal(size=n) > -0.5).astype(int)
+    counts = {
+        "n_up": rng.poisson(np.where(good, 1.5, 0.5)),
+        "n_down": rng.poisson(np.where(good, 0.3, 1.5)),
+        "n_flag": rng.poisson(0.2, n),
+        "n_skip_reply": rng.poisson(0.2, n),
+    }
+    frame = {
+        "prompt": [f"p{i // 2}" for i in range(n)],
+        "response": [f"r{i}" for i in range(n)],
+        "prompt_id": np.arange(n) // 2,
+        "rating": good.astype(float),
+        "true_preference": good,
+        "fold": np.arange(n) // 2 % 5,
+    }
+    acted = {name.removeprefix("n_"): (count > 0).astype(int) for name, count in counts.items()}
+    pd.DataFrame(frame | counts | acted).to_parquet(tmp_path / "log_oasst1.parquet")
+    save_file({"embeddings": X}, tmp_path / "log_oasst1_minilm.safetensors")
+
+    def estimator(objective, **params):
+        short = {"max_epochs": 2, "n_estimators": 2, "hidden_layer_sizes": (8,)}
+        return ImplicitRewardEstimator(objective, **(params | short))
+
+    monkeypatch.setattr(real_feedback, "ImplicitRewardEstimator", estimator)
+    monkeypatch.setattr(real_feedback, "objectives", lambda name: [])
+    real_feedback.read_log.cache_clear()
+    return tmp_path
+
+
+def test_real_feedback_is_resumed_and_tidy(real_logs, tmp_path, capsys):
+    output = tmp_path / "out" / "real.parquet"
+    arguments = ["--data-home", str(real_logs), "--output", str(output), "--jobs", "1"]
+    arguments += ["--logs", "oasst1", "--folds", "1"]
+    real_feedback.main(arguments)
+    first = capsys.readouterr()
+    assert "0 done before" in first.err
+    frame = pd.read_parquet(output)
+    assert list(frame) == [
+        *("log", "way", "recommended", "question", "fold", "auroc", "r2", "nll"),
+        *("level_error", "calibration_error", "verdict"),
+    ]
+    assert frame["recommended"].dtype == bool
+    own = frame[frame["recommended"]]
+    assert set(own["way"]) == {"up among thumbs"}
+    assert set(own["question"]) == {"predict", "posterior"}
+    refused = frame[frame["verdict"] == "refused"]
+    assert list(refused["way"]) == ["up and down"]
+    assert refused["auroc"].isna().all()
+    scored = frame[frame["verdict"] != "refused"]
+    assert scored[["auroc", "r2", "nll", "level_error", "calibration_error"]].notna().all().all()
+    for way in (
+        *("all true labels", "KTO-style weighting of thumbs", "latent class, EM", "majority"),
+        *("up among thumbs; 50 labels calibrate", "50 labels, logistic regression"),
+        *("up among thumbs; 50 labels in the likelihood", "Wilson lower bound"),
+    ):
+        assert way in set(frame["way"])
+    assert "Chosen after seeing the truth: the threshold 0.5" in first.out
+    assert "**up among thumbs** (recommended)" in first.out
+    real_feedback.main(arguments)
+    again = capsys.readouterr()
+    assert "0 cells to run" in again.err
+    assert pd.read_parquet(output).equals(frame)
+
+
+def test_recommended_ways_are_those_of_the_loader():
+    for name in real_feedback.LOGS:
+        own = real_feedback.ways(name)[0]
+        assert own.name == real_feedback.RECOMMENDED[name]
+        assert own.passed is real_feedback.recommended
+        names = [way.name for way in real_feedback.ways(name)]
+        assert len(set(names)) == len(names)
+
+
+def test_latent_classes_are_found_and_named_by_their_signs():
+    rng = np.random.default_rng(0)
+    good = rng.random(400) < 0.4
+    shown = np.full(400, 50.0)
+    log = real_feedback.Log(
+        "wikimedia_mvp",
+        None,
+        None,
+        good.astype(float),
+        *[None] * 3,
+        rng.binomial(50, np.where(good, 0.3, 0.1)).astype(float),
+        rng.binomial(50, np.where(good, 0.05, 0.2)).astype(float),
+        shown,
+        *[None] * 3,
+    )
+    rows = np.arange(400)
+    assert ((real_feedback.latent_class(log, rows, rows) > 0.5) == good).mean() > 0.97
+
+
+def test_prepared_logs_are_loaded(tmp_path):
+    source, home = tmp_path / "source", tmp_path / "home"
+    (source / "data").mkdir(parents=True)
+    views = {name: [1, 0, 1, 1] for name in prepare.VIEWS}
+    views |= {name: [5, 6, 7, 8] for name in ("play_time_ms", "duration_ms", "comment_stay_time")}
+    views |= {"user_id": [3, 3, 4, 4], "time_ms": [1_650_000_000_000] * 4}
+    views |= {"is_like": [1, 0, 0, 1], "is_hate": [0, 1, 0, 1], "video_id": [1, 2, 3, 4]}
+    pd.DataFrame(views).to_csv(source / "data" / "log_standard.csv")
+    prepare.main(["--data", "log_kuairand", "--path", str(source), "--data-home", str(home)])
+    data = load_feedback_log("kuairand", home)
+    assert data.true_preference.tolist() == [1, 0]
+    assert data.actions["click"].tolist() == [1, 0]
+    assert "video_id" not in data.frame
+
+    np.savetxt(source / "train.ascii", [[5, 0, 1], [3, 0, 0]])
+    np.savetxt(source / "test.ascii", [[4, 2, 0], [0, 4, 5]])
+    (source / "user_item_features").mkdir()
+    for kind, n in (("user", 2), ("item", 3)):
+        np.savetxt(source / "user_item_features" / f"{kind}_features.ascii", np.eye(n))
+    prepare.main(["--data", "log_coat", "--path", str(source), "--data-home", str(home)])
+    data = load_feedback_log("coat", home)
+    assert data.actions["rating"].tolist() == ["high", "none", "low", "mid", "none", "none"]
+    assert np.nan_to_num(data.true_preference, nan=-1).tolist() == [-1, 0, -1, -1, 1, 1]
+    assert data.X.shape == (6, 5)
+
+    events = {
+        "session_id": ["a", "b", "c"],
+        "ts": ["2017-08-04T00:00:45Z"] * 3,
+        "article": ["A", "A", "B"],
+        "choice": ["yes", "timeout", "no"],
+        "query": ["q"] * 3,
+        "question": ["?"] * 3,
+    }
+    pd.DataFrame(events).to_csv(source / "data" / "17069968.tsv", sep="\t")
+    opinions = {"query": ["q"] * 2, "opinion": ["best", "bad"], "article": ["A", "B"]}
+    pd.DataFrame(opinions | {"rating": [2, -1]}).to_csv(
+        source / "data" / "trey_opinion.tsv", sep="\t", index=False
+    )
+    prepare.main(["--data", "log_wikimedia_mvp", "--path", str(source), "--data-home", str(home)])
+    data = load_feedback_log("wikimedia_mvp", home)
+    assert data.actions["yes"].tolist() == [1, 0, 0]
+    assert data.true_preference.tolist() == [1, 1, 0]
+    with pytest.raises(SystemExit, match="log_coat needs --path"):
+        prepare.main(["--data", "log_coat", "--data-home", str(home)])
+
+
+def test_prepared_oasst1_is_loaded(tmp_path):
+    class Embedder:
+        def fit_transform(self, pairs):
+            return np.ones((len(pairs), 3), dtype=np.float32)
+
+    source = tmp_path / "source"
+    source.mkdir()
+    prepare.prepare_oasst1(Embedder(), tmp_path, oasst1(source))
+    data = load_feedback_log("oasst1", tmp_path)
+    assert data.X.shape == (4, 3)
+    assert data.actions["n_up"].tolist() == [2, 0, 0, 2]

@@ -43,6 +43,7 @@ NOT_RUN = {
     "PersistenceMixin.push_to_hub",
     "embed_dataset",
     "fetch_helpsteer",
+    "fetch_oasst1_feedback",
     "fetch_pku_saferlhf",
     "fetch_ultrafeedback",
     "predict_dataset",

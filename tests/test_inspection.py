@@ -11,15 +11,14 @@ from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
 from benchmarks.newcomer import newcomer_log
-from implicitrm_sk import ImplicitRewardEstimator, identification_report
+from implicitrm_sk import ImplicitRewardEstimator, _independence, identification_report
 from implicitrm_sk._association import Association, association_test, explain
-from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection import _independence
-from implicitrm_sk.inspection._independence import (
+from implicitrm_sk._independence import (
     exposures_that_agree,
     independence_test,
     signals_that_agree,
 )
+from implicitrm_sk.datasets import simulate_feedback
 
 EXAMINED = "independent signals, every row was looked at"
 N = 3000

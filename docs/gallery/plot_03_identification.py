@@ -21,9 +21,7 @@ warnings.filterwarnings("ignore", category=IdentificationWarning)
 X, digit = load_digits(return_X_y=True)
 log = simulate_feedback((digit >= 5).astype(int), X=X, n_signals=3, random_state=0)
 # The digits were all looked at, which is stated.
-est = ImplicitRewardEstimator(
-    shared_examination=False, learning_rate_init=0.003, random_state=0
-)
+est = ImplicitRewardEstimator(shared_examination=False, learning_rate_init=0.003, random_state=0)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
 reports = {}

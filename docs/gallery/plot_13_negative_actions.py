@@ -3,8 +3,8 @@ What a negative action adds
 ===========================
 
 A copy shows that a response is liked, a regeneration that it is not. With one of each the reward of
-every response lies between P(copied | x) and 1 - P(regenerated | x), whatever users did not do. What
-does the second polarity add to the first, and to two positive actions?
+every response lies between P(copied | x) and 1 - P(regenerated | x), whatever users did not do.
+What does the second polarity add to the first, and to two positive actions?
 """
 
 # %%

@@ -1,7 +1,8 @@
-"""The data sets of the ImplicitRM paper, from the Hugging Face hub in their published form."""
+"""Published data sets from the Hugging Face hub: those of the ImplicitRM paper, and a real log."""
 
 import gzip
 import json
+import zlib
 from os import PathLike
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from .._optional import import_optional
 from .._warnings import warn
 from ._data import FeedbackData
+from ._logs import LOGS, feedback_of
 from ._rated import columns_of
 
 _PARAMETERS = """\
@@ -26,14 +28,7 @@ _PARAMETERS = """\
     Returns
     -------
     data : FeedbackData
-        As of `load_rated_responses`, training rows first, without embeddings (``X`` is None);
-        and in addition:
-
-        threshold : float
-            Ratings above it count as positive.
-        true_preference : ndarray of shape (n,), int64
-            1 where the rating is above the threshold.
-
+{returns}
     Raises
     ------
     OSError
@@ -47,6 +42,20 @@ _PARAMETERS = """\
     -----
     UserWarning
         If rows without a rating were left out, or the number of rows is not the published one.
+"""
+_RATED = """\
+        As of `load_rated_responses`, training rows first, without embeddings (``X`` is None);
+        and in addition:
+
+        threshold : float
+            Ratings above it count as positive.
+        true_preference : ndarray of shape (n,), int64
+            1 where the rating is above the threshold.
+
+"""
+_FEEDBACK = """\
+        As of `load_feedback_log`, without embeddings (``X`` is None). Folds are by message tree.
+
 """
 
 
@@ -170,50 +179,133 @@ def fetch_pku_saferlhf(
     )
 
 
-for _function in (fetch_helpsteer, fetch_ultrafeedback, fetch_pku_saferlhf):
+#: Emojis that readers press on a message, and the columns of their counts.
+_EMOJIS = {
+    "+1": "n_up",
+    "-1": "n_down",
+    "red_flag": "n_flag",
+    "_skip_reply": "n_skip_reply",
+    "_skip_labeling": "n_skip_labeling",
+}
+#: Labels that are kept, as their mean over raters and the number of these.
+_LABELS = ("quality", "helpfulness", "fails_task", "spam")
+
+
+def fetch_oasst1_feedback(
+    path: str | PathLike[str] | None = None,
+    *,
+    revision: str | None = None,
+    cache_dir: str | PathLike[str] | None = None,
+) -> FeedbackData:
+    """Fetch what volunteers pressed on the answers of OpenAssistant, with their rated quality.
+
+    Every answer that a person wrote in the role of the assistant and that others rated, in all
+    languages (`frame` has the column ``lang``). The log is that of ``load_feedback_log("oasst1")``
+    in full size: 88,838 messages, prompts included. Source: ``OpenAssistant/oasst1``, Apache-2.0
+    [1]_.
+
+    {parameters}
+
+    References
+    ----------
+    .. [1] Köpf et al., "OpenAssistant Conversations - Democratizing Large Language Model
+       Alignment", arXiv 2304.07327, 2023.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import fetch_oasst1_feedback  # doctest: +SKIP
+    >>> data = fetch_oasst1_feedback()  # doctest: +SKIP
+    >>> data.actions.shape, data.exposures.shape  # doctest: +SKIP
+    """
+    repository = "OpenAssistant/oasst1"
+    pandas = import_optional("pandas", "data", f"Fetching {repository}")
+    patterns = {"train": "data/train-*.parquet", "test": "data/validation-*.parquet"}
+    folder = _folder(repository, patterns, (path, revision, cache_dir))
+    rows, counts = [], []
+    for split, pattern in patterns.items():
+        messages = list(_records_of(folder, repository, pattern, pandas))
+        counts.append(len(messages))
+        try:
+            rows += [row | {"split": split} for row in _answers(messages)]
+        except (KeyError, TypeError) as error:
+            raise _not_as_published(repository, split, error) from error
+    _check_counts(repository, path, counts, (84_437, 4_401), "messages")
+    if not rows:
+        raise ValueError(
+            f"{repository} in {str(folder)!r} has no rated answer. Pass the revision= of one that "
+            "has some."
+        )
+    frame = pandas.DataFrame(rows)
+    rated = columns_of(frame, Path(repository))
+    return feedback_of(frame, LOGS["oasst1"], rated, "oasst1")
+
+
+def _answers(messages):
+    """Yield a row of the log for each answer of a person that raters saw."""
+    text = {message["message_id"]: message["text"] for message in messages}
+    for message in messages:
+        quality = _named(message["labels"], "value").get("quality")
+        if (
+            message["role"] != "assistant"
+            or message["synthetic"]
+            or message["deleted"]
+            or quality is None
+        ):
+            continue
+        pressed = _named(message["emojis"], "count")
+        value, raters = (_named(message["labels"], part) for part in ("value", "count"))
+        tree = message["message_tree_id"]
+        row = {
+            "prompt": text[message["parent_id"]],
+            "response": message["text"],
+            "prompt_id": message["parent_id"],
+            "tree_id": tree,
+            "lang": message["lang"],
+            # By tree, as the messages of one tree continue each other.
+            "fold": zlib.crc32(tree.encode()) % 5,
+            "rating": float(quality),
+            "true_preference": int(quality >= 0.5),
+            "rank": message["rank"],
+        }
+        row |= {column: int(pressed.get(name, 0)) for name, column in _EMOJIS.items()}
+        for name in _LABELS:
+            row |= {name: value.get(name), f"raters_{name}": raters.get(name, 0)}
+        yield row
+
+
+def _named(values, part):
+    """Return {name: value} of the columns "name" and `part`, as the published files have them."""
+    return {} if values is None else dict(zip(values["name"], values[part], strict=True))
+
+
+for _function, _returns in (
+    (fetch_helpsteer, _RATED),
+    (fetch_ultrafeedback, _RATED),
+    (fetch_pku_saferlhf, _RATED),
+    (fetch_oasst1_feedback, _FEEDBACK),
+):
     if _function.__doc__:  # python -OO has none
-        _function.__doc__ = _function.__doc__.replace("    {parameters}\n", _PARAMETERS)
+        _function.__doc__ = _function.__doc__.replace(
+            "    {parameters}\n", _PARAMETERS.replace("{returns}\n", _returns)
+        )
 
 
 def _fetch(repository, patterns, rows, *, threshold, counts, source):
     """Return a data set: `rows` yields prompt, response and rating of a record."""
     pandas = import_optional("pandas", "data", f"Fetching {repository}")
-    path, revision, cache_dir = source
-    if path is None:
-        folder = _download(repository, list(patterns.values()), revision, cache_dir)
-    else:
-        folder = Path(path).expanduser()
-        if revision is not None:
-            raise ValueError(f"path={str(path)!r} is a folder, which has no revision={revision!r}.")
-        if not folder.is_dir():
-            raise FileNotFoundError(f"path={str(path)!r} is no folder.")
+    folder = _folder(repository, patterns, source)
     parts = []
     for split, pattern in patterns.items():
-        files = sorted(folder.glob(pattern))
-        if not files:
-            found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))[:20]
-            raise ValueError(
-                f"{repository} has no file {pattern!r} in {str(folder)!r}. Files there: "
-                f"{', '.join(found) or 'none'}. Its published form may have changed: pass the "
-                "revision= of one that has it."
-            )
-        records = (record for file in files for record in _records(file, pandas))
+        records = _records_of(folder, repository, pattern, pandas)
         try:
             part = pandas.DataFrame(
                 [row for record in records for row in rows(record)],
                 columns=["prompt", "response", "rating"],
             )
         except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(
-                f"{repository}: a record of the {split} split is not as published "
-                f"({type(error).__name__}: {error}). Pass the revision= of one that is."
-            ) from error
+            raise _not_as_published(repository, split, error) from error
         parts.append(part.assign(split=split))
-    if path is None and tuple(map(len, parts)) != counts:
-        warn(
-            f"{repository} has {len(parts[0])} training and {len(parts[1])} test rows; it was "
-            f"published with {counts[0]} and {counts[1]}."
-        )
+    _check_counts(repository, source[0], [len(part) for part in parts], counts, "rows")
     frame = pandas.concat(parts, ignore_index=True)
     rating = pandas.to_numeric(frame["rating"], errors="coerce")
     if rating.isna().any():
@@ -225,6 +317,48 @@ def _fetch(repository, patterns, rows, *, threshold, counts, source):
     data.threshold = threshold
     data.true_preference = (data.rating > threshold).astype(np.int64)
     return data
+
+
+def _folder(repository, patterns, source):
+    """Return the folder with a copy of a repository, downloaded if no path is given."""
+    path, revision, cache_dir = source
+    if path is None:
+        return _download(repository, list(patterns.values()), revision, cache_dir)
+    folder = Path(path).expanduser()
+    if revision is not None:
+        raise ValueError(f"path={str(path)!r} is a folder, which has no revision={revision!r}.")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"path={str(path)!r} is no folder.")
+    return folder
+
+
+def _records_of(folder, repository, pattern, pandas):
+    """Return an iterator over the records of the files of one split."""
+    files = sorted(folder.glob(pattern))
+    if not files:
+        found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))[:20]
+        raise ValueError(
+            f"{repository} has no file {pattern!r} in {str(folder)!r}. Files there: "
+            f"{', '.join(found) or 'none'}. Its published form may have changed: pass the "
+            "revision= of one that has it."
+        )
+    return (record for file in files for record in _records(file, pandas))
+
+
+def _not_as_published(repository, split, error):
+    return ValueError(
+        f"{repository}: a record of the {split} split is not as published "
+        f"({type(error).__name__}: {error}). Pass the revision= of one that is."
+    )
+
+
+def _check_counts(repository, path, found, published, what):
+    """Warn if a download has more or fewer rows than were published."""
+    if path is None and tuple(found) != published:
+        warn(
+            f"{repository} has {found[0]} training and {found[1]} test {what}; it was published "
+            f"with {published[0]} and {published[1]}."
+        )
 
 
 def _records(file, pandas):

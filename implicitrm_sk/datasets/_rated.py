@@ -131,11 +131,12 @@ def load_rated_responses(
             f"embeddings={os.fspath(embeddings)!r} and encoder={encoder!r} both say which "
             "embeddings to load. Give one of them."
         )
-    parquet = _find_parquet(name, data_home)
-    frame = _read_parquet(parquet)
+    parquet = find_parquet(name, data_home)
+    frame = read_parquet(parquet)
     data = columns_of(frame, parquet)
     data.name = parquet.stem
 
+    path = None
     if embeddings is not None:
         path = Path(embeddings).expanduser()
         if not path.is_file():
@@ -143,15 +144,33 @@ def load_rated_responses(
                 f"embeddings={os.fspath(embeddings)!r} is no file. "
                 "Give the path of a safetensors file."
             )
+    add_embeddings(data, parquet, encoder, path)
+    return data
+
+
+def add_embeddings(data, parquet, encoder=None, path=None, labels="rating"):
+    """Add X, `encoder` and `encoder_description`, X being None where there are no embeddings.
+
+    Parameters
+    ----------
+    data : FeedbackData
+        Of `columns_of`.
+    parquet : Path
+        The file of `data`.
+    encoder : str or None
+    path : Path or None
+        The file of the embeddings; None looks for it beside `parquet`.
+    labels : str
+        The column that the tensor "labels" must agree with.
+    """
+    if path is not None:
         data.encoder = path.stem
     else:
         path = _find_embeddings(parquet, encoder)
         data.encoder = None if path is None else _encoder_of(parquet, path)
-
     data.encoder_description = None
     if path is not None:
-        _add_embeddings(data, path, parquet)
-    return data
+        _read_embeddings(data, path, parquet, labels)
 
 
 def _data_home(data_home):
@@ -167,7 +186,7 @@ def _listing(names):
     return ", ".join(names) if names else "none"
 
 
-def _find_parquet(name, data_home):
+def find_parquet(name, data_home):
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(
             f"name must be the name of a data set or the path of a .parquet file, got {name!r}."
@@ -225,7 +244,7 @@ def _find_embeddings(parquet, encoder):
     return found[encoder]
 
 
-def _read_parquet(path):
+def read_parquet(path):
     purpose = f"Reading the parquet file {path.name!r}"
     pandas = import_optional("pandas", "data", purpose)
     import_optional("pyarrow", "data", purpose)
@@ -333,7 +352,7 @@ def _prompt_id_hash(prompt_id):
     )
 
 
-def _add_embeddings(data, path, parquet):
+def _read_embeddings(data, path, parquet, label_column):
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -365,10 +384,11 @@ def _add_embeddings(data, path, parquet):
 
     if "labels" in tensors:
         labels = tensors["labels"].double().numpy().reshape(n_rows, -1)
+        expected = data.frame[label_column].to_numpy(dtype=np.float64)[:, None]
         _raise_if_different(
-            ~np.isclose(labels, data.rating[:, None], rtol=1e-6, atol=1e-6).all(axis=1),
+            ~np.isclose(labels, expected, rtol=1e-6, atol=1e-6, equal_nan=True).all(axis=1),
             "labels",
-            "the column 'rating'",
+            f"the column {label_column!r}",
             path,
             parquet,
         )

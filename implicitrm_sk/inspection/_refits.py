@@ -14,8 +14,17 @@ from .._association import association_test
 from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import own_random_state, read_log, reread_log, run_fit, signs_of, take_evidence
-from .._identification import ADVICE, BOUNDED, IDENTIFIED, NOT_IDENTIFIED, Evidence, contradicted
+from .._fit import own_random_state, read_log, reread_log, run_fit, take_evidence
+from .._held_out import against_labels, dispersion_of, part_of, signs_of, tests_independence
+from .._identification import (
+    ADVICE,
+    BOUNDED,
+    IDENTIFIED,
+    NOT_IDENTIFIED,
+    Evidence,
+    contradicted_signs,
+)
+from .._independence import exposures_that_agree, independence_test, signals_that_agree
 from .._prediction import HEADS, FittedMixture
 from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
@@ -24,7 +33,6 @@ from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
-from ._independence import exposures_that_agree, independence_test, signals_that_agree
 from ._report import IdentificationReport
 
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
@@ -96,6 +104,11 @@ def identification_report(
     logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
 
+    Counts over exposures are compared with beta-binomial ones of the same means. They count
+    against identification if binomial counts are rejected at the level 0.001 and are less likely by
+    more than 0.05 nats per response. Labels count against it if their mean differs by more than 3.3
+    standard errors and 0.1 from what the refits expect given the actions. `fit` does the same.
+
     References
     ----------
     .. [1] Shah & Peters, "The Hardness of Conditional Independence Testing and the Generalised
@@ -157,15 +170,18 @@ def identification_report(
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
+    dispersion = _test_dispersion(rows, as_likely)
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
     contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(
-        contradicted(settings, associations) if contradiction else settings,
+        contradicted_signs(settings, associations) if contradiction else settings,
         independence,
         signals,
         exposures,
         swap,
         np.ptp(refits["mean_reward"][as_likely]),
+        dispersion,
+        _against_labels(rows, as_likely),
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -190,6 +206,7 @@ def identification_report(
         agreeing_signals=signals,
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
+        dispersion=dispersion,
         estimator=refit,
         _held_out={
             "mean": rewards.mean(axis=0),
@@ -210,7 +227,8 @@ def _read_settings(est, X, y, fit_params):
         warnings.simplefilter("ignore")  # fit gives them
         features = select_features(whole, X, reset=True)
         log, assumptions = read_log(whole, len(features), y, side, "batch")
-    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
+    rate = assumptions.false_action_rate
+    evidence = Evidence.of(log, rate, log.telling_signals(rate))
     take_evidence(whole, evidence, assumptions)
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ValueError(
@@ -365,15 +383,38 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if (
-        rows.refit.n_signals_ < 3
-        or rows.repeated
-        or any(signal.shows != (1,) or "rate" not in signal.takes for signal in log.signals)
-    ):
+    if not tests_independence(log):
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
         _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
+    )
+
+
+def _test_dispersion(rows, as_likely):
+    """Return the test of counts over exposures, None where nothing was shown repeatedly."""
+    if not rows.repeated:
+        return None
+    return dispersion_of(
+        rows.log,
+        rows.reward_logit[as_likely],
+        rows.propensity_logit[as_likely],
+        rows.refit.false_action_rate_,
+    )
+
+
+def _against_labels(rows, as_likely):
+    """Return what the labels that were kept aside say against the refits, or None."""
+    log = rows.log
+    if log.labels is None or log.response is not None:
+        return None
+    labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))
+    return against_labels(
+        part_of(log, labelled, labelled),
+        rows.measurement,
+        rows.reward_logit[as_likely][:, labelled],
+        rows.propensity_logit[as_likely][:, labelled],
+        rows.false_action_rate,
     )
 
 
@@ -411,7 +452,9 @@ def _agreement(rows):
     return signals, [(str(names[k]), share) for k, share in agreeing]
 
 
-def _verdict(settings, independence, signals, exposures, swap, reward_range):
+def _verdict(
+    settings, independence, signals, exposures, swap, reward_range, dispersion, against_labels
+):
     """Return level, assumptions, reason and advice: settings, unless the data speak against."""
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
@@ -428,6 +471,14 @@ def _verdict(settings, independence, signals, exposures, swap, reward_range):
         found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
         against = f"repeated exposures that look like one logged twice: {found}"
         advice.insert(0, "Drop rows that repeat an exposure: check how the log was joined.")
+    elif "independent exposures of one preference" in assumptions and (
+        dispersion is not None and dispersion.rejected
+    ):
+        against = str(dispersion)
+        advice.insert(0, ADVICE["dispersion"])
+    elif level == IDENTIFIED and against_labels:
+        against = against_labels
+        advice.insert(0, ADVICE["calibrate"])
     if against:
         level, assumptions = NOT_IDENTIFIED, ()
         reason = f"{reason} But {against}."

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from .._estimator import ImplicitRewardEstimator
 from .._fit import signal_names
 from .._identification import BOUNDED
+from .._independence import SIGNIFICANCE
 from .._optional import import_optional
 from .._prediction import FittedMixture, component_logits
 from .._typing import Floats, Rows
 from ..measurement import _mixture
-from ._independence import SIGNIFICANCE
 from ._plot._base import COLOURS
 from ._plot._identification import IdentificationDisplay
 
@@ -65,6 +65,9 @@ class IdentificationReport:
         acted, with that share: one exposure logged twice?
     labelled_share : dict or None
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
+    dispersion : Dispersion or None
+        Of repeated exposures: whether the counts of a response vary more than exposures of one
+        preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``).
     estimator : ImplicitRewardEstimator
         The refits, fitted on three quarters of the responses.
 
@@ -97,6 +100,7 @@ class IdentificationReport:
     agreeing_signals: list
     agreeing_exposures: list
     labelled_share: dict | None
+    dispersion: object
     estimator: ImplicitRewardEstimator
     _held_out: dict = field(default_factory=dict)
 
@@ -180,6 +184,11 @@ class IdentificationReport:
                 "contradicts the signals" if pair.contradicts else "as the signals allow",
                 f"{pair} (z = {pair.z:.1f}, p = {pair.p_value:.2g})",
             )
+        yield from self._rows_of_signals()
+        for advice in self.advice:
+            yield "next", advice, ""
+
+    def _rows_of_signals(self):
         for name, share in self.frequent_signals:
             yield (
                 "inverted?",
@@ -221,11 +230,19 @@ class IdentificationReport:
                 f"they agree on {share:.1%} of the responses on which either acted",
             )
         if self._held_out["repeated"]:
-            yield (
-                "repeated exposures",
-                "independence not tested",
-                "that all exposures of a response are of one preference, and fire independently",
+            test, finding = self.dispersion, "independence not tested"
+            detail = (
+                "that all exposures of a response are of one preference, and fire independently"
             )
+            if test is not None:
+                finding = (
+                    f"{'rejected' if test.rejected else 'not rejected'} (p = {test.p_value:.2g})"
+                )
+                detail = (
+                    f"{detail}: two of them have a correlation of {test.correlation:.2g}, which is "
+                    f"by {test.gain:.2g} nats likelier, {test.n_responses} responses"
+                )
+            yield "repeated exposures", finding, detail
         for name, share in self.agreeing_exposures:
             yield (
                 "one exposure or two?",
@@ -239,8 +256,6 @@ class IdentificationReport:
                 f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
                 "far apart, the labels may not be missing at random",
             )
-        for advice in self.advice:
-            yield "next", advice, ""
 
     def to_frame(self) -> Any:
         """Return the report as a DataFrame.

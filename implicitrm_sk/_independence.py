@@ -142,9 +142,9 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
         return -(w * torch.logaddexp(preferred, not_preferred)).sum() / len(w)
 
     start = torch.tensor([0.0, 1.0] + [0.0] * K + [1.0] * K, dtype=f.dtype)
-    independent, value0 = _minimise(negative, start)
+    independent, value0 = minimise(negative, start)
     start = torch.cat([independent, torch.zeros(len(pairs), dtype=f.dtype)])
-    dependent, value1 = _minimise(negative, start)
+    dependent, value1 = minimise(negative, start)
     statistic = max(2 * len(w) * (value0 - value1), 0.0)
     freedom = torch.tensor(len(pairs) / 2, dtype=torch.float64)
     interactions = MAX_INTERACTION * torch.tanh(dependent[2 + 2 * K :] / MAX_INTERACTION)
@@ -161,7 +161,8 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     )
 
 
-def _minimise(function, start):
+def minimise(function, start):
+    """Return the parameters at which a function of a tensor is least, and its value there."""
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [parameters],

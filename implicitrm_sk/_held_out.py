@@ -1,0 +1,234 @@
+"""What the data say against a verdict: tests on rows that a fit has not seen."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from ._association import MAX_ROWS, association_test
+from ._assumptions import MIN_RESPONSES, Assumptions
+from ._dispersion import dispersion_test
+from ._identification import (
+    IDENTIFIED,
+    NOT_IDENTIFIED,
+    contradicted,
+    contradicted_signs,
+    warn_not_identified,
+)
+from ._independence import independence_test
+from ._log import FeedbackLog, number_responses
+from .measurement import _mixture
+from .measurement._action import Action
+from .measurement._model import Measurement
+from .training._data import member_logits
+
+#: Labels contradict a model if their mean is off by more standard errors than this, ...
+LABEL_Z = 3.3
+#: ... and by more than this.
+LABEL_DIFFERENCE = 0.1
+
+
+@dataclass(eq=False)
+class HeldOut:
+    """Rows whose feedback is compared with what a fit that has not seen them predicts.
+
+    Attributes
+    ----------
+    X : ndarray of shape (n, d)
+        The columns in use.
+    log : FeedbackLog
+        Of these rows; those of a response lie side by side.
+    groups : ndarray of shape (m,) or None
+    labelled_X : ndarray of shape (n_labels, d) or None
+        All rows with a label: they are too few to be held out.
+    labelled : FeedbackLog or None
+    """
+
+    X: np.ndarray
+    log: FeedbackLog
+    groups: np.ndarray | None
+    labelled_X: np.ndarray | None = None
+    labelled: FeedbackLog | None = None
+
+    @classmethod
+    def of(cls, data):
+        """Return those of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
+
+        Without early stopping these are all rows. Residuals of rows that were trained on are too
+        small in both signals, and the regression of `association_test` corrects part of that only.
+
+        None for X in files: single rows of these cannot be read, and a further pass over all of
+        them costs as much as an epoch. `identification_report` on a part in memory tests them.
+        """
+        log = data.log
+        if not isinstance(data.X, np.ndarray):
+            return None
+        responses = data.valid if len(data.valid) else data.train
+        responses = responses[:: -(-len(responses) // MAX_ROWS)]
+        rows = responses
+        if log.response is not None:
+            rows = np.flatnonzero(np.isin(log.response, responses))
+        groups = None if data.groups is None else data.groups[responses]
+        found = cls(data.X[rows], part_of(log, rows, responses), groups)
+        if log.labels is None or log.response is not None:
+            return found
+        labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
+        return replace(
+            found, labelled_X=data.X[labelled], labelled=part_of(log, labelled, labelled)
+        )
+
+
+def part_of(log, rows, responses):
+    """Return some rows of a log, which are all rows of some responses."""
+    response = None if log.response is None else number_responses(log.response[rows])[0]
+
+    def taken(values, chosen):
+        return None if values is None else values[chosen]
+
+    return replace(
+        log,
+        actions=log.actions[rows],
+        exposures=taken(log.exposures, rows),
+        propensity=taken(log.propensity, rows),
+        sample_weight=log.sample_weight[responses],
+        labels=taken(log.labels, responses),
+        response=response,
+        first=None if response is None else np.unique(response, return_index=True)[1],
+    )
+
+
+def signs_of(log, groups, rows):
+    """Return what `association_test` compares of some rows of a log, a dict of its arguments.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+    groups : ndarray of shape (n,) or None
+        Rows of one group may depend on each other.
+    rows : ndarray of int or slice
+    """
+    return {
+        "counts": log.acts.counts[rows],
+        "weight": log.sample_weight[rows],
+        "clusters": None if groups is None else number_responses(groups[rows])[0],
+        "target": log.acts.target,
+        "column": log.acts.column,
+        "names": log.act_names(),
+    }
+
+
+def check_verdict(est, held_out, token=None, in_search=False):
+    """Let the level of a fitted estimator fall, with a warning, where the data speak against it.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    held_out : HeldOut
+    token, in_search
+        As of `warn_not_identified`.
+    """
+    before = est.identification_
+    model_rates = Assumptions().with_rates(est.false_action_rate_).model_rates(est.objective_)
+    heads = ("reward_logit", "propensity_logit")
+    f, u = member_logits(est.model_, held_out.X, est.scaler_, heads, est.dtype)
+    log = held_out.log
+    if log.exposures is None and log.response is None and len(log.acts.column) > 1:
+        covariates = _mixture.logits_of_all(Measurement(est.signals_), f, u, model_rates).numpy()
+        tested = association_test(
+            covariates=covariates, **signs_of(log, held_out.groups, slice(None))
+        )
+        if any(each.contradicts for each in tested):
+            est.identification_ = contradicted_signs(est.identification_, tested)
+    if "independent signals" in est.identification_.assumptions and tests_independence(log):
+        test = independence_test(
+            _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, model_rates
+        )
+        if test is not None and test.rejected:
+            est.identification_ = contradicted(
+                est.identification_,
+                "the signals do not fire independently given preference",
+                "users",
+            )
+    if "independent exposures of one preference" in est.identification_.assumptions:
+        test = dispersion_of(log, f, u, est.false_action_rate_)
+        if test is not None and test.rejected:
+            est.identification_ = contradicted(est.identification_, str(test), "dispersion")
+    if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
+        f, u = member_logits(est.model_, held_out.labelled_X, est.scaler_, heads, est.dtype)
+        against = against_labels(held_out.labelled, Measurement(est.signals_), f, u, model_rates)
+        if against:
+            est.identification_ = contradicted(est.identification_, against, "calibrate")
+    if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
+        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
+
+
+def tests_independence(log):
+    """Return whether a log has what the test of independence is for."""
+    return (
+        log.n_signals >= 3
+        and log.exposures is None
+        and log.response is None
+        and all(signal.shows == (1,) and "rate" in signal.takes for signal in log.signals)
+    )
+
+
+def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
+    """Return the test of the counts of responses, None where there is nothing to test.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+        Repeated exposures, as counts or as rows of one response side by side.
+    reward_logit : Tensor of shape (members, n or m)
+    propensity_logit : Tensor of shape (members, n, K)
+    false_action_rate : ndarray of shape (K,)
+    """
+    if not all(isinstance(signal, Action) for signal in log.signals):
+        return None
+    logged = log.logged()
+    counts = np.where(logged, log.actions, 0.0)
+    shown = logged * (1.0 if log.exposures is None else log.exposures)
+    f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
+    if log.response is not None:
+        if len(f) > log.n_responses:
+            f = f[log.first]
+        counts, shown, u = (
+            np.column_stack([log.per_response(column) for column in part.T])
+            for part in (counts, shown, u.numpy())
+        )
+        u = torch.as_tensor(u / np.bincount(log.response)[:, None])
+    target = np.array([signal.target for signal in log.signals])
+    return dispersion_test(f, u, counts, shown, log.sample_weight, false_action_rate, target)
+
+
+def against_labels(log, measurement, reward_logit, propensity_logit, rates):
+    """Return in words how labels contradict what a model expects of their responses, or None.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+        The labelled responses.
+    measurement : Measurement
+    reward_logit : Tensor of shape (members, n)
+    propensity_logit : Tensor of shape (members, n, K)
+    rates : Tensor of shape (K,) or None
+    """
+    if log.n_responses < MIN_RESPONSES:
+        return None
+    groups = _mixture.group_posterior(
+        measurement,
+        reward_logit,
+        propensity_logit,
+        false_action_rate=rates,
+        **{name: value for name, value in log.tensors().items() if value is not None},
+    )
+    expected = (groups[:, 0] + groups[:, 2]).double().numpy()
+    w = log.sample_weight / log.sample_weight.sum()
+    difference = w @ (expected - log.labels)
+    error = np.sqrt(w**2 @ (expected * (1 - expected)).clip(0.01))
+    if abs(difference) <= max(LABEL_Z * error, LABEL_DIFFERENCE):
+        return None
+    return (
+        f"the labels contradict the signals: the mean of {log.n_responses} labels is "
+        f"{w @ log.labels:.2f}, where the model expects {w @ expected:.2f} given what users did"
+    )

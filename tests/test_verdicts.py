@@ -1,0 +1,208 @@
+"""The verdict on logs in the image of real ones: broken ways are refused, sound ones are not.
+
+The shapes are those of the public logs of `load_feedback_log`: sizes, rates, exposures, what
+co-occurs. No row of them is copied.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk.signals import Choice
+
+LOOKED_AT = {"shared_examination": False}
+
+
+def features(n, rng, d=8):
+    """Return X, and a preference of the given mean that depends on it."""
+    X = rng.normal(size=(n, d)).astype(np.float32)
+    return X, X[:, 0] + 0.7 * X[:, 1] * (X[:, 2] > 0)
+
+
+def preference(score, rate, rng):
+    shift = np.quantile(score, 1 - rate)
+    return (rng.random(len(score)) < 1 / (1 + np.exp(-3 * (score - shift)))).astype(int)
+
+
+def draw(p, rng):
+    return (rng.random(p.shape) < p).astype(float)
+
+
+# Simulated logs: X, y, further arguments of fit, parameters, truth
+
+
+def thumbs(rng, way):
+    """Like oasst1: 800 answers, 82 % good, 1.7 thumbs; users are wrong at rates of .16 and .32."""
+    X, score = features(812, rng)
+    r = preference(score, 0.82, rng)
+    n_up = rng.poisson(np.where(r == 1, 1.4, 0.5))
+    n_down = rng.poisson(np.where(r == 1, 0.3, 1.4))
+    up, down = (n_up > 0).astype(float), (n_down > 0).astype(float)
+    flag = down * draw(np.full(len(r), 0.1), rng)
+    if way == "inverted":
+        return X, np.column_stack([up, 1 - down, 1 - flag]), {}, LOOKED_AT, r
+    label = np.where(n_up > 0, 1.0, np.where(n_down > 0, 0.0, np.nan))
+    return X, up, {"labels": label}, {}, r
+
+
+def survey(rng, way):
+    """Like wikimedia: 950 pairs, 27 % relevant, some 100 exposures, nine in ten are silent."""
+    X, score = features(951, rng)
+    r = preference(score, 0.27, rng)
+    shown = np.round(12 + rng.exponential(80, len(r)))
+    yes, no = np.where(r == 1, 0.07, 0.03), np.where(r == 1, 0.05, 0.1)
+    if way != "sound":  # pairs differ in how readily readers answer, and in the answer
+        yes, no = (rng.beta(p * 8, (1 - p) * 8) for p in (yes, no))
+    n_yes, n_no = (rng.binomial(shown.astype(int), p).astype(float) for p in (yes, no))
+    if way == "stray yes":
+        params = {"false_action_rate": 0.0}
+        return X, n_yes, {"exposures": shown}, params, r
+    if way == "inverted":
+        y = np.column_stack([n_yes, shown - n_no])
+        shown = np.column_stack([shown, shown])
+        return X, y, {"exposures": shown}, {"false_action_rate": 0.0}, r
+    params = {"signals": ["positive", "negative"]}
+    shown = np.column_stack([shown, shown])
+    return X, np.column_stack([n_yes, n_no]), {"exposures": shown}, params, r
+
+
+def views(rng, way):
+    """Like kuairand: verdicts on videos, 79 % liked, but whether they were watched decides."""
+    X, score = features(4000, rng)
+    r = preference(score, 0.79, rng)
+    if way == "sound":
+        y = r[:, None] * draw(np.tile([0.6, 0.4, 0.3], (len(r), 1)), rng)
+        return X, y, {}, LOOKED_AT, r
+    # What is opened depends on the columns in a direction of its own.
+    click = draw(1 / (1 + np.exp(-(0.7 + 2 * X[:, 3]))), rng)
+    long_view = click * draw(np.full(len(r), 0.7), rng)
+    if way == "steps":
+        return X, np.column_stack([click, long_view]), {}, LOOKED_AT, r
+    own = [draw(np.where(r == 1, p, p / 2) * (0.2 + 0.8 * long_view), rng) for p in (0.3, 0.2)]
+    most = np.where(draw(np.full(len(r), 0.9), rng) > 0, long_view, 1 - long_view)
+    # Not one part of another, but all of one watch.
+    other = np.where(draw(np.full(len(r), 0.85), rng) > 0, click, 0.0)
+    return X, np.column_stack([most, other, *own]), {}, LOOKED_AT, r
+
+
+def ratings(rng, way):
+    """Like coat: one in twelve is rated, by choice; high and low exclude each other."""
+    X, score = features(6000, rng)
+    r = preference(score, 0.18, rng)
+    rated = draw(np.where(r == 1, 0.14, 0.07), rng)
+    high = rated * np.where(r == 1, draw(np.full(len(r), 0.8), rng), 0.0)
+    low = rated * (1 - high)
+    if way == "inverted":
+        return X, np.column_stack([high, 1 - low]), {}, LOOKED_AT, r
+    if way == "part":
+        return X, np.column_stack([rated, high]), {}, LOOKED_AT, r
+    if way == "labels":  # on what was rated, and on a few others
+        asked = draw(np.full(len(r), 0.05), rng) * (1 - rated)
+        label = np.where(rated == 1, high, np.where(asked == 1, r, np.nan)).astype(float)
+        return X, high, {"labels": np.where(high == 1, 1.0, label)}, {}, r
+    choice = np.select([high == 1, low == 1], ["high", "low"], "none")
+    params = {"signals": [Choice({"high": 1, "low": 0}, silent="none")]}
+    return X, choice, {}, params, r
+
+
+def fitted(simulator, way, seed):
+    """Return the level, the level error and the AUROC of the reward of a way to pass a log."""
+    X, y, side, params, r = simulator(np.random.default_rng(seed), way)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = ImplicitRewardEstimator(
+            learning_rate_init=0.003, n_estimators=2, random_state=seed, **params
+        ).fit(X, y, **side)
+    reward = est.predict(X)
+    return est.identification_, abs(reward.mean() - r.mean()), roc_auc_score(r, reward)
+
+
+BROKEN = [
+    (thumbs, "inverted"),
+    (thumbs, "labels"),
+    (survey, "stray yes"),
+    (survey, "inverted"),
+    (survey, "over-dispersed"),
+    (views, "steps"),
+    (views, "watched"),
+    (ratings, "inverted"),
+    (ratings, "part"),
+    (ratings, "labels"),
+    (ratings, "exclusive"),
+]
+
+
+@pytest.mark.parametrize(("simulator", "way"), BROKEN)
+def test_a_broken_way_is_not_called_identified(simulator, way):
+    found, level_error, auroc = fitted(simulator, way, seed=0)
+    assert found.level != "identified" or (level_error <= 0.15 and auroc >= 0.6), found.reason
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("simulator", "way"), BROKEN)
+def test_a_broken_way_is_not_called_identified_on_other_logs(simulator, way):
+    for seed in range(1, 6):
+        found, level_error, auroc = fitted(simulator, way, seed)
+        assert found.level != "identified" or (level_error <= 0.15 and auroc >= 0.6), seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simulator", [survey, views])
+def test_logs_that_satisfy_the_model_are_called_identified(simulator):
+    levels = [fitted(simulator, "sound", seed)[0].level for seed in range(40)]
+    assert levels.count("identified") >= 36, levels
+
+
+@pytest.mark.parametrize(
+    ("simulator", "way", "words"),
+    [
+        (thumbs, "labels", "labels are not counted: which responses have one depends on what"),
+        (survey, "over-dispersed", "counts of one response vary more than exposures of one"),
+        (views, "steps", "steps of one action"),
+        (ratings, "inverted", "actions on most rows that would each prove preference"),
+    ],
+)
+def test_the_reason_names_the_cause(simulator, way, words):
+    found, _, _ = fitted(simulator, way, seed=0)
+    assert found.level == "not identified"
+    assert words in found.reason
+
+
+def test_steps_and_inverted_signals_are_named():
+    X, y, side, params, _ = views(np.random.default_rng(0), "steps")
+    est = ImplicitRewardEstimator(max_epochs=1, early_stopping=False, **params)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        est.fit(X, y, **side)
+    messages = [str(each.message) for each in given]
+    assert any("signal 1 of y hardly ever happens without 0" in text for text in messages)
+    X, y, side, params, _ = ratings(np.random.default_rng(0), "inverted")
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        est.fit(X, y, **side)
+    messages = [str(each.message) for each in given]
+    assert any("signal '1' of y is 1 on 9" in text for text in messages)
+
+
+def test_labels_that_contradict_the_signals_are_noticed():
+    rng = np.random.default_rng(0)
+    X, score = features(3000, rng)
+    r = preference(score, 0.8, rng)
+    # Both signals show whether a video was watched, which has nothing to do with the preference.
+    watched = draw(np.full(len(r), 0.5), rng)
+    y = np.column_stack([watched * draw(np.full(len(r), p), rng) for p in (0.6, 0.5)])
+    label = np.full(len(r), np.nan)
+    label[:100] = r[:100]
+    label[:100][y[:100].any(axis=1)] = np.nan  # those whose preference e = 0 proves tell nothing
+    y[:100] = 0
+    label[:100] = r[:100]
+    est = ImplicitRewardEstimator(
+        false_action_rate=0.05, random_state=0, n_estimators=2, **LOOKED_AT
+    )
+    with pytest.warns(IdentificationWarning, match="the labels contradict the signals"):
+        est.fit(X, y, labels=label)
+    assert est.identification_.level == "not identified"
+    assert "LogisticRegression" in est.identification_.advice[0]
