@@ -381,8 +381,8 @@ def _what_is_missing(evidence, columns, linear, n_signals):
     else:
         reasons.append(
             f"only {evidence.n_several_signals} responses have two signals logged together, "
-            "not counting constant ones and copies, steps of one action, and actions on most rows "
-            "that would each prove preference"
+            "not counting constant ones and copies, steps of one action, actions on most rows that "
+            "would each prove preference, and signals of a sign that hardly happen together"
         )
     if columns == "overlapping":
         reasons.append("the columns that both heads read can be traded between them")

@@ -37,6 +37,9 @@ NEARLY_ALL = 0.7
 MIN_ROWS = 100
 #: An action of which a larger share comes with another is a step behind it.
 NESTED = 0.98
+#: An action that meets others of its sign less often than this share of what chance gives is not a
+#: second signal of the same responses.
+APART = 0.25
 #: Labels of which acted responses have this many times the share of the others, or the reverse, are
 #: not asked at random.
 SELECTED = 2.0
@@ -424,6 +427,7 @@ class FeedbackLog:
         if len(names) == 1:
             return  # that a single signal is constant is an error
         self._warn_of_steps()
+        self._warn_of_signals_apart()
         whole = dict(enumerate(np.bincount(self.acts.column)))
         idle = self.idle_signals()
         for signal, why in idle.items():
@@ -452,6 +456,17 @@ class FeedbackLog:
                 f"signal {names[k]!r} of y hardly ever happens without {names[j]!r}: the two are "
                 "steps of one action and count as none that is independent of another. Keep the "
                 f"one that says more, or log {names[k]!r} as NaN where {names[j]!r} is 0."
+            )
+
+    def _warn_of_signals_apart(self):
+        """Name the signals that hardly ever happen together with others of their sign."""
+        names = self.act_names()
+        for k, seen, expected in self.signals_apart():
+            warn(
+                f"signal {names[k]!r} of y happens together with others of its sign {seen} times, "
+                f"where chance gives {expected:.0f}. It may show the opposite preference (name it "
+                "in signals=), exclude the others (pass one Choice), or belong to other responses. "
+                "Signals of this sign count as one only."
             )
 
     def _warn_of_outcome(self, column, preference, why):
@@ -522,12 +537,40 @@ class FeedbackLog:
                 found.append((k, j))
         return found
 
+    def signals_apart(self):
+        """Return (k, seen, expected) of acts that hardly meet others of their sign.
+
+        Two actions that show one preference meet at least as often as chance gives, unless they
+        happen to different responses. Then each is a single signal there, whether or not they are
+        independent given x: where x tells the preference, a wrong sign looks like this.
+        """
+        if self.exposures is not None:
+            return []
+        counted = (self.per_row(self.sample_weight) > 0)[:, None]
+        counts, idle = self.acts.counts, self.idle_signals()
+        logged, fired = ~np.isnan(counts) & counted, (counts > 0) & counted
+        apart = []
+        for k in set(range(counts.shape[1])) - set(idle):
+            others = np.flatnonzero(
+                (self.acts.target == self.acts.target[k])
+                & (self.acts.column != self.acts.column[k])
+                & ~np.isin(np.arange(counts.shape[1]), list(idle))
+            )
+            both = logged[:, [k]] & logged[:, others]
+            mine = (fired[:, [k]] & both).sum(axis=0)
+            theirs = (fired[:, others] & both).sum(axis=0)
+            seen = int((fired[:, [k]] & fired[:, others] & both).sum())
+            expected = float((mine * theirs / np.maximum(both.sum(axis=0), 1)).sum())
+            if expected >= MIN_RESPONSES and seen < APART * expected:
+                apart.append((k, seen, expected))
+        return apart
+
     def telling_signals(self, false_action_rate):
         """Return which acts tell something, of shape (K',): no copy does, nor its original.
 
         A model that takes both for signals of their own is wrong about either. So it is about an
-        act that hardly happens without another, and about one that most rows have while it is taken
-        for a proof.
+        act that hardly happens without another, about one that most rows have while it is taken for
+        a proof, and about all of a sign if one of them hardly meets the others.
         """
         idle = self.idle_signals()
         originals = {why for why in idle.values() if not isinstance(why, str)}
@@ -538,7 +581,9 @@ class FeedbackLog:
             for act, column in enumerate(self.acts.column)
             if str(self.signal_names[column]) in names and false_action_rate[column] == 0
         ]
-        doubtful = [*idle, *originals, *steps, *frequent]
+        targets = self.acts.target[[k for k, _, _ in self.signals_apart()]]
+        apart = np.flatnonzero(np.isin(self.acts.target, targets))
+        doubtful = [*idle, *originals, *steps, *frequent, *apart]
         return ~np.isin(np.arange(len(self.acts.column)), doubtful)
 
     def labels_selected(self):

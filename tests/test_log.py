@@ -16,6 +16,7 @@ from implicitrm_sk._log import (
     check_constant,
     check_labels,
     number_responses,
+    resolve_signals,
 )
 from implicitrm_sk._validation import check_actions
 from implicitrm_sk.objectives import Naive, Stratified
@@ -607,3 +608,32 @@ def test_reduced_is_any_logged_action_per_response():
     assert isinstance(reduced, FeedbackLog) and reduced.response is None
     assert_array_equal(reduced.actions, [[1], [nan], [nan]])
     assert reduced.exposures is None
+
+
+def test_signals_that_hardly_meet_are_not_two():
+    rng = np.random.default_rng(0)
+    n, preferred = 1000, np.arange(1000) < 500
+    copied = preferred & (rng.random(n) < 0.5)
+    shared = preferred & (rng.random(n) < 0.4)
+    regenerated = ~preferred & (rng.random(n) < 0.4)
+    nothing = np.zeros(3)
+
+    def log(*columns, signals=None):
+        y = np.column_stack(columns).astype(float)
+        return FeedbackLog(y, np.ones(n), signals=resolve_signals(signals, None, y.shape[1]))
+
+    assert log(copied, shared).signals_apart() == []
+    assert log(copied, shared).telling_signals(nothing).all()
+    found = log(copied, shared, regenerated)
+    ((k, seen, expected),) = found.signals_apart()
+    chance = (copied.sum() + shared.sum()) * regenerated.sum() / n
+    assert (k, seen) == (2, 0) and expected == pytest.approx(chance)
+    assert not found.telling_signals(nothing).any()
+    assert [k for k, _, _ in log(copied, regenerated).signals_apart()] == [0, 1]
+    # Of other signs they may not meet; few rows show nothing.
+    signs = ["positive", "positive", "negative"]
+    assert log(copied, shared, regenerated, signals=signs).signals_apart() == []
+    rare = [column & (np.arange(n) % 10 == 0) for column in (copied, regenerated)]
+    assert log(*rare).signals_apart() == []
+    with pytest.warns(UserWarning, match="signal 2 of y .* sign 0 times, where chance gives"):
+        found._warn_of_signals_apart()
