@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
+from ._keys import codes_of, is_absent, is_nested
 from ._sources import Source
 
 
@@ -377,8 +378,13 @@ def check_out(out, like):
 
 
 def check_groups(groups, n_samples, name="groups"):
-    """Return group labels as a 1-D array of length n."""
-    groups = np.asarray(to_numpy(groups))
+    """Return group labels as a 1-D array of length n; equal conversations are one group."""
+    groups = to_numpy(groups)
+    if getattr(groups, "dtype", None) in (None, object):
+        values = list(groups) if hasattr(groups, "__iter__") else []
+        if any(map(is_nested, values)):
+            groups = codes_of(values)  # NumPy would make of equally long chats a table
+    groups = np.asarray(groups)
     if groups.shape != (n_samples,):
         raise ValueError(
             f"{name} has shape {groups.shape}, but one value per row of X is expected: "
@@ -408,11 +414,4 @@ def is_missing(labels):
     """Return where labels are NaN, NaT, None or pandas' NA."""
     if labels.dtype != object:
         return labels != labels
-    equal = [label == label for label in labels]  # pandas' NA is not even a truth value
-    return np.array(
-        [
-            label is None or not (isinstance(same, bool | np.bool_) and same)
-            for label, same in zip(labels, equal, strict=True)
-        ],
-        dtype=bool,
-    )
+    return np.array([is_absent(label) for label in labels], dtype=bool)
