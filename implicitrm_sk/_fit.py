@@ -112,6 +112,14 @@ def take_evidence(est, evidence, assumptions):
     )
 
 
+def identify(est, n_samples, y, side_information):
+    """Set what a log tells about the reward before any training; return log and assumptions."""
+    log, assumptions = read_log(est, n_samples, y, side_information)
+    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
+    take_evidence(est, evidence, assumptions)
+    return log, assumptions
+
+
 @dataclass(eq=False)
 class BegunFit:
     """A fit before it trains.
@@ -164,9 +172,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
         check_same_setting(est.model_, "n_in", X.shape[1])
         columns.check_same_as(before)
     random_state = own_random_state(est.random_state)
-    log, assumptions = read_log(est, len(X), y, side_information)
-    evidence = Evidence.of(log, assumptions.false_action_rate, log.telling_signals())
-    take_evidence(est, evidence, assumptions)
+    log, assumptions = identify(est, len(X), y, side_information)
     data = TrainingData(
         X,
         log,

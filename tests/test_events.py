@@ -202,6 +202,24 @@ def test_data_that_were_read_get_actions():
         actions_from_events(log, events, {"thumb": "positive", "copy": None})
 
 
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_times_of_data_that_were_read_keep_their_zone(zone):
+    log = read_feedback_log(
+        [{"response": "r", "id": 1, "time": f"2026-01-01T10:00{zone}"}], response_id="id"
+    )
+    events = done((1, f"2026-01-01T10:30{zone}"), names="response_id time kind")
+    arguments = {"window": "1h", "now": f"2026-01-02T00:00{zone}"}
+    data = actions_from_events(log, events, COPY, **arguments)
+    assert data.actions["copy"].tolist() == [1]
+    table = pd.DataFrame({"response_id": [1], "time": log.time})
+    np.testing.assert_array_equal(
+        actions_from_events(table, events, COPY, **arguments).time, log.time
+    )
+    other = done((1, "2026-01-01T10:30" + ("Z" if not zone else "")), names="response_id time kind")
+    with pytest.raises(ValueError, match="times cannot be compared"):
+        actions_from_events(log, other, COPY)
+
+
 TABLES = {
     "pandas": lambda frame: frame,
     "records": lambda frame: frame.to_dict("records"),

@@ -11,7 +11,7 @@ from .._keys import codes_of
 from .._optional import import_optional
 from ._data import FeedbackData
 from ._summary import LogSummary, of_signals, sizes
-from ._times import as_times, as_window, check_kinds, column_times, is_unknown
+from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
 
 NEXT_TURN = "next_turn"
 _OF_RESPONSES = (
@@ -581,7 +581,9 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
         return FeedbackData(
             **(dict(data) | {"actions": table, "signals": signals, "summary": summary})
         )
-    times = shown.columns["time"].to_numpy() if "time" in shown else None
+    times = None
+    if "time" in shown:
+        times = with_zone(*column_times(shown.columns["time"], shown.place, "column 'time'"))
     return FeedbackData(
         actions=table, signals=signals, user_id=users, groups=groups, time=times, summary=summary
     )

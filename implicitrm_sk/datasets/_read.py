@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,10 +13,12 @@ from .._keys import codes_of, is_absent
 from .._optional import import_optional
 from ..embedding._text import CHATS, as_messages, as_text, last_response, messages_of, read_chat
 from ..embedding._text import read_pair as check_pair
-from ._data import FeedbackData
 from ._records import Records
 from ._summary import LogSummary, of_signals, sizes
-from ._times import as_times, as_window, check_kinds, is_unknown
+from ._times import as_times, as_window, check_kinds, is_unknown, with_zone
+
+if TYPE_CHECKING:
+    from ._data import FeedbackData
 
 #: Columns that are looked for where no argument names one.
 _GUESSES = {
@@ -52,7 +54,7 @@ def read_feedback_log(
     keep: Sequence[str] = (),
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
-) -> FeedbackData:
+) -> "FeedbackData":
     """Return what a log holds: text or vectors, actions, users, prompts and times.
 
     Rows keep their order. One is left out only if its chat has no assistant turn, and the summary
@@ -83,7 +85,8 @@ def read_feedback_log(
         its message. The chat is cut behind it and the calls of tools that follow.
     user_id, prompt_id, conversation_id, time : str, default=None
         Columns of ids and of times. None: columns of these names, for times also ``timestamp`` and
-        ``created_at``. Times are dates, ISO 8601 text or numbers, all of one kind.
+        ``created_at``. Times are dates, ISO 8601 text or numbers, all of one kind; those with a
+        time zone come back in UTC.
     response_id : str, default=None
         Column of ids of responses; never guessed, since for `fit` equal ids are one response.
     keep : list of str, default=()
@@ -101,7 +104,7 @@ def read_feedback_log(
         ``X`` are the vectors, or else a DataFrame of ``prompt`` and ``response`` (of ``text`` where
         there is no prompt). ``actions`` is a DataFrame of float, ``signals`` what its columns show.
         ``groups`` numbers the prompts: equal ids, or else equal texts. ``summary`` is a
-        `LogSummary`, ``row`` the places of the rows in the source. ``user_id``, ``prompt_id``,
+        `LogSummary`, ``row`` the position of each row in the source. ``user_id``, ``prompt_id``,
         ``conversation_id``, ``response_id``, ``time`` and those of `keep` are there if a column is.
 
     Raises
@@ -136,6 +139,7 @@ def read_feedback_log(
     >>> data.summary.left_out
     {'chats without an assistant turn (the first: row 1 of the list)': 1}
     """
+    records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
     if window is not None and now is None:
         raise ValueError(
@@ -155,7 +159,7 @@ def read_feedback_log(
         "time": time,
     }
     signals = _as_signals(signals)
-    log = _Log(Records(source), given, signals, _names(keep, "keep"))
+    log = _Log(records, given, signals, _names(keep, "keep"))
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -185,6 +189,8 @@ def read_feedback_log(
         None if groups is None else sizes(groups),
         **of_signals(actions, log.signals, users if users is not None else groups),
     )
+    from ._data import FeedbackData  # with scikit-learn, which takes a second to import
+
     return FeedbackData(
         X,
         pandas.DataFrame(_series(actions, pandas)) if actions else None,
@@ -192,8 +198,8 @@ def read_feedback_log(
         prompt=prompts,
         response=responses,
         groups=groups,
-        time=times,
-        row=[log.place(row) for row in range(len(log.rows))],
+        time=with_zone(times, kind),
+        row=log.positions,
         summary=summary,
         **columns,
         **{name: _objects(log.column(name)) for name in log.keep},
@@ -248,6 +254,7 @@ class _Log:
         self.values, self.seen, self.rows = {}, {}, []
         self._collect(dict.fromkeys(named + candidates), signals is None)
         self.n_read = len(self.rows)
+        self.positions = np.arange(self.n_read)
         if not self.n_read:
             raise ValueError(f"{records.name} has no rows. Check the export.")
         if signals is None:
@@ -443,6 +450,7 @@ class _Log:
     def _drop(self, rows):
         kept = np.ones(self.n_read, dtype=bool)
         kept[rows] = False
+        self.positions = self.positions[kept]
         self.rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
         for name, column in self.values.items():
             self.values[name] = [v for v, keep in zip(column, kept, strict=True) if keep]

@@ -46,12 +46,12 @@ class LogSummary:
     ... ]
     >>> print(read_feedback_log(rows, signals=["copied"]).summary)
     the list: 2 rows
-      prompt           prompt (guessed)
-      response         response (guessed)
-      empty responses  1
-      prompts          1, 2 rows of each
-      signal           logged       share acted
-      copied           2 (100%)           50.0%
+      prompt    prompt (guessed)
+      response  response (guessed)
+      prompts   1, 2 rows of each
+      1 empty responses
+      signal  logged       share acted
+      copied  2 (100%)           50.0%
     """
 
     source: str
@@ -68,27 +68,36 @@ class LogSummary:
 
     def __str__(self):
         kept = "" if self.n_rows == self.n_read else f" read, {self.n_rows:,} kept"
-        rows = [*self.columns.items()]
-        rows += [(f"left out: {what}", f"{n:,}") for what, n in self.left_out.items() if n]
-        rows += [(what, f"{n:,}") for what, n in self.found.items() if n]
-        for name, sizes in (("users", self.users), ("prompts", self.prompts)):
-            if sizes is not None:
-                rows.append((name, _sizes(*sizes)))
-        if self.signals:
-            rows.append(("signal", f"{'logged':<12} {'share acted':>11}"))
+        counts = [f"  left out: {n:,} {what}" for what, n in self.left_out.items() if n]
+        counts += [f"  {n:,} {what}" for what, n in self.found.items() if n]
+        groups = [
+            (name, _sizes(*found))
+            for name, found in (("users", self.users), ("prompts", self.prompts))
+            if found is not None
+        ]
+        lines = [*_aligned([*self.columns.items(), *groups]), *counts]
+        lines += [line for table in self._of_signals() for line in _aligned(table)]
+        lines += [f"  warning: {text}" for text in self.warnings]
+        return "\n".join([f"{self.source}: {self.n_read:,} rows{kept}", *lines])
+
+    def _of_signals(self):
+        rows = [("signal", f"{'logged':<12} {'share acted':>11}")]
         for name, (kind, logged, share) in self.signals.items():
             part = logged / max(self.n_rows, 1)
             acted = "" if np.isnan(share) else f"{share:.1%}"
             sign = "" if kind == "positive" else f" ({kind})"
             rows.append((f"{name}{sign}", f"{f'{logged:,} ({part:.0%})':<12} {acted:>11}"))
-        if self.pairs:
-            rows.append(("both signals", "in rows, expected if independent, of rows"))
-        for first, second, n, seen, expected in self.pairs:
-            rows.append((f"{first}, {second}", f"{seen:,.0f}, {expected:,.0f}, {n:,}"))
-        width = min(max((len(label) for label, _ in rows), default=0), 40)
-        lines = [f"  {label:<{width}}  {text}".rstrip() for label, text in rows]
-        lines += [f"  warning: {text}" for text in self.warnings]
-        return "\n".join([f"{self.source}: {self.n_read:,} rows{kept}", *lines])
+        pairs = [("both signals", f"{'in rows':>9} {'expected if independent':>24} {'of':>9}")]
+        pairs += [
+            (f"{first}, {second}", f"{seen:>9,.0f} {expected:>24,.0f} {n:>9,}")
+            for first, second, n, seen, expected in self.pairs
+        ]
+        return [table for table in (rows, pairs) if len(table) > 1]
+
+
+def _aligned(rows):
+    width = min(max((len(label) for label, _ in rows), default=0), 40)
+    return [f"  {label:<{width}}  {text}".rstrip() for label, text in rows]
 
 
 def _sizes(n, fewest, median, most):

@@ -88,6 +88,14 @@ def _float(value):
         return math.inf
 
 
+def with_zone(times, kind):
+    """Return times so that they still say whether they have a time zone."""
+    if kind != ZONED:
+        return times
+    pandas = import_optional("pandas", "data", "Reading times")
+    return pandas.DatetimeIndex(times).tz_localize("UTC")
+
+
 def column_times(column, place, name):
     """Return the times of a pandas Series as `as_times` does, many at once."""
     pandas = import_optional("pandas", "data", "Reading times")
