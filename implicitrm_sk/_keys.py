@@ -58,5 +58,11 @@ def codes_of(values):
             n_absent += 1
             found[row] = -n_absent
         else:
-            found[row] = codes.setdefault(key_of(value), len(codes))
+            try:
+                found[row] = codes.setdefault(key_of(value), len(codes))
+            except TypeError:
+                raise TypeError(
+                    f"row {row} holds a {type(value).__name__} ({str(value)[:40]}) as an id, which "
+                    "cannot be compared; expected is text, a number or a conversation. Convert it."
+                ) from None
     return np.where(found < 0, len(codes) - 1 - found, found)

@@ -351,6 +351,12 @@ REFUSED = {
     "path": ("events.jsonl", EVENTS, COPY, {}, TypeError, "responses is a str"),
     "numbers": (THREE, [1, 2], COPY, {}, TypeError, "events is a list"),
     "no rows": (THREE[:0], EVENTS, COPY, {}, ValueError, "responses has no rows"),
+    "two columns": (
+        pd.DataFrame([[1, 2]], columns=["response_id"] * 2), EVENTS, COPY, {}, ValueError,
+        "responses has two columns 'response_id'"),
+    "kinds that are lists": (
+        THREE, [{"response_id": "a", "user_id": "ann", "time": 1, "kind": ["copy"]}], COPY, {},
+        TypeError, "kinds that are no names"),
     "no columns": (pd.DataFrame({"x": [1]}), EVENTS, COPY, {}, ValueError, "none of the columns"),
 }  # fmt: skip
 

@@ -312,6 +312,16 @@ def test_tool_turns_are_part_of_the_response():
     assert len(read_text(data.X)[0]) == 4
 
 
+def test_an_assistant_that_spoke_first_has_no_prompt():
+    system = {"role": "system", "content": "Be brief."}
+    data = read_feedback_log([{"messages": chat()[1:]}, {"messages": [system, chat()[1]]}])
+    assert data.prompt.tolist() == [[], [system]] and data.response.tolist() == ["4", "4"]
+    assert read_text(data.X) == [
+        (("assistant", "4"),),
+        (("system", "Be brief."), ("assistant", "4")),
+    ]
+
+
 # ---------------------------------------------------------------------- turns
 
 LONG = [*chat("a", "b"), *chat("c", "d"), {"role": "user", "content": "e"}]
@@ -612,11 +622,12 @@ CALLS = ("1", '"add()"', "[1]", "[null]", "[{}]", '[{"function": 1}]',
 ACTIONS = ("2", "-1", "0.5", '"yes"', '"1"', '""', "[1]", "{}", "1e999", "-Infinity", str(10**400),
            '"true"', "[]", '{"value": 1}')  # fmt: skip
 TIMES = ('"yesterday"', '""', "true", "[]", "{}", "1e999", '"2026-13-01"', '"2026-01-01"',
-         '"01/02/2026"', '"1970-01-01T00:00:00+99:00"', str(10**400))  # fmt: skip
+         '"01/02/2026"',  '"1970-01-01T00:00:00+99:00"', '"9999-12-31T23:00-10:00"',
+         str(10**400))  # fmt: skip
 
 
 VECTORS = ("null", "1", '"a"', "[]", "[null]", '["a"]', "[1e999, 0]", "[NaN, 0]", "[[1, 2]]", "{}",
-           "[1, 2, 3]", "true", f"[{10**400}, 1]")  # fmt: skip
+           "[1, 2, 3]", "true", "[true, false]", '["1", "2"]', f"[{10**400}, 1]")  # fmt: skip
 TURNS = ("-1", "0", "2", "9", '"m9"', '""', "1.5", "null", "true", "[]", "{}", str(10**400))
 
 
@@ -758,6 +769,7 @@ def test_what_is_ambiguous_is_not_guessed(columns, message):
         ([1, 2], TypeError, "row 0 of the list is a int"),
         ([], ValueError, "the list has no rows"),
         (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "two columns 'a'"),
+        (pa.table([[1], [2]], names=["a", "a"]), ValueError, "two columns 'a'"),
         (pd.DataFrame({"response": []}), ValueError, "has no rows"),
         (np.zeros((2, 2)), TypeError, "row 0 of the ndarray is a ndarray"),
     ],
@@ -770,6 +782,11 @@ def test_wrong_sources_are_named(source, error, message, tmp_path, monkeypatch):
         (tmp_path / name).write_text("a,b")
     with pytest.raises(error, match=message):
         read_feedback_log(source)
+
+
+def test_ids_that_cannot_be_compared_are_named():
+    with pytest.raises(TypeError, match="row 1 holds a set .* as an id"):
+        read_feedback_log([{"response": "r", "user_id": i} for i in ("a", {1})])
 
 
 def test_same_names_in_nested_scores_are_refused():

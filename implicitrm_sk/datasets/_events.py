@@ -10,6 +10,7 @@ import numpy as np
 from .._keys import codes_of
 from .._optional import import_optional
 from ._data import FeedbackData
+from ._records import check_names
 from ._summary import LogSummary, of_signals, sizes
 from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
 
@@ -203,6 +204,7 @@ class _Rows:
             source = list(source) if not isinstance(source, str | bytes | Mapping) else source
             if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
                 source = self.pandas.DataFrame(source)
+        check_names(source, self.argument)
         try:
             table = narwhals.from_native(source)
         except TypeError:
@@ -272,7 +274,13 @@ def _kind_codes(done, kinds, names, pandas):
     """Return the number of each event's kind, -1 for those to leave out."""
     column = done.need("kind", "making actions")
     done.check_complete("kind", "making actions")
-    codes, values = pandas.factorize(column)
+    try:
+        codes, values = pandas.factorize(column)
+    except TypeError as error:
+        raise TypeError(
+            f"events holds kinds that are no names ({error}); expected is text in column 'kind'. "
+            "Convert them."
+        ) from None
     unknown = [value for value in values if value not in kinds]
     if unknown:
         counts = np.bincount(codes, minlength=len(values))

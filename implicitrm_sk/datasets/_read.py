@@ -549,8 +549,10 @@ class _Log:
         rows = []
         for row, value in enumerate(column):
             try:
-                vector = np.asarray(value, dtype=np.float64)
-            except (TypeError, ValueError, OverflowError):
+                vector = np.asarray(value)
+            except ValueError:  # lists of several lengths
+                vector = np.zeros(0)
+            if vector.dtype.kind not in "iuf":
                 vector = np.zeros(0)
             if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
                 raise ValueError(
@@ -563,7 +565,7 @@ class _Log:
                     f"{self.place(row)} holds {len(vector)} numbers in {name}, but the rows before "
                     f"hold {width}; expected is one length, that of one model."
                 )
-            rows.append(vector)
+            rows.append(vector.astype(np.float64))
         return np.stack(rows)
 
     # ------------------------------------------------------------------ what users did

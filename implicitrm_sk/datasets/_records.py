@@ -242,10 +242,24 @@ def _of_arrow_file(path, kind, wanted):
 
 
 def _picked(names, wanted, source):
+    _check_once(names, source)
+    return wanted(list(names))
+
+
+def _check_once(names, source):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{source} has two columns {twice!r}. Rename one of them.")
-    return wanted(list(names))
+        raise ValueError(
+            f"{source} has two columns {twice!r}, but expected is one. Rename one of them."
+        )
+
+
+def check_names(table, name):
+    """Raise if a table has two columns of one name, as pandas and Arrow allow."""
+    if hasattr(table, "column_names"):
+        _check_once(list(table.column_names), name)
+    elif hasattr(table, "iloc"):
+        _check_once(list(table.columns), name)
 
 
 def _of_batches(batches, names, n_rows=0):
@@ -273,9 +287,7 @@ def _of_memory(source, name, wanted):
     if hasattr(source, "collect") or hasattr(source, "columns"):
         import narwhals
 
-        columns = list(getattr(source, "columns", ())) if not hasattr(source, "collect") else []
-        if any(isinstance(column, str) for column in columns):
-            _picked(columns, wanted, name)  # pandas allows two of a name
+        check_names(source, name)
         try:
             table = narwhals.from_native(source)
         except TypeError:

@@ -75,7 +75,10 @@ def _time(value, place, name):
             value = value.floor("us").to_pydatetime()
         if value.tzinfo is None:
             return NAIVE, value
-        return ZONED, (value - value.utcoffset()).replace(tzinfo=None)
+        try:
+            return ZONED, (value - value.utcoffset()).replace(tzinfo=None)
+        except OverflowError:  # before the year 1 or after 9999 in UTC
+            pass
     elif isinstance(value, date):
         return NAIVE, datetime(value.year, value.month, value.day)
     raise ValueError(f"{place()} holds {given!r} in {name}. {_EXPECTED}; convert it first.")

@@ -258,6 +258,8 @@ def _repeats(response, prompt):
 def _turn(value, role, where):
     if is_message(value):
         return (_message(value, where),)
+    if role == "user" and isinstance(value, list | tuple | np.ndarray) and not len(value):
+        return ()  # the assistant spoke first
     if _is_messages(value):
         return tuple(_message(message, where) for message in value)
     return ((role, as_text(value, where)),)
