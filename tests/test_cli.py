@@ -684,6 +684,18 @@ def test_inspect(chats, run, tmp_path):
         assert code == 0 and "action_x " in out and ("again (negative)" in out) == bool(options)
 
 
+def test_inspect_of_vectors(log, run, tmp_path):
+    code, out, err = run("inspect", log[0], "--actions", "copied,shared", "--labels", "label")
+    assert code == 0, err
+    assert "embedding (guessed)" in out and "The reward is identified" in out
+    wide = pandas.DataFrame({"embedding_0": [1.0] * 9, "embedding_1": 2.0, "action": [0, 1, 0] * 3})
+    wide.to_parquet(tmp_path / "wide.parquet")
+    for options in ([], ["--embedding", "embedding_*"]):
+        code, out, err = run("inspect", "wide.parquet", *options)
+        assert code == 0 and "duplicates" not in out, err
+        assert "action  9 (100%)" in out and "The reward is not identified" in out
+
+
 def test_inspect_reads_folders_and_packed_files(chats, run, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "log.jsonl").rename(tmp_path / "logs" / "a.jsonl")

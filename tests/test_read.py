@@ -718,6 +718,7 @@ ARGUMENTS = [
     ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected is 'positive'"),
     ({"signals": ["copied", "copied"]}, "names the column 'copied' twice"),
     ({"keep": ["a", "a"]}, "keep names the column 'a' twice"),
+    ({"keep": ["summary"]}, "keep names 'summary', which the result holds anyway"),
     ({"user_id": "who"}, "has no column 'who'"),
     ({"messages": "chat"}, "has no column 'chat'"),
     ({"messages": "messages", "response": "copied"}, "both say what the text is"),

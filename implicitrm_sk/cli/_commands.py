@@ -103,7 +103,7 @@ def fit(args):
 
 def inspect(args):
     """Say what a log holds and what it would identify, without a model."""
-    from ..datasets import read_feedback_log
+    from ..datasets._read import read_log
 
     signals = None
     if args.actions is not None or args.negative is not None:
@@ -117,15 +117,11 @@ def inspect(args):
         check_signs(positive, negative)
         signals = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
     settings = _settings(args, None if signals is None else list(signals.values()))
-    data = read_feedback_log(
-        args.log,
-        signals=signals,
-        embedding=args.embedding,
-        user_id=args.user,
-        prompt_id=args.groups,
-        keep=[] if args.labels is None else [args.labels],
-        **text_columns(args),
-    )
+    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
+    if args.embedding is not None and args.embedding.endswith("*"):
+        columns.pop("embedding")  # columns of numbers, which the summary does not look at
+    labels = [] if args.labels is None else [args.labels]
+    data = read_log(args.log, signals, columns | text_columns(args), labels, needs_features=False)
     say(str(data.summary))
     if data.actions is None:
         note("note: no column is known to hold actions: name them by --actions and --negative.")

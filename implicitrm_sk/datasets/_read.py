@@ -139,6 +139,39 @@ def read_feedback_log(
     >>> data.summary.left_out
     {'chats without an assistant turn (the first: row 1 of the list)': 1}
     """
+    return read_log(
+        source,
+        signals,
+        {
+            "messages": messages,
+            "prompt": prompt,
+            "response": response,
+            "embedding": embedding,
+            "turn": None if turn == "last" else turn,
+            "user_id": user_id,
+            "prompt_id": prompt_id,
+            "conversation_id": conversation_id,
+            "response_id": response_id,
+            "time": time,
+        },
+        keep,
+        window,
+        now,
+    )
+
+
+def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_features=True):
+    """Return what `read_feedback_log` does.
+
+    Parameters
+    ----------
+    source, signals, keep, window, now
+        As there.
+    given : dict
+        The columns that arguments name, by role; None are not named.
+    needs_features : bool
+        Whether a log without text and vectors is refused.
+    """
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
     if window is not None and now is None:
@@ -146,20 +179,15 @@ def read_feedback_log(
             f"window={window!r} needs now=, the time of the export: only then is it known which "
             "windows are closed."
         )
-    given = {
-        "messages": messages,
-        "prompt": prompt,
-        "response": response,
-        "embedding": embedding,
-        "turn": None if turn == "last" else turn,
-        "user_id": user_id,
-        "prompt_id": prompt_id,
-        "conversation_id": conversation_id,
-        "response_id": response_id,
-        "time": time,
-    }
     signals = _as_signals(signals)
-    log = _Log(records, given, signals, _names(keep, "keep"))
+    keep = _names(keep, "keep")
+    taken = [name for name in keep if name in (*_GUESSES, *_RESULTS)]
+    if taken:
+        raise ValueError(
+            f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
+            "Leave it out, or rename the column."
+        )
+    log = _Log(records, given, signals, keep, needs_features)
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -175,9 +203,10 @@ def read_feedback_log(
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
         for column in actions.values():
             column[is_open] = None if column.dtype == object else np.nan
-    found["exact duplicates of an earlier row"] = log.duplicates(
-        pandas, X, {"groups": groups, "users": users, "time": times} | actions
-    )
+    if X is not None:
+        found["exact duplicates of an earlier row"] = log.duplicates(
+            pandas, X, {"groups": groups, "users": users, "time": times} | actions
+        )
     summary = LogSummary(
         log.records.name,
         log.n_read,
@@ -206,6 +235,9 @@ def read_feedback_log(
     )
 
 
+#: Further names of what a log becomes.
+_RESULTS = ("X", "actions", "signals", "groups", "exposures", "true_preference", "row", "summary",
+            "response_id")  # fmt: skip
 _IDS = ("user_id", "prompt_id", "conversation_id", "response_id")
 
 
@@ -246,7 +278,7 @@ def _series(columns, pandas):
 class _Log:
     """The columns of a log that are needed, as they are read."""
 
-    def __init__(self, records, given, signals, keep):
+    def __init__(self, records, given, signals, keep, needs_features):
         self.records, self.keep, self.found = records, keep, {}
         named = [name for name in given.values() if name is not None]
         named += list(signals or ()) + keep
@@ -262,7 +294,7 @@ class _Log:
             signals = dict.fromkeys(found, "positive")
         self.signals = signals
         self.guessed = set()
-        self.roles = self._settle(given)
+        self.roles = self._settle(given, needs_features)
         for name in [*self.roles.values(), *signals, *keep]:
             if name not in self.values:
                 raise ValueError(
@@ -339,7 +371,7 @@ class _Log:
         names = list(map(str, self.seen))
         return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
-    def _settle(self, given):
+    def _settle(self, given, needs_features):
         """Return the column of each role: the given one, else the only one of its names."""
         roles = {role: name for role, name in given.items() if name is not None}
         given_text = set(roles) & set(_TEXT)
@@ -366,7 +398,7 @@ class _Log:
             raise ValueError(
                 f"prompt={roles['prompt']!r} needs response=, the column of responses."
             )
-        if not {"messages", "response", "embedding"} & set(roles):
+        if needs_features and not {"messages", "response", "embedding"} & set(roles):
             raise ValueError(
                 f"{self.records.name} has no column that is known to hold text or vectors. Name "
                 "it: messages= (chats), response= and prompt=, or embedding=. The columns are "
@@ -538,6 +570,8 @@ class _Log:
             prompts = None if self.prompts[:1] == [None] else _objects(self.prompts)
         if "embedding" in self.roles:
             return self._vectors(), prompts, responses
+        if responses is None:
+            return None, None, None
         if prompts is None:
             return pandas.DataFrame(_series({"text": responses}, pandas)), None, responses
         X = {"prompt": prompts, "response": responses}
