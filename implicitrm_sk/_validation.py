@@ -377,14 +377,20 @@ def check_out(out, like):
     return out
 
 
+def without_chats(groups):
+    """Return groups as they are, but numbers where some are conversations.
+
+    NumPy would make a table of chats of one length, and nothing can put them in order.
+    """
+    if getattr(groups, "dtype", None) not in (None, object) or not hasattr(groups, "__iter__"):
+        return groups
+    values = list(groups)
+    return codes_of(values) if any(map(is_nested, values)) else groups
+
+
 def check_groups(groups, n_samples, name="groups"):
     """Return group labels as a 1-D array of length n; equal conversations are one group."""
-    groups = to_numpy(groups)
-    if getattr(groups, "dtype", None) in (None, object):
-        values = list(groups) if hasattr(groups, "__iter__") else []
-        if any(map(is_nested, values)):
-            groups = codes_of(values)  # NumPy would make of equally long chats a table
-    groups = np.asarray(groups)
+    groups = np.asarray(without_chats(to_numpy(groups)))
     if groups.shape != (n_samples,):
         raise ValueError(
             f"{name} has shape {groups.shape}, but one value per row of X is expected: "

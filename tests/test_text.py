@@ -1,14 +1,20 @@
 """Every form of text that users have, and what they are told about the others."""
 
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FAST
+from sklearn.base import clone
+from sklearn.model_selection import GroupKFold
 
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
 from implicitrm_sk._keys import codes_of
 from implicitrm_sk._validation import check_groups
 from implicitrm_sk.embedding._text import as_plain_text, read_text
+from implicitrm_sk.inspection import shift_report
 
 ROW = (("user", "2 + 2?"), ("assistant", "4"))
 USER = {"role": "user", "content": "2 + 2?"}
@@ -123,6 +129,27 @@ def test_conversations_are_groups():
     ):
         assert check_groups(groups, 3).tolist() == [0, 1, 0]
     assert check_groups(["b", "a", "b"], 3).tolist() == ["b", "a", "b"]
+
+
+def test_conversations_are_groups_of_every_method():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = ((X[:, :1] > 0) & (rng.random((200, 2)) < 0.5)).astype(int)
+    numbers = np.arange(200) // 2
+    chats = [[USER | {"content": f"q{number}"}] for number in numbers]
+    results = []
+    for groups in (numbers, chats):
+        est = ImplicitRewardEstimator(**FAST)
+        search = BatchedSearchCV(clone(est), {"dropout": [0.0, 0.1]}, cv=GroupKFold(3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so short fits
+            search.fit(X, y, groups=groups)
+            est.fit(X, y, groups=groups)
+            shift = str(shift_report(est, X, X, groups_new=groups, groups_log=groups))
+        results.append(
+            (search.cv_results_["mean_test_score"].tolist(), est.predict(X).tolist(), shift)
+        )
+    assert results[0] == results[1]
 
 
 def test_missing_prompts_are_groups_of_their_own():
