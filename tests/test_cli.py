@@ -555,7 +555,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["fit", "empty.parquet", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),
-        (["fit", "text.jsonl", "-o", "x"], "line 1 of text.jsonl is no JSON.*column 1"),
+        (["fit", "text.jsonl", "-o", "x"], "line 1 of text.jsonl is not JSON.*column 1"),
         (["fit", "table.csv", "-o", "x"], "expected is .parquet or .jsonl"),
         (["fit", "log.parquet", "-o", "x"], "which columns are actions\\? Pass --actions"),
         (["fit", "log.parquet", "--actions", ",", "-o", "x"], "a list of columns is empty"),
@@ -775,7 +775,7 @@ COMMANDS = {
     "usage": (["fit"], 2, "the following arguments are required"),
     "no file": (["fit", "none.jsonl", "-o", "x"], 2, "none.jsonl does not exist"),
     "no file to inspect": (["inspect", "none.jsonl"], 2, "none.jsonl does not exist"),
-    "no JSON": (["inspect", "bad.jsonl"], 2, "line 1 of bad.jsonl is no JSON"),
+    "no JSON": (["inspect", "bad.jsonl"], 2, "line 1 of bad.jsonl is not JSON"),
     "no column": (["fit", "log.jsonl", "--actions", "b", "-o", "x"], 2, "no column"),
 }
 

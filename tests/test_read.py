@@ -578,7 +578,7 @@ def with_value(column, text):
 
 
 BAD_LINES = {
-    "cut off": ('{"copied": 1, "messages": [{"role"', "line 2 of log.jsonl is no JSON.*column"),
+    "cut off": ('{"copied": 1, "messages": [{"role"', "line 2 of log.jsonl is not JSON.*column"),
     "cut off in a string": ('{"copied": "1', "column 1[24]"),
     "two objects": ('{"copied": 1} {"copied": 0}', "column 15: Extra data"),
     "trailing comma": ('{"copied": 1,}', "column 1[34]"),
@@ -597,18 +597,18 @@ BAD_LINES = {
     "NUL": ("\x00", "column 1"),
     "bad escape": ('{"a": "\\x"}', "Invalid .*escape"),
     "half an escape": ('{"a": "\\u12"}', "Invalid .*escape"),
-    "byte order mark inside": ("\ufeff{}", "no JSON"),
+    "byte order mark inside": ("\ufeff{}", "not JSON"),
     "CSV": ("copied,shared", "column 1"),
     "comment": ("// {}", "column 1"),
 }
 BAD_BYTES = {
-    "UTF-8": (b'{"a": "\xff"}', "line 2 of log.jsonl.*byte 8 is no UTF-8"),
-    "cut UTF-8": ('{"a": "é'.encode()[:-1], "is no UTF-8"),
-    "UTF-16": ('{"a": 1}'.encode("utf-16"), "no UTF-8"),
-    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "no UTF-8"),
-    "gzip": (gzip.compress(b"{}"), "no (UTF-8|JSON)"),
-    "overlong": (b'{"a": "\xc0\x80"}', "no UTF-8"),
-    "surrogate as bytes": (b'{"a": "\xed\xa0\xbd"}', "no UTF-8"),
+    "UTF-8": (b'{"a": "\xff"}', "line 2 of log.jsonl.*byte 8 is not UTF-8"),
+    "cut UTF-8": ('{"a": "é'.encode()[:-1], "is not UTF-8"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "not UTF-8"),
+    "gzip": (gzip.compress(b"{}"), "not (UTF-8|JSON)"),
+    "overlong": (b'{"a": "\xc0\x80"}', "not UTF-8"),
+    "surrogate as bytes": (b'{"a": "\xed\xa0\xbd"}', "not UTF-8"),
 }
 NOT_A_CHAT = (
     *("1", "1.5", "true", '"hello"', '"[1]"', '"[{}]"', '"{"', "{}", "[1]", '["a"]', "[[]]", "[{}]",

@@ -152,7 +152,7 @@ def _parsed(raw, where):
     try:
         return _decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        reason = f"byte {error.start + 1} is no UTF-8 ({error.reason})"
+        reason = f"byte {error.start + 1} is not UTF-8 ({error.reason})"
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         reason = f"{line}column {error.colno}: {error.msg}"
@@ -163,7 +163,7 @@ def _parsed(raw, where):
     except ValueError as error:  # numbers of thousands of digits
         reason = str(error).partition(";")[0]
     raise ValueError(
-        f"{where} is no JSON that can be read: {reason}. Expected is one JSON object per line, or "
+        f"{where} is not JSON that can be read: {reason}. Expected is one JSON object per line, or "
         "one array of objects in the file. Repair or remove it."
     ) from None
 
