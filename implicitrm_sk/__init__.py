@@ -1,11 +1,16 @@
 """Reward models from implicit preference data, in scikit-learn's manner."""
 
-from ._checkpoint import Checkpoint
-from ._estimator import ImplicitRewardEstimator
-from ._search import BatchedSearchCV
-from .embedding import LLMEmbedder
-from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
-from .inspection import identification_report
+from typing import TYPE_CHECKING
+
+from ._lazy import lazy
+
+if TYPE_CHECKING:
+    from ._checkpoint import Checkpoint
+    from ._estimator import ImplicitRewardEstimator
+    from ._search import BatchedSearchCV
+    from .embedding import LLMEmbedder
+    from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
+    from .inspection import identification_report
 
 __all__ = [
     "BatchedSearchCV",
@@ -18,3 +23,25 @@ __all__ = [
     "identification_report",
 ]
 __version__ = "0.1.0.dev0"
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "_checkpoint": ("Checkpoint",),
+        "_estimator": ("ImplicitRewardEstimator",),
+        "_search": ("BatchedSearchCV",),
+        "embedding": ("LLMEmbedder",),
+        "exceptions": ("IdentificationWarning", "ModelFileError", "ShiftWarning"),
+        "inspection": ("identification_report",),
+    },
+    modules=(
+        "cli",
+        "datasets",
+        "embedding",
+        "exceptions",
+        "inspection",
+        "integrations",
+        "metrics",
+        "objectives",
+        "signals",
+    ),
+)

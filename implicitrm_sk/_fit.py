@@ -111,6 +111,15 @@ def take_evidence(est, evidence, assumptions):
     )
 
 
+def identify(est, n_samples, y, side_information):
+    """Set what a log tells about the reward before any training; return log and assumptions."""
+    log, assumptions = read_log(est, n_samples, y, side_information)
+    rate = assumptions.false_action_rate
+    evidence = Evidence.of(log, rate, log.telling_signals(rate))
+    take_evidence(est, evidence, assumptions)
+    return log, assumptions
+
+
 @dataclass(eq=False)
 class BegunFit:
     """A fit before it trains.
@@ -163,10 +172,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
         check_same_setting(est.model_, "n_in", X.shape[1])
         columns.check_same_as(before)
     random_state = own_random_state(est.random_state)
-    log, assumptions = read_log(est, len(X), y, side_information)
-    rate = assumptions.false_action_rate
-    evidence = Evidence.of(log, rate, log.telling_signals(rate))
-    take_evidence(est, evidence, assumptions)
+    log, assumptions = identify(est, len(X), y, side_information)
     data = TrainingData(
         X,
         log,

@@ -45,6 +45,7 @@ from ._sklearn import (
 )
 from ._sources import refuse_mapped
 from ._typing import Rows, same
+from ._validation import without_chats
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
 
@@ -201,6 +202,8 @@ class BatchedSearchCV(GridSearchCV):
                 ".npy file, and fit the best estimator on the whole file."
             )
         refuse_mapped(X)  # now, not in the fit after the search
+        if params.get("groups") is not None:
+            params["groups"] = without_chats(params["groups"])
         candidates = list(ParameterGrid(self.param_grid))
         groups = self._groups(candidates)
         if self.factor is not None:

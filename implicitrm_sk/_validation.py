@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
+from ._keys import codes_of, is_absent, is_nested
 from ._sources import Source
 
 
@@ -376,9 +377,20 @@ def check_out(out, like):
     return out
 
 
+def without_chats(groups):
+    """Return groups as they are, but numbers where some are conversations.
+
+    NumPy would make a table of chats of one length, and nothing can put them in order.
+    """
+    if getattr(groups, "dtype", None) not in (None, object) or not hasattr(groups, "__iter__"):
+        return groups
+    values = list(groups)
+    return codes_of(values) if any(map(is_nested, values)) else groups
+
+
 def check_groups(groups, n_samples, name="groups"):
-    """Return group labels as a 1-D array of length n."""
-    groups = np.asarray(to_numpy(groups))
+    """Return group labels as a 1-D array of length n; equal conversations are one group."""
+    groups = np.asarray(without_chats(to_numpy(groups)))
     if groups.shape != (n_samples,):
         raise ValueError(
             f"{name} has shape {groups.shape}, but one value per row of X is expected: "
@@ -408,11 +420,4 @@ def is_missing(labels):
     """Return where labels are NaN, NaT, None or pandas' NA."""
     if labels.dtype != object:
         return labels != labels
-    equal = [label == label for label in labels]  # pandas' NA is not even a truth value
-    return np.array(
-        [
-            label is None or not (isinstance(same, bool | np.bool_) and same)
-            for label, same in zip(labels, equal, strict=True)
-        ],
-        dtype=bool,
-    )
+    return np.array([is_absent(label) for label in labels], dtype=bool)

@@ -1,5 +1,6 @@
 """The command line: a log becomes a reward without writing Python."""
 
+import gzip
 import json
 import re
 import subprocess
@@ -10,6 +11,8 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from implicitrm_sk import ImplicitRewardEstimator, __version__, cli, inspection
+from implicitrm_sk.cli import _main
+from implicitrm_sk.objectives import OBJECTIVES
 from implicitrm_sk.signals import Choice
 
 pandas = pytest.importorskip("pandas")
@@ -524,7 +527,7 @@ def test_mixed_types_in_jsonl(run, tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, _, err = run("fit", "log.jsonl", "--actions", "copied", "-o", "reward")
     assert code == 2
-    assert "log.jsonl cannot be read as jsonl" in err and "copied" in err
+    assert "column 'copied' of log.jsonl holds values of several types" in err
 
 
 def test_null_nan_and_booleans_are_actions(run, tmp_path):
@@ -552,7 +555,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["fit", "empty.parquet", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),
-        (["fit", "text.jsonl", "-o", "x"], "cannot be read as jsonl"),
+        (["fit", "text.jsonl", "-o", "x"], "line 1 of text.jsonl is not JSON.*column 1"),
         (["fit", "table.csv", "-o", "x"], "expected is .parquet or .jsonl"),
         (["fit", "log.parquet", "-o", "x"], "which columns are actions\\? Pass --actions"),
         (["fit", "log.parquet", "--actions", ",", "-o", "x"], "a list of columns is empty"),
@@ -568,7 +571,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--embedder", "m",
           "--embedding", "e"], "Give one of them"),
         (["fit", "log.parquet", "--actions", "copied", "-o", "x", "--embedder", "m"],
-         "has no column 'prompt'"),
+         "no column that is known to hold text"),
         (["predict", "none", "log.parquet", "-o", "x.parquet"], "^error: there is no saved model"),
         (["predict", "reward", "log.parquet", "-o", "x.csv"], "must end with .parquet or .jsonl"),
         (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "no valid zip archive"),
@@ -582,7 +585,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
          r"2 columns of actions \(copied, shared\), but here are 1: copied"),
         (["export", "reward", "x.parquet", "--as", "paired"], "needs --log FILE"),
         (["export", "reward", "x.parquet", "--as", "paired", "--log", "log.parquet"],
-         "has no column 'prompt'"),
+         "no column that is known to hold text"),
     ],
 )  # fmt: skip
 def test_wrong_usage_gives_one_clear_line(args, message, saved, log, run, tmp_path):
@@ -609,7 +612,7 @@ def test_help_and_exit_codes(run, capsys):
     assert "learn a reward from a log" in out
     for args in (
         ["--help"],
-        *([name, "--help"] for name in ("fit", "predict", "report", "export")),
+        *([name, "--help"] for name in ("inspect", "fit", "predict", "report", "export")),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(args)
@@ -626,6 +629,178 @@ def test_help_and_exit_codes(run, capsys):
             cli.main(args)
         assert stop.value.code == 2
         capsys.readouterr()
+
+
+# ---------------------------------------------------------------------- raw logs
+
+
+@pytest.fixture
+def chats(tmp_path):
+    """A raw log of chats, one without a response, with users, of both polarities."""
+    rng = np.random.default_rng(0)
+    records = []
+    for i in range(201):
+        answer = "".join(rng.choice(list("abcdef!?"), 6))
+        liked = "a" in answer
+        turns = [{"role": "user", "content": f"q{i % 50}"}]
+        turns += [
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+            {"role": "user", "content": "thanks"},
+        ] * (i != 7)
+        records.append(
+            {
+                "messages": turns,
+                "user": None if i == 3 else f"u{i % 9}",
+                "copied": int(liked and rng.random() < 0.7),
+                "shared": int(liked and rng.random() < 0.6),
+                "again": int(not liked and rng.random() < 0.6),
+            }
+        )
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, records)))
+    return records
+
+
+RAW = ["--actions", "copied,shared", "--negative", "again", "--user", "user"]
+
+
+def test_inspect(chats, run, tmp_path):
+    code, out, err = run("inspect", "log.jsonl", *RAW)
+    assert code == 0, err
+    assert "log.jsonl: 201 rows read, 200 kept" in out
+    assert "messages (guessed)" in out and "line 8 of log.jsonl" in out
+    assert "again (negative)" in out and "rows without user_id" in out
+    assert "The reward is bounded (assuming" in out
+    code, more, err = run("inspect", "log.jsonl", *RAW, "--set", "shared_examination=False")
+    assert code == 0 and "The reward is identified (assuming" in more
+    code, alone, err = run("inspect", "log.jsonl", "--actions", "copied")
+    assert code == 0 and "The reward is not identified" in alone and err == ""
+    assert "name it in --negative COLUMN" in " ".join(alone.split())
+    code, out, err = run("inspect", "log.jsonl")
+    assert code == 0 and "name them by --actions and --negative" in err
+    rows = [r | {"action_x": r["copied"]} for r in chats]
+    (tmp_path / "named.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for options in ([], ["--negative", "again"]):
+        code, out, err = run("inspect", "named.jsonl", *options)
+        assert code == 0 and "action_x " in out and ("again (negative)" in out) == bool(options)
+
+
+def test_inspect_of_vectors(log, run, tmp_path):
+    code, out, err = run("inspect", log[0], "--actions", "copied,shared", "--labels", "label")
+    assert code == 0, err
+    assert "embedding (guessed)" in out and "The reward is identified" in out
+    wide = pandas.DataFrame({"embedding_0": [1.0] * 9, "embedding_1": 2.0, "action": [0, 1, 0] * 3})
+    wide.to_parquet(tmp_path / "wide.parquet")
+    for options in ([], ["--embedding", "embedding_*"]):
+        code, out, err = run("inspect", "wide.parquet", *options)
+        assert code == 0 and "duplicates" not in out, err
+        assert "action  9 (100%)" in out and "The reward is not identified" in out
+
+
+def test_inspect_reads_folders_and_packed_files(chats, run, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "log.jsonl").rename(tmp_path / "logs" / "a.jsonl")
+    with gzip.open(tmp_path / "logs" / "b.jsonl.gz", "wt") as file:
+        file.write("\n".join(map(json.dumps, chats)))
+    code, out, _ = run("inspect", "logs", *RAW)
+    assert code == 0 and "402 rows read, 400 kept" in out
+
+
+def test_fit_on_chats(chats, run, tmp_path, tiny_model):
+    fit = ["fit", "log.jsonl", *RAW, "--embedder", tiny_model(), "-o", "reward", *QUICK]
+    code, out, err = run(*fit)
+    assert code == 0, err
+    assert "left out: 1 chats without an assistant turn (the first: line 8 of log.jsonl)" in out
+    assert "chats cut behind the turn acted on" in out
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    code, _, err = run("predict", "reward", "log.jsonl", "-o", "scored.parquet")
+    assert code == 2 and "'messages' of log.jsonl holds values of several types" in err
+    code, _, err = run("predict", "reward", "log.jsonl", "-o", "scored.jsonl")
+    assert code == 0, err
+    scored = list(map(json.loads, (tmp_path / "scored.jsonl").read_text().splitlines()))
+    kept = [record for i, record in enumerate(chats) if i != 7]
+    assert "1 row without an assistant turn is left out" in " ".join(err.split())
+    expected = est.predict([record["messages"][:2] for record in kept])
+    np.testing.assert_allclose([record.pop("reward") for record in scored], expected, atol=1e-5)
+    assert [{k: v for k, v in r.items() if k != "reward_std"} for r in scored] == kept
+    code, out, err = run("report", "reward", "log.jsonl", "--user", "user")
+    assert code == 0, err
+
+
+def test_settings_in_the_form_of_python_or_json(log, run, tmp_path):
+    fit = ["fit", log[0], "--actions", "copied,shared", "-o", "reward", "--set", "max_epochs=2"]
+    options = ["hidden_layer_sizes=(8,)", "n_estimators=2", "shared_examination=False"]
+    options += ["early_stopping=False", "dtype='float64'", "preference_rate=None"]
+    code, _, err = run(*fit, *(part for option in options for part in ("--set", option)))
+    assert code == 0, err
+    params = ImplicitRewardEstimator.load(tmp_path / "reward").get_params()
+    assert params["hidden_layer_sizes"] == (8,) and params["dtype"] == "float64"
+    assert params["shared_examination"] is False and params["preference_rate"] is None
+
+
+def test_repeated_options_add_up_or_are_refused(log, run, tmp_path, capsys):
+    fit = ["fit", log[0], "-o", "reward", "--actions", "copied"]
+    code, out, err = run(*fit, "--actions", "shared", *QUICK)
+    assert code == 0, err
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert list(est.signal_names_in_) == ["copied", "shared"]
+    for options, message in (
+        (["--seed", "1", "--seed", "2"], "--seed is given twice: 1 and 2. Give it once."),
+        (["--out", "other"], "--out is given twice: reward and other"),
+    ):
+        with pytest.raises(SystemExit):
+            run(*fit, *options)
+        assert message in capsys.readouterr().err
+    for options, message in (
+        (["--set", "max_epochs=1", "--set", "max_epochs=2"], "--set max_epochs is given twice"),
+        (["--seed", "1", "--set", "random_state=2"], "--seed and --set random_state say the same"),
+        (["--actions", "copied"], "copied,copied names the column 'copied' twice"),
+    ):
+        code, _, err = run(*fit, *options)
+        assert code == 2 and message in err
+
+
+def test_messages_are_in_words_of_the_command(log, run, chats):
+    _, out, err = run("fit", log[0], "--actions", "copied", "-o", "reward", *QUICK)
+    text = " ".join((out + err).split())
+    assert "filterwarnings" not in text and "labels=" not in text and "signals=" not in text
+    assert "pass them as --labels." in text and "name it in --negative COLUMN" in text
+    code, _, err = run("inspect", "log.jsonl", "--prompt", "user")
+    assert code == 2 and "--prompt 'user' needs --response, the column" in " ".join(err.split())
+
+
+COMMANDS = {
+    "help": (["--help"], 0, "Commands:"),
+    "help of fit": (["fit", "--help"], 0, "--negative"),
+    "version": (["--version"], 0, __version__),
+    "usage": (["fit"], 2, "the following arguments are required"),
+    "no file": (["fit", "none.jsonl", "-o", "x"], 2, "none.jsonl does not exist"),
+    "no file to inspect": (["inspect", "none.jsonl"], 2, "none.jsonl does not exist"),
+    "no JSON": (["inspect", "bad.jsonl"], 2, "line 1 of bad.jsonl is not JSON"),
+    "no column": (["fit", "log.jsonl", "--actions", "b", "-o", "x"], 2, "no column"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_and_errors_need_no_torch(name, tmp_path):
+    args, code, message = COMMANDS[name]
+    (tmp_path / "bad.jsonl").write_text("hello")
+    (tmp_path / "log.jsonl").write_text('{"a": 1}')
+    script = (
+        "import sys; from implicitrm_sk.cli import main\n"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as stop: code = stop.code\n"
+        "heavy = {'torch', 'sklearn', 'transformers', 'scipy'} & set(sys.modules)\n"
+        "print(heavy or ''); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *args], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == code and message in done.stdout + done.stderr
+    assert "{" not in done.stdout.splitlines()[-1], done.stdout
+
+
+def test_the_parser_knows_all_objectives():
+    assert _main.OBJECTIVES == tuple(OBJECTIVES)
 
 
 def test_interrupt(run, monkeypatch, log):

@@ -137,13 +137,14 @@ def test_template_that_forgets_the_bos_gets_it(tmp_path):
 
 
 def test_rendering(tiny_model):
-    X = [("hi", "there"), "plain", [{"role": "system", "content": "be nice"}]]
+    nice = [{"role": "system", "content": "be nice"}, {"role": "assistant", "content": "ok"}]
+    X = [("hi", "there"), "plain", nice]
     assert LLMEmbedder(tiny_model()).render(X) == [
         "<s><|user|>hi</s><|assistant|>there</s>",
         "plain",
-        "<s><|system|>be nice</s>",
+        "<s><|system|>be nice</s><|assistant|>ok</s>",
     ]
-    assert LLMEmbedder(tiny_model("bert")).render(X) == ["hi\nthere", "plain", "be nice"]
+    assert LLMEmbedder(tiny_model("bert")).render(X) == ["hi\nthere", "plain", "be nice\nok"]
     assert LLMEmbedder(tiny_model(), chat_template=None).render(X[:1]) == ["hi\nthere"]
     own = "{% for m in messages %}[{{ m['content'] }}]{% endfor %}"
     assert LLMEmbedder(tiny_model(), chat_template=own).render(X[:1]) == ["[hi][there]"]
@@ -158,8 +159,10 @@ def test_template_that_prints_the_date_gives_the_same_text_every_day(tiny_model)
 def test_template_that_refuses_names_the_row(tiny_model):
     strict = "{{ raise_exception('roles must alternate') if messages[0].role == 'system' }}x"
     embedder = LLMEmbedder(tiny_model(), chat_template=strict)
-    X = [("a", "b"), [{"role": "system", "content": "c"}]]
-    with pytest.raises(ValueError, match="row 1 of X, with the roles system.*roles must alternate"):
+    X = [("a", "b"), [{"role": "system", "content": "c"}, {"role": "assistant", "content": "d"}]]
+    with pytest.raises(
+        ValueError, match="row 1 of X, with the roles system, assistant.*roles must alternate"
+    ):
         embedder.transform(X)
 
 

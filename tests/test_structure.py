@@ -32,6 +32,8 @@ LAYERS = (
     ("measurement",),
     (
         "_device",
+        "_keys",
+        "_lazy",
         "_optional",
         "_ray",
         "_sklearn",

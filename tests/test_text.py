@@ -1,10 +1,20 @@
 """Every form of text that users have, and what they are told about the others."""
 
+import json
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import FAST
+from sklearn.base import clone
+from sklearn.model_selection import GroupKFold
 
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
+from implicitrm_sk._keys import codes_of
+from implicitrm_sk._validation import check_groups
 from implicitrm_sk.embedding._text import as_plain_text, read_text
+from implicitrm_sk.inspection import shift_report
 
 ROW = (("user", "2 + 2?"), ("assistant", "4"))
 USER = {"role": "user", "content": "2 + 2?"}
@@ -40,7 +50,112 @@ FORMS = {
     "frame of messages": pd.DataFrame({"messages": [[USER, ASSISTANT]]}),
     "series": pd.Series([("2 + 2?", "4")]),
     "dataset": Dataset(prompt=["2 + 2?"], completion=["4"]),
+    "parts of the Responses API": [
+        [
+            {"role": "user", "content": [{"type": "input_text", "text": "2 + 2?"}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": "4"}]},
+        ]
+    ],
+    "parts that are strings": [[USER, {"role": "assistant", "content": ["4"]}]],
+    "ShareGPT": [[{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]],
+    "ShareGPT in a dict": [
+        {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]}
+    ],
+    "LangChain": [[{"type": "human", "content": "2 + 2?"}, {"type": "ai", "content": "4"}]],
+    "JSON in a column of messages": pd.DataFrame({"messages": [json.dumps([USER, ASSISTANT])]}),
+    "JSON in a dict": [{"messages": json.dumps([USER, ASSISTANT])}],
+    "messages of a table": [
+        np.array([USER | {"tool_calls": None}, ASSISTANT | {"tool_calls": None}], dtype=object)
+    ],
+    "no calls": [[USER | {"tool_calls": np.array([])}, ASSISTANT | {"tool_calls": []}]],
+    "response repeats its prompt": [([USER], [USER, ASSISTANT])],
+    "response repeats a prompt of text": [("2 + 2?", [USER, ASSISTANT])],
+    "one message each": [{"prompt": USER, "response": ASSISTANT}],
 }
+CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"b": 2, "a": 2}}}
+CALLED = '<tool_call>{"name": "add", "arguments": {"a": 2, "b": 2}}</tool_call>'
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "4"}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": None, "tool_calls": [CALL]},
+        {"tool_calls": [CALL]},
+        {"content": "", "tool_calls": (CALL,)},
+        {"content": [], "tool_calls": np.array([CALL], dtype=object)},
+        {"content": None, "function_call": CALL["function"]},
+        {"content": None, "tool_calls": None, "function_call": CALL["function"]},
+        {"content": None, "tool_calls": [{"name": "add", "args": {"a": 2, "b": 2}, "id": "c1"}]},
+        # Through a table, where every call has the fields of all.
+        {
+            "content": None,
+            "tool_calls": [
+                {"function": {"name": "add", "arguments": {"a": 2, "b": 2, "city": None}}}
+            ],
+        },
+        {"tool_calls": [{"function": {"name": "add", "arguments": '{"a": 2, "b": 2}'}}]},
+    ],
+)
+def test_calls_of_tools_are_part_of_what_the_assistant_says(message):
+    """Also where a completion ends with a turn of a tool, as in a GRPO run that hits its limit."""
+    completion = [{"role": "assistant"} | message, RESULT]
+    said = (*ROW[:1], ("assistant", CALLED), ("tool", "4"))
+    assert read_text([([USER], completion)]) == [said]
+    assert read_text([("2 + 2?", completion)]) == [said]
+    assert read_text([[USER, *completion, ASSISTANT]]) == [(*said, ("assistant", "4"))]
+    spoken = [{"role": "assistant"} | message | {"content": "Let me see."}]
+    assert read_text([("2 + 2?", spoken)])[0][1] == ("assistant", f"Let me see.\n{CALLED}")
+
+
+def test_calls_through_parquet(tmp_path):
+    chats = [
+        [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT, ASSISTANT],
+        [USER, ASSISTANT],
+        [USER, ASSISTANT | {"tool_calls": []}],
+    ]
+    pd.DataFrame({"messages": chats}).to_parquet(tmp_path / "log.parquet")
+    assert read_text(pd.read_parquet(tmp_path / "log.parquet")) == read_text(chats)
+
+
+def test_conversations_are_groups():
+    chats = [[USER], [USER | {"content": "3 + 3?"}], [USER | {"tool_calls": None}]]
+    for groups in (
+        chats,
+        [np.array(chat) for chat in chats],
+        pd.Series(chats),
+        pd.Series([tuple(chat) for chat in chats]),
+        [chat[0] for chat in chats],
+    ):
+        assert check_groups(groups, 3).tolist() == [0, 1, 0]
+    assert check_groups(["b", "a", "b"], 3).tolist() == ["b", "a", "b"]
+
+
+def test_conversations_are_groups_of_every_method():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3))
+    y = ((X[:, :1] > 0) & (rng.random((200, 2)) < 0.5)).astype(int)
+    numbers = np.arange(200) // 2
+    chats = [[USER | {"content": f"q{number}"}] for number in numbers]
+    results = []
+    for groups in (numbers, chats):
+        est = ImplicitRewardEstimator(**FAST)
+        search = BatchedSearchCV(clone(est), {"dropout": [0.0, 0.1]}, cv=GroupKFold(3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of so short fits
+            search.fit(X, y, groups=groups)
+            est.fit(X, y, groups=groups)
+            shift = str(shift_report(est, X, X, groups_new=groups, groups_log=groups))
+        results.append(
+            (search.cv_results_["mean_test_score"].tolist(), est.predict(X).tolist(), shift)
+        )
+    assert results[0] == results[1]
+
+
+def test_missing_prompts_are_groups_of_their_own():
+    assert codes_of([None, "a", float("nan"), pd.NA, "a", pd.NaT, [USER]]).tolist() == [
+        2, 0, 3, 4, 0, 5, 1
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -67,11 +182,11 @@ def test_plain_strings(X):
 
 
 def test_forms_of_one_column_may_be_mixed():
-    mixed = pd.Series([("a", "b"), "c", [USER], {"prompt": "a", "response": ""}])
+    mixed = pd.Series([("a", "b"), "c", [ASSISTANT], {"prompt": "a", "response": ""}])
     assert read_text(mixed) == [
         (("user", "a"), ("assistant", "b")),
         "c",
-        (("user", "2 + 2?"),),
+        (("assistant", "4"),),
         (("user", "a"), ("assistant", "")),
     ]
 
@@ -108,9 +223,28 @@ def test_unusual_text_is_kept_as_it_is():
         ([[USER | {"tool_calls": [1]}]], ValueError, "row 0 of X has a message with tool_calls"),
         ([[{"role": "user", "content": [{"type": "image"}]}]], ValueError, "not text only"),
         ([[{"role": "user", "content": None}]], ValueError, "row 0 of X holds a missing text"),
+        ([[USER]], ValueError, "row 0 of X is a chat without an assistant turn .its roles are u"),
+        ([[USER], [USER, ASSISTANT]], ValueError, "row 0 of X is a chat without an assistant turn"),
+        (pd.DataFrame({"messages": [[USER, USER]]}), ValueError, "row 0.*without an assistant"),
+        ([("a", [USER])], ValueError, "row 0 of X has a response without an assistant turn"),
+        ([("a", [RESULT])], ValueError, "its roles are tool"),
+        ([[USER, ASSISTANT, USER]], ValueError, "goes on after its last assistant turn .with user"),
+        ([{"messages": "hello"}], ValueError, "row 0 of X holds a string .* that is not JSON"),
+        ([{"messages": "[1, 2"}], ValueError, "that is not JSON .Expecting"),
+        ([{"messages": "[" * 100_000}], ValueError, "that is not JSON"),
+        ([{"messages": "[1, 2]"}], ValueError, "a turn that is not a message .1."),
+        ([{"messages": []}], TypeError, "row 0 of X holds a list of 0"),
+        ([{"messages": None}], ValueError, "row 0 of X holds a missing text"),
+        ([{"messages": [USER, {"speaker": "bot"}]}], ValueError, "the keys .'speaker'."),
+        ([[{"from": "robot", "value": "a"}]], ValueError, "a message from 'robot'.*rename"),
+        ([[USER, {"role": "assistant", "content": [{"type": "image_url"}]}]], ValueError,
+         "a part is 'image_url'.*kinds text, input_text"),
+        ([[USER, {"role": "assistant", "tool_calls": "add(2, 2)"}]], ValueError, "cannot be read"),
+        ([[USER, {"role": "assistant", "tool_calls": [{"function": {}}]}]], ValueError, "cannot"),
+        ([[USER, {"role": None, "content": "a"}]], ValueError, "missing text"),
         (["a\ud83d"], ValueError, "row 0 of X is no valid Unicode text.*surrogate"),
     ],
-)
+)  # fmt: skip
 def test_anything_else_is_named(X, error, message):
     with pytest.raises(error, match=message):
         read_text(X)

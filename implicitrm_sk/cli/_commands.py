@@ -1,6 +1,8 @@
 """What the commands do: one public function for each, its docstring the help of the command."""
 
+import ast
 import json
+import re
 import shlex
 import sys
 import textwrap
@@ -8,39 +10,61 @@ import time
 import warnings
 from pathlib import Path
 
-import numpy as np
-
-from .. import inspection
-from .._estimator import ImplicitRewardEstimator
 from .._optional import import_optional
-from ._table import SIDE, Table, check_writable, write_frame
+from ._table import (
+    SIDE,
+    Table,
+    check_signs,
+    check_writable,
+    default_actions,
+    names_of,
+    split_names,
+    text_columns,
+    write_frame,
+)
+
+# What is slow to import is imported where a command has checked what it can without.
+
+#: Options by the names that arguments have in Python.
+OPTIONS = {
+    "actions": "--actions",
+    "device": "--device",
+    "embedder": "--embedder",
+    "embedding": "--embedding",
+    "exposures": "--exposures",
+    "groups": "--groups",
+    "labels": "--labels",
+    "messages": "--messages",
+    "objective": "--objective",
+    "preference_rate": "--preference-rate",
+    "prompt": "--prompt",
+    "random_state": "--seed",
+    "response": "--response",
+    "response_id": "--response-id",
+    "sample_weight": "--weight",
+    "turn": "--turn",
+    "user_id": "--user",
+}
+_ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(?=(\S?))")
+_SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
+_SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 
 def fit(args):
     """Learn a reward from a log and save it."""
     out = Path(args.out)
     check_writable(out)
-    settings = dict(map(_setting, args.set))
-    settings = {
-        "objective": args.objective,
-        "preference_rate": _interval(args.preference_rate),
-        "random_state": args.seed,
-        "device": args.device,
-    } | settings
-    known = ImplicitRewardEstimator().get_params()
-    unknown = sorted(set(settings) - set(known))
-    if unknown:
-        raise ValueError(
-            f"--set {unknown[0]}=...: there is no such setting. There are {', '.join(known)}."
-        )
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
-    if signals is not None and "signals" in settings:
-        raise ValueError("--negative and --set signals both say what actions show. Give one.")
-    settings = {"signals": signals} | settings
-    y = table.numbers(actions)
+    settings = _settings(args, signals)
     X = table.features(args)
+    y = table.numbers(actions)
     side = table.side_information(args)
+    import numpy as np
+
+    from .._estimator import ImplicitRewardEstimator
+
+    _check_settings(settings, ImplicitRewardEstimator)
     say(table.describe(y, signals, args.embedder, X))
     if args.embedder is not None:
         from ..embedding import LLMEmbedder
@@ -57,9 +81,7 @@ def fit(args):
         best = np.mean(np.nanmin(np.asarray(losses, dtype=float), axis=0))
         unit = " nats per row" if est.objective_.models_actions else ""
         say(f"Held-out criterion: {best:.4f}{unit} (lower is better).")
-    say(f"The reward is {est.identification_}: {est.identification_.reason}")
-    for advice in est.identification_.advice:
-        say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
+    _say_identification(est.identification_)
     est.save(out)
     say(f"Saved: {out} (README.md in it is the model card).")
     objective = est.objective_
@@ -79,11 +101,51 @@ def fit(args):
         say(f"Whether this log is large enough to show it: {command}")
 
 
+def inspect(args):
+    """Say what a log holds and what it would identify, without a model."""
+    from ..datasets._read import read_log
+
+    signals = None
+    if args.actions is not None or args.negative is not None:
+        positive, negative = (
+            [] if given is None else split_names(given) for given in (args.actions, args.negative)
+        )
+        if args.actions is None:
+            positive = [
+                name for name in default_actions(names_of(args.log)) if name not in negative
+            ]
+        check_signs(positive, negative)
+        signals = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+    settings = _settings(args, None if signals is None else list(signals.values()))
+    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
+    if args.embedding is not None and args.embedding.endswith("*"):
+        columns.pop("embedding")  # columns of numbers, which the summary does not look at
+    labels = [] if args.labels is None else [args.labels]
+    data = read_log(args.log, signals, columns | text_columns(args), labels, needs_features=False)
+    say(str(data.summary))
+    if data.actions is None:
+        note("note: no column is known to hold actions: name them by --actions and --negative.")
+        return
+    import numpy as np
+
+    from .._estimator import ImplicitRewardEstimator
+    from .._features import select_features
+    from .._fit import identify
+
+    _check_settings(settings, ImplicitRewardEstimator)
+    est = ImplicitRewardEstimator(**settings | {"signals": data.signals})
+    side = {} if args.labels is None else {"labels": data[args.labels]}
+    n = len(data.actions)
+    select_features(est, np.zeros((n, 1)), reset=True)  # whatever the columns are
+    identify(est, n, data.actions, side)
+    _say_identification(est.identification_)
+
+
 def predict(args):
     """Give every response of a file its reward."""
     out = Path(args.out)
     check_writable(out, kinds=(".parquet", ".jsonl"))
-    est = ImplicitRewardEstimator.load(args.model)
+    est = _load(args.model)
     table = Table(args.data)
     X = table.features(args, est)
     reward, std = est.predict(X, return_std=True)
@@ -95,12 +157,20 @@ def predict(args):
             found[f"p_{name}"] = column
         found["p_preferred"] = found["p_PA"] + found["p_PP"]
     table.write(out, found, leave_out=table.feature_columns(args, est))
+    if table.kept is not None:
+        n = table.summary.n_read - table.summary.n_rows
+        what = (
+            "row without an assistant turn is" if n == 1 else "rows without an assistant turn are"
+        )
+        note(f"note: {n:,} {what} left out.")
     say(f"{len(reward):,} rewards, mean {reward.mean():.3f}, mean spread {std.mean():.3f}: {out}")
 
 
 def report(args):
     """Say what a log tells about the reward, and how far other responses are from it."""
-    est = ImplicitRewardEstimator.load(args.model)
+    from .. import inspection
+
+    est = _load(args.model)
     table = Table(args.log)
     X = table.features(args, est)
     X = _vectors(est, X)
@@ -127,7 +197,7 @@ def report(args):
 
 def export(args):
     """Make of a saved reward what other tools read."""
-    est = ImplicitRewardEstimator.load(args.model)
+    est = _load(args.model)
     out = Path(args.out)
     if args.kind == "transformers":
         from ..integrations import to_transformers
@@ -150,7 +220,7 @@ def export(args):
             raise ValueError(f"--as {args.kind} needs --log FILE, the log to take responses from.")
         check_writable(out, kinds=(".parquet", ".jsonl"))
         table = Table(args.log)
-        texts = table.texts(with_id=True)
+        texts = table.texts(args, with_id=True)
         actions = None
         if args.actions is not None:
             actions = table.actions_of(est, args.actions)
@@ -188,17 +258,56 @@ def _why_empty(args, texts):
 def _vectors(est, X):
     """Return text as vectors, so that it is embedded once."""
     embedder = getattr(est, "embedder_", None)
-    return X if embedder is None or isinstance(X, np.ndarray) else embedder.transform(X)
+    return X if embedder is None or not hasattr(X, "columns") else embedder.transform(X)
+
+
+def _load(path):
+    from .._estimator import ImplicitRewardEstimator
+
+    return ImplicitRewardEstimator.load(path)
+
+
+def _settings(args, signals):
+    """Return the settings of the estimator that the options say, each of them once."""
+    options = {
+        "objective": args.objective,
+        "preference_rate": _interval(args.preference_rate),
+        "random_state": args.seed,
+        "device": args.device,
+    }
+    given = {}
+    for name, value in map(_setting, args.set):
+        if name in given:
+            raise ValueError(f"--set {name} is given twice. Give it once.")
+        given[name] = value
+    for name in set(given) & set(options):
+        if OPTIONS[name] in args.given:
+            raise ValueError(f"{OPTIONS[name]} and --set {name} say the same. Give one of them.")
+    if signals is not None and "signals" in given:
+        raise ValueError("--negative and --set signals both say what actions show. Give one.")
+    return {"signals": signals} | options | given
+
+
+def _check_settings(settings, estimator):
+    known = estimator().get_params()
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise ValueError(
+            f"--set {unknown[0]}=...: there is no such setting. There are {', '.join(known)}."
+        )
 
 
 def _setting(text):
+    """Return name and value of a setting, written as in Python or JSON; else it is a string."""
     name, found, value = text.partition("=")
     if not found:
         raise ValueError(f"--set {text}: expected is NAME=VALUE.")
-    try:
-        value = json.loads(value)
-    except ValueError:
-        pass  # a string
+    for read in (json.loads, ast.literal_eval):
+        try:
+            value = read(value)
+            break
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
     return name.strip(), tuple(value) if isinstance(value, list) else value
 
 
@@ -223,6 +332,31 @@ def _add_progress(est):
     from sklearn.callback import ProgressBar
 
     est.set_callbacks(ProgressBar())
+
+
+def _say_identification(found):
+    say(in_own_words(f"The reward is {found}: {found.reason}"))
+    for advice in found.advice:
+        advice = in_own_words(advice)
+        say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
+
+
+def in_own_words(text):
+    """Return a message of the package with options in place of arguments of Python."""
+
+    def option(found):
+        name, after = found.groups()
+        if name in OPTIONS:
+            return OPTIONS[name] + " " * bool(re.match(r"[\w'\"(\[{-]", after))
+        return f"--set {name}=" if name in args else found.group()
+
+    args = ()
+    if "torch" in sys.modules:  # else the message is none of an estimator
+        from .._estimator import ImplicitRewardEstimator
+
+        args = ImplicitRewardEstimator().get_params()
+    text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
+    return _ARGUMENT.sub(option, text)
 
 
 def note(text):

@@ -1,18 +1,20 @@
 """The command `implicitrm`: from a log of user actions to a reward, without writing Python.
 
 Commands:
+  inspect   what a log holds and what it would identify, without a model
   fit       learn a reward from a log, save it
   predict   give every response of a file its reward
   report    what the log tells about the reward; how far other responses are from it
   export    a transformers model, a preference data set, or the hub
 
 A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
-or empty where it was not logged; one column per kind of action), and either an embedding or the
-columns prompt and response, which --embedder turns into one. What users do because they like a
-response (copy, share) is named by --actions, what they do because they do not (regenerate, thumbs
-down) by --negative.
+or empty where it was not logged; one column per kind of action), and either an embedding or text,
+which --embedder turns into one: a column of chats (messages), or prompt and response. What users do
+because they like a response (copy, share) is named by --actions, what they do because they do not
+(regenerate, thumbs down) by --negative.
 
 Try:
+  implicitrm inspect log.jsonl --actions copied,shared --negative regenerated
   implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward
   implicitrm fit log.jsonl --actions copied,shared --embedder org/model -o reward
   implicitrm predict reward new.parquet -o scored.parquet
@@ -27,8 +29,34 @@ import sys
 import warnings
 
 from .. import __version__
-from ..objectives import OBJECTIVES
-from ._commands import export, fit, note, predict, report
+from ._commands import export, fit, in_own_words, inspect, note, predict, report
+
+#: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
+OBJECTIVES = (
+    "stratified",
+    "naive",
+    "balanced",
+    "root-naive",
+    "up-down",
+    "ips",
+    "dr",
+    "mtips",
+    "mtdr",
+    "sdr",
+    "rmf",
+    "ncrmf",
+    "upu",
+    "nnpu",
+    "elkan-noto",
+    "sar-em",
+    "recrec-i",
+    "recrec-f",
+    "bpr",
+    "ubpr",
+    "cubpr",
+    "uprl",
+    "counterif",
+)
 
 _ACTIONS = (
     "what users did: columns with 1, 0 or nothing (not logged), separated by commas (default: "
@@ -45,12 +73,14 @@ def main(argv=None):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            warnings.showwarning = lambda text, *_, **__: note(f"note: {text}")
+            warnings.showwarning = _note_warning
             args.run(args)
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = str(error)
         if isinstance(error, OSError) and error.strerror:  # without its number
             text = error.strerror + ("" if error.filename is None else f": {error.filename}")
+        elif isinstance(error, ValueError | TypeError):
+            text = in_own_words(text)
         text = " ".join(text.split()) or type(error).__name__
         print(f"error: {text}", file=sys.stderr)
         return 2
@@ -60,12 +90,34 @@ def main(argv=None):
     return 0
 
 
+def _note_warning(text, category, *_, **__):
+    if category.__name__ != "IdentificationWarning":  # of which the command says all
+        note(f"note: {in_own_words(str(text))}")
+
+
+class _Once(argparse.Action):
+    """An option that stands once; one that names columns adds up."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        given = getattr(namespace, "given", ())
+        before = getattr(namespace, self.dest)
+        if option_string is not None and self.option_strings[-1] in given:
+            if self.metavar != "COLUMNS":
+                parser.error(
+                    f"{option_string} is given twice: {before} and {values}. Give it once."
+                )
+            values = f"{before},{values}"
+        namespace.given = (*given, self.option_strings[-1]) if self.option_strings else given
+        setattr(namespace, self.dest, values)
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         prog="implicitrm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    _add_inspect(commands)
     _add_fit(commands)
     _add_predict(commands)
     _add_report(commands)
@@ -82,8 +134,28 @@ def _command(commands, run, example):
         epilog=f"Example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.set_defaults(run=run)
+    sub.register("action", None, _Once)
+    sub.set_defaults(run=run, given=())
     return sub
+
+
+def _add_inspect(commands):
+    sub = _command(
+        commands,
+        inspect,
+        "implicitrm inspect log.jsonl --actions copied,shared --negative regenerated",
+    )
+    sub.add_argument(
+        "log",
+        metavar="LOG",
+        help=".jsonl, .json (also .gz, .zst), .parquet or .arrow file, or a folder of such",
+    )
+    _add_actions(sub)
+    _add_embedding(sub)
+    _add_text(sub)
+    _add_groups(sub)
+    sub.add_argument("--labels", metavar="COLUMN", help="labels of some rows, as of fit")
+    _add_settings(sub)
 
 
 def _add_fit(commands):
@@ -96,18 +168,7 @@ def _add_fit(commands):
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
-    sub.add_argument(
-        "--actions",
-        metavar="COLUMNS",
-        help="what users do because they like a response: columns with 1, 0 or nothing (not "
-        "logged), separated by commas (default: action, action_*)",
-    )
-    sub.add_argument(
-        "--negative",
-        metavar="COLUMNS",
-        help="further columns, of what users do because they do not like a response (regenerate, "
-        "thumbs down)",
-    )
+    _add_actions(sub)
     _add_embedding(sub)
     sub.add_argument(
         "--embedder",
@@ -121,32 +182,10 @@ def _add_fit(commands):
         choices=("auto", "mean", "last", "cls"),
         help="of the embedder (default: auto)",
     )
+    _add_text(sub)
     _add_groups(sub)
     _add_side_information(sub)
-    sub.add_argument(
-        "--preference-rate",
-        metavar="RATE",
-        help="overall share of preferred responses, if it is known: a number, or LOW,HIGH",
-    )
-    sub.add_argument(
-        "--objective",
-        default="stratified",
-        choices=OBJECTIVES,
-        metavar="NAME",
-        help=f"how to learn (default: stratified); one of {', '.join(OBJECTIVES)}",
-    )
-    sub.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)"
-    )
-    sub.add_argument("--device", default="auto", help="torch device (default: auto)")
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="any other setting of ImplicitRewardEstimator, for example max_epochs=100 or "
-        "hidden_layer_sizes=[128,64]; may be repeated",
-    )
+    _add_settings(sub)
 
 
 def _add_predict(commands):
@@ -162,6 +201,7 @@ def _add_predict(commands):
         "and reward_std (spread over the members)",
     )
     _add_embedding(sub)
+    _add_text(sub)
     sub.add_argument(
         "--actions",
         metavar="COLUMNS",
@@ -186,6 +226,7 @@ def _add_report(commands):
         help="responses to compare with the log: does the reward extrapolate there?",
     )
     _add_embedding(sub)
+    _add_text(sub)
     _add_groups(sub)
     _add_side_information(sub)
 
@@ -222,12 +263,66 @@ def _add_export(commands):
         help="of the log: use what users did, too (those of --actions and --negative of fit)",
     )
     _add_embedding(sub)
+    _add_text(sub)
     sub.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="P", help="leave out what is below"
     )
     sub.add_argument(
         "--min-margin", type=float, default=0.0, metavar="GAP", help="least reward gap of a pair"
     )
+
+
+def _add_actions(sub):
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help="what users do because they like a response: columns with 1, 0 or nothing (not "
+        "logged), separated by commas (default: action, action_*)",
+    )
+    sub.add_argument(
+        "--negative",
+        metavar="COLUMNS",
+        help="further columns, of what users do because they do not like a response (regenerate, "
+        "thumbs down)",
+    )
+
+
+def _add_settings(sub):
+    sub.add_argument(
+        "--preference-rate",
+        metavar="RATE",
+        help="overall share of preferred responses, if it is known: a number, or LOW,HIGH",
+    )
+    sub.add_argument(
+        "--objective",
+        default="stratified",
+        choices=OBJECTIVES,
+        metavar="NAME",
+        help=f"how to learn (default: stratified); one of {', '.join(OBJECTIVES)}",
+    )
+    sub.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of all random choices (default: 0)"
+    )
+    sub.add_argument("--device", default="auto", help="torch device (default: auto)")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other setting of ImplicitRewardEstimator, for example max_epochs=100 or "
+        "hidden_layer_sizes=[128,64], in the form of Python or JSON; may be repeated",
+    )
+
+
+def _add_text(sub):
+    text = (
+        ("messages", "column of chats (default: messages or conversations)"),
+        ("prompt", "column of prompts (default: prompt)"),
+        ("response", "column of responses (default: response, answer or completion)"),
+        ("turn", "column with the position or id of the turn that users acted on (default: last)"),
+    )
+    for name, what in text:
+        sub.add_argument(f"--{name}", metavar="COLUMN", help=what)
 
 
 def _add_embedding(sub):
@@ -244,8 +339,9 @@ def _add_groups(sub):
         "--groups",
         metavar="COLUMN",
         help="rows of one group (prompt, user) are kept together when some are held out "
-        "(default: prompt_id, else prompt, if there)",
+        "(default: the user, if --user is given, else prompt_id, else equal prompts)",
     )
+    sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
 
 
 def _add_side_information(sub):

@@ -1,15 +1,14 @@
 """Reading the file of a log: columns as the commands need them, with errors that name them."""
 
 import contextlib
+import json
 import os
 import re
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from .._keys import codes_of
 from .._optional import import_optional
-from ..signals import Signal
 
 EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
@@ -21,11 +20,20 @@ _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pk
 
 
 class Table:
-    """A parquet or JSONL file, of which columns are read as they are needed."""
+    """A parquet or JSONL file, of which columns are read as they are needed.
+
+    Attributes
+    ----------
+    summary : LogSummary or None
+        What the reader of text found, once the text is read.
+    kept : ndarray of int or None
+        The rows that have a response, where some have none.
+    """
 
     def __init__(self, path):
         self.path = Path(path)
         self.name = self.path.name
+        self.summary = self.kept = self._groups = None
         if not self.path.is_file():
             what = "is a folder" if self.path.is_dir() else "does not exist"
             raise FileNotFoundError(f"{path} {what}. Expected is a .parquet or .jsonl file.")
@@ -38,12 +46,11 @@ class Table:
             if kind == ".parquet":
                 file = self._parquet.ParquetFile(self.path)
                 self.columns, self.n_rows = list(file.schema_arrow.names), file.metadata.num_rows
-                self._table = None
-            elif kind in (".jsonl", ".ndjson", ".json"):
-                reader = import_optional("pyarrow.json", "data", "Reading a log")
-                options = reader.ReadOptions(block_size=2**26)
-                self._table = reader.read_json(self.path, read_options=options)
-                self.columns, self.n_rows = self._table.column_names, self._table.num_rows
+                self._values = None
+            elif kind in (".jsonl", ".ndjson", ".json", ".gz", ".zst"):
+                self._values = _json_columns(self.path)
+                self.columns = list(self._values)
+                self.n_rows = len(next(iter(self._values.values()), ()))
             else:
                 raise ValueError(
                     f"{self.name} ends with {kind or 'nothing'!r}; expected is .parquet or .jsonl"
@@ -68,15 +75,29 @@ class Table:
                 f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
                 f"{_listing(self.columns)}."
             )
-        if self._table is not None:
-            return self._table.select(names)
+        import pyarrow
+
+        if self._values is not None:
+            table = pyarrow.table({name: self._typed(name) for name in names})
+        else:
+            try:
+                table = self._parquet.read_table(self.path, columns=names)
+            except (pyarrow.ArrowException, OSError) as error:
+                first = str(error).splitlines()[0]
+                raise ValueError(f"{self.name} cannot be read as parquet: {first}") from error
+        return table if self.kept is None else table.take(self.kept)
+
+    def _typed(self, name):
         import pyarrow
 
         try:
-            return self._parquet.read_table(self.path, columns=names)
-        except (pyarrow.ArrowException, OSError) as error:
+            return pyarrow.array(self._values[name], from_pandas=True)
+        except (pyarrow.ArrowException, OverflowError) as error:
             first = str(error).splitlines()[0]
-            raise ValueError(f"{self.name} cannot be read as parquet: {first}") from error
+            raise ValueError(
+                f"column {name!r} of {self.name} holds values of several types ({first}); expected "
+                "is one. Convert them, or name another column; as results write .jsonl."
+            ) from error
 
     def values(self, name):
         """Return a column of any type as an array, none of it missing."""
@@ -123,8 +144,8 @@ class Table:
     def action_columns(self, given):
         """Return the names of the columns of actions."""
         if given is not None:
-            return _names(given)
-        found = self._default_actions()
+            return split_names(given)
+        found = default_actions(self.columns)
         if not found:
             raise ValueError(
                 "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
@@ -132,24 +153,16 @@ class Table:
             )
         return found
 
-    def _default_actions(self):
-        return [name for name in self.columns if name == "action" or name.startswith("action_")]
-
     def signed_columns(self, given, negative):
         """Return the names of all columns of actions, and what each shows; None: all positive."""
         if negative is None:
             return self.action_columns(given), None
-        negative = _names(negative)
+        negative = split_names(negative)
         if given is None:
-            positive = [name for name in self._default_actions() if name not in negative]
+            positive = [name for name in default_actions(self.columns) if name not in negative]
         else:
-            positive = _names(given)
-        twice = [name for name in negative if name in positive]
-        if twice:
-            raise ValueError(
-                f"--actions and --negative both name {_listing(twice)}. A column shows one "
-                "preference: name it in one of them."
-            )
+            positive = split_names(given)
+        check_signs(positive, negative)
         signals = ["positive"] * len(positive) + ["negative"] * len(negative)
         return positive + negative, signals
 
@@ -168,6 +181,8 @@ class Table:
             )
         if known is not None and set(names) == set(known):
             names = list(known)
+        from ..signals import Signal
+
         y = self.numbers(
             names,
             labels=[
@@ -180,6 +195,10 @@ class Table:
 
     def groups(self, args):
         """Return which prompt each row belongs to, None if no column says it."""
+        if args.groups is None and getattr(args, "user", None) is not None:
+            return codes_of(self._read([args.user]).column(0).to_pylist())
+        if args.groups is None and "prompt_id" not in self.columns and self._groups is not None:
+            return self._groups  # equal prompts
         name = args.groups or next((name for name in GROUPS if name in self.columns), None)
         return None if name is None else self.values(name)
 
@@ -190,7 +209,7 @@ class Table:
             if column is not None:
                 side[name] = self.numbers([column])[column].to_numpy()
         if args.exposures is not None:
-            side["exposures"] = self.numbers(_names(args.exposures)).to_numpy()
+            side["exposures"] = self.numbers(split_names(args.exposures)).to_numpy()
             if side["exposures"].shape[1] == 1:
                 side["exposures"] = side["exposures"][:, 0]
         if args.response_id is not None:
@@ -231,16 +250,17 @@ class Table:
         if getattr(args, "embedder", None) is not None:
             if args.embedding is not None:
                 raise ValueError("--embedder and --embedding both say what X is. Give one of them.")
-            return self.texts()
+            return self.texts(args)
         names = self.feature_columns(args, est)
         if not names:
-            return self.texts()
+            return self.texts(args)
         if len(names) == 1 and getattr(est, "feature_names_in_", None) is None:
             return self._lists(names[0])
         X = self.numbers(names)
         return X if getattr(est, "feature_names_in_", None) is not None else X.to_numpy()
 
     def _lists(self, name):
+        import numpy as np
         import pyarrow
 
         column = self._read([name]).column(name).combine_chunks()
@@ -264,7 +284,7 @@ class Table:
                 f"column {name!r} of {self.name} is empty in {column.null_count:,} of "
                 f"{self.n_rows:,} rows; every row needs its embedding."
             )
-        lengths = np.unique(np.asarray(column.value_lengths()))
+        lengths = column.value_lengths().unique().sort().to_pylist()
         if len(lengths) > 1:
             raise ValueError(
                 f"the lists in column {name!r} of {self.name} have different lengths, from "
@@ -280,25 +300,32 @@ class Table:
             )
         return X
 
-    def texts(self, with_id=False):
-        """Return prompts and responses."""
-        response = "response" if "response" in self.columns else "completion"
-        names = ["prompt", response]
-        if with_id and "prompt_id" in self.columns:
-            names.append("prompt_id")
-        table = self._read(names)
-        for name in names:
-            if table.column(name).null_count:
-                raise ValueError(
-                    f"column {name!r} of {self.name} is empty in "
-                    f"{table.column(name).null_count:,} rows."
-                )
-        return table.to_pandas()
+    def texts(self, args, with_id=False):
+        """Return prompts and responses; rows whose chat has no response are left out everywhere."""
+        from ..datasets import read_feedback_log
+
+        data = read_feedback_log(self.path, signals=[], **text_columns(args))
+        if data.response is None:
+            raise ValueError(
+                f"{self.name} has no column that is known to hold text. Name it by --messages, or "
+                f"--prompt and --response. Its columns are {_listing(self.columns)}."
+            )
+        self.summary, self._groups = data.summary, data.groups
+        if len(data.row) < self.n_rows:
+            self.kept, self.n_rows = data.row, len(data.row)
+        columns = {"prompt": data.prompt, "response": data.response}
+        if data.prompt is None:
+            columns = {"text": data.response}
+        if "prompt_id" in self.columns and with_id:
+            columns["prompt_id"] = self.values("prompt_id")
+        pandas = import_optional("pandas", "data", "Reading a log")
+        return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns.items()})
 
     def describe(self, y, signals, embedder, X):
         """Return what was read, in words."""
-        what = f"embeddings of {X.shape[1]} columns" if embedder is None else f"text for {embedder}"
-        lines = [f"{self.name}: {self.n_rows:,} rows, {what}"]
+        lines = [f"{self.name}: {self.n_rows:,} rows, embeddings of {X.shape[1]} columns"]
+        if embedder is not None:
+            lines = [str(self.summary), f"  text for {embedder}"]
         signs = ["positive"] * y.shape[1] if signals is None else signals
         for (name, column), sign in zip(y.items(), signs, strict=True):
             logged = column.notna()
@@ -313,20 +340,46 @@ class Table:
         taken = sorted(set(found) & set(self.columns))
         if taken:
             raise ValueError(f"{self.name} has a column {taken[0]!r} already; rename it first.")
-        frame = self._read([name for name in self.columns if name not in leave_out]).to_pandas()
-        write_frame(path, frame.assign(**found))
+        names = [name for name in self.columns if name not in leave_out]
+        if self._values is not None and path.suffix == ".jsonl":
+            _in_place(path, lambda temporary: self._write_json(temporary, names, found))
+        else:
+            write_frame(path, self._read(names).to_pandas().assign(**found))
+
+    def _write_json(self, path, names, found):
+        """Write the values as they were read: a table has no column of mixed types."""
+        rows = range(self.n_rows) if self.kept is None else self.kept
+        with open(path, "wb") as file:
+            for number, row in enumerate(rows):
+                record = {name: self._values[name][row] for name in names}
+                record |= {name: float(values[number]) for name, values in found.items()}
+                record = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in record.items()}
+                try:
+                    line = json.dumps(record, ensure_ascii=False).encode()
+                except UnicodeEncodeError:  # half of an emoji
+                    line = json.dumps(record).encode()
+                file.write(line + b"\n")
 
 
 def write_frame(path, frame):
-    """Write a table beside its place, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
+    """Write a table."""
+
+    def write(temporary):
         if path.suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
             frame.to_json(temporary, orient="records", lines=True, force_ascii=False)
+
+    _in_place(path, write)
+
+
+def _in_place(path, write):
+    """Write a file beside its place, then move it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        write(temporary)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
@@ -349,7 +402,63 @@ def check_writable(path, kinds=None):
         raise PermissionError(f"{path} cannot be written: no permission in {parent}.")
 
 
-def _names(text):
+def default_actions(columns):
+    """Return the columns that are actions by their names."""
+    return [name for name in columns if name == "action" or name.startswith("action_")]
+
+
+def check_signs(positive, negative):
+    """Raise if a column is named as positive and as negative."""
+    twice = [name for name in negative if name in positive]
+    if twice:
+        raise ValueError(
+            f"--actions and --negative both name {_listing(twice)}. A column shows one "
+            "preference: name it in one of them."
+        )
+
+
+def text_columns(args):
+    """Return what names the columns of the text, as `read_feedback_log` takes it."""
+    found = {name: getattr(args, name, None) for name in ("messages", "prompt", "response", "turn")}
+    return {name: column for name, column in found.items() if column is not None}
+
+
+def _json_columns(path):
+    """Return the columns of a file of JSON as lists; lists of numbers become arrays."""
+    import numpy as np
+
+    from ..datasets._records import Records
+
+    columns, row = {}, -1
+    for row, (_, record) in enumerate(Records(path).read(list)):
+        for name, value in record.items():
+            if isinstance(value, list) and value and isinstance(value[0], float):
+                with contextlib.suppress(TypeError, ValueError):  # what is no vector stays a list
+                    value = np.array(value, dtype=np.float64)
+            column = columns.setdefault(name, [])
+            column.extend([None] * (row - len(column)))
+            column.append(value)
+    for column in columns.values():
+        column.extend([None] * (row + 1 - len(column)))
+    return columns
+
+
+def names_of(path):
+    """Return the names of the columns of a log."""
+    from ..datasets._records import Records
+
+    names = {}
+
+    def wanted(columns):
+        names.update(dict.fromkeys(columns))
+        return []
+
+    for _, record in Records(path).read(wanted):
+        names.update(dict.fromkeys(record))
+    return list(names)
+
+
+def split_names(text):
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ValueError("a list of columns is empty. Write them as NAME,NAME.")

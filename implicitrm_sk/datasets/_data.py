@@ -44,6 +44,8 @@ class FeedbackData(Bunch):
 
     See Also
     --------
+    read_feedback_log : Returns one.
+    actions_from_events : Returns one.
     simulate_feedback : Returns one.
     load_rated_responses : Returns one.
 

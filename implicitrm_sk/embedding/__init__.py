@@ -1,7 +1,20 @@
 """Text in: embeddings by language models, computed once and kept on disk."""
 
-from ._embedder import LLMEmbedder
-from ._ray import embed_dataset
-from ._store import EmbeddingStore
+from typing import TYPE_CHECKING
+
+from .._lazy import lazy
+
+if TYPE_CHECKING:
+    from ._embedder import LLMEmbedder
+    from ._ray import embed_dataset
+    from ._store import EmbeddingStore
 
 __all__ = ["EmbeddingStore", "LLMEmbedder", "embed_dataset"]
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "_embedder": ("LLMEmbedder",),
+        "_ray": ("embed_dataset",),
+        "_store": ("EmbeddingStore",),
+    },
+)

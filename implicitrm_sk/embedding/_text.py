@@ -1,17 +1,41 @@
 """The one reader of text: whatever users pass becomes plain strings or chat messages."""
 
+import json
 from collections.abc import Mapping
 
 import numpy as np
 
+from .._keys import plain
+
 _PAIRS = (("prompt", "response"), ("prompt", "completion"))
-_SINGLES = ("messages", "text", "response", "completion")
+_SINGLES = ("messages", "conversations", "text")
+#: Columns that hold a chat in each row.
+CHATS = _SINGLES[:2]
 #: What a row may be, for the messages.
 FORMS = (
     "a (prompt, response) tuple, a dict or row with 'prompt' and 'response' (or 'completion'), "
     "with 'messages' or with 'text', a list of chat messages ({'role': ..., 'content': ...}), or a "
     "plain string"
 )
+#: Roles under the names of ShareGPT ("from") and LangChain ("type"), which have a form of their
+#: own; what stands in "role" is kept as it is.
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "ai": "assistant",
+    "function_call": "assistant",
+    "function": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+    "system": "system",
+    "tool": "tool",
+    "user": "user",
+    "assistant": "assistant",
+}
+#: Kinds of parts that are text, and the field that holds it.
+_PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+#: What may follow the last assistant turn: it is not what somebody says next.
+_TOOLS = ("tool", "function", "ipython")
 
 
 def read_text(X):
@@ -22,19 +46,23 @@ def read_text(X):
     X : list, tuple, ndarray, Series, DataFrame or Hugging Face Dataset of n rows
         Not one tuple of two strings, which might be one row.
         A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
-        ``response`` (or ``completion``), with ``messages``, or with ``text`` (other columns are
-        not read); a list of chat messages; or a plain string. Prompt and response may be lists of
-        chat messages themselves.
+        ``response`` (or ``completion``), with ``messages`` (or ``conversations``), or with ``text``
+        (other columns are not read); a list of chat messages; or a plain string. Prompt and
+        response may be lists of chat messages themselves. A response that begins with the messages
+        of its prompt repeats them, and they are read once. In a column of messages a string is
+        JSON.
 
     Returns
     -------
     rows : list of str or of tuple of (role, content)
-        A prompt and a response become messages of the roles "user" and "assistant".
+        A prompt and a response become messages of the roles "user" and "assistant". Calls of tools
+        are part of the content, see `as_content`.
 
     Raises
     ------
     TypeError, ValueError
-        If X or one of its rows is anything else; the message names the row.
+        If X or one of its rows is anything else, or a chat has no assistant turn or does not end
+        with it (turns of tools apart); the message names the row.
 
     Examples
     --------
@@ -69,23 +97,24 @@ def read_text(X):
                 "prompt and response."
             )
         X = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
-    if len(X) and all(_is_message(row) for row in X):
+    if len(X) and all(is_message(row) for row in X):
         raise ValueError(
             "X is one list of chat messages, but expected is one per response: put it into a list."
         )
-    return [_read_row(row, number) for number, row in enumerate(X)]
+    return [_read_row(row, f"row {number} of X") for number, row in enumerate(X)]
 
 
 def _read_table(X, columns):
     for names in _PAIRS:
         if set(names) <= set(columns):
             cells = zip(*(_cells(X[name]) for name in names), strict=True)
-            return [_pair(*pair, number) for number, pair in enumerate(cells)]
-    for name in _SINGLES[:2]:
+            return [read_pair(*pair, f"row {n} of X") for n, pair in enumerate(cells)]
+    for name in _SINGLES:
         if name in columns:
-            return [_read_row(cell, number) for number, cell in enumerate(_cells(X[name]))]
+            read = _read_chat_row if name in CHATS else _read_row
+            return [read(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[name]))]
     if len(columns) == 1:
-        return [_read_row(cell, number) for number, cell in enumerate(_cells(X[columns[0]]))]
+        return [_read_row(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[columns[0]]))]
     raise ValueError(
         f"X has the columns {[str(name) for name in columns]}, but expected are 'prompt' and "
         "'response' (or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
@@ -93,90 +122,223 @@ def _read_table(X, columns):
 
 
 def _cells(column):
+    if hasattr(column, "to_pylist"):  # of Arrow, whose own arrays hold structs as scalars
+        return column.to_pylist()
     return column.to_numpy() if hasattr(column, "to_numpy") else column
 
 
-def _is_message(value):
-    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+def is_message(value):
+    """Return whether a value is a chat message, in any of the forms that logs hold."""
+    if not isinstance(value, dict | Mapping):  # dict is found faster
+        return False
+    if "role" in value:
+        return any(name in value for name in ("content", "tool_calls", "function_call"))
+    if "content" in value:
+        return isinstance(value.get("type"), str) and value["type"] in _ROLES
+    return "from" in value and "value" in value
 
 
 def _is_messages(value):
     return (
         isinstance(value, list | tuple | np.ndarray)
         and len(value) > 0
-        and all(_is_message(part) for part in value)
+        and all(is_message(part) for part in value)
     )
 
 
-def _read_row(row, number):
+def _read_row(row, where):
     if isinstance(row, str):
-        return _text(row, number)
+        return as_text(row, where)
     if _is_messages(row):
-        return tuple(_message(message, number) for message in row)
+        return _complete(tuple(_message(message, where) for message in row), where)
     if isinstance(row, Mapping):
         for names in _PAIRS:
             if set(names) <= set(row):
-                return _pair(*(row[name] for name in names), number)
-        for name in _SINGLES[:2]:
+                return read_pair(*(row[name] for name in names), where)
+        for name in _SINGLES:
             if name in row:
-                return _read_row(row[name], number)
+                return (_read_chat_row if name in CHATS else _read_row)(row[name], where)
         raise ValueError(
-            f"row {number} of X is a dict with the keys {[str(key) for key in row]}, but expected "
+            f"{where} is a dict with the keys {[str(key) for key in row]}, but expected "
             "are 'prompt' and 'response' (or 'completion'), or 'messages', or 'text'."
         )
     if isinstance(row, tuple | list | np.ndarray) and len(row) == 2:
-        return _pair(*row, number)
-    raise _unreadable(row, number)
+        return read_pair(*row, where)
+    raise _unreadable(row, where)
 
 
-def _unreadable(value, number):
+def _read_chat_row(value, where):
+    return _complete(read_chat(value, where), where)
+
+
+def messages_of(value, where):
+    """Return the messages of a chat as they are: mappings, in a list; a string is JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{where} holds a string in a column of chats that is not JSON ({error}). Expected "
+                "is a list of messages, or JSON of one; name a column of plain texts 'text' or "
+                "'response'."
+            ) from None
+    if not _is_messages(value):
+        if isinstance(value, list | tuple | np.ndarray) and len(value):
+            wrong = next(part for part in value if not is_message(part))
+            shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
+            raise ValueError(
+                f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}). "
+                "Expected are {'role': ..., 'content': ...} or {'from': ..., 'value': ...}."
+            )
+        raise _unreadable(value, where)
+    return list(value)
+
+
+def read_chat(value, where):
+    """Return a chat as (role, content) pairs, whatever turn it ends with."""
+    return tuple(_message(message, where) for message in messages_of(value, where))
+
+
+def _complete(row, where):
+    """Return a chat if a response stands at its end, the turns of tools apart."""
+    last = last_response(row)
+    roles = ", ".join(dict.fromkeys(role for role, _ in row))
+    if last is None:
+        raise ValueError(
+            f"{where} is a chat without an assistant turn (its roles are {roles}), so there is no "
+            "response in it. Leave such rows out, or name the role of the responses 'assistant'."
+        )
+    if any(role not in _TOOLS for role, _ in row[last + 1 :]):
+        raise ValueError(
+            f"{where} is a chat that goes on after its last assistant turn (with {row[-1][0]}). "
+            "Expected is a chat that ends with the response. Cut it there; "
+            "datasets.read_feedback_log(turn=) does so."
+        )
+    return row
+
+
+def last_response(row):
+    """Return the position of the last assistant turn of a chat, None if there is none."""
+    turns = range(len(row) - 1, -1, -1)
+    return next((turn for turn in turns if row[turn][0] == "assistant"), None)
+
+
+def _unreadable(value, where):
     kind = type(value).__name__
     if value is None or (isinstance(value, float) and np.isnan(value)) or kind == "NAType":
         return ValueError(
-            f"row {number} of X holds a missing text ({value!r}). Leave such rows out, or replace "
+            f"{where} holds a missing text ({value!r}). Leave such rows out, or replace "
             'the missing text by "" if the text is known to be empty.'
         )
     if isinstance(value, tuple | list | np.ndarray | Mapping):
         kind = f"{kind} of {len(value)}"
-    return TypeError(f"row {number} of X holds a {kind}, but expected is {FORMS}.")
+    return TypeError(f"{where} holds a {kind}, but expected is {FORMS}.")
 
 
-def _pair(prompt, response, number):
-    return _turn(prompt, "user", number) + _turn(response, "assistant", number)
-
-
-def _turn(value, role, number):
-    if _is_messages(value):
-        return tuple(_message(message, number) for message in value)
-    return ((role, _text(value, number)),)
-
-
-def _message(message, number):
-    if message.get("tool_calls"):
+def read_pair(prompt, response, where):
+    """Return a prompt and its response as one chat; messages that both hold are read once."""
+    prompt, response = _turn(prompt, "user", where), _turn(response, "assistant", where)
+    if len(response) > len(prompt) and _repeats(response, prompt):
+        prompt = ()
+    if last_response(response) is None:
+        roles = ", ".join(dict.fromkeys(role for role, _ in response))
         raise ValueError(
-            f"row {number} of X has a message with tool_calls, which are not read: write what the "
-            "model is to see of them into 'content'."
+            f"{where} has a response without an assistant turn (its roles are {roles}). Expected "
+            "is text, or messages with one of the role 'assistant'."
         )
-    content = message["content"]
-    if isinstance(content, list | tuple | np.ndarray):
-        if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in content):
+    return _complete(prompt + response, where)
+
+
+def _repeats(response, prompt):
+    """Return whether a response begins with its prompt, which may lack the system turns."""
+    start = next((i for i, (role, _) in enumerate(response) if role != "system"), 0)
+    return any(response[i : i + len(prompt)] == prompt for i in {0, start})
+
+
+def _turn(value, role, where):
+    if is_message(value):
+        return (_message(value, where),)
+    if role == "user" and isinstance(value, list | tuple | np.ndarray) and not len(value):
+        return ()  # the assistant spoke first
+    if _is_messages(value):
+        return tuple(_message(message, where) for message in value)
+    return ((role, as_text(value, where)),)
+
+
+def _message(message, where):
+    """Return (role, content) of a message of any form."""
+    if "role" in message:
+        role, content = as_text(message["role"], where), message.get("content")
+    elif "content" in message:
+        role, content = _ROLES[message["type"]], message["content"]
+    else:
+        name = as_text(message["from"], where)
+        if name not in _ROLES:
             raise ValueError(
-                f"row {number} of X has a message whose content is not text only: expected is a "
-                "string, or parts {'type': 'text', 'text': ...}."
+                f"{where} has a message from {name!r}. Expected are {', '.join(_ROLES)}; rename it."
             )
-        content = "".join(part["text"] for part in content)
-    return _text(message["role"], number), _text(content, number)
+        role, content = _ROLES[name], message["value"]
+    if isinstance(content, list | tuple | np.ndarray):
+        content = "".join(_part(part, where) for part in content)
+    has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
+    calls = list(_calls(message, where)) if has_calls else ()
+    if not calls:
+        return role, as_text(content, where)
+    said = "" if content is None else as_text(content, where)
+    return role, "\n".join([*([said] if said else []), *calls])
 
 
-def _text(value, number):
+def _part(part, where):
+    if isinstance(part, str):
+        return as_text(part, where)
+    kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if not isinstance(kind, str) or kind not in _PARTS or _PARTS[kind] not in part:
+        raise ValueError(
+            f"{where} has a message whose content is not text only: a part is {kind!r}. Expected "
+            f"is a string, or parts of the kinds {', '.join(_PARTS)}. Leave such rows out, or "
+            "write what the model is to see of them as text."
+        )
+    return as_text(part[_PARTS[kind]], where)
+
+
+def _calls(message, where):
+    """Yield the calls of tools in a message as text."""
+    calls = message.get("tool_calls")
+    calls = [] if calls is None else calls
+    single = message.get("function_call")
+    if not isinstance(calls, list | tuple | np.ndarray):
+        calls = [calls]
+    for call in [*calls, *([] if single is None else [single])]:
+        function = call.get("function", call) if isinstance(call, Mapping) else call
+        if function is None:  # a table has every field in every row
+            function = call
+        name = function.get("name") if isinstance(function, Mapping) else None
+        if not isinstance(name, str):
+            raise ValueError(
+                f"{where} has a message with tool_calls that cannot be read ({str(call)[:80]}). "
+                "Expected is a list of {'function': {'name': ..., 'arguments': ...}}; write what "
+                "the model is to see of them into 'content'."
+            )
+        arguments = function.get("arguments", function.get("args"))
+        if not isinstance(arguments, str):
+            arguments = json.dumps(
+                plain(arguments), sort_keys=True, ensure_ascii=False, default=str
+            )
+        name = json.dumps(name, ensure_ascii=False)
+        call = f'<tool_call>{{"name": {name}, "arguments": {arguments}}}</tool_call>'
+        yield as_text(call, where)
+
+
+def as_text(value, where):
+    """Return a string that is valid text, as a plain string."""
     if not isinstance(value, str):
-        raise _unreadable(value, number)
+        raise _unreadable(value, where)
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"row {number} of X is no valid Unicode text ({error}): half of a surrogate pair, "
+                f"{where} is no valid Unicode text ({error}): half of a surrogate pair, "
                 "as a cut emoji leaves it. Repair it with text.encode('utf-16', 'surrogatepass')"
                 ".decode('utf-16', 'replace')."
             ) from None

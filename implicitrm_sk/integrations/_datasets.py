@@ -1,6 +1,5 @@
 """Debiased labels of a log as data sets to train on: unpaired (KTO) and paired (DPO)."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from .._fit import reread_log
+from .._keys import codes_of
 from .._optional import import_optional
 from .._pipeline import split_pipeline
 from .._prediction import FittedMixture, component_logits
@@ -166,16 +166,7 @@ def _actions(df, actions):
 
 
 def _prompt_keys(df, prompts):
-    values = df["prompt_id"].tolist() if "prompt_id" in df.columns else prompts
-    codes = {}
-    return np.array(
-        [
-            codes.setdefault(
-                value if isinstance(value, str | int) else json.dumps(_plain(value)), len(codes)
-            )
-            for value in values
-        ]
-    )
+    return codes_of(df["prompt_id"].tolist() if "prompt_id" in df.columns else prompts)
 
 
 def _plain(value):

@@ -1,0 +1,68 @@
+"""Equal ids, prompts and conversations, however a table holds them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def plain(value):
+    """Return nested values, however a table holds them, as lists and dicts without empty fields.
+
+    A table has every field in every row: one that is null was not there.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def is_nested(value):
+    """Return whether a value is a message or a list of some: it has no place among plain ids."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return len(value) > 0 and all(isinstance(part, Mapping) for part in value)
+    return isinstance(value, Mapping)
+
+
+def key_of(value):
+    """Return what is equal for equal ids or conversations, and can be a key."""
+    if isinstance(value, list | tuple | np.ndarray | Mapping):
+        text = json.dumps(plain(value), sort_keys=True, default=str)
+        return hashlib.blake2b(text.encode()).digest()  # long texts are not kept
+    return value
+
+
+def is_absent(value):
+    """Return whether a value is NaN, NaT, None or pandas' NA."""
+    if value is None or isinstance(value, str | list | tuple | np.ndarray | Mapping):
+        return value is None
+    same = value == value  # pandas' NA is not even a truth value
+    return not (isinstance(same, bool | np.bool_) and same)
+
+
+def codes_of(values):
+    """Return a number for each value.
+
+    Equal values and equal conversations have one number, each missing value one of its own.
+    """
+    codes, n_absent = {}, 0
+    found = np.empty(len(values), dtype=int)
+    for row, value in enumerate(values):
+        if is_absent(value):
+            n_absent += 1
+            found[row] = -n_absent
+        else:
+            try:
+                found[row] = codes.setdefault(key_of(value), len(codes))
+            except TypeError:
+                raise TypeError(
+                    f"row {row} holds a {type(value).__name__} ({str(value)[:40]}) as an id, which "
+                    "cannot be compared; expected is text, a number or a conversation. Convert it."
+                ) from None
+    return np.where(found < 0, len(codes) - 1 - found, found)

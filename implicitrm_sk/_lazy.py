@@ -1,0 +1,46 @@
+"""Public names that are imported when they are used."""
+
+import sys
+from importlib import import_module
+
+
+def lazy(package, names, modules=()):
+    """Return `__getattr__` and `__dir__` of a package whose names are imported on first use.
+
+    The command line reads a log without torch, which takes seconds to import.
+
+    Parameters
+    ----------
+    package : str
+        Its ``__name__``.
+    names : dict of str to tuple of str
+        Public names by the module of the package that they come from.
+    modules : tuple of str
+        Public modules and packages inside.
+
+    Returns
+    -------
+    __getattr__, __dir__ : callable
+
+    Examples
+    --------
+    >>> from implicitrm_sk._lazy import lazy
+    >>> getattr_, dir_ = lazy("json", {"decoder": ("JSONDecoder",)})
+    >>> getattr_("JSONDecoder").__name__
+    'JSONDecoder'
+    """
+    origin = {name: module for module, found in names.items() for name in found}
+
+    def __getattr__(name):
+        if name in modules:
+            return import_module(f"{package}.{name}")
+        if name not in origin:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{package}.{origin[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    def __dir__():
+        return sorted({*vars(sys.modules[package]), *origin, *modules})
+
+    return __getattr__, __dir__

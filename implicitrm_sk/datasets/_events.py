@@ -1,0 +1,605 @@
+"""A table of events, one row for each thing a user did, becomes actions."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from .._keys import codes_of
+from .._optional import import_optional
+from ._data import FeedbackData
+from ._records import check_names
+from ._summary import LogSummary, of_signals, sizes
+from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
+
+NEXT_TURN = "next_turn"
+_OF_RESPONSES = (
+    "response_id",
+    "conversation_id",
+    "user_id",
+    "time",
+    "prompt_id",
+    "parent_id",
+    "client",
+)
+_OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
+_RULES = ("regenerate", "edit")
+
+
+def actions_from_events(
+    responses: Any,
+    events: Any,
+    kinds: Mapping[str, Any],
+    *,
+    window: float | str | timedelta | tuple | None = None,
+    now: float | str | datetime | None = None,
+    tracked: Mapping[str, Iterable[Any]] | None = None,
+    infer: Mapping[str, str] | None = None,
+) -> FeedbackData:
+    """Return the responses with one column of actions for each kind of event.
+
+    An event belongs to the row of its response, or of the response that its conversation had shown
+    last; where users are known, to a row of its own user. Events that belong to no row are left
+    out, and the summary says how many and why.
+
+    Parameters
+    ----------
+    responses : FeedbackData or table of n rows
+        What `read_feedback_log` returns, or a table (pandas, polars, Arrow, list of dicts) with
+        the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``, ``time``,
+        ``prompt_id``, ``parent_id`` and ``client``. Other columns are not read.
+    events : table
+        One row for each event, with ``kind``, ``response_id`` or ``conversation_id`` and, if known,
+        ``user_id`` and ``time``. With both ids the one of the response counts.
+    kinds : dict
+        What each kind of event shows: ``"positive"``, ``"negative"``, a `Signal`, or None for
+        events to leave out. Every kind of `events` must be named.
+    window : float, str, timedelta, "next_turn" or tuple, default=None
+        How long after its response an event counts: a duration such as ``"24h"``, until the next
+        response of the conversation, or ``("next_turn", "24h")``, whichever comes first. All
+        actions of a row whose window is open at `now` are NaN. None: there is no limit.
+    now : float, str or datetime, default=None
+        The time of the export, needed with a duration.
+    tracked : dict, default=None
+        Clients on which a kind is tracked, ``{"shared": ["web"]}``: the action is NaN in rows of
+        any other ``client``. A kind that is not named is tracked everywhere.
+    infer : dict, default=None
+        Kinds that also follow from what was shown, ``{"regenerated": "regenerate"}``.
+        "regenerate": the same user got another response to the same prompt later (``prompt_id``, in
+        data that were read the equal prompts). "edit": the same user later sent another prompt
+        after the same ``parent_id``, the response before the prompt.
+
+    Returns
+    -------
+    data : FeedbackData
+        ``actions`` is a DataFrame of n rows, in their order, with a column for each kind: 1 if
+        there was an event, however often, 0 if there was none, NaN if that is not known.
+        ``signals`` says what the columns show. Data that were read keep what they hold, actions
+        among it; of a table, ``user_id``, ``time`` and ``groups`` (numbers of the prompts) are
+        there.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a column is missing or cannot be read, a kind is not named, or it is not known which row
+        an event belongs to.
+    ImportError
+        Without pandas (extra ``data``).
+
+    See Also
+    --------
+    read_feedback_log : Reads the responses.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import actions_from_events
+    >>> responses = [
+    ...     {"response_id": "a", "user_id": "ann", "time": "2026-01-01T10:00"},
+    ...     {"response_id": "a", "user_id": "bob", "time": "2026-01-01T11:00"},
+    ...     {"response_id": "b", "user_id": "bob", "time": "2026-01-03T12:00"},
+    ... ]
+    >>> events = [
+    ...     {"response_id": "a", "user_id": "ann", "kind": "copy", "time": "2026-01-01T10:01"},
+    ...     {"response_id": "a", "user_id": "ann", "kind": "copy", "time": "2026-01-01T10:02"},
+    ...     {"response_id": "z", "user_id": "ann", "kind": "copy", "time": "2026-01-01T10:03"},
+    ... ]
+    >>> data = actions_from_events(
+    ...     responses, events, {"copy": "positive"}, window="24h", now="2026-01-03T13:00"
+    ... )
+    >>> data.actions["copy"].tolist()
+    [1.0, 0.0, nan]
+    >>> data.summary.left_out
+    {'events of no response in the log': 1}
+    """
+    pandas = import_optional("pandas", "data", "Making actions of events")
+    kinds = _check_kinds_of(kinds, infer, tracked)
+    names = [name for name, kind in kinds.items() if kind is not None]
+    shown = _Rows(responses, _OF_RESPONSES, "responses", pandas)
+    done = _Rows(events, _OF_EVENTS, "events", pandas)
+    job = _Matching(shown, done, window, now)
+    kind = _kind_codes(done, kinds, names, pandas)
+    left_out, found = {}, {}
+    row = job.rows_of_events(left_out, ignored=kind < 0)
+    acted = np.zeros((shown.n, len(names)))
+    used = row >= 0
+    place = row[used] * len(names) + kind[used]
+    acted.ravel()[place] = 1
+    found["events that repeat another one"] = len(place) - int(acted.sum())
+    for name, rule in (infer or {}).items():
+        rows = job.inferred(rule)
+        found[f"rows of which {name} is inferred"] = int(
+            (acted[rows, names.index(name)] == 0).sum()
+        )
+        acted[rows, names.index(name)] = 1
+    is_open = job.is_open()
+    found["rows whose window is not closed"] = int(is_open.sum())
+    acted[is_open] = np.nan
+    for name, clients in (tracked or {}).items():
+        clients = [clients] if isinstance(clients, str) else list(clients)
+        elsewhere = ~shown.need("client", "tracked=").isin(clients).to_numpy()
+        lost = elsewhere & (acted[:, names.index(name)] == 1)
+        left_out[f"actions {name} of clients that do not track it"] = int(lost.sum())
+        acted[elsewhere, names.index(name)] = np.nan
+    left_out = {reason: n for reason, n in left_out.items() if n}
+    actions = dict(zip(names, acted.T.copy(), strict=True))
+    return _with_actions(shown, actions, kinds, left_out, found, done, pandas)
+
+
+def _check_kinds_of(kinds, infer, tracked):
+    if not isinstance(kinds, Mapping) or not kinds:
+        raise TypeError(
+            f"kinds is {kinds!r}, but expected is a dict from each kind of event to 'positive', "
+            "'negative', an object of implicitrm_sk.signals, or None (left out)."
+        )
+    for name, kind in kinds.items():
+        if kind not in ("positive", "negative", None) and not hasattr(kind, "shows"):
+            raise ValueError(
+                f"kinds[{name!r}] is {kind!r}; expected is 'positive', 'negative', an object of "
+                "implicitrm_sk.signals, or None (left out)."
+            )
+    if all(kind is None for kind in kinds.values()):
+        raise ValueError("kinds leaves out every kind of event. Say what at least one shows.")
+    for argument, given in (("infer", infer or {}), ("tracked", tracked or {})):
+        for name in given:
+            if kinds.get(name) is None:
+                raise ValueError(
+                    f"{argument} names {name!r}, but kinds does not say what it shows. Add "
+                    f"{name!r}: 'positive' or 'negative' to kinds."
+                )
+    for name, rule in (infer or {}).items():
+        if rule not in _RULES:
+            raise ValueError(f"infer[{name!r}] is {rule!r}; expected is one of {_RULES}.")
+    return dict(kinds)
+
+
+class _Rows:
+    """The columns of a table by their names, as pandas Series."""
+
+    def __init__(self, source, names, argument, pandas):
+        self.argument, self.pandas = argument, pandas
+        self.data = source if isinstance(source, FeedbackData) else None
+        if self.data is not None:
+            found = {name: source.get(name) for name in names}
+            if found.get("prompt_id") is None and "prompt_id" in names:
+                found["prompt_id"] = source.groups
+            self.columns = {k: pandas.Series(v) for k, v in found.items() if v is not None}
+        else:
+            self.columns = self._of_table(source, names)
+        lengths = {len(column) for column in self.columns.values()}
+        if not self.columns or len(lengths) != 1:
+            raise ValueError(
+                f"{argument} has none of the columns {', '.join(names)}. Expected are "
+                "'response_id' or 'conversation_id' at least. Rename the columns."
+            )
+        (self.n,) = lengths
+        if not self.n and argument == "responses":
+            raise ValueError("responses has no rows. Expected is one row for each response shown.")
+
+    def _of_table(self, source, names):
+        import narwhals
+
+        if isinstance(source, Iterable) and not hasattr(source, "columns"):
+            source = list(source) if not isinstance(source, str | bytes | Mapping) else source
+            if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
+                source = self.pandas.DataFrame(source)
+        check_names(source, self.argument)
+        try:
+            table = narwhals.from_native(source)
+        except TypeError:
+            raise TypeError(
+                f"{self.argument} is a {type(source).__name__}, but expected is a table (pandas, "
+                "polars, Arrow) or a list of dicts."
+            ) from None
+        columns = table.collect_schema().names()
+        table = table.select([name for name in names if name in columns])
+        table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
+        return {name: table.get_column(name).to_pandas() for name in table.columns}
+
+    def __contains__(self, name):
+        return name in self.columns
+
+    def place(self, row):
+        return f"row {row} of {self.argument}"
+
+    def need(self, name, purpose):
+        """Return a column, or raise an error that says what it is needed for."""
+        if name not in self.columns:
+            raise ValueError(
+                f"{self.argument} has no column {name!r}, which {purpose} needs. It has "
+                f"{', '.join(self.columns)}. Add it, or rename the column that holds it."
+            )
+        return self.columns[name]
+
+    def check_complete(self, name, purpose):
+        missing = self.columns[name].isna().to_numpy()
+        if missing.any():
+            raise ValueError(
+                f"{self.argument} has no {name} in {missing.sum():,} rows, the first is row "
+                f"{missing.argmax()}, but {purpose} needs one in each. Add it or leave them out."
+            )
+
+
+def _factorized(column, pandas):
+    """Return codes of a Series, -1 where missing, and how many there are; chats may be values."""
+    try:
+        codes, values = pandas.factorize(column)
+    except TypeError:  # unhashable
+        codes = codes_of(column.tolist())
+        return codes, int(codes.max(initial=-1)) + 1
+    return codes, len(values)
+
+
+def _shared(a, b, name, pandas):
+    """Return codes of one id in two tables, and how many values there are."""
+    kinds = [pandas.api.types.infer_dtype(column, skipna=True) for column in (a, b)]
+    text, number = (
+        [kind.startswith(starts) for kind in kinds]
+        for starts in (("string", "categorical"), ("integer", "floating", "mixed-integer-float"))
+    )
+    if (text[0] and number[1]) or (number[0] and text[1]):
+        raise ValueError(
+            f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
+            f"{'events' if text[0] else 'responses'}, so that none would match. Convert one, such "
+            f"as responses.assign({name}=responses.{name}.astype(str))."
+        )
+    if a.dtype != b.dtype:  # pandas would make floats of two kinds of integers
+        a, b = a.astype(object), b.astype(object)
+    codes, n = _factorized(pandas.concat([a, b], ignore_index=True), pandas)
+    return codes[: len(a)], codes[len(a) :], n
+
+
+def _kind_codes(done, kinds, names, pandas):
+    """Return the number of each event's kind, -1 for those to leave out."""
+    column = done.need("kind", "making actions")
+    done.check_complete("kind", "making actions")
+    try:
+        codes, values = pandas.factorize(column)
+    except TypeError as error:
+        raise TypeError(
+            f"events holds kinds that are no names ({error}); expected is text in column 'kind'. "
+            "Convert them."
+        ) from None
+    unknown = [value for value in values if value not in kinds]
+    if unknown:
+        counts = np.bincount(codes, minlength=len(values))
+        shown = ", ".join(
+            f"{value!r} ({counts[i]:,})" for i, value in enumerate(values) if value in unknown[:10]
+        )
+        raise ValueError(
+            f"events has {len(unknown)} kinds that kinds does not name: {shown}. Say what each "
+            f"shows, or leave it out with {unknown[0]!r}: None."
+        )
+    number = [names.index(v) if kinds[v] is not None else -1 for v in values]
+    return np.asarray(number, dtype=np.int64)[codes] if len(codes) else np.zeros(0, dtype=np.int64)
+
+
+class _Matching:
+    """Which row each event belongs to, and until when a row's events count."""
+
+    def __init__(self, shown, done, window, now):
+        self.shown, self.done = shown, done
+        self.by_turn, duration = _split_window(window)
+        self.times = self.event_times = self.window = self.now = None
+        kinds = {}
+        if "time" in shown and ("time" in done or window is not None or not done.n):
+            shown.check_complete("time", "placing events")
+            self.times, kinds["time of responses"] = column_times(
+                shown.columns["time"], shown.place, "column 'time'"
+            )
+            if "time" in done:
+                done.check_complete("time", "placing events")
+                self.event_times, kinds["time of events"] = column_times(
+                    done.columns["time"], done.place, "column 'time'"
+                )
+        if window is not None:
+            for table in (shown, done):
+                table.need("time", f"window={window!r}")
+        if now is not None:
+            (self.now,), kinds["now"] = as_times([now], lambda _: "now", "now")
+        check_kinds(kinds)
+        if duration is not None:
+            if now is None:
+                raise ValueError(
+                    f"window={window!r} needs now=, the time of the export: only then is it known "
+                    "which windows are closed."
+                )
+            self.window = as_window(duration, self.times)
+        if self.now is not None and self.event_times is not None and done.n:
+            last = self.event_times.max()
+            if last > self.now:
+                raise ValueError(
+                    f"now={now!r} is earlier than the last event ({last}, row "
+                    f"{self.event_times.argmax()} of events). Expected is the time of the export; "
+                    "check also the unit of the times."
+                )
+        self.end = None
+        if self.by_turn:
+            shown.need("conversation_id", f"window={window!r}")
+            shown.check_complete("conversation_id", f"window={window!r}")
+            self.end = self._next_time(self._own("conversation_id"))
+
+    def _next_time(self, key):
+        """Return when the next row of the same key was shown, NaT or NaN for the last one."""
+        steps, rank = np.unique(self.times, return_inverse=True)
+        order = np.unique(key * (len(steps) + 1) + rank)
+        following = np.searchsorted(order, key * (len(steps) + 1) + rank, side="right")
+        after = order[np.minimum(following, len(order) - 1)]
+        there = (following < len(order)) & (after // (len(steps) + 1) == key)
+        missing = np.datetime64("NaT") if self.times.dtype.kind == "M" else np.nan
+        return np.where(there, steps[np.minimum(after % (len(steps) + 1), len(steps) - 1)], missing)
+
+    def rows_of_events(self, left_out, ignored):
+        """Return the row of each event, -1 for those left out, which are counted by reason."""
+        shown, done = self.shown, self.done
+        name = next(
+            (n for n in ("response_id", "conversation_id") if n in shown and n in done), None
+        )
+        if name is None:
+            raise ValueError(
+                "events cannot be matched with responses: expected is a column 'response_id' or "
+                f"'conversation_id' in both. responses has {', '.join(shown.columns)}; events has "
+                f"{', '.join(done.columns)}."
+            )
+        shown.check_complete(name, "matching events")
+        key, event_key, n = _shared(shown.columns[name], done.columns[name], name, shown.pandas)
+        unknown = event_key < 0
+        key, event_key = self._with_users(key.astype(np.int64), event_key.astype(np.int64), n, name)
+        row, early = self._last_row(key, event_key, name)
+        row[unknown] = -1
+        reasons = {
+            "events of kinds to leave out": ignored,
+            f"events without {name}": unknown,
+            "events of no response in the log": (row < 0) & ~early,
+            "events before the response was shown": early,
+            "events after the window": self._is_late(row),
+        }
+        counted = np.zeros(done.n, dtype=bool)
+        for reason, events in reasons.items():
+            left_out[reason] = int((events & ~counted).sum())
+            counted |= events
+        return np.where(counted, -1, row)
+
+    def _with_users(self, key, event_key, n, name):
+        """Keep users of one response apart; events without a user go to rows without one."""
+        shown, done = self.shown, self.done
+        if "user_id" in done and "user_id" not in shown:
+            raise ValueError(
+                "events has a column 'user_id' but responses has none, so that several users of "
+                "one response cannot be kept apart. Add it to responses, or leave it out of events."
+            )
+        if "user_id" not in shown:
+            return key, event_key
+        if "user_id" not in done:
+            users = _factorized(shown.columns["user_id"], shown.pandas)
+            first = np.full(n, -2)
+            first[key] = users[0]
+            several = first[key] != users[0]
+            if several.any():
+                raise ValueError(
+                    f"events has no column 'user_id', but {name} "
+                    f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users. "
+                    "Expected is the user of each event; add it."
+                )
+            return key, event_key
+        users, event_users, n_users = _shared(
+            shown.columns["user_id"], done.columns["user_id"], "user_id", shown.pandas
+        )
+        both = event_key * (n_users + 1) + event_users + 1
+        return key * (n_users + 1) + users + 1, np.where(event_key < 0, -1, both)
+
+    def _last_row(self, key, event_key, name):
+        """Return the row of the key that was shown last before each event, and where none was."""
+        times, event_times = self.times, self.event_times
+        values, codes = np.unique(key, return_inverse=True)
+        place = np.minimum(np.searchsorted(values, event_key), len(values) - 1)
+        known = values[place] == event_key
+        if event_times is None:
+            if len(values) < len(key):
+                repeated = np.bincount(codes).max()
+                raise ValueError(
+                    f"a {name} stands in up to {repeated} rows of responses, and without times it "
+                    "is not known which of them an event belongs to. Add 'time' to both tables."
+                )
+            order = np.argsort(key)
+            return np.where(known, order[place], -1), np.zeros(len(event_key), dtype=bool)
+        steps = np.unique(times)
+        rank = np.searchsorted(steps, times)
+        # Of an event: how many of the times are not after it, so that 0 is before all rows.
+        event_rank = np.searchsorted(steps, event_times, side="right")
+        scale = len(steps) + 1
+        order = np.argsort(codes * scale + rank + 1, kind="stable")
+        ordered = (codes * scale + rank + 1)[order]
+        found = np.searchsorted(ordered, place * scale + event_rank, side="right") - 1
+        row = order[np.maximum(found, 0)]
+        hit = known & (found >= 0) & (codes[row] == place)
+        return np.where(hit, row, -1), known & ~hit
+
+    def _is_late(self, row, times=None, inclusive=False):
+        """Return which events come after the window of their row."""
+        late = np.zeros(len(row), dtype=bool)
+        times = self.event_times if times is None else times
+        if times is None:
+            return late
+        if self.window is not None:
+            late |= times - self.times[row] > self.window
+        if self.end is not None:
+            end = self.end[row]
+            late |= (times > end) if inclusive else (times >= end)
+        return late & (row >= 0)
+
+    def is_open(self):
+        """Return of which rows the window is open at `now`."""
+        is_open = np.zeros(self.shown.n, dtype=bool)
+        if self.end is not None:
+            is_open |= is_unknown(self.end)
+        if self.window is not None:
+            too_young = ~(self.times + self.window <= self.now)
+            is_open = is_open & too_young if self.end is not None else too_young
+        return is_open
+
+    def inferred(self, rule):
+        """Return the rows of which an action follows from what was shown later."""
+        shown = self.shown
+        purpose = f"infer={rule!r}"
+        shown.need("prompt_id", purpose)
+        if self.times is None:
+            shown.need("time", purpose)
+            shown.check_complete("time", purpose)
+            self.times, _ = column_times(shown.columns["time"], shown.place, "column 'time'")
+        if "user_id" not in shown and "conversation_id" not in shown:
+            raise ValueError(
+                f"responses has neither 'user_id' nor 'conversation_id', but {purpose} needs one: "
+                "another user with the same prompt regenerates nothing. Add one of them."
+            )
+        if rule == "regenerate":
+            after = self._next_time(self._own("prompt_id"))
+        else:
+            after = self._next_prompt()
+        rows = np.arange(shown.n)
+        known = ~is_unknown(after) & (after > self.times)
+        return rows[known & ~self._is_late(rows, after, inclusive=True)]
+
+    def _own(self, name):
+        """Return numbers of the values of a column within user and conversation.
+
+        A missing value is one of its own, but a missing user only where no conversation is known.
+        """
+        key = np.zeros(self.shown.n, dtype=np.int64)
+        for each in (name, "conversation_id", "user_id"):
+            if each not in self.shown:
+                continue
+            codes = _factorized(self.shown.columns[each], self.shown.pandas)[0].astype(np.int64)
+            if each != "user_id" or "conversation_id" not in self.shown:
+                missing = codes < 0
+                codes = np.where(missing, codes.max(initial=0) + np.cumsum(missing), codes)
+            _, key = np.unique(key * (codes.max() + 2) + codes + 1, return_inverse=True)
+        return key
+
+    def _next_prompt(self):
+        """Return when the user sent the next prompt after the same response."""
+        shown = self.shown
+        shown.need("parent_id", "infer='edit'")
+        if "response_id" in shown:
+            self._check_parents()
+        key, prompt = self._own("parent_id"), self._own("prompt_id")
+        table = shown.pandas.DataFrame({"key": key, "prompt": prompt, "time": self.times})
+        first = table.groupby(["key", "prompt"], sort=False)["time"].min().reset_index()
+        first = first.sort_values(["key", "time"], kind="stable")
+        first["after"] = first.groupby("key", sort=False)["time"].shift(-1)
+        merged = table.merge(first[["key", "prompt", "after"]], on=["key", "prompt"], how="left")
+        return merged["after"].to_numpy(self.times.dtype)
+
+    def _check_parents(self):
+        """Raise if a response follows one that was shown later, or itself."""
+        shown = self.shown
+        ids, parents, n = _shared(
+            shown.columns["response_id"], shown.columns["parent_id"], "response_id", shown.pandas
+        )
+        row_of = np.full(n + 1, -1)
+        row_of[ids] = np.arange(shown.n)  # the last one: ids may be repeated
+        parent = row_of[parents]
+        wrong = (parents >= 0) & (parent >= 0)
+        wrong &= (self.times[parent] > self.times) | (ids == parents)
+        if wrong.any():
+            row = wrong.argmax()
+            raise ValueError(
+                f"row {row} of responses follows the response "
+                f"{shown.columns['parent_id'].iloc[row]!r} (parent_id), which was not shown before "
+                f"it, in {wrong.sum():,} rows in all. Expected is the response before the prompt; "
+                "replies cannot go in a circle."
+            )
+
+
+def _split_window(window):
+    """Return whether the next turn ends a window, and after which duration it ends."""
+    parts = window if isinstance(window, tuple | list) else (window,)
+    by_turn = any(isinstance(part, str) and part == NEXT_TURN for part in parts)
+    rest = [p for p in parts if not (isinstance(p, str) and p == NEXT_TURN) and p is not None]
+    if len(rest) > 1 or len(parts) > 2 or (len(parts) == 2 and not (by_turn and rest)):
+        raise ValueError(
+            f"window={window!r}; expected is a duration, {NEXT_TURN!r}, or both in a tuple."
+        )
+    return by_turn, rest[0] if rest else None
+
+
+def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
+    """Return the responses with their actions, and the summary of both."""
+    signals = {name: kinds[name] for name in actions}
+    data = shown.data
+    users = _ids(shown, "user_id")
+    clusters = None if users is None else codes_of(users)
+    prompts = _ids(shown, "prompt_id")
+    groups = None if prompts is None else codes_of(prompts)
+    if data is not None:
+        groups = data.groups
+        if data.actions is not None:
+            both = [name for name in actions if name in data.actions]
+            if both:
+                raise ValueError(
+                    f"responses has the actions {', '.join(map(repr, both))} already, which kinds "
+                    "names as well. Rename the kind of the events."
+                )
+            actions = {name: data.actions[name].to_numpy() for name in data.actions} | actions
+            signals = dict(data.signals) | signals
+    summary = LogSummary(
+        "responses",
+        shown.n,
+        shown.n,
+        users=None if clusters is None else sizes(clusters),
+        prompts=None if groups is None else sizes(np.asarray(groups)),
+    )
+    if data is not None and isinstance(data.get("summary"), LogSummary):
+        summary = data.summary
+    empty = [n for n in kinds if n in actions and not (actions[n] == 1).any()]
+    about = of_signals(actions, signals, clusters)
+    about["warnings"] = about["warnings"] + [
+        f"{name!r} has no event that counts. Check its name in kinds." for name in empty
+    ]
+    summary = replace(
+        summary,
+        columns=summary.columns | {"events": f"{done.n:,}"},
+        left_out=summary.left_out | left_out,
+        found=summary.found | found,
+        **about,
+    )
+    table = pandas.DataFrame(actions)
+    if data is not None:
+        return FeedbackData(
+            **(dict(data) | {"actions": table, "signals": signals, "summary": summary})
+        )
+    times = None
+    if "time" in shown:
+        times = with_zone(*column_times(shown.columns["time"], shown.place, "column 'time'"))
+    return FeedbackData(
+        actions=table, signals=signals, user_id=users, groups=groups, time=times, summary=summary
+    )
+
+
+def _ids(shown, name):
+    """Return ids as they are, None where they are missing."""
+    if name not in shown:
+        return None
+    column = shown.columns[name].astype(object)
+    return column.where(column.notna(), None).to_numpy()

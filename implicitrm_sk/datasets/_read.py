@@ -1,0 +1,690 @@
+"""A log as products export it becomes `FeedbackData`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._keys import codes_of, is_absent
+from .._optional import import_optional
+from ..embedding._text import CHATS, as_messages, as_text, last_response, messages_of, read_chat
+from ..embedding._text import read_pair as check_pair
+from ._records import Records
+from ._summary import LogSummary, of_signals, sizes
+from ._times import as_times, as_window, check_kinds, is_unknown, with_zone
+
+if TYPE_CHECKING:
+    from ._data import FeedbackData
+
+#: Columns that are looked for where no argument names one.
+_GUESSES = {
+    "messages": CHATS,
+    "prompt": ("prompt",),
+    "response": ("response", "answer", "completion"),
+    "embedding": ("embedding",),
+    "user_id": ("user_id",),
+    "prompt_id": ("prompt_id",),
+    "conversation_id": ("conversation_id",),
+    "time": ("time", "timestamp", "created_at"),
+}
+_TEXT = ("messages", "prompt", "response")
+#: A column of this name, or of a name that begins with the second, is an action.
+_ACTIONS = ("action", "action_")
+_EXPECTED = "Expected are 1 (acted), 0 (did not), true, false, or nothing (not logged)"
+
+
+def read_feedback_log(
+    source: Any,
+    *,
+    signals: Mapping[str, Any] | Sequence[str] | None = None,
+    messages: str | None = None,
+    prompt: str | None = None,
+    response: str | None = None,
+    embedding: str | None = None,
+    turn: str = "last",
+    user_id: str | None = None,
+    prompt_id: str | None = None,
+    conversation_id: str | None = None,
+    time: str | None = None,
+    response_id: str | None = None,
+    keep: Sequence[str] = (),
+    window: float | str | timedelta | None = None,
+    now: float | str | datetime | None = None,
+) -> "FeedbackData":
+    """Return what a log holds: text or vectors, actions, users, prompts and times.
+
+    Rows keep their order. One is left out only if its chat has no assistant turn, and the summary
+    says how many were. What cannot be read is an error that names file and line.
+
+    Parameters
+    ----------
+    source : path, table or list of dict
+        A file: JSON Lines or one JSON array (``.jsonl``, ``.ndjson``, ``.json``, also with ``.gz``
+        or ``.zst``), ``.parquet``, ``.arrow``, ``.feather``. A folder of such files, read in the
+        order of their names; names that begin with a dot or an underscore are left out. Or a
+        DataFrame of pandas or polars, a LazyFrame, an Arrow table, a Hugging Face Dataset, or any
+        iterable of dicts.
+    signals : dict or list of str, default=None
+        Columns of actions. A dict says what each shows, as the parameter `signals` of the
+        estimator; the columns of a list are positive. None: ``action`` and ``action_*``.
+    messages : str, default=None
+        Column of chats: lists of messages, or JSON of such. None: ``messages`` or
+        ``conversations``.
+    prompt, response : str, default=None
+        Columns of text or messages, in place of `messages`. None: ``prompt``, and one of
+        ``response``, ``answer`` and ``completion``. A response without a prompt is allowed.
+    embedding : str, default=None
+        Column of vectors, one list of numbers in each row. None: ``embedding``.
+    turn : str, default="last"
+        The turn of a chat that the actions of its row belong to: the last assistant turn, or the
+        name of a column that holds its position in the chat (an integer, from 0) or the ``id`` of
+        its message. The chat is cut behind it and the calls of tools that follow.
+    user_id, prompt_id, conversation_id, time : str, default=None
+        Columns of ids and of times. None: columns of these names, for times also ``timestamp`` and
+        ``created_at``. Times are dates, ISO 8601 text or numbers, all of one kind; those with a
+        time zone come back in UTC.
+    response_id : str, default=None
+        Column of ids of responses; never guessed, since for `fit` equal ids are one response.
+    keep : list of str, default=()
+        Further columns; each becomes an attribute of the result.
+    window : float, str or timedelta, default=None
+        How long after `time` an action is waited for, such as ``"24h"``. All actions of a row whose
+        window is still open at `now` are NaN, those that happened among them: a row that is logged
+        only if users acted would make them look eager.
+    now : float, str or datetime, default=None
+        The time of the export, needed with `window`.
+
+    Returns
+    -------
+    data : FeedbackData
+        ``X`` are the vectors, or else a DataFrame of ``prompt`` and ``response`` (of ``text`` where
+        there is no prompt). ``actions`` is a DataFrame of float, ``signals`` what its columns show.
+        ``groups`` numbers the prompts: equal ids, or else equal texts. ``summary`` is a
+        `LogSummary`, ``row`` the position of each row in the source. ``user_id``, ``prompt_id``,
+        ``conversation_id``, ``response_id``, ``time`` and those of `keep` are there if a column is.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If something cannot be read; the message names the place, the finding and the remedy.
+    ImportError
+        Without pandas (extra ``data``).
+
+    See Also
+    --------
+    actions_from_events : Makes actions of a table of events.
+
+    Notes
+    -----
+    A dot in the name of a column leads into nested records: ``"output.message"`` is the field
+    ``message`` of the column ``output``, ``"choices.0"`` the first entry of a list, and
+    ``"scores.thumbs"`` the value of that entry of a list of scores whose ``name`` or ``key`` is
+    ``thumbs``.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import read_feedback_log
+    >>> chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    >>> rows = [
+    ...     {"messages": chat, "user_id": "ann", "copied": 1, "regenerated": 0},
+    ...     {"messages": chat[:1], "user_id": "bob", "copied": 0, "regenerated": 0},
+    ... ]
+    >>> data = read_feedback_log(rows, signals={"copied": "positive", "regenerated": "negative"})
+    >>> data.X.response.tolist(), data.actions.to_numpy().tolist()
+    (['4'], [[1.0, 0.0]])
+    >>> data.summary.left_out
+    {'chats without an assistant turn (the first: row 1 of the list)': 1}
+    """
+    return read_log(
+        source,
+        signals,
+        {
+            "messages": messages,
+            "prompt": prompt,
+            "response": response,
+            "embedding": embedding,
+            "turn": None if turn == "last" else turn,
+            "user_id": user_id,
+            "prompt_id": prompt_id,
+            "conversation_id": conversation_id,
+            "response_id": response_id,
+            "time": time,
+        },
+        keep,
+        window,
+        now,
+    )
+
+
+def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_features=True):
+    """Return what `read_feedback_log` does.
+
+    Parameters
+    ----------
+    source, signals, keep, window, now
+        As there.
+    given : dict
+        The columns that arguments name, by role; None are not named.
+    needs_features : bool
+        Whether a log without text and vectors is refused.
+    """
+    records = Records(source)
+    pandas = import_optional("pandas", "data", "Reading a log")
+    if window is not None and now is None:
+        raise ValueError(
+            f"window={window!r} needs now=, the time of the export: only then is it known which "
+            "windows are closed."
+        )
+    signals = _as_signals(signals)
+    keep = _names(keep, "keep")
+    taken = [name for name in keep if name in (*_GUESSES, *_RESULTS)]
+    if taken:
+        raise ValueError(
+            f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
+            "Leave it out, or rename the column."
+        )
+    log = _Log(records, given, signals, keep, needs_features)
+    left_out = log.read_texts()
+    found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
+    groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
+    users = codes_of(columns["user_id"]) if "user_id" in columns else None
+    times, kind = None, None
+    if "time" in log.roles:
+        times, kind = as_times(log.column("time"), log.place, log.of("time"))
+        found["rows without a time"] = int(np.count_nonzero(is_unknown(times)))
+    X, prompts, responses = log.X(pandas)
+    actions = log.actions()
+    if window is not None:
+        is_open = _open(times, kind, window, now)
+        found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
+        for column in actions.values():
+            column[is_open] = None if column.dtype == object else np.nan
+    if X is not None:
+        found["exact duplicates of an earlier row"] = log.duplicates(
+            pandas, X, {"groups": groups, "users": users, "time": times} | actions
+        )
+    summary = LogSummary(
+        log.records.name,
+        log.n_read,
+        len(log.rows),
+        log.described(),
+        left_out,
+        found,
+        None if users is None else sizes(users),
+        None if groups is None else sizes(groups),
+        **of_signals(actions, log.signals, users if users is not None else groups),
+    )
+    from ._data import FeedbackData  # with scikit-learn, which takes a second to import
+
+    return FeedbackData(
+        X,
+        pandas.DataFrame(_series(actions, pandas)) if actions else None,
+        signals=log.signals or None,
+        prompt=prompts,
+        response=responses,
+        groups=groups,
+        time=with_zone(times, kind),
+        row=log.positions,
+        summary=summary,
+        **columns,
+        **{name: _objects(log.column(name)) for name in log.keep},
+    )
+
+
+#: Further names of what a log becomes.
+_RESULTS = ("X", "actions", "signals", "groups", "exposures", "true_preference", "row", "summary",
+            "response_id")  # fmt: skip
+_IDS = ("user_id", "prompt_id", "conversation_id", "response_id")
+
+
+def _as_signals(signals):
+    """Return what each column of actions shows by its name, None where that is to be guessed."""
+    if signals is None:
+        return None
+    if not isinstance(signals, Mapping):
+        signals = dict.fromkeys(_names(signals, "signals"), "positive")
+    for name, kind in signals.items():
+        if kind not in ("positive", "negative") and not hasattr(kind, "shows"):
+            raise ValueError(
+                f"signals[{name!r}] is {kind!r}; expected is 'positive', 'negative' or an object "
+                "of implicitrm_sk.signals."
+            )
+    return dict(signals)
+
+
+def _names(names, argument):
+    names = [names] if isinstance(names, str) else list(names)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{argument} names the column {twice!r} twice. Name it once.")
+    return names
+
+
+def _objects(values):
+    found = np.empty(len(values), dtype=object)
+    found[:] = values
+    return found
+
+
+def _series(columns, pandas):
+    """Return columns of a DataFrame that keep their type: pandas copies strings to one of its."""
+    return {name: pandas.Series(values, dtype=values.dtype) for name, values in columns.items()}
+
+
+class _Log:
+    """The columns of a log that are needed, as they are read."""
+
+    def __init__(self, records, given, signals, keep, needs_features):
+        self.records, self.keep, self.found = records, keep, {}
+        named = [name for name in given.values() if name is not None]
+        named += list(signals or ()) + keep
+        candidates = [name for names in _GUESSES.values() for name in names]
+        self.values, self.seen, self.rows = {}, {}, []
+        self._collect(dict.fromkeys(named + candidates), signals is None)
+        self.n_read = len(self.rows)
+        self.positions = np.arange(self.n_read)
+        if not self.n_read:
+            raise ValueError(f"{records.name} has no rows. Check the export.")
+        if signals is None:
+            found = sorted(name for name in self.values if _is_action(name))
+            signals = dict.fromkeys(found, "positive")
+        self.signals = signals
+        self.guessed = set()
+        self.roles = self._settle(given, needs_features)
+        for name in [*self.roles.values(), *signals, *keep]:
+            if name not in self.values:
+                raise ValueError(
+                    f"{records.name} has no column {name!r}. Its columns are {self._listing()}."
+                )
+
+    def _collect(self, names, guess_actions):
+        """Read all rows, and keep the columns of these names; the others are only counted."""
+        paths = {name: str(name).split(".") for name in names}
+        roots = {path[0] for path in paths.values()} | set(names)
+
+        def wanted(columns):
+            self.seen.update(dict.fromkeys(columns))
+            return [c for c in columns if c in roots or (guess_actions and _is_action(c))]
+
+        for number, record in self.records.read(wanted):
+            row = len(self.rows)
+            self.rows.append(number)
+            for name in record:
+                if name not in self.seen:
+                    self.seen[name] = None
+                if guess_actions and name not in paths and _is_action(name):
+                    paths[name] = [name]
+            for name, path in paths.items():
+                value = record.get(name)
+                if value is None and path[0] in record and name not in record:
+                    value = self._inside(record[path[0]], path[1:], row)
+                if value is not None:
+                    column = self.values.setdefault(name, [])
+                    column.extend([None] * (row - len(column)))
+                    column.append(value)
+        for name, path in paths.items():
+            if name in self.values or name in self.seen or (len(path) > 1 and path[0] in self.seen):
+                column = self.values.setdefault(name, [])
+                column.extend([None] * (len(self.rows) - len(column)))
+
+    def _inside(self, value, path, row):
+        """Return the field of a nested value that a path leads to, None if it is not there."""
+        for step in path:
+            if isinstance(value, Mapping):
+                value = value.get(step)
+            elif isinstance(value, list | tuple | np.ndarray):
+                if step.isdecimal():
+                    value = value[int(step)] if int(step) < len(value) else None
+                    continue
+                named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
+                if len(named) > 1:
+                    raise ValueError(
+                        f"{self.place(row)} holds {len(named)} entries named {step!r}, but "
+                        "expected is one. Make rows or events of them: see actions_from_events."
+                    )
+                value = _value_of(named[0]) if named else None
+            elif not is_absent(value):
+                raise ValueError(
+                    f"{self.place(row)} holds {str(value)[:40]!r} where {'.'.join(path)!r} leads "
+                    "into it, but expected is a record or a list. Name another column."
+                )
+            else:
+                return None
+        return value
+
+    def place(self, row):
+        """Return where a row stands, in words."""
+        return self.records.place(self.rows[row])
+
+    def of(self, role):
+        return f"column {self.roles[role]!r}"
+
+    def column(self, name):
+        """Return the values of a role, of a signal or of a column."""
+        return self.values[self.roles.get(name, name)]
+
+    def _listing(self):
+        names = list(map(str, self.seen))
+        return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+    def _settle(self, given, needs_features):
+        """Return the column of each role: the given one, else the only one of its names."""
+        roles = {role: name for role, name in given.items() if name is not None}
+        given_text = set(roles) & set(_TEXT)
+        if "messages" in given_text and len(given_text) > 1:
+            raise ValueError(
+                "messages and prompt or response are given, which both say what the text is. Give "
+                "messages=, or prompt= and response=."
+            )
+        for role, names in _GUESSES.items():
+            if role in roles or (role in _TEXT and given_text):
+                continue
+            present = [name for name in names if name in self.values and name not in self.signals]
+            if len(present) > 1:
+                self._refuse_guess(role, present)
+            if present:
+                roles[role] = present[0]
+                self.guessed.add(role)
+        if not given_text:
+            if "messages" in roles and "response" in roles:
+                self._refuse_guess("messages", [roles["messages"], roles["response"]])
+            if "messages" in roles or "response" not in roles:
+                roles.pop("prompt", None)
+        if "prompt" in given_text and "response" not in roles:
+            raise ValueError(
+                f"prompt={roles['prompt']!r} needs response=, the column of responses."
+            )
+        if needs_features and not {"messages", "response", "embedding"} & set(roles):
+            raise ValueError(
+                f"{self.records.name} has no column that is known to hold text or vectors. Name "
+                "it: messages= (chats), response= and prompt=, or embedding=. The columns are "
+                f"{self._listing()}."
+            )
+        if "turn" in roles and "messages" not in roles:
+            raise ValueError(
+                f"turn={roles['turn']!r} says which turn of a chat was acted on, but no column of "
+                "chats is read. Give messages=, or leave turn out."
+            )
+        return roles
+
+    def _refuse_guess(self, role, present):
+        raise ValueError(
+            f"{self.records.name} has the columns {' and '.join(map(repr, present))}, and which "
+            f"of them is meant is not known. Name it: {role}={present[0]!r}."
+        )
+
+    @property
+    def has_text(self):
+        return "messages" in self.roles or "response" in self.roles
+
+    def described(self):
+        """Return the column of each role, in words."""
+        found = {r: f"{n}{' (guessed)' * (r in self.guessed)}" for r, n in self.roles.items()}
+        if self.records.files[1:]:
+            found = {"files": f"{len(self.records.files)}, in the order of their names"} | found
+        if self.records.left_out:
+            found["files left out"] = ", ".join(self.records.left_out)
+        return found
+
+    # ------------------------------------------------------------------ text
+
+    def read_texts(self):
+        """Read prompts and responses, and leave out rows of chats without an assistant turn.
+
+        Returns
+        -------
+        left_out : dict
+            Number of rows by reason.
+        """
+        self.prompts = self.responses = None
+        if not self.has_text:
+            return {}
+        n, without, n_cut = self.n_read, [], 0
+        prompts, responses = [], []
+        chats = "messages" in self.roles
+        for row in range(n):
+            where = self.place(row)
+            if chats:
+                found, cut = self._of_chat(row, where)
+                n_cut += cut
+            else:
+                found = self._of_pair(row, where)
+            if found is None:
+                without.append(row)
+            else:
+                prompts.append(found[0])
+                responses.append(found[1])
+        self.prompts, self.responses = prompts, responses
+        for name in {self.roles[role] for role in _TEXT if role in self.roles}:
+            self.values.pop(name)  # the text is there, as it was read
+        left_out = {}
+        if without:
+            reason = f"chats without an assistant turn (the first: {self.place(without[0])})"
+            left_out[reason] = len(without)
+            self._drop(without)
+            if not self.rows:
+                raise ValueError(
+                    f"{self.records.name} has {n:,} rows, but none of its chats has an assistant "
+                    "turn. Check the roles: responses are those of 'assistant'."
+                )
+        self.found["chats cut behind the turn acted on"] = n_cut
+        self.found["empty responses"] = sum(map(_is_blank, responses))
+        self.found["responses that begin with the text of their prompt"] = sum(
+            isinstance(p, str) and isinstance(r, str) and p.strip() != "" and r.startswith(p)
+            for p, r in zip(prompts, responses, strict=True)
+        )
+        return left_out
+
+    def _drop(self, rows):
+        kept = np.ones(self.n_read, dtype=bool)
+        kept[rows] = False
+        self.positions = self.positions[kept]
+        self.rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
+        for name, column in self.values.items():
+            self.values[name] = [v for v, keep in zip(column, kept, strict=True) if keep]
+
+    def _of_chat(self, row, where):
+        """Return ((prompt, response), whether something was cut off), None for no response."""
+        column = self.values[self.roles["messages"]]
+        where = f"{where}, {self.of('messages')},"
+        value, column[row] = column[row], None  # what was read need not be kept twice
+        if isinstance(value, list | tuple | np.ndarray) and not len(value):
+            return None, False
+        chat = read_chat(value, where)
+        turn = last_response(chat)
+        if turn is None:
+            return None, False
+        if "turn" in self.roles:
+            turn = self._turn(self.column("turn")[row], value, chat, where)
+        end = turn + 1
+        while end < len(chat) and chat[end][0] not in ("user", "system", "developer", "assistant"):
+            end += 1
+        start = turn
+        while start > 0 and chat[start - 1][0] not in ("user", "system", "developer"):
+            start -= 1
+        response = chat[start:end]
+        single = len(response) == 1
+        response = response[0][1] if single else as_messages(response)
+        return (as_messages(chat[:start]), response), end < len(chat)
+
+    def _turn(self, given, value, chat, where):
+        """Return the position of the turn that was acted on."""
+        name = self.of("turn")
+        if isinstance(given, float) and given.is_integer():  # an integer beside missing ones
+            given = int(given)
+        if isinstance(given, int | np.integer) and not isinstance(given, bool):
+            turn = int(given)
+        elif isinstance(given, str):
+            ids = [message.get("id") for message in messages_of(value, where)]
+            if ids.count(given) != 1:
+                raise ValueError(
+                    f"{where} has {ids.count(given) or 'no'} messages of the id {given!r} that "
+                    f"{name} names; expected is one."
+                )
+            turn = ids.index(given)
+        else:
+            raise ValueError(
+                f"{where} has {given!r} in {name}; expected is the position of a turn (an "
+                "integer, from 0) or the id of a message."
+            )
+        if not 0 <= turn < len(chat) or chat[turn][0] != "assistant":
+            what = f"a turn of {chat[turn][0]}" if 0 <= turn < len(chat) else "not there"
+            raise ValueError(
+                f"{where} has {len(chat)} turns, and the one that {name} names ({given!r}) is "
+                f"{what}; expected is an assistant turn. Positions count from 0."
+            )
+        return turn
+
+    def _of_pair(self, row, where):
+        response = self.column("response")[row]
+        if is_absent(response):
+            raise ValueError(
+                f'{where} has no {self.of("response")}. Leave such rows out, or write "" if the '
+                "response is known to be empty."
+            )
+        if "prompt" not in self.roles:
+            return None, as_text(response, f"{where}, {self.of('response')},")
+        prompt = self.column("prompt")[row]
+        place = f"{where}, columns {self.roles['prompt']!r} and {self.roles['response']!r},"
+        chat = check_pair(prompt, response, place)
+        if isinstance(prompt, str) and isinstance(response, str):
+            return prompt, response
+        start = max((i for i, (role, _) in enumerate(chat) if role == "user"), default=-1) + 1
+        answer = chat[start:]
+        single = len(answer) == 1
+        prompt = prompt if isinstance(prompt, str) and start == 1 else as_messages(chat[:start])
+        return prompt, answer[0][1] if single else as_messages(answer)
+
+    def prompt_keys(self):
+        return self.column("prompt_id") if "prompt_id" in self.roles else self.prompts
+
+    def X(self, pandas):
+        """Return X, prompts and responses."""
+        prompts = responses = None
+        if self.responses is not None:
+            responses = _objects(self.responses)
+            prompts = None if self.prompts[:1] == [None] else _objects(self.prompts)
+        if "embedding" in self.roles:
+            return self._vectors(), prompts, responses
+        if responses is None:
+            return None, None, None
+        if prompts is None:
+            return pandas.DataFrame(_series({"text": responses}, pandas)), None, responses
+        X = {"prompt": prompts, "response": responses}
+        return pandas.DataFrame(_series(X, pandas)), prompts, responses
+
+    def _vectors(self):
+        column, name = self.column("embedding"), self.of("embedding")
+        width = None
+        rows = []
+        for row, value in enumerate(column):
+            try:
+                vector = np.asarray(value)
+            except ValueError:  # lists of several lengths
+                vector = np.zeros(0)
+            if vector.dtype.kind not in "iuf":
+                vector = np.zeros(0)
+            if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+                raise ValueError(
+                    f"{self.place(row)} holds {str(value)[:40]!r} in {name}; expected is a list "
+                    "of finite numbers. Compute this embedding again, or leave the row out."
+                )
+            width = width or len(vector)
+            if len(vector) != width:
+                raise ValueError(
+                    f"{self.place(row)} holds {len(vector)} numbers in {name}, but the rows before "
+                    f"hold {width}; expected is one length, that of one model."
+                )
+            rows.append(vector.astype(np.float64))
+        return np.stack(rows)
+
+    # ------------------------------------------------------------------ what users did
+
+    def ids(self, role):
+        """Return ids as they are, None where they are missing."""
+        column = [None if is_absent(value) else value for value in self.column(role)]
+        absent = sum(value is None for value in column)
+        self.found[f"rows without {role}"] = absent
+        if role == "response_id" and absent:
+            row = column.index(None)
+            raise ValueError(
+                f"{self.place(row)} has no {self.of(role)}; every response needs an id. Leave "
+                "such rows out, or leave out response_id=."
+            )
+        return _objects(column)
+
+    def actions(self):
+        """Return the actions by name: floats, or objects of kinds that have labels."""
+        found = {}
+        for name, kind in self.signals.items():
+            if isinstance(kind, str) or type(kind).__name__ == "Action":
+                found[name] = np.array(
+                    [self._action(value, row, name) for row, value in enumerate(self.values[name])]
+                )
+            else:
+                values = self.values[name]
+                found[name] = _objects([None if is_absent(v) else v for v in values])
+        return found
+
+    def _action(self, value, row, name):
+        if value is None or is_absent(value):
+            return math.nan
+        if isinstance(value, Real | Decimal | np.bool_) and value in (0, 1):
+            return float(value)
+        more = ""
+        if isinstance(value, Real | Decimal):
+            more = " Turn ratings and counts into actions first, by a threshold of your scale"
+        raise ValueError(
+            f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
+            f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
+        )
+
+    def duplicates(self, pandas, X, parts):
+        """Return how many rows are equal to an earlier one in all that was read."""
+        parts = {f"given {name}": part for name, part in parts.items() if part is not None}
+        if self.prompts is not None and "prompt_id" in self.roles:
+            parts["prompt"] = codes_of(self.prompts)
+        if self.responses is not None:
+            parts["response"] = codes_of(self.responses)
+        if "embedding" in self.roles:
+            parts["X"] = codes_of([row.tobytes() for row in X])
+        for name in ("conversation_id", "response_id"):
+            if name in self.roles:
+                parts[name] = codes_of(self.column(name))
+        parts = {
+            name: codes_of(values) if values.dtype == object else values
+            for name, values in parts.items()
+        }
+        return int(pandas.DataFrame(parts).duplicated().sum())
+
+
+def _is_action(name):
+    return isinstance(name, str) and (name == _ACTIONS[0] or name.startswith(_ACTIONS[1]))
+
+
+def _name_of(entry):
+    return entry.get("name"), entry.get("key")
+
+
+def _value_of(entry):
+    """Return the value of a score (Langfuse: value, LangSmith: score)."""
+    return next((entry[name] for name in ("value", "score") if entry.get(name) is not None), None)
+
+
+def _is_blank(response):
+    if isinstance(response, str):
+        return not response.strip()
+    return not any(message["content"].strip() for message in response)
+
+
+def _open(times, kind, window, now):
+    """Return in which rows the window is still open at `now`."""
+    if times is None:
+        raise ValueError(f"window={window!r} needs the time of each row: name its column by time=.")
+    (now,), kind_of_now = as_times([now], lambda _: "now", "now")
+    check_kinds({"time": kind, "now": kind_of_now})
+    return is_unknown(times) | ~(times + as_window(window, times) <= now)

@@ -1,0 +1,303 @@
+"""Logs as records, one mapping per row, from files and tables of every kind."""
+
+import gzip
+import io
+import json
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+
+from .._optional import import_optional
+
+#: Endings of files by how they are read; .gz and .zst may follow those of JSON.
+_JSON = (".jsonl", ".ndjson", ".json")
+_ARROW = (".arrow", ".feather")
+_PACKED = (".gz", ".zst")
+KINDS = f"{', '.join(_JSON)} (also {' or '.join(_PACKED)}), .parquet, {', '.join(_ARROW)}"
+_BUFFER = 2**20
+_BATCH = 2048
+
+
+class Records:
+    """The rows of a log, each a mapping, with the place where it stands.
+
+    Attributes
+    ----------
+    name : str
+        Of the source, for the messages.
+    files : list of Path
+        What is read, in order; empty for a table in memory.
+    left_out : list of str
+        Files of a folder that are not read.
+    """
+
+    def __init__(self, source):
+        self.source, self.files, self.left_out = source, [], []
+        if isinstance(source, str | PathLike):
+            path = Path(source)
+            if "://" in str(source):
+                raise ValueError(
+                    f"source={str(source)!r} is a URI, but expected is a path or a table. Download "
+                    "the file first, or open it with pandas."
+                )
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"{source} does not exist. Expected is a file ({KINDS}) or a folder of such."
+                )
+            self.name = path.name or str(path)
+            self.files = self._folder(path) if path.is_dir() else [path]
+            for file in self.files:
+                _kind(file)
+        elif isinstance(source, bytes | Mapping) or not (
+            isinstance(source, Iterable) or hasattr(source, "collect") or hasattr(source, "columns")
+        ):
+            raise TypeError(
+                f"source is a {type(source).__name__}, but expected is a path, a table (pandas, "
+                "polars, Arrow, Hugging Face), or a list of dicts."
+            )
+        else:
+            self.name = f"the {type(source).__name__}"
+
+    def _folder(self, path):
+        found = []
+        for file in sorted(path.iterdir()):
+            if file.name.startswith((".", "_")):
+                self.left_out.append(file.name)
+            else:
+                found.append(file)
+        folder = next((file for file in found if file.is_dir()), None)
+        if folder is not None or not found:
+            what = f"holds the folder {folder.name!r}" if folder else "holds no files"
+            raise ValueError(f"{path} {what}. Expected are files ({KINDS}); move them into one.")
+        return found
+
+    def place(self, number):
+        """Return where a row stands, in words."""
+        file, row = number
+        if not self.files:
+            return f"row {row} of {self.name}"
+        what = "line" if _kind(self.files[file]) == "json" else "row"
+        return f"{what} {row} of {self.files[file].name}"
+
+    def read(self, wanted):
+        """Yield ((file, row), record) for every row.
+
+        Parameters
+        ----------
+        wanted : callable(list of str) -> list of str
+            Picks the columns of a table that are needed. Records of JSON have all their fields.
+        """
+        for number, path in enumerate(self.files):
+            kind = _kind(path)
+            rows = _of_json(path) if kind == "json" else _of_arrow_file(path, kind, wanted)
+            for row, record in rows:
+                yield (number, row), record
+        if not self.files:
+            for row, record in enumerate(_of_memory(self.source, self.name, wanted)):
+                if not isinstance(record, Mapping):
+                    raise TypeError(
+                        f"row {row} of {self.name} is a {type(record).__name__}, but expected is a "
+                        "dict: one row of the log."
+                    )
+                yield (0, row), record
+
+
+def _kind(path):
+    """Return "json", "parquet" or "arrow"."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in _PACKED:
+        suffixes = suffixes[-2:-1] if suffixes[-2:-1] and suffixes[-2] in _JSON else []
+    last = suffixes[-1] if suffixes else ""
+    if last in _JSON:
+        return "json"
+    if last == ".parquet" or last in _ARROW:
+        return "parquet" if last == ".parquet" else "arrow"
+    hint = " Write a table as parquet: pandas.read_csv(LOG).to_parquet(...)."
+    raise ValueError(
+        f"{path.name} ends with {path.suffix or 'nothing'!r}; expected is {KINDS}."
+        + (hint if path.suffix.lower() in (".csv", ".tsv") else "")
+    )
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def _opened(path):
+    if path.suffix.lower() == ".gz":
+        return gzip.open(path, "rb")
+    if path.suffix.lower() == ".zst":
+        arrow = import_optional("pyarrow", "data", "Reading a .zst file")
+        return io.BufferedReader(arrow.input_stream(str(path), compression="zstd"), _BUFFER)
+    return open(path, "rb", buffering=_BUFFER)
+
+
+class _DuplicateKey(ValueError):
+    pass
+
+
+def _without_duplicates(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise _DuplicateKey(f"the key {twice!r} stands twice in one object")
+    return record
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_without_duplicates).decode
+
+
+def _parsed(raw, where):
+    """Return JSON as Python values, or raise an error that says where it is damaged."""
+    try:
+        return _decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} is not UTF-8 ({error.reason})"
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " if error.lineno > 1 else ""
+        reason = f"{line}column {error.colno}: {error.msg}"
+    except _DuplicateKey as error:
+        reason = str(error)
+    except RecursionError:
+        reason = "it is nested too deeply"
+    except ValueError as error:  # numbers of thousands of digits
+        reason = str(error).partition(";")[0]
+    raise ValueError(
+        f"{where} is not JSON that can be read: {reason}. Expected is one JSON object per line, or "
+        "one array of objects in the file. Repair or remove it."
+    ) from None
+
+
+def _of_json(path):
+    """Yield (line, record), or (number of the object, record) where the file is one array."""
+    name, line = path.name, 0
+    try:
+        with _opened(path) as file:
+            for line, raw in enumerate(file, 1):
+                if line == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                text = raw.strip()
+                if not text:
+                    continue
+                if text.startswith(b"[") and line == 1:
+                    yield from _of_array(raw + file.read(), name)
+                    return
+                where = f"line {line} of {name}"
+                record = _parsed(raw, where)
+                if not isinstance(record, dict):
+                    raise ValueError(
+                        f"{where} is a JSON {type(record).__name__}, but expected is an object: "
+                        '{"column": value, ...}.'
+                    )
+                yield line, record
+    except (EOFError, OSError, gzip.zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ValueError(
+            f"{name} is damaged or cut off after line {line} ({error}). Copy or export it again."
+        ) from error
+
+
+def _of_array(raw, name):
+    records = _parsed(raw, name)
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"entry {number} of the array in {name} is a JSON {type(record).__name__}, but "
+                'expected is an object: {"column": value, ...}.'
+            )
+        yield number, record
+
+
+# ---------------------------------------------------------------------- Arrow
+
+
+def _of_arrow_file(path, kind, wanted):
+    arrow = import_optional("pyarrow", "data", "Reading a log")
+    try:
+        if kind == "parquet":
+            parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
+            with parquet.ParquetFile(path) as file:
+                names = _picked(file.schema_arrow.names, wanted, path.name)
+                yield from _of_batches(
+                    file.iter_batches(_BATCH, columns=names), names, file.metadata.num_rows
+                )
+            return
+        with arrow.memory_map(str(path)) as mapped:
+            try:
+                file = arrow.ipc.open_file(mapped)
+                batches = (file.get_batch(i) for i in range(file.num_record_batches))
+            except arrow.ArrowInvalid:  # as the files that Hugging Face writes
+                mapped.seek(0)
+                batches = file = arrow.ipc.open_stream(mapped)
+            names = _picked(file.schema.names, wanted, path.name)
+            yield from _of_batches((batch.select(names) for batch in batches), names)
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path.name} is damaged or no {kind} file: {first}. Copy or export it again."
+        ) from error
+
+
+def _picked(names, wanted, source):
+    _check_once(names, source)
+    return wanted(list(names))
+
+
+def _check_once(names, source):
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{source} has two columns {twice!r}, but expected is one. Rename one of them."
+        )
+
+
+def check_names(table, name):
+    """Raise if a table has two columns of one name, as pandas and Arrow allow."""
+    if hasattr(table, "column_names"):
+        _check_once(list(table.column_names), name)
+    elif hasattr(table, "iloc"):
+        _check_once(list(table.columns), name)
+
+
+def _of_batches(batches, names, n_rows=0):
+    row = 0
+    for batch in batches:
+        columns = [column.to_pylist() for column in batch.columns]
+        if not columns:
+            columns = [[None] * batch.num_rows]
+        for values in zip(*columns, strict=True):
+            yield row, dict(zip(names, values, strict=False))
+            row += 1
+    while row < n_rows:  # a file of which no column is needed has batches without rows
+        yield row, {}
+        row += 1
+
+
+# ---------------------------------------------------------------------- in memory
+
+
+def _of_memory(source, name, wanted):
+    if hasattr(source, "select_columns") and getattr(source, "column_names", None):
+        # A data set of Hugging Face: formats make arrays of what are lists.
+        source = source.with_format(None)
+        return iter(source.select_columns(_picked(list(source.column_names), wanted, name)))
+    if hasattr(source, "collect") or hasattr(source, "columns"):
+        import narwhals
+
+        check_names(source, name)
+        try:
+            table = narwhals.from_native(source)
+        except TypeError:
+            raise TypeError(
+                f"source is a {type(source).__name__}, but expected is a path, a table (pandas, "
+                "polars, Arrow, Hugging Face), or a list of dicts."
+            ) from None
+        table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
+        names = _picked([str(column) for column in table.columns], wanted, name)
+        lists = [table.get_column(column).to_list() for column in names]
+        lists = lists or [[None] * len(table)]
+        return (dict(zip(names, row, strict=False)) for row in zip(*lists, strict=True))
+    return iter(source)

@@ -1,0 +1,184 @@
+"""What a reader found in a log, in numbers and in words."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+_HINT = (
+    "Check the sign of these signals, whether one excludes the other (as the outcomes of one "
+    "widget do), and whether 0 was logged where one was not offered."
+)
+
+
+@dataclass(frozen=True)
+class LogSummary:
+    """What a log holds, what was left out of it, and what looks odd; ``print`` shows it.
+
+    Attributes
+    ----------
+    source : str
+        What was read.
+    n_read, n_rows : int
+        Rows of the source, and rows kept.
+    columns : dict
+        The column that each role was read from; guessed ones end with " (guessed)".
+    left_out : dict
+        Number of rows or events left out, by reason.
+    found : dict
+        Number of rows that were kept but may be wrong, by what is odd about them.
+    users, prompts : tuple of int or None
+        How many there are, and fewest, median and most rows of one; None where not known.
+    signals : dict
+        By name: what it shows, in how many rows it is logged, and the share of these in which
+        users acted.
+    pairs : list of tuple
+        Two signals, the rows in which both are logged, the rows with both actions, and how many
+        there would be were they independent.
+    warnings : list of str
+        What contradicts the signs of the signals.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.datasets import read_feedback_log
+    >>> rows = [
+    ...     {"prompt": "2 + 2?", "response": "4", "copied": 1},
+    ...     {"prompt": "2 + 2?", "response": "", "copied": 0},
+    ... ]
+    >>> print(read_feedback_log(rows, signals=["copied"]).summary)
+    the list: 2 rows
+      prompt    prompt (guessed)
+      response  response (guessed)
+      prompts   1, 2 rows of each
+      1 empty responses
+      signal  logged       share acted
+      copied  2 (100%)           50.0%
+    """
+
+    source: str
+    n_read: int
+    n_rows: int
+    columns: dict = field(default_factory=dict)
+    left_out: dict = field(default_factory=dict)
+    found: dict = field(default_factory=dict)
+    users: tuple | None = None
+    prompts: tuple | None = None
+    signals: dict = field(default_factory=dict)
+    pairs: list = field(default_factory=list)
+    warnings: list = field(default_factory=list)
+
+    def __str__(self):
+        kept = "" if self.n_rows == self.n_read else f" read, {self.n_rows:,} kept"
+        counts = [f"  left out: {n:,} {what}" for what, n in self.left_out.items() if n]
+        counts += [f"  {n:,} {what}" for what, n in self.found.items() if n]
+        groups = [
+            (name, _sizes(*found))
+            for name, found in (("users", self.users), ("prompts", self.prompts))
+            if found is not None
+        ]
+        lines = [*_aligned([*self.columns.items(), *groups]), *counts]
+        lines += [line for table in self._of_signals() for line in _aligned(table)]
+        lines += [f"  warning: {text}" for text in self.warnings]
+        return "\n".join([f"{self.source}: {self.n_read:,} rows{kept}", *lines])
+
+    def _of_signals(self):
+        rows = [("signal", f"{'logged':<12} {'share acted':>11}")]
+        for name, (kind, logged, share) in self.signals.items():
+            part = logged / max(self.n_rows, 1)
+            acted = "" if np.isnan(share) else f"{share:.1%}"
+            sign = "" if kind == "positive" else f" ({kind})"
+            rows.append((f"{name}{sign}", f"{f'{logged:,} ({part:.0%})':<12} {acted:>11}"))
+        pairs = [("both signals", f"{'in rows':>9} {'expected if independent':>24} {'of':>9}")]
+        pairs += [
+            (f"{first}, {second}", f"{seen:>9,.0f} {expected:>24,.0f} {n:>9,}")
+            for first, second, n, seen, expected in self.pairs
+        ]
+        return [table for table in (rows, pairs) if len(table) > 1]
+
+
+def _aligned(rows):
+    width = min(max((len(label) for label, _ in rows), default=0), 40)
+    return [f"  {label:<{width}}  {text}".rstrip() for label, text in rows]
+
+
+def _sizes(n, fewest, median, most):
+    if fewest == most:
+        return f"{n:,}, {most:,} row{'s' if most > 1 else ''} of each"
+    return f"{n:,}, {fewest:,} to {most:,} rows of each, median {median:g}"
+
+
+def sizes(codes):
+    """Return how many groups there are, and fewest, median and most rows of one."""
+    if not len(codes):
+        return 0, 0, 0, 0
+    counts = np.bincount(codes)
+    return len(counts), int(counts.min()), float(np.median(counts)), int(counts.max())
+
+
+def of_signals(actions, signals, clusters=None):
+    """Return the parts of a summary that are about actions.
+
+    Parameters
+    ----------
+    actions : dict of str to ndarray of shape (n,)
+        0, 1 or NaN; of kinds that are no actions what users did, as objects.
+    signals : dict
+        "positive", "negative" or a Signal by name.
+    clusters : ndarray of int of shape (n,) or None
+        Rows of one cluster may depend on each other.
+
+    Returns
+    -------
+    parts : dict
+        `signals`, `pairs` and `warnings` of a `LogSummary`.
+    """
+    rates, tested = {}, []
+    for name, column in actions.items():
+        if column.dtype == object:
+            logged = sum(value is not None for value in column)
+            rates[name] = (type(signals[name]).__name__, logged, float("nan"))
+            continue
+        logged = ~np.isnan(column)
+        share = float(column[logged].mean()) if logged.any() else float("nan")
+        rates[name] = (sign_of(signals[name]), int(logged.sum()), share)
+        tested.append(name)
+    pairs, warnings = [], []
+    for k, second in enumerate(tested):
+        for first in tested[:k]:
+            both = ~np.isnan(actions[first]) & ~np.isnan(actions[second])
+            a, b = actions[first][both], actions[second][both]
+            if len(a):
+                pairs.append((first, second, len(a), float(a @ b), float(a.sum() * b.mean())))
+    if len(tested) > 1:
+        warnings = _contradictions(actions, signals, tested, clusters)
+    return {"signals": rates, "pairs": pairs, "warnings": warnings}
+
+
+def sign_of(signal):
+    """Return "positive" or "negative" of a signal that is an action."""
+    if isinstance(signal, str):
+        return signal
+    return "positive" if signal.shows == (1,) else "negative"
+
+
+def _contradictions(actions, signals, names, clusters):
+    from .._association import association_test  # scikit-learn takes a second to import
+
+    counts = np.column_stack([actions[name] for name in names])
+    n = len(counts)
+    found = association_test(
+        counts,
+        np.zeros((n, 1)),  # as if all responses were alike
+        np.ones(n),
+        clusters,
+        np.array([int(sign_of(signals[name]) == "positive") for name in names]),
+        np.arange(len(names)),
+        names,
+    )
+    return [
+        f"{each.signals[0]!r} and {each.signals[1]!r} "
+        f"{'show the same preference' if each.same_sign else 'show opposite preferences'}, but "
+        f"{each.seen:.0f} of {each.n_rows:,} rows have both, where independence gives "
+        f"{each.expected:.0f} if all responses are alike. {_HINT}"
+        for each in found
+        if each.contradicts
+    ]

@@ -1,0 +1,162 @@
+"""Times as logs hold them, and how long a user's action is waited for."""
+
+import math
+from datetime import date, datetime, timedelta
+from numbers import Real
+
+import numpy as np
+
+from .._keys import is_absent
+from .._optional import import_optional
+
+NUMBERS = "numbers"
+NAIVE = "dates without a time zone"
+ZONED = "dates with a time zone"
+_EXPECTED = (
+    "Expected are dates (datetime, ISO 8601 text) or numbers of one unit, in all rows of one kind"
+)
+
+
+def as_times(values, place, name):
+    """Return times as datetime64[us] (in UTC where they have a zone) or as floats.
+
+    Parameters
+    ----------
+    values : sequence of n
+        Dates with or without a time zone, ISO 8601 text, or numbers; missing is allowed.
+    place : callable(int) -> str
+        Where a row stands, for the messages.
+    name : str
+        Of the column or argument, for the messages.
+
+    Returns
+    -------
+    times : ndarray of shape (n,)
+        NaT or NaN where missing.
+    kind : str or None
+        What they are, in words; None if all are missing.
+    """
+    kinds, found = {}, [None] * len(values)
+    for row, value in enumerate(values):
+        if is_absent(value):
+            continue
+        kind, found[row] = _time(value, lambda row=row: place(row), name)
+        kinds.setdefault(kind, row)
+    if len(kinds) > 1:
+        (first, a), (second, b) = list(kinds.items())[:2]
+        raise ValueError(
+            f"{name} holds {first} ({values[a]!r}, {place(a)}) and {second} ({values[b]!r}, "
+            f"{place(b)}), which cannot be compared. {_EXPECTED}; convert them."
+        )
+    if NUMBERS in kinds:
+        return np.array([np.nan if t is None else t for t in found], dtype=float), NUMBERS
+    times = np.array(["NaT" if t is None else t for t in found], dtype="datetime64[us]")
+    return times, next(iter(kinds), None)
+
+
+def _time(value, place, name):
+    """Return the kind of a time, and the time as a naive datetime in UTC or a float."""
+    given = value
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").astype(datetime)
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise ValueError(
+                f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}; convert it first."
+            ) from None
+    if isinstance(value, Real) and not isinstance(value, bool):
+        value = _float(value)
+        if math.isfinite(value):
+            return NUMBERS, value
+    elif isinstance(value, datetime):
+        if hasattr(value, "to_pydatetime"):
+            value = value.floor("us").to_pydatetime()
+        if value.tzinfo is None:
+            return NAIVE, value
+        try:
+            return ZONED, (value - value.utcoffset()).replace(tzinfo=None)
+        except OverflowError:  # before the year 1 or after 9999 in UTC
+            pass
+    elif isinstance(value, date):
+        return NAIVE, datetime(value.year, value.month, value.day)
+    raise ValueError(f"{place()} holds {given!r} in {name}. {_EXPECTED}; convert it first.")
+
+
+def _float(value):
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def with_zone(times, kind):
+    """Return times so that they still say whether they have a time zone."""
+    if kind != ZONED:
+        return times
+    pandas = import_optional("pandas", "data", "Reading times")
+    return pandas.DatetimeIndex(times).tz_localize("UTC")
+
+
+def column_times(column, place, name):
+    """Return the times of a pandas Series as `as_times` does, many at once."""
+    pandas = import_optional("pandas", "data", "Reading times")
+    if hasattr(column.dtype, "pyarrow_dtype"):
+        arrow = import_optional("pyarrow", "data", "Reading times")
+        column = arrow.array(column).to_pandas()
+    if pandas.api.types.infer_dtype(column, skipna=True) == "string":
+        try:
+            column = pandas.to_datetime(column, format="ISO8601")
+        except (ValueError, TypeError):  # with and without a zone, or no times
+            return as_times(column.tolist(), place, name)
+    if isinstance(column.dtype, pandas.DatetimeTZDtype):
+        return column.dt.tz_convert(None).to_numpy("datetime64[us]"), ZONED
+    if column.dtype.kind == "M":
+        return column.to_numpy("datetime64[us]"), NAIVE
+    if column.dtype.kind in "iuf":
+        times = column.to_numpy(dtype=float, na_value=np.nan)
+        if not np.isinf(times).any():
+            return times, NUMBERS
+    return as_times(column.tolist(), place, name)
+
+
+def check_kinds(kinds):
+    """Raise unless times of several arguments, kind by name, can be compared."""
+    kinds = {name: kind for name, kind in kinds.items() if kind is not None}
+    if len(set(kinds.values())) > 1:
+        found = "; ".join(f"{name} holds {kind}" for name, kind in kinds.items())
+        raise ValueError(
+            f"times cannot be compared: {found}. Give all of them in one form, such as "
+            "pandas.to_datetime(column, utc=True)."
+        )
+
+
+def as_window(window, times):
+    """Return a duration in the numbers of `times`."""
+    if times.dtype.kind == "f":
+        if not isinstance(window, Real) or isinstance(window, bool) or not window > 0:
+            raise ValueError(
+                f"window={window!r}, but the times are numbers: expected is a number > 0 in their "
+                "unit."
+            )
+        return float(window)
+    if isinstance(window, str):
+        pandas = import_optional("pandas", "data", "A window as text")
+        try:
+            window = pandas.Timedelta(window)
+        except ValueError:
+            pass
+    if isinstance(window, np.timedelta64):
+        window = window.astype("timedelta64[us]").astype(timedelta)
+    if not isinstance(window, timedelta) or not window > timedelta(0):
+        raise ValueError(
+            f"window={window!r}, but the times are dates: expected is a duration > 0, such as "
+            "'24h', '30min' or a datetime.timedelta."
+        )
+    return np.timedelta64(window // timedelta(microseconds=1), "us")
+
+
+def is_unknown(times):
+    """Return where times are NaT or NaN."""
+    return times != times

@@ -1,0 +1,395 @@
+"""Events in long form become actions: which row each belongs to, and until when it counts."""
+
+import time
+import uuid
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from implicitrm_sk.datasets import actions_from_events, read_feedback_log
+from implicitrm_sk.signals import Action
+
+hypothesis = pytest.importorskip("hypothesis")
+st = hypothesis.strategies
+#: Each run tries the same examples.
+PROPERTY = hypothesis.settings(deadline=None, derandomize=True, database=None)
+COPY = {"copy": "positive"}
+
+
+def shown(*rows, names="response_id user_id time"):
+    return pd.DataFrame([dict(zip(names.split(), row, strict=True)) for row in rows])
+
+
+def done(*rows, names="response_id user_id time kind"):
+    return shown(
+        *(row if len(row) == len(names.split()) else (*row, "copy") for row in rows), names=names
+    )
+
+
+def column(responses, events, kinds=COPY, **arguments):
+    return actions_from_events(responses, events, kinds, **arguments).actions.iloc[:, 0].tolist()
+
+
+THREE = shown(("a", "ann", 0), ("a", "bob", 1), ("b", "bob", 2))
+
+
+def test_users_of_one_response_are_kept_apart():
+    data = actions_from_events(
+        THREE, done(("a", "bob", 5), ("b", "ann", 5), ("a", "bob", 6), ("c", "bob", 6)), COPY
+    )
+    assert data.actions["copy"].tolist() == [0, 1, 0]
+    assert data.summary.left_out == {"events of no response in the log": 2}
+    assert data.summary.found["events that repeat another one"] == 1
+    assert data.user_id.tolist() == ["ann", "bob", "bob"] and data.signals == COPY
+
+
+def test_an_event_belongs_to_what_was_shown_last():
+    again = shown(("a", "ann", 0), ("a", "ann", 10), ("a", "ann", 20))
+    events = done(("a", "ann", 10), ("a", "ann", 19), ("a", "ann", 25), ("a", "ann", -1))
+    data = actions_from_events(again, events, COPY)
+    assert data.actions["copy"].tolist() == [0, 1, 1]
+    assert data.summary.left_out == {"events before the response was shown": 1}
+    turns = shown((1, 0), (1, 10), (2, 5), names="conversation_id time")
+    events = done((1, 3), (2, 7), (1, 10), names="conversation_id time kind")
+    assert column(turns, events) == [1, 1, 1]
+    assert column(turns, events[:1]) == [1, 0, 0]
+
+
+def test_windows_by_time():
+    responses = shown(("a", 0), ("b", 0), ("c", 6), ("d", 7), names="response_id time")
+    events = done(("a", 5), ("b", 6), ("d", 8), names="response_id time kind")
+    data = actions_from_events(responses, events, COPY, window=5, now=11)
+    # The event on d has happened, but its row is too young to count what did not happen.
+    np.testing.assert_array_equal(data.actions["copy"], [1, 0, 0, np.nan])
+    assert data.summary.left_out == {"events after the window": 1}
+    assert data.summary.found["rows whose window is not closed"] == 1
+
+
+def test_windows_by_turn():
+    names = "response_id conversation_id time"
+    responses = shown(("a", 1, 0), ("b", 1, 10), ("c", 2, 0), ("d", 2, 0), ("e", 2, 4), names=names)
+    events = done(("a", 9), ("a", 10), ("b", 50), ("c", 4), names="response_id time kind")
+    found = column(responses, events, window="next_turn")
+    np.testing.assert_array_equal(found, [1, np.nan, 0, 0, np.nan])
+    found = column(responses, events, window=("next_turn", 20), now=60)
+    np.testing.assert_array_equal(found, [1, 0, 0, 0, 0])
+    found = column(responses, events, window=("next_turn", 3), now=50)
+    np.testing.assert_array_equal(found, [0, 0, 0, 0, 0])
+    found = column(responses, events, window=("next_turn", 50), now=53)
+    np.testing.assert_array_equal(found, [1, np.nan, 0, 0, np.nan])
+
+
+def test_dates():
+    times = pd.to_datetime(["2026-01-01 10:00", "2026-01-02 10:00", "2026-01-03 10:00"], utc=True)
+    responses = pd.DataFrame({"response_id": ["a", "b", "c"], "time": times})
+    late = times + pd.Timedelta("1h")
+    forms = [
+        late, late.strftime("%Y-%m-%dT%H:%M:%SZ"), late.tz_convert("Asia/Tokyo"),
+        pd.Series(late).astype("timestamp[ns, UTC][pyarrow]"), late.to_pydatetime(),
+        pd.Series(late).astype(str).astype("string[pyarrow]"),
+    ]  # fmt: skip
+    for form in forms:
+        events = pd.DataFrame({"response_id": ["a", "b", "c"], "kind": "copy", "time": form})
+        for window, expected in (("90min", [1, 1, np.nan]), ("30min", [0, 0, 0])):
+            now = "2026-01-03T11:00Z"
+            found = column(responses, events, window=window, now=now)
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_not_tracked():
+    responses = shown(("a", "web"), ("b", "ios"), ("c", None), names="response_id client")
+    events = done(("a", "copy"), ("b", "copy"), ("b", "share"), names="response_id kind")
+    data = actions_from_events(
+        responses, events, {"copy": "positive", "share": "positive"}, tracked={"copy": ["web"]}
+    )
+    np.testing.assert_array_equal(data.actions, [[1, 0], [np.nan, 1], [np.nan, 0]])
+    assert data.summary.left_out == {"actions copy of clients that do not track it": 1}
+    assert column(responses, events[:2], tracked={"copy": "ios"})[1] == 1
+
+
+def test_kinds_are_named():
+    events = done(("a", "ann", 1, "copy"), ("a", "ann", 1, "view"), ("b", "bob", 3, "view"))
+    with pytest.raises(ValueError, match=r"1 kinds that kinds does not name: 'view' \(2\)"):
+        actions_from_events(THREE, events, COPY)
+    kinds = {"view": None, "thumb": "negative", "copy": Action()}
+    data = actions_from_events(THREE, events, kinds)
+    assert list(data.actions) == ["thumb", "copy"]
+    assert data.signals == {"thumb": "negative", "copy": Action()}
+    assert data.summary.left_out == {"events of kinds to leave out": 2}
+    assert data.summary.warnings == ["'thumb' has no event that counts. Check its name in kinds."]
+
+
+def test_anonymous_users():
+    responses = shown(("a", None, 0), ("a", "bob", 0))
+    events = done(("a", None, 1), ("a", "eve", 1))
+    assert column(responses, events) == [1, 0]
+    assert column(responses, events[1:]) == [0, 0]
+
+
+def test_missing_ids_of_events_are_counted():
+    data = actions_from_events(THREE, done((None, "ann", 1), ("a", "ann", 2)), COPY)
+    assert data.actions["copy"].tolist() == [1, 0, 0]
+    assert data.summary.left_out == {"events without response_id": 1}
+
+
+def test_no_events():
+    for events in (done(("a", "ann", 1))[:0], done(("x", "ann", 1))):
+        data = actions_from_events(THREE, events, COPY)
+        assert data.actions["copy"].tolist() == [0, 0, 0]
+        assert "'copy' has no event" in str(data.summary)
+
+
+def test_regenerations_and_edits_of_chat_trees():
+    names = "response_id user_id prompt_id parent_id time"
+    responses = shown(
+        ("r1", "ann", "p1", None, 0),
+        ("r2", "ann", "p1", None, 5),  # r1 was regenerated
+        ("r3", "bob", "p1", None, 9),  # of another user
+        ("r4", "ann", "p2", "r2", 10),
+        ("r5", "ann", "p3", "r2", 20),  # the prompt of r4 was edited
+        ("r6", "ann", "p3", "r2", 30),
+        ("r7", None, "p3", "r2", 40),
+        ("r8", None, "p3", "r2", 50),
+        names=names,
+    )
+    kinds = {"regenerated": "negative", "edited": "negative"}
+    infer = {"regenerated": "regenerate", "edited": "edit"}
+    events = done(("r3", "bob", 11, "regenerated"))
+    data = actions_from_events(responses, events, kinds, infer=infer)
+    assert data.actions["regenerated"].tolist() == [1, 0, 1, 0, 1, 0, 0, 0]
+    assert data.actions["edited"].tolist() == [0, 0, 0, 1, 0, 0, 0, 0]
+    assert data.summary.found["rows of which regenerated is inferred"] == 2
+    found = actions_from_events(responses, events, kinds, infer=infer, window=5, now=100).actions
+    assert found["regenerated"].tolist() == [1, 0, 1, 0, 0, 0, 0, 0]
+    assert found["edited"].tolist() == [0] * 8
+    turn = responses.assign(conversation_id=[1, 1, 2, 1, 1, 1, 3, 3])
+    found = actions_from_events(turn, events, kinds, infer=infer, window="next_turn").actions
+    np.testing.assert_array_equal(found["regenerated"], [1, 0, np.nan, 0, 1, np.nan, 1, np.nan])
+
+
+@pytest.mark.parametrize("circle", [("r1", "r1"), ("r2", "r1")])
+def test_circles_of_replies_are_refused(circle):
+    responses = shown(
+        ("r1", 1, "p1", circle[0], 0), ("r2", 1, "p2", circle[1], 1),
+        names="response_id conversation_id prompt_id parent_id time",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="row 0 of responses follows the response.*in a circle"):
+        actions_from_events(
+            responses, done(("r1", 1), names="response_id time kind"),
+            COPY | {"edited": "negative"}, infer={"edited": "edit"},
+        )  # fmt: skip
+
+
+def test_data_that_were_read_get_actions():
+    chats = [
+        {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": a}],
+         "user_id": "u", "time": float(t), "id": t, "thumb": 1}
+        for t, (q, a) in enumerate([("q", "a"), ("q", "b"), ("r", "c")])
+    ]  # fmt: skip
+    log = read_feedback_log(chats, response_id="id", signals=["thumb"])
+    events = done((2, "u", 9, "copy"))
+    kinds = COPY | {"regenerated": "negative"}
+    data = actions_from_events(log, events, kinds, infer={"regenerated": "regenerate"})
+    assert data.actions.to_dict("list") == {
+        "thumb": [1, 1, 1], "copy": [0, 0, 1], "regenerated": [1, 0, 0]
+    }  # fmt: skip
+    assert data.signals == {"thumb": "positive"} | kinds
+    assert data.X is log.X and data.fit_params().keys() == {"groups", "response_id"}
+    assert data.summary.source == "the list" and data.summary.columns["events"] == "1"
+    with pytest.raises(ValueError, match="has the actions 'thumb' already"):
+        actions_from_events(log, events, {"thumb": "positive", "copy": None})
+
+
+@pytest.mark.parametrize("zone", ["", "Z", "+02:00"])
+def test_times_of_data_that_were_read_keep_their_zone(zone):
+    log = read_feedback_log(
+        [{"response": "r", "id": 1, "time": f"2026-01-01T10:00{zone}"}], response_id="id"
+    )
+    events = done((1, f"2026-01-01T10:30{zone}"), names="response_id time kind")
+    arguments = {"window": "1h", "now": f"2026-01-02T00:00{zone}"}
+    data = actions_from_events(log, events, COPY, **arguments)
+    assert data.actions["copy"].tolist() == [1]
+    table = pd.DataFrame({"response_id": [1], "time": log.time})
+    np.testing.assert_array_equal(
+        actions_from_events(table, events, COPY, **arguments).time, log.time
+    )
+    other = done((1, "2026-01-01T10:30" + ("Z" if not zone else "")), names="response_id time kind")
+    with pytest.raises(ValueError, match="times cannot be compared"):
+        actions_from_events(log, other, COPY)
+
+
+TABLES = {
+    "pandas": lambda frame: frame,
+    "records": lambda frame: frame.to_dict("records"),
+    "Arrow": pa.Table.from_pandas,
+    "polars": lambda frame: pytest.importorskip("polars").from_pandas(frame),
+    "lazy": lambda frame: pytest.importorskip("polars").from_pandas(frame).lazy(),
+    "categorical": lambda frame: frame.astype("category").astype({"time": float}),
+    "object": lambda frame: frame.astype(object),
+    "Arrow dtypes": lambda frame: frame.convert_dtypes(dtype_backend="pyarrow"),
+    "nullable": lambda frame: frame.convert_dtypes(),
+}
+
+
+@pytest.mark.parametrize("of_events", TABLES)
+@pytest.mark.parametrize("of_responses", TABLES)
+def test_tables(of_responses, of_events):
+    events = done(("a", "bob", 5), ("b", "ann", 5))
+    data = actions_from_events(TABLES[of_responses](THREE), TABLES[of_events](events), COPY)
+    assert data.actions["copy"].tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(1, 2), (2**62 + 1, 2**62 + 2), ("1", "01"), (uuid.UUID(int=1), uuid.UUID(int=2)), (1.0, 2)],
+)
+def test_ids_of_every_type(first, second):
+    responses = pd.DataFrame({"response_id": [first, second]})
+    for ids in ([second], [second, None]):
+        events = pd.DataFrame({"response_id": pd.Series(ids, dtype=object), "kind": "copy"})
+        assert column(responses, events) == [0, 1]
+
+
+# ---------------------------------------------------------------------- against one event at a time
+
+
+def slowly(responses, events, window, now):
+    """The rules of the docstring, event by event."""
+    acted = np.zeros(len(responses))
+    for _, event in events.iterrows():
+        fits = responses[
+            (responses["response_id"] == event["response_id"])
+            & (responses["user_id"] == event["user_id"])
+            & (responses["time"] <= event["time"])
+        ]
+        if len(fits):
+            row = fits["time"].idxmax()
+            if window is None or event["time"] - responses["time"][row] <= window:
+                acted[row] = 1
+    if window is not None:
+        acted[(responses["time"] + window > now).to_numpy()] = np.nan
+    return acted
+
+
+ROW = st.tuples(st.sampled_from("abc"), st.sampled_from("uv"), st.integers(0, 8))
+
+
+@hypothesis.settings(PROPERTY, max_examples=150)
+@hypothesis.given(
+    st.lists(ROW, min_size=1, max_size=8, unique=True), st.lists(ROW, max_size=12),
+    st.none() | st.integers(1, 5), st.integers(8, 12), st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_agrees_with_one_event_at_a_time(rows, of_events, window, now, shuffler):
+    responses = shown(*rows)
+    events = done(*of_events) if of_events else done(("a", "u", 0))[:0]
+    arguments = {} if window is None else {"window": window, "now": now}
+    expected = slowly(responses, events, window, now)
+    np.testing.assert_array_equal(column(responses, events, **arguments), expected)
+    # The order of rows, events and columns changes nothing else.
+    order = shuffler.sample(range(len(rows)), len(rows))
+    mixed = responses.iloc[order][["time", "user_id", "response_id"]]
+    events = events.iloc[shuffler.sample(range(len(events)), len(events))]
+    np.testing.assert_array_equal(column(mixed, events, **arguments), expected[order])
+
+
+# ---------------------------------------------------------------------- what is refused
+
+EVENTS = done(("a", "ann", 1))
+REFUSED = {
+    "no kinds": (THREE, EVENTS, {}, {}, TypeError, "kinds is {}"),
+    "list of kinds": (THREE, EVENTS, ["copy"], {}, TypeError, "expected is a dict"),
+    "sign": (THREE, EVENTS, {"copy": "good"}, {}, ValueError, r"kinds\['copy'\] is 'good'"),
+    "nothing left": (THREE, EVENTS, {"copy": None}, {}, ValueError, "leaves out every kind"),
+    "no now": (THREE, EVENTS, COPY, {"window": 5}, ValueError, "needs now="),
+    "early now": (THREE, EVENTS, COPY, {"now": 0}, ValueError, "earlier than the last event"),
+    "window": (THREE, EVENTS, COPY, {"window": "5h", "now": 9}, ValueError, "times are numbers"),
+    "window 0": (THREE, EVENTS, COPY, {"window": 0, "now": 9}, ValueError, "a number > 0"),
+    "windows": (THREE, EVENTS, COPY, {"window": (1, 2), "now": 9}, ValueError, "both in a tuple"),
+    "turn": (THREE, EVENTS, COPY, {"window": "next_turn"}, ValueError, "column 'conversation_id'"),
+    "no time": (
+        THREE, EVENTS.drop(columns="time"), COPY, {"window": 1, "now": 3}, ValueError,
+        "events has no column 'time'"),
+    "no kind": (THREE, EVENTS.drop(columns="kind"), COPY, {}, ValueError, "no column 'kind'"),
+    "missing kind": (THREE, EVENTS.assign(kind=None), COPY, {}, ValueError, "no kind in 1 rows"),
+    "missing time": (
+        THREE, EVENTS.assign(time=None), COPY, {}, ValueError, "events has no time in 1 rows"),
+    "missing time of a response": (
+        THREE.assign(time=[0, None, 1]), EVENTS, COPY, {}, ValueError, "the first is row 1"),
+    "missing id": (
+        THREE.assign(response_id=["a", None, "b"]), EVENTS, COPY, {}, ValueError,
+        "responses has no response_id in 1 rows, the first is row 1"),
+    "no ids": (
+        THREE, EVENTS.rename(columns={"response_id": "id"}), COPY, {}, ValueError,
+        "cannot be matched"),
+    "types": (
+        THREE.assign(response_id=[1, 1, 2]), EVENTS, COPY, {}, ValueError,
+        "text in events and a number in responses"),
+    "users of events only": (
+        THREE.drop(columns="user_id"), EVENTS, COPY, {}, ValueError, "responses has none"),
+    "users of responses only": (
+        THREE, EVENTS.drop(columns="user_id"), COPY, {}, ValueError, "'a' was shown to several"),
+    "which exposure": (
+        shown(("a", "ann"), ("a", "ann"), names="response_id user_id"),
+        EVENTS.drop(columns="time"), COPY, {}, ValueError, "up to 2 rows.*Add 'time'"),
+    "kinds of times": (
+        THREE, EVENTS.assign(time="2026-01-01"), COPY, {}, ValueError, "times cannot be compared"),
+    "no date": (
+        THREE, EVENTS.assign(time="soon"), COPY, {}, ValueError, "row 0 of events holds 'soon'"),
+    "zones": (
+        THREE.assign(time="2026-01-01T00:00Z"), EVENTS.assign(time="2026-01-01T01:00"), COPY, {},
+        ValueError, "times cannot be compared"),
+    "tracked": (THREE, EVENTS, COPY, {"tracked": {"copy": "web"}}, ValueError, "column 'client'"),
+    "tracked what": (THREE, EVENTS, COPY, {"tracked": {"x": "web"}}, ValueError, "names 'x'"),
+    "infer what": (THREE, EVENTS, COPY, {"infer": {"x": "edit"}}, ValueError, "infer names 'x'"),
+    "rule": (THREE, EVENTS, COPY, {"infer": {"copy": "stop"}}, ValueError, r"infer\['copy'\]"),
+    "prompts": (THREE, EVENTS, COPY, {"infer": {"copy": "edit"}}, ValueError, "column 'prompt_id'"),
+    "whose": (
+        THREE.assign(prompt_id=1).drop(columns="user_id"), EVENTS.drop(columns="user_id")[:0],
+        COPY, {"infer": {"copy": "regenerate"}}, ValueError, "neither 'user_id' nor"),
+    "path": ("events.jsonl", EVENTS, COPY, {}, TypeError, "responses is a str"),
+    "numbers": (THREE, [1, 2], COPY, {}, TypeError, "events is a list"),
+    "no rows": (THREE[:0], EVENTS, COPY, {}, ValueError, "responses has no rows"),
+    "two columns": (
+        pd.DataFrame([[1, 2]], columns=["response_id"] * 2), EVENTS, COPY, {}, ValueError,
+        "responses has two columns 'response_id'"),
+    "kinds that are lists": (
+        THREE, [{"response_id": "a", "user_id": "ann", "time": 1, "kind": ["copy"]}], COPY, {},
+        TypeError, "kinds that are no names"),
+    "no columns": (pd.DataFrame({"x": [1]}), EVENTS, COPY, {}, ValueError, "none of the columns"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_decided_is_refused(name):
+    responses, events, kinds, arguments, error, message = REFUSED[name]
+    with pytest.raises(error, match=message):
+        actions_from_events(responses, events, kinds, **arguments)
+
+
+@pytest.mark.slow
+def test_ten_million_events_in_a_minute():
+    rng = np.random.default_rng(0)
+    m, n = 1_000_000, 10_000_000
+    second = np.timedelta64(1, "s")
+    times = np.datetime64("2026-01-01", "us") + rng.integers(0, 30 * 86_400, m) * second
+    responses = pd.DataFrame(
+        {
+            "response_id": np.char.add("r", np.arange(m).astype(str)),
+            "user_id": np.char.add("u", rng.integers(0, 50_000, m).astype(str)),
+            "conversation_id": rng.integers(0, 200_000, m),
+            "time": times,
+        }
+    )
+    row = rng.integers(0, m, n)
+    events = responses.iloc[row][["response_id", "user_id"]].reset_index(drop=True)
+    events["kind"] = rng.choice(np.array(["copy", "share", "regenerate"]), n)
+    events["time"] = times[row] + rng.integers(0, 2 * 86_400, n) * second
+    kinds = {"copy": "positive", "share": "positive", "regenerate": "negative"}
+    began = time.process_time()
+    data = actions_from_events(
+        responses, events, kinds, window=("next_turn", "24h"), now="2026-02-05"
+    )
+    assert time.process_time() - began <= 60
+    assert sum(data.summary.left_out.values()) + int(data.actions.sum().sum()) <= n

@@ -1,0 +1,833 @@
+"""Logs as products export them: every format, every table, and what is damaged."""
+
+import gzip
+import json
+import random
+import re
+import uuid
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk.datasets import read_feedback_log
+from implicitrm_sk.embedding._text import read_text
+from implicitrm_sk.signals import Action, Choice
+
+hypothesis = pytest.importorskip("hypothesis")
+st = hypothesis.strategies
+
+#: Each run tries the same examples.
+PROPERTY = hypothesis.settings(deadline=None, derandomize=True, database=None)
+SIGNALS = {"copied": "positive", "regenerated": "negative"}
+
+
+def chat(question="2 + 2?", answer="4"):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def rows(n=6):
+    """Return a small log as records, with everything missing once."""
+    return [
+        {
+            "messages": chat(f"question {i // 2}", f"answer {i}"),
+            "copied": None if i == 3 else int(i % 2 == 0),
+            "regenerated": bool(i % 3 == 0),
+            "user_id": None if i == 4 else f"u{i % 2}",
+            "prompt_id": i // 2,
+            "timestamp": f"2026-01-0{i + 1}T12:00:00+00:00",
+        }
+        for i in range(n)
+    ]
+
+
+def write(path, records):
+    path.write_text("\n".join(map(json.dumps, records)))
+    return path
+
+
+def same(a, b):
+    """Assert that two logs are equal in all but the places."""
+    assert read_text(a.X) == read_text(b.X)
+    pd.testing.assert_frame_equal(a.actions, b.actions)
+    np.testing.assert_array_equal(a.groups, b.groups)
+    np.testing.assert_array_equal(a.user_id, b.user_id)
+    np.testing.assert_array_equal(a.time, b.time)
+    assert a.signals == b.signals
+
+
+# ---------------------------------------------------------------------- sources
+
+
+def table(**dtypes):
+    frame = pd.DataFrame(rows())
+    return frame.astype(dtypes)
+
+
+def arrow_table():
+    return pa.Table.from_pylist(rows())
+
+
+def polars_table():
+    return pytest.importorskip("polars").from_arrow(arrow_table())
+
+
+def hugging_face():
+    return pytest.importorskip("datasets").Dataset.from_list(rows())
+
+
+TABLES = {
+    "list": rows,
+    "generator": lambda: iter(rows()),
+    "pandas": table,
+    "nullable": lambda: table(copied="Int8", regenerated="boolean", user_id="string"),
+    "categorical": lambda: table(copied="category", user_id="category"),
+    "object": lambda: table(copied=object, regenerated=object),
+    "floats": lambda: table(copied="float32", regenerated="float64"),
+    "decimals": lambda: table().assign(
+        regenerated=[Decimal(int(r["regenerated"])) for r in rows()]
+    ),
+    "Arrow dtypes": lambda: table(
+        copied="int8[pyarrow]", regenerated="bool[pyarrow]", user_id="string[pyarrow]"
+    ),
+    "dates": lambda: table().assign(timestamp=pd.to_datetime(table()["timestamp"])),
+    "dates of another zone": lambda: table().assign(
+        timestamp=pd.to_datetime(table()["timestamp"]).dt.tz_convert("Asia/Tokyo")
+    ),
+    "JSON strings": lambda: table().assign(messages=[json.dumps(r["messages"]) for r in rows()]),
+    "other index": lambda: table().set_index(pd.Index(range(6, 0, -1))),
+    "Arrow": arrow_table,
+    "record batch": lambda: pa.Table.from_batches(arrow_table().to_batches(max_chunksize=2)),
+    "polars": polars_table,
+    "lazy": lambda: polars_table().lazy(),
+    "Hugging Face": hugging_face,
+    "Hugging Face with a format": lambda: hugging_face().with_format("numpy"),
+    "iterable": lambda: hugging_face().to_iterable_dataset(),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables(name):
+    same(
+        read_feedback_log(TABLES[name](), signals=SIGNALS),
+        read_feedback_log(rows(), signals=SIGNALS),
+    )
+
+
+def as_array(path):
+    path.write_text(json.dumps(rows(), indent=1))
+
+
+def as_gzip(path):
+    path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows())).encode()))
+
+
+def as_zstd(path):
+    with pa.output_stream(str(path), compression="zstd") as file:
+        file.write("\r\n".join(map(json.dumps, rows())).encode())
+
+
+def as_feather(path):
+    with pa.ipc.new_file(str(path), arrow_table().schema) as file:
+        file.write_table(arrow_table(), max_chunksize=2)
+
+
+def as_stream(path):
+    with pa.ipc.new_stream(str(path), arrow_table().schema) as file:
+        file.write_table(arrow_table())
+
+
+FILES = {
+    "log.jsonl": lambda path: write(path, rows()),
+    "log.ndjson": lambda path: path.write_text(
+        "\ufeff" + "\n\n".join(map(json.dumps, rows())) + "\n"
+    ),
+    "log.json": as_array,
+    "log.JSONL.gz": as_gzip,
+    "log.v2.jsonl.zst": as_zstd,
+    "log.parquet": lambda path: pq.write_table(arrow_table(), path, row_group_size=2),
+    "log.feather": as_feather,
+    "log.arrow": as_stream,
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_files(name, tmp_path):
+    FILES[name](tmp_path / name)
+    found = read_feedback_log(tmp_path / name, signals=SIGNALS)
+    same(found, read_feedback_log(rows(), signals=SIGNALS))
+    assert found.summary.source == name
+
+
+def test_folder_in_the_order_of_names(tmp_path):
+    pq.write_table(pa.Table.from_pylist(rows()[:2]), tmp_path / "a.parquet")
+    write(tmp_path / "b.jsonl", rows()[2:4])
+    write(tmp_path / "c.jsonl", rows()[4:])
+    (tmp_path / "_SUCCESS").touch()
+    found = read_feedback_log(str(tmp_path), signals=SIGNALS)
+    same(found, read_feedback_log(rows(), signals=SIGNALS))
+    assert found.row.tolist() == list(range(6))
+    assert "3, in the order of their names" in str(found.summary)
+    assert re.search("files left out +_SUCCESS", str(found.summary))
+
+
+def test_fit_takes_what_is_read():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 2))
+    log = [
+        {
+            "vector": list(x),
+            "action": int(x[0] > 0.5),
+            "action_2": int(x[0] > 0),
+            "prompt_id": i // 2,
+        }
+        for i, x in enumerate(X)
+    ]
+    data = read_feedback_log(log, embedding="vector")
+    np.testing.assert_array_equal(data.X, X)
+    assert data.signals == {"action": "positive", "action_2": "positive"} and data.prompt is None
+    est = ImplicitRewardEstimator(signals=data.signals, max_epochs=2, early_stopping=False)
+    est.fit(data.X, data.actions, **data.fit_params())
+    assert list(est.signal_names_in_) == ["action", "action_2"]
+
+
+# ---------------------------------------------------------------------- formats of the public
+
+
+def openai():
+    """Stored completions: a request with its messages, and what came back."""
+    record = {
+        "request": {
+            "model": "m",
+            "messages": [{"role": "developer", "content": "Be brief."}, *chat()[:1]],
+        },
+        "response": {"choices": [{"index": 0, "message": chat()[1] | {"refusal": None}}]},
+        "thumbs": 1,
+    }
+    return [record], {"prompt": "request.messages", "response": "response.choices.0.message"}
+
+
+def responses_api():
+    record = {
+        "input": [{"role": "user", "content": [{"type": "input_text", "text": "2 + 2?"}]}],
+        "output": [
+            {
+                "type": "message",
+                "role": "assistant",
+                "content": [{"type": "output_text", "text": "4"}],
+            }
+        ],
+        "thumbs": 1,
+    }
+    return [record], {"prompt": "input", "response": "output"}
+
+
+def share_gpt():
+    turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "2 + 2?"}]
+    return [{"id": "x", "conversations": [*turns, {"from": "gpt", "value": "4"}], "thumbs": 1}], {}
+
+
+def hugging_face_chat():
+    """As ultrachat has it: the prompt beside the messages that repeat it."""
+    return [{"prompt": "2 + 2?", "prompt_id": "h", "messages": chat(), "thumbs": 1}], {}
+
+
+def explicit_prompt():
+    """As TRL has it: a prompt and a completion of messages."""
+    return [{"prompt": chat()[:1], "completion": chat()[1:], "thumbs": 1}], {}
+
+
+def lang_smith():
+    run = {
+        "id": str(uuid.UUID(int=1)),
+        "run_type": "llm",
+        "inputs": {"messages": [{"type": "human", "content": "2 + 2?"}]},
+        "outputs": {"message": {"type": "ai", "content": "4", "tool_calls": []}},
+        "feedback": [{"key": "thumbs", "score": 1}, {"key": "other", "score": 0.3}],
+        "start_time": "2026-01-01T00:00:00.123456+00:00",
+    }
+    paths = {"prompt": "inputs.messages", "response": "outputs.message", "time": "start_time"}
+    return [run], paths | {"signals": ["feedback.thumbs"], "response_id": "id"}
+
+
+def langfuse():
+    trace = {
+        "id": "t1",
+        "userId": "ann",
+        "sessionId": "s1",
+        "timestamp": "2026-01-01T00:00:00.000Z",
+        "input": {"messages": chat()[:1]},
+        "output": chat()[1],
+        "scores": [{"name": "thumbs", "value": 1, "dataType": "BOOLEAN"}],
+    }
+    paths = {"prompt": "input.messages", "response": "output", "user_id": "userId"}
+    return [trace], paths | {"signals": ["scores.thumbs"], "conversation_id": "sessionId"}
+
+
+PUBLIC = [
+    openai,
+    responses_api,
+    share_gpt,
+    hugging_face_chat,
+    explicit_prompt,
+    lang_smith,
+    langfuse,
+]
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+@pytest.mark.parametrize("form", PUBLIC)
+def test_public_formats(form, parquet, tmp_path):
+    records, arguments = form()
+    source = records
+    if parquet:
+        source = tmp_path / "log.parquet"
+        pq.write_table(pa.Table.from_pylist(records), source)
+    data = read_feedback_log(source, **({"signals": ["thumbs"]} | arguments))
+    (row,) = read_text(data.X)
+    assert row[-2:] == (("user", "2 + 2?"), ("assistant", "4")) and len(row) <= 3
+    assert data.response.tolist() == ["4"] and data.actions.to_numpy().tolist() == [[1.0]]
+    for name in set(arguments) - {"prompt", "response", "signals"}:
+        assert len(data[name]) == 1
+
+
+def test_tool_turns_are_part_of_the_response():
+    call = {"function": {"name": "add", "arguments": '{"a": 2}'}}
+    turns = [
+        chat()[0],
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4"},
+        {"role": "assistant", "content": "It is 4."},
+        {"role": "user", "content": "Thanks"},
+    ]
+    data = read_feedback_log([{"messages": turns}])
+    assert data.prompt[0] == chat()[:1]
+    assert [m["role"] for m in data.response[0]] == ["assistant", "tool", "assistant"]
+    assert data.summary.found["chats cut behind the turn acted on"] == 1
+    assert len(read_text(data.X)[0]) == 4
+
+
+def test_an_assistant_that_spoke_first_has_no_prompt():
+    system = {"role": "system", "content": "Be brief."}
+    data = read_feedback_log([{"messages": chat()[1:]}, {"messages": [system, chat()[1]]}])
+    assert data.prompt.tolist() == [[], [system]] and data.response.tolist() == ["4", "4"]
+    assert read_text(data.X) == [
+        (("assistant", "4"),),
+        (("system", "Be brief."), ("assistant", "4")),
+    ]
+
+
+# ---------------------------------------------------------------------- turns
+
+LONG = [*chat("a", "b"), *chat("c", "d"), {"role": "user", "content": "e"}]
+LONG = [message | {"id": f"m{i}"} for i, message in enumerate(LONG)]
+
+
+@pytest.mark.parametrize(
+    ("turn", "prompt", "response"),
+    [(1, "a", "b"), (3, "c", "d"), ("m1", "a", "b"), ("m3", "c", "d"), (3.0, "c", "d")],
+)
+def test_turn_acted_on(turn, prompt, response):
+    data = read_feedback_log([{"messages": LONG, "which": turn}], turn="which")
+    assert data.prompt[0][-1]["content"] == prompt and data.response[0] == response
+    assert data.summary.found["chats cut behind the turn acted on"] == 1
+
+
+def test_last_turn_and_equal_prompts():
+    data = read_feedback_log([{"messages": LONG}, {"messages": LONG[:4]}, {"messages": LONG[:2]}])
+    assert data.response.tolist() == ["d", "d", "b"]
+    assert data.groups.tolist() == [0, 0, 1]
+    assert data.summary.prompts == (2, 1, 1.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("turn", "message"),
+    [
+        (0, "row 0 of the list, column 'messages', has 5 turns.*is a turn of user"),
+        (9, "is not there"),
+        (-1, "is not there"),
+        ("m7", "has no messages of the id 'm7'"),
+        (None, "has None in column 'which'"),
+        (1.5, "has 1.5 in"),
+        (True, "has True in"),
+    ],
+)
+def test_turn_that_is_not_there(turn, message):
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log([{"messages": LONG, "which": turn}], turn="which")
+
+
+# ---------------------------------------------------------------------- the summary
+
+
+def test_summary_counts_what_it_finds():
+    log = [
+        *rows(),
+        rows()[0],
+        {"messages": chat()[:1]},
+        {"messages": []},
+        {"messages": chat("hi", " ")},
+    ]
+    data = read_feedback_log(log, signals=SIGNALS)
+    found = data.summary
+    assert (found.n_read, found.n_rows) == (10, 8) and len(data.X) == 8
+    assert found.left_out == {"chats without an assistant turn (the first: row 7 of the list)": 2}
+    assert data.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
+    assert found.found["empty responses"] == 1
+    assert found.found["exact duplicates of an earlier row"] == 1
+    assert found.found["rows without user_id"] == 2
+    assert found.found["rows without a time"] == 1
+    assert found.users == (4, 1, 2.0, 3)  # two of them unknown
+    assert found.signals["copied"] == ("positive", 6, pytest.approx(4 / 6))
+    assert found.pairs == [("copied", "regenerated", 6, 2.0, pytest.approx(4 * 2 / 6))]
+    text = str(found)
+    assert "10 rows read, 8 kept" in text and "regenerated (negative)" in text
+    assert all(len(line) <= 110 for line in text.splitlines())
+
+
+def test_responses_that_repeat_their_prompt_are_counted():
+    log = [{"prompt": "Say a.", "response": "Say a. a"}, {"prompt": "Say a.", "response": "a"}]
+    data = read_feedback_log(log)
+    assert data.summary.found["responses that begin with the text of their prompt"] == 1
+    assert data.response.tolist() == ["Say a. a", "a"]
+
+
+def test_summary_warns_of_wrong_signs():
+    rng = np.random.default_rng(0)
+    liked = rng.random(2000) < 0.5
+    up, copied = (liked & (rng.random(2000) < 0.6)).astype(int), (liked & (rng.random(2000) < 0.6))
+    down = (~liked & (rng.random(2000) < 0.5)).astype(int)
+    log = [
+        {"prompt": str(i), "response": "r", "up": int(a), "copied": int(b), "down": int(c)}
+        for i, (a, b, c) in enumerate(zip(up, copied, down, strict=True))
+    ]
+    right = {"up": "positive", "copied": "positive", "down": "negative"}
+    assert read_feedback_log(log, signals=right).summary.warnings == []
+    wrong = read_feedback_log(log, signals=["up", "copied", "down"]).summary
+    assert len(wrong.warnings) == 2 and "'down' show the same preference, but 0 of" in str(wrong)
+
+
+def test_windows_that_are_not_closed():
+    log = [{"response": "r", "copied": 1, "time": f"2026-01-0{i}T00:00"} for i in (1, 2, 3)]
+    log.append({"response": "r", "copied": 1, "time": None})
+    data = read_feedback_log(log, signals=["copied"], window="24h", now="2026-01-03")
+    # What happened already counts no more than what did not: both are decided at its end.
+    np.testing.assert_array_equal(data.actions["copied"], [1, 1, np.nan, np.nan])
+    assert data.summary.found["rows whose window of 24h is not closed"] == 2
+    data = read_feedback_log(
+        [{"response": "r", "copied": 1, "time": t} for t in (1, 2)],
+        signals=["copied"], window=1, now=2.5,
+    )  # fmt: skip
+    np.testing.assert_array_equal(data.actions["copied"], [1, np.nan])
+
+
+def test_other_kinds_of_signals_keep_their_labels():
+    thumb = Choice({"up": 1, "down": 0}, silent="none")
+    log = [{"response": "r", "thumb": t, "copied": 1} for t in ("up", None, "none")]
+    data = read_feedback_log(log, signals={"thumb": thumb, "copied": Action()})
+    assert data.actions["thumb"].tolist() == ["up", None, "none"]
+    assert data.signals == {"thumb": thumb, "copied": Action()}
+    assert "thumb (Choice)" in str(data.summary)
+
+
+def test_ids_of_every_type():
+    for ids in (
+        ["a", "b", "a"],
+        [1, 2, 1],
+        [2**63 + 1, 2**63 + 2, 2**63 + 1],
+        [uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=1)],
+        [datetime(2026, 1, 1), datetime(2026, 1, 2), datetime(2026, 1, 1)],
+        [1, "1", 1],
+        [{"$oid": "a"}, {"$oid": "b"}, {"$oid": "a"}],
+        [chat(), chat("3?"), chat()],
+        [b"a", b"b", b"a"],
+    ):
+        log = [{"response": "r", "who": i, "what": i} for i in ids]
+        data = read_feedback_log(log, user_id="who", prompt_id="what", keep=["what"])
+        assert data.groups.tolist() == [0, 1, 0] and data.summary.users[0] == 2
+        assert data.user_id.tolist() == ids and data.what.tolist() == ids
+
+
+def test_missing_ids_are_users_and_prompts_of_their_own():
+    log = [
+        {"response": "r", "user_id": i, "prompt_id": i} for i in (None, "a", float("nan"), pd.NA)
+    ]
+    data = read_feedback_log(log)
+    assert data.user_id.tolist() == [None, "a", None, None]
+    assert data.summary.users[0] == 4 and len(set(data.groups)) == 4
+
+
+# ---------------------------------------------------------------------- properties
+
+
+@hypothesis.settings(PROPERTY, max_examples=25)
+@hypothesis.given(
+    st.randoms(use_true_random=False), st.integers(1, 3), st.sampled_from(["jsonl", "parquet"])
+)
+def test_order_of_rows_columns_and_files_changes_nothing_else(
+    tmp_path_factory, shuffler, n_files, kind
+):
+    folder = tmp_path_factory.mktemp("log")
+    records = [record | {"number": i} for i, record in enumerate(rows(9))]
+    shuffler.shuffle(records)
+    records = [dict(shuffler.sample(list(record.items()), len(record))) for record in records]
+    for k in range(n_files):
+        part = records[k::n_files]
+        if kind == "jsonl":
+            write(folder / f"{k}.jsonl", part)
+        else:
+            pq.write_table(pa.Table.from_pylist(part), folder / f"{k}.parquet")
+    data = read_feedback_log(folder, signals=SIGNALS, keep=["number"])
+    order = np.argsort(data.number.astype(int))
+    plain = read_feedback_log(rows(9), signals=SIGNALS)
+    text = read_text(data.X)
+    assert [text[i] for i in order] == read_text(plain.X)
+    np.testing.assert_array_equal(data.actions.to_numpy()[order], plain.actions)
+    np.testing.assert_array_equal(data.user_id[order], plain.user_id)
+    np.testing.assert_array_equal(data.time[order], plain.time)
+    equal = data.groups[order][:, None] == data.groups[order]
+    np.testing.assert_array_equal(equal, plain.groups[:, None] == plain.groups)
+    for name in ("users", "prompts", "signals"):
+        assert getattr(data.summary, name) == getattr(plain.summary, name)
+
+
+VALUES = st.lists(st.sampled_from([0, 1, None]), min_size=1, max_size=8)
+DTYPES = (object, "float32", "float64", "Int8", "UInt8", "Float32", "boolean", "category",
+          "int8[pyarrow]", "double[pyarrow]", "bool[pyarrow]")  # fmt: skip
+
+
+@hypothesis.settings(PROPERTY, max_examples=60)
+@hypothesis.given(VALUES, st.sampled_from(DTYPES))
+def test_any_dtype_of_actions_and_ids(values, dtype):
+    series = pd.Series(values, dtype=object).astype("Int8").astype(dtype)
+    ids = pd.Series([None if v is None else 10 * v for v in values], dtype="Int64")
+    ids = ids if dtype in ("boolean", "bool[pyarrow]") else ids.astype(dtype)
+    frame = pd.DataFrame({"response": ["r"] * len(values), "copied": series, "user_id": ids})
+    data = read_feedback_log(frame, signals=["copied"])
+    np.testing.assert_array_equal(
+        data.actions["copied"], np.array([np.nan if v is None else v for v in values])
+    )
+    assert [None if u is None else int(u) for u in data.user_id] == [
+        None if v is None else 10 * v for v in values
+    ]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@hypothesis.settings(PROPERTY, max_examples=150)
+@hypothesis.given(
+    st.sampled_from(["messages", "response", "copied", "user_id", "time", "prompt"]), JSON
+)
+def test_any_value_is_read_or_refused_with_its_place(column, value):
+    log = [{"messages": chat(), "copied": 1, "user_id": "a", "time": 1.0}]
+    if column in ("response", "prompt"):
+        log = [{"prompt": "p", "response": "r", "copied": 1, "user_id": "a", "time": 1.0}]
+    log.append(log[0] | {column: value})
+    try:
+        data = read_feedback_log(log, signals=["copied"])
+    except (ValueError, TypeError) as error:
+        assert "row 1 of the list" in str(error), error
+        return
+    assert data.summary.n_rows + sum(data.summary.left_out.values()) == 2
+
+
+@hypothesis.settings(PROPERTY, max_examples=150)
+@hypothesis.given(st.data())
+def test_damaged_bytes_never_end_in_another_error(tmp_path_factory, data):
+    """A byte of the file is changed or it is cut: an error with the file, or all rows counted."""
+    name = data.draw(st.sampled_from(sorted(set(FILES) - {"log.ndjson", "log.arrow"})))
+    path = tmp_path_factory.mktemp("log") / name
+    FILES[name](path)
+    raw = bytearray(path.read_bytes())
+    place = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        del raw[place:]
+    else:
+        raw[place] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        found = read_feedback_log(path, messages="messages", signals=SIGNALS)
+    except (ValueError, TypeError) as error:
+        assert name in str(error), error
+        return
+    assert found.summary.n_rows + sum(found.summary.left_out.values()) == found.summary.n_read
+
+
+# ---------------------------------------------------------------------- hostile input
+
+GOOD = json.dumps({"messages": chat(), "copied": 1})
+
+
+def with_value(column, text):
+    """Return a good line and one with a value of a column, as JSON text."""
+    record = {"messages": json.dumps(chat()), "copied": "1", "user_id": '"a"', "time": "1.5"}
+    fields = ", ".join(f'"{name}": {value}' for name, value in (record | {column: text}).items())
+    return f"{GOOD}\n{{{fields}}}"
+
+
+BAD_LINES = {
+    "cut off": ('{"copied": 1, "messages": [{"role"', "line 2 of log.jsonl is not JSON.*column"),
+    "cut off in a string": ('{"copied": "1', "column 1[24]"),
+    "two objects": ('{"copied": 1} {"copied": 0}', "column 15: Extra data"),
+    "trailing comma": ('{"copied": 1,}', "column 1[34]"),
+    "single quotes": ("{'copied': 1}", "column 2"),
+    "no JSON": ("hello", "column 1: Expecting value"),
+    "a list": ("[1, 2]", "line 2 of log.jsonl is a JSON list, but expected is an object"),
+    "a number": ("3", "is a JSON int"),
+    "a string": ('"a"', "is a JSON str"),
+    "null": ("null", "is a JSON NoneType"),
+    "duplicate key": ('{"copied": 1, "copied": 0}', "the key 'copied' stands twice"),
+    "duplicate key inside": ('{"m": {"a": 1, "a": 2}}', "the key 'a' stands twice"),
+    "nested too deeply": ("[" * 100_000, "nested too deeply"),
+    "deep objects": ('{"a":' * 100_000, "nested too deeply"),
+    "a number of 10,000 digits": ('{"copied": ' + "9" * 10_000 + "}", "Exceeds the limit"),
+    "control character": ('{"a": "\x01"}', "Invalid control character"),
+    "NUL": ("\x00", "column 1"),
+    "bad escape": ('{"a": "\\x"}', "Invalid .*escape"),
+    "half an escape": ('{"a": "\\u12"}', "Invalid .*escape"),
+    "byte order mark inside": ("\ufeff{}", "not JSON"),
+    "CSV": ("copied,shared", "column 1"),
+    "comment": ("// {}", "column 1"),
+}
+BAD_BYTES = {
+    "UTF-8": (b'{"a": "\xff"}', "line 2 of log.jsonl.*byte 8 is not UTF-8"),
+    "cut UTF-8": ('{"a": "é'.encode()[:-1], "is not UTF-8"),
+    "UTF-16": ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
+    "Latin-1": ('{"a": "é"}'.encode("latin-1"), "not UTF-8"),
+    "gzip": (gzip.compress(b"{}"), "not (UTF-8|JSON)"),
+    "overlong": (b'{"a": "\xc0\x80"}', "not UTF-8"),
+    "surrogate as bytes": (b'{"a": "\xed\xa0\xbd"}', "not UTF-8"),
+}
+NOT_A_CHAT = (
+    *("1", "1.5", "true", '"hello"', '"[1]"', '"[{}]"', '"{"', "{}", "[1]", '["a"]', "[[]]", "[{}]",
+      "[null]", '[{"role": "user"}]', '[{"content": "a"}]', '{"role": 1}', '[{"speaker": "a"}]'),
+)  # fmt: skip
+CONTENT = ("1", "true", "{}", "[1]", '[{"type": "image_url"}]', "[{}]", '[{"type": "text"}]',
+           "null", '[{"type": ["a"]}]', '[{"type": "input_audio", "text": "a"}]', '"\\ud83d"',
+           '[{"type": "text", "text": 1}]', '["\\udc00"]')  # fmt: skip
+CALLS = ("1", '"add()"', "[1]", "[null]", "[{}]", '[{"function": 1}]',
+         '[{"function": {"name": 1}}]', '[{"name": "\\ud83d"}]')  # fmt: skip
+ACTIONS = ("2", "-1", "0.5", '"yes"', '"1"', '""', "[1]", "{}", "1e999", "-Infinity", str(10**400),
+           '"true"', "[]", '{"value": 1}')  # fmt: skip
+TIMES = ('"yesterday"', '""', "true", "[]", "{}", "1e999", '"2026-13-01"', '"2026-01-01"',
+         '"01/02/2026"',  '"1970-01-01T00:00:00+99:00"', '"9999-12-31T23:00-10:00"',
+         str(10**400))  # fmt: skip
+
+
+VECTORS = ("null", "1", '"a"', "[]", "[null]", '["a"]', "[1e999, 0]", "[NaN, 0]", "[[1, 2]]", "{}",
+           "[1, 2, 3]", "true", "[true, false]", '["1", "2"]', f"[{10**400}, 1]")  # fmt: skip
+TURNS = ("-1", "0", "2", "9", '"m9"', '""', "1.5", "null", "true", "[]", "{}", str(10**400))
+
+
+def hostile():
+    """Yield name, content of the file, and what the error says."""
+    for name, (line, message) in BAD_LINES.items():
+        yield f"line: {name}", f"{GOOD}\n{line}\n{GOOD}".encode(), message
+    for name, (line, message) in BAD_BYTES.items():
+        yield f"bytes: {name}", GOOD.encode() + b"\n" + line + b"\n", message
+    place = "line 2 of log.jsonl"
+    for value in NOT_A_CHAT:
+        yield (
+            f"chat: {value}",
+            with_value("messages", value).encode(),
+            f"{place}, column 'messages'",
+        )
+    for role in ("1", "null", "[]", '"\\ud83d"'):
+        chats = f'[{{"role": {role}, "content": "a"}}]'
+        yield f"role: {role}", with_value("messages", chats).encode(), place
+    for content in CONTENT:
+        chats = f'[{{"role": "assistant", "content": {content}}}]'
+        yield f"content: {content}", with_value("messages", chats).encode(), place
+        yield (
+            f"content of the user: {content}",
+            with_value("messages", f'[{{"role": "user", "content": {content}}}]').encode(),
+            place,
+        )
+        chats = f'[{{"from": "gpt", "value": {content}}}]'
+        yield f"value: {content}", with_value("messages", chats).encode(), place
+        lines = f'{{"response": "r"}}\n{{"response": {content}}}'
+        yield f"response: {content}", lines.encode(), place
+        lines = f'{{"prompt": "p", "response": "r"}}\n{{"prompt": {content}, "response": "r"}}'
+        yield f"prompt: {content}", lines.encode(), place
+    for calls in CALLS:
+        chats = f'[{{"role": "assistant", "content": null, "tool_calls": {calls}}}]'
+        yield f"calls: {calls}", with_value("messages", chats).encode(), place
+        chats = f'[{{"role": "assistant", "content": null, "function_call": {calls}}}]'
+        yield f"call: {calls}", with_value("messages", chats).encode(), place
+    for value in ACTIONS:
+        yield f"action: {value[:20]}", with_value("copied", value).encode(), f"{place}.*'copied'"
+    for value in TIMES:
+        good = with_value("time", "1.5").replace(GOOD, GOOD[:-1] + ', "time": 2}')
+        yield f"time: {value[:20]}", good.replace('"time": 1.5', f'"time": {value}').encode(), place
+    for value in VECTORS:
+        lines = f'{{"embedding": [1, 2]}}\n{{"embedding": {value}}}'
+        yield f"embedding: {value[:20]}", lines.encode(), f"{place}.*'embedding'"
+    for value in TURNS:
+        lines = with_value("turn", value).replace(GOOD, GOOD[:-1] + ', "turn": 1}')
+        yield f"turn: {value[:20]}", lines.encode(), f"{place}, column 'messages'.*'turn'"
+    for name, text in (("[]", "has no rows"), ("", "has no rows"), ("\n \n", "has no rows"),
+                       ("[1]", "entry 1 of the array"), ("[{}, null]", "entry 2 of the array"),
+                       ("[{}", "line|column"), ('[{"a": 1, "a": 2}]', "stands twice"),
+                       ("[{}] x", "Extra data"), ("{}", "has no column that is known to hold text"),
+                       ('{"a": 1}', "The columns are a"), ('{"messages": []}', "none of its chats"),
+                       ("[" * 10**5, "nested too deeply")):  # fmt: skip
+        yield f"whole: {name[:20]!r}", name.encode(), text
+
+
+CASES = list(hostile())
+
+
+def test_there_are_many_hostile_inputs():
+    assert len(CASES) + len(ARGUMENTS) >= 200
+
+
+@pytest.mark.parametrize(("content", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_hostile_files_give_one_clear_error_with_the_place(content, message, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(content)
+    arguments = {"signals": ["copied"]} if b'"copied"' in content else {}
+    arguments |= {"turn": "turn"} if b'"turn"' in content else {}
+    with pytest.raises((ValueError, TypeError)) as caught:
+        read_feedback_log(path, **arguments)
+    text = str(caught.value)
+    assert re.search(message, text), text
+    assert "log.jsonl" in text and len(text) < 600 and "Traceback" not in text
+    assert re.search(r"[Ee]xpected|Leave|Repair|Check|Name|Rename", text), text
+
+
+def test_long_and_odd_texts_are_kept():
+    texts = ["x" * 10**6, "\x00", "👩‍👩‍👧", "שלום", "\u202e", " ", "\r\n"]
+    log = [{"messages": chat(text or "q", text)} for text in texts]
+    assert read_feedback_log(log).response.tolist() == texts
+
+
+ARGUMENTS = [
+    ({"signals": ["shared"]}, "has no column 'shared'. Its columns are messages, copied"),
+    ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected is 'positive'"),
+    ({"signals": ["copied", "copied"]}, "names the column 'copied' twice"),
+    ({"keep": ["a", "a"]}, "keep names the column 'a' twice"),
+    ({"keep": ["summary"]}, "keep names 'summary', which the result holds anyway"),
+    ({"user_id": "who"}, "has no column 'who'"),
+    ({"messages": "chat"}, "has no column 'chat'"),
+    ({"messages": "messages", "response": "copied"}, "both say what the text is"),
+    ({"prompt": "copied"}, "needs response="),
+    ({"turn": "which"}, "has no column 'which'"),
+    ({"window": "1h"}, "needs now=, the time of the export"),
+    ({"window": "1h", "now": "2026-01-01"}, "needs the time of each row"),
+    ({"signals": ["copied.x"]}, "holds '1' where 'x' leads into it"),
+    ({"response_id": "user_id"}, "row 1 of the list has no column 'user_id'|no column 'user_id'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), ARGUMENTS)
+def test_wrong_arguments_are_named(arguments, message):
+    log = [{"messages": chat(), "copied": 1}] * 2
+    if "response_id" in arguments:
+        log = [log[0] | {"user_id": "a"}, log[1] | {"user_id": None}]
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(log, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (("prompt", "response", "answer"), "'response' and 'answer'.*response='response'"),
+        (("messages", "conversations"), "'messages' and 'conversations'"),
+        (("messages", "response"), "'messages' and 'response', and which of them is meant"),
+        (("response", "time", "timestamp"), "time='time'"),
+    ],
+)
+def test_what_is_ambiguous_is_not_guessed(columns, message):
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log([dict.fromkeys(columns, "a")])
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("none.jsonl", FileNotFoundError, "none.jsonl does not exist"),
+        ("s3://bucket/log.jsonl", ValueError, "is a URI"),
+        ("table.csv", ValueError, "ends with '.csv'.*pandas.read_csv"),
+        ("log.gz", ValueError, "ends with '.gz'"),
+        ("log.parquet.gz", ValueError, "ends with '.gz'"),
+        ("folder", ValueError, "folder holds no files"),
+        ("outer", ValueError, "holds the folder 'inner'"),
+        (3, TypeError, "source is a int"),
+        (b"x", TypeError, "source is a bytes"),
+        ({"a": [1]}, TypeError, "source is a dict"),
+        ([1, 2], TypeError, "row 0 of the list is a int"),
+        ([], ValueError, "the list has no rows"),
+        (pd.DataFrame([[1, 2]], columns=["a", "a"]), ValueError, "two columns 'a'"),
+        (pa.table([[1], [2]], names=["a", "a"]), ValueError, "two columns 'a'"),
+        (pd.DataFrame({"response": []}), ValueError, "has no rows"),
+        (np.zeros((2, 2)), TypeError, "row 0 of the ndarray is a ndarray"),
+    ],
+)
+def test_wrong_sources_are_named(source, error, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "outer" / "inner").mkdir(parents=True)
+    for name in ("table.csv", "log.gz", "log.parquet.gz"):
+        (tmp_path / name).write_text("a,b")
+    with pytest.raises(error, match=message):
+        read_feedback_log(source)
+
+
+def test_ids_that_cannot_be_compared_are_named():
+    with pytest.raises(TypeError, match="row 1 holds a set .* as an id"):
+        read_feedback_log([{"response": "r", "user_id": i} for i in ("a", {1})])
+
+
+def test_same_names_in_nested_scores_are_refused():
+    log = [{"response": "r", "scores": [{"name": "t", "value": 1}, {"name": "t", "value": 0}]}]
+    with pytest.raises(ValueError, match="row 0 of the list holds 2 entries named 't'"):
+        read_feedback_log(log, signals=["scores.t"])
+
+
+def test_times_of_two_kinds_are_refused():
+    for a, b in (("2026-01-01", 3), ("2026-01-01", "2026-01-01T00:00Z")):
+        log = [{"response": "r", "time": a}, {"response": "r", "time": b}]
+        with pytest.raises(ValueError, match="row 0 of the list.*row 1 of the list.*compared"):
+            read_feedback_log(log)
+    zoned = datetime(2026, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    with pytest.raises(ValueError, match="times cannot be compared: time holds dates with a time"):
+        read_feedback_log([{"response": "r", "time": zoned}], window="1h", now="2026-01-02")
+
+
+@pytest.mark.slow
+def test_half_a_gigabyte_in_a_minute(tmp_path):
+    """100,000 chats, streamed, within 2 GB."""
+    import subprocess
+    import sys
+
+    rng = random.Random(0)
+    words = ["alpha", "beta", "gamma", "delta", "naïve", "x"]
+    with open(tmp_path / "log.jsonl", "w") as file:
+        for i in range(100_000):
+            turns = [" ".join(rng.choices(words, k=95)) for _ in range(10)]
+            roles = ["user", "assistant"] * 5
+            chats = [{"role": r, "content": t} for r, t in zip(roles, turns, strict=True)]
+            record = {"messages": chats, "user_id": i % 5000, "copied": int(rng.random() < 0.2)}
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    code = (
+        "import resource, time; from implicitrm_sk.datasets import read_feedback_log; "
+        "began = time.process_time(); read_feedback_log('log.jsonl', signals=['copied']); "
+        "print(time.process_time() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+    )
+    seconds, kilobytes = map(float, done.stdout.split())
+    assert seconds <= 60 and kilobytes <= 2e6
