@@ -101,7 +101,9 @@ class ImplicitRewardEstimator(
     shared_examination : bool, default=None
         Whether some rows were never looked at, so that all their signals are silent together.
         False: every row was looked at, which you state. None: not known; the verdict is then what
-        holds in either case.
+        holds in either case. True: the probability of looking is modelled, by a network on the
+        columns of the propensity. This takes two signals of each polarity: with fewer, attention
+        and dislike cannot be distinguished, and the reward gets worse.
     shared_propensity : bool, default=False
         Whether all signals have one propensity function, with a factor for each. With signals of
         both polarities the order of the reward is then determined.
@@ -591,7 +593,8 @@ class ImplicitRewardEstimator(
                 "batches out."
             )
         update_scaler(self, data, reset=first)
-        plan = FitPlan.of(self, columns, self.objective_, data.log.measurement, assumptions)
+        measurement = assumptions.measurement(data.log.signals)
+        plan = FitPlan.of(self, columns, self.objective_, measurement, assumptions)
         if first:
             self.model_ = plan.initial_model(data, self.random_state_)
             self.history_ = []

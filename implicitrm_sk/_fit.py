@@ -178,7 +178,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
     if est.early_stopping:
         data.split(est.validation_fraction, random_state, est.max_epochs)
     update_scaler(est, data, reset=not keeps_weights)
-    plan = FitPlan.of(est, columns, est.objective_, data.log.measurement, assumptions)
+    measurement = assumptions.measurement(data.log.signals)
+    plan = FitPlan.of(est, columns, est.objective_, measurement, assumptions)
     if assumptions.estimates_false_actions:
         plan = estimate_false_action_rates(plan, data, random_state)
         est.false_action_rate_ = plan.assumptions.false_action_rate
@@ -314,7 +315,9 @@ def check_signs(est, held_out, token=None, in_search=False):
     logits = member_logits(est.model_, held_out.X, est.scaler_, heads, est.dtype)
     assumptions = Assumptions().with_rates(est.false_action_rate_)
     covariates = _mixture.logits_of_all(
-        Measurement(est.signals_), *logits, assumptions.model_rates(est.objective_)
+        Measurement(est.signals_, est.model_.config["examination"]),
+        *logits,
+        assumptions.model_rates(est.objective_),
     ).numpy()
     tested = association_test(covariates=covariates, **held_out.log)
     if any(each.contradicts for each in tested):

@@ -168,6 +168,8 @@ class FeedbackLog:
         )
         signals = given if known is not None else resolve_signals(given, names, actions.shape[1])
         _check_kinds(signals, assumptions, exposures, name)
+        if assumptions.models_examination:
+            _check_examination(signals, exposures, propensity, name)
         if exposures is None:
             shown = list(range(len(signals)) if names is None else names)
             blocks = Measurement(signals).blocks
@@ -775,6 +777,32 @@ def _check_kinds(signals, assumptions, exposures, name):
                 f"{what} is not available for the signal {others[0]!r} of {name}: {why}. Leave "
                 f"{what} out, or split the column into actions."
             )
+
+
+def _check_examination(signals, exposures, propensity, name):
+    """Raise where rows that nobody looked at cannot be modelled."""
+    mute = [signal for signal in signals if signal.silence is None]
+    if mute:
+        raise ValueError(
+            f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: no "
+            "value of it says that users did nothing, as on a row that nobody looked at. Leave the "
+            "column out, or use shared_examination=None."
+        )
+    if (
+        exposures is not None
+        and (np.nan_to_num(as_float(to_numpy(exposures), "exposures")) > 1).any()
+    ):
+        raise ValueError(
+            "shared_examination=True is not available with exposures above 1: counts lose which "
+            "signals fired together, which is what tells rows that nobody looked at. Give each "
+            "exposure a row of its own, with response_id."
+        )
+    if propensity is not None:
+        raise ValueError(
+            "shared_examination=True is not available with propensity: the P(action | preferred) "
+            "of an experiment holds for all rows, the propensity of this model for those that were "
+            "looked at. Leave one of the two out."
+        )
 
 
 def _check_known_propensities(propensity, log):

@@ -66,7 +66,7 @@ class FittedMixture:
             est.objective_,
             Measurement.of_actions(1)
             if est.objective_.single_signal
-            else Measurement(est.signals_),
+            else Measurement(est.signals_, est.model_.config["examination"]),
             assumptions.model_rates(est.objective_),
             est.identification_.swap_symmetric,
             est.dtype,
@@ -169,6 +169,7 @@ _needs_actions_modelled = available_if_objective(
 class PredictionMixin:
     """The methods of `ImplicitRewardEstimator` that ask the fitted mixture."""
 
+    shared_examination: bool | None
     n_signals_: int
     one_dimensional_: bool
     objective_: Objective
@@ -389,7 +390,8 @@ class PredictionMixin:
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
             P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one; columns
-            as in `predict_action`.
+            as in `predict_action`. With ``shared_examination=True`` too it is of all rows, looked
+            at or not.
 
         Raises
         ------
@@ -408,6 +410,59 @@ class PredictionMixin:
         array([[0.3, 0.7]], dtype=float32)
         """
         return self._per_signal("propensity", X, _mixture.propensity)
+
+    @_needs_actions_modelled
+    def predict_examination(self, X: Rows) -> Floats:
+        """Predict how likely it is that users look at a response.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+
+        Returns
+        -------
+        examination : ndarray of shape (n_samples,)
+            The probability v(x) that the row was looked at, in [0, 1].
+
+        Raises
+        ------
+        AttributeError
+            If the objective does not model P(y | x).
+        ValueError
+            If the estimator was fitted without ``shared_examination=True``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(4000, 2))
+        >>> shows = np.where(X[:, :1] > 0, [1, 1, 0, 0], [0, 0, 1, 1])
+        >>> looked = rng.random((4000, 1)) < 0.6
+        >>> y = (shows & looked & (rng.random((4000, 4)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", "positive", "negative", "negative"],
+        ...     shared_examination=True,
+        ...     learning_rate_init=0.01,
+        ...     random_state=0,
+        ... )
+        >>> print(f"{est.fit(X, y).predict_examination(X).mean():.1f}")
+        0.6
+        """
+        mixture = FittedMixture.of(self)
+        if not mixture.measurement.examined:
+            raise ValueError(
+                "predict_examination is not available: the estimator was fitted with "
+                f"shared_examination={self.shared_examination}, which takes every row as looked "
+                "at. Fit with shared_examination=True."
+            )
+        X = read_features(self, X)
+
+        def looked(_, u):
+            return (mixture.output(mixture.measurement.log_examined(u).exp().mean(0)),)
+
+        return mixture.reduce(X, ("propensity_logit",), looked)[0]
 
     def _per_signal(self, method, X, function):
         mixture = FittedMixture.of(self)

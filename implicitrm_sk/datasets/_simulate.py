@@ -27,6 +27,7 @@ _PURPOSES = (
     "shared_activity",
     "copied_signal",
     "sample",
+    "examination",
 )
 
 
@@ -47,6 +48,7 @@ def simulate_feedback(
     user_correlation: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
+    examination: float | ArrayLike = 1.0,
     own_preference: float = 0.0,
     shared_activity: float = 0.0,
     copied_signal: tuple[int, int] | None = None,
@@ -62,10 +64,12 @@ def simulate_feedback(
         a_ik ~ Bernoulli(A_ik)                            activity, A_ik the propensity
         f_ik ~ Bernoulli(e_k)                             misclick, e_k the false-action rate
         y_ik = r*_i a_ik + (1 - r*_i) f_ik
+        y_ik = 0 for all k with probability 1 - v_i       nobody looked at row i
         y_ik = NaN (not logged) with probability 1 - logged_rate_k
 
-    so that P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) = e_k, independently over the
-    signals and of the rating, the user or the features given A_ik. A negative action (regenerate,
+    so that, of rows that were looked at, P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) =
+    e_k, independently over the signals and of the rating, the user or the features given A_ik.
+    Unless `examination` says otherwise, all rows were. A negative action (regenerate,
     thumbs down) is the mirror image: P(y_ik = 1 | r*_i = 0) = A_ik and P(y_ik = 1 | r*_i = 1) =
     e_k.
 
@@ -140,6 +144,10 @@ def simulate_feedback(
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
 
+    examination : float or array-like of shape (n,), default=1.0
+        The probability v_i that row i was looked at, independent of r*_i; in [0, 1]. All signals of
+        a row that was not are silent. Of kinds that have a value for it.
+
     own_preference : float, default=0.0
         Broken assumption: the signals of a row do not share one r*. Each row, with this
         probability, gets each signal from another user with their own preference,
@@ -191,6 +199,10 @@ def simulate_feedback(
             P(r*_i = 1), the preference as given.
         logged : ndarray of shape (n,) or (n, K), bool
             Whether the entry is logged.
+        examination : ndarray of shape (n,), float64
+            v_i, as given.
+        examined : ndarray of shape (n,), bool
+            Whether the row was looked at.
         false_action_rate : ndarray of shape (K,), float64
             P(y_ik = 1 | the r*_ik that signal k does not show); for a copied signal the mixture
             with that of its source; NaN for other kinds than actions.
@@ -260,13 +272,13 @@ def simulate_feedback(
 
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
+    examination = _examination(examination, kinds, n_rows)
     own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     _check_kinds(kinds, target, propensity, shared_activity, source_target)
     stream = _Streams(random_state)
-
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
     elif propensity in ("constant", "rating"):
@@ -278,9 +290,7 @@ def simulate_feedback(
             effect = _covariate_effect(X, n_rows, n_outputs, stream)
         else:
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
-        slope = _per_signal("slope", slope, n_outputs)
-        intercept = _per_signal("intercept", intercept, n_outputs)
-        A = _sigmoid(slope * effect + intercept)
+        A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
@@ -297,10 +307,11 @@ def simulate_feedback(
         logits = _logit(A[:, outputs[k]])
         actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
         activity = np.where(np.arange(n_signals) == k, np.nan, activity)
+    examined = stream("examination").random(n_rows) < examination
+    actions = _silenced(actions, kinds, examined)
     logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
     if (logged_rate < 1).any():
         actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
-
     named = isinstance(signals, Mapping)
 
     def shaped(values):
@@ -318,6 +329,8 @@ def simulate_feedback(
         signal_preference=shaped(signal_preference.astype(np.int64)),
         reward=reward,
         logged=shaped(logged),
+        examination=examination,
+        examined=examined,
         false_action_rate=false_action_rate,
     )
 
@@ -341,6 +354,26 @@ def _draw_activity(stream, A, shared_activity):
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _silenced(actions, kinds, examined):
+    """Return the columns of actions, silent on rows that nobody looked at."""
+    if examined.all():
+        return actions
+    # A kind with labels has one for silence.
+    silent = [getattr(kind, "silent", kind.silence) for kind in kinds]
+    return [
+        np.where(examined, y, value).astype(y.dtype)
+        for y, value in zip(actions, silent, strict=True)
+    ]
+
+
+def _from_effect(effect, slope, intercept):
+    """Return the propensities of rows whose signals depend on something to some degree."""
+    n_outputs = effect.shape[1]
+    slope = _per_signal("slope", slope, n_outputs)
+    intercept = _per_signal("intercept", intercept, n_outputs)
+    return _sigmoid(slope * effect + intercept)
 
 
 def _copy_draws(source_target, rows, *drawn):
@@ -652,6 +685,22 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     )
     effect = np.sqrt(user_correlation) * common[:, None] + np.sqrt(1 - user_correlation) * own
     return effect[code]
+
+
+def _examination(examination, kinds, n_rows):
+    """Return the probability of each row that it was looked at."""
+    if isinstance(examination, Real):
+        v = np.full(n_rows, _number("examination", examination))
+    else:
+        v = _vector("examination", examination, n_rows)
+        _check_unit_interval("examination", v)
+    mute = [kind for kind in kinds if kind.silence is None]
+    if mute and (v < 1).any():
+        raise ValueError(
+            f"examination below 1 is not available with the signal {mute[0]!r}, which has no value "
+            "for users who did nothing. Leave one of the two out."
+        )
+    return v
 
 
 def _check_own_preference(own_preference, reward):

@@ -93,9 +93,14 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
     shown_twice : tuple of {0, 1}
         The preferences that several independent signals show. With both of them R' need not be
         either of these probabilities, and the bounds of single signals stay.
+
+    Where the measurement models who looked, c is R' v(x), d is (1 - R') v(x), and actions fire on
+    rows that were looked at.
     """
     log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
+    if measurement.examined:
+        classes = classes * measurement.log_examined(propensity_logit).exp()[..., None]
     ends = []
     for c in (0, 1):
         mine = (shows == c) & bounding

@@ -42,6 +42,7 @@ class Stratified(Objective):
             "propensity",
             "preference_rate",
             "false_action_rate='estimate'",
+            "shared_examination=True",
         }
     )
 

@@ -176,6 +176,8 @@ def _model(est):
     yield f"input: {est.n_features_in_} columns" + (", standardised" if est.scaler_ else "")
     if getattr(est, "embedder_", None) is not None:
         yield from _embedder(est.embedder_)
+    if config["examination"]:
+        yield "the probability that a response was looked at has a head of its own"
     sizes = ", ".join(map(str, config["hidden_layer_sizes"])) or "none (linear)"
     yield f"hidden layers of the reward head: {sizes}"
     if est.identification_.swap_symmetric:

@@ -125,6 +125,13 @@ def _check_scaler(name, value, fitted):
     require(np.shape(seen) in ((), (n_in,)) and np.all(np.asarray(seen) >= 0), name)
 
 
+def _examinations(fitted):
+    """Return whether there can be a head for having looked."""
+    able = "shared_examination=True" in fitted.objective_.uses
+    silent = all(signal.silence is not None for signal in fitted.signals_)
+    return (False, True) if able and silent else (False,)
+
+
 def _check_model(name, value, fitted):
     """Check the heads against their arrays; nothing is made before its size is known."""
     require(set(value) == {"config", "parameters"}, name)
@@ -137,6 +144,7 @@ def _check_model(name, value, fitted):
         config.get("n_in") == len(fitted.columns.used)
         and config.get("n_signals")
         == (1 if objective.single_signal else Measurement(fitted.signals_).n_outputs)
+        and config.get("examination", False) in _examinations(fitted)
         and config.get("with_propensity") == objective.models_propensity
         and config.get("propensity_form", "head") in (objective.propensity_form, "shared")
         and config.get("auxiliary_head", False) == objective.auxiliary_head

@@ -162,6 +162,9 @@ class RewardModel(nn.Module):
         Whether there is a third head, on the reward columns or the trunk.
     representation : bool
         Whether `forward` returns the last hidden layer of the reward head.
+    examination : bool
+        Whether there is a head of the form of the propensity head for the probability that a row
+        was looked at. Its logit is the last of the propensity logits.
     """
 
     def __init__(
@@ -178,6 +181,7 @@ class RewardModel(nn.Module):
         propensity_form="head",
         auxiliary_head=False,
         representation=False,
+        examination=False,
     ):
         super().__init__()
         self.config = {
@@ -193,6 +197,7 @@ class RewardModel(nn.Module):
             "propensity_form": propensity_form,
             "auxiliary_head": auxiliary_head,
             "representation": representation,
+            "examination": examination,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -219,6 +224,7 @@ class RewardModel(nn.Module):
             if auxiliary_head
             else None
         )
+        self.examination = MemberMLP(n_members, *sizes["head"], 1, dropout) if examination else None
         for name, columns in (
             ("_reward_index", reward_columns),
             ("_propensity_index", propensity_columns),
@@ -226,7 +232,7 @@ class RewardModel(nn.Module):
             index = None if columns is None else torch.tensor(columns)
             self.register_buffer(name, index, persistent=False)
 
-    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
+    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, examination_bias=0.0):
         """Draw all weights from `generator`; the biases set where training starts."""
         self.reward.initialize(generator, reward_bias)
         if self.log_share is not None:
@@ -238,6 +244,8 @@ class RewardModel(nn.Module):
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
             self.auxiliary.initialize(generator)
+        if self.examination is not None:
+            self.examination.initialize(generator, examination_bias)
 
     def dropouts(self):
         """Return the dropout layers."""
@@ -295,7 +303,10 @@ class RewardModel(nn.Module):
         return self.reward(_columns(x, self._reward_index)).squeeze(-1)
 
     def propensity_logit(self, x):
-        """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals)."""
+        """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals).
+
+        With `examination` the logit of having looked at the row follows.
+        """
         form = self.config["propensity_form"]
         if form == "reward":
             return self.reward_logit(x)[..., None]
@@ -304,6 +315,13 @@ class RewardModel(nn.Module):
         return self._own_propensity(x)
 
     def _own_propensity(self, x):
+        logit = self._of_signals(x)
+        if self.examination is None:
+            return logit
+        examined = self.examination(_columns(x, self._propensity_index))
+        return torch.cat([logit, examined.to(logit.dtype)], -1)
+
+    def _of_signals(self, x):
         config = self.config
         if self.propensity is None:
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)

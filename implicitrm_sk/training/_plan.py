@@ -170,6 +170,7 @@ class FitPlan:
             propensity_form=self._propensity_form(),
             auxiliary_head=self.objective.auxiliary_head,
             representation=self.objective.representation,
+            examination=self.measurement.examined,
         ).to(device, dtype)
         if self.fits:
             member = torch.arange(self.n_members, device=device).repeat(len(self.fits))
@@ -201,7 +202,7 @@ class FitPlan:
         return model
 
     def _initial_logits(self, log, responses):
-        """Return logits of reward and propensities at which training starts."""
+        """Return logits of reward, propensities and perhaps looking at which training starts."""
         rate, any_rates = log.rates(responses)
         e = np.zeros(1)
         if not self.objective.single_signal:
@@ -215,17 +216,27 @@ class FitPlan:
         interval = self.assumptions.preference_interval
         if interval is not None:
             reward = np.clip(reward, *interval)
-        elif self.starts is None and all(signal == Action() for signal in log.signals):
+        elif (
+            self.starts is None
+            and not self.measurement.examined
+            and all(signal == Action() for signal in log.signals)
+        ):
             reward, propensity = self.objective.initial_rates(acted, any_acted[1])
             return _tensors(initial_logit(reward), initial_logit(propensity))
         weight = np.zeros(log.n_responses)
         weight[responses] = log.sample_weight[responses]
+        looked = 1.0
+        if self.measurement.examined:
+            # The silence of a row is halved, in logs, between looking and acting.
+            looked = np.sqrt(min(sum(any_acted), 1.0))
+            acted = acted / looked
         first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
         propensity = [
             signal.initial_logits(log.actions[:, k], log.per_row(weight), reward, acted[first[k]])
             for k, signal in enumerate(log.signals)
         ]
-        return _tensors(initial_logit(reward), np.concatenate(propensity, axis=-1))
+        logits = initial_logit(reward), np.concatenate(propensity, axis=-1)
+        return _tensors(*logits, *([initial_logit(looked)] if self.measurement.examined else []))
 
     def _initial_reward(self, log, any_acted, acted):
         """Return the reward at which training starts, one number or one per member (members, 1).
