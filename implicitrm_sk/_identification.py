@@ -17,6 +17,9 @@ IDENTIFIED = "identified"
 RANKING_ONLY = "ranking only"
 LEVEL_ONLY = "level only"
 BOUNDED = "bounded"
+#: What the model of users who differ in activity assumes, and how much of it identifies.
+ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
+MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.0, 8, 100
 #: What the model of rows that nobody looked at assumes of them.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
@@ -159,7 +162,7 @@ ADVICE = {
     ),
     "plain": (
         "Leave shared_examination=True out here: with fewer than two signals of each polarity the "
-        "plain model fits as well, and its reward is better (docs/attention.md)."
+        "plain model fits as well, and how attention and dislike are told apart is a convention."
     ),
     "signs": (
         "Check what the signals named in the reason show: name negative ones in signals=, pass the "
@@ -436,6 +439,42 @@ def _assess_by_assumption(evidence, objective):
         (objective.assumption,),
         f"{name} takes its assumption for granted: nothing in the log tests it.",
         (ADVICE["signals"], ADVICE["labels"]),
+    )
+
+
+def with_activity(found, loading, n_rows):
+    """Return an `Identification` with what users who differ in activity add.
+
+    Users who act on whatever they like show the reward. They are there only if activity spreads
+    widely, and are known only by many rows.
+
+    Parameters
+    ----------
+    found : Identification
+    loading : ndarray of shape (signals,)
+        By how much one standard deviation of activity shifts the logits; all 0 if users do not
+        differ.
+    n_rows : ndarray of int of shape (users,)
+    """
+    largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
+    if largest == 0:
+        text = "users do not differ in activity, as far as held-out rows show"
+        return replace(found, reason=f"{found.reason[:-1]}; {text}.")
+    text = (
+        f"{len(n_rows)} users of {rows:g} rows (median) differ in activity by a standard deviation "
+        f"of {largest:.1f} logits"
+    )
+    known = {"swap_symmetric": False, "reason": f"{found.reason[:-1]}; {text}."}
+    if found.level == IDENTIFIED:
+        return replace(found, **known)
+    if largest < MIN_LOADING or rows < MIN_ROWS_OF_USER or len(n_rows) < MIN_USERS:
+        known["reason"] = (
+            f"{known['reason'][:-1]}, which is too little to determine the reward: it takes "
+            f"{MIN_USERS} users of {MIN_ROWS_OF_USER} rows and {MIN_LOADING:g} logits."
+        )
+        return replace(found, **known)
+    return replace(
+        found, level=IDENTIFIED, assumptions=(*found.assumptions, *ACTIVITY), advice=(), **known
     )
 
 

@@ -16,7 +16,7 @@ LAYERS = (
     ("_pipeline", "_search"),
     ("_estimator",),
     ("_prediction", "persistence"),
-    ("_checkpoint", "_fit"),
+    ("_activity", "_checkpoint", "_fit"),
     ("training",),
     ("_log", "_features", "_assumptions", "_identification", "_association"),
     ("objectives",),

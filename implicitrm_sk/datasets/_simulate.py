@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-from .._log import resolve_signals
+from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..measurement._action import Action
 from ..measurement._signal import Signal
@@ -28,6 +28,7 @@ _PURPOSES = (
     "copied_signal",
     "sample",
     "examination",
+    "user_activity",
 )
 
 
@@ -46,6 +47,7 @@ def simulate_feedback(
     slope: float | ArrayLike = 1.5,
     intercept: float | ArrayLike = -0.4,
     user_correlation: float = 0.0,
+    user_activity: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
     examination: float | ArrayLike = 1.0,
@@ -116,7 +118,7 @@ def simulate_feedback(
         Ratings, for ``propensity="rating"`` and where `true_preference` is ``None``.
 
     user_id : array-like of shape (n,), default=None
-        Who saw the row, any labels, for ``propensity="user"``.
+        Who saw the row, any labels, for ``propensity="user"`` and `user_activity`.
 
     threshold : float, default=None
         Ratings above it are preferred (strictly), when `true_preference` is ``None``. ``None`` is
@@ -136,6 +138,10 @@ def simulate_feedback(
         Correlation of the user effects of two signals in ``"user"``; in [0, 1]. Above 0, a user
         active in one signal is active in the others, so that the signals are independent given
         r* only for an estimator that sees the user.
+
+    user_activity : float, default=0.0
+        How much users differ in activity, beside what `propensity` says: logit A_ik is shifted by
+        user_activity b_u for all signals, b_u standard normal, u the user of row i; at least 0.
 
     false_action_rate : float or array-like of shape (K,), default=0.0
         The misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). Nothing
@@ -203,6 +209,8 @@ def simulate_feedback(
             v_i, as given.
         examined : ndarray of shape (n,), bool
             Whether the row was looked at.
+        user_effect : ndarray of shape (n,), float64, or None
+            b_u of the user of each row; None if `user_activity` is 0.
         false_action_rate : ndarray of shape (K,), float64
             P(y_ik = 1 | the r*_ik that signal k does not show); for a copied signal the mixture
             with that of its source; NaN for other kinds than actions.
@@ -292,6 +300,7 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
+    A, user_effect = _more_active(A, user_id, user_activity, stream)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
@@ -307,11 +316,7 @@ def simulate_feedback(
         logits = _logit(A[:, outputs[k]])
         actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
         activity = np.where(np.arange(n_signals) == k, np.nan, activity)
-    examined = stream("examination").random(n_rows) < examination
-    actions = _silenced(actions, kinds, examined)
-    logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
-    if (logged_rate < 1).any():
-        actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
+    actions, examined, logged = _recorded(stream, actions, kinds, examination, logged_rate)
     named = isinstance(signals, Mapping)
 
     def shaped(values):
@@ -331,6 +336,7 @@ def simulate_feedback(
         logged=shaped(logged),
         examination=examination,
         examined=examined,
+        user_effect=user_effect,
         false_action_rate=false_action_rate,
     )
 
@@ -354,6 +360,17 @@ def _draw_activity(stream, A, shared_activity):
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _recorded(stream, actions, kinds, examination, logged_rate):
+    """Return the columns of actions that reach the log, which rows were looked at, and logged."""
+    shape = len(examination), len(actions)
+    examined = stream("examination").random(shape[0]) < examination
+    actions = _silenced(actions, kinds, examined)
+    logged = _uniform(stream, "logged", *shape) < logged_rate
+    if (logged_rate < 1).any():
+        actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
+    return actions, examined, logged
 
 
 def _silenced(actions, kinds, examined):
@@ -701,6 +718,21 @@ def _examination(examination, kinds, n_rows):
             "for users who did nothing. Leave one of the two out."
         )
     return v
+
+
+def _more_active(A, user_id, user_activity, stream):
+    """Return propensities of users who differ in activity, and the activity of each row's user."""
+    user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
+    if not user_activity:
+        return A, None
+    if user_id is None:
+        raise ValueError(
+            f"user_activity={user_activity:g} needs user_id, got None. Pass the user of each row, "
+            "or leave user_activity at 0."
+        )
+    user, _ = number_users(user_id, len(A))
+    b = stream("user_activity").standard_normal(user.max() + 1)[user]
+    return _sigmoid(_logit(A) + user_activity * b[:, None]), b
 
 
 def _check_own_preference(own_preference, reward):

@@ -141,7 +141,12 @@ def identification_report(
         raise ValueError(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
-    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
+    if fit_params.get("user_id") is not None:
+        raise ValueError(
+            "identification_report does not take user_id: its refits take users as equally active. "
+            "Leave it out; identification_ of a fit with user_id says what activity adds."
+        )
+    unknown = set(fit_params) - {"groups", "user_id", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
             f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "

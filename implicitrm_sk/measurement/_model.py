@@ -110,6 +110,11 @@ class Measurement:
         """Return whether some signal can show this preference, 0 or 1."""
         return any(preference in block.signal.shows for block in self.blocks)
 
+    def loads(self):
+        """Return which loading each logit has: one per column of y, and one of looking."""
+        outputs = [k for k, signal in enumerate(self.signals) for _ in range(signal.n_outputs)]
+        return (*outputs, len(self.signals)) if self.examined else tuple(outputs)
+
     @property
     def estimated_rates(self):
         """Which columns have a false-action rate that can be estimated, bool of shape (K,)."""

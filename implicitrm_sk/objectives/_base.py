@@ -260,7 +260,7 @@ class Objective(BaseEstimator):
         likelihood, whose level follows from the log.
     uses : frozenset of str
         The side information that `loss` takes into account, out of "response_id", "exposures",
-        "labels", "propensity" (arguments of `fit`), "preference_rate",
+        "labels", "propensity", "user_id" (arguments of `fit`), "preference_rate",
         "false_action_rate='estimate'" and "shared_examination=True"; the estimator refuses any
         other. The first two need no
         mention where `single_signal` is set: actions then come reduced to one per response.

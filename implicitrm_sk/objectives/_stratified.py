@@ -40,6 +40,7 @@ class Stratified(Objective):
             "exposures",
             "labels",
             "propensity",
+            "user_id",
             "preference_rate",
             "false_action_rate='estimate'",
             "shared_examination=True",

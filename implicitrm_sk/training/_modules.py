@@ -165,7 +165,14 @@ class RewardModel(nn.Module):
     examination : bool
         Whether there is a head of the form of the propensity head for the probability that a row
         was looked at. Its logit is the last of the propensity logits.
+    loads : tuple of int or None
+        For users who differ in activity: which loading each propensity logit has. None: they do
+        not.
     """
+
+    #: The logarithm of a loading is this many times its parameter. Loadings are few, and all rows
+    #: speak of them: they may take larger steps than weights.
+    LOADING_STEP = 10.0
 
     def __init__(
         self,
@@ -182,6 +189,7 @@ class RewardModel(nn.Module):
         auxiliary_head=False,
         representation=False,
         examination=False,
+        loads=None,
     ):
         super().__init__()
         self.config = {
@@ -198,6 +206,7 @@ class RewardModel(nn.Module):
             "auxiliary_head": auxiliary_head,
             "representation": representation,
             "examination": examination,
+            "loads": loads,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -225,9 +234,13 @@ class RewardModel(nn.Module):
             else None
         )
         self.examination = MemberMLP(n_members, *sizes["head"], 1, dropout) if examination else None
+        self.log_loading = None
+        if loads is not None:
+            self.log_loading = nn.Parameter(torch.zeros(1, n_members, max(loads) + 1))
         for name, columns in (
             ("_reward_index", reward_columns),
             ("_propensity_index", propensity_columns),
+            ("_loading_index", loads),
         ):
             index = None if columns is None else torch.tensor(columns)
             self.register_buffer(name, index, persistent=False)
@@ -246,6 +259,25 @@ class RewardModel(nn.Module):
             self.auxiliary.initialize(generator)
         if self.examination is not None:
             self.examination.initialize(generator, examination_bias)
+
+    def loadings(self):
+        """Return the loadings of the signals, and of looking, of shape (members, K)."""
+        return (self.LOADING_STEP * self.log_loading[0]).exp()
+
+    def loading(self):
+        """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
+        return self.loadings().index_select(-1, self._loading_index)[:, None]
+
+    def scale_loading(self, factor):
+        """Multiply the loadings of each member by a number, (members,)."""
+        with torch.no_grad():
+            self.log_loading.add_((factor.log() / self.LOADING_STEP)[None, :, None])
+
+    def set_loading(self, value):
+        """Set all loadings of the members to a number, or to one per member."""
+        value = torch.as_tensor(value, dtype=torch.float64).log() / self.LOADING_STEP
+        with torch.no_grad():
+            self.log_loading.copy_(value.expand(self.config["n_members"])[None, :, None])
 
     def dropouts(self):
         """Return the dropout layers."""
@@ -359,6 +391,8 @@ class RewardModel(nn.Module):
                 else self.auxiliary(_columns(responses, self._reward_index))
             )
             more["auxiliary_logit"] = auxiliary.squeeze(-1)
+        if self.log_loading is not None:
+            more["loading"] = self.loading()
         if self.config["representation"]:
             more["representation"] = hidden
         if form == "reward":

@@ -21,7 +21,10 @@ from ._members import MembersInTraining
 from ._modules import RewardModel
 from ._net import build_net
 from ._stack import joined, part_of
+from ._users import UserWeights
 
+#: Where the loadings of the activity of users start, member by member.
+LOADING_STARTS = (1.0, 2.0)
 #: What fits that train side by side may differ in.
 SIDE_BY_SIDE = (
     "learning_rate_init",
@@ -73,6 +76,8 @@ class FitPlan:
         Member m starts at the reward P(any action) ** starts[m]. None is what the objective says.
     estimates_rates : bool
         Whether each member learns false-action rates of its own, on the rows that validate.
+    n_users : int or None
+        Users who differ in activity; None: they do not.
     fits : tuple of FitPlan
         Plans that this one trains side by side, by `stack`.
     """
@@ -95,6 +100,7 @@ class FitPlan:
     dtype: str
     starts: Any = None
     estimates_rates: bool = False
+    n_users: int | None = None
     fits: tuple = ()
 
     @classmethod
@@ -171,7 +177,10 @@ class FitPlan:
             auxiliary_head=self.objective.auxiliary_head,
             representation=self.objective.representation,
             examination=self.measurement.examined,
+            loads=None if self.n_users is None else self.measurement.loads(),
         ).to(device, dtype)
+        if self.n_users is not None:
+            model.set_loading(np.resize(LOADING_STARTS, self.n_members))
         if self.fits:
             member = torch.arange(self.n_members, device=device).repeat(len(self.fits))
             p = self._per_member("dropout", device)
@@ -278,6 +287,9 @@ class FitPlan:
         """Return the `RewardNet` that trains a model."""
         hooks = Hooks() if hooks is None else hooks
         device = next(model.parameters()).device
+        users = None
+        if self.n_users is not None:
+            users = UserWeights(self.n_users, model.config["n_members"], device)
         return build_net(
             model,
             self.objective,
@@ -287,6 +299,7 @@ class FitPlan:
             device=device,
             autocast_dtype=resolve_dtype(self.dtype, device)[1],
             constraint=constraint,
+            users=users,
             epoch_begin=hooks.epoch_begin,
             epoch_end=hooks.epoch_end,
             **self._member_settings(model),
