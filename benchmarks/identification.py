@@ -27,8 +27,8 @@ some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 
 summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
-close held-out likelihood comes to the truth in choosing settings; `attention`, rows that nobody
-looked at (`benchmarks.latent`), which needs no data.
+close held-out likelihood comes to the truth in choosing settings; `attention` and `users`, rows
+that nobody looked at and users who differ (`benchmarks.latent`), which need no data.
 """
 
 import argparse
@@ -42,7 +42,7 @@ from functools import partial
 import numpy as np
 from joblib import Parallel, delayed
 
-from benchmarks.latent import print_attention
+from benchmarks.latent import print_attention, print_users
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
@@ -488,6 +488,8 @@ def main(argv=None):
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     if "attention" in args.part:
         print_attention(seeds, args.jobs)
+    if "users" in args.part:
+        print_users(seeds, args.jobs)
     if not {"ladder", "report", "choice"} & set(args.part):
         return
     for name in args.data:
