@@ -28,7 +28,8 @@ some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 
 summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
-close held-out likelihood comes to the truth in choosing settings.
+close held-out likelihood comes to the truth in choosing settings; `attention` and `users`, rows
+that nobody looked at and users who differ (`benchmarks.latent`), which need no data.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from functools import partial
 import numpy as np
 from joblib import Parallel, delayed
 
+from benchmarks.latent import print_attention, print_users
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
@@ -486,6 +488,12 @@ def main(argv=None):
     if args.seeds < 2:
         parser.error("--seeds must be at least 2: a standard error needs them")
     seeds = range(args.first_seed, args.first_seed + args.seeds)
+    if "attention" in args.part:
+        print_attention(seeds, args.jobs)
+    if "users" in args.part:
+        print_users(seeds, args.jobs)
+    if not {"ladder", "report", "choice"} & set(args.part):
+        return
     for name in args.data:
         start = time.perf_counter()
         if "ladder" in args.part:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ._validation import check_interval
+from .measurement._model import Measurement
 
 #: Fewer responses of a kind than this are no basis for telling anything from them.
 MIN_RESPONSES = 20
@@ -27,7 +28,7 @@ class Assumptions:
     signals : dict, list or None
         As the user gave it: what each column of y is.
     examined : bool or None
-        Whether every row was looked at; None is not known.
+        Whether every row was looked at; None is not known. False: those that were not are modelled.
     shared_propensity : bool
         Whether all signals have one propensity function, with a factor for each.
     estimates_false_actions : bool
@@ -45,11 +46,6 @@ class Assumptions:
     @classmethod
     def of(cls, estimator):
         """Return what the parameters of an estimator assume."""
-        if estimator.shared_examination:
-            raise ValueError(
-                "shared_examination=True is not available: rows that nobody looked at are not "
-                "modelled yet. Use None (not known), or False if every row was looked at."
-            )
         return cls(
             estimator.preference_rate,
             estimator.false_action_rate,
@@ -74,6 +70,15 @@ class Assumptions:
         if self.estimates_false_actions:
             return "estimated"
         return "given" if self.false_action_rate.any() else "none"
+
+    @property
+    def models_examination(self):
+        """Whether rows that nobody looked at are modelled."""
+        return self.examined is False
+
+    def measurement(self, signals):
+        """Return how the preference shows in some signals."""
+        return Measurement(signals, self.models_examination)
 
     def with_rates(self, rates):
         """Return the same with these false-action rates, of shape (K,)."""

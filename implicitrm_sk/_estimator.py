@@ -101,7 +101,9 @@ class ImplicitRewardEstimator(
     shared_examination : bool, default=None
         Whether some rows were never looked at, so that all their signals are silent together.
         False: every row was looked at, which you state. None: not known; the verdict is then what
-        holds in either case.
+        holds in either case. True: the probability of looking is modelled, by a network on the
+        columns of the propensity. This takes two signals of each polarity: with fewer, attention
+        and dislike cannot be distinguished, and the reward gets worse.
     shared_propensity : bool, default=False
         Whether all signals have one propensity function, with a factor for each. With signals of
         both polarities the order of the reward is then determined.
@@ -196,6 +198,12 @@ class ImplicitRewardEstimator(
         The objective in use.
     false_action_rate_ : ndarray of shape (`n_signals_`,)
         The false-action rates in use, given or estimated.
+    user_loading_ : ndarray of shape (`n_signals_`,)
+        With `user_id`: by how much one standard deviation of a user's activity shifts the logit of
+        each signal; 0 where users do not differ. With ``shared_examination=True`` one more, of
+        looking.
+    user_activity_ : UserActivity
+        With `user_id`: `mean` and `sd` of the activity b_u of each known user, and `n_rows`.
     model_ : torch.nn.Module
         The trained heads.
     scaler_ : StandardScaler or None
@@ -264,6 +272,7 @@ class ImplicitRewardEstimator(
         "exposures": True,
         "labels": True,
         "propensity": True,
+        "user_id": True,
     }
     __metadata_request__partial_fit = {
         "sample_weight": True,
@@ -278,6 +287,7 @@ class ImplicitRewardEstimator(
         "response_id": True,
         "exposures": True,
         "propensity": True,
+        "user_id": True,
     }
     __metadata_request__score = {
         "true_preference": True,
@@ -285,6 +295,7 @@ class ImplicitRewardEstimator(
         "response_id": True,
         "exposures": True,
         "propensity": True,
+        "user_id": True,
     }
 
     _parameter_constraints = {
@@ -412,6 +423,7 @@ class ImplicitRewardEstimator(
         exposures: ArrayLike | None = None,
         labels: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
+        user_id: ArrayLike | None = None,
     ) -> Self:
         """Learn reward and propensity from logged actions.
 
@@ -451,6 +463,11 @@ class ImplicitRewardEstimator(
             NaN elsewhere. The propensity head learns from the other rows, and from these only if
             there are no others. Objectives that weigh by propensity ("ips" ...) estimate what is
             not known by a convention.
+        user_id : array-like of shape (n_samples,), default=None
+            Who acted on each row: any hashable ids, NaN or None where that is not known. Users then
+            differ in activity: logit A_k(x, u) = a_k(x) + lambda_k b_u with b_u standard normal.
+            The model without is fitted beside, and kept unless the other one is better on held-out
+            rows by one standard error.
 
         Returns
         -------
@@ -495,6 +512,7 @@ class ImplicitRewardEstimator(
             exposures=exposures,
             labels=labels,
             propensity=propensity,
+            user_id=user_id,
         )
 
     @_needs_incremental
@@ -557,6 +575,11 @@ class ImplicitRewardEstimator(
                 "partial_fit sees one batch. Use fit, or leave preference_rate out."
             )
         first = not hasattr(self, "model_")
+        if not first and self.model_.log_loading is not None:
+            raise ValueError(
+                "partial_fit is not available after a fit with user_id: the weights of users need "
+                "all of their rows. Fit anew, or fit without user_id."
+            )
         if first:
             set_embedder(self)
         X = read_features(self, X, reset=first)
@@ -591,7 +614,8 @@ class ImplicitRewardEstimator(
                 "batches out."
             )
         update_scaler(self, data, reset=first)
-        plan = FitPlan.of(self, columns, self.objective_, data.log.measurement, assumptions)
+        measurement = assumptions.measurement(data.log.signals)
+        plan = FitPlan.of(self, columns, self.objective_, measurement, assumptions)
         if first:
             self.model_ = plan.initial_model(data, self.random_state_)
             self.history_ = []

@@ -14,11 +14,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 
+from ._activity import fit_users
 from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint, warm_start_kept
 from ._features import HeadColumns, embed_text, select_features, set_embedder
 from ._held_out import HeldOut, check_verdict
-from ._identification import Evidence, assess, warn_not_identified
+from ._identification import Evidence, assess, warn_not_identified, with_activity
 from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
 from ._typing import same
@@ -66,7 +67,8 @@ def read_log(est, n_samples, y, side_information, purpose="fit"):
     est.classes_ = np.array([0, 1])
     est.group_names_ = GROUP_NAMES
     est.false_action_rate_ = assumptions.false_action_rate
-    vars(est).pop("signal_names_in_", None)
+    for name in ("signal_names_in_", "user_activity_", "user_loading_"):
+        vars(est).pop(name, None)
     if log.names is not None:
         est.signal_names_in_ = log.names
     return log, assumptions
@@ -165,6 +167,12 @@ def begin_fit(est, X, y, groups=None, **side_information):
     begun : BegunFit
     """
     keeps_weights = est.warm_start and hasattr(est, "model_")
+    users = side_information.get("user_id") is not None
+    if keeps_weights and (users or est.model_.log_loading is not None):
+        raise ValueError(
+            "warm_start=True is not available with user_id: of the two models that are fitted, one "
+            "is left to start from. Set warm_start=False."
+        )
     before = HeadColumns.of(est) if keeps_weights else None
     X = select_features(est, X, reset=True)
     columns = HeadColumns.of(est)
@@ -184,7 +192,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
     if est.early_stopping:
         data.split(est.validation_fraction, random_state, est.max_epochs)
     update_scaler(est, data, reset=not keeps_weights)
-    plan = FitPlan.of(est, columns, est.objective_, data.log.measurement, assumptions)
+    measurement = assumptions.measurement(data.log.signals)
+    plan = FitPlan.of(est, columns, est.objective_, measurement, assumptions)
     if assumptions.estimates_false_actions:
         plan = estimate_false_action_rates(plan, data, random_state)
         est.false_action_rate_ = plan.assumptions.false_action_rate
@@ -226,12 +235,11 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     est.history_ = []
     epochs = begun.plan.n_epochs(begun.data, est.early_stopping)
     context = begin_callbacks(est, epochs)
-    warn_not_identified(
-        est.identification_,
-        est.objective_,
-        token_of(est, context.parent),
-        in_search=context.parent is not None,
-    )
+    in_search = context.parent is not None
+    token = token_of(est, context.parent)
+    has_users = begun.data.log.user is not None
+    if not has_users:
+        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
     weight = fit_params.get("sample_weight")
     details = {
         "X": X,
@@ -241,17 +249,24 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     }
     context.call_on_fit_task_begin(estimator=est, **details)
     held_out = HeldOut.of(begun.data)
-    result = begun.plan.run(
-        begun.data,
-        est.model_,
-        epochs,
-        begun.random_state,
-        hooks=_hooks(est, context, details),
-        further=begun.further,
-    )
+    hooks = _hooks(est, context, details)
+    if has_users:
+        result = fit_users(est, begun, epochs, hooks)
+        loading, n_rows = est.user_loading_, est.user_activity_.n_rows
+        est.identification_ = with_activity(est.identification_, loading, n_rows)
+        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
+    else:
+        result = begun.plan.run(
+            begun.data,
+            est.model_,
+            epochs,
+            begun.random_state,
+            hooks=hooks,
+            further=begun.further,
+        )
     est.n_iter_ = len(est.history_)
     if held_out is not None and est.objective_.models_actions:
-        check_verdict(est, held_out, token_of(est, context.parent), context.parent is not None)
+        check_verdict(est, held_out, token, in_search)
     for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
         vars(est).pop(leftover, None)
     context.call_on_fit_task_end(estimator=est, **details)
@@ -340,6 +355,11 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
         What each head goes on from if it was paused, nothing if it is done; None where it has
         diverged, and is not fitted.
     """
+    if fit_params.get("user_id") is not None:
+        raise ValueError(
+            "BatchedSearchCV is not available with user_id: of each candidate two models are "
+            "fitted, one after the other. Use GridSearchCV."
+        )
     lead = copy.copy(heads[0])
     lead.max_epochs = max(head.max_epochs for head in heads)
     if lead.random_state is None:

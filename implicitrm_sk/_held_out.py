@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from ._activity import HEADS, with_users
 from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test
@@ -129,17 +130,20 @@ def check_verdict(est, held_out, token=None, in_search=False):
     """
     before = est.identification_
     model_rates = Assumptions().with_rates(est.false_action_rate_).model_rates(est.objective_)
-    heads = ("reward_logit", "propensity_logit")
-    f, u = member_logits(est.model_, held_out.X, est.scaler_, heads, est.dtype)
-    log = held_out.log
+    f, u = member_logits(est.model_, held_out.X, est.scaler_, HEADS, est.dtype)
+    measurement = Measurement(est.signals_, est.model_.config["examination"])
+    log, (*averaged, log_weight) = held_out.log, with_users(est.model_, f, u)
     if log.exposures is None and log.response is None and len(log.acts.column) > 1:
-        covariates = _mixture.logits_of_all(Measurement(est.signals_), f, u, model_rates).numpy()
+        covariates = _mixture.logits_of_all(measurement, *averaged, model_rates, log_weight).numpy()
         tested = association_test(
             covariates=covariates, **signs_of(log, held_out.groups, slice(None))
         )
         if any(each.contradicts for each in tested):
             est.identification_ = contradicted_signs(est.identification_, tested)
-    if "independent signals" in est.identification_.assumptions and tests_independence(log):
+    # Signals of users who differ depend on each other, but for a known user.
+    plain = not measurement.examined and log_weight is None
+    independent = "independent signals" in est.identification_.assumptions
+    if plain and independent and tests_independence(log):
         test = independence_test(
             _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, model_rates
         )
@@ -149,13 +153,13 @@ def check_verdict(est, held_out, token=None, in_search=False):
                 "the signals do not fire independently given preference",
                 "users",
             )
-    if "independent exposures of one preference" in est.identification_.assumptions:
+    if plain and "independent exposures of one preference" in est.identification_.assumptions:
         test = dispersion_of(log, f, u, est.false_action_rate_)
         if test is not None and test.rejected:
             est.identification_ = contradicted(est.identification_, str(test), "dispersion")
     if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
-        f, u = member_logits(est.model_, held_out.labelled_X, est.scaler_, heads, est.dtype)
-        against = against_labels(held_out.labelled, Measurement(est.signals_), f, u, model_rates)
+        f, u = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
+        against = against_labels(held_out.labelled, measurement, f, u, model_rates)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:

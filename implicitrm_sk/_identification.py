@@ -17,6 +17,11 @@ IDENTIFIED = "identified"
 RANKING_ONLY = "ranking only"
 LEVEL_ONLY = "level only"
 BOUNDED = "bounded"
+#: What the model of users who differ in activity assumes, and how much of it identifies.
+ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
+MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.0, 8, 100
+#: What the model of rows that nobody looked at assumes of them.
+LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
 
 
@@ -147,6 +152,22 @@ ADVICE = {
         "If users looked at every row of the log, state it: shared_examination=False. Signals of "
         "rows that nobody looked at are silent together, which looks like dislike."
     ),
+    "attention": (
+        "If some rows may not have been looked at, set shared_examination=True: two signals of "
+        "each polarity determine the reward then too."
+    ),
+    "unseen": (
+        "Some rows of this log were not looked at: set shared_examination=True, which fits it "
+        "better."
+    ),
+    "second": (
+        "Log a second kind of {} action: two of each polarity determine the reward also where some "
+        "rows were not looked at."
+    ),
+    "plain": (
+        "Leave shared_examination=True out here: with fewer than two signals of each polarity the "
+        "plain model fits as well, and how attention and dislike are told apart is a convention."
+    ),
     "signs": (
         "Check what the signals named in the reason show: name negative ones in signals=, pass the "
         "outcomes of one widget as a Choice, and NaN where a signal was not offered."
@@ -220,7 +241,7 @@ def assess(
     signals : tuple of Signal
         Empty if all of them are actions.
     examined : bool or None
-        Whether every row was looked at; None is not known.
+        Whether every row was looked at; None is not known; False: those that were not are modelled.
     shared_propensity : bool
         Whether signals of both polarities are ready in a constant ratio.
     """
@@ -254,7 +275,7 @@ def assess(
         if not exact_rate:
             advice += [ADVICE["level"], ADVICE["signals"]]
     else:
-        level, more, further = _assess_bounds(evidence, columns, linear, n_signals)
+        level, more, further = _assess_bounds(evidence, columns, linear, n_signals, examined)
         reasons += more
         advice += further
         if level == BOUNDED and evidence.shown_twice:
@@ -285,6 +306,7 @@ def assess(
             and evidence.n_known_propensity == 0
             and evidence.n_repeated == 0
             and objective.swap_symmetric(n_signals)
+            and examined is not False
             and all(isinstance(signal, Action) for signal in signals)
         ),
     )
@@ -306,6 +328,13 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
         advice.append(ADVICE["users"])
         if evidence.n_three_signals < MIN_RESPONSES:
             advice.insert(0, ADVICE["third"])
+    elif evidence.shown_twice == (0, 1) and examined is False:
+        ways += ["independent signals of rows that were looked at", LOOKING]
+        reasons.append(
+            f"{evidence.n_two_positive} responses have two positive and "
+            f"{evidence.n_two_negative} two negative signals, which determine who looked too"
+        )
+        advice.append(ADVICE["users"])
     if evidence.n_repeated >= MIN_RESPONSES:
         ways.append("independent exposures of one preference")
         reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
@@ -349,7 +378,7 @@ def _assess_ranking(evidence, columns, shared_propensity):
     return None
 
 
-def _assess_bounds(evidence, columns, linear, n_signals):
+def _assess_bounds(evidence, columns, linear, n_signals, examined):
     """Return level, reasons and advice where nothing determines the reward or its order."""
     advice = [ADVICE["labels"], ADVICE["exclusion"]]
     if evidence.n_both >= MIN_RESPONSES or evidence.shown_twice:
@@ -364,13 +393,30 @@ def _assess_bounds(evidence, columns, linear, n_signals):
                 f"{evidence.n_several_signals} responses have several logged signals, but rows "
                 "that nobody looked at would leave them silent together"
             )
-            return BOUNDED, reasons, [ADVICE["examined"], *advice]
-        return BOUNDED, reasons, [ADVICE["signals"], *advice]
+        more = _advice_on_attention(evidence.shown_twice, examined)
+        if evidence.shown_twice:
+            return BOUNDED, reasons, [*more, *advice]
+        return BOUNDED, reasons, [*more, ADVICE["signals"], *advice]
+    more = _advice_on_attention((), examined)
     return (
         NOT_IDENTIFIED,
         _what_is_missing(evidence, columns, linear, n_signals),
-        [ADVICE["signals"], ADVICE["negative"], *advice],
+        [*more, ADVICE["signals"], ADVICE["negative"], *advice],
     )
+
+
+def _advice_on_attention(shown_twice, examined):
+    """Return what to state or to log where rows that nobody looked at leave the reward open."""
+    advice = []
+    if examined is False:
+        advice.append(ADVICE["plain"])
+    if shown_twice:
+        advice.append(ADVICE["examined"])
+    if len(shown_twice) == 1:
+        advice.append(ADVICE["second"].format("negative" if shown_twice == (1,) else "positive"))
+    elif shown_twice:
+        advice.append(ADVICE["attention"])
+    return advice
 
 
 def _what_is_missing(evidence, columns, linear, n_signals):
@@ -418,6 +464,42 @@ def _assess_by_assumption(evidence, objective):
         (objective.assumption,),
         f"{name} takes its assumption for granted: nothing in the log tests it.",
         (ADVICE["signals"], ADVICE["labels"]),
+    )
+
+
+def with_activity(found, loading, n_rows):
+    """Return an `Identification` with what users who differ in activity add.
+
+    Users who act on whatever they like show the reward. They are there only if activity spreads
+    widely, and are known only by many rows.
+
+    Parameters
+    ----------
+    found : Identification
+    loading : ndarray of shape (signals,)
+        By how much one standard deviation of activity shifts the logits; all 0 if users do not
+        differ.
+    n_rows : ndarray of int of shape (users,)
+    """
+    largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
+    if largest == 0:
+        text = "users do not differ in activity, as far as held-out rows show"
+        return replace(found, reason=f"{found.reason[:-1]}; {text}.")
+    text = (
+        f"{len(n_rows)} users of {rows:g} rows (median) differ in activity by a standard deviation "
+        f"of {largest:.1f} logits"
+    )
+    known = {"swap_symmetric": False, "reason": f"{found.reason[:-1]}; {text}."}
+    if found.level == IDENTIFIED:
+        return replace(found, **known)
+    if largest < MIN_LOADING or rows < MIN_ROWS_OF_USER or len(n_rows) < MIN_USERS:
+        known["reason"] = (
+            f"{known['reason'][:-1]}, which is too little to determine the reward: it takes "
+            f"{MIN_USERS} users of {MIN_ROWS_OF_USER} rows and {MIN_LOADING:g} logits."
+        )
+        return replace(found, **known)
+    return replace(
+        found, level=IDENTIFIED, assumptions=(*found.assumptions, *ACTIVITY), advice=(), **known
     )
 
 

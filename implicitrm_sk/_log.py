@@ -19,6 +19,7 @@ from ._validation import (
     check_n_signals,
     check_propensity,
     check_sample_weight,
+    is_missing,
     to_numpy,
 )
 from ._warnings import warn
@@ -102,6 +103,10 @@ class FeedbackLog:
         First row of each response.
     labels : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
+    user : ndarray of int of shape (n,) or None
+        0 to `n_users` - 1; rows without an id are users of their own, and come last.
+    user_ids : ndarray or None
+        Of the first users, those with an id.
     signals : tuple of Signal
         What each column of the actions is.
     names : ndarray of str of shape (K,) or None
@@ -117,6 +122,8 @@ class FeedbackLog:
     first: np.ndarray | None = None
     labels: np.ndarray | None = None
     propensity: np.ndarray | None = None
+    user: np.ndarray | None = None
+    user_ids: np.ndarray | None = None
     signals: tuple = ()
     names: np.ndarray | None = None
     one_dimensional: bool = False
@@ -137,12 +144,13 @@ class FeedbackLog:
         exposures=None,
         labels=None,
         propensity=None,
+        user_id=None,
     ):
         """Check y and all that comes with it, each once, in this order.
 
         Parameters
         ----------
-        y, sample_weight, response_id, exposures, labels, propensity
+        y, sample_weight, response_id, exposures, labels, propensity, user_id
             Arguments of `fit`.
         n_samples : int
             Rows of X.
@@ -169,6 +177,7 @@ class FeedbackLog:
             "exposures": exposures,
             "labels": labels,
             "propensity": propensity,
+            "user_id": user_id,
         }
         check_uses(objective, side, assumptions)
         names = _check_names(y, known and known.names)
@@ -179,6 +188,8 @@ class FeedbackLog:
         )
         signals = given if known is not None else resolve_signals(given, names, actions.shape[1])
         _check_kinds(signals, assumptions, exposures, name)
+        if assumptions.models_examination:
+            _check_examination(signals, exposures, propensity, name)
         if exposures is None:
             shown = list(range(len(signals)) if names is None else names)
             blocks = Measurement(signals).blocks
@@ -230,6 +241,8 @@ class FeedbackLog:
             _check_known_propensities(propensity, log)
             if not np.isnan(propensity).all():
                 log = replace(log, propensity=propensity)
+        if user_id is not None:
+            log = log.with_users(user_id, assumptions)
         if purpose == "fit":
             check_both_classes(log.acts.counts, log.per_row(weight), exposures)
             log.check_contradictions(assumptions.false_action_rate)
@@ -244,6 +257,42 @@ class FeedbackLog:
     def measurement(self):
         """How the preference shows in the signals."""
         return Measurement(self.signals)
+
+    def with_users(self, user_id, assumptions):
+        """Return the log with its users, without them if they tell nothing."""
+        for what, given, why in (
+            ("response_id", self.response, "the rows of a response belong to several users"),
+            (
+                "propensity",
+                self.propensity,
+                "the P(action | preferred) of an experiment is that of all users together",
+            ),
+        ):
+            if given is not None:
+                raise ValueError(
+                    f"user_id is not available with {what}: {why}, which is not modelled yet. "
+                    "Leave one of the two out."
+                )
+        if assumptions.estimates_false_actions:
+            raise ValueError(
+                "user_id is not available where false-action rates are estimated: their EM takes "
+                "users as equally active. Give false_action_rate as a number, 0.0 if users never "
+                "act by mistake."
+            )
+        user, ids = number_users(user_id, len(self.actions))
+        if len(np.unique(user)) == len(user):
+            warn(
+                f"user_id has {len(user)} different users in {len(user)} rows: a user of one row "
+                "tells nothing about activity, and user_id is not used. Pass the id of who acted, "
+                "not of the row."
+            )
+            return self
+        return replace(self, user=user, user_ids=ids)
+
+    @property
+    def n_users(self):
+        """Number of users, rows without an id counted one by one."""
+        return int(self.user.max()) + 1
 
     @property
     def n_signals(self):
@@ -890,6 +939,32 @@ def _check_kinds(signals, assumptions, exposures, name):
             )
 
 
+def _check_examination(signals, exposures, propensity, name):
+    """Raise where rows that nobody looked at cannot be modelled."""
+    mute = [signal for signal in signals if signal.silence is None]
+    if mute:
+        raise ValueError(
+            f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: no "
+            "value of it says that users did nothing, as on a row that nobody looked at. Leave the "
+            "column out, or use shared_examination=None."
+        )
+    if (
+        exposures is not None
+        and (np.nan_to_num(as_float(to_numpy(exposures), "exposures")) > 1).any()
+    ):
+        raise ValueError(
+            "shared_examination=True is not available with exposures above 1: counts lose which "
+            "signals fired together, which is what tells rows that nobody looked at. Give each "
+            "exposure a row of its own, with response_id."
+        )
+    if propensity is not None:
+        raise ValueError(
+            "shared_examination=True is not available with propensity: the P(action | preferred) "
+            "of an experiment holds for all rows, the propensity of this model for those that were "
+            "looked at. Leave one of the two out."
+        )
+
+
 def _check_known_propensities(propensity, log):
     known = ~np.isnan(propensity).all(axis=0)
     for name, signal, given in zip(log.signal_names, log.signals, known, strict=True):
@@ -914,6 +989,53 @@ def _check_names(y, known):
             "Pass the same signals in the same order, NaN where one was not logged."
         )
     return np.asarray(known, dtype=object)
+
+
+def check_user_id(user_id, n_samples):
+    """Return ids of users as an array, of objects unless they are numbers or strings."""
+    ids = to_numpy(user_id)
+    if isinstance(ids, list | tuple) and any(isinstance(user, tuple) for user in ids):
+        given = ids
+        ids = np.empty(len(given), dtype=object)
+        for row, user in enumerate(given):
+            ids[row] = user
+    ids = np.asarray(ids)
+    if ids.shape != (n_samples,):
+        raise ValueError(
+            f"user_id has shape {ids.shape}, but one user per row of X is expected: "
+            f"({n_samples},). Pass who acted on each row, NaN or None where that is not known."
+        )
+    return ids
+
+
+def number_users(user_id, n_samples):
+    """Return the number of each row's user, and the ids of those who have one.
+
+    Parameters
+    ----------
+    user_id : array-like of shape (n_samples,)
+        Hashable ids; rows where they are missing are users of their own.
+    n_samples : int
+    """
+    ids = check_user_id(user_id, n_samples)
+    known = ~is_missing(ids)
+    user = np.empty(n_samples, dtype=np.int64)
+    if ids.dtype == object:
+        codes: dict[Any, int] = {}
+        try:
+            user[known] = [codes.setdefault(one, len(codes)) for one in ids[known].tolist()]
+        except TypeError as error:
+            raise ValueError(
+                f"user_id holds a value that cannot be an id ({error}); expected are hashable "
+                "ones: numbers, strings, tuples. Convert them first."
+            ) from error
+        users = np.empty(len(codes), dtype=object)
+        for one, code in codes.items():
+            users[code] = one
+    else:
+        users, user[known] = np.unique(ids[known], return_inverse=True)
+    user[~known] = len(users) + np.arange(np.count_nonzero(~known))
+    return user, users
 
 
 def number_responses(ids):

@@ -10,10 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from ._activity import UserActivity, with_users
 from ._assumptions import Assumptions
 from ._device import INFERENCE_ROWS
 from ._features import HeadColumns, read_features
 from ._fit import reread_log
+from ._log import check_user_id, number_users
 from ._sources import chunks
 from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight, to_numpy
@@ -22,6 +24,7 @@ from .measurement._model import Measurement
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
 from .training._data import member_logits
+from .training._users import quadrature
 
 HEADS = ("reward_logit", "propensity_logit")
 
@@ -45,6 +48,8 @@ class FittedMixture:
         Whether each member has its mirror image beside it.
     dtype : str
         Number format to compute in, as in `ImplicitRewardEstimator`.
+    activity : UserActivity or None
+        What is known of users who differ in activity.
     """
 
     model: Any
@@ -54,6 +59,7 @@ class FittedMixture:
     false_action_rate: torch.Tensor | None
     is_mirrored: bool
     dtype: str
+    activity: UserActivity | None = None
 
     @classmethod
     def of(cls, est):
@@ -66,10 +72,11 @@ class FittedMixture:
             est.objective_,
             Measurement.of_actions(1)
             if est.objective_.single_signal
-            else Measurement(est.signals_),
+            else Measurement(est.signals_, est.model_.config["examination"]),
             assumptions.model_rates(est.objective_),
             est.identification_.swap_symmetric,
             est.dtype,
+            getattr(est, "user_activity_", None),
         )
 
     def members(self, X, *heads):
@@ -79,10 +86,53 @@ class FittedMixture:
     def components(self, X, *heads):
         """Return the logits of all components, in float64 on the CPU."""
         if not self.is_mirrored:
-            return self.members(X, *heads)
+            logits = self.members(X, *heads)
+            if self.differs and "propensity_logit" in heads:
+                f = logits[0] if heads[0] == "reward_logit" else logits[0][..., 0]
+                f, u, _ = with_users(self.model, f, logits[-1])
+                return [f, u][-len(heads) :]
+            return logits
         target = self.measurement.signals[0].target
         logits = _mixture.with_mirror_images(*self.members(X, *HEADS), target)
         return logits if len(heads) == len(logits) else logits[:1]
+
+    @property
+    def differs(self):
+        """Whether users differ in activity; components are then members at quadrature nodes."""
+        return self.model.log_loading is not None
+
+    def log_weight(self, codes=None):
+        """Return log-weights of the components, (components,) or, of users, (components, n).
+
+        None are equal weights.
+
+        Parameters
+        ----------
+        codes : ndarray of int of shape (n,), default=None
+            Position in `activity` of the user of each row, -1 of an unknown one. None: all are.
+        """
+        if not self.differs:
+            return None
+        n_members = self.model.config["n_members"]
+        _, log_prior = quadrature()
+        population = log_prior.repeat_interleave(n_members) - np.log(n_members)
+        if codes is None:
+            return population
+        found = population[:, None].repeat(1, len(codes))
+        known = np.flatnonzero(codes >= 0)
+        if len(known):
+            weight = torch.as_tensor(self.activity.log_weight[codes[known]], dtype=found.dtype)
+            found[:, known] = weight.permute(2, 1, 0).flatten(0, 1) - np.log(n_members)
+        return found
+
+    def codes(self, user_id, n_rows):
+        """Return the position of each row's user in `activity`, -1 of an unknown one, or None."""
+        if user_id is None:
+            return None
+        ids = check_user_id(user_id, n_rows)
+        if self.activity is None or not self.differs:
+            return np.full(n_rows, -1)
+        return self.activity.codes(ids)
 
     def reduce(self, X, heads, function, out=None):
         """Return arrays of `function(rows, *logits)`, tensors per row, made chunk by chunk of X."""
@@ -103,8 +153,11 @@ class FittedMixture:
         """Return a log as the objective sees it."""
         return log.reduced() if self.objective.single_signal else log
 
-    def of_log(self, X, log, function):
-        """Return what a function of `measurement._mixture` makes of the logits and a log."""
+    def of_log(self, X, log, function, codes=None):
+        """Return what a function of `measurement._mixture` makes of the logits and a log.
+
+        `codes` are those of the users of the rows, see `log_weight`.
+        """
         model_log = self.model_log(log)
         fields, rate = model_log.tensors(), self.false_action_rate
         if log.response is not None:
@@ -112,10 +165,17 @@ class FittedMixture:
             if model_log is not log:
                 propensity_logit = propensity_logit[:, log.first]
             logits = reward_logit[:, log.first], propensity_logit
-            return function(self.measurement, *logits, **fields, false_action_rate=rate).numpy()
+            return function(
+                self.measurement,
+                *logits,
+                **fields,
+                false_action_rate=rate,
+                log_weight=self.log_weight(),
+            ).numpy()
 
         def of_rows(rows, *logits):
             part = {k: None if value is None else value[rows] for k, value in fields.items()}
+            part["log_weight"] = self.log_weight(None if codes is None else codes[rows])
             return (function(self.measurement, *logits, **part, false_action_rate=rate),)
 
         return self.reduce(X, HEADS, of_rows)[0]
@@ -144,6 +204,42 @@ def log_likelihood(est, X, y, **side_information):
     return values, np.where(log.n_events() > 0, log.sample_weight, 0.0)
 
 
+def log_likelihood_of_users(est, X, y, user_id, **side_information):
+    """Return log P(y | x) of all rows, those of a user together, and the sum of their weights.
+
+    Known users have the weights of `fit`, others those of the population.
+    """
+    mixture = FittedMixture.of(est)
+    X = read_features(est, X)
+    log = reread_log(est, len(X), y, side_information)
+    if log.response is not None:
+        raise ValueError(
+            "user_id is not available with response_id: the rows of a response belong to several "
+            "users. Leave one of the two out."
+        )
+    weight = np.where(log.n_events() > 0, log.sample_weight, 0.0)
+    user, _ = number_users(user_id, len(X))
+    first = np.unique(user, return_index=True)[1]
+    codes = mixture.codes(user_id, len(X))[first]
+    fields = log.tensors()
+    total = None
+    for start, chunk in chunks(X, INFERENCE_ROWS // 2):
+        rows = slice(start, start + len(chunk))
+        part = {k: None if value is None else value[rows] for k, value in fields.items()}
+        values = mixture.measurement.log_likelihood(
+            *mixture.components(chunk, *HEADS),
+            **part,
+            false_action_rate=mixture.false_action_rate,
+        )
+        w = torch.as_tensor(weight[rows])
+        values = torch.where(w > 0, values * w, 0.0)
+        if total is None:
+            total = values.new_zeros(len(values), len(first))
+        total.index_add_(1, torch.as_tensor(user[rows]), values)
+    joint = torch.logsumexp(total + mixture.log_weight(codes), 0)
+    return float(joint.sum()), float(weight.sum())
+
+
 def available_if_objective(attribute: str, reason: str) -> Callable[[F], F]:
     """Hide a method unless the objective has an attribute; the error's cause says why."""
 
@@ -169,6 +265,8 @@ _needs_actions_modelled = available_if_objective(
 class PredictionMixin:
     """The methods of `ImplicitRewardEstimator` that ask the fitted mixture."""
 
+    shared_examination: bool | None
+    model_: Any
     n_signals_: int
     one_dimensional_: bool
     objective_: Objective
@@ -282,6 +380,7 @@ class PredictionMixin:
         response_id: ArrayLike | None = None,
         exposures: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
+        user_id: ArrayLike | None = None,
     ) -> Floats:
         """Return the probabilities of the four latent groups: the stratification posterior.
 
@@ -294,6 +393,8 @@ class PredictionMixin:
         response_id, exposures, propensity : array-like, default=None
             As in `fit`, for `actions`: what is known of a response from one row counts for all its
             rows.
+        user_id : array-like of shape (n_samples,), default=None
+            Who sees each row. Users that `fit` has not seen, and all with None, are average ones.
 
         Returns
         -------
@@ -335,18 +436,21 @@ class PredictionMixin:
         log = reread_log(self, len(X), actions, side, name="actions")
         if log.response is not None:
             log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
-        groups = mixture.of_log(X, log, _mixture.group_posterior)
+        codes = self._codes(mixture, user_id, len(X))
+        groups = mixture.of_log(X, log, _mixture.group_posterior, codes)
         groups = mixture.output(torch.from_numpy(groups)).numpy()
         return groups if len(groups) == len(X) else groups[log.response]
 
     @_needs_actions_modelled
-    def predict_action(self, X: Rows) -> Floats:
+    def predict_action(self, X: Rows, user_id: ArrayLike | None = None) -> Floats:
         """Predict how likely each action is, or each outcome that shows a preference.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
+        user_id : array-like of shape (n_samples,), default=None
+            Who sees each row, as in `predict_proba`.
 
         Returns
         -------
@@ -374,22 +478,25 @@ class PredictionMixin:
         >>> bool(np.allclose(est.predict_action(X), product, atol=1e-5))
         True
         """
-        return self._per_signal("predict_action", X, _mixture.action)
+        return self._per_signal("predict_action", X, _mixture.action, user_id)
 
     @_needs_actions_modelled
-    def propensity(self, X: Rows) -> Floats:
+    def propensity(self, X: Rows, user_id: ArrayLike | None = None) -> Floats:
         """Predict how readily each response draws each action from users with its preference.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
+        user_id : array-like of shape (n_samples,), default=None
+            Who sees each row, as in `predict_proba`.
 
         Returns
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
             P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one; columns
-            as in `predict_action`.
+            as in `predict_action`. With ``shared_examination=True`` too it is of all rows, looked
+            at or not.
 
         Raises
         ------
@@ -407,9 +514,72 @@ class PredictionMixin:
         >>> est.propensity([[1.0, 0.0]]).round(1)
         array([[0.3, 0.7]], dtype=float32)
         """
-        return self._per_signal("propensity", X, _mixture.propensity)
+        return self._per_signal("propensity", X, _mixture.propensity, user_id)
 
-    def _per_signal(self, method, X, function):
+    @_needs_actions_modelled
+    def predict_examination(self, X: Rows) -> Floats:
+        """Predict how likely it is that users look at a response.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or text of n_samples rows
+            Responses, as in `fit`.
+
+        Returns
+        -------
+        examination : ndarray of shape (n_samples,)
+            The probability v(x) that the row was looked at, in [0, 1].
+
+        Raises
+        ------
+        AttributeError
+            If the objective does not model P(y | x).
+        ValueError
+            If the estimator was fitted without ``shared_examination=True``.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(4000, 2))
+        >>> shows = np.where(X[:, :1] > 0, [1, 1, 0, 0], [0, 0, 1, 1])
+        >>> looked = rng.random((4000, 1)) < 0.6
+        >>> y = (shows & looked & (rng.random((4000, 4)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", "positive", "negative", "negative"],
+        ...     shared_examination=True,
+        ...     learning_rate_init=0.01,
+        ...     random_state=0,
+        ... )
+        >>> print(f"{est.fit(X, y).predict_examination(X).mean():.1f}")
+        0.6
+        """
+        mixture = FittedMixture.of(self)
+        if not mixture.measurement.examined:
+            raise ValueError(
+                "predict_examination is not available: the estimator was fitted with "
+                f"shared_examination={self.shared_examination}, which takes every row as looked "
+                "at. Fit with shared_examination=True."
+            )
+        X = read_features(self, X)
+
+        def looked(_, u):
+            log_v, log_weight = mixture.measurement.log_examined(u), mixture.log_weight()
+            return (mixture.output(_mixture.mean_of_logs(log_v, log_weight)),)
+
+        return mixture.reduce(X, ("propensity_logit",), looked)[0]
+
+    def _codes(self, mixture, user_id, n_rows):
+        """Return which known user each row is of, None without ids."""
+        if user_id is not None and not hasattr(self, "user_loading_"):
+            raise ValueError(
+                "user_id was given, but the estimator was fitted without: it knows no users. Fit "
+                "with user_id, or leave it out."
+            )
+        return mixture.codes(user_id, n_rows)
+
+    def _per_signal(self, method, X, function, user_id=None):
         mixture = FittedMixture.of(self)
         if self.objective_.single_signal and self.n_signals_ > 1:
             raise ValueError(
@@ -418,13 +588,14 @@ class PredictionMixin:
                 "Fit it on one signal, or use objective='stratified'."
             )
         X = read_features(self, X)
-        (values,) = mixture.reduce(
-            X,
-            HEADS,
-            lambda _, *logits: (
-                mixture.output(function(mixture.measurement, *logits, mixture.false_action_rate)),
-            ),
-        )
+        codes = self._codes(mixture, user_id, len(X))
+
+        def of_rows(rows, *logits):
+            weight = mixture.log_weight(None if codes is None else codes[rows])
+            rate = mixture.false_action_rate
+            return (mixture.output(function(mixture.measurement, *logits, rate, weight)),)
+
+        (values,) = mixture.reduce(X, HEADS, of_rows)
         return values[:, 0] if self.one_dimensional_ and values.shape[1] == 1 else values
 
     def score(
@@ -436,6 +607,7 @@ class PredictionMixin:
         response_id: ArrayLike | None = None,
         exposures: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
+        user_id: ArrayLike | None = None,
     ) -> float:
         """Return the mean log-likelihood of held-out actions, or R2 against true preferences.
 
@@ -451,6 +623,9 @@ class PredictionMixin:
             Non-negative weights.
         response_id, exposures, propensity : array-like, default=None
             As in `fit`, for the likelihood of `y`.
+        user_id : array-like of shape (n_samples,), default=None
+            Who acted. The rows of a user are then taken together: the log-likelihoods of users are
+            summed, and divided by the number of rows.
 
         Returns
         -------
@@ -493,19 +668,24 @@ class PredictionMixin:
                 "no likelihood to score with. Pass true_preference, or use "
                 "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
             )
-        values, weight = log_likelihood(
-            self,
-            X,
-            y,
-            sample_weight=sample_weight,
-            response_id=response_id,
-            exposures=exposures,
-            propensity=propensity,
+        side = {
+            "sample_weight": sample_weight,
+            "response_id": response_id,
+            "exposures": exposures,
+            "propensity": propensity,
+        }
+        nothing = (
+            "y logs nothing in rows of positive weight; the likelihood of no action is not defined."
         )
+        if user_id is not None and self.model_.log_loading is not None:
+            total, weight = log_likelihood_of_users(self, X, y, user_id, **side)
+            if not weight:
+                raise ValueError(nothing)
+            return total / weight
+        if user_id is not None:
+            self._codes(FittedMixture.of(self), user_id, len(to_numpy(y)))
+        values, weight = log_likelihood(self, X, y, **side)
         if not weight.any():
-            raise ValueError(
-                "y logs nothing in rows of positive weight; the likelihood of no action is not "
-                "defined."
-            )
+            raise ValueError(nothing)
         counted = weight > 0
         return float(np.average(values[counted], weights=weight[counted]))

@@ -16,7 +16,7 @@ LAYERS = (
     ("_pipeline", "_search"),
     ("_estimator",),
     ("_prediction", "persistence"),
-    ("_checkpoint", "_fit", "_held_out"),
+    ("_checkpoint", "_fit", "_held_out", "_activity"),
     ("training",),
     (
         "_log",

@@ -7,7 +7,7 @@ from sklearn.utils import Bunch
 
 #: Arguments of `fit` that are facts of the log; known propensities and labels are not among them,
 #: lest the truth of a simulated log train.
-_FIT_PARAMS = ("groups", "response_id", "exposures")
+_FIT_PARAMS = ("groups", "response_id", "exposures", "user_id")
 
 
 class FeedbackData(Bunch):
@@ -112,7 +112,7 @@ class FeedbackData(Bunch):
         Returns
         -------
         fit_params : dict
-            Those of ``groups``, ``response_id`` and ``exposures`` that are there.
+            Those of ``groups``, ``response_id``, ``exposures`` and ``user_id`` that are there.
 
         Examples
         --------

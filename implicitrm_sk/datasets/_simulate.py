@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import gen_batches
 
-from .._log import resolve_signals
+from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..measurement._action import Action
 from ..measurement._signal import Signal
@@ -27,6 +27,8 @@ _PURPOSES = (
     "shared_activity",
     "copied_signal",
     "sample",
+    "examination",
+    "user_activity",
 )
 
 
@@ -45,8 +47,10 @@ def simulate_feedback(
     slope: float | ArrayLike = 1.5,
     intercept: float | ArrayLike = -0.4,
     user_correlation: float = 0.0,
+    user_activity: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
+    examination: float | ArrayLike = 1.0,
     own_preference: float = 0.0,
     shared_activity: float = 0.0,
     copied_signal: tuple[int, int] | None = None,
@@ -62,10 +66,12 @@ def simulate_feedback(
         a_ik ~ Bernoulli(A_ik)                            activity, A_ik the propensity
         f_ik ~ Bernoulli(e_k)                             misclick, e_k the false-action rate
         y_ik = r*_i a_ik + (1 - r*_i) f_ik
+        y_ik = 0 for all k with probability 1 - v_i       nobody looked at row i
         y_ik = NaN (not logged) with probability 1 - logged_rate_k
 
-    so that P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) = e_k, independently over the
-    signals and of the rating, the user or the features given A_ik. A negative action (regenerate,
+    so that, of rows that were looked at, P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) =
+    e_k, independently over the signals and of the rating, the user or the features given A_ik.
+    Unless `examination` says otherwise, all rows were. A negative action (regenerate,
     thumbs down) is the mirror image: P(y_ik = 1 | r*_i = 0) = A_ik and P(y_ik = 1 | r*_i = 1) =
     e_k.
 
@@ -112,7 +118,7 @@ def simulate_feedback(
         Ratings, for ``propensity="rating"`` and where `true_preference` is ``None``.
 
     user_id : array-like of shape (n,), default=None
-        Who saw the row, any labels, for ``propensity="user"``.
+        Who saw the row, any labels, for ``propensity="user"`` and `user_activity`.
 
     threshold : float, default=None
         Ratings above it are preferred (strictly), when `true_preference` is ``None``. ``None`` is
@@ -133,12 +139,20 @@ def simulate_feedback(
         active in one signal is active in the others, so that the signals are independent given
         r* only for an estimator that sees the user.
 
+    user_activity : float, default=0.0
+        How much users differ in activity, beside what `propensity` says: logit A_ik is shifted by
+        user_activity b_u for all signals, b_u standard normal, u the user of row i; at least 0.
+
     false_action_rate : float or array-like of shape (K,), default=0.0
         The misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). Nothing
         keeps A_ik above e_k. The `false_rate` of an ``Action``, where it is set, takes its place.
 
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
+
+    examination : float or array-like of shape (n,), default=1.0
+        The probability v_i that row i was looked at, independent of r*_i; in [0, 1]. All signals of
+        a row that was not are silent. Of kinds that have a value for it.
 
     own_preference : float, default=0.0
         Broken assumption: the signals of a row do not share one r*. Each row, with this
@@ -191,6 +205,12 @@ def simulate_feedback(
             P(r*_i = 1), the preference as given.
         logged : ndarray of shape (n,) or (n, K), bool
             Whether the entry is logged.
+        examination : ndarray of shape (n,), float64
+            v_i, as given.
+        examined : ndarray of shape (n,), bool
+            Whether the row was looked at.
+        user_effect : ndarray of shape (n,), float64, or None
+            b_u of the user of each row; None if `user_activity` is 0.
         false_action_rate : ndarray of shape (K,), float64
             P(y_ik = 1 | the r*_ik that signal k does not show); for a copied signal the mixture
             with that of its source; NaN for other kinds than actions.
@@ -260,13 +280,13 @@ def simulate_feedback(
 
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
+    examination = _examination(examination, kinds, n_rows)
     own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     _check_kinds(kinds, target, propensity, shared_activity, source_target)
     stream = _Streams(random_state)
-
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
     elif propensity in ("constant", "rating"):
@@ -278,10 +298,9 @@ def simulate_feedback(
             effect = _covariate_effect(X, n_rows, n_outputs, stream)
         else:
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
-        slope = _per_signal("slope", slope, n_outputs)
-        intercept = _per_signal("intercept", intercept, n_outputs)
-        A = _sigmoid(slope * effect + intercept)
+        A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
+    A, user_effect = _more_active(A, user_id, user_activity, stream)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
@@ -297,10 +316,7 @@ def simulate_feedback(
         logits = _logit(A[:, outputs[k]])
         actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
         activity = np.where(np.arange(n_signals) == k, np.nan, activity)
-    logged = _uniform(stream, "logged", n_rows, n_signals) < logged_rate
-    if (logged_rate < 1).any():
-        actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
-
+    actions, examined, logged = _recorded(stream, actions, kinds, examination, logged_rate)
     named = isinstance(signals, Mapping)
 
     def shaped(values):
@@ -318,6 +334,9 @@ def simulate_feedback(
         signal_preference=shaped(signal_preference.astype(np.int64)),
         reward=reward,
         logged=shaped(logged),
+        examination=examination,
+        examined=examined,
+        user_effect=user_effect,
         false_action_rate=false_action_rate,
     )
 
@@ -341,6 +360,37 @@ def _draw_activity(stream, A, shared_activity):
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _recorded(stream, actions, kinds, examination, logged_rate):
+    """Return the columns of actions that reach the log, which rows were looked at, and logged."""
+    shape = len(examination), len(actions)
+    examined = stream("examination").random(shape[0]) < examination
+    actions = _silenced(actions, kinds, examined)
+    logged = _uniform(stream, "logged", *shape) < logged_rate
+    if (logged_rate < 1).any():
+        actions = [np.where(*pair, np.nan) for pair in zip(logged.T, actions, strict=True)]
+    return actions, examined, logged
+
+
+def _silenced(actions, kinds, examined):
+    """Return the columns of actions, silent on rows that nobody looked at."""
+    if examined.all():
+        return actions
+    # A kind with labels has one for silence.
+    silent = [getattr(kind, "silent", kind.silence) for kind in kinds]
+    return [
+        np.where(examined, y, value).astype(y.dtype)
+        for y, value in zip(actions, silent, strict=True)
+    ]
+
+
+def _from_effect(effect, slope, intercept):
+    """Return the propensities of rows whose signals depend on something to some degree."""
+    n_outputs = effect.shape[1]
+    slope = _per_signal("slope", slope, n_outputs)
+    intercept = _per_signal("intercept", intercept, n_outputs)
+    return _sigmoid(slope * effect + intercept)
 
 
 def _copy_draws(source_target, rows, *drawn):
@@ -652,6 +702,37 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     )
     effect = np.sqrt(user_correlation) * common[:, None] + np.sqrt(1 - user_correlation) * own
     return effect[code]
+
+
+def _examination(examination, kinds, n_rows):
+    """Return the probability of each row that it was looked at."""
+    if isinstance(examination, Real):
+        v = np.full(n_rows, _number("examination", examination))
+    else:
+        v = _vector("examination", examination, n_rows)
+        _check_unit_interval("examination", v)
+    mute = [kind for kind in kinds if kind.silence is None]
+    if mute and (v < 1).any():
+        raise ValueError(
+            f"examination below 1 is not available with the signal {mute[0]!r}, which has no value "
+            "for users who did nothing. Leave one of the two out."
+        )
+    return v
+
+
+def _more_active(A, user_id, user_activity, stream):
+    """Return propensities of users who differ in activity, and the activity of each row's user."""
+    user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
+    if not user_activity:
+        return A, None
+    if user_id is None:
+        raise ValueError(
+            f"user_activity={user_activity:g} needs user_id, got None. Pass the user of each row, "
+            "or leave user_activity at 0."
+        )
+    user, _ = number_users(user_id, len(A))
+    b = stream("user_activity").standard_normal(user.max() + 1)[user]
+    return _sigmoid(_logit(A) + user_activity * b[:, None]), b
 
 
 def _check_own_preference(own_preference, reward):

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from numbers import Integral, Real
 from typing import Any
 
@@ -20,6 +21,7 @@ from .._identification import (
     ADVICE,
     BOUNDED,
     IDENTIFIED,
+    LOOKING,
     NOT_IDENTIFIED,
     Evidence,
     contradicted_signs,
@@ -33,6 +35,7 @@ from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
+from . import _attention
 from ._report import IdentificationReport
 
 #: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
@@ -97,6 +100,11 @@ def identification_report(
     pairs, and if seen and expected co-occurrences differ by more than 20 %. Rows of one of `groups`
     may depend on each other. `fit` does the same on the rows that early stopping holds out.
 
+    With two signals of each polarity, the settings are fitted a second time, with rows that nobody
+    looked at (``shared_examination``) if the first time was without them, and the other way round.
+    The model with such rows is named if its likelihood on the rows kept aside is better by two
+    standard errors. With fewer signals both models fit exactly, and none is named.
+
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
     odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
@@ -139,7 +147,12 @@ def identification_report(
         raise ValueError(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
-    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
+    if fit_params.get("user_id") is not None:
+        raise ValueError(
+            "identification_report does not take user_id: its refits take users as equally active. "
+            "Leave it out; identification_ of a fit with user_id says what activity adds."
+        )
+    unknown = set(fit_params) - {"groups", "user_id", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
             f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
@@ -153,20 +166,11 @@ def identification_report(
         del fit_params["sample_weight"]  # one weight for all is none
     settings, labelled_share, frequent, fitted, held = _read_settings(est, X, y, fit_params)
     starts = np.linspace(0.1, 0.9, n_starts)
-    refit = clone(est).set_params(n_estimators=n_starts, warm_start=False)
-    validate_params(refit)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", IdentificationWarning)
-        run_fit(
-            refit,
-            *_take(fitted, X, y),
-            adjust=lambda plan: replace(plan, starts=starts),
-            **_take_params(fitted, fit_params),
-        )
-
-    rows = _HeldOut(refit, *_take(held, X, y), _take_params(held, fit_params))
-    refits = _compare_refits(rows, starts)
+    parts = [(*_take(part, X, y), _take_params(part, fit_params)) for part in (fitted, held)]
+    rows = _refitted(est, starts, *parts)
+    refit, refits = rows.refit, _compare_refits(rows, starts)
     as_likely = refits["as_likely"]
+    examination = _compare_attention(est, starts, rows, as_likely, parts)
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
@@ -182,6 +186,7 @@ def identification_report(
         np.ptp(refits["mean_reward"][as_likely]),
         dispersion,
         _against_labels(rows, as_likely),
+        examination,
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -207,6 +212,7 @@ def identification_report(
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
         dispersion=dispersion,
+        examination=examination,
         estimator=refit,
         _held_out={
             "mean": rewards.mean(axis=0),
@@ -215,8 +221,46 @@ def identification_report(
             "lower_bound": lower,
             "upper_bound": upper,
             "repeated": rows.repeated,
+            "examined": rows.measurement.examined,
         },
     )
+
+
+def _refitted(est, starts, fitted, held):
+    """Return the refits of an estimator's settings, on rows kept aside.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    starts : ndarray of shape (n_starts,)
+    fitted, held : (X, y, dict)
+        Rows to fit on and to compare on, with further arguments of `fit`.
+    """
+    refit = clone(est).set_params(n_estimators=len(starts), warm_start=False)
+    validate_params(refit)
+    X, y, fit_params = fitted
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IdentificationWarning)
+        adjust = partial(replace, starts=starts)
+        run_fit(refit, X, y, adjust=adjust, **fit_params)
+    return _HeldOut(refit, *held)
+
+
+def _compare_attention(est, starts, rows, as_likely, parts):
+    """Return whether rows that nobody looked at show in the likelihood, None without a test."""
+    if not _attention.can_be_compared(rows.refit, rows.log):
+        return None
+    is_examined = rows.measurement.examined
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first refits give them
+        other = clone(est).set_params(shared_examination=None if is_examined else True)
+        others = _refitted(other, starts, *parts)
+    kept = _compare_refits(others, starts)["as_likely"]
+    found = [
+        (rows.log_likelihood[as_likely], rows.weight),
+        (others.log_likelihood[kept], others.weight),
+    ]
+    return _attention.compare(*(found[::-1] if is_examined else found))
 
 
 def _read_settings(est, X, y, fit_params):
@@ -347,6 +391,8 @@ def _swap_test(rows, as_likely):
     refit, log = rows.refit, rows.log
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
+    if rows.measurement.examined:
+        return {"applicable": False, "why": "the model has rows that nobody looked at"}
     if not all(isinstance(signal, Action) for signal in log.signals):
         return {"applicable": False, "why": "the propensities of actions can be exchanged only"}
     if log.can_show(0) and log.can_show(1):
@@ -383,7 +429,7 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if not tests_independence(log):
+    if not tests_independence(log) or rows.measurement.examined:
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
@@ -393,7 +439,7 @@ def _test_independence(rows, as_likely):
 
 def _test_dispersion(rows, as_likely):
     """Return the test of counts over exposures, None where nothing was shown repeatedly."""
-    if not rows.repeated:
+    if not rows.repeated or rows.measurement.examined:
         return None
     return dispersion_of(
         rows.log,
@@ -453,7 +499,15 @@ def _agreement(rows):
 
 
 def _verdict(
-    settings, independence, signals, exposures, swap, reward_range, dispersion, against_labels
+    settings,
+    independence,
+    signals,
+    exposures,
+    swap,
+    reward_range,
+    dispersion,
+    against_labels,
+    examination,
 ):
     """Return level, assumptions, reason and advice: settings, unless the data speak against."""
     level, assumptions = settings.level, settings.assumptions
@@ -479,6 +533,13 @@ def _verdict(
     elif level == IDENTIFIED and against_labels:
         against = against_labels
         advice.insert(0, ADVICE["calibrate"])
+    winner = None if examination is None else examination["winner"]
+    if winner == "examined" and "every row was looked at" in assumptions:
+        against = "the model of rows that nobody looked at is more likely"
+    if winner == "examined" and LOOKING not in assumptions:
+        advice.insert(0, ADVICE["unseen"])
+    if winner == "plain":
+        advice = [each for each in advice if each != ADVICE["attention"]]
     if against:
         level, assumptions = NOT_IDENTIFIED, ()
         reason = f"{reason} But {against}."

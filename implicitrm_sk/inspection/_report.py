@@ -68,6 +68,11 @@ class IdentificationReport:
     dispersion : Dispersion or None
         Of repeated exposures: whether the counts of a response vary more than exposures of one
         preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``).
+    examination : dict or None
+        Whether rows that nobody looked at show in the likelihood: ``winner``, "plain" (every row
+        was looked at) or "examined"; ``difference`` in log-likelihood (nats per response) of the
+        second from the first, and its ``standard_error``. None with fewer than two signals of
+        each polarity: nothing in the log tells the two apart.
     estimator : ImplicitRewardEstimator
         The refits, fitted on three quarters of the responses.
 
@@ -101,6 +106,7 @@ class IdentificationReport:
     agreeing_exposures: list
     labelled_share: dict | None
     dispersion: object
+    examination: dict | None
     estimator: ImplicitRewardEstimator
     _held_out: dict = field(default_factory=dict)
 
@@ -223,12 +229,25 @@ class IdentificationReport:
                 if not self._held_out["repeated"]
                 else "the test is for responses shown once",
             )
+        yield from self._rows_on_attention()
         for j, k, share in self.agreeing_signals:
             yield (
                 "one signal or two?",
                 f"{j}, {k}",
                 f"they agree on {share:.1%} of the responses on which either acted",
             )
+        yield from self._rows_on_exposures()
+        if self.labelled_share is not None:
+            acted, not_acted = self.labelled_share["acted"], self.labelled_share["not acted"]
+            yield (
+                "labelled",
+                f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
+                "far apart, the labels may not be missing at random",
+            )
+        for advice in self.advice:
+            yield "next", advice, ""
+
+    def _rows_on_exposures(self):
         if self._held_out["repeated"]:
             test, finding = self.dispersion, "independence not tested"
             detail = (
@@ -249,12 +268,24 @@ class IdentificationReport:
                 str(name),
                 f"exposures of a response agree in {share:.1%} of the cases in which one acted",
             )
-        if self.labelled_share is not None:
-            acted, not_acted = self.labelled_share["acted"], self.labelled_share["not acted"]
+
+    def _rows_on_attention(self):
+        found = self.examination
+        if found is not None:
             yield (
-                "labelled",
-                f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
-                "far apart, the labels may not be missing at random",
+                "rows not looked at",
+                "shown: the model that has them is more likely"
+                if found["winner"] == "examined"
+                else "not shown: the model in which every row was looked at is as likely",
+                f"log-likelihood changes by {found['difference']:+.4f} ± "
+                f"{found['standard_error']:.4f} nats per response with them",
+            )
+        elif self._held_out["examined"]:
+            yield (
+                "rows not looked at",
+                "cannot be tested",
+                "it takes two signals of each polarity; with fewer, the model in which every row "
+                "was looked at fits exactly as well",
             )
 
     def to_frame(self) -> Any:

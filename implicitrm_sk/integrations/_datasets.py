@@ -191,13 +191,20 @@ def _probabilities(est, X, actions):
     tensors["false_action_rate"] = mixture.false_action_rate
     preferred = [est.group_names_.index(name) for name in ("PA", "PP")]
 
+    log_weight = mixture.log_weight()
+
     def posterior(part):
+        weight = log_weight
+        if log_weight is not None and part != slice(None):
+            weight = torch.log_softmax(log_weight[part], 0)
         groups = _mixture.group_posterior(
-            mixture.measurement, *(values[part] for values in logits), **tensors
+            mixture.measurement, *(values[part] for values in logits), log_weight=weight, **tensors
         )
         return groups[:, preferred].sum(-1).to(torch.float64).numpy()
 
-    components = [posterior(slice(i, i + 1)) for i in range(len(logits[0]))]
+    # Of a member there is one component for each node of the activity of users.
+    n = est.model_.config["n_members"] if mixture.differs else len(logits[0])
+    components = [posterior(slice(i, None, n)) for i in range(n)]
     return posterior(slice(None)), np.stack(components)
 
 

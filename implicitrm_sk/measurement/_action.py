@@ -33,6 +33,7 @@ class Action(Signal):
     values = (0.0, 1.0)
     takes = frozenset({"rate", "exposures", "propensity", "shared_propensity"})
     bounds = True
+    silence = 0.0
 
     def __init__(self, target: int = 1, false_rate: float | None = None) -> None:
         self.target = target

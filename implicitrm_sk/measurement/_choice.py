@@ -108,6 +108,11 @@ class Choice(Signal):
         return not self.given_reaction
 
     @property
+    def silence(self):
+        """The code of silence; None if it is left out."""
+        return None if self.given_reaction else 0.0
+
+    @property
     def identifies(self):
         """The order of the reward, if it is given a reaction."""
         return "ranking only" if self.given_reaction and len(self.shows) == 2 else None

@@ -1,8 +1,9 @@
-"""The fitted model as an equal-weight mixture of its members: pure tensor functions.
+"""The fitted model as a mixture of its members: pure tensor functions.
 
 Components are the first dimension: reward logits of shape (components, n), propensity logits of
 shape (components, n, K). All averages are of probabilities, taken in logs where they may be tiny.
-False-action rates are of shape (K,).
+False-action rates are of shape (K,). `log_weight`, of shape (components,) or (components, n), are
+the logarithms of the weights of the components, which sum to 1; None is equal weights.
 """
 
 import math
@@ -11,8 +12,42 @@ import torch
 from torch.nn.functional import logsigmoid
 
 
-def _log_mean_exp(log_values):
-    return torch.logsumexp(log_values, dim=0) - math.log(len(log_values))
+def _log_mean_exp(log_values, log_weight=None):
+    if log_weight is None:
+        return torch.logsumexp(log_values, dim=0) - math.log(len(log_values))
+    return torch.logsumexp(log_values + _like(log_weight, log_values), dim=0)
+
+
+def _mean(values, log_weight=None):
+    if log_weight is None:
+        return values.mean(0)
+    return (values * _like(log_weight, values).exp()).sum(0)
+
+
+def _like(log_weight, values):
+    """Return weights with further dimensions, those that values have."""
+    return log_weight.reshape(*log_weight.shape, *[1] * (values.ndim - log_weight.ndim)).to(values)
+
+
+def with_nodes(reward_logit, propensity_logit, loading, nodes):
+    """Return each member once for each quadrature node of the activity of a user.
+
+    Parameters
+    ----------
+    reward_logit : Tensor of shape (members, n)
+    propensity_logit : Tensor of shape (members, n, P)
+    loading : Tensor of shape (members, 1, P)
+    nodes : Tensor of shape (Q,)
+
+    Returns
+    -------
+    reward_logit, propensity_logit : Tensors of shape (Q * members, n) and (Q * members, n, P)
+        Node by node.
+    """
+    u = propensity_logit + nodes.to(propensity_logit)[:, None, None, None] * loading.to(
+        propensity_logit
+    )
+    return reward_logit.expand(len(nodes), *reward_logit.shape).flatten(0, 1), u.flatten(0, 1)
 
 
 def with_mirror_images(reward_logit, propensity_logit, target=1):
@@ -31,23 +66,34 @@ def with_mirror_images(reward_logit, propensity_logit, target=1):
     )
 
 
-def mean(reward_logit):
+def mean(reward_logit, log_weight=None):
     """Return the mean of R over the components, shape (n,)."""
-    return torch.sigmoid(reward_logit).mean(0)
+    return _mean(torch.sigmoid(reward_logit), log_weight)
 
 
-def reward(reward_logit):
+def mean_of_logs(log_values, log_weight=None):
+    """Return the mean over the components of what the logarithms are given of."""
+    return _mean(log_values.exp(), log_weight)
+
+
+def reward(reward_logit, log_weight=None):
     """Return mean and standard deviation of R over the components, each of shape (n,)."""
     rewards = torch.sigmoid(reward_logit)
-    return rewards.mean(0), rewards.std(0, correction=0)
+    if log_weight is None:
+        return rewards.mean(0), rewards.std(0, correction=0)
+    center = _mean(rewards, log_weight)
+    return center, _mean((rewards - center) ** 2, log_weight).sqrt()
 
 
-def mean_logit(reward_logit):
+def mean_logit(reward_logit, log_weight=None):
     """Return the logit of the mean of R, shape (n,)."""
-    return _log_mean_exp(logsigmoid(reward_logit)) - _log_mean_exp(logsigmoid(-reward_logit))
+    yes, no = (_log_mean_exp(logsigmoid(sign * reward_logit), log_weight) for sign in (1, -1))
+    return yes - no
 
 
-def propensity(measurement, reward_logit, propensity_logit, false_action_rate=None):
+def propensity(
+    measurement, reward_logit, propensity_logit, false_action_rate=None, log_weight=None
+):
     """Return how readily each signal shows the preference that it shows, shape (n, D).
 
     mean(P(r*=c) P(shown j | c)) / mean(P(r*=c)), c being the preference that j shows.
@@ -57,21 +103,25 @@ def propensity(measurement, reward_logit, propensity_logit, false_action_rate=No
     matching, log_class = (
         torch.where(shows == 1, values[1], values[0]) for values in (log_prob, log_class)
     )
-    return torch.exp(_log_mean_exp(log_class + matching) - _log_mean_exp(log_class))
+    return torch.exp(
+        _log_mean_exp(log_class + matching, log_weight) - _log_mean_exp(log_class, log_weight)
+    )
 
 
-def action(measurement, reward_logit, propensity_logit, false_action_rate=None):
+def action(measurement, reward_logit, propensity_logit, false_action_rate=None, log_weight=None):
     """Return how likely each action is, mean(R P(j | r*=1) + (1 - R) P(j | r*=0)), shape (n, D)."""
     log_prob, _ = measurement.log_shown(propensity_logit, false_action_rate)
     rewards = torch.sigmoid(reward_logit)[..., None]
-    return (rewards * log_prob[1].exp() + (1 - rewards) * log_prob[0].exp()).mean(0)
+    return _mean(rewards * log_prob[1].exp() + (1 - rewards) * log_prob[0].exp(), log_weight)
 
 
-def logits_of_all(measurement, reward_logit, propensity_logit, false_action_rate=None):
+def logits_of_all(
+    measurement, reward_logit, propensity_logit, false_action_rate=None, log_weight=None
+):
     """Return the logits of the reward and of each action, shape (n, 1 + D)."""
-    p = action(measurement, reward_logit, propensity_logit, false_action_rate)
+    p = action(measurement, reward_logit, propensity_logit, false_action_rate, log_weight)
     actions = torch.logit(p, eps=1e-9)
-    return torch.cat([mean_logit(reward_logit)[:, None], actions], dim=-1)
+    return torch.cat([mean_logit(reward_logit, log_weight)[:, None], actions], dim=-1)
 
 
 def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, shown_twice=()):
@@ -93,9 +143,14 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
     shown_twice : tuple of {0, 1}
         The preferences that several independent signals show. With both of them R' need not be
         either of these probabilities, and the bounds of single signals stay.
+
+    Where the measurement models who looked, c is R' v(x), d is (1 - R') v(x), and actions fire on
+    rows that were looked at.
     """
     log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
+    if measurement.examined:
+        classes = classes * measurement.log_examined(propensity_logit).exp()[..., None]
     ends = []
     for c in (0, 1):
         mine = (shows == c) & bounding
@@ -118,21 +173,36 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
 
 
 def group_posterior(
-    measurement, reward_logit, propensity_logit, actions, false_action_rate=None, **log
+    measurement,
+    reward_logit,
+    propensity_logit,
+    actions,
+    false_action_rate=None,
+    log_weight=None,
+    **log,
 ):
     """Return P(group | y, x) of the mixture, shape (n, 4): joint averaged, then normalised."""
     joint = measurement.group_log_joint(
         reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
     )
+    if log_weight is not None:
+        joint = joint + _like(log_weight, joint)
     return torch.softmax(torch.logsumexp(joint, dim=0), dim=-1)
 
 
 def log_likelihood(
-    measurement, reward_logit, propensity_logit, actions, false_action_rate=None, **log
+    measurement,
+    reward_logit,
+    propensity_logit,
+    actions,
+    false_action_rate=None,
+    log_weight=None,
+    **log,
 ):
     """Return log P(y | x) of the mixture, shape (n,), or one per response."""
     return _log_mean_exp(
         measurement.log_likelihood(
             reward_logit, propensity_logit, torch.as_tensor(actions), false_action_rate, **log
-        )
+        ),
+        log_weight,
     )

@@ -5,12 +5,14 @@ For features x of a response, R = P(r*=1 | x) is the reward, and each signal say
 ``P(y | x) = R prod_k P(y_k | r*=1, x) + (1 - R) prod_k P(y_k | r*=0, x)``
 
 over the logged k. With one positive action and e = 0 this is the model of ImplicitRM (Wang et al.
-2026, arXiv 2603.23184); its printed Eq. 6 swaps the groups NA and PP and is not used.
+2026, arXiv 2603.23184); its printed Eq. 6 swaps the groups NA and PP and is not used. With
+`examined` a row was looked at with probability v(x) only, see `_examined`.
 
 Arguments that the methods share:
 
 - ``reward_logit``, f, shape (..., m): one per response; m = n unless rows share one;
-- ``propensity_logit``, u, shape (..., n, P): of the signals in the order of their outputs;
+- ``propensity_logit``, u, shape (..., n, P): of the signals in the order of their outputs; with
+  `examined` one more, the last, is the logit of v;
 - ``actions``, y, shape (n, K), NaN where a signal was not logged: it drops out of the product;
 - ``false_action_rate``, e, shape (K,) or (..., 1, K): one per column of y, None where all are 0;
 - ``exposures``, shape (n, K): how often a response was shown; y then counts actions, 0 to
@@ -30,6 +32,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ._action import Action, action_log_probs
+from ._examined import examined
 from ._signal import Signal, full_precision, log1mexp, per_response, times
 
 #: The four latent groups (r*, a), in the order of every last dimension of length 4.
@@ -62,10 +65,18 @@ class Measurement:
     ----------
     signals : sequence of Signal
         One per column of y. Columns of equal signals are computed as one block.
+    examined : bool, default=False
+        Whether rows that nobody looked at are modelled.
+
+    Attributes
+    ----------
+    n_outputs : int
+        Logits of the signals, that of v left out.
     """
 
-    def __init__(self, signals):
+    def __init__(self, signals, examined=False):
         self.signals = tuple(signals)
+        self.examined = examined
         by_signal, ends = {}, [0]
         for column, signal in enumerate(self.signals):
             by_signal.setdefault(signal, []).append(column)
@@ -86,14 +97,23 @@ class Measurement:
         return cls([Action()] * n_signals)
 
     def __eq__(self, other):
-        return type(self) is type(other) and self.signals == other.signals
+        return (
+            type(self) is type(other)
+            and self.signals == other.signals
+            and self.examined == other.examined
+        )
 
     def __hash__(self):
-        return hash(self.signals)
+        return hash((self.signals, self.examined))
 
     def shows(self, preference):
         """Return whether some signal can show this preference, 0 or 1."""
         return any(preference in block.signal.shows for block in self.blocks)
+
+    def loads(self):
+        """Return which loading each logit has: one per column of y, and one of looking."""
+        outputs = [k for k, signal in enumerate(self.signals) for _ in range(signal.n_outputs)]
+        return (*outputs, len(self.signals)) if self.examined else tuple(outputs)
 
     @property
     def estimated_rates(self):
@@ -123,7 +143,7 @@ class Measurement:
         propensity=None,
     ):
         """Return log P(r*, y | x), of shape (2, ..., m), r*=0 first."""
-        joint, _ = self._log_joint(
+        joint, *_ = self._log_joint(
             full_precision(reward_logit),
             propensity_logit,
             actions,
@@ -137,6 +157,16 @@ class Measurement:
         return joint
 
     def _log_joint(self, f, u, actions, response, side, grad=False):
+        rows, looked, derivatives = self._rows(u, actions, side, grad)
+        prior = torch.stack([logsigmoid(-f), logsigmoid(f)])
+        return prior + per_response(rows, response, f.shape[-1]), looked, derivatives
+
+    def _rows(self, u, actions, side, grad=False):
+        """Return log P(y | r*, x) of rows, who looked at them, and derivatives by block.
+
+        Who looked is None, or the pair of log-probabilities of `examined`. The derivatives are
+        those of rows that were looked at.
+        """
         rows, derivatives = 0.0, []
         for block in self.blocks:
             part, derivative = block.signal.terms(
@@ -147,8 +177,17 @@ class Measurement:
             )
             rows = rows + part
             derivatives.append(derivative)
-        prior = torch.stack([logsigmoid(-f), logsigmoid(f)])
-        return prior + per_response(rows, response, f.shape[-1]), derivatives
+        if not self.examined:
+            return rows, None, derivatives
+        rows, *looked = examined(rows, self._examination_logit(u), self._silent(actions))
+        return rows, looked, derivatives
+
+    def _examination_logit(self, u):
+        return full_precision(u[..., -1])
+
+    def _silent(self, actions):
+        silence = actions.new_tensor([signal.silence for signal in self.signals])
+        return (torch.isnan(actions) | (actions == silence)).all(-1)
 
     def log_likelihood(
         self,
@@ -184,7 +223,9 @@ class Measurement:
         """Return minus `log_likelihood`, differentiable once in both logits.
 
         Its gradient in closed form costs a fraction of autograd's: with q = P(r*=1 | y) or the
-        label, d/df = R - q and d/du = -sum_c P(r*=c | y) d log P(y | c) / du. It is that of
+        label, d/df = R - q and d/du = -sum_c P(r*=c | y) d log P(y | c) / du. Where rows may not
+        have been looked at, P(r*=c, looked at | y) takes the place of P(r*=c | y), and the
+        derivative in the logit of v is v - P(looked at | y). It is that of
         E_pref + E_prop of ImplicitRM with the posteriors held fixed (generalised EM; Dempster,
         Laird & Rubin 1977).
         """
@@ -213,11 +254,12 @@ class Measurement:
         logged or not, in at least one of the exposures of the row: a positive one where r*=1, a
         negative one where r*=0. Where no signal shows r*=0 it means that a positive one would fire
         were the response preferred, which is independent of r* (and likewise for r*=1). Of rows
-        that share a response, y is that of all of them and the activity that of the row.
+        that share a response, y is that of all of them and the activity that of the row. A row that
+        nobody looked at is passive.
         """
-        joint = self.log_joint(
-            reward_logit, propensity_logit, actions, false_action_rate, response=response, **side
-        )
+        given = {"false_action_rate": false_action_rate} | side
+        f = full_precision(reward_logit)
+        joint, looked, _ = self._log_joint(f, propensity_logit, actions, response, given)
         if response is not None:
             joint = joint[..., response]
         passive = [0.0, 0.0]
@@ -230,6 +272,11 @@ class Measurement:
             for preference in (0, 1):
                 if preference in block.signal.shows or not self.shows(preference):
                     passive[preference] = passive[preference] + part[preference]
+        if looked is not None:
+            passive = [
+                torch.logaddexp(unseen, seen + part).clamp_max(0.0)
+                for seen, unseen, part in zip(*looked, passive, strict=True)
+            ]
         no, yes = joint
         return torch.stack(
             [
@@ -265,14 +312,24 @@ class Measurement:
     def log_shown(self, propensity_logit, false_action_rate=None):
         """Return log P(shown j | r*, x) of shape (2, ..., n, D), and what each shows, (D,).
 
-        In the order of the columns of y.
+        In the order of the columns of y; of all rows, looked at or not.
         """
-        return self._log_shown(propensity_logit, false_action_rate)[:2]
+        log_prob, shows, _ = self._log_shown(propensity_logit, false_action_rate)
+        if self.examined:
+            log_prob = log_prob + self.log_examined(propensity_logit)[..., None]
+        return log_prob, shows
+
+    def log_examined(self, propensity_logit):
+        """Return log v, that a row was looked at, of shape (..., n); 0 where all were."""
+        if self.examined:
+            return logsigmoid(self._examination_logit(propensity_logit))
+        return full_precision(propensity_logit).new_zeros(propensity_logit.shape[:-1])
 
     def log_acts(self, propensity_logit, false_action_rate=None):
         """Return log P(act | r*, x) of shape (2, ..., n, K'), what each shows, and if it bounds.
 
-        An act is that a column shows a preference, by whichever outcome.
+        An act is that a column shows a preference, by whichever outcome. Of rows that were looked
+        at.
         """
         log_prob, shows, column = self._log_shown(propensity_logit, false_action_rate)
         acts = [(k, c) for k, signal in enumerate(self.signals) for c in signal.shows]
@@ -319,10 +376,15 @@ class Measurement:
         false_actions, opportunities : Tensors of shape (..., n, K)
             Opportunities are the exposures of responses whose preference the action does not show.
         """
-        joint = self.log_joint(reward_logit, propensity_logit, actions, false_action_rate, **log)
+        response = log.pop("response", None)
+        side = {"false_action_rate": false_action_rate} | log
+        f = full_precision(reward_logit)
+        joint, looked, _ = self._log_joint(f, propensity_logit, actions, response, side)
         q = _posterior(joint, labels)
-        response = log.get("response")
         q = q if response is None else q[..., response]
+        if looked is not None:
+            # Where nobody looked there was no opportunity.
+            q = q * looked[0].exp()
         # Of kinds without such rates, 0.
         contrary = torch.tensor(
             [[s.target == c if "rate" in s.takes else 0 for s in self.signals] for c in (1, 0)],
@@ -405,20 +467,24 @@ class _NLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx, reward_logit, propensity_logit, measurement, actions, response, label, side):
         f, u = full_precision(reward_logit), full_precision(propensity_logit)
-        joint, derivatives = measurement._log_joint(f, u, actions, response, side, grad=True)
+        joint, looked, derivatives = measurement._log_joint(f, u, actions, response, side, True)
         q = _posterior(joint, label)
         rows = (q if response is None else q[..., response])[..., None]
+        if looked is not None:
+            rows = rows * looked[0].exp()[..., None]
         blocks = measurement.blocks
         parts = [
             -sum(rows[c] * part for c, part in enumerate(derivative) if part is not None)
             for derivative in derivatives
         ]
-        if len(blocks) == 1:
+        if len(blocks) == 1 and looked is None:
             grad_u = parts[0]
         else:
             grad_u = torch.empty_like(u)
             for block, part in zip(blocks, parts, strict=True):
                 grad_u[..., list(block.outputs)] = part
+        if looked is not None:
+            grad_u[..., -1] = torch.sigmoid(u[..., -1]) - rows[..., 0].sum(0)
         ctx.save_for_backward(torch.sigmoid(f) - q[1], grad_u, response)
         ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
         return -_labelled(joint, label)

@@ -39,6 +39,9 @@ class Signal:
     bounds : bool
         Whether the share of responses that show the preference that they do not have is known:
         only then do shares bound the reward.
+    silence : float or None
+        What y is where users did nothing, as on a row that nobody looked at. None where there is no
+        such value: `shared_examination` is then refused.
     identifies : {"identified", "ranking only"} or None
         What the signal determines by itself, given its `assumption`; None is nothing.
     assumption : str
@@ -69,6 +72,7 @@ class Signal:
     n_outputs: int = 1
     takes: frozenset = frozenset()
     bounds: bool = False
+    silence: float | None = None
     identifies: str | None = None
     assumption: str = ""
 

@@ -260,8 +260,9 @@ class Objective(BaseEstimator):
         likelihood, whose level follows from the log.
     uses : frozenset of str
         The side information that `loss` takes into account, out of "response_id", "exposures",
-        "labels", "propensity" (arguments of `fit`), "preference_rate" and
-        "false_action_rate='estimate'"; the estimator refuses any other. The first two need no
+        "labels", "propensity", "user_id" (arguments of `fit`), "preference_rate",
+        "false_action_rate='estimate'" and "shared_examination=True"; the estimator refuses any
+        other. The first two need no
         mention where `single_signal` is set: actions then come reduced to one per response.
 
     Examples
@@ -448,6 +449,8 @@ def check_uses(objective, side_information, assumptions):
         given = [name for name in given if name not in ("response_id", "exposures")]
     if assumptions.preference_rate is not None:
         given.append("preference_rate")
+    if assumptions.models_examination:
+        given.append("shared_examination=True")
     if assumptions.estimates_false_actions:
         given.append("false_action_rate='estimate'")
     elif (

@@ -40,8 +40,10 @@ class Stratified(Objective):
             "exposures",
             "labels",
             "propensity",
+            "user_id",
             "preference_rate",
             "false_action_rate='estimate'",
+            "shared_examination=True",
         }
     )
 

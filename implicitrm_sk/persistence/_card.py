@@ -20,7 +20,7 @@ tags:
 """
 
 
-def model_card(est, metrics=None, usage=None):
+def model_card(est, metrics=None, usage=None, users=False):
     """Return the card of a fitted estimator as Markdown.
 
     Parameters
@@ -30,6 +30,8 @@ def model_card(est, metrics=None, usage=None):
         What was measured, by name, with the data it was measured on.
     usage : str, default=None
         How to use it, if not by `ImplicitRewardEstimator.load`.
+    users : bool, default=False
+        Whether the activity of users goes with it.
     """
     metrics = {} if metrics is None else dict(metrics)
     for name, value in metrics.items():
@@ -46,7 +48,7 @@ def model_card(est, metrics=None, usage=None):
         "## Use",
         _usage(est) if usage is None else usage,
         "## Data",
-        _bullets(_data(est)),
+        _bullets([*_data(est), *_users(est, users)]),
         "## Identification",
         _identification(est),
         "## Metrics",
@@ -102,6 +104,22 @@ def _data(est):
         origin = "estimated" if isinstance(est.false_action_rate, str) else "given"
         rates = ", ".join(f"{rate:.3g}" for rate in est.false_action_rate_)
         yield f"false-action rates ({origin}): {rates}"
+
+
+def _users(est, users):
+    if not hasattr(est, "user_loading_"):
+        return
+    largest = est.user_loading_.max()
+    yield (
+        f"users differ in activity, by a standard deviation of up to {largest:.2g} logits"
+        if largest
+        else "users do not differ in activity, as far as held-out rows show"
+    )
+    if users:
+        n = len(est.user_activity_.user_id)
+        yield f"**personal data**: the ids of {n:,} users, and how readily each of them acts"
+    else:
+        yield "ids of users, and how readily each acts, are not in these files"
 
 
 def _identification(est):
@@ -176,6 +194,8 @@ def _model(est):
     yield f"input: {est.n_features_in_} columns" + (", standardised" if est.scaler_ else "")
     if getattr(est, "embedder_", None) is not None:
         yield from _embedder(est.embedder_)
+    if config["examination"]:
+        yield "the probability that a response was looked at has a head of its own"
     sizes = ", ".join(map(str, config["hidden_layer_sizes"])) or "none (linear)"
     yield f"hidden layers of the reward head: {sizes}"
     if est.identification_.swap_symmetric:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.preprocessing import StandardScaler
 
+from .._activity import UserActivity
 from .._features import HeadColumns
 from .._identification import Evidence, Identification
 from ..embedding import LLMEmbedder
@@ -18,6 +19,7 @@ from ..measurement._model import GROUP_NAMES, Measurement
 from ..measurement._signal import Signal
 from ..objectives import Objective
 from ..training._modules import RewardModel
+from ..training._users import N_NODES
 from ._files import SETTINGS, listing
 
 #: Most columns of X; of those that no head reads there is no array to compare with.
@@ -125,6 +127,37 @@ def _check_scaler(name, value, fitted):
     require(np.shape(seen) in ((), (n_in,)) and np.all(np.asarray(seen) >= 0), name)
 
 
+def _examinations(fitted):
+    """Return whether there can be a head for having looked."""
+    able = "shared_examination=True" in fitted.objective_.uses
+    silent = all(signal.silence is not None for signal in fitted.signals_)
+    return (False, True) if able and silent else (False,)
+
+
+def _loads(fitted, config):
+    """Return which loading each logit has where users differ in activity."""
+    if not hasattr(fitted, "user_loading_"):
+        return None
+    return Measurement(fitted.signals_, config.get("examination", False)).loads()
+
+
+def _check_loading(name, value, fitted):
+    n = fitted.n_signals_
+    _check_array(name, value, (n + (value.size > n),), "f")
+    require((value >= 0).all(), f"{name} must not be negative")
+
+
+def _check_activity(name, value, fitted):
+    n = len(value.user_id)
+    require(value.user_id.shape == (n,), f"{name}: the ids are no vector")
+    for part, kinds in (("mean", "f"), ("sd", "f"), ("n_rows", "i")):
+        _check_array(f"{name}.{part}", getattr(value, part), (n,), kinds)
+    shape = (n, 0, 0)
+    if fitted.model_["config"].get("loads") is not None:
+        shape = (n, fitted.model_["config"]["n_members"], N_NODES)
+    _check_array(f"{name}.log_weight", value.log_weight, shape, "f")
+
+
 def _check_model(name, value, fitted):
     """Check the heads against their arrays; nothing is made before its size is known."""
     require(set(value) == {"config", "parameters"}, name)
@@ -137,6 +170,8 @@ def _check_model(name, value, fitted):
         config.get("n_in") == len(fitted.columns.used)
         and config.get("n_signals")
         == (1 if objective.single_signal else Measurement(fitted.signals_).n_outputs)
+        and config.get("examination", False) in _examinations(fitted)
+        and config.get("loads") in (None, _loads(fitted, config))
         and config.get("with_propensity") == objective.models_propensity
         and config.get("propensity_form", "head") in (objective.propensity_form, "shared")
         and config.get("auxiliary_head", False) == objective.auxiliary_head
@@ -215,6 +250,7 @@ FITTED = {
     ),
     "classes_": Field(np.ndarray, _check_classes),
     "false_action_rate_": Field(np.ndarray, _check_rate),
+    "user_loading_": Field(np.ndarray, _check_loading, needed=False),
     "embedder_": Field(
         LLMEmbedder,
         _that(lambda embedder, _: embedder.settled is not None, "does not say what it settled"),
@@ -228,6 +264,7 @@ FITTED = {
     "propensity_columns_": Field(np.ndarray, _check_columns),
     "scaler_": Field(StandardScaler | None, _check_scaler),
     "model_": Field(dict, _check_model),
+    "user_activity_": Field(UserActivity, _check_activity, needed=False),
     "history_": Field(list, _that(_are_losses)),
     # Of partial_fit:
     "random_state_": Field(np.random.RandomState, needed=False),

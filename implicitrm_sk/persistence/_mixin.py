@@ -16,7 +16,12 @@ from . import _model
 class PersistenceMixin:
     """The methods of `ImplicitRewardEstimator` that save it, load it and pickle it."""
 
-    def save(self, path: str | PathLike[str], metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self,
+        path: str | PathLike[str],
+        metrics: Mapping[str, float] | None = None,
+        users: bool = False,
+    ) -> None:
         """Save the fitted estimator in files that hold no code.
 
         Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
@@ -33,6 +38,9 @@ class PersistenceMixin:
             alone.
         metrics : dict of str to float, default=None
             Measured values for the model card, by name.
+        users : bool, default=False
+            Whether to save `user_activity_` too: the ids of users, and how readily each acts. These
+            are personal data. Without them every user is an average one after `load`.
 
         Raises
         ------
@@ -56,7 +64,7 @@ class PersistenceMixin:
         >>> bool((same.predict(X) == est.predict(X)).all())
         True
         """
-        _model.save(self, path, metrics)
+        _model.save(self, path, metrics, users)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Self:

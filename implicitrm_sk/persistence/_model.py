@@ -39,9 +39,9 @@ FORMAT = "implicitrm_sk estimator"
 FORMAT_VERSION = 1
 
 
-def save(est, path, metrics=None):
+def save(est, path, metrics=None, users=False):
     """Write a fitted estimator; see `ImplicitRewardEstimator.save`."""
-    write(path, to_files(est, metrics))
+    write(path, to_files(est, metrics, users))
 
 
 def load(cls, path):
@@ -49,10 +49,10 @@ def load(cls, path):
     return from_files(cls, read(path), str(path))
 
 
-def to_files(est, metrics=None):
+def to_files(est, metrics=None, users=False):
     """Return the content of each file of a saved model, as bytes."""
     check_is_fitted(est, "model_")
-    card = model_card(est, metrics)
+    card = model_card(est, metrics, users=users)
     state = est.__getstate__()
     parameters = est.get_params(deep=False)
     fitted = {
@@ -60,6 +60,8 @@ def to_files(est, metrics=None):
         for name, value in state.items()
         if name not in parameters and name not in ATTRIBUTES_OF_SKLEARN
     }
+    if not users:
+        fitted.pop("user_activity_", None)
     unknown = set(fitted) - set(FITTED)
     if unknown:
         raise ValueError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
+from .._activity import UserActivity
 from .._identification import Evidence, Identification
 from .._sklearn import validate_params
 from .._warnings import warn
@@ -257,6 +258,11 @@ def _evidence(counts):
     return Evidence(**counts)
 
 
+def _user_activity(parts):
+    require(all(isinstance(part, np.ndarray) for part in parts.values()), "arrays are expected")
+    return UserActivity(**parts)
+
+
 def _identification(fields):
     found = Identification(**fields)
     require(
@@ -381,6 +387,7 @@ KINDS = {
     "random_state": _made_of(_any(np.random.RandomState), _state_of_generator, _generator),
     "evidence": _made_of(_just(Evidence), asdict, _evidence),
     "identification": _made_of(_just(Identification), asdict, _identification),
+    "user_activity": _made_of(_just(UserActivity), vars, _user_activity),
     "path": _made_of(_any(os.PathLike), os.fspath, _path),
     "embedder": _made_of(_just(LLMEmbedder), _parts_of_embedder, _embedder),
     "signal": _made_of(lambda value: type(value) in SIGNALS.values(), _parts_of_signal, _signal),

@@ -206,6 +206,8 @@ class TrainingData:
             propensity=log.propensity,
             propensity_target=log.propensity_target(),
         )
+        if log.user is not None and model.log_loading is not None:
+            rows["user"] = torch.as_tensor(log.user, device=device)
         responses = tensors(labels=log.labels, **further)
         offsets = None
         if log.response is not None:

@@ -162,7 +162,17 @@ class RewardModel(nn.Module):
         Whether there is a third head, on the reward columns or the trunk.
     representation : bool
         Whether `forward` returns the last hidden layer of the reward head.
+    examination : bool
+        Whether there is a head of the form of the propensity head for the probability that a row
+        was looked at. Its logit is the last of the propensity logits.
+    loads : tuple of int or None
+        For users who differ in activity: which loading each propensity logit has. None: they do
+        not.
     """
+
+    #: The logarithm of a loading is this many times its parameter. Loadings are few, and all rows
+    #: speak of them: they may take larger steps than weights.
+    LOADING_STEP = 10.0
 
     def __init__(
         self,
@@ -178,6 +188,8 @@ class RewardModel(nn.Module):
         propensity_form="head",
         auxiliary_head=False,
         representation=False,
+        examination=False,
+        loads=None,
     ):
         super().__init__()
         self.config = {
@@ -193,6 +205,8 @@ class RewardModel(nn.Module):
             "propensity_form": propensity_form,
             "auxiliary_head": auxiliary_head,
             "representation": representation,
+            "examination": examination,
+            "loads": loads,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -219,14 +233,19 @@ class RewardModel(nn.Module):
             if auxiliary_head
             else None
         )
+        self.examination = MemberMLP(n_members, *sizes["head"], 1, dropout) if examination else None
+        self.log_loading = None
+        if loads is not None:
+            self.log_loading = nn.Parameter(torch.zeros(1, n_members, max(loads) + 1))
         for name, columns in (
             ("_reward_index", reward_columns),
             ("_propensity_index", propensity_columns),
+            ("_loading_index", loads),
         ):
             index = None if columns is None else torch.tensor(columns)
             self.register_buffer(name, index, persistent=False)
 
-    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0):
+    def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, examination_bias=0.0):
         """Draw all weights from `generator`; the biases set where training starts."""
         self.reward.initialize(generator, reward_bias)
         if self.log_share is not None:
@@ -238,6 +257,27 @@ class RewardModel(nn.Module):
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
             self.auxiliary.initialize(generator)
+        if self.examination is not None:
+            self.examination.initialize(generator, examination_bias)
+
+    def loadings(self):
+        """Return the loadings of the signals, and of looking, of shape (members, K)."""
+        return (self.LOADING_STEP * self.log_loading[0]).exp()
+
+    def loading(self):
+        """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
+        return self.loadings().index_select(-1, self._loading_index)[:, None]
+
+    def scale_loading(self, factor):
+        """Multiply the loadings of each member by a number, (members,)."""
+        with torch.no_grad():
+            self.log_loading.add_((factor.log() / self.LOADING_STEP)[None, :, None])
+
+    def set_loading(self, value):
+        """Set all loadings of the members to a number, or to one per member."""
+        value = torch.as_tensor(value, dtype=torch.float64).log() / self.LOADING_STEP
+        with torch.no_grad():
+            self.log_loading.copy_(value.expand(self.config["n_members"])[None, :, None])
 
     def dropouts(self):
         """Return the dropout layers."""
@@ -295,7 +335,10 @@ class RewardModel(nn.Module):
         return self.reward(_columns(x, self._reward_index)).squeeze(-1)
 
     def propensity_logit(self, x):
-        """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals)."""
+        """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals).
+
+        With `examination` the logit of having looked at the row follows.
+        """
         form = self.config["propensity_form"]
         if form == "reward":
             return self.reward_logit(x)[..., None]
@@ -304,6 +347,13 @@ class RewardModel(nn.Module):
         return self._own_propensity(x)
 
     def _own_propensity(self, x):
+        logit = self._of_signals(x)
+        if self.examination is None:
+            return logit
+        examined = self.examination(_columns(x, self._propensity_index))
+        return torch.cat([logit, examined.to(logit.dtype)], -1)
+
+    def _of_signals(self, x):
         config = self.config
         if self.propensity is None:
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
@@ -341,6 +391,8 @@ class RewardModel(nn.Module):
                 else self.auxiliary(_columns(responses, self._reward_index))
             )
             more["auxiliary_logit"] = auxiliary.squeeze(-1)
+        if self.log_loading is not None:
+            more["loading"] = self.loading()
         if self.config["representation"]:
             more["representation"] = hidden
         if form == "reward":

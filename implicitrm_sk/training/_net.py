@@ -31,15 +31,18 @@ class MemberRisk(nn.Module):
     n_members : int or None
         To estimate the false-action rates, of each member on its own from the rows given: the
         number of members. The rates given are then where it starts.
+    users : UserWeights or None
+        Of users who differ in activity.
     """
 
     #: Per pass over the held-out rows.
     EM_STEPS = 5
 
-    def __init__(self, objective, measurement, false_action_rate, n_members=None):
+    def __init__(self, objective, measurement, false_action_rate, n_members=None, users=None):
         super().__init__()
         self.objective = objective
         self.measurement = measurement
+        self.users = users
         self.estimates = n_members is not None
         if self.estimates:
             # (1, members, K), the order of the biases.
@@ -70,14 +73,24 @@ class MemberRisk(nn.Module):
         if self.estimates:
             rate = rate.transpose(0, 1)
         loss = self.objective.loss if self.training else self.objective.validation_loss
+        further = dict(*more)
+        if self.users is not None:
+            user, fields = fields["user"], {k: v for k, v in fields.items() if k != "user"}
+            loading = further.pop("loading")
+            reward_logit, propensity_logit = self.users.spread(
+                reward_logit, propensity_logit, loading
+            )
         batch = Batch(
             false_action_rate=rate,
             sample_weight=sample_weight,
             measurement=self.measurement,
             **fields,
-            **dict(*more),
+            **further,
         )
         rows = loss(reward_logit, propensity_logit, batch)
+        if self.users is not None:
+            self.users.collect(rows, user, sample_weight)
+            rows, reward_logit = self.users.risk(rows, user), reward_logit[0]
         expected = (len(reward_logit), sample_weight.shape[-1])
         if getattr(rows, "shape", None) != expected:
             raise ValueError(
@@ -206,7 +219,8 @@ class RewardNet(NeuralNet):
         train, valid = X
         members = self.members_ = MembersInTraining(self, epochs, valid is not None)
         # To pick rows and rates of their own is not worth the trouble.
-        keep = train.per_member or self.criterion_.estimates
+        users = self.criterion_.users
+        keep = train.per_member or self.criterion_.estimates or users is not None
         if checkpoint is not None:
             progress = checkpoint.restore(self, X, epochs)
         if progress is not None:
@@ -215,11 +229,15 @@ class RewardNet(NeuralNet):
         while members.present and (pause is None or members.epoch < pause):
             self.epoch_begin()
             risks = {"train_loss": self.run_single_epoch(train, True, "train", self.train_step)}
+            if users is not None:
+                self.module_.scale_loading(users.refresh())
             if valid is not None:
                 with torch.inference_mode():
                     risks["valid_loss"] = self.run_single_epoch(
                         valid, False, "valid", self.validation_step
                     )
+                    if users is not None:
+                        risks["valid_loss"] = users.held_out_risk(len(valid))
                     if self.criterion_.estimates:
                         self.criterion_.maximise()
                 members.best.update(risks["valid_loss"])
@@ -255,6 +273,7 @@ def build_net(
     device,
     autocast_dtype=None,
     constraint=None,
+    users=None,
     epoch_begin=lambda: None,
     epoch_end=lambda record: False,
     **settings,
@@ -273,6 +292,7 @@ def build_net(
             measurement,
             false_action_rate,
             model.config["n_members"] if estimate_false_action_rate else None,
+            users,
         ),
         iterator_train=None,
         iterator_valid=None,

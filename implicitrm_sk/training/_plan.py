@@ -21,7 +21,10 @@ from ._members import MembersInTraining
 from ._modules import RewardModel
 from ._net import build_net
 from ._stack import joined, part_of
+from ._users import UserWeights
 
+#: Where the loadings of the activity of users start, member by member.
+LOADING_STARTS = (1.0, 2.0)
 #: What fits that train side by side may differ in.
 SIDE_BY_SIDE = (
     "learning_rate_init",
@@ -73,6 +76,8 @@ class FitPlan:
         Member m starts at the reward P(any action) ** starts[m]. None is what the objective says.
     estimates_rates : bool
         Whether each member learns false-action rates of its own, on the rows that validate.
+    n_users : int or None
+        Users who differ in activity; None: they do not.
     fits : tuple of FitPlan
         Plans that this one trains side by side, by `stack`.
     """
@@ -95,6 +100,7 @@ class FitPlan:
     dtype: str
     starts: Any = None
     estimates_rates: bool = False
+    n_users: int | None = None
     fits: tuple = ()
 
     @classmethod
@@ -170,7 +176,11 @@ class FitPlan:
             propensity_form=self._propensity_form(),
             auxiliary_head=self.objective.auxiliary_head,
             representation=self.objective.representation,
+            examination=self.measurement.examined,
+            loads=None if self.n_users is None else self.measurement.loads(),
         ).to(device, dtype)
+        if self.n_users is not None:
+            model.set_loading(np.resize(LOADING_STARTS, self.n_members))
         if self.fits:
             member = torch.arange(self.n_members, device=device).repeat(len(self.fits))
             p = self._per_member("dropout", device)
@@ -201,7 +211,7 @@ class FitPlan:
         return model
 
     def _initial_logits(self, log, responses):
-        """Return logits of reward and propensities at which training starts."""
+        """Return logits of reward, propensities and perhaps looking at which training starts."""
         rate, any_rates = log.rates(responses)
         e = np.zeros(1)
         if not self.objective.single_signal:
@@ -215,17 +225,27 @@ class FitPlan:
         interval = self.assumptions.preference_interval
         if interval is not None:
             reward = np.clip(reward, *interval)
-        elif self.starts is None and all(signal == Action() for signal in log.signals):
+        elif (
+            self.starts is None
+            and not self.measurement.examined
+            and all(signal == Action() for signal in log.signals)
+        ):
             reward, propensity = self.objective.initial_rates(acted, any_acted[1])
             return _tensors(initial_logit(reward), initial_logit(propensity))
         weight = np.zeros(log.n_responses)
         weight[responses] = log.sample_weight[responses]
+        looked = 1.0
+        if self.measurement.examined:
+            # The silence of a row is halved, in logs, between looking and acting.
+            looked = np.sqrt(min(sum(any_acted), 1.0))
+            acted = acted / looked
         first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
         propensity = [
             signal.initial_logits(log.actions[:, k], log.per_row(weight), reward, acted[first[k]])
             for k, signal in enumerate(log.signals)
         ]
-        return _tensors(initial_logit(reward), np.concatenate(propensity, axis=-1))
+        logits = initial_logit(reward), np.concatenate(propensity, axis=-1)
+        return _tensors(*logits, *([initial_logit(looked)] if self.measurement.examined else []))
 
     def _initial_reward(self, log, any_acted, acted):
         """Return the reward at which training starts, one number or one per member (members, 1).
@@ -267,6 +287,9 @@ class FitPlan:
         """Return the `RewardNet` that trains a model."""
         hooks = Hooks() if hooks is None else hooks
         device = next(model.parameters()).device
+        users = None
+        if self.n_users is not None:
+            users = UserWeights(self.n_users, model.config["n_members"], device)
         return build_net(
             model,
             self.objective,
@@ -276,6 +299,7 @@ class FitPlan:
             device=device,
             autocast_dtype=resolve_dtype(self.dtype, device)[1],
             constraint=constraint,
+            users=users,
             epoch_begin=hooks.epoch_begin,
             epoch_end=hooks.epoch_end,
             **self._member_settings(model),

@@ -1,0 +1,250 @@
+"""Fits with users who differ in activity: two models side by side, and what is known of users."""
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._device import INFERENCE_ROWS
+from ._sources import chunks
+from .measurement import _mixture
+from .training._data import member_logits
+from .training._plan import Hooks
+from .training._users import posterior, quadrature
+
+HEADS = ("reward_logit", "propensity_logit")
+
+
+@dataclass(frozen=True, eq=False)
+class UserActivity:
+    """What a fit has learned of the activity of each user, in standard deviations of users.
+
+    Attributes
+    ----------
+    user_id : ndarray of shape (users,)
+        As passed to `fit`; rows without an id are not among them.
+    mean, sd : ndarray of shape (users,)
+        Of the activity b_u given all rows of the user. Of the population they are 0 and 1.
+    n_rows : ndarray of int of shape (users,)
+        Rows of the user.
+    log_weight : ndarray of float32 of shape (users, members, nodes)
+        Logarithms of the weights of a user over the quadrature nodes of each member.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> rng = np.random.default_rng(0)
+    >>> X, user = rng.normal(size=(2000, 2)), np.arange(2000) % 20
+    >>> ready = np.where(user < 10, 0.9, 0.1)  # half of the users act readily
+    >>> y = ((X[:, 0] > 0) & (rng.random(2000) < ready)).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> activity = est.fit(X, y, user_id=user).user_activity_
+    >>> bool(activity.mean[:10].min() > activity.mean[10:].max())
+    True
+    """
+
+    user_id: NDArray[Any]
+    mean: NDArray[np.float64]
+    sd: NDArray[np.float64]
+    n_rows: NDArray[np.int64]
+    log_weight: NDArray[np.float32]
+
+    def codes(self, user_id: NDArray[Any]) -> NDArray[np.int64]:
+        """Return the position of each user in `user_id`, -1 of users who are not known.
+
+        Parameters
+        ----------
+        user_id : ndarray of shape (n,)
+            Ids as `fit` gets them.
+
+        Returns
+        -------
+        codes : ndarray of int of shape (n,)
+            Positions.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk._activity import UserActivity
+        >>> known = UserActivity(np.array(["b", "a"]), *[np.zeros(2)] * 3, np.zeros((2, 1, 1)))
+        >>> known.codes(np.array(["a", "b", "c"]))
+        array([ 1,  0, -1])
+        """
+        known = {user: code for code, user in enumerate(self.user_id.tolist())}
+        return np.array([known.get(user, -1) for user in user_id.tolist()], dtype=np.int64)
+
+
+@dataclass(eq=False)
+class Rows:
+    """Log-likelihoods of the rows of a fit by user.
+
+    Attributes
+    ----------
+    train, valid : Tensor of shape (users, members, nodes)
+        Sums over the rows of a user, those that train and those that validate.
+    """
+
+    train: torch.Tensor
+    valid: torch.Tensor
+
+
+def rows_by_user(model, plan, data):
+    """Return `Rows` of a model; without activity there is one node."""
+    log, nodes = data.log, torch.zeros(1, dtype=torch.float64)
+    loading = torch.zeros(model.config["n_members"], 1, 1, dtype=torch.float64)
+    if model.log_loading is not None:
+        nodes, _ = quadrature()
+        loading = model.loading().detach().to("cpu", torch.float64)
+    weight = data.balanced_weights()
+    parts = [np.zeros(log.n_responses, dtype=bool) for _ in range(2)]
+    parts[0][data.train] = parts[1][data.valid] = True
+    shape = log.n_users, model.config["n_members"], len(nodes)
+    found = [torch.zeros(shape, dtype=torch.float64) for _ in parts]
+    fields = log.tensors() | {"labels": None if log.labels is None else torch.as_tensor(log.labels)}
+    rate = plan.assumptions.model_rates(plan.objective)
+    # Node by node: at all of them a chunk of rows is 15 times as large.
+    for start, chunk in chunks(data.X, INFERENCE_ROWS // 2):
+        rows = slice(start, start + len(chunk))
+        f, u = member_logits(model, chunk, data.scaler, HEADS, plan.dtype)
+        part = {k: None if v is None else v[rows] for k, v in fields.items()}
+        for q, node in enumerate(nodes):
+            values = plan.measurement.log_likelihood(
+                f, u + node * loading, false_action_rate=rate, **part
+            )
+            for is_part, messages in zip(parts, found, strict=True):
+                w = torch.as_tensor(np.where(is_part[rows], weight[rows], 0.0))
+                user = torch.as_tensor(log.user[rows])
+                kept = torch.where(w > 0, values * w, 0.0).T
+                messages[..., q].index_add_(0, user, kept)
+    return Rows(*found)
+
+
+def held_out(rows):
+    """Return log P(rows of a user that validate | those that train), of shape (users, members)."""
+    if rows.train.shape[-1] == 1:
+        return rows.valid[..., 0]
+    prior = posterior(rows.train, quadrature()[1])
+    return torch.logsumexp(prior + rows.valid, -1)
+
+
+def is_better(activity, plain):
+    """Return whether users who differ are more likely than users who do not.
+
+    By one standard error of the paired difference of the log-likelihoods of users, the rows that
+    validate being taken together.
+
+    Parameters
+    ----------
+    activity, plain : Tensor of shape (users,)
+    """
+    gain = activity - plain
+    error = torch.sqrt(((gain - gain.mean()) ** 2).sum())
+    return bool(gain.sum() > error)
+
+
+def fit_users(est, begun, epochs, hooks):
+    """Fit the model without and the one with activity; keep one, and what it knows of users.
+
+    Members of the second are weighted by their total held-out likelihood: they differ in it by
+    more than noise where starts lead to different optima.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        Whose `model_` are the heads at the start of the first of the two.
+    begun : BegunFit
+    epochs : int
+    hooks : Hooks
+        Of the second.
+
+    Returns
+    -------
+    result : FitResult
+        Of the model that is kept.
+    """
+    if hooks.checkpoint is not None:
+        raise ValueError(
+            "a Checkpoint is not available with user_id: it does not hold the weights of users, "
+            "and two models are fitted. Leave one of the two out."
+        )
+    plan, data, random_state = begun.plan, begun.data, begun.random_state
+    history: list[dict[str, Any]] = []
+    # Copies, since a fit forgets the log.
+    quiet = Hooks(epoch_end=history.append)
+    plain = plan.run(copy.copy(data), est.model_, epochs, random_state, hooks=quiet)
+    plan = replace(plan, n_users=data.log.n_users)
+    est.model_ = plan.initial_model(data, random_state)
+    active = plan.run(copy.copy(data), est.model_, epochs, random_state, hooks=hooks)
+    rows = rows_by_user(active.model, plan, data)
+    if len(data.valid):
+        values = held_out(rows)
+        log_weight = torch.log_softmax(values.sum(0), 0)
+        without = held_out(rows_by_user(plain.model, plan, data))
+        # Both choose among their members, which is worth something by chance.
+        mixed = [
+            torch.logsumexp(part + torch.log_softmax(part.sum(0), 0), -1)
+            for part in (values, without)
+        ]
+        if not is_better(*mixed):
+            est.model_, est.history_[:] = plain.model, history
+            est.user_loading_ = np.zeros(len(plan.measurement.signals) + plan.measurement.examined)
+            est.user_activity_ = activity_of(None, data.log)
+            return plain
+        member = slots(log_weight.exp().numpy())
+        est.model_ = active.model.like(plan.n_members)
+        index = torch.as_tensor(member, device=next(est.model_.parameters()).device)
+        est.model_.copy_members(active.model, index)
+        rows = Rows(rows.train[:, member], rows.valid[:, member])
+    loadings = est.model_.loadings().detach().to("cpu", torch.float64)
+    est.user_loading_ = loadings.mean(0).numpy()
+    est.user_activity_ = activity_of(rows, data.log)
+    return active
+
+
+def slots(weight):
+    """Return which member has each place of an equal-weight mixture, as its weight says.
+
+    The largest remainders get the places that whole numbers leave.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (members,)
+    """
+    n = len(weight)
+    counts = np.floor(n * weight).astype(int)
+    rest = np.argsort(counts - n * weight, kind="stable")[: n - counts.sum()]
+    counts[rest] += 1
+    return np.repeat(np.arange(n), counts)
+
+
+def activity_of(rows, log):
+    """Return the activity of the users of a log given all of their rows; None: it is not known."""
+    n = len(log.user_ids)
+    n_rows = np.bincount(log.user, minlength=log.n_users)[:n]
+    if rows is None:
+        empty = np.zeros((n, 0, 0), dtype=np.float32)
+        return UserActivity(log.user_ids, np.zeros(n), np.ones(n), n_rows, empty)
+    nodes, log_prior = quadrature()
+    log_weight = posterior(rows.train[:n] + rows.valid[:n], log_prior)
+    weight = log_weight.exp().mean(1)
+    mean = weight @ nodes
+    sd = (weight @ nodes**2 - mean**2).clamp_min(0.0).sqrt()
+    return UserActivity(log.user_ids, mean.numpy(), sd.numpy(), n_rows, log_weight.float().numpy())
+
+
+def with_users(model, reward_logit, propensity_logit):
+    """Return the members at each node of the population, and the logarithms of their weights.
+
+    As they are, with None, where users do not differ.
+    """
+    if model.log_loading is None:
+        return reward_logit, propensity_logit, None
+    nodes, log_prior = quadrature()
+    loading = model.loading().detach().to("cpu", torch.float64)
+    logits = _mixture.with_nodes(reward_logit, propensity_logit, loading, nodes)
+    n_members = model.config["n_members"]
+    return *logits, log_prior.repeat_interleave(n_members) - np.log(n_members)

@@ -1,0 +1,57 @@
+"""Were some rows not looked at? A comparison of two models by held-out likelihood."""
+
+import math
+
+import numpy as np
+
+#: The model of rows that nobody looked at is named if it is better by more standard errors.
+STANDARD_ERRORS = 2.0
+
+
+def can_be_compared(est, log):
+    """Return whether held-out likelihood tells rows that nobody looked at from dislike.
+
+    It does with two signals of each polarity. With fewer, the model in which every row was looked
+    at fits the same data exactly, with v R in place of the reward R.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        Fitted.
+    log : FeedbackLog
+    """
+    return (
+        est.evidence_.shown_twice == (0, 1)
+        and "shared_examination=True" in est.objective_.uses
+        and log.exposures is None
+        and log.propensity is None
+        and all(signal.silence is not None for signal in log.signals)
+    )
+
+
+def compare(plain, examined):
+    """Return which model fits rows kept aside better, and by how much.
+
+    Parameters
+    ----------
+    plain, examined : (ndarray of shape (refits, m), ndarray of shape (m,))
+        Log-likelihoods of the refits that are as likely as the best, and weights of the responses.
+
+    Returns
+    -------
+    found : dict
+        ``winner``, "plain" or "examined"; ``difference`` in log-likelihood of the mixture of the
+        refits (nats per response) of the second from the first, and its ``standard_error``. The
+        second has to be better by `STANDARD_ERRORS`.
+    """
+    (first, weight), (second, _) = plain, examined
+    gain = _of_mixture(second) - _of_mixture(first)
+    w = weight / weight.sum()
+    difference = float(gain @ w)
+    error = float(np.sqrt((gain - difference) ** 2 @ w**2))
+    winner = "examined" if difference > STANDARD_ERRORS * error else "plain"
+    return {"winner": winner, "difference": difference, "standard_error": error}
+
+
+def _of_mixture(log_likelihood):
+    return np.logaddexp.reduce(log_likelihood, axis=0) - math.log(len(log_likelihood))

@@ -1,0 +1,98 @@
+"""Users who differ in activity: a latent state across the rows of a user, and its EM messages."""
+
+import numpy as np
+import torch
+
+#: Gauss-Hermite nodes of the activity of a user.
+N_NODES = 15
+
+
+def quadrature():
+    """Return nodes and log-weights with which a mean over a standard normal is taken, (Q,) each.
+
+    Gauss-Hermite, exact for polynomials of degree 2 Q - 1.
+    """
+    nodes, weights = np.polynomial.hermite_e.hermegauss(N_NODES)
+    return torch.as_tensor(nodes), torch.as_tensor(np.log(weights / weights.sum()))
+
+
+def posterior(messages, log_prior):
+    """Return the log-weights of users over the nodes, given log P(rows of the user | node).
+
+    Parameters
+    ----------
+    messages : Tensor of shape (users, members, Q)
+    log_prior : Tensor of shape (Q,)
+    """
+    return torch.log_softmax(messages + log_prior.to(messages), -1)
+
+
+class UserWeights:
+    """The weights of users over the nodes of their activity while heads are trained.
+
+    The activity b_u of user u is standard normal, and shifts the logits of the propensities by
+    lambda_k b_u. EM (Dempster, Laird & Rubin 1977): in the E-step, once per epoch, the weight of
+    node b is P(b | rows of u), in proportion to P(b) times the product of P(y | x, b) over the
+    rows; these messages add up from the batches of the epoch. In the M-step heads and loadings
+    minimise sum_b P(b | rows of u) -log P(y | x, b).
+
+    Parameters
+    ----------
+    n_users, n_members : int
+    device : torch.device
+    """
+
+    def __init__(self, n_users, n_members, device):
+        nodes, log_prior = quadrature()
+        self.nodes, self.log_prior = (x.to(device, torch.float32) for x in (nodes, log_prior))
+        self.messages = torch.zeros(n_users, n_members, N_NODES, device=device)
+        #: None before the first epoch: all users have the weights of the population.
+        self.weight = None
+
+    def spread(self, reward_logit, propensity_logit, loading):
+        """Return the logits at each node: the nodes are the first dimension.
+
+        Parameters
+        ----------
+        reward_logit : Tensor of shape (members, n)
+        propensity_logit : Tensor of shape (members, n, P)
+        loading : Tensor of shape (members, 1, P)
+        """
+        shift = self.nodes[:, None, None, None] * loading
+        return reward_logit.expand(len(self.nodes), *reward_logit.shape), propensity_logit + shift
+
+    def risk(self, nll, user):
+        """Return the loss of each member and row, (members, n), of that at each node, (Q, ...)."""
+        if self.weight is None:
+            # The weights of the population alone would pull the loadings to 0: these have the
+            # gradient of the likelihood of single rows.
+            log_joint = self.log_prior[:, None, None] - nll
+            return -torch.logsumexp(log_joint, 0)
+        return (self.weight.index_select(0, user).permute(2, 1, 0) * nll).sum(0)
+
+    def collect(self, nll, user, sample_weight):
+        """Add the rows of a batch to the messages of their users."""
+        rows = -(nll.detach() * sample_weight).permute(2, 1, 0)
+        self.messages.index_add_(0, user, rows.to(self.messages))
+
+    def refresh(self):
+        """Take the E-step; return the standard deviation of activity among users, (members,).
+
+        It is 1 at the optimum. To multiply the loadings by it, as in parameter-expanded EM (Liu,
+        Rubin & Wu 1998), takes them there in a few epochs; EM alone creeps.
+        """
+        self.weight = posterior(self.messages, self.log_prior).exp_()
+        present = (self.messages != 0).any(-1).any(-1)
+        variance = (self.weight[present] @ self.nodes**2).mean(0)
+        self.messages.zero_()
+        return variance.sqrt()
+
+    def held_out_risk(self, n_rows):
+        """Return minus the log-likelihood of the rows collected since, per row, of each member.
+
+        The rows of a user are taken together: one by one they hardly depend on the activity.
+        """
+        joint = self.messages + self.weight.clamp_min(1e-30).log()
+        risk = -torch.logsumexp(joint, -1).double().sum(0) / n_rows
+        self.messages.zero_()
+        return risk
