@@ -244,8 +244,6 @@ class IdentificationReport:
                 f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
                 "far apart, the labels may not be missing at random",
             )
-        for advice in self.advice:
-            yield "next", advice, ""
 
     def _rows_on_exposures(self):
         if self._held_out["repeated"]:
