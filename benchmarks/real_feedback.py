@@ -741,6 +741,52 @@ def report(frame, found):
             ["way", "folds", "AUROC", "R2", "NLL", "level error", "ECE", "fit says", "report says"],
         )
     compare(frame)
+    summary(frame)
+    of_traps(frame, traps)
+
+
+#: Ways of the short table beside the recommended one and one action alone.
+SHOWN = (
+    "latent class, EM",
+    "share of up among up and down",
+    "logistic regression on thumbs",
+    "KTO-style weighting of thumbs",
+    "logistic regression on any positive action",
+    "100 labels, logistic regression",
+    "all true labels",
+)
+
+
+def summary(frame):
+    """Print a short table of all logs: what is recommended, what people do, and labels."""
+    print("### Summary\n")
+    rows = []
+    for (name, question), log in frame.groupby(["log", "question"], sort=False):
+        own, alone = (way.name for way in ways(name)[:2])
+        for way in (own, alone, f"{own}; 100 labels calibrate", *SHOWN):
+            cell = log[log.way == way]
+            if cell.empty or cell.auroc.isna().any():
+                continue
+            shown = f"**{way}**" if way == own else way
+            scored = [mean_and_error(cell[metric]) for metric in ("auroc", "r2", "level_error")]
+            rows.append([name, question, shown, len(cell), *scored, cell.verdict.mode()[0]])
+    markdown(rows, ["log", "question", "way", "folds", "AUROC", "R2", "level error", "fit says"])
+
+
+def of_traps(frame, traps):
+    """Print what `fit` says of the ways that break the model, and how far off they are."""
+    print("### Ways that break the model\n")
+    rows = []
+    for (name, way), cell in frame.groupby(["log", "way"], sort=False):
+        if (name, way) not in traps:
+            continue
+        last = cell.iloc[-1]
+        scored = [
+            "" if np.isnan(last[metric]) else f"{last[metric]:.3f}"
+            for metric in ("auroc", "r2", "level_error")
+        ]
+        rows.append([name, way, *scored, last.verdict])
+    markdown(rows, ["log", "way", "AUROC", "R2", "level error", "fit says"])
 
 
 def compare(frame):

@@ -69,7 +69,7 @@ class Checkpoint:
     >>> import numpy as np
     >>> from implicitrm_sk import Checkpoint, ImplicitRewardEstimator
     >>> X = np.random.default_rng(0).normal(size=(200, 2))
-    >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+    >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
     >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     est = est.set_callbacks(Checkpoint(f"{folder}/reward.checkpoint"))

@@ -23,6 +23,8 @@ from .measurement._action import Action
 from .measurement._model import Measurement
 from .training._data import member_logits
 
+#: Fewer responses held out say too little of how counts vary: all are then looked at.
+FEW_RESPONSES = 60
 #: Labels contradict a model if their mean is off by more standard errors than this, ...
 LABEL_Z = 3.3
 #: ... and by more than this.
@@ -57,6 +59,7 @@ class HeldOut:
 
         Without early stopping these are all rows. Residuals of rows that were trained on are too
         small in both signals, and the regression of `association_test` corrects part of that only.
+        They are all rows too where few responses were shown repeatedly.
 
         None for X in files: single rows of these cannot be read, and a further pass over all of
         them costs as much as an epoch. `identification_report` on a part in memory tests them.
@@ -64,7 +67,10 @@ class HeldOut:
         log = data.log
         if not isinstance(data.X, np.ndarray):
             return None
+        repeated = log.exposures is not None or log.response is not None
         responses = data.valid if len(data.valid) else data.train
+        if repeated and len(responses) < FEW_RESPONSES:
+            responses = data.usable
         responses = responses[:: -(-len(responses) // MAX_ROWS)]
         rows = responses
         if log.response is not None:

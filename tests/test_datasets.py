@@ -36,7 +36,7 @@ def test_fit_params_are_what_fit_takes_and_never_the_truth():
     given = {name: np.arange(3) for name in inspect.signature(FeedbackData).parameters}
     given.pop("further")
     data = FeedbackData(**given, rating=[1, 2, 3], propensity=[0.5, 0.5, 0.5])
-    assert set(data.fit_params()) == {"groups", "response_id", "exposures"}
+    assert set(data.fit_params()) == {"user_id", "groups", "response_id", "exposures"}
     # An argument of fit that the container has by now belongs into fit_params.
     taken = set(inspect.signature(ImplicitRewardEstimator.fit).parameters)
     assert taken & set(given) == {"X", *data.fit_params()}

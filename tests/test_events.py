@@ -196,7 +196,8 @@ def test_data_that_were_read_get_actions():
         "thumb": [1, 1, 1], "copy": [0, 0, 1], "regenerated": [1, 0, 0]
     }  # fmt: skip
     assert data.signals == {"thumb": "positive"} | kinds
-    assert data.X is log.X and data.fit_params().keys() == {"groups", "response_id"}
+    assert data.X is log.X
+    assert data.fit_params().keys() == {"user_id", "groups", "response_id"}
     assert data.summary.source == "the list" and data.summary.columns["events"] == "1"
     with pytest.raises(ValueError, match="has the actions 'thumb' already"):
         actions_from_events(log, events, {"thumb": "positive", "copy": None})

@@ -69,6 +69,22 @@ def survey(rng, way):
     return X, np.column_stack([n_yes, n_no]), {"exposures": shown}, params, r
 
 
+def few_pairs(rng, way):
+    """Like wikimedia_mvp: 50 pairs of which nothing is known but some 230 answers to each."""
+    r = (rng.random(50) < 0.55).astype(int)
+    shown = np.round(20 + rng.exponential(210, 50))
+    n_yes, n_no = (
+        rng.binomial(shown.astype(int), rng.beta(p * 12, (1 - p) * 12)).astype(float)
+        for p in (np.where(r == 1, 0.13, 0.04), np.where(r == 1, 0.1, 0.26))
+    )
+    X = np.ones((50, 1), dtype=np.float32)
+    if way == "stray yes":
+        return X, n_yes, {"exposures": shown}, {"false_action_rate": 0.0}, r
+    y = np.column_stack([n_yes, shown - n_no])
+    side = {"exposures": np.column_stack([shown, shown])}
+    return X, y, side, {"false_action_rate": 0.0}, r
+
+
 def views(rng, way):
     """Like kuairand: verdicts on videos, 79 % liked, but whether they were watched decides."""
     X, score = features(4000, rng)
@@ -126,6 +142,8 @@ BROKEN = [
     (survey, "stray yes"),
     (survey, "inverted"),
     (survey, "over-dispersed"),
+    (few_pairs, "stray yes"),
+    (few_pairs, "inverted"),
     (views, "steps"),
     (views, "watched"),
     (ratings, "inverted"),

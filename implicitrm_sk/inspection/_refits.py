@@ -175,6 +175,8 @@ def identification_report(
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
     dispersion = _test_dispersion(rows, as_likely)
+    if dispersion is None and rows.repeated:  # too few are kept aside: all are looked at
+        dispersion = _test_dispersion(_HeldOut(refit, X, y, fit_params), as_likely)
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
     contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(

@@ -55,7 +55,7 @@ class IdentificationReport:
         ``signals``, ``same_sign``, ``seen`` and ``expected`` co-occurrences, ``z``, ``p_value``,
         ``contradicts``. Empty with repeated exposures.
     frequent_signals : list of (str, float)
-        Signals that more than 80 % of the rows have, with that share: is one the absence of a
+        Signals that more than 70 % of the rows have, with that share: is one the absence of a
         negative action?
     agreeing_signals : list of (str, str, float)
         Pairs that agree on nearly every row on which either acted, with that share: one signal or

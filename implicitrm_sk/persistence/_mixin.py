@@ -56,7 +56,7 @@ class PersistenceMixin:
         >>> import numpy as np
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
         >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     est.save(f"{folder}/reward.zip", metrics={"AUROC on 200 rated answers": 0.84})
@@ -94,7 +94,7 @@ class PersistenceMixin:
         >>> import numpy as np
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
         >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     est.save(f"{folder}/reward")
@@ -190,7 +190,7 @@ class PersistenceMixin:
         >>> import numpy as np
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> X = np.random.default_rng(0).normal(size=(100, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
         >>> est = ImplicitRewardEstimator(max_epochs=2, early_stopping=False).fit(X, y)
         >>> with tempfile.TemporaryDirectory() as folder:  # "user/reward" for one of the hub
         ...     est.save(f"{folder}/reward")

@@ -215,7 +215,7 @@ class ReliabilityDisplay:
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> from implicitrm_sk.inspection import ReliabilityDisplay
         >>> X = np.random.default_rng(0).normal(size=(200, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
         >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
         >>> display = ReliabilityDisplay.from_estimator(est.fit(X, y), X, X[:, 0] > 0)
         >>> int(display.counts.sum())

@@ -159,7 +159,7 @@ class TrainingCurveDisplay:
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> from implicitrm_sk.inspection import TrainingCurveDisplay
         >>> X = np.random.default_rng(0).normal(size=(200, 2))
-        >>> y = np.column_stack([X[:, 0] > 0, X[:, 0] > 0.5]).astype(int)
+        >>> y = np.column_stack([X[:, 0] > 0, X[:, 1] > 0]).astype(int)
         >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0).fit(X, y)
         >>> display = TrainingCurveDisplay.from_estimator(est)
         >>> display.losses.shape == (est.n_iter_, 4)
