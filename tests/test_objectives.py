@@ -241,7 +241,7 @@ def test_up_down_learns_from_reactions_only():
 
 def test_other_objectives_use_the_positive_signals_and_say_so():
     X, y, _ = quick_log()
-    both = np.column_stack([y, 1 - y])
+    both = np.column_stack([y, (1 - y) * (np.arange(len(y)) % 2)])
     signals = {"signals": ["positive", "negative"]}
     with pytest.warns(UserWarning, match="uses positive actions only: 1 of y is ignored"):
         est = quick("balanced", **signals).fit(X, both)

@@ -283,7 +283,7 @@ def test_model_card(tmp_path):
         '2 kinds of action: `"copied"`, `"a\\|b\'\\n# Heading"`',
         "30 responses with an explicit label",
         "false-action rates (given): 0.01, 0.01",
-        "**identified (assuming labels missing at random",
+        f"**{est.identification_}**",
         "| AUROC on rated responses | 0.8125 |",
         "held-out criterion of early stopping",
         "## Intended use",

@@ -183,7 +183,7 @@ def test_fit_takes_what_is_read():
         {
             "vector": list(x),
             "action": int(x[0] > 0.5),
-            "action_2": int(x[0] > 0),
+            "action_2": int(x[1] > 0),
             "prompt_id": i // 2,
         }
         for i, x in enumerate(X)
