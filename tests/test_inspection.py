@@ -403,7 +403,8 @@ def test_rows_logged_twice_are_no_repeated_exposures():
         report = identification_report(est, n_starts=2, **arguments)
         assert report.level == "not identified"
         assert "one exposure or two?  0" in repr(report)
-        assert "repeated exposures  independence not tested" in repr(report)
+        # The counts are those of a propensity near 1, too; that exposures agree is not.
+        assert "repeated exposures  not rejected (p = " in repr(report)
         assert "how the log was joined" in report.advice[0]
 
 
