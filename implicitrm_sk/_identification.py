@@ -19,7 +19,7 @@ LEVEL_ONLY = "level only"
 BOUNDED = "bounded"
 #: What the model of users who differ in activity assumes, and how much of it identifies.
 ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
-MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.0, 8, 100
+MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.4, 15, 200
 #: What the model of rows that nobody looked at assumes of them.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"

@@ -416,7 +416,7 @@ def test_what_activity_identifies():
     users = np.full(200, 16)
     strong = with_activity(found, np.array([1.5]), users)
     assert strong.level == "identified" and "users share one taste" in str(strong)
-    for loading, rows in ((0.5, users), (1.5, users // 4), (1.5, users[:50])):
+    for loading, rows in ((1.0, users), (1.5, users // 2), (1.5, users[:150])):
         weak = with_activity(found, np.array([loading]), rows)
         assert weak.level == "not identified" and not weak.swap_symmetric
         assert "too little to determine the reward" in weak.reason
