@@ -28,7 +28,16 @@ PAGES = sorted(
 BLOCK = re.compile(r"```python( data| no-run)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"
-SLOW = ("docs/recipes.md", "docs/selection.md", "docs/uncertainty.md")
+SLOW = (
+    "docs/attention.md",
+    "docs/drift.md",
+    "docs/labels.md",
+    "docs/negative.md",
+    "docs/recipes.md",
+    "docs/selection.md",
+    "docs/signals.md",
+    "docs/uncertainty.md",
+)
 COMMAND = re.compile(
     r"^(    (?:\w+=\S+ )*(?:\.venv/bin/)?python |    make |\(same command\)|`--)", re.MULTILINE
 )

@@ -635,7 +635,11 @@ def test_false_alarms_are_rare():
     for seed in range(1000, 1060):  # the rule of the test was settled on others
         features, actions, group, signals, e = null_log(seed)
         est = ImplicitRewardEstimator(
-            signals=signals, shared_examination=False, false_action_rate=e, random_state=seed
+            signals=signals,
+            shared_examination=False,
+            false_action_rate=e,
+            n_estimators=1,
+            random_state=seed,
         ).fit(features, actions, groups=group)
         alarms.append("contradict" in est.identification_.reason)
     assert sum(alarms) <= 2
@@ -649,7 +653,7 @@ def test_false_alarms_are_rare():
 def test_the_wrong_sign_is_caught_in_every_log(columns):
     for seed in range(1000, 1020):
         features, actions, text, _, _ = newcomer_log(seed)
-        est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
+        est = ImplicitRewardEstimator(shared_examination=False, n_estimators=1, random_state=seed)
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             est.fit(features, actions[columns], groups=text)
