@@ -70,7 +70,7 @@ def test_shared_logs(name, shape, width, known):
     assert data.source.startswith("https://")
     assert data.description
     assert data.licence == "Apache-2.0" or data.licence.startswith("not verified")
-    assert set(data.fit_params()) <= {"groups", "response_id", "exposures"}
+    assert set(data.fit_params()) <= {"user_id", "groups", "response_id", "exposures"}
 
 
 def test_other_encoder():
