@@ -52,6 +52,9 @@ for columns, ax in zip(
 # regenerated responses are liked. `fit` compares how often two signals meet with what their signs
 # allow, and says so.
 wrong = ImplicitRewardEstimator(learning_rate_init=0.003, random_state=0)
-wrong.fit(X[train], log.actions.iloc[train])
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always", UserWarning)
+    wrong.fit(X[train], log.actions.iloc[train])
+print(caught[0].message)
 print(f"R2 {wrong.score(X[test], None, true_preference=truth):.2f}: {wrong.identification_}")
 print(wrong.identification_.reason)
