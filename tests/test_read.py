@@ -824,7 +824,7 @@ def test_half_a_gigabyte_in_a_minute(tmp_path):
     code = (
         "import re, time; from implicitrm_sk.datasets import read_feedback_log; "
         "began = time.process_time(); read_feedback_log('log.jsonl', signals=['copied']); "
-        # ru_maxrss would begin at the peak of the process of the tests, which this one is a copy of.
+        # Not ru_maxrss: it begins at the peak of the process that runs the tests.
         "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]; "
         "print(time.process_time() - began, peak)"
     )
