@@ -13,7 +13,8 @@ INSTALLED_MODELS := $(VENV)/.installed-models
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 DEMO_ARGS ?=
-PYTEST_ARGS ?=
+# A file of tests shares its fixtures, so that it stays in one process.
+PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
 DOCS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 

@@ -1,5 +1,6 @@
 """What a log and a fitted reward can be asked about, in text, tables and figures."""
 
+from ._interval import RewardInterval, reward_interval
 from ._plot._comparison import MethodComparisonDisplay
 from ._plot._identification import IdentificationDisplay
 from ._plot._propensity import PropensityDisplay
@@ -16,9 +17,11 @@ __all__ = [
     "MethodComparisonDisplay",
     "PropensityDisplay",
     "ReliabilityDisplay",
+    "RewardInterval",
     "ShiftReport",
     "StratificationDisplay",
     "TrainingCurveDisplay",
     "identification_report",
+    "reward_interval",
     "shift_report",
 ]

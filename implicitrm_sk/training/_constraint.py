@@ -64,18 +64,19 @@ class RateConstraint:
         ----------
         reward_logit : Tensor of shape (members, m)
             Of the whole population.
-        sample_weight : Tensor of shape (m,)
+        sample_weight : Tensor of shape (m,) or (members, m)
 
         Returns
         -------
         shift : Tensor of shape (members,)
         """
-        f, weight = reward_logit.double(), sample_weight.double() / sample_weight.sum()
+        f = reward_logit.double()
+        weight = (sample_weight.double() / sample_weight.sum(-1, keepdim=True)).expand(f.shape)
 
         def mean_at(shift):
             # Member by member: of a large population one is enough at a time.
             return torch.stack(
-                [torch.sigmoid(one + by) @ weight for one, by in zip(f, shift, strict=True)]
+                [torch.sigmoid(one + by) @ w for one, by, w in zip(f, shift, weight, strict=True)]
             )
 
         mean = mean_at(torch.zeros_like(f[:, 0]))

@@ -71,6 +71,7 @@ class TrainingData:
         self.usable = self.train = log.usable()
         self.valid = self.usable[:0]
         self.scaler = None
+        self._replicates = None
 
     # ------------------------------------------------------------------ parts
 
@@ -132,6 +133,49 @@ class TrainingData:
             label = log.labels[self.usable]
             stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
         return stratum, groups[self.usable]
+
+    def resample(self, weight, validation_fraction, random_state):
+        """Give each member weights of its own, and a validation split of its own if there is one.
+
+        Parameters
+        ----------
+        weight : ndarray of shape (members, m)
+            Factors of the weights of the responses.
+        validation_fraction : float
+        random_state : numpy.random.RandomState
+        """
+        train = weight * self.log.sample_weight
+        valid = np.zeros_like(train)
+        self.train, has_split = self.usable, len(self.valid) > 0
+        if has_split:
+            self.valid = self.usable
+            strata_and_groups = self._strata_and_groups()
+            for of_train, of_valid in zip(train, valid, strict=True):
+                held = validation_split(*strata_and_groups, validation_fraction, random_state)
+                held = self.usable[held]
+                of_valid[held], of_train[held] = of_train[held], 0.0
+        parts = (train, valid) if has_split else (train,)
+        for part in parts:
+            part /= part[:, self.usable].mean(axis=1, keepdims=True)
+        self._replicates = weight * self.log.sample_weight, parts[0], parts[-1]
+
+    def part_weights(self):
+        """Return the weights of the responses in training and in validation.
+
+        They are of shape (m,), or (members, m) where members have their own.
+        """
+        if self._replicates is not None:
+            return self._replicates[1:]
+        weight = self.balanced_weights()
+        return weight, weight
+
+    def population_weight(self):
+        """Return the weights of the usable responses, whichever part they are in.
+
+        They are of shape (p,), or (members, p) where members have their own.
+        """
+        weight = self.log.sample_weight if self._replicates is None else self._replicates[0]
+        return weight[..., self.usable]
 
     def balanced_weights(self):
         """Return the weights of the responses, their mean over each part being 1.
@@ -262,7 +306,7 @@ class TrainingData:
 
     def release(self):
         """Forget the log: beside rows that stay in files, it is what fills the memory."""
-        self.log = self.groups = self.usable = self.train = self.valid = None
+        self.log = self.groups = self.usable = self.train = self.valid = self._replicates = None
 
 
 def standardized(X, scaler, dtype):

@@ -316,13 +316,12 @@ class FitPlan:
 
     def parts(self, data, model, random_state, further=None):
         """Return `ResidentRows` to train on and to validate on, None for an empty part."""
-        weight = data.balanced_weights()
         return data.parts(
             model,
             self.objective,
             self.batch_size,
             random_state,
-            weights=(weight, weight),
+            weights=data.part_weights(),
             parts=(data.train, data.valid),
             further=further,
         )
@@ -368,7 +367,7 @@ class FitPlan:
         X, scaler, population = data.X, data.scaler, None
         if constraint is not None:
             rows = data.usable if data.log.first is None else data.log.first[data.usable]
-            population = rows, data.log.sample_weight[data.usable]
+            population = rows, data.population_weight()
         data.release()
         net.fit_loop(
             parts,

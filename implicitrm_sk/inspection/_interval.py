@@ -1,0 +1,277 @@
+"""Intervals of single rewards by the bootstrap."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass, replace
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+
+from .._estimator import ImplicitRewardEstimator
+from .._features import embed_text, read_features, set_embedder
+from .._fit import begin_fit
+from .._identification import BOUNDED, IDENTIFIED, Identification
+from .._log import number_responses
+from .._optional import import_optional
+from .._prediction import HEADS, FittedMixture
+from .._sklearn import validate_params
+from .._sources import StreamedX, chunks
+from .._typing import Floats, Rows
+from ..exceptions import IdentificationWarning
+from ..measurement import _mixture
+from ..objectives import OBJECTIVES
+
+#: Rows whose rewards of all replicates are held at a time.
+CHUNK = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class RewardInterval:
+    """Rewards of single responses with intervals, made by `reward_interval`.
+
+    Attributes
+    ----------
+    reward : ndarray of shape (n_samples,)
+        Of the fit on the log as it is.
+    low, high : ndarray of shape (n_samples,)
+        Ends of the intervals.
+    confidence : float
+        Of each interval by itself, not of all of them together.
+    n_bootstrap : int
+        Replicates.
+    identification : Identification
+        What the log can tell, as `identification_` of a fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import reward_interval
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(800, 2))
+    >>> y = ((X[:, 0] > 0) & (rng.random(800) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> found = reward_interval(est, X, y, [[2.0, 0.0], [-2.0, 0.0]], n_bootstrap=10)
+    >>> bool((found.low <= found.reward).all() and (found.reward <= found.high).all())
+    True
+    """
+
+    reward: Floats
+    low: Floats
+    high: Floats
+    confidence: float
+    n_bootstrap: int
+    identification: Identification
+
+    def __repr__(self):
+        kind = "of training"
+        if self.identification.level != IDENTIFIED:
+            kind += ", and of what the actions leave open"
+        return (
+            f"{self.confidence:.0%} intervals {kind}, {self.n_bootstrap} replicates: "
+            f"{len(self.reward)} rewards of mean {self.reward.mean():.3f}, mean width "
+            f"{(self.high - self.low).mean():.3f}; {self.identification}. They hold no doubt in "
+            "the assumptions."
+        )
+
+    def to_frame(self) -> Any:
+        """Return a DataFrame with the columns "reward", "reward_low" and "reward_high".
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import reward_interval
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(400, 2))
+        >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> reward_interval(est, X, y, X[:3], n_bootstrap=5).to_frame().shape
+        (3, 3)
+        """
+        pandas = import_optional("pandas", "data", "The DataFrame form of intervals")
+        columns = {"reward": self.reward, "reward_low": self.low, "reward_high": self.high}
+        return pandas.DataFrame(columns)
+
+
+def reward_interval(
+    est: Any,
+    X: Rows,
+    y: ArrayLike,
+    X_new: Rows,
+    *,
+    n_bootstrap: int = 50,
+    confidence: float = 0.9,
+    groups: ArrayLike | None = None,
+    **fit_params: Any,
+) -> RewardInterval:
+    """Fit with the bootstrap, and return the reward of each response with an interval.
+
+    The interval holds what another log of the same users would change: the rows that happened to
+    be logged, the split, the start values. It does not hold the doubt in an assumption: where
+    `identification_` says "identified (assuming ...)", it is right if that is.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings to fit with; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    X_new : array-like of shape (n_new, n_features), or text of n_new rows
+        The responses whose reward is asked for.
+    n_bootstrap : int, default=50
+        Replicates, at least 2. The ends of 90 % intervals need 20 or more.
+    confidence : float, default=0.9
+        Probability with which the interval of a response is to hold its reward.
+    groups : array-like of shape (n_samples,), default=None
+        As in `fit`. Rows of one group are drawn together too: without it, rows of one prompt or
+        user that resemble each other make the intervals too narrow.
+    **fit_params : dict
+        Further arguments of `fit`: sample_weight, response_id, exposures, labels, propensity.
+
+    Returns
+    -------
+    interval : RewardInterval
+        With `reward`, `low` and `high`, each of shape (n_new,).
+
+    Raises
+    ------
+    TypeError
+        If `est` is not an `ImplicitRewardEstimator`.
+    ValueError
+        If `n_bootstrap` or `confidence` are out of range, with `user_id`, with X in files, or if
+        the objective learns from pairs or needs a preliminary fit.
+
+    Notes
+    -----
+    Each replicate is one member with weights of its own, drawn from an exponential distribution
+    for each group: the Bayesian bootstrap [1]_. All train side by side, each with a validation
+    split of its own, in whose early stopping its weights count. The ends are quantiles over the
+    replicates. False-action rates that are estimated are estimated by each replicate.
+
+    Unless the level is "identified", the ends are quantiles of the ends of what the actions leave
+    open (`IdentificationReport.bounds`) instead.
+
+    References
+    ----------
+    .. [1] Rubin, "The Bayesian Bootstrap", Annals of Statistics 9 (1), 1981.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import reward_interval
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(800, 2))
+    >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(
+    ...     shared_examination=False, learning_rate_init=0.01, random_state=0
+    ... )
+    >>> found = reward_interval(est, X, y, [[2.0, 0.0], [-2.0, 0.0]], n_bootstrap=20)
+    >>> bool(found.low[0] > 0.7 and found.high[1] < 0.3)
+    True
+    """
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+            "pass the last step, and X as transformed by the others."
+        )
+    fitted = clone(est).set_params(warm_start=False)
+    validate_params(fitted)
+    _check(fitted, n_bootstrap, confidence, fit_params)
+    set_embedder(fitted)
+    X, X_new = embed_text(fitted, X), embed_text(fitted, X_new)
+    replicates = clone(fitted)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", IdentificationWarning)
+        fitted.fit(X, y, groups=groups, **fit_params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the first fit gave them
+        _fit_replicates(replicates, X, y, n_bootstrap, groups, fit_params)
+    found = fitted.identification_
+    ends = _ends(replicates, X_new, found.level, confidence)
+    reward = fitted.predict(X_new)
+    # The fit averages members, a replicate is one: the reward may lie beyond all of them.
+    low, high = np.minimum(ends[0], reward), np.maximum(ends[1], reward)
+    return RewardInterval(reward, low, high, float(confidence), int(n_bootstrap), found)
+
+
+def _check(est, n_bootstrap, confidence, fit_params):
+    if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, Integral) or n_bootstrap < 2:
+        raise ValueError(f"n_bootstrap must be an integer of at least 2, got {n_bootstrap!r}.")
+    if not isinstance(confidence, Real) or not 0 < confidence < 1:
+        raise ValueError(f"confidence must be a number between 0 and 1, got {confidence!r}.")
+    objective = est.objective
+    objective = OBJECTIVES[objective]() if isinstance(objective, str) else objective
+    if objective.pairs or objective.single_signal or not objective.models_propensity:
+        raise ValueError(
+            "reward_interval needs an objective that is the likelihood of each row, got "
+            f"{type(objective).__name__}. Use objective='stratified'."
+        )
+    if fit_params.get("user_id") is not None:
+        raise ValueError(
+            "reward_interval does not take user_id: its replicates take users as equally active. "
+            "Pass groups=user_id, so that the rows of a user are drawn together."
+        )
+
+
+def _fit_replicates(est, X, y, n_bootstrap, groups, fit_params):
+    """Fit an estimator whose members are the replicates."""
+    begun = begin_fit(est, X, y, groups=groups, **fit_params)
+    plan, data, random_state = begun.plan, begun.data, begun.random_state
+    if isinstance(data.X, StreamedX):
+        raise data.X.refusal()
+    weight = random_state.standard_exponential((n_bootstrap, data.log.n_responses))
+    if data.groups is not None:
+        cluster, _ = number_responses(data.groups)
+        weight = weight[:, np.unique(cluster, return_index=True)[1]][:, cluster]
+    data.resample(weight, est.validation_fraction, random_state)
+    plan = replace(
+        plan,
+        n_members=n_bootstrap,
+        estimates_rates=plan.assumptions.estimates_false_actions and len(data.valid) > 0,
+    )
+    est.model_ = plan.initial_model(data, random_state)
+    plan.run(
+        data,
+        est.model_,
+        plan.n_epochs(data, est.early_stopping),
+        random_state,
+        further=begun.further,
+    )
+    return est
+
+
+def _ends(est, X_new, level, confidence):
+    """Return the ends of the intervals, (2, n_new): quantiles over the members of an estimator."""
+    mixture = FittedMixture.of(est)
+    X_new = read_features(est, X_new)
+    shown_twice = est.evidence_.shown_twice if level == BOUNDED else ()
+    tail = (1 - confidence) / 2
+    found = np.empty((2, len(X_new)))
+    for start, chunk in chunks(X_new, CHUNK):
+        f, u = mixture.members(chunk, *HEADS)
+        low = high = torch.sigmoid(f)
+        if level != IDENTIFIED:
+            low, high = map(
+                torch.stack, zip(*_identified_sets(mixture, f, u, shown_twice), strict=True)
+            )
+        found[0, start : start + CHUNK] = np.quantile(low.numpy(), tail, axis=0)
+        found[1, start : start + CHUNK] = np.quantile(high.numpy(), 1 - tail, axis=0)
+    return found
+
+
+def _identified_sets(mixture, reward_logit, propensity_logit, shown_twice):
+    """Yield what the actions leave open according to each member, and its reward at least."""
+    for f, u in zip(reward_logit, propensity_logit, strict=True):
+        low, high = _mixture.bounds(
+            mixture.measurement, f[None], u[None], mixture.false_action_rate, shown_twice
+        )
+        yield torch.minimum(low, high), torch.maximum(low, high)

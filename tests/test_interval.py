@@ -1,0 +1,191 @@
+"""Intervals of single rewards hold what another log of the same users would change."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import begin_fit
+from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import reward_interval
+from tests.conftest import FAST, LEARN, exposed, make_log, some_labels
+
+
+def settings(**params):
+    return ImplicitRewardEstimator(**LEARN | {"shared_examination": False} | params)
+
+
+def intervals(est, X, y, X_new=None, n_bootstrap=10, **fit_params):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        X_new = X if X_new is None else X_new
+        return reward_interval(est, X, y, X_new, n_bootstrap=n_bootstrap, **fit_params)
+
+
+def width(found):
+    return float((found.high - found.low).mean())
+
+
+def test_interval_of_an_identified_reward_shrinks_with_the_log():
+    X, y, _ = make_log(2000, n_signals=2, propensity=0.6)
+    small = intervals(settings(), X[:250], y[:250], X[:200])
+    large = intervals(settings(), X, y, X[:200])
+    assert small.identification.level == large.identification.level == "identified"
+    assert width(large) < 0.7 * width(small)
+    for found in (small, large):
+        assert (found.low <= found.reward).all() and (found.reward <= found.high).all()
+        assert (found.low >= 0).all() and (found.high <= 1).all()
+
+
+def test_interval_grows_with_confidence():
+    X, y, _ = make_log(n_signals=2)
+    narrow, wide = (intervals(settings(), X, y, confidence=c) for c in (0.5, 0.95))
+    assert (narrow.low >= wide.low).all() and (narrow.high <= wide.high).all()
+    assert width(wide) > 1.2 * width(narrow)
+
+
+@pytest.mark.parametrize(
+    ("signals", "level"),
+    [(["positive"], "not identified"), (["positive", "negative"], "bounded")],
+)
+def test_interval_holds_what_the_actions_leave_open(signals, level):
+    X = np.random.default_rng(0).normal(size=(1500, 4))
+    reward = 1 / (1 + np.exp(-2 * X[:, 0]))
+    half = np.full((1500, len(signals)), 0.5)
+    log = simulate_feedback(reward, X=X, signals=signals, propensity=half, random_state=0)
+    found = intervals(settings(signals=signals, shared_examination=None), X, log.actions)
+    assert found.identification.level == level
+    acts = 0.5 * reward
+    assert np.mean(found.low <= acts) >= 0.9
+    upper = 1.0 if len(signals) == 1 else 1 - 0.5 * (1 - reward)
+    assert np.mean(found.high >= upper) >= 0.9
+    assert "leave open" in repr(found) and level in repr(found)
+
+
+def test_rows_of_a_group_are_drawn_together():
+    """A log whose rows are each logged eight times knows no more than one of them."""
+    X, y, _ = make_log(100, n_signals=2)
+    X_new = make_log(100, seed=1)[0]
+    copies = np.repeat(np.arange(100), 8)
+    apart = intervals(settings(), X[copies], y[copies], X_new, 20, groups=np.arange(800))
+    together = intervals(settings(), X[copies], y[copies], X_new, 20, groups=copies)
+    assert width(together) > 1.2 * width(apart)
+
+
+def test_interval_is_reproducible_and_leaves_generators_alone():
+    X, y, _ = make_log(n_signals=2)
+    state, torch_state = np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    est = settings()
+    first, second = (intervals(est, X, y, X[:20]) for _ in range(2))
+    np.testing.assert_array_equal(first.low, second.low)
+    np.testing.assert_array_equal(first.high, second.high)
+    assert (np.random.get_state()[1] == state[1]).all()  # noqa: NPY002
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert not hasattr(est, "model_")
+    frame = first.to_frame()
+    assert list(frame) == ["reward", "reward_low", "reward_high"] and len(frame) == 20
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_each_replicate_has_weights_and_a_split_of_its_own(early_stopping):
+    X, y, _ = make_log(200, n_signals=2)
+    est = settings(early_stopping=early_stopping)
+    est._validate_params()
+    weight = np.linspace(0.5, 2.0, 200)
+    data = begin_fit(est, X, y, sample_weight=weight).data
+    factors = np.random.default_rng(0).exponential(size=(3, 200))
+    data.resample(factors, 0.2, np.random.RandomState(0))
+    train, valid = data.part_weights()
+    np.testing.assert_allclose(train.mean(axis=1), 1)
+    np.testing.assert_allclose(data.population_weight(), factors * weight)
+    if not early_stopping:
+        np.testing.assert_allclose(train, (f := factors * weight) / f.mean(1, keepdims=True))
+        return
+    np.testing.assert_allclose(valid.mean(axis=1), 1)
+    assert ((train > 0) != (valid > 0)).all()
+    held = valid > 0
+    np.testing.assert_allclose(held.mean(axis=1), 0.2, atol=0.02)
+    assert (held[0] != held[1]).any() and (held[1] != held[2]).any()
+
+
+def test_side_information_of_fit_is_passed_on():
+    X, y, preferred = make_log(600, n_signals=1)
+    label = some_labels(preferred, 0.5)
+    found = intervals(settings(), X, y, labels=label, sample_weight=np.ones(600))
+    assert found.identification.level == "identified"
+    X, exposures, counts, _, _ = exposed()
+    found = intervals(
+        settings(false_action_rate=0.0), X, counts, exposures=exposures, n_bootstrap=5
+    )
+    assert found.identification.level == "identified"
+    assert (found.low <= found.high).all()
+
+
+def test_rows_of_a_response_are_drawn_together():
+    X, _, _, rows, acted = exposed()
+    est = settings(false_action_rate=0.0)
+    found = intervals(est, X[rows], acted, X, response_id=rows, n_bootstrap=5)
+    assert found.identification.level == "identified" and len(found.low) == len(X)
+
+
+def test_estimated_rates_and_preference_rate():
+    X, y, _ = make_log(1500, n_signals=1, propensity=0.7)
+    found = intervals(settings(preference_rate=0.4), X, y, n_bootstrap=4)
+    assert abs(found.reward.mean() - 0.4) < 0.02
+    X = np.random.default_rng(0).normal(size=(800, 4))
+    log = simulate_feedback(
+        1 / (1 + np.exp(-2 * X[:, 0])), X=X, n_signals=3, false_action_rate=0.1, random_state=0
+    )
+    est = settings(false_action_rate="estimate", max_epochs=10)
+    found = intervals(est, X, log.actions, n_bootstrap=3)
+    assert found.identification.level == "identified"
+    assert width(found) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_bootstrap": 1}, "n_bootstrap must be an integer of at least 2, got 1"),
+        ({"n_bootstrap": 2.5}, "n_bootstrap must be an integer"),
+        ({"confidence": 90}, "confidence must be a number between 0 and 1, got 90"),
+        ({"user_id": np.zeros(400)}, "Pass groups=user_id"),
+        ({"sample_weight": np.zeros(400)}, "sample_weight"),
+        ({"groups": np.zeros(399)}, "groups"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    X, y, _ = make_log(n_signals=2)
+    with pytest.raises(ValueError, match=message):
+        reward_interval(ImplicitRewardEstimator(**FAST), X, y, X, **arguments)
+
+
+@pytest.mark.parametrize("objective", ["bpr", "ips", "naive"])
+def test_objectives_without_a_likelihood_are_refused(objective):
+    X, y, _ = make_log()
+    with pytest.raises(ValueError, match="reward_interval needs an objective"):
+        intervals(settings(objective=objective), X, y)
+
+
+def test_something_else_than_an_estimator():
+    with pytest.raises(TypeError, match="est must be an ImplicitRewardEstimator, got str"):
+        reward_interval("stratified", [[0.0]], [0], [[0.0]])
+
+
+@pytest.mark.slow
+def test_intervals_cover_the_truth():
+    """Over 20 logs of two signals, 90 % intervals hold the true reward in most rows."""
+    X_new = np.random.default_rng(99).normal(size=(400, 4))
+    truth = 1 / (1 + np.exp(-1.5 * X_new[:, 0]))
+    held = []
+    for seed in range(20):
+        X = np.random.default_rng(seed).normal(size=(2000, 4))
+        reward = 1 / (1 + np.exp(-1.5 * X[:, 0]))
+        ready = np.full((2000, 2), 0.6)
+        log = simulate_feedback(reward, X=X, n_signals=2, propensity=ready, random_state=seed)
+        est = settings(random_state=seed, max_epochs=200)
+        found = intervals(est, X, log.actions, X_new, n_bootstrap=40)
+        held.append(np.mean((found.low <= truth) & (truth <= found.high)))
+    assert 0.85 <= np.mean(held) <= 0.99
+    assert np.min(held) >= 0.5
