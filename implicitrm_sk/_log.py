@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from ._assumptions import MIN_RESPONSES
+from ._labels import check_label_values, check_labels, selected_by_action, shared_label
 from ._validation import (
     as_float,
     check_actions,
     check_both_classes,
     check_groups,
-    check_label_values,
     check_n_signals,
     check_propensity,
     check_sample_weight,
     is_missing,
+    shown_id,
     to_numpy,
 )
 from ._warnings import warn
@@ -28,10 +29,6 @@ from .measurement._model import Measurement
 from .measurement._signal import Signal
 from .objectives._base import check_uses
 
-#: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
-CHANCE = 1e-6
-#: The same in standard errors.
-Z_OF_CHANCE = 4.9
 #: A signal that more of its logged rows have may be the absence of its opposite, ...
 NEARLY_ALL = 0.7
 #: ... unless these are fewer rows.
@@ -41,9 +38,6 @@ NESTED = 0.98
 #: An action that meets others of its sign less often than this share of what chance gives is not a
 #: second signal of the same responses.
 APART = 0.25
-#: Labels of which acted responses have this many times the share of the others, or the reverse, are
-#: not asked at random.
-SELECTED = 2.0
 
 
 @dataclass(frozen=True)
@@ -209,7 +203,7 @@ class FeedbackLog:
             )
             weight = weight[first]
             if labels is not None:
-                labels = _shared_label(labels, response, first, ids)
+                labels = shared_label(labels, response, first, ids)
             if len(first) == n_samples:  # nothing is repeated
                 response = first = None
         if exposures is not None and (exposures == 1).all():
@@ -637,18 +631,7 @@ class FeedbackLog:
 
     def labels_selected(self):
         """Return whether which responses have a label depends on what users did, as thumbs do."""
-        if self.labels is None:
-            return False
-        counted = self.sample_weight > 0
-        labelled, acted = ~np.isnan(self.labels) & counted, self.fired() & counted
-        sizes = np.array([acted.sum(), (counted & ~acted).sum()])
-        if not sizes.all():
-            return False
-        shares = np.array([(labelled & acted).sum(), (labelled & ~acted).sum()]) / sizes
-        pooled = labelled.sum() / sizes.sum()
-        error = np.sqrt(pooled * (1 - pooled) * (1 / sizes).sum())
-        unlikely = abs(shares[0] - shares[1]) > Z_OF_CHANCE * error
-        return bool(unlikely and shares.max() > SELECTED * shares.min())
+        return self.labels is not None and selected_by_action(self)
 
     def false_action_evidence(self, label_mechanism):
         """Return per act how many responses can tell its false actions from true ones.
@@ -1057,121 +1040,6 @@ def check_constant(values, response, first, ids, name, rule):
     where = "" if values.ndim == 1 else f" (position {columns[0]} of the reward columns)"
     raise ValueError(
         f"{name} differs{where} between rows of one response_id in "
-        f"{len(np.unique(response[differs]))} responses; the first is {_shown(ids[row])} "
+        f"{len(np.unique(response[differs]))} responses; the first is {shown_id(ids[row])} "
         f"(row {row}). {rule}."
     )
-
-
-def _shown(label):
-    # Not np.str_('a') or np.int64(1).
-    return repr(str(label)) if isinstance(label, str) else str(label)
-
-
-def _shared_label(labels, response, first, ids):
-    """Return the label of each response; its rows that have one must agree."""
-    labelled = np.flatnonzero(~np.isnan(labels))
-    label = np.full(len(first), np.nan)
-    label[response[labelled]] = labels[labelled]
-    conflict = labelled[label[response[labelled]] != labels[labelled]]
-    if len(conflict):
-        raise ValueError(
-            f"labels differ between rows of one response_id in "
-            f"{len(np.unique(response[conflict]))} responses; the first is "
-            f"{_shown(ids[conflict[0]])}. Rows of one id share one preference: average their "
-            "labels to a graded one, or give rows of different users different ids."
-        )
-    return label
-
-
-def check_labels(log, false_action_rate, label_mechanism):
-    """Return the log with labels that agree with what the actions prove."""
-    preferred, not_preferred = log.proved(false_action_rate)
-    if (preferred & not_preferred).any():
-        raise ValueError(
-            f"{(preferred & not_preferred).sum()} responses have an action, which proves "
-            "preference as false_action_rate is 0, and lack one whose propensity is given as "
-            "1, which disproves it. Correct propensity, or set false_action_rate."
-        )
-    label = log.labels
-    if label is None:
-        return log
-    kind = "a positive" if log.can_show(0) else "an"
-    proved = {c: log.fired(c) & (log.sample_weight > 0) for c in (0, 1)}
-    for wrong, what, cure in (
-        (
-            preferred & (label == 0) & proved[1],
-            f"labels are 0 on {{}} responses that drew {kind} action",
-            "with false_action_rate=0 an action proves preference. Correct the labels, or set "
-            "false_action_rate if misclicks happen",
-        ),
-        (
-            not_preferred & (label == 1) & proved[0],
-            "labels are 1 on {} responses that drew a negative action",
-            "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
-            "or set false_action_rate if misclicks happen",
-        ),
-        (
-            not_preferred & (label == 1) & ~proved[0],
-            "labels are 1 on {} responses without an action whose propensity is given as 1",
-            "a preferred response would have drawn it. Correct the labels or propensity",
-        ),
-        (
-            preferred & (label == 0) & ~proved[1],
-            "labels are 0 on {} responses without a negative action whose propensity is given as 1",
-            "one that is not preferred would have drawn it. Correct the labels or propensity",
-        ),
-    ):
-        if wrong.any():
-            raise ValueError(f"{what.format(wrong.sum())}: {cure}.")
-    graded = (label > 0) & (label < 1) & (preferred | not_preferred)
-    if graded.any():
-        warn(
-            f"{graded.sum()} graded labels were replaced by the preference that the actions "
-            "prove: with false_action_rate=0 a response that drew an action is preferred, 1.",
-        )
-        label = np.where(graded, preferred.astype(float), label)
-    _check_label_mechanism(log, label, false_action_rate, label_mechanism)
-    return replace(log, labels=label)
-
-
-def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
-    counted = log.sample_weight > 0
-    labelled, acted = ~np.isnan(label) & counted, log.fired() & counted
-    passive_labels = label[labelled & ~acted]
-    if label_mechanism == "acted":
-        if len(passive_labels):
-            raise ValueError(
-                "label_mechanism='acted' says that only acted responses have labels, but "
-                f"{len(passive_labels)} without any action have one. Use label_mechanism='random' "
-                "if these were chosen without regard to preference, else leave them out."
-            )
-        if not false_action_rate.any():
-            raise ValueError(
-                "labels of acted responses tell nothing while false_action_rate is 0: every one of "
-                "them is preferred by assumption. Set false_action_rate, or label responses "
-                "without an action too (label_mechanism='random')."
-            )
-        return
-    share = acted.sum() / max(counted.sum(), 1)
-    if len(passive_labels) == 0 and share ** labelled.sum() < CHANCE:
-        raise ValueError(
-            f"all {labelled.sum()} labels lie on responses with an action, while {1 - share:.0%} "
-            "of all responses have none: these labels are not missing at random. Label responses "
-            "without an action too, or set label_mechanism='acted', which needs a "
-            "false_action_rate above 0."
-        )
-    if len(passive_labels) < MIN_RESPONSES:
-        return
-    for value, advice in (
-        (
-            1,
-            "a button that only likers press is a signal, not a label, and belongs into a column "
-            "of y",
-        ),
-        (0, "complaints alone are no sample of preferences. Label randomly chosen responses"),
-    ):
-        if (passive_labels == value).all():
-            warn(
-                f"all {len(passive_labels)} labels of responses without an action are {value}. "
-                f"Labels must not be chosen by their value: {advice}.",
-            )

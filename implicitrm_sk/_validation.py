@@ -268,24 +268,6 @@ def check_propensity(propensity, actions, false_action_rate):
     return propensity
 
 
-def check_label_values(labels, n_samples):
-    """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
-    labels = as_float(to_numpy(labels), "labels")
-    if labels.shape != (n_samples,):
-        raise ValueError(
-            f"labels has shape {labels.shape}, but one label per row of X is expected: "
-            f"({n_samples},), NaN where it is not known."
-        )
-    bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
-    if bad.any():
-        raise ValueError(
-            "labels must lie in [0, 1] (1 preferred, 0 not, in between graded), NaN "
-            f"where unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. "
-            "Rescale ratings first."
-        )
-    return None if np.isnan(labels).all() else labels
-
-
 def check_interval(rate, name):
     """Return (lower, upper) in [0, 1] of a number or an interval."""
     try:
@@ -421,3 +403,9 @@ def is_missing(labels):
     if labels.dtype != object:
         return labels != labels
     return np.array([is_absent(label) for label in labels], dtype=bool)
+
+
+def shown_id(value):
+    """Return an id as messages show it."""
+    # Not np.str_('a') or np.int64(1).
+    return repr(str(value)) if isinstance(value, str) else str(value)

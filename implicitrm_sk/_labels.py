@@ -1,0 +1,159 @@
+"""The checks of `labels`: their values, one per response, and what the actions say of them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ._assumptions import MIN_RESPONSES
+from ._validation import as_float, shown_id, to_numpy
+from ._warnings import warn
+
+#: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
+CHANCE = 1e-6
+#: The same in standard errors.
+Z_OF_CHANCE = 4.9
+#: Labels of which acted responses have this many times the share of the others, or the reverse, are
+#: not asked at random.
+SELECTED = 2.0
+
+
+def check_label_values(labels, n_samples):
+    """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
+    labels = as_float(to_numpy(labels), "labels")
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            f"labels has shape {labels.shape}, but one label per row of X is expected: "
+            f"({n_samples},), NaN where it is not known."
+        )
+    bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
+    if bad.any():
+        raise ValueError(
+            "labels must lie in [0, 1] (1 preferred, 0 not, in between graded), NaN "
+            f"where unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. "
+            "Rescale ratings first."
+        )
+    return None if np.isnan(labels).all() else labels
+
+
+def shared_label(labels, response, first, ids):
+    """Return the label of each response; its rows that have one must agree."""
+    labelled = np.flatnonzero(~np.isnan(labels))
+    label = np.full(len(first), np.nan)
+    label[response[labelled]] = labels[labelled]
+    conflict = labelled[label[response[labelled]] != labels[labelled]]
+    if len(conflict):
+        raise ValueError(
+            f"labels differ between rows of one response_id in "
+            f"{len(np.unique(response[conflict]))} responses; the first is "
+            f"{shown_id(ids[conflict[0]])}. Rows of one id share one preference: average their "
+            "labels to a graded one, or give rows of different users different ids."
+        )
+    return label
+
+
+def check_labels(log, false_action_rate, label_mechanism):
+    """Return the log with labels that agree with what the actions prove."""
+    preferred, not_preferred = log.proved(false_action_rate)
+    if (preferred & not_preferred).any():
+        raise ValueError(
+            f"{(preferred & not_preferred).sum()} responses have an action, which proves "
+            "preference as false_action_rate is 0, and lack one whose propensity is given as "
+            "1, which disproves it. Correct propensity, or set false_action_rate."
+        )
+    label = log.labels
+    if label is None:
+        return log
+    kind = "a positive" if log.can_show(0) else "an"
+    proved = {c: log.fired(c) & (log.sample_weight > 0) for c in (0, 1)}
+    for wrong, what, cure in (
+        (
+            preferred & (label == 0) & proved[1],
+            f"labels are 0 on {{}} responses that drew {kind} action",
+            "with false_action_rate=0 an action proves preference. Correct the labels, or set "
+            "false_action_rate if misclicks happen",
+        ),
+        (
+            not_preferred & (label == 1) & proved[0],
+            "labels are 1 on {} responses that drew a negative action",
+            "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
+            "or set false_action_rate if misclicks happen",
+        ),
+        (
+            not_preferred & (label == 1) & ~proved[0],
+            "labels are 1 on {} responses without an action whose propensity is given as 1",
+            "a preferred response would have drawn it. Correct the labels or propensity",
+        ),
+        (
+            preferred & (label == 0) & ~proved[1],
+            "labels are 0 on {} responses without a negative action whose propensity is given as 1",
+            "one that is not preferred would have drawn it. Correct the labels or propensity",
+        ),
+    ):
+        if wrong.any():
+            raise ValueError(f"{what.format(wrong.sum())}: {cure}.")
+    graded = (label > 0) & (label < 1) & (preferred | not_preferred)
+    if graded.any():
+        warn(
+            f"{graded.sum()} graded labels were replaced by the preference that the actions "
+            "prove: with false_action_rate=0 a response that drew an action is preferred, 1.",
+        )
+        label = np.where(graded, preferred.astype(float), label)
+    _check_label_mechanism(log, label, false_action_rate, label_mechanism)
+    return replace(log, labels=label)
+
+
+def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
+    counted = log.sample_weight > 0
+    labelled, acted = ~np.isnan(label) & counted, log.fired() & counted
+    passive_labels = label[labelled & ~acted]
+    if label_mechanism == "acted":
+        if len(passive_labels):
+            raise ValueError(
+                "label_mechanism='acted' says that only acted responses have labels, but "
+                f"{len(passive_labels)} without any action have one. Use label_mechanism='random' "
+                "if these were chosen without regard to preference, else leave them out."
+            )
+        if not false_action_rate.any():
+            raise ValueError(
+                "labels of acted responses tell nothing while false_action_rate is 0: every one of "
+                "them is preferred by assumption. Set false_action_rate, or label responses "
+                "without an action too (label_mechanism='random')."
+            )
+        return
+    share = acted.sum() / max(counted.sum(), 1)
+    if len(passive_labels) == 0 and share ** labelled.sum() < CHANCE:
+        raise ValueError(
+            f"all {labelled.sum()} labels lie on responses with an action, while {1 - share:.0%} "
+            "of all responses have none: these labels are not missing at random. Label responses "
+            "without an action too, or set label_mechanism='acted', which needs a "
+            "false_action_rate above 0."
+        )
+    if len(passive_labels) < MIN_RESPONSES:
+        return
+    for value, advice in (
+        (
+            1,
+            "a button that only likers press is a signal, not a label, and belongs into a column "
+            "of y",
+        ),
+        (0, "complaints alone are no sample of preferences. Label randomly chosen responses"),
+    ):
+        if (passive_labels == value).all():
+            warn(
+                f"all {len(passive_labels)} labels of responses without an action are {value}. "
+                f"Labels must not be chosen by their value: {advice}.",
+            )
+
+
+def selected_by_action(log):
+    """Return whether acted responses have labels more often than others, or less, beyond chance."""
+    counted = log.sample_weight > 0
+    labelled, acted = ~np.isnan(log.labels) & counted, log.fired() & counted
+    sizes = np.array([acted.sum(), (counted & ~acted).sum()])
+    if not sizes.all():
+        return False
+    shares = np.array([(labelled & acted).sum(), (labelled & ~acted).sum()]) / sizes
+    pooled = labelled.sum() / sizes.sum()
+    error = np.sqrt(pooled * (1 - pooled) * (1 / sizes).sum())
+    unlikely = abs(shares[0] - shares[1]) > Z_OF_CHANCE * error
+    return bool(unlikely and shares.max() > SELECTED * shares.min())
