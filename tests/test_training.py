@@ -207,8 +207,8 @@ class Scripted:
             [nn.Parameter(torch.zeros(2, 3, 4)), nn.Parameter(torch.zeros(1, 3, 4))]
         )
 
-    def run(self, risks, patience, tol=0.0):
-        best = BestMembers(list(self.module), patience, tol)
+    def run(self, risks, patience, tol=0.0, undersmoothing=1.0):
+        best = BestMembers(list(self.module), patience, tol, undersmoothing)
         running = []
         for epoch, risk in enumerate(risks, start=1):
             for parameter in self.module:
@@ -220,6 +220,22 @@ class Scripted:
         assert values[0] == values[1]
         assert [parameter.data.amin((0, 2)).tolist() for parameter in self.module] == values
         return values[0], running
+
+
+def test_undersmoothed_members_train_on_and_keep_their_last_weights():
+    # Best in epochs 1, 3 and 2; twice as long, and at least as long as the patience of 2 asks for.
+    risks = [
+        [1.0, 3.0, 3.0],
+        [2.0, 2.0, 1.0],
+        [2.0, 1.0, 2.0],
+        [2.0, 2.0, 2.0],
+        [2.0, 2.0, 2.0],
+        [2.0, 2.0, 2.0],
+        [2.0, 2.0, 2.0],
+    ]
+    kept, running = Scripted().run(risks, patience=2, undersmoothing=2.0)
+    assert kept == [3, 6, 4]
+    assert [sum(member) for member in zip(*running, strict=True)] == [2, 5, 3]
 
 
 def test_a_stopped_member_never_changes_again():

@@ -70,6 +70,9 @@ class MemberSettings:
     n_fits : int
         Fits side by side, each of the same number of members, one after the other. If one
         diverges, its members stop; if the only one does, an error is raised.
+    undersmoothing : float
+        1: a member keeps the weights of its best epoch. More: it trains this many times as long,
+        and keeps its last weights.
     """
 
     learning_rate_init: float | torch.Tensor
@@ -78,6 +81,7 @@ class MemberSettings:
     tol: float | torch.Tensor = 0.0
     max_epochs: list | None = None
     n_fits: int = 1
+    undersmoothing: float = 1.0
 
     def of_members(self, index):
         """Return the settings of some of the members."""
@@ -134,7 +138,10 @@ class MembersInTraining:
         self.best = None
         self.settings = net.settings
         if validates:
-            self.best = BestMembers(self._kept(), net.settings.patience, net.settings.tol)
+            settings = net.settings
+            self.best = BestMembers(
+                self._kept(), settings.patience, settings.tol, settings.undersmoothing
+            )
 
     def _kept(self):
         kept = self.net.module_.member_parameters()
@@ -377,15 +384,19 @@ def _moments(optimizer, group=0):
 class BestMembers:
     """Each member's best weights so far, and whether it may still improve.
 
+    With `undersmoothing` above 1 a member trains for so many times the epochs to its best one, and
+    the weights are its last.
+
     Everything stays on the device: a member is updated by a masked copy, never by a branch.
     `parameters` are tensors of shape (.., members, ..), members in the middle.
     """
 
-    def __init__(self, parameters, patience, tol):
+    def __init__(self, parameters, patience, tol, undersmoothing=1.0):
         self.parameters = parameters
         self.best_parameters = [p.detach().clone() for p in self.parameters]
         self.patience = patience
         self.tol = tol
+        self.undersmoothing = undersmoothing
         self.best = None
 
     def update(self, risk):
@@ -394,11 +405,17 @@ class BestMembers:
             self.best = torch.full_like(risk, math.inf)
             self.stale = torch.zeros_like(risk)
             self.running = torch.ones_like(risk, dtype=torch.bool)
+            self.epoch, self.last_epoch = 0, torch.zeros_like(risk)
         self.stale = torch.where(risk < self.best - self.tol, 0, self.stale + 1)
         better = (risk < self.best) & self.running
         self.best = torch.where(better, risk, self.best)
-        self.running = self.running & (self.stale < self.patience)
-        mask = better[:, None]
+        kept, going = better, self.stale < self.patience
+        if self.undersmoothing > 1:
+            self.epoch += 1
+            self.last_epoch = torch.where(better, self.undersmoothing * self.epoch, self.last_epoch)
+            kept, going = self.running, going | (self.epoch < self.last_epoch)
+        self.running = self.running & going
+        mask = kept[:, None]
         for best, parameter in zip(self.best_parameters, self.parameters, strict=True):
             torch.where(mask, parameter.detach(), best, out=best)
 
@@ -410,6 +427,8 @@ class BestMembers:
         self.best, self.stale, self.running = (
             values[index] for values in (self.best, self.stale, self.running)
         )
+        if self.undersmoothing > 1:
+            self.last_epoch = self.last_epoch[index]
 
     def resume(self, best_parameters, best, stale, running):
         """Go on from what an earlier run had in the attributes of these names."""

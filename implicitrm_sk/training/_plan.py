@@ -78,6 +78,8 @@ class FitPlan:
         Whether each member learns false-action rates of its own, on the rows that validate.
     n_users : int or None
         Users who differ in activity; None: they do not.
+    undersmoothing : float
+        As in `MemberSettings`.
     fits : tuple of FitPlan
         Plans that this one trains side by side, by `stack`.
     """
@@ -101,6 +103,7 @@ class FitPlan:
     starts: Any = None
     estimates_rates: bool = False
     n_users: int | None = None
+    undersmoothing: float = 1.0
     fits: tuple = ()
 
     @classmethod
@@ -142,7 +145,11 @@ class FitPlan:
     def _member_settings(self, model):
         """Return `MemberSettings` as a dict."""
         steps = {name: getattr(self, name) for name in ("learning_rate_init", "weight_decay")}
-        settings = steps | {"patience": self.n_iter_no_change, "tol": self.tol}
+        settings = steps | {
+            "patience": self.n_iter_no_change,
+            "tol": self.tol,
+            "undersmoothing": self.undersmoothing,
+        }
         if not self.fits:
             return settings
         parameter = next(model.parameters())
