@@ -166,8 +166,9 @@ def reward_interval(
     Each replicate is one member with weights of its own, drawn from an exponential distribution
     for each group: the Bayesian bootstrap [1]_. All train side by side, each with a validation
     split of its own, in whose early stopping its weights count. It trains three times as long as
-    to its best epoch: an interval needs a bias that is small beside its width (undersmoothing [2]_). The ends
-    are quantiles over the replicates. False-action rates that are estimated are estimated by each.
+    to its best epoch: an interval needs a bias that is small beside its width (undersmoothing
+    [2]_). The ends are quantiles over the replicates. False-action rates that are estimated are
+    estimated by each.
 
     Unless the level is "identified", the ends are quantiles of the ends of what the actions leave
     open (`IdentificationReport.bounds`) instead.
