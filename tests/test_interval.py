@@ -10,6 +10,7 @@ from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._fit import begin_fit
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import reward_interval
+from implicitrm_sk.training._users import N_NODES, UserWeights
 from tests.conftest import FAST, LEARN, exposed, make_log, some_labels
 
 
@@ -52,9 +53,9 @@ def test_interval_grows_with_confidence():
     [(["positive"], "not identified"), (["positive", "negative"], "bounded")],
 )
 def test_interval_holds_what_the_actions_leave_open(signals, level):
-    X = np.random.default_rng(0).normal(size=(1500, 4))
+    X = np.random.default_rng(0).normal(size=(1000, 4))
     reward = 1 / (1 + np.exp(-2 * X[:, 0]))
-    half = np.full((1500, len(signals)), 0.5)
+    half = np.full((1000, len(signals)), 0.5)
     log = simulate_feedback(reward, X=X, signals=signals, propensity=half, random_state=0)
     est = settings(signals=signals, shared_examination=None, max_epochs=50)
     found = intervals(est, X, log.actions, X[:500])
@@ -69,11 +70,11 @@ def test_interval_holds_what_the_actions_leave_open(signals, level):
 
 
 def test_rows_of_a_group_are_drawn_together():
-    """A log whose rows are each logged eight times knows no more than one of them."""
+    """A log whose rows are each logged five times knows no more than one of them."""
     X, y, _ = make_log(100, n_signals=2)
     X_new = make_log(100, seed=1)[0]
-    copies = np.repeat(np.arange(100), 8)
-    apart = intervals(settings(), X[copies], y[copies], X_new, 20, groups=np.arange(800))
+    copies = np.repeat(np.arange(100), 5)
+    apart = intervals(settings(), X[copies], y[copies], X_new, 20, groups=np.arange(500))
     together = intervals(settings(), X[copies], y[copies], X_new, 20, groups=copies)
     assert width(together) > 1.2 * width(apart)
 
@@ -127,6 +128,36 @@ def test_side_information_of_fit_is_passed_on():
     assert (found.low <= found.high).all()
 
 
+@pytest.mark.slow
+def test_rows_of_a_user_are_drawn_together_and_users_differ():
+    rng = np.random.default_rng(0)
+    X, user = rng.normal(size=(4000, 3)), rng.integers(200, size=4000)
+    reward = 1 / (1 + np.exp(-2 * X[:, 0]))
+    log = simulate_feedback(reward, X=X, user_id=user, user_activity=3.0, random_state=0)
+    est = settings(shared_examination=None, max_epochs=40)
+    found = intervals(est, X, log.actions, X[:300], user_id=user)
+    assert found.identification.level == "identified"
+    assert "users share one taste" in repr(found)
+    assert np.corrcoef(found.low, reward[:300])[0, 1] > 0.9
+    assert np.mean((found.low <= reward[:300]) & (reward[:300] <= found.high)) > 0.6
+
+
+def test_what_is_known_of_users_does_not_depend_on_their_weights():
+    messages, prior = torch.randn(2, 3, N_NODES), torch.randn(2, 3, N_NODES).log_softmax(-1)
+    factors = [np.array([[0.5, 2.0]] * 3), np.array([[3.0, 0.1]] * 3)]
+    plain, weighted = UserWeights(2, 3, "cpu"), UserWeights(2, 3, "cpu", factors)
+    plain.messages += messages
+    weighted.messages += messages * torch.tensor(factors[0].T[..., None]).float()
+    plain.refresh(), weighted.refresh()
+    torch.testing.assert_close(plain.weight, weighted.weight)
+    plain.messages += prior
+    weighted.messages += prior * torch.tensor(factors[1].T[..., None]).float()
+    of_users = torch.logsumexp(prior + plain.weight.log(), -1)
+    torch.testing.assert_close(plain.held_out_risk(10), -of_users.double().sum(0) / 10)
+    expected = -(of_users * torch.tensor(factors[1].T).float()).double().sum(0) / 10
+    torch.testing.assert_close(weighted.held_out_risk(10), expected)
+
+
 def test_rows_of_a_response_are_drawn_together():
     X, _, _, rows, acted = exposed()
     est = settings(false_action_rate=0.0)
@@ -154,7 +185,7 @@ def test_estimated_rates_and_preference_rate():
         ({"n_bootstrap": 1}, "n_bootstrap must be an integer of at least 2, got 1"),
         ({"n_bootstrap": 2.5}, "n_bootstrap must be an integer"),
         ({"confidence": 90}, "confidence must be a number between 0 and 1, got 90"),
-        ({"user_id": np.zeros(400)}, "Pass groups=user_id"),
+        ({"user_id": np.zeros(399)}, "user_id"),
         ({"sample_weight": np.zeros(400)}, "sample_weight"),
         ({"groups": np.zeros(399)}, "groups"),
     ],

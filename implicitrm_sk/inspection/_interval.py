@@ -120,6 +120,7 @@ def reward_interval(
     n_bootstrap: int = 50,
     confidence: float = 0.9,
     groups: ArrayLike | None = None,
+    user_id: ArrayLike | None = None,
     **fit_params: Any,
 ) -> RewardInterval:
     """Return the reward of each response with an interval, by the bootstrap.
@@ -143,8 +144,10 @@ def reward_interval(
     confidence : float, default=0.9
         Probability with which the interval of a response is to hold its reward.
     groups : array-like of shape (n_samples,), default=None
-        As in `fit`. Rows of one group are drawn together too: without it, rows of one prompt or
-        user that resemble each other make the intervals too narrow.
+        As in `fit`. Rows of one group are drawn together too: without it, rows of one prompt that
+        resemble each other make the intervals too narrow.
+    user_id : array-like of shape (n_samples,), default=None
+        As in `fit`. Rows of one user are then drawn together, not those of a group.
     **fit_params : dict
         Further arguments of `fit`: sample_weight, response_id, exposures, labels, propensity.
 
@@ -158,17 +161,17 @@ def reward_interval(
     TypeError
         If `est` is not an `ImplicitRewardEstimator`.
     ValueError
-        If `n_bootstrap` or `confidence` are out of range, with `user_id`, with X in files, or if
-        the objective learns from pairs or needs a preliminary fit.
+        If `n_bootstrap` or `confidence` are out of range, with X in files, or if the objective is
+        not the likelihood of each row.
 
     Notes
     -----
     Each replicate is one member with weights of its own, drawn from an exponential distribution
-    for each group: the Bayesian bootstrap [1]_. All train side by side, each with a validation
-    split of its own, in whose early stopping its weights count. It trains three times as long as
-    to its best epoch: an interval needs a bias that is small beside its width (undersmoothing
-    [2]_). The ends are quantiles over the replicates. False-action rates that are estimated are
-    estimated by each.
+    for each user, group or row: the Bayesian bootstrap [1]_. All train side by side, each with a
+    validation split of its own, in whose early stopping its weights count. It trains three times
+    as long as to its best epoch: an interval needs a bias that is small beside its width
+    (undersmoothing [2]_). The ends are quantiles over the replicates. False-action rates that are
+    estimated are estimated by each.
 
     Unless the level is "identified", the ends are quantiles of the ends of what the actions leave
     open (`IdentificationReport.bounds`) instead.
@@ -201,17 +204,20 @@ def reward_interval(
         )
     fitted = clone(est).set_params(warm_start=False)
     validate_params(fitted)
-    _check(fitted, n_bootstrap, confidence, fit_params)
+    _check(fitted, n_bootstrap, confidence)
     set_embedder(fitted)
     X, X_new = embed_text(fitted, X), embed_text(fitted, X_new)
     replicates = clone(fitted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IdentificationWarning)
-        fitted.fit(X, y, groups=groups, **fit_params)
+        fitted.fit(X, y, groups=groups, user_id=user_id, **fit_params)
+    # What users who differ leave open is that of the average user.
+    found = fitted.identification_
+    differs = user_id is not None and found.level == IDENTIFIED and fitted.user_loading_.any()
+    fit_params |= {"groups": groups, "user_id": user_id}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the first fit gave them
-        _fit_replicates(replicates, X, y, n_bootstrap, groups, fit_params)
-    found = fitted.identification_
+        _fit_replicates(replicates, X, y, n_bootstrap, fit_params, differs)
     ends = _ends(replicates, X_new, found.level, confidence)
     reward = fitted.predict(X_new)
     # The fit averages members, a replicate is one: the reward may lie beyond all of them.
@@ -219,7 +225,7 @@ def reward_interval(
     return RewardInterval(reward, low, high, float(confidence), int(n_bootstrap), found)
 
 
-def _check(est, n_bootstrap, confidence, fit_params):
+def _check(est, n_bootstrap, confidence):
     if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, Integral) or n_bootstrap < 2:
         raise ValueError(f"n_bootstrap must be an integer of at least 2, got {n_bootstrap!r}.")
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
@@ -231,32 +237,29 @@ def _check(est, n_bootstrap, confidence, fit_params):
             "reward_interval needs an objective that is the likelihood of each row, got "
             f"{type(objective).__name__}. Use objective='stratified'."
         )
-    if fit_params.get("user_id") is not None:
-        raise ValueError(
-            "reward_interval does not take user_id: its replicates take users as equally active. "
-            "Pass groups=user_id, so that the rows of a user are drawn together."
-        )
 
 
-def _fit_replicates(est, X, y, n_bootstrap, groups, fit_params):
-    """Fit an estimator whose members are the replicates."""
-    begun = begin_fit(est, X, y, groups=groups, **fit_params)
+def _fit_replicates(est, X, y, n_bootstrap, fit_params, differs):
+    """Fit an estimator whose members are the replicates; `differs` is whether users do."""
+    begun = begin_fit(est, X, y, **fit_params)
     plan, data, random_state = begun.plan, begun.data, begun.random_state
     if isinstance(data.X, StreamedX):
         raise data.X.refusal()
     weight = random_state.standard_exponential((n_bootstrap, data.log.n_responses))
-    if data.groups is not None:
+    cluster = data.log.user
+    if cluster is None and data.groups is not None:
         cluster, _ = number_responses(data.groups)
+    if cluster is not None:
         weight = weight[:, np.unique(cluster, return_index=True)[1]][:, cluster]
     data.resample(weight, est.validation_fraction, random_state)
+    validates = len(data.valid) > 0
     plan = replace(
         plan,
         n_members=n_bootstrap,
+        n_users=data.log.n_users if differs else None,
         undersmoothing=UNDERSMOOTHING,
-        max_epochs=plan.max_epochs
-        if len(data.valid) == 0
-        else int(UNDERSMOOTHING * plan.max_epochs),
-        estimates_rates=plan.assumptions.estimates_false_actions and len(data.valid) > 0,
+        max_epochs=int(UNDERSMOOTHING * plan.max_epochs) if validates else plan.max_epochs,
+        estimates_rates=plan.assumptions.estimates_false_actions and validates,
     )
     est.model_ = plan.initial_model(data, random_state)
     plan.run(

@@ -43,6 +43,9 @@ class TrainingData:
         Of these, after `split`, those to train on and those held out.
     scaler : StandardScaler or None
         What rows are standardised by, after `update_scaler`.
+    user_factors : list of two ndarrays of shape (members, users), or None
+        Factors of the weights of the rows of a user in training and in validation, after
+        `resample`.
     """
 
     def __init__(self, X, log, columns, objective, *, response_id=None, groups=None):
@@ -71,7 +74,7 @@ class TrainingData:
         self.usable = self.train = log.usable()
         self.valid = self.usable[:0]
         self.scaler = None
-        self._replicates = None
+        self._replicates = self.user_factors = None
 
     # ------------------------------------------------------------------ parts
 
@@ -140,7 +143,7 @@ class TrainingData:
         Parameters
         ----------
         weight : ndarray of shape (members, m)
-            Factors of the weights of the responses.
+            Factors of the weights of the responses; one for all rows of a user.
         validation_fraction : float
         random_state : numpy.random.RandomState
         """
@@ -154,10 +157,13 @@ class TrainingData:
                 held = validation_split(*strata_and_groups, validation_fraction, random_state)
                 held = self.usable[held]
                 of_valid[held], of_train[held] = of_train[held], 0.0
-        parts = (train, valid) if has_split else (train,)
-        for part in parts:
-            part /= part[:, self.usable].mean(axis=1, keepdims=True)
-        self._replicates = weight * self.log.sample_weight, parts[0], parts[-1]
+        parts = (train, valid) if has_split else (train, train)
+        means = [part[:, self.usable].mean(axis=1, keepdims=True) for part in parts]
+        parts = [part / mean for part, mean in zip(parts, means, strict=True)]
+        self._replicates = weight * self.log.sample_weight, *parts
+        if self.log.user is not None:
+            of_users = weight[:, np.unique(self.log.user, return_index=True)[1]]
+            self.user_factors = [of_users / mean for mean in means]
 
     def part_weights(self):
         """Return the weights of the responses in training and in validation.

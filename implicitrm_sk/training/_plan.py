@@ -290,13 +290,13 @@ class FitPlan:
             return min(self.max_epochs, FIXED_EPOCHS)
         return self.max_epochs
 
-    def net(self, model, constraint=None, hooks=None):
+    def net(self, model, constraint=None, hooks=None, user_factors=None):
         """Return the `RewardNet` that trains a model."""
         hooks = Hooks() if hooks is None else hooks
         device = next(model.parameters()).device
         users = None
         if self.n_users is not None:
-            users = UserWeights(self.n_users, model.config["n_members"], device)
+            users = UserWeights(self.n_users, model.config["n_members"], device, user_factors)
         return build_net(
             model,
             self.objective,
@@ -369,7 +369,7 @@ class FitPlan:
         """
         hooks = Hooks() if hooks is None else hooks
         constraint = self.rate_constraint(model, len(data.train))
-        net = self.net(model, constraint, hooks)
+        net = self.net(model, constraint, hooks, data.user_factors)
         parts = self.parts(data, model, random_state, further)
         X, scaler, population = data.X, data.scaler, None
         if constraint is not None:

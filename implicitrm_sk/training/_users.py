@@ -40,12 +40,18 @@ class UserWeights:
     ----------
     n_users, n_members : int
     device : torch.device
+    factors : tuple of two arrays of shape (members, users), default=None
+        What the weights of the rows of a user are multiplied by in training and in validation, for
+        each member. What is known of a user does not depend on them.
     """
 
-    def __init__(self, n_users, n_members, device):
+    def __init__(self, n_users, n_members, device, factors=None):
         nodes, log_prior = quadrature()
         self.nodes, self.log_prior = (x.to(device, torch.float32) for x in (nodes, log_prior))
         self.messages = torch.zeros(n_users, n_members, N_NODES, device=device)
+        if factors is not None:
+            factors = [torch.as_tensor(f.T[..., None]).to(self.messages) for f in factors]
+        self.factors = factors
         #: None before the first epoch: all users have the weights of the population.
         self.weight = None
 
@@ -81,6 +87,8 @@ class UserWeights:
         It is 1 at the optimum. To multiply the loadings by it, as in parameter-expanded EM (Liu,
         Rubin & Wu 1998), takes them there in a few epochs; EM alone creeps.
         """
+        if self.factors is not None:
+            self.messages /= self.factors[0]
         self.weight = posterior(self.messages, self.log_prior).exp_()
         present = (self.messages != 0).any(-1).any(-1)
         variance = (self.weight[present] @ self.nodes**2).mean(0)
@@ -92,7 +100,12 @@ class UserWeights:
 
         The rows of a user are taken together: one by one they hardly depend on the activity.
         """
-        joint = self.messages + self.weight.clamp_min(1e-30).log()
-        risk = -torch.logsumexp(joint, -1).double().sum(0) / n_rows
+        prior = self.weight.clamp_min(1e-30).log()
+        if self.factors is None:
+            of_users = torch.logsumexp(self.messages + prior, -1)
+        else:
+            factor = self.factors[1]
+            of_users = torch.logsumexp(self.messages / factor + prior, -1) * factor[..., 0]
+        risk = -of_users.double().sum(0) / n_rows
         self.messages.zero_()
         return risk
