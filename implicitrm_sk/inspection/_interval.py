@@ -59,7 +59,7 @@ class RewardInterval:
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(800, 2))
     >>> y = ((X[:, 0] > 0) & (rng.random(800) < 0.5)).astype(int)
-    >>> est = ImplicitRewardEstimator(learning_rate_init=0.01, random_state=0)
+    >>> est = ImplicitRewardEstimator(max_epochs=10, early_stopping=False, random_state=0)
     >>> found = reward_interval(est, X, y, [[2.0, 0.0], [-2.0, 0.0]], n_bootstrap=10)
     >>> bool((found.low <= found.reward).all() and (found.reward <= found.high).all())
     True
@@ -92,7 +92,12 @@ class RewardInterval:
         return "\n".join(lines)
 
     def to_frame(self) -> Any:
-        """Return a DataFrame with the columns "reward", "reward_low" and "reward_high".
+        """Return the rewards and their intervals as a DataFrame.
+
+        Returns
+        -------
+        frame : DataFrame
+            One row per response, with columns "reward", "reward_low" and "reward_high".
 
         Examples
         --------
@@ -191,7 +196,7 @@ def reward_interval(
     >>> X = rng.normal(size=(800, 2))
     >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
     >>> est = ImplicitRewardEstimator(
-    ...     shared_examination=False, learning_rate_init=0.01, random_state=0
+    ...     shared_examination=False, max_epochs=30, early_stopping=False, random_state=0
     ... )
     >>> found = reward_interval(est, X, y, [[2.0, 0.0], [-2.0, 0.0]], n_bootstrap=20)
     >>> bool(found.low[0] > 0.7 and found.high[1] < 0.3)
