@@ -196,7 +196,11 @@ def reward_interval(
     >>> X = rng.normal(size=(800, 2))
     >>> y = ((X[:, :1] > 0) & (rng.random((800, 2)) < 0.5)).astype(int)
     >>> est = ImplicitRewardEstimator(
-    ...     shared_examination=False, max_epochs=30, early_stopping=False, random_state=0
+    ...     shared_examination=False,
+    ...     learning_rate_init=0.01,
+    ...     max_epochs=30,
+    ...     early_stopping=False,
+    ...     random_state=0,
     ... )
     >>> found = reward_interval(est, X, y, [[2.0, 0.0], [-2.0, 0.0]], n_bootstrap=20)
     >>> bool(found.low[0] > 0.7 and found.high[1] < 0.3)
