@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from .._lazy import lazy
 
 if TYPE_CHECKING:
+    from ._adapter import LowRankAdapter
     from ._embedder import LLMEmbedder
     from ._ray import embed_dataset
     from ._store import EmbeddingStore
 
-__all__ = ["EmbeddingStore", "LLMEmbedder", "embed_dataset"]
+__all__ = ["EmbeddingStore", "LLMEmbedder", "LowRankAdapter", "embed_dataset"]
 __getattr__, __dir__ = lazy(
     __name__,
     {
+        "_adapter": ("LowRankAdapter",),
         "_embedder": ("LLMEmbedder",),
         "_ray": ("embed_dataset",),
         "_store": ("EmbeddingStore",),

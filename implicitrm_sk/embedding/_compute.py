@@ -127,23 +127,45 @@ def _forward(model, both, pooling, layer):
         both = both.pin_memory()
     ids, mask = both.to(model.device, non_blocking=True)
     # Without padding there is nothing to mask, and attention is faster.
-    is_padded = not both[1].all()
+    mask = None if both[1].all() else mask
     with model.lock:
-        output = model.network(
-            input_ids=ids,
-            attention_mask=mask if is_padded else None,
-            output_hidden_states=layer is not None,
-        )
+        vectors = text_vectors(model.network, ids, mask, pooling, layer)
+    return vectors.cpu().numpy()
+
+
+def text_vectors(network, ids, mask, pooling, layer):
+    """Return the vectors of some texts, in float32 or wider; differentiable.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        A model of transformers.
+    ids : Tensor of int of shape (n, length)
+    mask : Tensor of int of shape (n, length) or None
+        1 for tokens, 0 for padding at their right; None: there is none.
+    pooling : {"mean", "last", "cls"}
+    layer : int or None
+        Which of the hidden states; None is the output of the last layer.
+
+    Returns
+    -------
+    vectors : Tensor of shape (n, d)
+    """
+    output = network(
+        input_ids=ids, attention_mask=mask, output_hidden_states=layer is not None
+    )
     hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
-    mask = mask.to(hidden.device)
+    mask = None if mask is None else mask.to(hidden.device)
     if pooling == "cls":
         vectors = hidden[:, 0]
     elif pooling == "last":
-        last = mask.sum(1) - 1
+        last = -1 if mask is None else mask.sum(1) - 1
         vectors = hidden[torch.arange(len(hidden), device=hidden.device), last]
     else:
         wide = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        if is_padded:
+        if mask is None:
+            vectors = wide.sum(1) / wide.shape[1]
+        else:
             wide = wide.masked_fill(mask[:, :, None] == 0, 0)
-        vectors = wide.sum(1) / mask.sum(1, keepdim=True)
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32)).cpu().numpy()
+            vectors = wide.sum(1) / mask.sum(1, keepdim=True)
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))

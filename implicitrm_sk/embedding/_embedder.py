@@ -11,7 +11,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
@@ -19,9 +24,11 @@ from tqdm import tqdm
 from .._typing import Rows, same
 from .._warnings import warn
 from . import _models
+from ._adapter import LowRankAdapter
 from ._compute import TokenArrays, embed_batch, plan_batches
 from ._store import EmbeddingStore, Records
 from ._text import as_messages, as_plain_text, read_text
+from ._trunk import Trunk
 
 #: Changes when the same text and model would give other vectors than before.
 _FORMAT = 1
@@ -95,6 +102,8 @@ class LLMEmbedder(
         Whether to run code that comes with the model.
     model_kwargs : dict, default=None
         Further arguments of ``AutoModel.from_pretrained``, such as ``attn_implementation``.
+    adapter : LowRankAdapter, default=None
+        What fine-tuning has changed in the weights (`implicitrm_sk.integrations.fine_tune`).
     verbose : bool, default=False
         Show a progress bar. As a step of a pipeline with scikit-learn's ``ProgressBar``, the
         embedder has its bar there.
@@ -117,7 +126,8 @@ class LLMEmbedder(
     commit_ : str or None
         The commit of a model of the hub.
     fingerprint_ : str
-        Identifies weights and tokenizer: name and commit, or a hash of local files.
+        Identifies weights and tokenizer: name and commit, or a hash of local files, and the hash of
+        the adapter.
     stats_ : dict
         Of the last call: ``n_rows``, ``n_distinct``, ``n_computed`` and ``n_stored`` (found in the
         store, or put there by another process meanwhile), ``n_truncated`` (of the distinct texts)
@@ -158,6 +168,7 @@ class LLMEmbedder(
         "revision": [str, None],
         "trust_remote_code": ["boolean"],
         "model_kwargs": [dict, None],
+        "adapter": [LowRankAdapter, None],
         "verbose": ["verbose"],
     }
 
@@ -180,6 +191,7 @@ class LLMEmbedder(
         revision: str | None = None,
         trust_remote_code: bool = False,
         model_kwargs: dict[str, Any] | None = None,
+        adapter: LowRankAdapter | None = None,
         verbose: bool | int = False,
     ) -> None:
         self.model = model
@@ -198,6 +210,7 @@ class LLMEmbedder(
         self.revision = revision
         self.trust_remote_code = trust_remote_code
         self.model_kwargs = model_kwargs
+        self.adapter = adapter
         self.verbose = verbose
 
     def __sklearn_tags__(self):
@@ -249,6 +262,8 @@ class LLMEmbedder(
         self.fingerprint_ = _models.fingerprint(source, None if store is None else store.folder)
         config = _models.load_config(source, self.fingerprint_)
         tokenizer = _models.load_tokenizer(source, self.fingerprint_)
+        if self.adapter is not None:
+            self.fingerprint_ += f"+{self.adapter.digest}"
         text_config = config.get_text_config()
         self.n_layers_ = int(text_config.num_hidden_layers)
         if not -self.n_layers_ - 1 <= self.layer <= self.n_layers_:
@@ -542,6 +557,141 @@ class LLMEmbedder(
                 tokens[i] = ids or [fallback]
         return tokens, cut
 
+    def tokenize_distinct(self, X: Rows) -> tuple[NDArray[np.int64], list[list[int]]]:
+        """Return the tokens of each distinct text, and which of them each row is.
+
+        Parameters
+        ----------
+        X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
+            Text, as in `transform`.
+
+        Returns
+        -------
+        numbers : ndarray of int of shape (n_samples,)
+            Position of each row's text in `tokens`.
+        tokens : list of list of int
+            As `tokenize` returns them, one list per distinct text, in order of first appearance.
+
+        Warns
+        -----
+        UserWarning
+            If texts were longer than `max_length`, as in `transform`.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> numbers, tokens = embedder.tokenize_distinct(["Four.", "4", "Four."])
+        >>> numbers.tolist(), len(tokens)
+        ([0, 1, 0], 2)
+        """
+        ensure_fitted(self)
+        rows = read_text(X)
+        numbers, _, first = self._keys(rows)
+        tokens, cut = self._tokenize(first, rows)
+        self.stats_ = {
+            "n_rows": len(rows),
+            "n_distinct": len(first),
+            "n_computed": 0,
+            "n_stored": 0,
+            "n_truncated": int((cut > 0).sum()),
+            "n_tokens_cut": int(cut.sum()),
+        }
+        self._report_cuts()
+        return numbers, tokens
+
+    # ------------------------------------------------------------------ the model itself
+
+    def trunk(self, dtype: str | None = None) -> Trunk:
+        """Load the language model anew, as a torch module to be trained.
+
+        Parameters
+        ----------
+        dtype : str, default=None
+            Number format of the weights; None is that of the embedder, `dtype_`.
+
+        Returns
+        -------
+        trunk : Trunk
+            Maps token numbers and mask, each of shape (n, length), to the vectors that `transform`
+            gives. It is on the CPU and in evaluation mode, and shares nothing with the embedder.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> tokens = torch.tensor(embedder.tokenize(["Four."]))
+        >>> vectors = embedder.trunk("float32")(tokens)
+        >>> tuple(vectors.shape), vectors.requires_grad
+        ((1, 384), True)
+        """
+        ensure_fitted(self)
+        network = _models.new_network(self._source, dtype=dtype or self.dtype_, **self._loading())
+        return Trunk(
+            network,
+            normalize=self.normalize,
+            output_dtype=self.output_dtype,
+            **self._reading(),
+        )
+
+    def skeleton(self) -> torch.nn.Module:
+        """Return the language model without its weights, to see which layers it has.
+
+        Returns
+        -------
+        network : torch.nn.Module
+            On the meta device: shapes, no numbers, and nothing but the configuration is read.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> len(embedder.skeleton().encoder.layer)
+        6
+        """
+        ensure_fitted(self)
+        return _models.skeleton(self._source, self.fingerprint_)
+
+    def save_network(self, network: torch.nn.Module, folder: str | PathLike[str]) -> Self:
+        """Save a model that `trunk` gave, and return an embedder with it in place of its own.
+
+        Parameters
+        ----------
+        network : torch.nn.Module
+            Of transformers, with the tokenizer of the embedder.
+        folder : str or path-like
+            Where to write model and tokenizer.
+
+        Returns
+        -------
+        embedder : LLMEmbedder
+            A new one, which pools and cuts texts as this one does.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     moved = embedder.save_network(embedder.trunk().network, folder)
+        ...     same = moved.transform(["Four."]) == embedder.transform(["Four."])
+        >>> bool(same.all())
+        True
+        """
+        ensure_fitted(self)
+        network.save_pretrained(folder)
+        self._tokenizer().save_pretrained(folder)
+        kwargs = {k: v for k, v in (self.model_kwargs or {}).items() if k != "gguf_file"}
+        return clone(self).set_params(
+            model=os.fspath(folder),
+            revision=None,
+            pooling=self.pooling_,
+            max_length=self.max_length_,
+            model_kwargs=kwargs or None,
+            adapter=None,
+        )
+
     # ------------------------------------------------------------------ tokens to vectors
 
     def _settings(self):
@@ -698,27 +848,30 @@ class LLMEmbedder(
         is_cuda = torch.cuda.is_available() if device is None else device.type == "cuda"
         return _BATCH_TOKENS["cuda" if is_cuda else "cpu"]
 
-    def _compute(self, tokens, rows):
+    def _loading(self):
         model_kwargs = dict(self.model_kwargs or {})
         model_kwargs.pop("gguf_file", None)
+        return {"model_kwargs": model_kwargs, "adapter": self.adapter}
+
+    def _reading(self):
+        pad = self._tokenizer().pad_token_id
+        return {
+            "pad": 0 if pad is None else pad,
+            "pooling": self.pooling_,
+            "layer": None if self.layer_ == self.n_layers_ else self.layer_,
+        }
+
+    def _compute(self, tokens, rows):
         model = _models.load_model(
             self._source,
             self.fingerprint_,
             dtype=self.dtype_,
             device=_models.resolve_placement(self.device, self.device_map),
             device_map=self.device_map,
-            model_kwargs=model_kwargs,
+            **self._loading(),
         )
-        pad = self._tokenizer().pad_token_id
-        vectors = embed_batch(
-            model,
-            tokens,
-            rows,
-            pad=0 if pad is None else pad,
-            pooling=self.pooling_,
-            layer=None if self.layer_ == self.n_layers_ else self.layer_,
-            max_tokens=self._batch_tokens(),
-        )
+        max_tokens = self._batch_tokens()
+        vectors = embed_batch(model, tokens, rows, max_tokens=max_tokens, **self._reading())
         with np.errstate(over="ignore"):
             vectors = vectors.astype(self.output_dtype)
         if not np.isfinite(vectors).all():

@@ -1,6 +1,7 @@
 """Language models and their tokenizers: where they are, what they are, loading them once."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -174,6 +175,17 @@ def load_config(source, identity):
     return _load_once(_configs, AutoConfig, source, identity, "configuration")
 
 
+def skeleton(source, identity):
+    """Return a model on the meta device, by its configuration alone."""
+    from transformers import AutoModel
+
+    # `from_config` writes into it.
+    config = copy.deepcopy(load_config(source, identity))
+    with torch.device("meta"), _quiet():
+        network = AutoModel.from_config(config, trust_remote_code=source.trust_remote_code)
+    return network.get_encoder() if config.is_encoder_decoder else network
+
+
 def load_tokenizer(source, identity):
     """Return the tokenizer of a model."""
     from transformers import AutoTokenizer
@@ -208,35 +220,52 @@ class LoadedModel:
     token_limit: float = float("inf")
 
 
-def load_model(source, identity, *, dtype, device, device_map, model_kwargs):
-    """Return the model, from memory if it is the one in use."""
+def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=None):
+    """Return a model whose hidden states are embedded, loaded anew, on the CPU unless mapped.
+
+    Parameters
+    ----------
+    source : Source
+    dtype : str
+    device_map, model_kwargs
+        As in `LLMEmbedder`.
+    adapter : LowRankAdapter, default=None
+        Added to its weights.
+    """
     from transformers import AutoModel
 
-    key = source, identity, dtype, str(device), repr(device_map), repr(model_kwargs)
+    placement = {} if device_map is None else {"device_map": device_map}
+    network, report = source.load(
+        AutoModel,
+        dtype=getattr(torch, dtype),
+        output_loading_info=True,
+        **placement,
+        **(model_kwargs or {}),
+    )
+    # Encoders are often saved without the pooling layer, which is not used here.
+    missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} weights of model={source.name!r} are not in its files, e.g. "
+            f"{sorted(missing)[0]!r}: they would be random numbers. Check that its "
+            "config.json belongs to its weights."
+        )
+    if network.config.is_encoder_decoder:
+        network = network.get_encoder()
+    if adapter is not None:
+        adapter.add_to(network)
+    network.config.use_cache = False
+    return network.eval()
+
+
+def load_model(source, identity, *, device, **loading):
+    """Return the model, from memory if it is the one in use; `loading` is of `new_network`."""
+    key = source, identity, str(device), repr(loading)
     with _lock:
         if key not in _models:
             _models.clear()  # two sets of weights may not fit
-            placement = {} if device_map is None else {"device_map": device_map}
-            network, report = source.load(
-                AutoModel,
-                dtype=getattr(torch, dtype),
-                output_loading_info=True,
-                **placement,
-                **(model_kwargs or {}),
-            )
-            # Encoders are often saved without the pooling layer, which is not used here.
-            missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} weights of model={source.name!r} are not in its files, e.g. "
-                    f"{sorted(missing)[0]!r}: they would be random numbers. Check that its "
-                    "config.json belongs to its weights."
-                )
-            if network.config.is_encoder_decoder:
-                network = network.get_encoder()
-            network.config.use_cache = False
-            network.eval()
-            if device_map is None:
+            network = new_network(source, **loading)
+            if loading["device_map"] is None:
                 network.to(device)
             device = next(network.parameters()).device
             _models[key] = LoadedModel(network, device, threading.Lock())

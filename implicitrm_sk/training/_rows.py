@@ -68,23 +68,38 @@ class ResidentRows:
             if self.partners is not None:
                 self.partners.draw()
         batches = self._single_rows(part) if self.offsets is None else self._repeated_rows(part)
-        for responses, rows, first, response in batches:
-            sample_weight = self.sample_weight.index_select(-1, responses)
-            if self.partners is not None:
-                partners = self.partners.partner.index_select(0, rows)
-                sample_weight = sample_weight * self.sample_weight.index_select(-1, partners)
-                responses = rows = torch.cat([rows, partners])
-            # index_select copies whole rows; X[index] would be five times slower on a CPU.
-            fields = {name: value.index_select(0, rows) for name, value in self.rows.items()}
-            for name, value in self.responses.items():
-                fields[name] = value.index_select(-1, responses)
-            if response is not None:
-                fields["response"] = response
-            yield (
-                (self.X.index_select(0, rows), first),
-                fields,
-                sample_weight,
-            )
+        for batch in batches:
+            yield self._batch(*batch)
+
+    def take(self, responses):
+        """Return the batch of some responses, in the form in which batches are served.
+
+        Parameters
+        ----------
+        responses : Tensor of int
+        """
+        if self.offsets is None:
+            return self._batch(responses, responses, None, None)
+        sizes = self.offsets[responses + 1] - self.offsets[responses]
+        first = sizes.cumsum(0) - sizes
+        response = torch.repeat_interleave(sizes)
+        rows = torch.arange(len(response), device=sizes.device)
+        rows = rows + (self.offsets[responses] - first)[response]
+        return self._batch(responses, rows, first, response)
+
+    def _batch(self, responses, rows, first, response):
+        sample_weight = self.sample_weight.index_select(-1, responses)
+        if self.partners is not None:
+            partners = self.partners.partner.index_select(0, rows)
+            sample_weight = sample_weight * self.sample_weight.index_select(-1, partners)
+            responses = rows = torch.cat([rows, partners])
+        # index_select copies whole rows; X[index] would be five times slower on a CPU.
+        fields = {name: value.index_select(0, rows) for name, value in self.rows.items()}
+        for name, value in self.responses.items():
+            fields[name] = value.index_select(-1, responses)
+        if response is not None:
+            fields["response"] = response
+        return (self.X.index_select(0, rows), first), fields, sample_weight
 
     def _single_rows(self, part):
         for rows in part.split(self.batch_size):
