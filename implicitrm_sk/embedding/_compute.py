@@ -151,9 +151,7 @@ def text_vectors(network, ids, mask, pooling, layer):
     -------
     vectors : Tensor of shape (n, d)
     """
-    output = network(
-        input_ids=ids, attention_mask=mask, output_hidden_states=layer is not None
-    )
+    output = network(input_ids=ids, attention_mask=mask, output_hidden_states=layer is not None)
     hidden = output.last_hidden_state if layer is None else output.hidden_states[layer]
     mask = None if mask is None else mask.to(hidden.device)
     if pooling == "cls":

@@ -653,20 +653,15 @@ class LLMEmbedder(
         ensure_fitted(self)
         return _models.skeleton(self._source, self.fingerprint_)
 
-    def save_network(self, network: torch.nn.Module, folder: str | PathLike[str]) -> Self:
-        """Save a model that `trunk` gave, and return an embedder with it in place of its own.
+    def save_network(self, network: torch.nn.Module, folder: str | PathLike[str]) -> None:
+        """Save a model that `trunk` gave, with the tokenizer of the embedder.
 
         Parameters
         ----------
         network : torch.nn.Module
-            Of transformers, with the tokenizer of the embedder.
+            Of transformers.
         folder : str or path-like
-            Where to write model and tokenizer.
-
-        Returns
-        -------
-        embedder : LLMEmbedder
-            A new one, which pools and cuts texts as this one does.
+            Where to write.
 
         Examples
         --------
@@ -674,7 +669,8 @@ class LLMEmbedder(
         >>> from implicitrm_sk import LLMEmbedder
         >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     moved = embedder.save_network(embedder.trunk().network, folder)
+        ...     embedder.save_network(embedder.trunk().network, folder)
+        ...     moved = embedder.moved_to(folder)
         ...     same = moved.transform(["Four."]) == embedder.transform(["Four."])
         >>> bool(same.all())
         True
@@ -682,6 +678,28 @@ class LLMEmbedder(
         ensure_fitted(self)
         network.save_pretrained(folder)
         self._tokenizer().save_pretrained(folder)
+
+    def moved_to(self, folder: str | PathLike[str]) -> Self:
+        """Return an embedder with the model of a folder that pools and cuts texts as this one.
+
+        Parameters
+        ----------
+        folder : str or path-like
+            What `save_network` wrote.
+
+        Returns
+        -------
+        embedder : LLMEmbedder
+            A new one.
+
+        Examples
+        --------
+        >>> from implicitrm_sk import LLMEmbedder
+        >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+        >>> embedder.moved_to("tuned").pooling  # what "auto" was
+        'mean'
+        """
+        ensure_fitted(self)
         kwargs = {k: v for k, v in (self.model_kwargs or {}).items() if k != "gguf_file"}
         return clone(self).set_params(
             model=os.fspath(folder),

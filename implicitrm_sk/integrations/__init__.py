@@ -2,6 +2,7 @@
 
 from ._best_of_n import PairedAccuracy, Ranking, evaluate_pairs, rank
 from ._datasets import to_preference_dataset
+from ._fine_tune import fine_tune
 from ._ray import predict_dataset
 from ._transformers import TransformersExport, to_transformers
 from ._trl import reward_function
@@ -11,6 +12,7 @@ __all__ = [
     "Ranking",
     "TransformersExport",
     "evaluate_pairs",
+    "fine_tune",
     "predict_dataset",
     "rank",
     "reward_function",

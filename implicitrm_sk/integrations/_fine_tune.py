@@ -1,0 +1,738 @@
+"""End-to-end training: the language model of a fitted estimator, with the same likelihood."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from .._activity import is_better
+from .._assumptions import Assumptions
+from .._device import resolve_device
+from .._estimator import ImplicitRewardEstimator
+from .._features import HeadColumns, select_features
+from .._fit import own_random_state, reread_log, take_evidence
+from .._held_out import HeldOut, check_verdict, part_of
+from .._identification import Evidence, warn_not_identified
+from .._log import number_responses
+from .._optional import import_optional
+from .._prediction import FittedMixture
+from .._validation import is_numeric
+from .._warnings import warn
+from ..embedding import LowRankAdapter
+from ..embedding._compute import TokenArrays
+from ..embedding._embedder import ensure_fitted
+from ..training._data import TrainingData
+from ..training._net import MemberRisk
+from ..training._plan import FitPlan
+
+#: Evaluations without a better held-out likelihood after which training stops.
+PATIENCE = 3
+EPOCHS, BATCH_SIZE = 3, 16
+#: Steps of AdamW: of a low-rank change, and of all weights.
+LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 2e-5
+#: What says in an output folder which run it is of.
+RUN_FILE = "run.json"
+#: How far rewards of the result may differ from those in training: float32, and coarser formats.
+TOLERANCES = (1e-4, 0.05)
+FIT_PARAMS = ("sample_weight", "groups", "response_id", "exposures", "labels", "propensity")
+
+
+def fine_tune(
+    est: ImplicitRewardEstimator,
+    X: Any,
+    y: Any,
+    *,
+    output_dir: str | PathLike[str],
+    lora: Any = True,
+    args: Any = None,
+    eval_fraction: float | None = None,
+    **fit_params: Any,
+) -> ImplicitRewardEstimator:
+    """Train the language model of a fitted estimator together with its heads.
+
+    The fitted heads are the start: a head that fits already keeps the first steps from distorting
+    what the language model knows (Kumar et al. 2022). The loss is the objective of the estimator,
+    with all that `fit` knows, its mean over the members; the engine is transformers' ``Trainer``.
+    Training stops by the likelihood of held-out rows, and the result is returned only if that is
+    better than before by more than one standard error.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        Fitted on text, with an `embedder`. It is left as it is.
+    X : text of n_samples rows
+        As in `fit`: best the rows that the heads were fitted on.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    output_dir : str or path-like
+        Folder for checkpoints and the tuned weights; new or empty, unless a run is resumed.
+    lora : bool or peft.LoraConfig, default=True
+        True trains a low-rank change of rank 16 of all linear layers, a ``LoraConfig`` another
+        one. False trains all weights, and writes a model of full size.
+    args : dict or transformers.TrainingArguments, default=None
+        A dict changes single arguments of the recipe, see Notes. ``TrainingArguments`` replace it;
+        only `output_dir` is set in them. ``resume_from_checkpoint`` (True, or a folder) goes on
+        with a run that was interrupted.
+    eval_fraction : float, default=None
+        Share of the groups of rows to hold out. None is `validation_fraction` of the estimator.
+    **fit_params : dict
+        Arguments of `fit`: sample_weight, groups, response_id, exposures, labels, propensity.
+
+    Returns
+    -------
+    tuned : ImplicitRewardEstimator
+        Fitted, with an embedder of the tuned model: all methods work as before. With LoRA, `save`
+        writes the low-rank change beside the heads, and the name of the base model. `fine_tuning_`
+        describes the run. The estimator `est` itself, if it was not beaten.
+
+    Raises
+    ------
+    ImportError
+        Without accelerate, or peft for LoRA: ``pip install "implicitrm-sk[finetune]"``.
+    TypeError, ValueError
+        Before a model is loaded: if `est` has no embedder or X holds vectors, if an argument is
+        wrong or does not go with what was fitted, if labels contradict actions, if the model has
+        no layers for LoRA, or if something is not supported: user ids, objectives that do not
+        model P(y | x), compare pairs or need the whole log.
+    FileExistsError
+        If `output_dir` holds something, and nothing is resumed; or another run than this one.
+
+    Warns
+    -----
+    UserWarning
+        If the tuned model is not better than the frozen one; both figures are given.
+    IdentificationWarning
+        As in `fit`.
+
+    Notes
+    -----
+    The recipe: three epochs in batches of 16 texts of similar length; steps of 2e-4 for LoRA and
+    2e-5 for all weights, over the heads too, with 6 % warm-up and linear decay; two evaluations
+    per epoch; an end after three that found nothing better; the best checkpoint is kept.
+
+    With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
+    early stopping of `fit` held out. Otherwise the heads may have been fitted on some of them,
+    which speaks for the frozen model in the comparison.
+
+    With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
+    then has 16 texts per process. Torch's global random state is what it was before.
+
+    References
+    ----------
+    .. [1] Kumar, Raghunathan, Jones, Ma & Liang, "Fine-Tuning can Distort Pretrained Features and
+       Underperform Out-of-Distribution", ICLR 2022.
+    .. [2] Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.integrations import fine_tune  # doctest: +SKIP
+    >>> est.fit(texts, actions, groups=prompts)  # doctest: +SKIP
+    >>> tuned = fine_tune(
+    ...     est, texts, actions, groups=prompts, output_dir="run", args={"num_train_epochs": 2}
+    ... )  # doctest: +SKIP
+    >>> tuned.save("reward")  # doctest: +SKIP
+    """
+    import_optional("accelerate", "finetune", "Fine-tuning")
+    check_start(est, X, lora, eval_fraction, fit_params)
+    groups = fit_params.pop("groups", None)
+    ensure_fitted(est.embedder_)
+    config = lora_config(est.embedder_, lora)
+    args = training_arguments(est, output_dir, args, lora=config is not None)
+    run = Run.of(est, X, y, groups, fit_params, eval_fraction, args, config)
+    run.claim(Path(args.output_dir))
+    with _global_generators_kept():
+        tuned, frozen = run.train()
+        return run.result(tuned, frozen)
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def check_start(est, X, lora, eval_fraction, fit_params):
+    """Raise if an estimator, its data or an argument cannot be fine-tuned; no model is loaded."""
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est is a {type(est).__name__}, but expected is an ImplicitRewardEstimator with an "
+            "embedder. Of a pipeline, fit ImplicitRewardEstimator(embedder=...) on the texts."
+        )
+    check_is_fitted(est, "model_")
+    embedder = getattr(est, "embedder_", None)
+    if embedder is None:
+        raise ValueError(
+            "est was fitted on vectors, so that there is no language model to train. Fit "
+            "ImplicitRewardEstimator(embedder=...) on the texts of the log."
+        )
+    if isinstance(X, str | PathLike) or is_numeric(X):
+        raise ValueError(
+            "X holds vectors, or is a path of them, but a language model reads text. Pass the "
+            "texts that est was fitted on."
+        )
+    unknown = sorted(set(fit_params) - {*FIT_PARAMS, "user_id"})
+    if unknown:
+        raise TypeError(
+            f"{unknown[0]!r} is not an argument of fine_tune or of fit. Expected one of "
+            f"{', '.join(FIT_PARAMS)}."
+        )
+    if fit_params.get("user_id") is not None or est.model_.log_loading is not None:
+        raise ValueError(
+            "user_id is not supported by fine_tune: the weights of users over their activity "
+            "need all of their rows at once, and batches hold some. Fit est without user_id."
+        )
+    objective = est.objective_
+    reasons = (
+        (not objective.models_actions, "does not model P(y | x), so that nothing can be compared"),
+        (objective.pairs, "compares pairs of responses, and batches are made of single ones"),
+        (not objective.incremental, "needs the whole log beside a batch"),
+    )
+    for applies, reason in reasons:
+        if applies:
+            raise ValueError(
+                f"objective={type(objective).__name__} is not supported by fine_tune: it {reason}. "
+                "Fit est with objective='stratified'."
+            )
+    if eval_fraction is not None and not 0 < eval_fraction < 1:
+        raise ValueError(
+            f"eval_fraction must lie between 0 and 1, got {eval_fraction!r}. None is the "
+            "validation_fraction of est."
+        )
+    if embedder.device_map is not None:
+        raise ValueError(
+            f"the embedder has device_map={embedder.device_map!r}, which the Trainer cannot "
+            "train. Leave it out, and spread the model by accelerate (FSDP, DeepSpeed)."
+        )
+    is_gguf = str(embedder.model).endswith(".gguf") or "gguf_file" in (embedder.model_kwargs or {})
+    if lora is False and (is_gguf or embedder.trust_remote_code):
+        kind = "is a .gguf file" if is_gguf else "brings code of its own"
+        raise ValueError(
+            f"lora=False writes a whole model, but model={embedder.model!r} {kind}. Use lora=True, "
+            "or a model of another form."
+        )
+
+
+def lora_config(embedder, lora):
+    """Return the LoraConfig with the layers it changes, None without LoRA.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another kind, not supported, or fits to no layer of the model.
+    """
+    if lora is False:
+        return None
+    peft = import_optional("peft", "finetune", "Fine-tuning with LoRA")
+    skeleton = embedder.skeleton()
+    name = f"model={embedder.model!r}"
+    if lora is True:
+        from transformers.pytorch_utils import Conv1D
+
+        layers = [
+            layer
+            for layer, module in skeleton.named_modules()
+            if isinstance(module, torch.nn.Linear | Conv1D) and "pooler" not in layer.split(".")
+        ]
+        if not layers:
+            raise ValueError(
+                f"{name} has no linear layers for LoRA to change. Use lora=False, or a "
+                "peft.LoraConfig that names its layers."
+            )
+        return peft.LoraConfig(r=16, lora_alpha=32, target_modules=layers)
+    if not isinstance(lora, peft.LoraConfig):
+        raise TypeError(
+            f"lora must be True, False or a peft.LoraConfig, got {type(lora).__name__}."
+        )
+    for option in ("use_dora", "modules_to_save", "layer_replication", "target_parameters"):
+        if getattr(lora, option, None):
+            raise ValueError(
+                f"lora has {option}={getattr(lora, option)!r}, which cannot be written as "
+                "low-rank change of linear layers. Leave it out, or use lora=False."
+            )
+    if lora.bias != "none" or lora.init_lora_weights not in (True, "gaussian"):
+        raise ValueError(
+            "lora must leave the base model as it is: expected bias='none' and "
+            f"init_lora_weights=True or 'gaussian', got {lora.bias!r} and "
+            f"{lora.init_lora_weights!r}."
+        )
+    try:
+        wrapped = peft.inject_adapter_in_model(copy.deepcopy(lora), skeleton)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} has no layers for this lora: {' '.join(str(error).split())} Name layers of it "
+            "in target_modules, or use lora=True."
+        ) from error
+    for layer in _lora_layers(wrapped).values():
+        if not layer.lora_A:
+            raise ValueError(
+                f"lora changes a {type(layer.get_base_layer()).__name__}, but expected are linear "
+                "layers only. Name them in target_modules."
+            )
+    return copy.deepcopy(lora)
+
+
+def _lora_layers(network):
+    """Return the layers that LoRA changes, by name."""
+    from peft.tuners.lora import LoraLayer
+
+    return {name: m for name, m in network.named_modules() if isinstance(m, LoraLayer)}
+
+
+def training_arguments(est, output_dir, args, *, lora):
+    """Return `TrainingArguments`: those given, or the recipe with what a dict changes in it."""
+    from transformers import TrainingArguments
+
+    output_dir = os.fspath(output_dir)
+    if isinstance(args, TrainingArguments):
+        args = copy.copy(args)
+        args.output_dir, args.remove_unused_columns = output_dir, False
+    elif args is None or isinstance(args, Mapping):
+        given = dict(args or {})
+        if "output_dir" in given:
+            raise ValueError("args holds output_dir, which is an argument of fine_tune. Leave it.")
+        args = _recipe(est, output_dir, given, lora)
+    else:
+        raise TypeError(
+            f"args must be a dict or transformers.TrainingArguments, got {type(args).__name__}."
+        )
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, over which the Trainer would split the batches. "
+            "Start one process for each with torchrun, or set CUDA_VISIBLE_DEVICES."
+        )
+    return args
+
+
+def _recipe(est, output_dir, given, lora):
+    from transformers import TrainingArguments
+
+    on_cuda = resolve_device(est.embedder_.device).type == "cuda"
+    epochs = given.get("num_train_epochs", EPOCHS)
+    # Shares of the whole training.
+    every = min(1 / (2 * epochs), 0.5) if epochs > 0 else 0.5
+    recipe = {
+        "num_train_epochs": EPOCHS,
+        "per_device_train_batch_size": BATCH_SIZE,
+        "per_device_eval_batch_size": 2 * BATCH_SIZE,
+        "learning_rate": LEARNING_RATE if lora else FULL_LEARNING_RATE,
+        "weight_decay": est.weight_decay,
+        "warmup_steps": 0.06,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 1,
+        "logging_steps": 0.05,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+        "seed": est.random_state if isinstance(est.random_state, int) else 42,
+        "bf16": on_cuda and est.embedder_.dtype_ == "bfloat16",
+        "use_cpu": resolve_device(est.embedder_.device).type == "cpu",
+        "dataloader_pin_memory": on_cuda,
+        "disable_tqdm": not est.verbose,
+        "report_to": "none",
+    }
+    resume = given.pop("resume_from_checkpoint", None)
+    known = TrainingArguments.__dataclass_fields__
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(
+            f"args holds {unknown[0]!r}, which is not an argument of TrainingArguments. Check the "
+            "spelling."
+        )
+    args = TrainingArguments(output_dir=output_dir, **recipe | given, remove_unused_columns=False)
+    args.resume_from_checkpoint = resume
+    return args
+
+
+@contextlib.contextmanager
+def _global_generators_kept():
+    """Leave the global random states, which the Trainer seeds, as they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+
+
+# ---------------------------------------------------------------------- the run
+
+
+@dataclass(eq=False)
+class Run:
+    """A fine-tuning run: what is settled before a model is loaded, and what is made of it.
+
+    Attributes
+    ----------
+    est : ImplicitRewardEstimator
+        The start.
+    tuned : ImplicitRewardEstimator
+        A copy that gets what is learned; it knows the log already.
+    X : text
+    numbers : ndarray of int of shape (n,)
+        The text of each row of X.
+    tokens : TokenArrays
+        Of the distinct texts.
+    data : TrainingData
+        Whose X are numbers of texts; split.
+    plan : FitPlan
+    args : TrainingArguments
+    config : peft.LoraConfig or None
+    """
+
+    est: Any
+    tuned: Any
+    X: Any
+    numbers: Any
+    tokens: TokenArrays
+    data: TrainingData
+    plan: FitPlan
+    args: Any
+    config: Any
+
+    @classmethod
+    def of(cls, est, X, y, groups, side, eval_fraction, args, config):
+        """Read texts and log, and split them as `fit` does."""
+        n_rows = len(X)
+        assumptions = Assumptions.of(est).with_rates(est.false_action_rate_)
+        log = reread_log(est, n_rows, y, side, purpose="fit")
+        numbers, tokens = est.embedder_.tokenize_distinct(X)
+        tuned = copy.deepcopy(est)
+        rate = est.false_action_rate_
+        take_evidence(tuned, Evidence.of(log, rate, log.telling_signals(rate)), assumptions)
+        # Rows of one text have one reward, whatever columns of its vector the heads read.
+        one = np.zeros(1, dtype=int)
+        data = TrainingData(
+            numbers[:, None].astype(np.float64),
+            log,
+            HeadColumns(one, one, 1),
+            est.objective_,
+            response_id=side.get("response_id"),
+            groups=groups,
+        )
+        fraction = est.validation_fraction if eval_fraction is None else eval_fraction
+        state = args.seed if est.random_state is None else copy.deepcopy(est.random_state)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what cannot be held out is an error here
+            data.split(fraction, own_random_state(state), est.max_epochs)
+        if not len(data.valid):
+            raise ValueError(
+                f"too few rows can be held out of {n_rows}: training and held-out part need "
+                "some with and some without actions. Collect more rows, or change eval_fraction."
+            )
+        measurement = assumptions.measurement(data.log.signals)
+        plan = FitPlan.of(est, HeadColumns.of(est), est.objective_, measurement, assumptions)
+        per_step = args.per_device_train_batch_size * args.world_size
+        plan = replace(plan, batch_size=per_step)
+        return cls(est, tuned, X, numbers, TokenArrays(tokens), data, plan, args, config)
+
+    # ------------------------------------------------------------------ the folder
+
+    def claim(self, folder):
+        """Make the output folder that of this run, or raise if it is that of another one."""
+        from accelerate import PartialState
+
+        state = PartialState()
+        run, path = self.digest(), folder / RUN_FILE
+        resumes = self.args.resume_from_checkpoint
+        if not resumes and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FileExistsError(
+                f"output_dir={str(folder)!r} holds another run, or other files. Choose a new "
+                "folder, or pass args={'resume_from_checkpoint': True} to go on with that run."
+            )
+        if resumes:
+            found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if found.get("run") != run:
+                raise FileExistsError(
+                    f"output_dir={str(folder)!r} does not hold a run of this estimator, log and "
+                    "lora, so that it cannot be resumed. Pass what the run was started with."
+                )
+        state.wait_for_everyone()
+        if state.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"run": run}), encoding="utf-8")
+        state.wait_for_everyone()
+
+    def digest(self):
+        """Return the hash of all that the run starts from."""
+        log = self.data.log
+        config = None if self.config is None else self.config.to_dict()
+        arrays = [self.tokens.flat, self.tokens.lengths, self.data.X, self.data.train]
+        arrays += [self.data.valid, log.actions, log.sample_weight]
+        arrays += [log.labels, log.exposures, log.propensity, log.response]
+        arrays += [value.cpu().numpy() for value in self.est.model_.state_dict().values()]
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        known = self.est.embedder_.fingerprint_, self._jsonable(config)
+        digest.update(json.dumps(known, sort_keys=True).encode())
+        return digest.hexdigest()
+
+    @staticmethod
+    def _jsonable(value):
+        return json.loads(json.dumps(value, default=lambda v: sorted(map(str, v))))
+
+    # ------------------------------------------------------------------ training
+
+    def train(self):
+        """Train, and return the trainer with the best weights, and what it was before."""
+        from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+
+        set_seed(self.args.seed)
+        model = self.model()
+        rows, constraint = (
+            self.rows(model.heads),
+            self.plan.rate_constraint(model.heads, len(self.data.train)),
+        )
+        from ._tuned import RewardTrainer
+
+        data, log = self.data, self.data.log
+        held_out = np.arange(len(data.X))
+        if log.response is not None:
+            held_out = np.flatnonzero(np.isin(log.response, data.valid))
+        else:
+            held_out = data.valid
+        stops = self.args.load_best_model_at_end
+        trainer = RewardTrainer(
+            model,
+            self.args,
+            rows=rows,
+            log=part_of(log, held_out, data.valid),
+            texts=data.X[held_out, 0].astype(np.int64),
+            weight=data.balanced_weights()[data.valid],
+            mixture=FittedMixture.of(self.tuned),
+            tokens=self.tokens,
+            constraint=constraint,
+            callbacks=[EarlyStoppingCallback(PATIENCE)] if stops else [],
+        )
+        if self.args.disable_tqdm:
+            trainer.remove_callback(PrinterCallback)
+        frozen = trainer.log_likelihood(FittedMixture.of(self.est))
+        trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
+        if constraint is not None:
+            self._impose_rate(trainer)
+        return trainer, frozen
+
+    def model(self):
+        """Return language model and heads as one module, at their start."""
+        from ._tuned import TunedReward
+
+        est, plan = self.est, self.plan
+        embedder = est.embedder_
+        dtype = embedder.dtype_
+        if self.config is None and dtype in ("float16", "bfloat16"):
+            dtype = "float32"  # steps are smaller than the digits of half of them
+        trunk = embedder.trunk(dtype)
+        if self.config is not None:
+            import peft
+
+            with warnings.catch_warnings():
+                # peft asks for names that newer versions of transformers call deprecated.
+                warnings.simplefilter("ignore", FutureWarning)
+                trunk.network = peft.get_peft_model(trunk.network, self.config)
+        for name, parameter in trunk.named_parameters():
+            if "pooler" in name.split("."):  # not read
+                parameter.requires_grad_(False)
+        heads = copy.deepcopy(est.model_).to("cpu")
+        for layer in heads.dropouts():
+            layer.p = est.dropout
+        heads.requires_grad_(True)
+        criterion = MemberRisk(
+            plan.objective, plan.measurement, plan.assumptions.model_rates(plan.objective)
+        )
+        used = HeadColumns.of(est).used
+        return TunedReward(trunk, heads, est.scaler_, used, criterion)
+
+    def rows(self, heads):
+        """Return `ResidentRows` of what is trained on, whose X are numbers of texts."""
+        data = self.data
+        weight = data.balanced_weights()
+        rows, _ = data.parts(
+            heads,
+            self.plan.objective,
+            self.plan.batch_size,
+            np.random.RandomState(self.args.seed),
+            weights=(weight, weight),
+            parts=(data.train, data.valid[:0]),
+        )
+        rows.X = torch.as_tensor(data.X[:, 0].astype(np.int64))
+        # The Trainer keeps the state of the global generator in its checkpoints, and no other.
+        heads.set_generator(None)
+        return rows
+
+    def _impose_rate(self, trainer):
+        """Shift the reward of each member, so that its mean over the log is exact, as in `fit`."""
+        data = self.data
+        first = data.usable if data.log.first is None else data.log.first[data.usable]
+        texts, text = np.unique(data.X[first, 0].astype(np.int64), return_inverse=True)
+        f, _ = trainer.logits(texts)
+        weight = torch.as_tensor(data.log.sample_weight[data.usable])
+        shift = trainer.constraint.shift(f[:, text], weight)
+        heads = trainer.accelerator.unwrap_model(trainer.model).heads
+        bias = heads.reward.biases[-1]
+        with torch.no_grad():
+            bias.add_(shift.to(bias)[:, None])
+
+    # ------------------------------------------------------------------ the result
+
+    def result(self, trainer, frozen):
+        """Return the tuned estimator if it is better on held-out rows, else the one given."""
+        values = trainer.log_likelihood(FittedMixture.of(self.tuned))
+        weight = trainer.weight
+        before, after = (float(np.average(v, weights=weight)) for v in (frozen, values))
+        clusters = self._clusters()
+        sums = [
+            torch.as_tensor(np.bincount(clusters, weights=v * weight)) for v in (values, frozen)
+        ]
+        gain = sums[0] - sums[1]
+        error = float(torch.sqrt(((gain - gain.mean()) ** 2).sum()) / weight.sum())
+        if not is_better(*sums):
+            warn(
+                f"the tuned model is not better than the frozen one by more than a standard error: "
+                f"the log-likelihood per held-out response is {after:.4f}, and was {before:.4f} "
+                f"(standard error of the difference {error:.4f}). The estimator is returned as it "
+                "was. Collect more rows, or try smaller steps or fewer epochs in args."
+            )
+            return self.est
+        state = trainer.state
+        history = [entry for entry in state.log_history if "eval_loss" in entry]
+        self.tuned.fine_tuning_ = {
+            "method": "all weights" if self.config is None else f"LoRA, rank {self.config.r}",
+            "base_model": os.fspath(self.est.embedder_.model),
+            "n_train": len(self.data.train),
+            "n_held_out": len(self.data.valid),
+            "log_likelihood": after,
+            "log_likelihood_frozen": before,
+            "standard_error": error,
+            "steps": state.global_step,
+            "epochs": float(state.epoch or 0.0),
+            "learning_rate": float(self.args.learning_rate),
+            "batch_size": self.plan.batch_size * self.args.gradient_accumulation_steps,
+            "seed": self.args.seed,
+            "history": [
+                {"step": entry["step"], "log_likelihood": -float(entry["eval_loss"])}
+                for entry in history
+            ],
+        }
+        self.assemble(trainer)
+        self._verify(trainer)
+        self._check_verdict()
+        return self.tuned
+
+    def assemble(self, trainer):
+        """Give the tuned estimator what was learned: heads, and an embedder of the tuned model."""
+        est, tuned, folder = self.est, self.tuned, Path(self.args.output_dir)
+        accelerator = trainer.accelerator
+        model = accelerator.unwrap_model(trainer.model)
+        tuned.model_.load_state_dict(
+            {name: v.detach() for name, v in model.heads.state_dict().items()}
+        )
+        network = model.trunk.network
+        embedder = clone(est.embedder_)
+        if est.embedder_.commit_ is not None:
+            embedder.set_params(revision=est.embedder_.commit_)
+        if self.config is not None:
+            adapter = adapter_of(network, est.embedder_.adapter)
+            embedder.set_params(adapter=adapter)
+            if accelerator.is_main_process:
+                network.save_pretrained(folder / "adapter")
+        else:
+            if accelerator.is_main_process:
+                est.embedder_.save_network(network, folder / "model")
+            accelerator.wait_for_everyone()
+            embedder = est.embedder_.moved_to(folder / "model")
+        tuned.embedder = embedder
+        tuned.embedder_ = clone(embedder).fit()
+        for leftover in ("optimizer_state_", "random_state_"):
+            vars(tuned).pop(leftover, None)
+
+    def _clusters(self):
+        """Return the group of each held-out response, equal texts where no groups were given."""
+        data = self.data
+        if data.groups is not None:
+            return number_responses(data.groups[data.valid])[0]
+        first = data.valid if data.log.first is None else data.log.first[data.valid]
+        return np.unique(data.X[first, 0], return_inverse=True)[1]
+
+    def _vectors(self, texts):
+        """Return the columns in use of some texts, by the tuned embedder."""
+        _, first = np.unique(self.numbers, return_index=True)
+        rows = _rows_of(self.X, first[texts])
+        return select_features(self.tuned, self.tuned.embedder_.transform(rows), reset=False)
+
+    def _verify(self, trainer):
+        """Compare the rewards of the result with those in training on some held-out texts."""
+        from ..training._data import member_logits
+
+        texts = np.unique(trainer.texts)[:8]
+        expected, _ = trainer.logits(texts)
+        tuned = self.tuned
+        (found,) = member_logits(
+            tuned.model_, self._vectors(texts), tuned.scaler_, ("reward_logit",), tuned.dtype
+        )
+        error = float((torch.sigmoid(found) - torch.sigmoid(expected)).abs().max())
+        half = self.args.bf16 or self.args.fp16 or "16" in tuned.embedder_.dtype_
+        half = half or tuned.dtype == "bfloat16"
+        if not error < TOLERANCES[half]:
+            raise RuntimeError(
+                f"the tuned estimator gives other rewards than in training (they differ by "
+                f"{error:.2g} on {len(texts)} texts). Please report this, with the model "
+                f"{self.est.embedder_.model!r}."
+            )
+
+    def _check_verdict(self):
+        """Let the verdict on identification fall where the held-out rows speak against it."""
+        tuned = self.tuned
+        warn_not_identified(tuned.identification_, tuned.objective_)
+        held_out = HeldOut.of(self.data)
+        parts = {"X": held_out.X, "labelled_X": held_out.labelled_X}
+        parts = {name: part for name, part in parts.items() if part is not None}
+        texts = np.unique(np.concatenate([part[:, 0] for part in parts.values()])).astype(int)
+        vectors = self._vectors(texts)
+        held_out = replace(
+            held_out,
+            **{name: vectors[np.searchsorted(texts, part[:, 0])] for name, part in parts.items()},
+        )
+        check_verdict(tuned, held_out)
+
+
+def adapter_of(network, before=None):
+    """Return what LoRA has learned, on top of an adapter that was in the weights already.
+
+    Parameters
+    ----------
+    network : peft.PeftModel
+    before : LowRankAdapter, default=None
+    """
+    down, up = ({}, {}) if before is None else (dict(before.down), dict(before.up))
+    for name, layer in _lora_layers(network.get_base_model()).items():
+        (adapter,) = layer.active_adapters
+        a = layer.lora_A[adapter].weight.detach().float().cpu().numpy()
+        b = layer.lora_B[adapter].weight.detach().float().cpu().numpy()
+        b = b * np.float32(layer.scaling[adapter])
+        down[name] = np.concatenate([down[name], a]) if name in down else a
+        up[name] = np.concatenate([up[name], b], axis=1) if name in up else b
+    return LowRankAdapter(down, up)
+
+
+def _rows_of(X, positions):
+    """Return some rows of text, in the form that X has."""
+    if hasattr(X, "iloc"):
+        return X.iloc[positions]
+    if hasattr(X, "select"):
+        return X.select(positions)
+    return X[positions] if isinstance(X, np.ndarray) else [X[i] for i in positions]

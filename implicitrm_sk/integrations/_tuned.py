@@ -1,0 +1,379 @@
+"""Language model and heads as one module, trained by transformers' Trainer.
+
+Imported where it is used: the Trainer needs the package accelerate.
+"""
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from torch import nn
+from torch.utils.data import Dataset, Sampler
+from transformers import Trainer
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+from ..measurement import _mixture
+from ..training._net import MemberRisk
+
+
+class TunedReward(nn.Module):
+    """Language model, standardisation and heads: tokens to logits or to the loss of each member.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        Its network may be wrapped by peft.
+    heads : RewardModel
+    scaler : StandardScaler or None
+    used : ndarray of int
+        The columns of the vectors that the heads read.
+    criterion : MemberRisk
+    """
+
+    #: Tells the Trainer that the loss is divided by the responses of a whole step.
+    accepts_loss_kwargs = True
+
+    def __init__(self, trunk, heads, scaler, used, criterion: MemberRisk):
+        super().__init__()
+        self.trunk = trunk
+        self.heads = heads
+        self.criterion = criterion
+        is_all = len(used) == trunk.network.config.get_text_config().hidden_size
+        scale = (None, None) if scaler is None else (scaler.mean_, scaler.scale_)
+        n_members = heads.config["n_members"]
+        for name, value in (
+            ("used", None if is_all else torch.as_tensor(used)),
+            ("mean", None if scale[0] is None else torch.as_tensor(scale[0])),
+            ("scale", None if scale[1] is None else torch.as_tensor(scale[1])),
+        ):
+            self.register_buffer(name, value, persistent=False)
+        # Of `RateConstraint`, which a run that is resumed goes on from; NaN: not yet.
+        self.register_buffer("rate_mean", torch.full((n_members,), torch.nan))
+        self.register_buffer("rate_multiplier", torch.zeros(n_members))
+
+    @property
+    def config(self):
+        """Configuration of the language model, which engines ask for its sizes."""
+        return self.trunk.network.config
+
+    def trained_names(self):
+        """Return the names of what a checkpoint holds: frozen weights are those of the base."""
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        return trained | {"rate_mean", "rate_multiplier"}
+
+    @property
+    def _keys_to_ignore_on_save(self):
+        return sorted(set(self.state_dict()) - self.trained_names())
+
+    def tie_weights(self):
+        """Do nothing: what a checkpoint leaves out is there already."""
+
+    def activation_checkpointing_enable(self, **kwargs):
+        """Let the language model compute its activations again in the backward pass."""
+        network = self.trunk.network
+        network.enable_input_require_grads()
+        enable = getattr(network, "activation_checkpointing_enable", None)
+        if enable is None:  # transformers 4
+            kwargs = {"gradient_checkpointing_kwargs": kwargs["activation_checkpointing_kwargs"]}
+            enable = network.gradient_checkpointing_enable
+        enable(**kwargs)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
+        """Do the same, under the name that transformers 4 has for it."""
+        self.activation_checkpointing_enable(
+            activation_checkpointing_kwargs=gradient_checkpointing_kwargs
+        )
+
+    def forward(
+        self,
+        input_ids,
+        attention_mask=None,
+        text=None,
+        first=None,
+        fields=None,
+        sample_weight=None,
+    ):
+        """Return the logits of texts, or the loss of each member and the reward logits of a batch.
+
+        Parameters
+        ----------
+        input_ids, attention_mask : Tensor of int of shape (texts, length)
+        text : Tensor of int of shape (n,) or None
+            The text of each row; None: return reward and propensity logits of the texts.
+        first, fields, sample_weight
+            As `ResidentRows` serves them.
+        """
+        vectors = self.trunk(input_ids, attention_mask)
+        # As in the estimator, whatever format the language model computes in.
+        with torch.autocast(vectors.device.type, enabled=False):
+            x = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+            x = x if self.used is None else x.index_select(1, self.used)
+            if self.mean is not None:
+                x = (x - self.mean.to(x)) / self.scale.to(x)
+            x = x.to(self.heads.reward.biases[-1].dtype)
+            if text is None:
+                return self.heads.reward_logit(x), self.heads.propensity_logit(x)
+            outputs = self.heads.outputs(x.index_select(0, text), first)
+            return self.criterion(outputs, fields, sample_weight), outputs[0]
+
+
+class Responses(Dataset):
+    """Numbers of the responses to train on; one past the last is a filler of weight 0."""
+
+    def __init__(self, n):
+        self.n = n
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, number):
+        return number
+
+
+class LengthGrouped(Sampler):
+    """Responses in random order, those of similar length together, filled up to whole steps.
+
+    The order depends on seed and epoch alone, and on the responses per step over all processes:
+    two processes see what one with twice the batch sees.
+
+    Parameters
+    ----------
+    lengths : list of int
+        Tokens of each response.
+    per_step : int
+    seed : int
+    """
+
+    def __init__(self, lengths, per_step, seed):
+        self.lengths = lengths
+        self.per_step = per_step
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Take the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return -(-len(self.lengths) // self.per_step) * self.per_step
+
+    def __iter__(self):
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        order = get_length_grouped_indices(self.lengths, self.per_step, generator=generator)
+        yield from order
+        yield from (len(self) - len(order)) * [len(self.lengths)]
+
+
+class Collator:
+    """Puts responses into a batch; a text that several rows share is read once.
+
+    Parameters
+    ----------
+    rows : ResidentRows
+        Whose X are the numbers of texts.
+    tokens : TokenArrays
+    pad : int
+    """
+
+    def __init__(self, rows, tokens, pad):
+        self.rows = rows
+        self.tokens = tokens
+        self.pad = pad
+
+    def __call__(self, numbers):
+        numbers = torch.tensor(numbers)
+        real = numbers < len(self.rows)
+        responses = self.rows.part[numbers.clamp_max(len(self.rows) - 1)]
+        (texts, first), fields, weight = self.rows.take(responses)
+        texts, text = texts.unique(return_inverse=True)
+        return padded(self.tokens, texts.numpy(), self.pad) | {
+            "text": text,
+            "first": first,
+            "fields": fields,
+            "sample_weight": weight * real,
+            "n_responses": real.sum(),
+        }
+
+
+def padded(tokens, texts, pad):
+    """Return token numbers and mask of some texts, the mask None where nothing is padded."""
+    ids, mask = tokens.padded(texts, pad)
+    return {"input_ids": ids, "attention_mask": None if mask.all() else mask}
+
+
+class RewardTrainer(Trainer):
+    """The Trainer whose loss is the objective of the estimator, its evaluation the likelihood.
+
+    Parameters
+    ----------
+    model : TunedReward
+    args : TrainingArguments
+    rows : ResidentRows
+        To train on.
+    log : FeedbackLog
+        Of the responses that are held out.
+    texts : ndarray of int of shape (n,)
+        The text of each row of `log`.
+    weight : ndarray of shape (m,)
+        Of the responses of `log`.
+    mixture : FittedMixture
+        Whose measurement and mirror images the likelihood is of.
+    tokens : TokenArrays
+    constraint : RateConstraint or None
+    callbacks : list of TrainerCallback
+    """
+
+    def __init__(
+        self,
+        model,
+        args,
+        *,
+        rows,
+        log,
+        texts,
+        weight,
+        mixture,
+        tokens,
+        constraint=None,
+        callbacks=(),
+    ):
+        self.rows = rows
+        self.log_held_out = log
+        self.texts = texts
+        self.weight = weight
+        self.mixture = mixture
+        self.tokens = tokens
+        self.constraint = constraint
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=Collator(rows, tokens, model.trunk.pad),
+            train_dataset=Responses(len(rows)),
+            eval_dataset=Responses(log.n_responses),
+            callbacks=list(callbacks),
+        )
+        self.loss_is_scaled_for_ga = True
+
+    # ------------------------------------------------------------------ training
+
+    def _get_train_sampler(self, train_dataset=None):
+        args, rows = self.args, self.rows
+        first = rows.part if rows.offsets is None else rows.offsets[rows.part]
+        lengths = self.tokens.lengths[rows.X[first].numpy()].tolist()
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return LengthGrouped(lengths, self._train_batch_size * args.world_size, seed)
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the batches of a step, and the number of its responses over all processes."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        count = torch.stack([batch["n_responses"] for batch in batches]).sum().to(device)
+        return batches, self.accelerator.gather(count).sum()
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return the objective's mean over members and the responses of the step."""
+        inputs = dict(inputs)
+        inputs.pop("n_responses")
+        risks, reward_logit = model(**inputs)
+        weight, world = inputs["sample_weight"], self.accelerator.num_processes
+        # A mean over the batch of one process; the gradients of the processes are averaged.
+        share = world * len(weight) / num_items_in_batch
+        loss = risks.mean() * share
+        if self.constraint is not None:
+            loss = loss + self._rate_term(reward_logit, weight).mean() * share
+        return (loss, reward_logit) if return_outputs else loss
+
+    def _rate_term(self, reward_logit, weight):
+        """Return the constraint's term of each member, by the rewards of all processes."""
+        constraint = self.constraint
+        state = self.accelerator.unwrap_model(self.model_wrapped)
+        if not state.rate_mean.isnan().any():
+            constraint.mean = state.rate_mean.to(reward_logit).clone()
+        constraint.multiplier = state.rate_multiplier.to(reward_logit).clone()
+        world = self.accelerator.num_processes
+        if world > 1:
+            parts = self.accelerator.gather(reward_logit.detach().T.contiguous()).T
+            parts = list(parts.split(len(weight), dim=1))
+            parts[self.accelerator.process_index] = reward_logit
+            reward_logit = torch.cat(parts, dim=1)
+            weight = self.accelerator.gather(weight)
+        term = constraint(reward_logit, weight)
+        with torch.no_grad():
+            state.rate_mean.copy_(constraint.mean)
+            state.rate_multiplier.copy_(constraint.multiplier)
+        # The value counts once over the processes; the gradient is that of all rewards.
+        return term - term.detach() * (1 - 1 / world)
+
+    def _save(self, output_dir=None, state_dict=None):
+        if state_dict is None:
+            state_dict = self.model.state_dict()
+        kept = self.accelerator.unwrap_model(self.model).trained_names()
+        super()._save(output_dir, {name: v for name, v in state_dict.items() if name in kept})
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Return minus the mean log-likelihood of the held-out responses, in nats, as ``loss``."""
+        values = self.log_likelihood(self.mixture)
+        loss = -float(np.average(values, weights=self.weight))
+        metrics = {f"{metric_key_prefix}_loss": loss}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log_likelihood(self, mixture):
+        """Return log P(y | x) of each held-out response as a mixture has it, labels included."""
+        distinct, text = np.unique(self.texts, return_inverse=True)
+        f, u = (part[:, text] for part in self.logits(distinct))
+        if mixture.is_mirrored:
+            f, u = _mixture.with_mirror_images(f, u, mixture.measurement.signals[0].target)
+        log = self.log_held_out
+        if log.first is not None:
+            f = f[:, torch.as_tensor(log.first)]
+        labels = None if log.labels is None else torch.as_tensor(log.labels)
+        values = mixture.measurement.log_likelihood(
+            f, u, false_action_rate=mixture.false_action_rate, labels=labels, **log.tensors()
+        )
+        return (torch.logsumexp(values, 0) - np.log(len(values))).numpy()
+
+    @torch.no_grad()
+    def logits(self, texts):
+        """Return reward and propensity logits of the members for some texts, in float64.
+
+        Every process reads its share, and all get all: each calls this.
+
+        Parameters
+        ----------
+        texts : ndarray of int
+            Numbers of the texts.
+
+        Returns
+        -------
+        reward_logit, propensity_logit : Tensors of shape (members, texts) and (members, texts, K)
+            On the CPU.
+        """
+        model, args = self.model, self.args
+        order = np.argsort(-self.tokens.lengths[texts], kind="stable")
+        size, world, rank = args.eval_batch_size, args.world_size, args.process_index
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # As many for each process: engines that spread weights wait for each other.
+        batches += batches[:1] * (-len(batches) % world)
+        was_training = model.training
+        model.eval()
+        found = []
+        pad = self.accelerator.unwrap_model(model).trunk.pad
+        for batch in batches[rank::world]:
+            inputs = self._prepare_inputs(padded(self.tokens, texts[batch], pad))
+            with self.compute_loss_context_manager():
+                parts = model(**inputs)
+            found.append((batch, *(part.to("cpu", torch.float64) for part in parts)))
+        model.train(was_training)
+        found = gather_object(found) if world > 1 else found
+        position = torch.as_tensor(np.concatenate([batch for batch, *_ in found]))
+        results = []
+        for parts in list(zip(*found, strict=True))[1:]:
+            values = torch.cat(parts, dim=1)
+            result = values.new_empty((len(values), len(texts), *values.shape[2:]))
+            result[:, position] = values
+            results.append(result)
+        return results
