@@ -267,7 +267,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     est.n_iter_ = len(est.history_)
     if held_out is not None and est.objective_.models_actions:
         check_verdict(est, held_out, token, in_search)
-    for leftover in ("optimizer_state_", "random_state_"):  # of a partial_fit
+    for leftover in ("optimizer_state_", "random_state_", "fine_tuning_"):  # of earlier training
         vars(est).pop(leftover, None)
     context.call_on_fit_task_end(estimator=est, **details)
     warn_still_improving(est, result.n_running)

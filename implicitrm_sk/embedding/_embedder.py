@@ -676,8 +676,9 @@ class LLMEmbedder(
         True
         """
         ensure_fitted(self)
-        network.save_pretrained(folder)
-        self._tokenizer().save_pretrained(folder)
+        with _models.quiet():
+            network.save_pretrained(folder)
+            self._tokenizer().save_pretrained(folder)
 
     def moved_to(self, folder: str | PathLike[str]) -> Self:
         """Return an embedder with the model of a folder that pools and cuts texts as this one.

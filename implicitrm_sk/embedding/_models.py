@@ -46,7 +46,7 @@ class Source:
         """Return what ``auto_class.from_pretrained`` makes of it."""
         if self.gguf_file is not None:
             kwargs["gguf_file"] = self.gguf_file
-        with _quiet():
+        with quiet():
             return auto_class.from_pretrained(
                 self.name,
                 revision=self.commit,
@@ -71,7 +71,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """Keep transformers' loading bars and reports off the screen; errors are raised anyway."""
     from transformers.utils import logging
 
@@ -181,7 +181,7 @@ def skeleton(source, identity):
 
     # `from_config` writes into it.
     config = copy.deepcopy(load_config(source, identity))
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet():
         network = AutoModel.from_config(config, trust_remote_code=source.trust_remote_code)
     return network.get_encoder() if config.is_encoder_decoder else network
 

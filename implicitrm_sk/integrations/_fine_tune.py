@@ -138,12 +138,26 @@ def fine_tune(
 
     Examples
     --------
-    >>> from implicitrm_sk.integrations import fine_tune  # doctest: +SKIP
-    >>> est.fit(texts, actions, groups=prompts)  # doctest: +SKIP
-    >>> tuned = fine_tune(
-    ...     est, texts, actions, groups=prompts, output_dir="run", args={"num_train_epochs": 2}
-    ... )  # doctest: +SKIP
-    >>> tuned.save("reward")  # doctest: +SKIP
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+    >>> from implicitrm_sk.integrations import fine_tune
+    >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
+    >>> texts = [(f"{n}?", answer) for n in range(20) for answer in ["Here it is.", "I cannot."]]
+    >>> y = np.tile([[1, 0], [0, 1], [1, 0], [0, 0]], (10, 1))  # copied, regenerated
+    >>> est = ImplicitRewardEstimator(
+    ...     embedder=embedder,
+    ...     signals=["positive", "negative"],
+    ...     max_epochs=2,
+    ...     early_stopping=False,
+    ...     random_state=0,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     tuned = fine_tune(est.fit(texts, y), texts, y, output_dir=folder, args={"max_steps": 6})
+    >>> tuned.embedder_.adapter  # doctest: +ELLIPSIS
+    LowRankAdapter(36 layers, rank 16, ...)
+    >>> tuned.score(texts, y) > est.score(texts, y)
+    True
     """
     import_optional("accelerate", "finetune", "Fine-tuning")
     check_start(est, X, lora, eval_fraction, fit_params)

@@ -170,6 +170,8 @@ def to_transformers(
             f"base_model={embedder.model!r} is an encoder-decoder model, of which the embedder "
             "uses the encoder: this cannot be exported."
         )
+    if embedder.adapter is not None:
+        embedder.adapter.add_to(base)
     base.eval()
     if source.gguf_file is not None:
         # Its tensors were unpacked when they were loaded, and are saved as they are.

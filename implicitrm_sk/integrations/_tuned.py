@@ -132,8 +132,8 @@ class Responses(Dataset):
 class LengthGrouped(Sampler):
     """Responses in random order, those of similar length together, filled up to whole steps.
 
-    The order depends on seed and epoch alone, and on the responses per step over all processes:
-    two processes see what one with twice the batch sees.
+    The order depends on seed and epoch alone, and on the responses per step over all processes
+    and parts of a step: two processes see what one with twice the batch sees.
 
     Parameters
     ----------
@@ -260,7 +260,8 @@ class RewardTrainer(Trainer):
         first = rows.part if rows.offsets is None else rows.offsets[rows.part]
         lengths = self.tokens.lengths[rows.X[first].numpy()].tolist()
         seed = args.seed if args.data_seed is None else args.data_seed
-        return LengthGrouped(lengths, self._train_batch_size * args.world_size, seed)
+        per_step = self._train_batch_size * args.world_size * args.gradient_accumulation_steps
+        return LengthGrouped(lengths, per_step, seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the batches of a step, and the number of its responses over all processes."""
@@ -299,8 +300,8 @@ class RewardTrainer(Trainer):
         with torch.no_grad():
             state.rate_mean.copy_(constraint.mean)
             state.rate_multiplier.copy_(constraint.multiplier)
-        # The value counts once over the processes; the gradient is that of all rewards.
-        return term - term.detach() * (1 - 1 / world)
+        # Gradients are averaged over the processes, each of which has that of its own rewards.
+        return world * term - (world - 1) * term.detach()
 
     def _save(self, output_dir=None, state_dict=None):
         if state_dict is None:

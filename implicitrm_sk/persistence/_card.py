@@ -57,6 +57,7 @@ def model_card(est, metrics=None, usage=None, users=False):
         _intended_use(est),
         "## Model",
         _bullets(_model(est)),
+        *_fine_tuning(est),
     )
     return _HEADER + "\n" + "\n\n".join(sections) + "\n"
 
@@ -168,6 +169,27 @@ def _embedder(embedder):
         + ("chat template" if settled["chat_template_"] else "no chat template")
     )
     yield f"weights and tokenizer: {_quoted(settled['fingerprint_'])}"
+
+
+def _fine_tuning(est):
+    found = getattr(est, "fine_tuning_", None)
+    if found is None:
+        return
+    name = found["base_model"].rstrip("/")
+    name = os.path.basename(name) if os.path.isabs(name) else name
+    yield "## Fine-tuning"
+    yield _bullets(
+        (
+            f"language model tuned with the heads: {_quoted(name)}, {found['method']}",
+            f"{found['n_train']:,} responses to train on, {found['n_held_out']:,} held out",
+            f"log-likelihood per held-out response: {found['log_likelihood']:.4f}, before "
+            f"{found['log_likelihood_frozen']:.4f} (standard error of the difference "
+            f"{found['standard_error']:.4f})",
+            f"{found['steps']:,} steps of {found['batch_size']} responses, "
+            f"{found['epochs']:.3g} epochs, learning rate {found['learning_rate']:.3g}, seed "
+            f"{found['seed']}",
+        )
+    )
 
 
 def _intended_use(est):

@@ -22,6 +22,22 @@ from ..training._modules import RewardModel
 from ..training._users import N_NODES
 from ._files import SETTINGS, listing
 
+#: What is known of a run that tuned the language model.
+TUNING = (
+    "method",
+    "base_model",
+    "n_train",
+    "n_held_out",
+    "log_likelihood",
+    "log_likelihood_frozen",
+    "standard_error",
+    "steps",
+    "epochs",
+    "learning_rate",
+    "batch_size",
+    "seed",
+    "history",
+)
 #: Most columns of X; of those that no head reads there is no array to compare with.
 MAX_FEATURES = 2**24
 
@@ -215,6 +231,22 @@ def _are_losses(history, fitted):
     )
 
 
+def _is_tuning(found, fitted):
+    texts, numbers = ("method", "base_model"), set(TUNING) - {"method", "base_model", "history"}
+    return (
+        set(found) == set(TUNING)
+        and all(isinstance(found[name], str) for name in texts)
+        and all(isinstance(found[name], float | int) for name in numbers)
+        and isinstance(found["history"], list)
+        and all(
+            isinstance(entry, dict)
+            and set(entry) == {"step", "log_likelihood"}
+            and all(isinstance(value, float | int) for value in entry.values())
+            for entry in found["history"]
+        )
+    )
+
+
 def _check_optimizer(name, value, fitted):
     shapes = [tuple(parameter.shape) for parameter in fitted.heads().parameters()]
     require(set(value) == {"state", "param_groups"}, name)
@@ -266,6 +298,7 @@ FITTED = {
     "model_": Field(dict, _check_model),
     "user_activity_": Field(UserActivity, _check_activity, needed=False),
     "history_": Field(list, _that(_are_losses)),
+    "fine_tuning_": Field(dict, _that(_is_tuning), needed=False),
     # Of partial_fit:
     "random_state_": Field(np.random.RandomState, needed=False),
     "optimizer_state_": Field(dict, _check_optimizer, needed=False),

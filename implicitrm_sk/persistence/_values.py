@@ -14,7 +14,7 @@ from .._activity import UserActivity
 from .._identification import Evidence, Identification
 from .._sklearn import validate_params
 from .._warnings import warn
-from ..embedding import LLMEmbedder
+from ..embedding import LLMEmbedder, LowRankAdapter
 from ..exceptions import ModelFileError
 from ..objectives import OBJECTIVES, Objective
 from ..signals import Action, Choice
@@ -33,6 +33,8 @@ class Codec:
 
     def __init__(self, arrays=None):
         self.arrays = {} if arrays is None else arrays
+        #: Those met already, by digest: parameter and fitted embedder have one.
+        self.adapters = {}
 
     def encode(self, value, name):
         """Return JSON; `name` is that of the value in messages and of the arrays in it."""
@@ -309,6 +311,27 @@ def _parts_of_embedder(embedder):
     return [parameters, embedder.settled]
 
 
+def _encode_adapter(adapter, name, codec):
+    content = {"digest": adapter.digest}
+    if adapter.digest not in codec.adapters:
+        codec.adapters[adapter.digest] = adapter
+        content |= {
+            part: _encode_dict(getattr(adapter, part), f"{name}.{part}", codec)
+            for part in ("down", "up")
+        }
+    return content
+
+
+def _decode_adapter(content, codec):
+    digest = content["digest"]
+    if set(content) == {"digest", "down", "up"}:
+        adapter = LowRankAdapter(*(_decode_dict(content[part], codec) for part in ("down", "up")))
+        require(adapter.digest == digest, "its numbers are not those of its digest")
+        codec.adapters[digest] = adapter
+    require(digest in codec.adapters, f"{digest!r:.60} is not in the file")
+    return codec.adapters[digest]
+
+
 def _embedder(parts):
     parameters, settled = parts
     refused = []
@@ -389,6 +412,7 @@ KINDS = {
     "identification": _made_of(_just(Identification), asdict, _identification),
     "user_activity": _made_of(_just(UserActivity), vars, _user_activity),
     "path": _made_of(_any(os.PathLike), os.fspath, _path),
+    "adapter": Kind(_just(LowRankAdapter), _encode_adapter, _decode_adapter),
     "embedder": _made_of(_just(LLMEmbedder), _parts_of_embedder, _embedder),
     "signal": _made_of(lambda value: type(value) in SIGNALS.values(), _parts_of_signal, _signal),
     "objective": _made_of(_is_objective, _parts_of_objective, _objective),
