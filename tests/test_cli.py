@@ -291,7 +291,7 @@ def test_columns_of_numbers_repeated_exposures_and_default_names(run, tmp_path):
     assert "A response has one reward" in err
 
 
-def test_text(run, tmp_path, tiny_model):
+def test_text(run, tmp_path, tiny_model, monkeypatch):
     rng = np.random.default_rng(0)
     frame = pandas.DataFrame(
         {
@@ -315,6 +315,23 @@ def test_text(run, tmp_path, tiny_model):
     scored = pandas.read_parquet(tmp_path / "scored.parquet")
     np.testing.assert_allclose(scored["reward"], expected, atol=1e-5)
     assert run("report", "reward", "log.jsonl", "--new", "log.jsonl")[0] == 0
+
+    tune = ["fine-tune", "reward", "log.jsonl", "-o", "tuned", "--run", "run"]
+    quick = ["--set", "max_steps=4", "--set", "disable_tqdm=True", "--set", "learning_rate=0.01"]
+    with monkeypatch.context() as patch:
+        patch.setattr("implicitrm_sk.integrations._fine_tune.is_better", lambda *_: True)
+        code, out, _ = run(*tune, *quick)
+    assert code == 0
+    assert "Tuned in 4 steps" in out
+    tuned = ImplicitRewardEstimator.load(tmp_path / "tuned")
+    assert tuned.fine_tuning_["learning_rate"] == 0.01
+    code, _, err = run(*tune, *quick)
+    assert code == 2
+    assert "holds another run" in err
+    code, out, err = run(*tune[:5], "--run", "idle", *quick[:4], "--set", "learning_rate=0.0")
+    assert code == 0
+    assert "Not saved" in out
+    assert "not better than the frozen one" in err
 
     code, out, _ = run("export", "reward", "rm", "--as", "transformers")
     assert code == 0
@@ -584,6 +601,10 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["report", "reward", "log.parquet", "--actions", "copied"],
          r"2 columns of actions \(copied, shared\), but here are 1: copied"),
         (["export", "reward", "x.parquet", "--as", "paired"], "needs --log FILE"),
+        (["fine-tune", "reward", "log.parquet", "-o", "x", "--run", "y"],
+         "no language model to train. Fit it with --embedder MODEL"),
+        (["fine-tune", "reward", "log.parquet", "-o", "x", "--run", "y", "--set", "a"],
+         "expected is NAME=VALUE"),
         (["export", "reward", "x.parquet", "--as", "paired", "--log", "log.parquet"],
          "no column that is known to hold text"),
     ],
@@ -606,13 +627,16 @@ def test_wrong_usage_gives_one_clear_line(args, message, saved, log, run, tmp_pa
     assert set(tmp_path.iterdir()) == before
 
 
+COMMAND_NAMES = ("inspect", "fit", "predict", "report", "fine-tune", "export")
+
+
 def test_help_and_exit_codes(run, capsys):
     code, out, _ = run()
     assert code == 2
     assert "learn a reward from a log" in out
     for args in (
         ["--help"],
-        *([name, "--help"] for name in ("inspect", "fit", "predict", "report", "export")),
+        *([name, "--help"] for name in COMMAND_NAMES),
     ):
         with pytest.raises(SystemExit) as stop:
             cli.main(args)

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shlex
 import sys
@@ -195,6 +196,54 @@ def report(args):
         say(str(found))
 
 
+def fine_tune(args):
+    """Train the language model of a reward together with its heads, and save both."""
+    out = Path(args.out)
+    check_writable(out)
+    settings = _given(args.set)
+    if args.resume:
+        settings["resume_from_checkpoint"] = True
+    est = _load(args.model)
+    table = Table(args.log)
+    if getattr(est, "embedder_", None) is None:
+        raise ValueError(
+            f"{args.model} was fitted on vectors, so that there is no language model to train. Fit "
+            "it with --embedder MODEL."
+        )
+    X = table.texts(args)
+    y = table.actions_of(est, args.actions)
+    side = table.side_information(args)
+    from ..integrations import fine_tune as tune
+
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    est.verbose = is_first
+    began = time.monotonic()
+    tuned = tune(
+        est,
+        X,
+        y,
+        output_dir=args.folder,
+        lora=not args.full,
+        args=settings,
+        eval_fraction=args.eval_fraction,
+        **side,
+    )
+    if not is_first:
+        return
+    if tuned is est:
+        say("Not saved: the tuned model is not better than the one given.")
+        return
+    run = tuned.fine_tuning_
+    say(
+        f"Tuned in {run['steps']:,} steps, {time.monotonic() - began:.0f} s. Log-likelihood per "
+        f"held-out response: {run['log_likelihood']:.4f}, before "
+        f"{run['log_likelihood_frozen']:.4f}."
+    )
+    _say_identification(tuned.identification_)
+    tuned.save(out)
+    say(f"Saved: {out} (README.md in it is the model card).")
+
+
 def export(args):
     """Make of a saved reward what other tools read."""
     est = _load(args.model)
@@ -275,17 +324,23 @@ def _settings(args, signals):
         "random_state": args.seed,
         "device": args.device,
     }
-    given = {}
-    for name, value in map(_setting, args.set):
-        if name in given:
-            raise ValueError(f"--set {name} is given twice. Give it once.")
-        given[name] = value
+    given = _given(args.set)
     for name in set(given) & set(options):
         if OPTIONS[name] in args.given:
             raise ValueError(f"{OPTIONS[name]} and --set {name} say the same. Give one of them.")
     if signals is not None and "signals" in given:
         raise ValueError("--negative and --set signals both say what actions show. Give one.")
     return {"signals": signals} | options | given
+
+
+def _given(texts):
+    """Return the settings of --set by name, each given once."""
+    given = {}
+    for name, value in map(_setting, texts):
+        if name in given:
+            raise ValueError(f"--set {name} is given twice. Give it once.")
+        given[name] = value
+    return given
 
 
 def _check_settings(settings, estimator):

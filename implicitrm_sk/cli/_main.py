@@ -5,6 +5,7 @@ Commands:
   fit       learn a reward from a log, save it
   predict   give every response of a file its reward
   report    what the log tells about the reward; how far other responses are from it
+  fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
 
 A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
@@ -20,6 +21,7 @@ Try:
   implicitrm predict reward new.parquet -o scored.parquet
   implicitrm report reward log.parquet --new new.parquet
   implicitrm export reward rm --as transformers
+  implicitrm fine-tune reward log.jsonl -o tuned --run run
 
 The exit code is 0 if done, 2 for wrong usage, files or data, 130 if interrupted.
 """
@@ -29,7 +31,7 @@ import sys
 import warnings
 
 from .. import __version__
-from ._commands import export, fit, in_own_words, inspect, note, predict, report
+from ._commands import export, fine_tune, fit, in_own_words, inspect, note, predict, report
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
 OBJECTIVES = (
@@ -121,6 +123,7 @@ def _parser():
     _add_fit(commands)
     _add_predict(commands)
     _add_report(commands)
+    _add_fine_tune(commands)
     _add_export(commands)
     return parser
 
@@ -128,7 +131,7 @@ def _parser():
 def _command(commands, run, example):
     text = run.__doc__
     sub = commands.add_parser(
-        run.__name__,
+        run.__name__.replace("_", "-"),
         help=text,
         description=text,
         epilog=f"Example:\n  {example}",
@@ -229,6 +232,52 @@ def _add_report(commands):
     _add_text(sub)
     _add_groups(sub)
     _add_side_information(sub)
+
+
+def _add_fine_tune(commands):
+    sub = _command(commands, fine_tune, "implicitrm fine-tune reward log.jsonl -o tuned --run run")
+    sub.add_argument("model", metavar="MODEL", help="what fit saved, of text (--embedder)")
+    sub.add_argument("log", metavar="LOG", help="the log it was fitted on (.parquet or .jsonl)")
+    sub.add_argument(
+        "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
+    )
+    sub.add_argument(
+        "--run",
+        dest="folder",
+        required=True,
+        metavar="FOLDER",
+        help="new folder for checkpoints and tuned weights",
+    )
+    sub.add_argument(
+        "--resume", action="store_true", help="go on with the run in FOLDER that was interrupted"
+    )
+    sub.add_argument(
+        "--full",
+        action="store_true",
+        help="train all weights, not a low-rank change of them (LoRA)",
+    )
+    sub.add_argument(
+        "--eval-fraction",
+        type=float,
+        metavar="SHARE",
+        help="share of the groups to hold out (default: as in fit)",
+    )
+    sub.add_argument(
+        "--actions",
+        metavar="COLUMNS",
+        help=f"{_ACTIONS}those of fit, positive and negative)",
+    )
+    _add_text(sub)
+    _add_groups(sub)
+    _add_side_information(sub)
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of transformers' TrainingArguments, for example num_train_epochs=2 or "
+        "learning_rate=1e-4; may be repeated",
+    )
 
 
 def _add_export(commands):
