@@ -614,7 +614,8 @@ class LLMEmbedder(
         -------
         trunk : Trunk
             Maps token numbers and mask, each of shape (n, length), to the vectors that `transform`
-            gives. It is on the CPU and in evaluation mode, and shares nothing with the embedder.
+            gives. It is on the CPU and in evaluation mode. The model that the embedder may have in
+            memory is let go: two sets of weights may not fit.
 
         Examples
         --------
@@ -627,6 +628,7 @@ class LLMEmbedder(
         ((1, 384), True)
         """
         ensure_fitted(self)
+        _models.forget()
         network = _models.new_network(self._source, dtype=dtype or self.dtype_, **self._loading())
         return Trunk(
             network,

@@ -263,13 +263,19 @@ def load_model(source, identity, *, device, **loading):
     key = source, identity, str(device), repr(loading)
     with _lock:
         if key not in _models:
-            _models.clear()  # two sets of weights may not fit
+            forget()  # two sets of weights may not fit
             network = new_network(source, **loading)
             if loading["device_map"] is None:
                 network.to(device)
             device = next(network.parameters()).device
             _models[key] = LoadedModel(network, device, threading.Lock())
         return _models[key]
+
+
+def forget():
+    """Let go of the model in memory."""
+    with _lock:
+        _models.clear()
 
 
 def resolve_placement(device, device_map):

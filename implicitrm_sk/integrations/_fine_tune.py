@@ -504,42 +504,41 @@ class Run:
 
     def train(self):
         """Train, and return the trainer with the best weights, and what it was before."""
+        trainer = self.trainer()
+        frozen = trainer.log_likelihood(FittedMixture.of(self.est))
+        trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
+        if trainer.constraint is not None:
+            self._impose_rate(trainer)
+        return trainer, frozen
+
+    def trainer(self):
+        """Return the trainer of the model at its start."""
         from transformers import EarlyStoppingCallback, PrinterCallback, set_seed
+
+        from ._tuned import RewardTrainer
 
         set_seed(self.args.seed)
         model = self.model()
-        rows, constraint = (
-            self.rows(model.heads),
-            self.plan.rate_constraint(model.heads, len(self.data.train)),
-        )
-        from ._tuned import RewardTrainer
-
         data, log = self.data, self.data.log
-        held_out = np.arange(len(data.X))
+        held_out = data.valid
         if log.response is not None:
             held_out = np.flatnonzero(np.isin(log.response, data.valid))
-        else:
-            held_out = data.valid
         stops = self.args.load_best_model_at_end
         trainer = RewardTrainer(
             model,
             self.args,
-            rows=rows,
+            rows=self.rows(model.heads),
             log=part_of(log, held_out, data.valid),
             texts=data.X[held_out, 0].astype(np.int64),
             weight=data.balanced_weights()[data.valid],
             mixture=FittedMixture.of(self.tuned),
             tokens=self.tokens,
-            constraint=constraint,
+            constraint=self.plan.rate_constraint(model.heads, len(data.train)),
             callbacks=[EarlyStoppingCallback(PATIENCE)] if stops else [],
         )
         if self.args.disable_tqdm:
             trainer.remove_callback(PrinterCallback)
-        frozen = trainer.log_likelihood(FittedMixture.of(self.est))
-        trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
-        if constraint is not None:
-            self._impose_rate(trainer)
-        return trainer, frozen
+        return trainer
 
     def model(self):
         """Return language model and heads as one module, at their start."""

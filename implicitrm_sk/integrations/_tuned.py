@@ -256,6 +256,10 @@ class RewardTrainer(Trainer):
     # ------------------------------------------------------------------ training
 
     def _get_train_sampler(self, train_dataset=None):
+        return self.get_train_sampler()
+
+    def get_train_sampler(self):
+        """Return which responses are served in which order."""
         args, rows = self.args, self.rows
         first = rows.part if rows.offsets is None else rows.offsets[rows.part]
         lengths = self.tokens.lengths[rows.X[first].numpy()].tolist()
