@@ -92,8 +92,22 @@ class Rows:
     valid: torch.Tensor
 
 
-def rows_by_user(model, plan, data):
-    """Return `Rows` of a model; without activity there is one node."""
+def rows_by_user(model, plan, data, logits=None):
+    """Return `Rows` of a model; without activity there is one node.
+
+    Parameters
+    ----------
+    model : RewardModel
+    plan : FitPlan
+    data : TrainingData
+    logits : callable(X) -> (Tensor, Tensor), default=None
+        Returns the logits of the members for some rows of `data.X`; None: X are vectors.
+    """
+    if logits is None:
+
+        def logits(X):
+            return member_logits(model, X, data.scaler, HEADS, plan.dtype)
+
     log, nodes = data.log, torch.zeros(1, dtype=torch.float64)
     loading = torch.zeros(model.config["n_members"], 1, 1, dtype=torch.float64)
     if model.log_loading is not None:
@@ -109,7 +123,7 @@ def rows_by_user(model, plan, data):
     # Node by node: at all of them a chunk of rows is 15 times as large.
     for start, chunk in chunks(data.X, INFERENCE_ROWS // 2):
         rows = slice(start, start + len(chunk))
-        f, u = member_logits(model, chunk, data.scaler, HEADS, plan.dtype)
+        f, u = logits(chunk)
         part = {k: None if v is None else v[rows] for k, v in fields.items()}
         for q, node in enumerate(nodes):
             values = plan.measurement.log_likelihood(

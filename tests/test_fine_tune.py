@@ -13,6 +13,7 @@ from conftest import make_tiny_model, some_labels
 from transformers import TrainingArguments
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+from implicitrm_sk._prediction import FittedMixture
 from implicitrm_sk.embedding import LowRankAdapter, _models
 from implicitrm_sk.integrations import _fine_tune, fine_tune, reward_function, to_transformers
 from implicitrm_sk.objectives import Naive
@@ -300,8 +301,9 @@ def test_evaluation_is_the_score_on_held_out_rows(folder, tmp_path, kind):
         y, liked = y[np.arange(120) // 2 * 2], liked[np.arange(120) // 2 * 2]
     side = side_of(kind, 120, liked)
     est = fit(make_estimator(folder, false_action_rate=0.01), (texts, y), **side)
-    run = run_of(est, texts, y, tmp_path, args={"max_steps": 1}, **side)
-    trainer, frozen = run.train()
+    run = run_of(est, texts, y, tmp_path, **side)
+    trainer = run.trainer()
+    frozen = trainer.log_likelihood(FittedMixture.of(est))
     valid = run.data.valid
     rows = np.isin(side["response_id"], valid) if kind == "response_id" else valid
     taken = {
@@ -320,6 +322,51 @@ def test_evaluation_is_the_score_on_held_out_rows(folder, tmp_path, kind):
     plain = np.array([est.score([text], y[[i]]) for text, i in zip(held_out, valid, strict=True)])
     expected = plain + np.where(np.isnan(label), 0.0, np.log(known))
     np.testing.assert_allclose(frozen, expected, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def of_users(tmp_path_factory):
+    """Return texts, actions and users who differ in activity, and an estimator that knows it."""
+    texts, _, liked = make_texts(600)
+    rng = np.random.default_rng(0)
+    user = rng.integers(60, size=600)
+    ready = np.where(user < 30, 0.95, 0.1)
+    y = (np.stack([liked, ~liked], 1) & (rng.random((600, 2)) < ready[:, None])).astype(int)
+    folder = make_tiny_model(
+        tmp_path_factory.mktemp("users"), "bert", hidden_size=16, intermediate_size=24
+    )
+    ids = np.array([f"u{u}" for u in user])
+    est = fit(make_estimator(folder, max_epochs=30), (texts, y), user_id=ids)
+    assert est.model_.log_loading is not None
+    return est, texts, y, ids
+
+
+def test_users_who_differ(of_users, tmp_path):
+    """No step changes nothing; steps are by the weights of users; held-out users are judged."""
+    est, texts, y, ids = of_users
+    idle = {"learning_rate": 0.0, "max_steps": 1}
+    run = run_of(est, texts, y, tmp_path / "idle", args=idle, user_id=ids)
+    trainer, same = train(run)
+    run._take_users(trainer)
+    order = est.user_activity_.codes(same.user_activity_.user_id)
+    np.testing.assert_allclose(same.user_activity_.mean, est.user_activity_.mean[order], atol=1e-4)
+    np.testing.assert_allclose(same.user_loading_, est.user_loading_, rtol=1e-5)
+    expected = est.predict_action(texts, user_id=ids)
+    np.testing.assert_allclose(same.predict_action(texts, user_id=ids), expected, atol=1e-4)
+    assert same.identification_ == est.identification_
+
+    args = {"max_steps": 120, "learning_rate": 1e-2}
+    run = run_of(est, texts, y, tmp_path / "run", args=args, user_id=ids)
+    trainer, tuned = train(run)
+    run._take_users(trainer)
+    run._verify(trainer)
+    weight = trainer.model.user_weight.sum(-1)
+    torch.testing.assert_close(weight, torch.ones_like(weight))
+    activity = tuned.user_activity_
+    active = np.array([int(u[1:]) < 30 for u in activity.user_id])
+    assert activity.mean[active].min() > activity.mean[~active].max()
+    gain = tuned.score(texts, y, user_id=ids) - est.score(texts, y, user_id=ids)
+    assert gain > 0.02
 
 
 def test_rate_of_the_result_is_the_one_given(folder, log, tmp_path):
@@ -383,10 +430,9 @@ def test_each_text_is_tokenised_once_and_read_once_per_batch(fitted, log, tmp_pa
     assert np.mean([share for *_, share in read]) > 0.85
 
 
-@pytest.mark.parametrize("kind", ["llama", "bert"])
-def test_activations_computed_again_change_nothing(tiny_model, log, tmp_path, kind):
+def test_activations_computed_again_change_nothing(tiny_model, log, tmp_path):
     texts, y, _ = log
-    est = fit(make_estimator(tiny_model(kind), dropout=0.0), log)
+    est = fit(make_estimator(tiny_model(), dropout=0.0), log)
     losses = []
     name = "activation_checkpointing"
     if not hasattr(TrainingArguments, name):  # transformers 4
@@ -423,7 +469,8 @@ def test_result_is_better_and_says_how_it_was_made(tuned):
     assert not hasattr(est, "fine_tuning_")
     run = found.fine_tuning_
     assert run["log_likelihood"] > run["log_likelihood_frozen"] + run["standard_error"]
-    assert run["log_likelihood"] == max(entry["log_likelihood"] for entry in run["history"])
+    best = max(entry["log_likelihood"] for entry in run["history"])
+    assert run["log_likelihood"] == pytest.approx(best, abs=1e-9)
     right = [((e.predict(texts) > 0.5) == liked).mean() for e in (est, found)]
     assert right[1] > right[0] + 0.05
     assert isinstance(found.embedder.adapter, LowRankAdapter)
@@ -537,6 +584,7 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
     full.mkdir()
     (full / "file").write_text("")
     on_vectors = changed(fitted, embedder_=None)
+    of_users = changed(fitted, user_loading_=np.zeros(2))
     naive = changed(fitted, objective_=Naive())
     naive.objective_.models_actions = False
     spread = changed(fitted)
@@ -548,7 +596,8 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "X holds vectors", fitted, vectors, {}),
         (ValueError, "X holds vectors", fitted, "file.npy", {}),
         (TypeError, "'weight' is not an argument", fitted, texts, {"weight": 1}),
-        (ValueError, "user_id is not supported", fitted, texts, {"user_id": labels}),
+        (ValueError, "fitted without user_id, but", fitted, texts, {"user_id": labels}),
+        (ValueError, "fitted with user_id, but", of_users, texts, {}),
         (ValueError, "Naive is not supported", naive, texts, {}),
         (ValueError, "device_map='auto'", spread, texts, {}),
         (ValueError, "labels are 0 on 1 resp", fitted, texts, {"labels": labels}),

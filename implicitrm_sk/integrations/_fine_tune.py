@@ -9,6 +9,7 @@ import random
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,14 @@ import torch
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from .._activity import is_better
+from .._activity import activity_of, is_better, rows_by_user
 from .._assumptions import Assumptions
 from .._device import resolve_device
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, select_features
 from .._fit import own_random_state, reread_log, take_evidence
 from .._held_out import HeldOut, check_verdict, part_of
-from .._identification import Evidence, warn_not_identified
+from .._identification import Evidence, warn_not_identified, with_activity
 from .._log import number_responses
 from .._optional import import_optional
 from .._prediction import FittedMixture
@@ -47,7 +48,15 @@ LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 2e-5
 RUN_FILE = "run.json"
 #: How far rewards of the result may differ from those in training: float32, and coarser formats.
 TOLERANCES = (1e-4, 0.05)
-FIT_PARAMS = ("sample_weight", "groups", "response_id", "exposures", "labels", "propensity")
+FIT_PARAMS = (
+    "sample_weight",
+    "groups",
+    "response_id",
+    "exposures",
+    "labels",
+    "propensity",
+    "user_id",
+)
 
 
 def fine_tune(
@@ -89,7 +98,8 @@ def fine_tune(
     eval_fraction : float, default=None
         Share of the groups of rows to hold out. None is `validation_fraction` of the estimator.
     **fit_params : dict
-        Arguments of `fit`: sample_weight, groups, response_id, exposures, labels, propensity.
+        Arguments of `fit`: sample_weight, groups, response_id, exposures, labels, propensity,
+        user_id.
 
     Returns
     -------
@@ -105,8 +115,8 @@ def fine_tune(
     TypeError, ValueError
         Before a model is loaded: if `est` has no embedder or X holds vectors, if an argument is
         wrong or does not go with what was fitted, if labels contradict actions, if the model has
-        no layers for LoRA, or if something is not supported: user ids, objectives that do not
-        model P(y | x), compare pairs or need the whole log.
+        no layers for LoRA, or if something is not supported: objectives that do not model
+        P(y | x), compare pairs or need the whole log.
     FileExistsError
         If `output_dir` holds something, and nothing is resumed; or another run than this one.
 
@@ -194,16 +204,18 @@ def check_start(est, X, lora, eval_fraction, fit_params):
             "X holds vectors, or is a path of them, but a language model reads text. Pass the "
             "texts that est was fitted on."
         )
-    unknown = sorted(set(fit_params) - {*FIT_PARAMS, "user_id"})
+    unknown = sorted(set(fit_params) - set(FIT_PARAMS))
     if unknown:
         raise TypeError(
             f"{unknown[0]!r} is not an argument of fine_tune or of fit. Expected one of "
             f"{', '.join(FIT_PARAMS)}."
         )
-    if fit_params.get("user_id") is not None or est.model_.log_loading is not None:
+    had_users, has_users = hasattr(est, "user_loading_"), fit_params.get("user_id") is not None
+    if had_users != has_users:
         raise ValueError(
-            "user_id is not supported by fine_tune: the weights of users over their activity "
-            "need all of their rows at once, and batches hold some. Fit est without user_id."
+            f"est was fitted {'with' if had_users else 'without'} user_id, but fine_tune was "
+            f"called {'with' if has_users else 'without'}. "
+            + ("Pass the ids." if had_users else "Leave it out, or fit est with it.")
         )
     objective = est.objective_
     reasons = (
@@ -448,10 +460,16 @@ class Run:
                 f"too few rows can be held out of {n_rows}: training and held-out part need "
                 "some with and some without actions. Collect more rows, or change eval_fraction."
             )
+        tells = est.model_.log_loading is not None
+        if tells and log.user is None:
+            raise ValueError(
+                "user_id has a user of its own in every row, but est knows users who differ in "
+                "activity. Pass the ids of those who acted."
+            )
         measurement = assumptions.measurement(data.log.signals)
         plan = FitPlan.of(est, HeadColumns.of(est), est.objective_, measurement, assumptions)
         per_step = args.per_device_train_batch_size * args.world_size
-        plan = replace(plan, batch_size=per_step)
+        plan = replace(plan, batch_size=per_step, n_users=log.n_users if tells else None)
         return cls(est, tuned, X, numbers, TokenArrays(tokens), data, plan, args, config)
 
     # ------------------------------------------------------------------ the folder
@@ -487,7 +505,7 @@ class Run:
         config = None if self.config is None else self.config.to_dict()
         arrays = [self.tokens.flat, self.tokens.lengths, self.data.X, self.data.train]
         arrays += [self.data.valid, log.actions, log.sample_weight]
-        arrays += [log.labels, log.exposures, log.propensity, log.response]
+        arrays += [log.labels, log.exposures, log.propensity, log.response, log.user]
         arrays += [value.cpu().numpy() for value in self.est.model_.state_dict().values()]
         digest = hashlib.blake2b(digest_size=16)
         for array in arrays:
@@ -505,7 +523,7 @@ class Run:
     def train(self):
         """Train, and return the trainer with the best weights, and what it was before."""
         trainer = self.trainer()
-        frozen = trainer.log_likelihood(FittedMixture.of(self.est))
+        frozen = trainer.held_out(FittedMixture.of(self.est))
         trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
         if trainer.constraint is not None:
             self._impose_rate(trainer)
@@ -531,6 +549,8 @@ class Run:
             log=part_of(log, held_out, data.valid),
             texts=data.X[held_out, 0].astype(np.int64),
             weight=data.balanced_weights()[data.valid],
+            clusters=self._clusters(),
+            by_user=None if self.plan.n_users is None else partial(self._by_user, model.heads),
             mixture=FittedMixture.of(self.tuned),
             tokens=self.tokens,
             constraint=self.plan.rate_constraint(model.heads, len(data.train)),
@@ -542,7 +562,7 @@ class Run:
 
     def model(self):
         """Return language model and heads as one module, at their start."""
-        from ._tuned import TunedReward
+        from ._tuned import KnownUsers, TunedReward
 
         est, plan = self.est, self.plan
         embedder = est.embedder_
@@ -564,8 +584,14 @@ class Run:
         for layer in heads.dropouts():
             layer.p = est.dropout
         heads.requires_grad_(True)
+        users = None
+        if plan.n_users is not None:
+            users = KnownUsers(plan.n_users, heads.config["n_members"], self.args.device)
         criterion = MemberRisk(
-            plan.objective, plan.measurement, plan.assumptions.model_rates(plan.objective)
+            plan.objective,
+            plan.measurement,
+            plan.assumptions.model_rates(plan.objective),
+            users=users,
         )
         used = HeadColumns.of(est).used
         return TunedReward(trunk, heads, est.scaler_, used, criterion)
@@ -587,6 +613,15 @@ class Run:
         heads.set_generator(None)
         return rows
 
+    def _by_user(self, heads, reward_logit, propensity_logit):
+        """Return `Rows` of the users, given the logits of all texts."""
+
+        def logits(X):
+            texts = torch.as_tensor(X[:, 0].astype(np.int64))
+            return reward_logit[:, texts], propensity_logit[:, texts]
+
+        return rows_by_user(heads, self.plan, self.data, logits)
+
     def _impose_rate(self, trainer):
         """Shift the reward of each member, so that its mean over the log is exact, as in `fit`."""
         data = self.data
@@ -604,15 +639,13 @@ class Run:
 
     def result(self, trainer, frozen):
         """Return the tuned estimator if it is better on held-out rows, else the one given."""
-        values = trainer.log_likelihood(FittedMixture.of(self.tuned))
-        weight = trainer.weight
-        before, after = (float(np.average(v, weights=weight)) for v in (frozen, values))
-        clusters = self._clusters()
         sums = [
-            torch.as_tensor(np.bincount(clusters, weights=v * weight)) for v in (values, frozen)
+            torch.as_tensor(v) for v in (trainer.held_out(FittedMixture.of(self.tuned)), frozen)
         ]
+        total = trainer.weight.sum()
+        after, before = (float(v.sum() / total) for v in sums)
         gain = sums[0] - sums[1]
-        error = float(torch.sqrt(((gain - gain.mean()) ** 2).sum()) / weight.sum())
+        error = float(torch.sqrt(((gain - gain.mean()) ** 2).sum()) / total)
         if not is_better(*sums):
             warn(
                 f"the tuned model is not better than the frozen one by more than a standard error: "
@@ -642,6 +675,7 @@ class Run:
             ],
         }
         self.assemble(trainer)
+        self._take_users(trainer)
         self._verify(trainer)
         self._check_verdict()
         return self.tuned
@@ -672,6 +706,20 @@ class Run:
         tuned.embedder_ = clone(embedder).fit()
         for leftover in ("optimizer_state_", "random_state_"):
             vars(tuned).pop(leftover, None)
+
+    def _take_users(self, trainer):
+        """Give the tuned estimator what is known of users who differ in activity."""
+        tuned = self.tuned
+        if self.plan.n_users is not None:
+            rows = trainer.by_user(*trainer.logits(np.arange(len(self.tokens.lengths))))
+            loading = tuned.model_.loadings().detach().to("cpu", torch.float64)
+            tuned.user_loading_ = loading.mean(0).numpy()
+            tuned.user_activity_ = activity_of(rows, self.data.log)
+        if hasattr(tuned, "user_loading_") and self.data.log.user is not None:
+            n_rows = activity_of(None, self.data.log).n_rows
+            tuned.identification_ = with_activity(
+                tuned.identification_, tuned.user_loading_, n_rows
+            )
 
     def _clusters(self):
         """Return the group of each held-out response, equal texts where no groups were given."""

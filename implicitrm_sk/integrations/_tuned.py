@@ -11,8 +11,17 @@ from torch.utils.data import Dataset, Sampler
 from transformers import Trainer
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from .._activity import held_out
 from ..measurement import _mixture
 from ..training._net import MemberRisk
+from ..training._users import UserWeights, posterior
+
+
+class KnownUsers(UserWeights):
+    """Weights of users that are refreshed where the likelihood is evaluated, not by batches."""
+
+    def collect(self, nll, user, sample_weight):
+        """Leave the batch alone: its rows were read with dropout, and by weights that moved."""
 
 
 class TunedReward(nn.Module):
@@ -49,6 +58,9 @@ class TunedReward(nn.Module):
         # Of `RateConstraint`, which a run that is resumed goes on from; NaN: not yet.
         self.register_buffer("rate_mean", torch.full((n_members,), torch.nan))
         self.register_buffer("rate_multiplier", torch.zeros(n_members))
+        # The weights of users over their activity, as the last evaluation left them.
+        users = criterion.users
+        self.register_buffer("user_weight", None if users is None else users.messages.exp())
 
     @property
     def config(self):
@@ -58,7 +70,7 @@ class TunedReward(nn.Module):
     def trained_names(self):
         """Return the names of what a checkpoint holds: frozen weights are those of the base."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return trained | {"rate_mean", "rate_multiplier"}
+        return trained | {"rate_mean", "rate_multiplier", "user_weight"}
 
     @property
     def _keys_to_ignore_on_save(self):
@@ -112,6 +124,8 @@ class TunedReward(nn.Module):
             x = x.to(self.heads.reward.biases[-1].dtype)
             if text is None:
                 return self.heads.reward_logit(x), self.heads.propensity_logit(x)
+            if self.criterion.users is not None:
+                self.criterion.users.weight = self.user_weight
             outputs = self.heads.outputs(x.index_select(0, text), first)
             return self.criterion(outputs, fields, sample_weight), outputs[0]
 
@@ -215,6 +229,11 @@ class RewardTrainer(Trainer):
         The text of each row of `log`.
     weight : ndarray of shape (m,)
         Of the responses of `log`.
+    clusters : ndarray of int of shape (m,)
+        Responses of one number may depend on each other.
+    by_user : callable(reward_logit, propensity_logit) -> Rows, default=None
+        Of users who differ in activity: sums the log-likelihoods of their rows, given the logits
+        of all texts.
     mixture : FittedMixture
         Whose measurement and mirror images the likelihood is of.
     tokens : TokenArrays
@@ -231,8 +250,10 @@ class RewardTrainer(Trainer):
         log,
         texts,
         weight,
+        clusters,
         mixture,
         tokens,
+        by_user=None,
         constraint=None,
         callbacks=(),
     ):
@@ -240,6 +261,8 @@ class RewardTrainer(Trainer):
         self.log_held_out = log
         self.texts = texts
         self.weight = weight
+        self.clusters = clusters
+        self.by_user = by_user
         self.mixture = mixture
         self.tokens = tokens
         self.constraint = constraint
@@ -317,14 +340,28 @@ class RewardTrainer(Trainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Return minus the mean log-likelihood of the held-out responses, in nats, as ``loss``."""
-        values = self.log_likelihood(self.mixture)
-        loss = -float(np.average(values, weights=self.weight))
-        metrics = {f"{metric_key_prefix}_loss": loss}
+        loss = -self.held_out(self.mixture).sum() / self.weight.sum()
+        metrics = {f"{metric_key_prefix}_loss": float(loss)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def held_out(self, mixture):
+        """Return the log-likelihood of each cluster of held-out responses, or of each user.
+
+        The rows of a user are taken together, given those that train; what these say of the users
+        is then taken over for the steps that follow (the E-step of EM).
+        """
+        if self.by_user is None:
+            values = self.log_likelihood(mixture) * self.weight
+            return np.bincount(self.clusters, weights=values)
+        rows = self.by_user(*self.logits(np.arange(len(self.tokens.lengths))))
+        model = self.accelerator.unwrap_model(self.model)
+        model.user_weight.copy_(posterior(rows.train, model.criterion.users.log_prior.cpu()).exp())
+        values = held_out(rows)
+        return (torch.logsumexp(values, -1) - np.log(values.shape[-1])).numpy()
 
     def log_likelihood(self, mixture):
         """Return log P(y | x) of each held-out response as a mixture has it, labels included."""
