@@ -7,16 +7,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import make_tiny_model, some_labels
 from transformers import TrainingArguments
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
+from implicitrm_sk._activity import held_out
 from implicitrm_sk._prediction import FittedMixture
 from implicitrm_sk.embedding import LowRankAdapter, _models
 from implicitrm_sk.integrations import _fine_tune, fine_tune, reward_function, to_transformers
 from implicitrm_sk.objectives import Naive
+from implicitrm_sk.training._users import posterior, quadrature
 
 WORDS = ["good", "nice", "fine", "bad", "poor", "dull"]
 
@@ -221,6 +224,11 @@ def test_resumed_is_uninterrupted(fitted, log, tmp_path, monkeypatch):
     resumed_run.claim(tmp_path / "cut")
     resumed, _ = resumed_run.train()
     assert losses_of(resumed) == pytest.approx(losses_of(whole), abs=1e-6)
+    early = run_of(est, texts, y, tmp_path / "early", args=STEPS)
+    early.claim(tmp_path / "early")  # and interrupted before the first checkpoint
+    early = run_of(est, texts, y, tmp_path / "early", args=args)
+    early.claim(tmp_path / "early")
+    assert early.args.resume_from_checkpoint is None
     expected = weights_of(whole)
     for name, parameter in weights_of(resumed).items():
         torch.testing.assert_close(parameter, expected[name], atol=1e-6, rtol=0)
@@ -325,27 +333,27 @@ def test_evaluation_is_the_score_on_held_out_rows(folder, tmp_path, kind):
 
 
 @pytest.fixture(scope="module")
-def of_users(tmp_path_factory):
+def of_users(calm):
     """Return texts, actions and users who differ in activity, and an estimator that knows it."""
     texts, _, liked = make_texts(600)
     rng = np.random.default_rng(0)
     user = rng.integers(60, size=600)
     ready = np.where(user < 30, 0.95, 0.1)
     y = (np.stack([liked, ~liked], 1) & (rng.random((600, 2)) < ready[:, None])).astype(int)
-    folder = make_tiny_model(
-        tmp_path_factory.mktemp("users"), "bert", hidden_size=16, intermediate_size=24
-    )
     ids = np.array([f"u{u}" for u in user])
-    est = fit(make_estimator(folder, max_epochs=30), (texts, y), user_id=ids)
+    est = fit(make_estimator(calm, dropout=0.0, max_epochs=20), (texts, y), user_id=ids)
     assert est.model_.log_loading is not None
     return est, texts, y, ids
 
 
 def test_users_who_differ(of_users, tmp_path):
-    """No step changes nothing; steps are by the weights of users; held-out users are judged."""
+    """No step changes nothing; steps go by the weights of users; they are held out together."""
     est, texts, y, ids = of_users
-    idle = {"learning_rate": 0.0, "max_steps": 1}
-    run = run_of(est, texts, y, tmp_path / "idle", args=idle, user_id=ids)
+    args = {
+        "learning_rate": 0.0, "max_steps": 1, "logging_steps": 1,
+        "per_device_train_batch_size": 600,
+    }  # fmt: skip
+    run = run_of(est, texts, y, tmp_path / "idle", args=args, user_id=ids)
     trainer, same = train(run)
     run._take_users(trainer)
     order = est.user_activity_.codes(same.user_activity_.user_id)
@@ -355,18 +363,15 @@ def test_users_who_differ(of_users, tmp_path):
     np.testing.assert_allclose(same.predict_action(texts, user_id=ids), expected, atol=1e-4)
     assert same.identification_ == est.identification_
 
-    args = {"max_steps": 120, "learning_rate": 1e-2}
-    run = run_of(est, texts, y, tmp_path / "run", args=args, user_id=ids)
-    trainer, tuned = train(run)
-    run._take_users(trainer)
-    run._verify(trainer)
-    weight = trainer.model.user_weight.sum(-1)
-    torch.testing.assert_close(weight, torch.ones_like(weight))
-    activity = tuned.user_activity_
-    active = np.array([int(u[1:]) < 30 for u in activity.user_id])
-    assert activity.mean[active].min() > activity.mean[~active].max()
-    gain = tuned.score(texts, y, user_id=ids) - est.score(texts, y, user_id=ids)
-    assert gain > 0.02
+    # Each row at each node of activity, by what the rows that train say of its user.
+    rows = trainer.by_user(*trainer.logits(np.arange(len(run.tokens.lengths))))
+    weight = posterior(rows.train, quadrature()[1]).exp()
+    expected = -(weight * rows.train).sum((0, 2)).mean() / len(run.data.train)
+    loss = trainer.state.log_history[0]["loss"]
+    assert loss == pytest.approx(float(expected), abs=1e-4)
+    valid = torch.logsumexp(held_out(rows), -1) - np.log(2)
+    best = trainer.state.best_metric
+    assert best == pytest.approx(-float(valid.sum()) / trainer.weight.sum(), abs=1e-6)
 
 
 def test_rate_of_the_result_is_the_one_given(folder, log, tmp_path):
@@ -537,6 +542,48 @@ def test_tuned_is_tuned_again(tuned, tmp_path):
     assert np.abs(again.predict(rows) - found.predict(rows)).max() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["labels", "exposures", "response_id"])
+def test_verdict_is_tested_on_the_tuned_vectors(folder, tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(_fine_tune, "is_better", lambda *_: True)
+    checked, check = [], _fine_tune.check_verdict
+
+    def noted(est, held_out):
+        checked.append(held_out)
+        check(est, held_out)
+
+    monkeypatch.setattr(_fine_tune, "check_verdict", noted)
+    texts, y, liked = make_texts(120)
+    if kind == "response_id":
+        texts = [texts[i // 2 * 2] for i in range(120)]
+    side = side_of(kind, 120, liked)
+    frame = pd.DataFrame(texts, columns=["prompt", "response"])
+    est = fit(make_estimator(folder, false_action_rate=0.05), (frame, y), **side)
+    args = {"max_steps": 2, "learning_rate": 1e-2, "warmup_steps": 0}
+    found = fine_tune(est, frame, y, output_dir=tmp_path / "run", args=args, **side)
+    (held_out,) = checked
+    vectors = found.embedder_.transform(frame)
+    known = {tuple(np.round(row, 3)) for row in vectors}
+    assert {tuple(np.round(row, 3)) for row in held_out.X} <= known
+    if kind == "labels":
+        assert len(held_out.labelled_X) == (~np.isnan(side["labels"])).sum()
+    assert found.evidence_ == est.evidence_
+
+
+def test_arguments_of_the_trainer_are_taken_as_they_are(fitted, log, tmp_path):
+    given = TrainingArguments(
+        str(tmp_path / "other"), max_steps=3, learning_rate=0.5, use_cpu=True, report_to="none",
+        dataloader_pin_memory=False, disable_tqdm=True, save_strategy="no",
+    )  # fmt: skip
+    run = run_of(fitted, *log[:2], tmp_path / "run", args=given)
+    assert given.output_dir == str(tmp_path / "other")
+    assert run.args.output_dir == str(tmp_path / "run")
+    assert (run.args.learning_rate, run.args.weight_decay) == (0.5, 0.0)
+    trainer, _ = run.train()
+    assert trainer.state.global_step == 3
+    # No evaluation was asked for: the last weights count.
+    assert not [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
 def test_all_weights_become_a_model_folder(fitted, log, tmp_path):
     texts, y, _ = log
     run = run_of(fitted, texts, y, tmp_path, lora=False, args={"max_steps": 2})
@@ -617,6 +664,7 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "'epochs', which is not", fitted, texts, {"args": {"epochs": 1}}),
         (ValueError, "args holds output_dir", fitted, texts, {"args": {"output_dir": "x"}}),
         (TypeError, "args must be a dict", fitted, texts, {"args": 3}),
+        (ValueError, "spread the weights over", fitted, texts, {"args": {"fsdp": "full_shard"}}),
     ]
     for error, message, est, X, more in cases:
         arguments = {"output_dir": tmp_path / "new"} | more

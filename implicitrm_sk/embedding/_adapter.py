@@ -1,7 +1,7 @@
 """Low-rank changes of the weights of a language model: what fine-tuning with LoRA leaves."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -47,6 +47,7 @@ class LowRankAdapter:
 
     down: dict[str, Any]
     up: dict[str, Any]
+    digest: str = field(init=False)
 
     def __post_init__(self):
         if not self.down or set(self.down) != set(self.up):

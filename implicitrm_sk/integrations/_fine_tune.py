@@ -237,7 +237,7 @@ def check_start(est, X, lora, eval_fraction, fit_params):
     if embedder.device_map is not None:
         raise ValueError(
             f"the embedder has device_map={embedder.device_map!r}, which the Trainer cannot "
-            "train. Leave it out, and spread the model by accelerate (FSDP, DeepSpeed)."
+            "train. Leave it out; LoRA on one GPU needs little more than the model."
         )
     is_gguf = str(embedder.model).endswith(".gguf") or "gguf_file" in (embedder.model_kwargs or {})
     if lora is False and (is_gguf or embedder.trust_remote_code):
@@ -331,6 +331,13 @@ def training_arguments(est, output_dir, args, *, lora):
         raise TypeError(
             f"args must be a dict or transformers.TrainingArguments, got {type(args).__name__}."
         )
+    deepspeed = getattr(args, "hf_deepspeed_config", None)
+    by_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if by_fsdp or (deepspeed is not None and deepspeed.is_zero3()):
+        raise ValueError(
+            "args spread the weights over processes (FSDP or DeepSpeed ZeRO 3), but fine_tune "
+            "reads the heads whole between steps. Use torchrun alone, or ZeRO 1 or 2."
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"one process sees {args.n_gpu} GPUs, over which the Trainer would split the batches. "
@@ -369,6 +376,8 @@ def _recipe(est, output_dir, given, lora):
         "disable_tqdm": not est.verbose,
         "report_to": "none",
     }
+    if given.get("eval_strategy") == "no":
+        recipe["load_best_model_at_end"] = False  # which the Trainer refuses
     resume = given.pop("resume_from_checkpoint", None)
     known = TrainingArguments.__dataclass_fields__
     unknown = sorted(set(given) - set(known))
@@ -477,6 +486,7 @@ class Run:
     def claim(self, folder):
         """Make the output folder that of this run, or raise if it is that of another one."""
         from accelerate import PartialState
+        from transformers.trainer_utils import get_last_checkpoint
 
         state = PartialState()
         run, path = self.digest(), folder / RUN_FILE
@@ -493,6 +503,8 @@ class Run:
                     f"output_dir={str(folder)!r} does not hold a run of this estimator, log and "
                     "lora, so that it cannot be resumed. Pass what the run was started with."
                 )
+            if resumes is True and get_last_checkpoint(str(folder)) is None:
+                self.args.resume_from_checkpoint = None  # interrupted before the first one
         state.wait_for_everyone()
         if state.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)

@@ -56,8 +56,9 @@ class TunedReward(nn.Module):
         ):
             self.register_buffer(name, value, persistent=False)
         # Of `RateConstraint`, which a run that is resumed goes on from; NaN: not yet.
-        self.register_buffer("rate_mean", torch.full((n_members,), torch.nan))
-        self.register_buffer("rate_multiplier", torch.zeros(n_members))
+        like = heads.reward.biases[-1].detach()
+        self.register_buffer("rate_mean", like.new_full((n_members,), torch.nan))
+        self.register_buffer("rate_multiplier", like.new_zeros(n_members))
         # The weights of users over their activity, as the last evaluation left them.
         users = criterion.users
         self.register_buffer("user_weight", None if users is None else users.messages.exp())
