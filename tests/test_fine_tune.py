@@ -17,8 +17,10 @@ from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk._activity import held_out
 from implicitrm_sk._prediction import FittedMixture
 from implicitrm_sk.embedding import LowRankAdapter, _models
+from implicitrm_sk.exceptions import ModelFileError
 from implicitrm_sk.integrations import _fine_tune, fine_tune, reward_function, to_transformers
 from implicitrm_sk.objectives import Naive
+from implicitrm_sk.persistence._values import Codec
 from implicitrm_sk.training._users import posterior, quadrature
 
 WORDS = ["good", "nice", "fine", "bad", "poor", "dull"]
@@ -692,6 +694,26 @@ def test_missing_package_is_named(fitted, log, tmp_path, monkeypatch, package):
 
 
 # ---------------------------------------------------------------------- the adapter
+
+
+def test_adapter_of_a_file_is_checked():
+    ones = np.ones((2, 2), dtype=np.float32)
+    codec = Codec()
+    content = codec.encode(LowRankAdapter({"0": ones}, {"0": ones}), "adapter")
+    arrays = dict(codec.arrays)
+    assert Codec(dict(arrays)).decode(content) == LowRankAdapter({"0": ones}, {"0": ones})
+    name = next(iter(arrays))
+    for changed_array, message in (
+        (2 * ones, "not those of its digest"),
+        (ones[:1], "expected .rank"),
+        (ones * np.nan, "NaN"),
+    ):
+        with pytest.raises(ModelFileError, match=message):
+            Codec(arrays | {name: changed_array}).decode(content)
+    with pytest.raises(ModelFileError, match="is not in the file"):
+        Codec().decode({"adapter": {"digest": "f"}})
+    with pytest.raises(ModelFileError, match="no valid adapter"):
+        Codec().decode({"adapter": 3})
 
 
 def test_adapter_that_does_not_fit_together():

@@ -216,7 +216,7 @@ def fine_tune(args):
     from ..integrations import fine_tune as tune
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
-    est.verbose = is_first
+    settings.setdefault("disable_tqdm", not is_first)
     began = time.monotonic()
     tuned = tune(
         est,
