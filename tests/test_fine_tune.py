@@ -437,6 +437,7 @@ def test_each_text_is_tokenised_once_and_read_once_per_batch(fitted, log, tmp_pa
     assert np.mean([share for *_, share in read]) > 0.85
 
 
+@pytest.mark.slow
 def test_activations_computed_again_change_nothing(tiny_model, log, tmp_path):
     texts, y, _ = log
     est = fit(make_estimator(tiny_model(), dropout=0.0), log)
