@@ -1,6 +1,8 @@
 """What a log and a fitted reward can be asked about, in text, tables and figures."""
 
 from ._interval import RewardInterval, reward_interval
+from ._comparison import GroupComparison
+from ._groups import compare_groups
 from ._plot._comparison import MethodComparisonDisplay
 from ._plot._identification import IdentificationDisplay
 from ._plot._propensity import PropensityDisplay
@@ -12,6 +14,7 @@ from ._report import IdentificationReport
 from ._shift import ShiftReport, shift_report
 
 __all__ = [
+    "GroupComparison",
     "IdentificationDisplay",
     "IdentificationReport",
     "MethodComparisonDisplay",
@@ -21,6 +24,7 @@ __all__ = [
     "ShiftReport",
     "StratificationDisplay",
     "TrainingCurveDisplay",
+    "compare_groups",
     "identification_report",
     "reward_interval",
     "shift_report",

@@ -1,0 +1,632 @@
+"""Which group of responses users prefer: mean rewards with intervals, from the log itself."""
+
+import warnings
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import clone
+
+from .._activity import HEADS
+from .._estimator import ImplicitRewardEstimator
+from .._features import HeadColumns, embed_text, select_features, set_embedder
+from .._fit import own_random_state, read_log
+from .._identification import (
+    ADVICE,
+    BOUNDED,
+    IDENTIFIED,
+    LEVEL_ONLY,
+    NOT_IDENTIFIED,
+    RANKING_ONLY,
+    Identification,
+)
+from .._log import number_responses, number_users
+from .._prediction import FittedMixture
+from .._sklearn import safe_indexing, validate_params
+from .._typing import Rows
+from .._validation import check_groups, is_missing, to_numpy
+from .._warnings import warn
+from ..exceptions import IdentificationWarning
+from ..measurement import _mixture
+from ..training._split import cross_fitting_folds, row_codes
+from ._comparison import GroupComparison
+from ._one_step import MAX_OUTCOMES, Patterns, bounds_of, one_step, reward_of
+
+#: A group with fewer rows gives no mean worth an interval; so do fewer prompts that groups share.
+MIN_ROWS = 20
+#: Levels from what tells least to what tells most.
+LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
+
+
+def compare_groups(
+    est: Any,
+    X: Rows,
+    y: ArrayLike,
+    by: ArrayLike,
+    *,
+    reference: Any = None,
+    user_id: ArrayLike | None = None,
+    groups: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    standardize: bool = False,
+    n_folds: int = 5,
+    confidence: float = 0.9,
+) -> GroupComparison:
+    """Compare the mean reward of groups of responses, with intervals: which model is preferred.
+
+    Shares of actions compare how readily the responses of a model, a prompt version or a locale
+    draw actions. This compares how often they are preferred, as far as the log determines it.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings, with what they assume; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    by : array-like of shape (n_samples,)
+        The group of each row: model, prompt version, locale, day. At least two, of 20 rows each.
+    reference : object, default=None
+        The group that others are compared with; None is the largest one.
+    user_id : array-like of shape (n_samples,), default=None
+        Who acted. Rows of a user may depend on each other; rows without an id are users of their
+        own. The fits look for users who differ in activity.
+    groups : array-like of shape (n_samples,), default=None
+        The prompt of each row. Rows of a prompt may depend on each other.
+    labels : array-like of shape (n_samples,), default=None
+        Labels of some rows, as in `fit`. Which rows have one may depend on whether there was an
+        action, and on the group.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows; the means are those of the weighted rows.
+    standardize : bool, default=False
+        Compare on the same prompts: those of `groups` that have rows in every group, each with the
+        same weight. Otherwise each group is taken at its own responses.
+    n_folds : int, default=5
+        Parts of the log, each scored by a fit on the others.
+    confidence : float, default=0.9
+        Of the intervals, each by itself: they are not widened for the number of groups.
+
+    Returns
+    -------
+    comparison : GroupComparison
+        Prints as text; `to_frame` and `plot` are its other forms.
+
+    Raises
+    ------
+    TypeError
+        If `est` is no `ImplicitRewardEstimator`.
+    ValueError
+        If there is one group only, a group has fewer than 20 rows, `by` has missing values, the
+        reference does not exist, or the settings have no model of every signal.
+
+    Warns
+    -----
+    UserWarning
+        What the fits warn of, one of each kind.
+
+    Notes
+    -----
+    With reward R, propensities A_k and a row of features x, the estimate of the reward of the row
+    is R(x) plus the first entry of I(x)^-1 s. Here s is the score of (R, A_k) at the row, the
+    derivative of log P(y | x), and I(x) = E[s s'] is its information. R and A_k come from a fit to
+    other folds, which also gets the group of each row as columns of X. The mean over a group is
+    free of errors of the fit to first order [1]_. For two positive actions it is the estimator of
+    [2]_. What is logged, and labelled, is taken to depend on the group and the other actions, not
+    on x. The mean over rows of P(r*=1 | x, y) is another estimator, and its own standard error is
+    far too small.
+
+    Standard errors sum over users, or prompts; with both they are those of two-way clusters [3]_.
+    Intervals are normal ones. They carry the sampling error, not a broken assumption: see
+    `sensitivity_report`.
+
+    I(x) is singular where the log does not determine the reward, such as with one positive and one
+    negative action. The comparison then has no estimate but bounds: a mean reward is at least the
+    share of responses with a positive action, and at most 1 less that with a negative one. With
+    false-action rates e_k it is at least (share_k - e_k) / (1 - e_k). Where two signals of one sign
+    are independent among rows that were looked at, and this is all that is known, the bounds are
+    the one-step estimates of those of `IdentificationReport.bounds`. The ends include the sampling
+    error, so that they hold the whole set of possible values.
+
+    If users are found to differ in activity, signals of a row depend on each other, and only the
+    bounds that need no independence are given.
+
+    References
+    ----------
+    .. [1] Chernozhukov et al., "Double/debiased machine learning for treatment and structural
+       parameters", The Econometrics Journal 21, 2018.
+    .. [2] Das, Kennedy & Jewell, "Doubly robust capture-recapture methods for estimating population
+       size", Journal of the American Statistical Association, 2023.
+    .. [3] Cameron, Gelbach & Miller, "Robust inference with multiway clustering", Journal of
+       Business & Economic Statistics 29, 2011.
+
+    Examples
+    --------
+    Users like the responses of both models equally, but copy those of the second more readily:
+
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import compare_groups
+    >>> rng = np.random.default_rng(0)
+    >>> X, model = rng.normal(size=(3000, 2)), rng.choice(["old", "new"], size=3000)
+    >>> liked = rng.random(3000) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    >>> ready = np.where(model == "new", 0.7, 0.4)[:, None]
+    >>> y = (liked[:, None] & (rng.random((3000, 2)) < ready)).astype(int)
+    >>> est = ImplicitRewardEstimator(
+    ...     shared_examination=False, learning_rate_init=0.01, n_estimators=2, random_state=0
+    ... )
+    >>> found = compare_groups(est, X, y, model, reference="old").to_frame()
+    >>> found.loc["new", ["rate_0", "rate_1"]].gt(found.loc["old", ["rate_0", "rate_1"]]).all()
+    np.True_
+    >>> low, high = found.loc["new", ["difference_low", "difference_high"]]
+    >>> bool(low < 0 < high)
+    True
+    """
+    work = _Work(est, X, y, by, user_id, groups, labels, sample_weight, n_folds)
+    position = work.check_reference(reference)
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}.")
+    weight = work.weights(standardize)
+    fits = work.cross_fit()
+    ends, verdict = _ends(work, fits)
+    return _comparison(work, ends, verdict, weight, position, confidence, standardize)
+
+
+class _Work:
+    """A checked log with its groups, and the fits to parts of it."""
+
+    def __init__(self, est, X, y, by, user_id, groups, labels, sample_weight, n_folds):
+        if not isinstance(est, ImplicitRewardEstimator):
+            raise TypeError(
+                f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+                "pass the last step, and X as transformed by the others."
+            )
+        self.est = clone(est)
+        validate_params(self.est)
+        if isinstance(est.false_action_rate, str):
+            raise ValueError(
+                f"compare_groups needs false-action rates as numbers, got {est.false_action_rate!r}"
+                ": its intervals do not hold their error. Pass those of a fit, false_action_rate_."
+            )
+        set_embedder(self.est)
+        X = embed_text(self.est, X)
+        self.X = select_features(self.est, X, reset=True)
+        if not isinstance(self.X, np.ndarray):
+            raise ValueError(
+                "compare_groups fits parts of X, and does not read it from files. Load it, or a "
+                "random part of it, into memory."
+            )
+        self.y, self.side = y, {"labels": labels, "sample_weight": sample_weight}
+        self.side = {name: value for name, value in self.side.items() if value is not None}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fits give them
+            self.log, _ = read_log(self.est, len(self.X), y, self.side, "batch")
+        self._check_model()
+        self.by_name = getattr(by, "name", None)
+        self.labels, self.code = _check_by(by, len(self.X))
+        self.usable = np.zeros(len(self.X), dtype=bool)
+        self.usable[self.log.usable()] = True
+        self._check_sizes()
+        n = len(self.X)
+        self.user = None if user_id is None else number_users(user_id, n)[0]
+        self.user_id = user_id
+        self.prompt = None
+        if groups is not None:
+            self.prompt = number_responses(check_groups(groups, n))[0]
+        if not isinstance(n_folds, int | np.integer) or n_folds < 2:
+            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}.")
+        self.n_folds = int(n_folds)
+
+    def _check_model(self):
+        objective = self.est.objective_
+        if not objective.models_propensity or objective.single_signal:
+            raise ValueError(
+                f"compare_groups needs the likelihood of every signal, which "
+                f"{type(objective).__name__} does not model. Use objective='stratified'."
+            )
+        without = [s for s in self.log.signals if s.values is None]
+        if without:
+            raise ValueError(
+                f"compare_groups sums over all outcomes of a signal, and {without[0]!r} has no end "
+                "of them. Leave it out, or make a few bins of it."
+            )
+        n = Patterns.of(self.log, np.arange(len(self.X))).n_outcomes(self.log.signals)
+        if n > MAX_OUTCOMES:
+            raise ValueError(
+                f"the signals have {n:,} outcomes together, with all patterns of what was logged; "
+                f"compare_groups sums over {MAX_OUTCOMES:,} at most. Leave out some signals."
+            )
+
+    def _check_sizes(self):
+        counts = np.bincount(self.code[self.usable], minlength=len(self.labels))
+        if counts.min() < MIN_ROWS:
+            small = int(counts.argmin())
+            raise ValueError(
+                f"group {self.labels[small]!r} of by has {counts[small]} rows of positive weight "
+                f"with something logged; at least {MIN_ROWS} are needed. Leave its rows out, or "
+                "join it with another group."
+            )
+
+    def check_reference(self, reference):
+        """Return the position of the reference among the groups."""
+        if reference is None:
+            return int(np.bincount(self.code[self.usable]).argmax())
+        found = np.flatnonzero([label == reference for label in self.labels])
+        if not len(found):
+            shown = ", ".join(map(repr, self.labels[:8]))
+            raise ValueError(f"reference={reference!r} is not a group of by, which has {shown}.")
+        return int(found[0])
+
+    @property
+    def names(self):
+        """Names of the acts: of the signals, with their sign where one column shows both."""
+        names, columns = self.log.act_names(), self.log.acts.column.tolist()
+        sign = {1: "positive", 0: "negative"}
+        return [
+            f"{name}_{sign[c]}" if columns.count(k) > 1 else str(name)
+            for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
+        ]
+
+    def weights(self, standardize):
+        """Return the weight of each row in the mean of its group."""
+        weight = np.where(self.usable, self.log.sample_weight, 0.0)
+        if not standardize:
+            return weight
+        if self.prompt is None:
+            raise ValueError("standardize=True compares on the same prompts: pass them as groups=.")
+        cell = self.prompt * len(self.labels) + self.code
+        n_prompts = self.prompt.max() + 1
+        total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
+        shared = (total.reshape(n_prompts, -1) > 0).all(axis=1)
+        if shared.sum() < MIN_ROWS:
+            raise ValueError(
+                f"{shared.sum()} prompts of groups have rows in every group of by; "
+                f"standardize=True needs at least {MIN_ROWS}. Leave it out, or compare fewer groups."
+            )
+        kept = shared[self.prompt]
+        return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)
+
+    # ------------------------------------------------------------------ fits
+
+    def cross_fit(self):
+        """Return logits of all rows by fits on other rows, with what the fits found."""
+        split = self.prompt if self.prompt is not None else self.user
+        if split is None:
+            split = row_codes(self.X)
+        rng = own_random_state(self.est.random_state)
+        # In the order of group and actions, so that folds have their share of either.
+        stratum = self.code + (self.log.balance() + 1) / 4
+        fold = cross_fitting_folds(stratum, split, self.n_folds, rng)
+        sizes = np.bincount(fold, minlength=self.n_folds)
+        if not sizes.all():
+            raise ValueError(
+                f"the rows belong to {len(np.unique(split))} prompts or users; at least "
+                f"{self.n_folds} are needed for n_folds={self.n_folds}. Lower n_folds."
+            )
+        # The group is a column that both heads read: propensities may differ between the groups
+        # in ways that the other columns do not show.
+        is_group = np.eye(len(self.labels), dtype=self.X.dtype)[self.code][:, 1:]
+        X = np.hstack([self.X, is_group])
+        settings, width = clone(self.est), self.X.shape[1]
+        columns = [
+            None if part is None else [*part, *range(width, X.shape[1])]
+            for part in HeadColumns.of(self.est).positions
+        ]
+        if columns != [None, None]:
+            everything = list(range(X.shape[1]))
+            columns = [everything if part is None else part for part in columns]
+        settings.set_params(
+            embedder=None,
+            warm_start=False,
+            reward_features=columns[0],
+            propensity_features=columns[1],
+        )
+        found, caught = _Fits(), {}
+        for k in range(self.n_folds):
+            train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+            with warnings.catch_warnings(record=True) as noted:
+                warnings.simplefilter("always")
+                fitted = clone(settings).fit(
+                    X[train],
+                    safe_indexing(to_numpy(self.y), train),
+                    groups=split[train],
+                    **{name: safe_indexing(to_numpy(v), train) for name, v in self.side.items()},
+                    **(
+                        {}
+                        if self.user_id is None
+                        else {"user_id": safe_indexing(to_numpy(self.user_id), train)}
+                    ),
+                )
+            for one in noted:
+                if not issubclass(one.category, IdentificationWarning):
+                    caught.setdefault(one.category, str(one.message))
+            found.add(fitted, X[held], held)
+        for category, text in caught.items():
+            warn(f"{text} (One of {self.n_folds} fits.)", category)
+        return found
+
+
+class _Fits:
+    """What the fits to all folds found.
+
+    Attributes
+    ----------
+    identifications : list of Identification
+    active : bool
+        Whether users differ in activity, in most of the fits.
+    shown_twice : tuple of int
+    measurement : Measurement
+    rates : Tensor of shape (K,) or None
+    """
+
+    def __init__(self):
+        self.identifications, self.parts, self.n_active = [], [], 0
+
+    def add(self, fitted, X, rows):
+        """Take over the logits of the rows that a fit has not seen."""
+        mixture = FittedMixture.of(fitted)
+        f, u = mixture.members(X, *HEADS)
+        self.parts.append((rows, _mixture.mean_logit(f), u.mean(0)))
+        self.identifications.append(fitted.identification_)
+        self.n_active += mixture.differs
+        self.shown_twice = fitted.evidence_.shown_twice
+        self.measurement, self.rates = mixture.measurement, mixture.false_action_rate
+
+    @property
+    def active(self):
+        return 2 * self.n_active > len(self.parts)
+
+    @property
+    def identification(self):
+        """The level that most of the fits reach."""
+        ranked = sorted(self.identifications, key=lambda found: LEVELS.index(found.level))
+        return ranked[(len(ranked) - 1) // 2]
+
+    def logits(self):
+        """Return the logits of all rows, in their order."""
+        rows = np.concatenate([rows for rows, _, _ in self.parts])
+        order = torch.as_tensor(np.argsort(rows))
+        return [torch.cat([part[k] for part in self.parts])[order] for k in (1, 2)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Verdict:
+    """What the log determines of the groups."""
+
+    identification: Identification
+    estimated: bool
+    reason: str
+
+
+def _check_by(by, n_samples):
+    """Return the labels of the groups, and the code of each row."""
+    values = to_numpy(by)
+    values = np.asarray(values)
+    if values.shape != (n_samples,):
+        raise ValueError(
+            f"by has shape {values.shape}, but one group per row of X is expected: ({n_samples},)."
+        )
+    missing = is_missing(values)
+    if missing.any():
+        raise ValueError(
+            f"by is missing in {missing.sum()} rows, the first in row {missing.argmax()}. Leave "
+            "these rows out, or give them a group of their own."
+        )
+    values = check_groups(values, n_samples, "by")
+    labels, code = np.unique(values, return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"by has one group only, {labels[0]!r}; expected at least two.")
+    return labels, code
+
+
+# ---------------------------------------------------------------------- values of rows
+
+
+def _ends(work, fits):
+    """Return what the lower and upper means are taken of, and the verdict.
+
+    Either (n, 2) one-step values of the rows, or None: shares of actions bound the means.
+    """
+    found = fits.identification
+    reason = found.reason
+    if fits.active:
+        reason = (
+            "users differ in how readily they act, so that signals of a row depend on each other; "
+            "compare_groups then gives the bounds that need no independence."
+        )
+        return None, _Verdict(found, False, reason)
+    if found.level == IDENTIFIED:
+        values, singular = _one_step(work, fits, reward_of)
+        if not singular.any():
+            return values, _Verdict(found, True, reason)
+        reason = (
+            f"the signals of a row by themselves do not determine its reward, in "
+            f"{singular.sum():,} of {len(singular):,} rows; compare_groups uses nothing else."
+        )
+    elif (
+        found.level == BOUNDED
+        and len(fits.shown_twice) == 1
+        and fits.rates is None
+        and not fits.measurement.examined
+    ):
+        values, singular = _one_step(work, fits, bounds_of(fits.shown_twice))
+        if not singular.any():
+            return values, _Verdict(found, False, reason)
+    return None, _Verdict(found, False, reason)
+
+
+def _one_step(work, fits, ends):
+    """Return one-step values of all rows, and where there are none."""
+    log, (f, u) = work.log, fits.logits()
+    labels = None if log.labels is None else torch.as_tensor(log.labels)
+    actions = torch.as_tensor(log.actions)
+    values, singular = np.empty((len(f), 2)), np.zeros(len(f), dtype=bool)
+    for g in range(len(work.labels)):
+        rows = np.flatnonzero((work.code == g) & work.usable)
+        patterns = Patterns.of(log, rows)
+        for start in range(0, len(rows), 4096):
+            part = rows[start : start + 4096]
+            values[part], singular[part] = one_step(
+                fits.measurement,
+                ends,
+                f[part],
+                u[part],
+                patterns,
+                actions[part],
+                fits.rates,
+                None if labels is None else labels[part],
+            )
+    return np.where(work.usable[:, None], values, 0.0), singular
+
+
+def _share_ends(log, rates, rows, weight):
+    """Return values (n, 2) whose means bound the mean reward of some rows, NaN left out.
+
+    They need no assumption but A_k <= 1. Of single signals with false actions the one that says
+    most is taken.
+    """
+    acts, values = log.acts, np.zeros((len(log.actions), 2))
+    values[:, 1] = 1.0
+    for c, end, sign in ((1, 0, 1.0), (0, 1, -1.0)):
+        mine = np.flatnonzero((acts.target == c) & acts.bounds)
+        if not len(mine):
+            continue
+        counts = acts.counts[:, mine]
+        if rates is None:
+            known = ~np.isnan(counts).all(axis=1)
+            shown = np.where(known, (counts > 0).any(axis=1), np.nan)
+        else:
+            e = rates.numpy()[acts.column[mine]]
+            each = (counts - e) / (1 - e)
+            means = [_mean(column[rows], weight[rows]) for column in each.T]
+            shown = each[:, int(np.nanargmax(means))]
+            if max(means) <= 0:
+                continue
+        values[:, end] = shown if sign > 0 else 1 - shown
+    return values
+
+
+def _mean(values, weight):
+    known = ~np.isnan(values) & (weight > 0)
+    return np.average(values[known], weights=weight[known]) if known.any() else np.nan
+
+
+# ---------------------------------------------------------------------- means and errors
+
+
+def _comparison(work, ends, verdict, weight, reference, confidence, standardized):
+    """Return the result: means of groups, their differences, and intervals of both."""
+    n_groups, n = len(work.labels), len(weight)
+    contradicted = ADVICE["signs"] in verdict.identification.advice
+    rates = work.est.false_action_rate_
+    rates = torch.as_tensor(rates) if rates.any() else None
+    means, influence = np.empty((n_groups, 2)), np.zeros((n_groups, 2, n))
+    for g in range(n_groups):
+        rows = np.flatnonzero((work.code == g) & (weight > 0))
+        values = ends
+        if ends is None:
+            values = _share_ends(work.log, rates, rows, weight)
+        if contradicted:
+            values = np.tile([0.0, 1.0], (n, 1))
+        for end in (0, 1):
+            column = values[rows, end]
+            known = ~np.isnan(column)
+            w = np.where(known, weight[rows], 0.0)
+            if not known.any():
+                means[g, end] = float(end)
+                continue
+            w = w / w.sum()
+            means[g, end] = w @ np.nan_to_num(column)
+            influence[g, end, rows] = w * np.nan_to_num(column - means[g, end])
+    covariance, n_clusters = _clustered(influence.reshape(2 * n_groups, n), work)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    error = np.sqrt(np.diag(covariance)).reshape(n_groups, 2)
+    interval = means + z * error * [-1, 1]
+    # The lowest difference is from the lower end to the upper end of the reference.
+    gap = np.zeros((n_groups, 2))
+    for g in set(range(n_groups)) - {reference}:
+        for end, sign in ((0, -1), (1, 1)):
+            contrast = np.zeros((n_groups, 2))
+            contrast[g, end], contrast[reference, 1 - end] = 1, -1
+            spread = np.sqrt(max(contrast.ravel() @ covariance @ contrast.ravel(), 0.0))
+            gap[g, end] = contrast.ravel() @ means.ravel() + sign * z * spread
+    nothing = np.full(n_groups, np.nan)
+    difference = means[:, 0] - means[reference, 0] if verdict.estimated else nothing.copy()
+    difference[reference] = 0.0
+    return GroupComparison(
+        groups=work.labels,
+        by=work.by_name,
+        reference=work.labels[reference],
+        n_rows=np.bincount(work.code[weight > 0], minlength=n_groups),
+        n_clusters=n_clusters,
+        rates=_raw_rates(work, weight),
+        shows=dict(zip(work.names, work.log.acts.target.tolist(), strict=True)),
+        reward=means[:, 0] if verdict.estimated else nothing,
+        reward_interval=interval,
+        difference=difference,
+        difference_interval=gap,
+        confidence=confidence,
+        identification=verdict.identification,
+        estimated=verdict.estimated,
+        reason=verdict.reason,
+        standardized=standardized,
+        leverage=_leverage(influence[:, 0]),
+    )
+
+
+def _raw_rates(work, weight):
+    """Return {name: share of the logged rows of each group with the act}."""
+    return {
+        name: np.array(
+            [
+                _mean(counts[work.code == g], weight[work.code == g])
+                for g in range(len(work.labels))
+            ]
+        )
+        for name, counts in zip(work.names, work.log.acts.counts.T, strict=True)
+    }
+
+
+def _leverage(influence):
+    """Return the share of each squared error that the hundredth of largest rows makes up."""
+    squares = np.sort(influence**2, axis=1)[:, ::-1]
+    share = []
+    for row in squares:
+        row = row[row > 0]
+        share.append(row[: -(-len(row) // 100)].sum() / row.sum() if len(row) else 0.0)
+    return np.array(share)
+
+
+def _clustered(influence, work):
+    """Return the covariance of means, and the number of clusters.
+
+    Parameters
+    ----------
+    influence : ndarray of shape (means, n)
+        Of each row on each mean.
+    work : _Work
+    """
+    ways = [codes for codes in (work.user, work.prompt) if codes is not None]
+    found = [_one_way(influence, codes) for codes in ways or [np.arange(influence.shape[1])]]
+    if len(ways) == 2:
+        both = number_responses(ways[0] * (ways[1].max() + 1) + ways[1])[0]
+        twice = found[0][0] + found[1][0] - _one_way(influence, both)[0]
+        # It need not be positive; then the larger of the two ways holds.
+        larger = max(found, key=lambda one: np.trace(one[0]))[0]
+        least = np.linalg.eigvalsh(twice)[0]
+        return (twice if least >= 0 else larger), min(found[0][1], found[1][1])
+    return found[0]
+
+
+def _one_way(influence, codes):
+    used = (influence != 0).any(axis=0)
+    if not used.any():
+        return np.zeros((len(influence), len(influence))), 0
+    codes = np.unique(codes[used], return_inverse=True)[1]
+    sums = np.stack([np.bincount(codes, weights=row[used]) for row in influence])
+    n_clusters = sums.shape[1]
+    return sums @ sums.T * n_clusters / max(n_clusters - 1, 1), n_clusters
