@@ -12,8 +12,8 @@ from .._optional import import_optional
 from .._typing import Floats
 from ._plot._base import COLOURS, MARKERS
 
-#: A hundredth of the rows that makes up more of a squared error than this is worth a remark.
-HEAVY = 0.5
+#: A mean whose error comes from fewer rows than this is no case for a normal interval.
+FEW_ROWS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +50,11 @@ class GroupComparison:
         Whether the log determines the means; otherwise the intervals are bounds.
     reason : str
         Why.
-    standardized : bool
+    same_prompts : bool
         Whether all groups are taken at the same prompts.
-    leverage : ndarray of shape (n_groups,)
-        Share of the squared error that a hundredth of the rows makes up; where propensities are
-        small few rows weigh a lot, and the interval is less certain than it looks.
+    n_effective : ndarray of shape (n_groups,)
+        How many rows of equal weight would have squared errors as uneven as those of the group.
+        Where actions are rare few rows weigh a lot, and intervals are less certain than they look.
 
     Examples
     --------
@@ -87,8 +87,8 @@ class GroupComparison:
     identification: Identification
     estimated: bool
     reason: str
-    standardized: bool
-    leverage: Floats
+    same_prompts: bool
+    n_effective: Floats
 
     @property
     def verdict(self) -> str:
@@ -159,7 +159,11 @@ class GroupComparison:
                 if self.estimated
                 else "; the log does not determine the mean rewards, and these are bounds"
             )
-            + (", on the same prompts." if self.standardized else ", at each group's own responses."),
+            + (
+                ", on the same prompts."
+                if self.same_prompts
+                else ", at each group's own responses."
+            ),
             "",
         ]
         lines = [line for text in lines for line in (textwrap.wrap(text, 100) or [""])]
@@ -195,15 +199,15 @@ class GroupComparison:
                 said = f"{group} and {self.reference}: neither is shown to be better; {between}."
             else:
                 said = (
-                    f"{group} and {self.reference}: the log does not say which is better; {between}."
+                    f"{group}, {self.reference}: the log does not say which is better; {between}."
                 )
             yield said + self._against(g, at, sign)
         if not self.estimated and self.identification.advice:
             yield f"Next: {self.identification.advice[0]}"
-        for g in np.flatnonzero(self.leverage > HEAVY):
+        for g in np.flatnonzero(self.n_effective < FEW_ROWS):
             yield (
-                f"Of {self.groups[g]} one row in a hundred makes up {self.leverage[g]:.0%} of the "
-                "squared error: actions are rare there, and the interval may be too short."
+                f"The error of {self.groups[g]} comes from about {self.n_effective[g]:.0f} rows of "
+                "large weight: actions are rare there, and its interval may be too short."
             )
 
     def _against(self, g, reference, sign):

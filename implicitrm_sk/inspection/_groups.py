@@ -52,7 +52,7 @@ def compare_groups(
     groups: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
-    standardize: bool = False,
+    same_prompts: bool = False,
     n_folds: int = 5,
     confidence: float = 0.9,
 ) -> GroupComparison:
@@ -83,7 +83,7 @@ def compare_groups(
         action, and on the group.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows; the means are those of the weighted rows.
-    standardize : bool, default=False
+    same_prompts : bool, default=False
         Compare on the same prompts: those of `groups` that have rows in every group, each with the
         same weight. Otherwise each group is taken at its own responses.
     n_folds : int, default=5
@@ -170,10 +170,10 @@ def compare_groups(
     position = work.check_reference(reference)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}.")
-    weight = work.weights(standardize)
+    weight = work.weights(same_prompts)
     fits = work.cross_fit()
     ends, verdict = _ends(work, fits)
-    return _comparison(work, ends, verdict, weight, position, confidence, standardize)
+    return _comparison(work, ends, verdict, weight, position, confidence, same_prompts)
 
 
 class _Work:
@@ -246,9 +246,9 @@ class _Work:
         if counts.min() < MIN_ROWS:
             small = int(counts.argmin())
             raise ValueError(
-                f"group {self.labels[small]!r} of by has {counts[small]} rows of positive weight "
-                f"with something logged; at least {MIN_ROWS} are needed. Leave its rows out, or "
-                "join it with another group."
+                f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
+                f"weight with something logged; at least {MIN_ROWS} are needed. Leave its rows "
+                "out, or join it with another group."
             )
 
     def check_reference(self, reference):
@@ -257,7 +257,7 @@ class _Work:
             return int(np.bincount(self.code[self.usable]).argmax())
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
-            shown = ", ".join(map(repr, self.labels[:8]))
+            shown = ", ".join(map(repr, self.labels[:8].tolist()))
             raise ValueError(f"reference={reference!r} is not a group of by, which has {shown}.")
         return int(found[0])
 
@@ -271,13 +271,15 @@ class _Work:
             for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
         ]
 
-    def weights(self, standardize):
+    def weights(self, same_prompts):
         """Return the weight of each row in the mean of its group."""
         weight = np.where(self.usable, self.log.sample_weight, 0.0)
-        if not standardize:
+        if not same_prompts:
             return weight
         if self.prompt is None:
-            raise ValueError("standardize=True compares on the same prompts: pass them as groups=.")
+            raise ValueError(
+                "same_prompts=True compares on the same prompts: pass them as groups=."
+            )
         cell = self.prompt * len(self.labels) + self.code
         n_prompts = self.prompt.max() + 1
         total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
@@ -285,7 +287,7 @@ class _Work:
         if shared.sum() < MIN_ROWS:
             raise ValueError(
                 f"{shared.sum()} prompts of groups have rows in every group of by; "
-                f"standardize=True needs at least {MIN_ROWS}. Leave it out, or compare fewer groups."
+                f"same_prompts=True needs {MIN_ROWS}. Leave it out, or compare fewer groups."
             )
         kept = shared[self.prompt]
         return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)
@@ -419,7 +421,7 @@ def _check_by(by, n_samples):
     values = check_groups(values, n_samples, "by")
     labels, code = np.unique(values, return_inverse=True)
     if len(labels) < 2:
-        raise ValueError(f"by has one group only, {labels[0]!r}; expected at least two.")
+        raise ValueError(f"by has one group only, {labels.tolist()[0]!r}; expected at least two.")
     return labels, code
 
 
@@ -518,7 +520,7 @@ def _mean(values, weight):
 # ---------------------------------------------------------------------- means and errors
 
 
-def _comparison(work, ends, verdict, weight, reference, confidence, standardized):
+def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts):
     """Return the result: means of groups, their differences, and intervals of both."""
     n_groups, n = len(work.labels), len(weight)
     contradicted = ADVICE["signs"] in verdict.identification.advice
@@ -573,8 +575,8 @@ def _comparison(work, ends, verdict, weight, reference, confidence, standardized
         identification=verdict.identification,
         estimated=verdict.estimated,
         reason=verdict.reason,
-        standardized=standardized,
-        leverage=_leverage(influence[:, 0]),
+        same_prompts=same_prompts,
+        n_effective=_n_effective(influence[:, 0]),
     )
 
 
@@ -582,23 +584,17 @@ def _raw_rates(work, weight):
     """Return {name: share of the logged rows of each group with the act}."""
     return {
         name: np.array(
-            [
-                _mean(counts[work.code == g], weight[work.code == g])
-                for g in range(len(work.labels))
-            ]
+            [_mean(counts[work.code == g], weight[work.code == g]) for g in range(len(work.labels))]
         )
         for name, counts in zip(work.names, work.log.acts.counts.T, strict=True)
     }
 
 
-def _leverage(influence):
-    """Return the share of each squared error that the hundredth of largest rows makes up."""
-    squares = np.sort(influence**2, axis=1)[:, ::-1]
-    share = []
-    for row in squares:
-        row = row[row > 0]
-        share.append(row[: -(-len(row) // 100)].sum() / row.sum() if len(row) else 0.0)
-    return np.array(share)
+def _n_effective(influence):
+    """Return how many rows of equal weight would have a squared error as uneven as this."""
+    squares = influence**2
+    spread = (squares**2).sum(axis=1)
+    return np.where(spread > 0, squares.sum(axis=1) ** 2 / np.maximum(spread, 1e-300), np.inf)
 
 
 def _clustered(influence, work):

@@ -1,17 +1,17 @@
 """One-step estimates at single rows: a fitted value, put right by what the row itself shows.
 
-For a row with features x let theta be the logits of the model there: f of the reward R(x), u of the
-propensities A_k(x), and with examination one of v(x). With s(y) = d log P(y | x) / d theta the score
-and I(x) = E[s s'] the information of theta in one row, the one-step estimate of a function h of
-theta is
+For a row with features x let theta be the logits of the model there: f of the reward R(x), u of
+the propensities A_k(x), and with examination one of v(x). With the score s(y) =
+d log P(y | x) / d theta and the information I(x) = E[s s'] of theta in one row, the one-step
+estimate of a function h of theta is
 
 ``h(theta) + h'(theta) I(x)^-1 s(y)``
 
 Its mean over rows is, to first order, free of the errors of the fitted theta, all functions of x,
 if theta was fitted on other rows (van der Vaart, Asymptotic Statistics, 1998, chapter 25;
 Chernozhukov et al., Econometrics Journal 21, 2018). For two positive actions and h = R it is the
-estimator of Das, Kennedy & Jewell (Journal of the American Statistical Association, 2023) for capture
-and recapture.
+estimator of Das, Kennedy & Jewell (Journal of the American Statistical Association, 2023) for
+capture and recapture.
 """
 
 import itertools
@@ -63,7 +63,8 @@ class Patterns:
     def outcomes(self, signals):
         """Yield (y, share) of all that these rows can show, y of shape (K,), NaN not logged."""
         for logged, share in zip(self.logged, self.share, strict=True):
-            values = [s.values if is_logged else (np.nan,) for s, is_logged in zip(signals, logged)]
+            pairs = zip(signals, logged, strict=True)
+            values = [signal.values if known else (np.nan,) for signal, known in pairs]
             for y in itertools.product(*values):
                 yield np.array(y, dtype=float), float(share)
 
