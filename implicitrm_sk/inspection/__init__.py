@@ -11,7 +11,9 @@ from ._plot._stratification import StratificationDisplay
 from ._plot._training_curve import TrainingCurveDisplay
 from ._refits import identification_report
 from ._report import IdentificationReport
+from ._sensitivity import sensitivity_report
 from ._shift import ShiftReport, shift_report
+from ._violations import SensitivityReport
 
 __all__ = [
     "GroupComparison",
@@ -21,11 +23,13 @@ __all__ = [
     "PropensityDisplay",
     "ReliabilityDisplay",
     "RewardInterval",
+    "SensitivityReport",
     "ShiftReport",
     "StratificationDisplay",
     "TrainingCurveDisplay",
     "compare_groups",
     "identification_report",
     "reward_interval",
+    "sensitivity_report",
     "shift_report",
 ]

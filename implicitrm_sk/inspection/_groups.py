@@ -11,9 +11,6 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from .._activity import HEADS
-from .._estimator import ImplicitRewardEstimator
-from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import own_random_state, read_log
 from .._identification import (
     ADVICE,
     BOUNDED,
@@ -23,20 +20,16 @@ from .._identification import (
     RANKING_ONLY,
     Identification,
 )
-from .._log import number_responses, number_users
+from .._log import number_responses
 from .._prediction import FittedMixture
-from .._sklearn import safe_indexing, validate_params
 from .._typing import Rows
-from .._validation import check_groups, is_missing, to_numpy
 from .._warnings import warn
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
-from ..training._split import cross_fitting_folds, row_codes
 from ._comparison import GroupComparison
-from ._one_step import MAX_OUTCOMES, Patterns, bounds_of, one_step, reward_of
+from ._grouped import GroupedLog, one_step_values
+from ._one_step import bounds_of, reward_of
 
-#: A group with fewer rows gives no mean worth an interval; so do fewer prompts that groups share.
-MIN_ROWS = 20
 #: Levels from what tells least to what tells most.
 LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
 
@@ -166,190 +159,27 @@ def compare_groups(
     >>> bool(low < 0 < high)
     True
     """
-    work = _Work(est, X, y, by, user_id, groups, labels, sample_weight, n_folds)
+    if by is None:
+        raise ValueError("by is None; expected the group of each row, such as its model.")
+    work = GroupedLog(
+        "compare_groups",
+        est,
+        X,
+        y,
+        by,
+        user_id=user_id,
+        groups=groups,
+        labels=labels,
+        sample_weight=sample_weight,
+        n_folds=n_folds,
+    )
     position = work.check_reference(reference)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}.")
     weight = work.weights(same_prompts)
-    fits = work.cross_fit()
+    fits = _cross_fit(work)
     ends, verdict = _ends(work, fits)
     return _comparison(work, ends, verdict, weight, position, confidence, same_prompts)
-
-
-class _Work:
-    """A checked log with its groups, and the fits to parts of it."""
-
-    def __init__(self, est, X, y, by, user_id, groups, labels, sample_weight, n_folds):
-        if not isinstance(est, ImplicitRewardEstimator):
-            raise TypeError(
-                f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-                "pass the last step, and X as transformed by the others."
-            )
-        self.est = clone(est)
-        validate_params(self.est)
-        if isinstance(est.false_action_rate, str):
-            raise ValueError(
-                f"compare_groups needs false-action rates as numbers, got {est.false_action_rate!r}"
-                ": its intervals do not hold their error. Pass those of a fit, false_action_rate_."
-            )
-        set_embedder(self.est)
-        X = embed_text(self.est, X)
-        self.X = select_features(self.est, X, reset=True)
-        if not isinstance(self.X, np.ndarray):
-            raise ValueError(
-                "compare_groups fits parts of X, and does not read it from files. Load it, or a "
-                "random part of it, into memory."
-            )
-        self.y, self.side = y, {"labels": labels, "sample_weight": sample_weight}
-        self.side = {name: value for name, value in self.side.items() if value is not None}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the fits give them
-            self.log, _ = read_log(self.est, len(self.X), y, self.side, "batch")
-        self._check_model()
-        self.by_name = getattr(by, "name", None)
-        self.labels, self.code = _check_by(by, len(self.X))
-        self.usable = np.zeros(len(self.X), dtype=bool)
-        self.usable[self.log.usable()] = True
-        self._check_sizes()
-        n = len(self.X)
-        self.user = None if user_id is None else number_users(user_id, n)[0]
-        self.user_id = user_id
-        self.prompt = None
-        if groups is not None:
-            self.prompt = number_responses(check_groups(groups, n))[0]
-        if not isinstance(n_folds, int | np.integer) or n_folds < 2:
-            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}.")
-        self.n_folds = int(n_folds)
-
-    def _check_model(self):
-        objective = self.est.objective_
-        if not objective.models_propensity or objective.single_signal:
-            raise ValueError(
-                f"compare_groups needs the likelihood of every signal, which "
-                f"{type(objective).__name__} does not model. Use objective='stratified'."
-            )
-        without = [s for s in self.log.signals if s.values is None]
-        if without:
-            raise ValueError(
-                f"compare_groups sums over all outcomes of a signal, and {without[0]!r} has no end "
-                "of them. Leave it out, or make a few bins of it."
-            )
-        n = Patterns.of(self.log, np.arange(len(self.X))).n_outcomes(self.log.signals)
-        if n > MAX_OUTCOMES:
-            raise ValueError(
-                f"the signals have {n:,} outcomes together, with all patterns of what was logged; "
-                f"compare_groups sums over {MAX_OUTCOMES:,} at most. Leave out some signals."
-            )
-
-    def _check_sizes(self):
-        counts = np.bincount(self.code[self.usable], minlength=len(self.labels))
-        if counts.min() < MIN_ROWS:
-            small = int(counts.argmin())
-            raise ValueError(
-                f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
-                f"weight with something logged; at least {MIN_ROWS} are needed. Leave its rows "
-                "out, or join it with another group."
-            )
-
-    def check_reference(self, reference):
-        """Return the position of the reference among the groups."""
-        if reference is None:
-            return int(np.bincount(self.code[self.usable]).argmax())
-        found = np.flatnonzero([label == reference for label in self.labels])
-        if not len(found):
-            shown = ", ".join(map(repr, self.labels[:8].tolist()))
-            raise ValueError(f"reference={reference!r} is not a group of by, which has {shown}.")
-        return int(found[0])
-
-    @property
-    def names(self):
-        """Names of the acts: of the signals, with their sign where one column shows both."""
-        names, columns = self.log.act_names(), self.log.acts.column.tolist()
-        sign = {1: "positive", 0: "negative"}
-        return [
-            f"{name}_{sign[c]}" if columns.count(k) > 1 else str(name)
-            for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
-        ]
-
-    def weights(self, same_prompts):
-        """Return the weight of each row in the mean of its group."""
-        weight = np.where(self.usable, self.log.sample_weight, 0.0)
-        if not same_prompts:
-            return weight
-        if self.prompt is None:
-            raise ValueError(
-                "same_prompts=True compares on the same prompts: pass them as groups=."
-            )
-        cell = self.prompt * len(self.labels) + self.code
-        n_prompts = self.prompt.max() + 1
-        total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
-        shared = (total.reshape(n_prompts, -1) > 0).all(axis=1)
-        if shared.sum() < MIN_ROWS:
-            raise ValueError(
-                f"{shared.sum()} prompts of groups have rows in every group of by; "
-                f"same_prompts=True needs {MIN_ROWS}. Leave it out, or compare fewer groups."
-            )
-        kept = shared[self.prompt]
-        return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)
-
-    # ------------------------------------------------------------------ fits
-
-    def cross_fit(self):
-        """Return logits of all rows by fits on other rows, with what the fits found."""
-        split = self.prompt if self.prompt is not None else self.user
-        if split is None:
-            split = row_codes(self.X)
-        rng = own_random_state(self.est.random_state)
-        # In the order of group and actions, so that folds have their share of either.
-        stratum = self.code + (self.log.balance() + 1) / 4
-        fold = cross_fitting_folds(stratum, split, self.n_folds, rng)
-        sizes = np.bincount(fold, minlength=self.n_folds)
-        if not sizes.all():
-            raise ValueError(
-                f"the rows belong to {len(np.unique(split))} prompts or users; at least "
-                f"{self.n_folds} are needed for n_folds={self.n_folds}. Lower n_folds."
-            )
-        # The group is a column that both heads read: propensities may differ between the groups
-        # in ways that the other columns do not show.
-        is_group = np.eye(len(self.labels), dtype=self.X.dtype)[self.code][:, 1:]
-        X = np.hstack([self.X, is_group])
-        settings, width = clone(self.est), self.X.shape[1]
-        columns = [
-            None if part is None else [*part, *range(width, X.shape[1])]
-            for part in HeadColumns.of(self.est).positions
-        ]
-        if columns != [None, None]:
-            everything = list(range(X.shape[1]))
-            columns = [everything if part is None else part for part in columns]
-        settings.set_params(
-            embedder=None,
-            warm_start=False,
-            reward_features=columns[0],
-            propensity_features=columns[1],
-        )
-        found, caught = _Fits(), {}
-        for k in range(self.n_folds):
-            train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-            with warnings.catch_warnings(record=True) as noted:
-                warnings.simplefilter("always")
-                fitted = clone(settings).fit(
-                    X[train],
-                    safe_indexing(to_numpy(self.y), train),
-                    groups=split[train],
-                    **{name: safe_indexing(to_numpy(v), train) for name, v in self.side.items()},
-                    **(
-                        {}
-                        if self.user_id is None
-                        else {"user_id": safe_indexing(to_numpy(self.user_id), train)}
-                    ),
-                )
-            for one in noted:
-                if not issubclass(one.category, IdentificationWarning):
-                    caught.setdefault(one.category, str(one.message))
-            found.add(fitted, X[held], held)
-        for category, text in caught.items():
-            warn(f"{text} (One of {self.n_folds} fits.)", category)
-        return found
 
 
 class _Fits:
@@ -395,6 +225,26 @@ class _Fits:
         return [torch.cat([part[k] for part in self.parts])[order] for k in (1, 2)]
 
 
+def _cross_fit(work):
+    """Return what fits to all folds but one say of the rows of that one."""
+    fold, split = work.folds()
+    settings, X = work.settings()
+    found, caught = _Fits(), {}
+    for k in range(work.n_folds):
+        train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        y, side = work.part(train)
+        with warnings.catch_warnings(record=True) as noted:
+            warnings.simplefilter("always")
+            fitted = clone(settings).fit(X[train], y, groups=split[train], **side)
+        for one in noted:
+            if not issubclass(one.category, IdentificationWarning):
+                caught.setdefault(one.category, str(one.message))
+        found.add(fitted, X[held], held)
+    for category, text in caught.items():
+        warn(f"{text} (One of {work.n_folds} fits.)", category)
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class _Verdict:
     """What the log determines of the groups."""
@@ -402,27 +252,6 @@ class _Verdict:
     identification: Identification
     estimated: bool
     reason: str
-
-
-def _check_by(by, n_samples):
-    """Return the labels of the groups, and the code of each row."""
-    values = to_numpy(by)
-    values = np.asarray(values)
-    if values.shape != (n_samples,):
-        raise ValueError(
-            f"by has shape {values.shape}, but one group per row of X is expected: ({n_samples},)."
-        )
-    missing = is_missing(values)
-    if missing.any():
-        raise ValueError(
-            f"by is missing in {missing.sum()} rows, the first in row {missing.argmax()}. Leave "
-            "these rows out, or give them a group of their own."
-        )
-    values = check_groups(values, n_samples, "by")
-    labels, code = np.unique(values, return_inverse=True)
-    if len(labels) < 2:
-        raise ValueError(f"by has one group only, {labels.tolist()[0]!r}; expected at least two.")
-    return labels, code
 
 
 # ---------------------------------------------------------------------- values of rows
@@ -442,7 +271,9 @@ def _ends(work, fits):
         )
         return None, _Verdict(found, False, reason)
     if found.level == IDENTIFIED:
-        values, singular = _one_step(work, fits, reward_of)
+        values, singular = one_step_values(
+            work, fits.measurement, reward_of, fits.logits(), fits.rates
+        )
         if not singular.any():
             return values, _Verdict(found, True, reason)
         reason = (
@@ -455,34 +286,12 @@ def _ends(work, fits):
         and fits.rates is None
         and not fits.measurement.examined
     ):
-        values, singular = _one_step(work, fits, bounds_of(fits.shown_twice))
+        values, singular = one_step_values(
+            work, fits.measurement, bounds_of(fits.shown_twice), fits.logits()
+        )
         if not singular.any():
             return values, _Verdict(found, False, reason)
     return None, _Verdict(found, False, reason)
-
-
-def _one_step(work, fits, ends):
-    """Return one-step values of all rows, and where there are none."""
-    log, (f, u) = work.log, fits.logits()
-    labels = None if log.labels is None else torch.as_tensor(log.labels)
-    actions = torch.as_tensor(log.actions)
-    values, singular = np.empty((len(f), 2)), np.zeros(len(f), dtype=bool)
-    for g in range(len(work.labels)):
-        rows = np.flatnonzero((work.code == g) & work.usable)
-        patterns = Patterns.of(log, rows)
-        for start in range(0, len(rows), 4096):
-            part = rows[start : start + 4096]
-            values[part], singular[part] = one_step(
-                fits.measurement,
-                ends,
-                f[part],
-                u[part],
-                patterns,
-                actions[part],
-                fits.rates,
-                None if labels is None else labels[part],
-            )
-    return np.where(work.usable[:, None], values, 0.0), singular
 
 
 def _share_ends(log, rates, rows, weight):
@@ -604,7 +413,7 @@ def _clustered(influence, work):
     ----------
     influence : ndarray of shape (means, n)
         Of each row on each mean.
-    work : _Work
+    work : GroupedLog
     """
     ways = [codes for codes in (work.user, work.prompt) if codes is not None]
     found = [_one_way(influence, codes) for codes in ways or [np.arange(influence.shape[1])]]
