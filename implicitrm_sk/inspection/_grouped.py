@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import own_random_state, read_log
+from .._fit import identify, own_random_state
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
 from .._validation import check_groups, is_missing, to_numpy
@@ -82,7 +82,7 @@ class GroupedLog:
         side = {name: value for name, value in side.items() if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the fits give them
-            self.log, _ = read_log(self.est, len(self.X), y, side, "batch")
+            self.log, _ = identify(self.est, len(self.X), y, side)
         self._check_model()
         self.by_name = getattr(by, "name", None)
         self.labels, self.code = np.array(["all"]), np.zeros(len(self.X), dtype=int)

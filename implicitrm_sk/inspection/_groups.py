@@ -144,7 +144,7 @@ def compare_groups(
     >>> import numpy as np
     >>> from implicitrm_sk import ImplicitRewardEstimator
     >>> from implicitrm_sk.inspection import compare_groups
-    >>> rng = np.random.default_rng(0)
+    >>> rng = np.random.default_rng(1)
     >>> X, model = rng.normal(size=(3000, 2)), rng.choice(["old", "new"], size=3000)
     >>> liked = rng.random(3000) < 1 / (1 + np.exp(-2 * X[:, 0]))
     >>> ready = np.where(model == "new", 0.7, 0.4)[:, None]
@@ -263,6 +263,8 @@ def _ends(work, fits):
     Either (n, 2) one-step values of the rows, or None: shares of actions bound the means.
     """
     found = fits.identification
+    if found.level == work.est.identification_.level:
+        found = work.est.identification_  # with the counts of the whole log
     reason = found.reason
     if fits.active:
         reason = (

@@ -14,7 +14,6 @@ from sklearn.base import clone
 
 from .._activity import HEADS
 from .._fit import begin_fit
-from .._identification import Identification
 from .._typing import Rows
 from .._validation import check_interval
 from ..measurement._action import Action
@@ -142,8 +141,7 @@ def sensitivity_report(
     )
     position = work.check_reference(reference)
     cases = _cases(work, violations)
-    logits, identification = _refit(work, cases)
-    return _report(work, cases, logits, identification, position)
+    return _report(work, cases, _refit(work, cases), position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -293,7 +291,7 @@ def _case(work, base, kind, amount):
 
 
 def _refit(work, cases):
-    """Return logits of all rows under each case by fits on other rows, and the verdict."""
+    """Return logits of all rows under each case, by fits on other rows."""
     fold, split = work.folds()
     settings, X = work.settings()
     settings.set_params(n_estimators=1)
@@ -329,13 +327,13 @@ def _refit(work, cases):
             propensity = np.empty((*reward.shape, u.shape[-1]))
         reward[:, held], propensity[:, held] = f.numpy(), u.numpy()
         reward[np.flatnonzero(result.members.diverged)[:, None], held] = np.nan
-    return (torch.as_tensor(reward), torch.as_tensor(propensity)), refit.identification_
+    return torch.as_tensor(reward), torch.as_tensor(propensity)
 
 
 # ---------------------------------------------------------------------- what they show
 
 
-def _report(work, cases, logits, identification: Identification, position):
+def _report(work, cases, logits, position):
     """Return what the refits show."""
     weight = np.where(work.usable, work.log.sample_weight, 0.0)
     w = weight / weight.sum()
@@ -379,7 +377,7 @@ def _report(work, cases, logits, identification: Identification, position):
         rows=rows,
         groups=work.labels[others],
         reference=work.labels[position] if len(work.labels) > 1 else None,
-        identification=identification,
+        identification=work.est.identification_,
         n_rows=int(work.usable.sum()),
     )
 
