@@ -135,7 +135,7 @@ def test_frame_and_text_of_a_report(report):
         "standard_error", "rejected", "determined", "difference_new",
     ]  # fmt: skip
     assert frame["violation"].tolist() == [
-        "none", *["ratio"] * 3, "not_looked_at", "left_out", "sign", "preference_rate",
+        "none", *["ratio"] * 4, "not_looked_at", "left_out", "sign", "preference_rate",
     ]  # fmt: skip
     base = frame.iloc[0]
     assert base["rank_correlation"] == pytest.approx(1) and base["log_likelihood"] == 0

@@ -263,8 +263,9 @@ def _ends(work, fits):
     Either (n, 2) one-step values of the rows, or None: shares of actions bound the means.
     """
     found = fits.identification
-    if found.level == work.est.identification_.level:
-        found = work.est.identification_  # with the counts of the whole log
+    whole = work.est.identification_
+    if (found.level, found.advice) == (whole.level, whole.advice):
+        found = whole  # with the counts of the whole log
     reason = found.reason
     if fits.active:
         reason = (

@@ -30,7 +30,7 @@ STANDARD_ERRORS = 2.0
 #: Amounts that are tried of rates and of shares, as far as a log can have them.
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4)
-RATIOS = (1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)
+RATIOS = (1.0, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)
 STEPS = (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2)
 
 
@@ -70,8 +70,9 @@ def sensitivity_report(
         "false_positive" and "false_negative": the false-action rate of the positive, and of the
         negative actions. "not_looked_at": the share of rows that nobody looked at, whatever x.
         "ratio": of one positive and one negative action, how ready users are for the negative one
-        as a multiple of the positive one. "preference_rate": the mean reward. "left_out" and
-        "sign": names (positions, without names) of signals to leave out, or to turn round.
+        as a multiple of the positive one; 1 is always among them. "preference_rate": the mean
+        reward. "left_out" and "sign": names (positions, without names) of signals to leave out, or
+        to turn round.
     groups : array-like of shape (n_samples,), default=None
         The prompt of each row; no fold cuts one.
     labels : array-like of shape (n_samples,), default=None
@@ -191,6 +192,8 @@ def _cases(work, violations):
                 )
             amounts = [amounts] if isinstance(amounts, Real | str) else list(amounts)
             chosen[kind] = [_checked(work, kind, amount) for amount in amounts]
+            if kind == "ratio" and 1.0 not in chosen[kind]:
+                chosen[kind].insert(0, 1.0)  # where the curve starts
     base = View(_measurement(work), work.log.signals)
     cases = [_Case(BASE, None, base)]
     for kind, amounts in chosen.items():

@@ -23,7 +23,7 @@ VIOLATIONS = {
     "left_out": "without the signal",
     "sign": "with the sign turned of",
 }
-#: Where a violation starts: at this amount nothing is broken.
+#: Where a violation starts: at this amount nothing is broken, or, of a ratio, both are as ready.
 NOTHING = {"false_positive": 0.0, "false_negative": 0.0, "not_looked_at": 0.0, "ratio": 1.0}
 
 
@@ -87,18 +87,28 @@ class SensitivityReport:
         for kind in dict.fromkeys(row["violation"] for row in self.rows[1:]):
             if kind not in (*NOTHING, "preference_rate"):
                 continue
-            start = NOTHING.get(kind, self.rows[0]["mean_reward"])
-            rows = [row for row in self.rows if row["violation"] == kind]
+            first, *rows = self._curve(kind)
             found[kind] = {
                 group: _crossing(
-                    start,
-                    self.rows[0][f"difference_{group}"],
+                    first["amount"],
+                    first[f"difference_{group}"],
                     [(row["amount"], row[f"difference_{group}"]) for row in rows],
                     is_ratio=kind == "ratio",
                 )
                 for group in self.groups.tolist()
             }
         return {kind: values for kind, values in found.items() if values}
+
+    def _curve(self, kind):
+        """Return the rows of a violation by a number, first the one where nothing is broken.
+
+        Of a ratio it is that of equal readiness: the base does not hold any ratio.
+        """
+        rows = [row for row in self.rows if row["violation"] == kind]
+        if kind == "ratio":
+            return sorted(rows, key=lambda row: row["amount"] != NOTHING[kind])
+        start = NOTHING.get(kind, self.rows[0]["mean_reward"])
+        return [self.rows[0] | {"amount": start}, *rows]
 
     def to_frame(self) -> Any:
         """Return the report as a DataFrame.
@@ -230,9 +240,7 @@ class SensitivityReport:
         axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
         names = [f"difference_{group}" for group in self.groups.tolist()] or ["mean_reward"]
         for kind, ax in zip(kinds, axes, strict=True):
-            start = NOTHING.get(kind, self.rows[0]["mean_reward"])
-            rows = [row for row in self.rows if row["violation"] == kind]
-            rows = sorted([*rows, self.rows[0] | {"amount": start}], key=lambda row: row["amount"])
+            rows = sorted(self._curve(kind), key=lambda row: row["amount"])
             for k, name in enumerate(names):
                 colour = COLOURS[k % len(COLOURS)]
                 amounts, values = [r["amount"] for r in rows], [r[name] for r in rows]
@@ -247,6 +255,8 @@ class SensitivityReport:
                 ax.legend()
             if kind == "ratio":
                 ax.set_xscale("log")
+                ax.set_xticks([row["amount"] for row in rows], [f"{r['amount']:.2g}" for r in rows])
+                ax.minorticks_off()
             what = f"difference to {self.reference}" if len(self.groups) else "mean reward"
             ax.set(xlabel=kind.replace("_", " "), ylabel=what)
         return axes
