@@ -134,7 +134,7 @@ class GroupComparison:
         [300, 300]
         """
         pandas = import_optional("pandas", "data", "The DataFrame form of the comparison")
-        columns = {"n_rows": self.n_rows}
+        columns: dict[str, Any] = {"n_rows": self.n_rows}
         columns |= {f"rate_{name}": rate for name, rate in self.rates.items()}
         for name, value, interval in (
             ("reward", self.reward, self.reward_interval),

@@ -1,6 +1,7 @@
 """A log whose rows are of several groups, checked, and what its rows show by themselves."""
 
 import warnings
+from numbers import Real
 
 import numpy as np
 import torch
@@ -78,6 +79,8 @@ class GroupedLog:
                 f"{caller} fits parts of X, and does not read it from files. Load it, or a "
                 "random part of it, into memory."
             )
+        if isinstance(sample_weight, Real):
+            sample_weight = None  # one weight for all is none
         side = {"labels": labels, "sample_weight": sample_weight}
         side = {name: value for name, value in side.items() if value is not None}
         with warnings.catch_warnings():
