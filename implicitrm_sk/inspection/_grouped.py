@@ -244,7 +244,7 @@ def _check_by(by, n_samples):
     return labels, code
 
 
-def one_step_values(work, measurement, ends, logits, rates=None, log=None):
+def one_step_values(work, measurement, ends, logits, rates=None, log=None, activity=None):
     """Return one-step values of all rows, and where there are none.
 
     Parameters
@@ -256,6 +256,8 @@ def one_step_values(work, measurement, ends, logits, rates=None, log=None):
         Of the reward and the propensities, by fits that have not seen the rows.
     log : FeedbackLog, default=None
         In place of that of `work`.
+    activity : Activity, default=None
+        Of the users of all rows, where users differ.
 
     Returns
     -------
@@ -270,8 +272,9 @@ def one_step_values(work, measurement, ends, logits, rates=None, log=None):
     for g in range(len(work.labels)):
         rows = np.flatnonzero((work.code == g) & work.usable)
         patterns = Patterns.of(log, rows)
-        for start in range(0, len(rows), 4096):
-            part = rows[start : start + 4096]
+        size = 4096 if activity is None else 512
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
             values[part], singular[part] = one_step(
                 measurement,
                 ends,
@@ -281,5 +284,6 @@ def one_step_values(work, measurement, ends, logits, rates=None, log=None):
                 actions[part],
                 rates,
                 None if labels is None else labels[part],
+                None if activity is None else activity.of_rows(part, rows),
             )
     return np.where(work.usable[:, None], values, 0.0), singular

@@ -26,9 +26,10 @@ from .._typing import Rows
 from .._warnings import warn
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
+from ..training._users import quadrature
 from ._comparison import GroupComparison
 from ._grouped import GroupedLog, one_step_values
-from ._one_step import bounds_of, reward_of
+from ._one_step import Activity, bounds_of, reward_of
 
 #: Levels from what tells least to what tells most.
 LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
@@ -198,11 +199,15 @@ class _Fits:
     def __init__(self):
         self.identifications, self.parts, self.n_active = [], [], 0
 
-    def add(self, fitted, X, rows):
-        """Take over the logits of the rows that a fit has not seen."""
+    def add(self, fitted, X, rows, work):
+        """Take over what a fit says of rows that it has not seen."""
         mixture = FittedMixture.of(fitted)
         f, u = mixture.members(X, *HEADS)
-        self.parts.append((rows, _mixture.mean_logit(f), u.mean(0)))
+        f, u = _mixture.mean_logit(f), u.mean(0)
+        found = [f, u]
+        if work.user is not None:
+            found += _activity(mixture, f, u, rows, work)
+        self.parts.append((rows, *found))
         self.identifications.append(fitted.identification_)
         self.n_active += mixture.differs
         self.shown_twice = fitted.evidence_.shown_twice
@@ -220,9 +225,52 @@ class _Fits:
 
     def logits(self):
         """Return the logits of all rows, in their order."""
-        rows = np.concatenate([rows for rows, _, _ in self.parts])
-        order = torch.as_tensor(np.argsort(rows))
-        return [torch.cat([part[k] for part in self.parts])[order] for k in (1, 2)]
+        return [torch.cat(self._of_parts(k))[self._order()] for k in (1, 2)]
+
+    @property
+    def activity(self):
+        """The users of all rows; None where they do not differ."""
+        if not self.active:
+            return None
+        shift, log_weight = (torch.cat(self._of_parts(k), 1)[:, self._order()] for k in (3, 4))
+        return Activity(shift, log_weight, log_weight[:, :0].T)
+
+    def _of_parts(self, k):
+        return [part[k] for part in self.parts]
+
+    def _order(self):
+        return torch.as_tensor(np.argsort(np.concatenate(self._of_parts(0))))
+
+
+def _activity(mixture, f, u, rows, work):
+    """Return how activity shifts the logits of rows at each node, and log-weights of the nodes.
+
+    The weights are those of the user of a row given the other rows of that user: those that the
+    fit has seen, and those beside it. Rows of one fit without activity are not shifted.
+    """
+    nodes, log_prior = quadrature()
+    shift = torch.zeros(len(nodes), *u.shape, dtype=u.dtype)
+    users, code = np.unique(work.user[rows], return_inverse=True)
+    prior = log_prior.repeat(len(users), 1)
+    if mixture.differs:
+        loading = mixture.model.loading().detach().to("cpu", torch.float64).mean(0)
+        shift = shift + nodes[:, None, None] * loading
+        known = mixture.codes(work.part(rows)[1]["user_id"], len(rows))
+        seen = np.flatnonzero(known >= 0)
+        weight = torch.as_tensor(mixture.activity.log_weight[known[seen]]).double()
+        prior[code[seen]] = torch.logsumexp(weight, 1) - np.log(weight.shape[1])
+    log, labels = work.log, work.log.labels
+    messages = mixture.measurement.log_likelihood(
+        f.expand(len(nodes), -1),
+        u + shift,
+        torch.as_tensor(log.actions[rows]),
+        mixture.false_action_rate,
+        labels=None if labels is None else torch.as_tensor(labels[rows]),
+    )
+    messages = torch.where(torch.as_tensor(work.usable[rows]), messages, 0.0)
+    code = torch.as_tensor(code)
+    total = prior.T.index_add(1, code, messages)
+    return [shift, torch.log_softmax(total[:, code] - messages, 0)]
 
 
 def _cross_fit(work):
@@ -239,7 +287,7 @@ def _cross_fit(work):
         for one in noted:
             if not issubclass(one.category, IdentificationWarning):
                 caught.setdefault(one.category, str(one.message))
-        found.add(fitted, X[held], held)
+        found.add(fitted, X[held], held, work)
     for category, text in caught.items():
         warn(f"{text} (One of {work.n_folds} fits.)", category)
     return found
@@ -267,15 +315,14 @@ def _ends(work, fits):
     if (found.level, found.advice) == (whole.level, whole.advice):
         found = whole  # with the counts of the whole log
     reason = found.reason
-    if fits.active:
-        reason = (
-            "users differ in how readily they act, so that signals of a row depend on each other; "
-            "compare_groups then gives the bounds that need no independence."
-        )
-        return None, _Verdict(found, False, reason)
     if found.level == IDENTIFIED:
         values, singular = one_step_values(
-            work, fits.measurement, reward_of, fits.logits(), fits.rates
+            work,
+            fits.measurement,
+            reward_of,
+            fits.logits(),
+            fits.rates,
+            activity=fits.activity,
         )
         if not singular.any():
             return values, _Verdict(found, True, reason)
@@ -288,6 +335,7 @@ def _ends(work, fits):
         and len(fits.shown_twice) == 1
         and fits.rates is None
         and not fits.measurement.examined
+        and not fits.active  # users who differ make signals depend on each other
     ):
         values, singular = one_step_values(
             work, fits.measurement, bounds_of(fits.shown_twice), fits.logits()

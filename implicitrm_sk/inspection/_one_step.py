@@ -26,6 +26,8 @@ from ..measurement import _mixture
 SINGULAR = 1e-9
 #: Outcomes of all patterns of a log that the information is summed over, at most.
 MAX_OUTCOMES = 4096
+#: Users that the information is averaged over, at most.
+MAX_USERS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +76,43 @@ class Patterns:
         return int(np.where(self.logged, n_values, 1).prod(axis=1).sum())
 
 
-def score(measurement, reward_logit, propensity_logit, actions, rates=None, labels=None):
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """Users who differ in activity, at quadrature nodes of it.
+
+    Attributes
+    ----------
+    shift : Tensor of shape (Q, n, P)
+        Of the logits of the propensities, at each node.
+    log_weight : Tensor of shape (Q, n)
+        Of the nodes, for the user of a row given the other rows of that user.
+    sample : Tensor of shape (users, Q)
+        Weights of the nodes for users as the rows have them: the information is a mean over these.
+    """
+
+    shift: torch.Tensor
+    log_weight: torch.Tensor
+    sample: torch.Tensor
+
+    def of_rows(self, rows, like):
+        """Return that of some rows, users being those of the rows `like`, or of some of these."""
+        chosen = like[:: -(-len(like) // MAX_USERS)]
+        sample = self.log_weight[:, chosen].exp().T
+        return Activity(self.shift[:, rows], self.log_weight[:, rows], sample)
+
+
+def score(
+    measurement,
+    reward_logit,
+    propensity_logit,
+    actions,
+    rates=None,
+    labels=None,
+    activity=None,
+):
     """Return log P(y | x), or log P(y, r* | x) where labelled, and its derivative in the logits.
+
+    With users who differ it is of the row given the other rows of its user.
 
     Parameters
     ----------
@@ -85,6 +122,8 @@ def score(measurement, reward_logit, propensity_logit, actions, rates=None, labe
     actions : Tensor of shape (n, K)
     rates : Tensor of shape (K,) or None
     labels : Tensor of shape (n,) or None
+    activity : Activity or None
+        Of users who differ.
 
     Returns
     -------
@@ -92,29 +131,58 @@ def score(measurement, reward_logit, propensity_logit, actions, rates=None, labe
     score : Tensor of shape (n, 1 + P)
         0 where y cannot be.
     """
-    f, u = (x.detach().requires_grad_() for x in (reward_logit, propensity_logit))
+    found = _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity)
+    return found if activity is None else _averaged(*found, activity.log_weight)
+
+
+def _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity):
+    """Return what `score` does, with the nodes of the activity in front where users differ."""
+    f, u = reward_logit.detach(), propensity_logit.detach()
+    if activity is not None:
+        f, u = f.repeat(len(activity.shift), 1), u + activity.shift
+    f, u = f.requires_grad_(), u.requires_grad_()
     log_prob = -measurement.nll(f, u, actions, rates, labels=labels)
     grad_f, grad_u = torch.autograd.grad(log_prob.sum(), (f, u))
     log_prob = log_prob.detach()
-    grad = torch.cat([grad_f[:, None], grad_u], -1)
-    return log_prob, torch.where(torch.isfinite(log_prob)[:, None], grad, 0.0)
+    grad = torch.cat([grad_f[..., None], grad_u], -1)
+    return log_prob, torch.where(torch.isfinite(log_prob)[..., None], grad, 0.0)
 
 
-def information(measurement, reward_logit, propensity_logit, patterns, rates=None):
+def _averaged(log_prob, grad, log_weight):
+    """Return log-probability and score of a mean over nodes, the first dimension."""
+    joint = log_prob + log_weight
+    total = torch.logsumexp(joint, 0)
+    weight = torch.where(torch.isfinite(total), (joint - total).exp(), 0.0)
+    return total, (weight[..., None] * grad).sum(0)
+
+
+def information(measurement, reward_logit, propensity_logit, patterns, rates=None, activity=None):
     """Return I(x) = E[s s'], of shape (n, 1 + P, 1 + P): the mean over all outcomes of the model.
 
-    Parameters are those of `score`; `patterns` are the `Patterns` of the rows.
+    Parameters are those of `score`; `patterns` are the `Patterns` of the rows. With users who
+    differ it is the mean over users too: what the row of one user leaves open others show.
     """
     n, p = propensity_logit.shape[0], propensity_logit.shape[1] + 1
     total = reward_logit.new_zeros(n, p, p)
 
     def add(y, share, label=None):
         labels = None if label is None else reward_logit.new_full((n,), label)
-        log_prob, s = score(
-            measurement, reward_logit, propensity_logit, y.expand(n, -1), rates, labels
+        log_prob, grad = _at_nodes(
+            measurement,
+            reward_logit,
+            propensity_logit,
+            y.expand(n, -1),
+            rates,
+            labels,
+            activity,
         )
-        weight = share * log_prob.exp()
-        total.add_((weight[:, None] * s)[:, :, None] * s[:, None, :])
+        each = [(log_prob, grad)]
+        if activity is not None:
+            logs = activity.sample.log()
+            each = [_averaged(log_prob, grad, one[:, None]) for one in logs]
+        for log_p, s in each:
+            weight = share * log_p.exp() / len(each)
+            total.add_((weight[:, None] * s)[:, :, None] * s[:, None, :])
 
     for outcome, share in patterns.outcomes(measurement.signals):
         y = torch.as_tensor(outcome)[None]
@@ -172,7 +240,17 @@ def bounds_of(shown_twice):
     return ends
 
 
-def one_step(measurement, ends, reward_logit, propensity_logit, patterns, actions, rates, labels):
+def one_step(
+    measurement,
+    ends,
+    reward_logit,
+    propensity_logit,
+    patterns,
+    actions,
+    rates,
+    labels,
+    activity=None,
+):
     """Return the one-step estimates of two functions of the logits, and where they are none.
 
     Parameters
@@ -180,7 +258,7 @@ def one_step(measurement, ends, reward_logit, propensity_logit, patterns, action
     measurement : Measurement
     ends : callable(measurement, reward_logit, propensity_logit) -> (Tensor, Tensor)
         Each of shape (n,).
-    reward_logit, propensity_logit, actions, rates, labels
+    reward_logit, propensity_logit, actions, rates, labels, activity
         As of `score`.
     patterns : Patterns
 
@@ -189,8 +267,8 @@ def one_step(measurement, ends, reward_logit, propensity_logit, patterns, action
     values : ndarray of shape (n, 2)
     singular : ndarray of bool of shape (n,)
     """
-    _, s = score(measurement, reward_logit, propensity_logit, actions, rates, labels)
-    known = information(measurement, reward_logit, propensity_logit, patterns, rates)
+    _, s = score(measurement, reward_logit, propensity_logit, actions, rates, labels, activity)
+    known = information(measurement, reward_logit, propensity_logit, patterns, rates, activity)
     f, u = (x.detach().requires_grad_() for x in (reward_logit, propensity_logit))
     values, singular = [], torch.zeros(len(f), dtype=torch.bool)
     for end in ends(measurement, f, u):
