@@ -12,6 +12,7 @@ from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import compare_groups
 from implicitrm_sk.inspection._groups import _one_way
 from implicitrm_sk.inspection._one_step import (
+    Activity,
     Patterns,
     bounds_of,
     information,
@@ -337,20 +338,68 @@ def test_users_and_prompts_are_clusters(log):
     assert not np.allclose(rows.reward_interval, users.reward_interval)
 
 
-def test_users_who_differ_leave_bounds_without_independence():
-    rng = np.random.default_rng(0)
-    X, user = rng.normal(size=(2000, 2)), np.arange(2000) % 50
-    R = 1 / (1 + np.exp(-2 * X[:, 0]))
-    found = simulate_feedback(
-        R, X=X, n_signals=2, user_id=user, user_activity=3.0, propensity="constant", random_state=0
+def test_one_step_with_users_who_differ():
+    """Given what is known of a user, the error of the fit is of second order too."""
+    measurement = Measurement([POSITIVE, POSITIVE])
+    truth, step = logits(measurement), logits(measurement, seed=1)
+    R, nodes = torch.sigmoid(truth[0]).numpy(), torch.tensor([-1.5, 0.0, 1.5]).double()
+    weight = torch.tensor([0.3, 0.3, 0.4], dtype=torch.float64)
+    activity = Activity(
+        nodes[:, None, None] * torch.ones(3, 6, 2).double(),
+        weight.log()[:, None].repeat(1, 6),
+        weight[None],
     )
-    by = rng.integers(2, size=2000)
-    est = estimator(shared_examination=False)
+    patterns, errors = all_logged(measurement), []
+    for size in (0.0, 0.01, 0.02):
+        at = [x + size * d for x, d in zip(truth, step, strict=True)]
+        mean = 0.0
+        for y, _ in patterns.outcomes(measurement.signals):
+            y = torch.as_tensor(y).expand(6, -1)
+            log_prob, _ = score(measurement, *truth, y, activity=activity)
+            found, singular = one_step(
+                measurement, reward_of, *at, patterns, y, None, None, activity
+            )
+            assert not singular.any()
+            mean = mean + log_prob.exp().numpy() * found[:, 0]
+        errors.append(np.abs(mean - R).max())
+    assert errors[0] < 1e-12
+    assert errors[2] == pytest.approx(4 * errors[1], rel=0.15)
+
+
+def test_users_who_differ_determine_what_one_action_does_not():
+    """The information is a mean over users: of one user alone it is singular."""
+    measurement, nodes = Measurement([POSITIVE]), torch.tensor([-2.0, 2.0]).double()
+    f, u = logits(measurement)
+    shift = nodes[:, None, None] * torch.ones(2, 6, 1).double()
+    log_weight = torch.full((2, 6), np.log(0.5)).double()
+    y = torch.ones(6, 1).double()
+    for sample, regular in (([[1.0, 0.0]], False), ([[1.0, 0.0], [0.0, 1.0]], True)):
+        activity = Activity(shift, log_weight, torch.tensor(sample).double())
+        _, singular = one_step(
+            measurement, reward_of, f, u, all_logged(measurement), y, None, None, activity
+        )
+        assert (singular != regular).all()
+
+
+def test_users_who_differ_are_told_apart():
+    """Signals depend on each other where users differ; given the rest of the user they do not."""
+    rng = np.random.default_rng(0)
+    X, user, by = rng.normal(size=(2000, 2)), np.arange(2000) % 60, rng.integers(2, size=2000)
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0] - 0.7 * by))
+    found = simulate_feedback(
+        R,
+        signals=["positive", "positive", "negative"],
+        user_id=user,
+        user_activity=2.0,
+        propensity="constant",
+        random_state=0,
+    )
+    est = estimator(signals=["positive", "positive", "negative"], shared_examination=False)
     result = compare_groups(est, X, found.actions, by, user_id=user, n_folds=2)
-    assert not result.estimated and "users differ" in result.reason
-    shares = [found.actions[by == g].any(axis=1).mean() for g in (0, 1)]
-    assert (result.reward_interval[:, 0] < shares).all()
-    np.testing.assert_allclose(result.reward_interval[:, 1], 1)
+    assert result.estimated and result.n_clusters == 60
+    for g in (0, 1):
+        low, high = result.reward_interval[g]
+        assert low < R[by == g].mean() < high < low + 0.2
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,7 @@ def compare_groups(
         The group that others are compared with; None is the largest one.
     user_id : array-like of shape (n_samples,), default=None
         Who acted. Rows of a user may depend on each other; rows without an id are users of their
-        own. The fits look for users who differ in activity.
+        own. The fits look for users who differ in activity, and the estimates allow for it.
     groups : array-like of shape (n_samples,), default=None
         The prompt of each row. Rows of a prompt may depend on each other.
     labels : array-like of shape (n_samples,), default=None
@@ -126,8 +126,10 @@ def compare_groups(
     the one-step estimates of those of `IdentificationReport.bounds`. The ends include the sampling
     error, so that they hold the whole set of possible values.
 
-    If users are found to differ in activity, signals of a row depend on each other, and only the
-    bounds that need no independence are given.
+    Users who differ in activity make the signals of a row depend on each other. Where the fits find
+    such users, s is the score of a row given the other rows of its user, and I(x) a mean over
+    users. The error of the loadings is not part of the intervals. Where the level is *bounded* only
+    the bounds that need no independence are then given.
 
     References
     ----------
