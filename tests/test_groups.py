@@ -384,7 +384,7 @@ def test_users_who_differ_determine_what_one_action_does_not():
 def test_users_who_differ_are_told_apart():
     """Signals depend on each other where users differ; given the rest of the user they do not."""
     rng = np.random.default_rng(0)
-    X, user, by = rng.normal(size=(2000, 2)), np.arange(2000) % 60, rng.integers(2, size=2000)
+    X, user, by = rng.normal(size=(2400, 2)), np.arange(2400) % 200, rng.integers(2, size=2400)
     R = 1 / (1 + np.exp(-1.5 * X[:, 0] - 0.7 * by))
     found = simulate_feedback(
         R,
@@ -396,7 +396,7 @@ def test_users_who_differ_are_told_apart():
     )
     est = estimator(signals=["positive", "positive", "negative"], shared_examination=False)
     result = compare_groups(est, X, found.actions, by, user_id=user, n_folds=2)
-    assert result.estimated and result.n_clusters == 60
+    assert result.estimated and result.n_clusters == 200
     for g in (0, 1):
         low, high = result.reward_interval[g]
         assert low < R[by == g].mean() < high < low + 0.2

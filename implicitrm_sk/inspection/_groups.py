@@ -128,7 +128,8 @@ def compare_groups(
 
     Users who differ in activity make the signals of a row depend on each other. Where the fits find
     such users, s is the score of a row given the other rows of its user, and I(x) a mean over
-    users. The error of the loadings is not part of the intervals. Where the level is *bounded* only
+    users. The error of the loadings is not part of the intervals, which are too short with few
+    users. Where the level is *bounded* only
     the bounds that need no independence are then given.
 
     References
