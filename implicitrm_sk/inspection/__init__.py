@@ -1,8 +1,8 @@
 """What a log and a fitted reward can be asked about, in text, tables and figures."""
 
-from ._interval import RewardInterval, reward_interval
 from ._comparison import GroupComparison
 from ._groups import compare_groups
+from ._interval import RewardInterval, reward_interval
 from ._plot._comparison import MethodComparisonDisplay
 from ._plot._identification import IdentificationDisplay
 from ._plot._propensity import PropensityDisplay
