@@ -108,6 +108,61 @@ def test_fit_predict_report(kind, log, run, tmp_path):
     assert "domain classifier AUC" in out
 
 
+def test_compare_models(log, run, tmp_path):
+    path, frame, X = log
+    frame["model"] = np.where(np.arange(400) % 3, "new", "old")
+    frame["user"] = np.where(np.arange(400) < 4, None, np.arange(400) // 8)
+    frame.to_parquet(path)
+    actions = ("--actions", "copied,shared")
+    looked = ("--set", "shared_examination=False")
+    code, out, err = run(
+        "compare", path, "--by", "model", *actions, *looked, *QUICK, "-o", "out.parquet"
+    )
+    assert code == 0, err
+    assert "Comparison of 2 groups by model, 400 rows, reference new" in out
+    assert "The mean rewards are identified" in out
+    table = pandas.read_parquet(tmp_path / "out.parquet")
+    est = ImplicitRewardEstimator(
+        shared_examination=False, max_epochs=3, n_estimators=2, hidden_layer_sizes=[8],
+        random_state=0,
+    )  # fmt: skip
+    with pytest.warns(ConvergenceWarning):
+        found = inspection.compare_groups(
+            est,
+            X.astype(float),
+            frame[["copied", "shared"]],
+            frame["model"],
+            groups=frame["prompt_id"],
+        )
+    pandas.testing.assert_frame_equal(table.set_index("model"), found.to_frame())
+    code, out, err = run(
+        "compare", path, "--by", "model", *actions, "--reference", "old", "--user", "user", *QUICK
+    )
+    assert code == 0, err
+    assert "reference old" in out and "The mean rewards are bounded" in out
+    assert "Next: If users looked at every row of the log, state it: --set" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--by", "model"], "log.parquet has no column 'model'"),
+        (["--by", "label"], "column 'label' of log.parquet is empty in 300 rows"),
+        (["--by", "prompt_id"], "group 0 of by has 4 rows"),
+        (["--by", "half", "--reference", "c"], "reference='c' is not a group of by"),
+        (["--by", "half", "--same-prompts", "--groups", "copied"], "2 prompts of"),
+        (["--by", "half", "-o", "out.csv"], "must end with .parquet or .jsonl"),
+    ],
+)
+def test_bad_comparisons(options, message, log, run):
+    path, frame, _ = log
+    frame["half"] = np.where(np.arange(400) % 2, "a", "b")
+    frame.to_parquet(path)
+    code, _, err = run("compare", path, "--actions", "copied,shared", *options, *QUICK)
+    assert code == 2
+    assert message in err and err.count("\n") == 1
+
+
 @pytest.fixture
 def both(log, tmp_path):
     """A log with two positive and two negative actions."""

@@ -30,6 +30,7 @@ NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"
 SLOW = (
     "docs/attention.md",
+    "docs/compare.md",
     "docs/drift.md",
     "docs/labels.md",
     "docs/negative.md",

@@ -42,6 +42,7 @@ OPTIONS = {
     "random_state": "--seed",
     "response": "--response",
     "response_id": "--response-id",
+    "same_prompts": "--same-prompts",
     "sample_weight": "--weight",
     "turn": "--turn",
     "user_id": "--user",
@@ -242,6 +243,53 @@ def fine_tune(args):
     _say_identification(tuned.identification_)
     tuned.save(out)
     say(f"Saved: {out} (README.md in it is the model card).")
+
+
+def compare(args):
+    """Say which group of responses users prefer: models, prompt versions, days."""
+    if args.out is not None:
+        check_writable(Path(args.out), kinds=(".parquet", ".jsonl"))
+    table = Table(args.log)
+    actions, signals = table.signed_columns(args.actions, args.negative)
+    settings = _settings(args, signals)
+    X, y, by = table.features(args), table.numbers(actions), table.values(args.by)
+    side = {"labels": None, "sample_weight": None}
+    for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
+        if column is not None:
+            side[name] = table.numbers([column])[column].to_numpy()
+    user = None if args.user is None else table.ids(args.user)
+    groups = table.groups(args) if args.user is None or args.groups is not None else None
+    import pandas
+
+    from .._estimator import ImplicitRewardEstimator
+    from ..inspection import compare_groups
+
+    _check_settings(settings, ImplicitRewardEstimator)
+    if args.embedder is not None:
+        from ..embedding import LLMEmbedder
+
+        settings["embedder"] = LLMEmbedder(args.embedder, pooling=args.pooling, verbose=True)
+    by = pandas.Series(by, name=args.by)
+    reference = args.reference
+    if reference is not None:
+        found = [label for label in by.unique() if str(label) == reference]
+        reference = found[0] if found else reference
+    comparison = compare_groups(
+        ImplicitRewardEstimator(**settings),
+        X,
+        y,
+        by,
+        reference=reference,
+        user_id=user,
+        groups=groups,
+        same_prompts=args.same_prompts,
+        confidence=args.confidence,
+        **side,
+    )
+    say(in_own_words(str(comparison)))
+    if args.out is not None:
+        write_frame(Path(args.out), comparison.to_frame().reset_index())
+        say(f"Written: {args.out}")
 
 
 def export(args):

@@ -4,6 +4,7 @@ Commands:
   inspect   what a log holds and what it would identify, without a model
   fit       learn a reward from a log, save it
   predict   give every response of a file its reward
+  compare   which group of responses users prefer: models, prompt versions, days
   report    what the log tells about the reward; how far other responses are from it
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
@@ -20,6 +21,7 @@ Try:
   implicitrm fit log.jsonl --actions copied,shared --embedder org/model -o reward
   implicitrm predict reward new.parquet -o scored.parquet
   implicitrm report reward log.parquet --new new.parquet
+  implicitrm compare log.parquet --by model --actions copied,shared --negative regenerated
   implicitrm export reward rm --as transformers
   implicitrm fine-tune reward log.jsonl -o tuned --run run
 
@@ -31,7 +33,17 @@ import sys
 import warnings
 
 from .. import __version__
-from ._commands import export, fine_tune, fit, in_own_words, inspect, note, predict, report
+from ._commands import (
+    compare,
+    export,
+    fine_tune,
+    fit,
+    in_own_words,
+    inspect,
+    note,
+    predict,
+    report,
+)
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
 OBJECTIVES = (
@@ -123,6 +135,7 @@ def _parser():
     _add_fit(commands)
     _add_predict(commands)
     _add_report(commands)
+    _add_compare(commands)
     _add_fine_tune(commands)
     _add_export(commands)
     return parser
@@ -173,18 +186,7 @@ def _add_fit(commands):
     )
     _add_actions(sub)
     _add_embedding(sub)
-    sub.add_argument(
-        "--embedder",
-        metavar="MODEL",
-        help="language model (hub name or folder) that turns the columns prompt and response into "
-        "embeddings",
-    )
-    sub.add_argument(
-        "--pooling",
-        default="auto",
-        choices=("auto", "mean", "last", "cls"),
-        help="of the embedder (default: auto)",
-    )
+    _add_embedder(sub)
     _add_text(sub)
     _add_groups(sub)
     _add_side_information(sub)
@@ -278,6 +280,44 @@ def _add_fine_tune(commands):
         help="a setting of transformers' TrainingArguments, for example num_train_epochs=2 or "
         "learning_rate=1e-4; may be repeated",
     )
+
+
+def _add_compare(commands):
+    sub = _command(
+        commands,
+        compare,
+        "implicitrm compare log.parquet --by model --actions copied,shared "
+        "--set shared_examination=False",
+    )
+    sub.add_argument("log", metavar="LOG", help=".parquet or .jsonl file, one row per response")
+    sub.add_argument(
+        "--by", required=True, metavar="COLUMN", help="the group of each row, such as its model"
+    )
+    sub.add_argument(
+        "--reference", metavar="GROUP", help="what to compare with (default: the largest group)"
+    )
+    sub.add_argument(
+        "--same-prompts",
+        action="store_true",
+        help="compare on the prompts that have responses of every group (see --groups)",
+    )
+    sub.add_argument(
+        "--confidence", type=float, default=0.9, metavar="C", help="of the intervals (default: 0.9)"
+    )
+    sub.add_argument("-o", "--out", metavar="FILE", help="also write a table, .parquet or .jsonl")
+    _add_actions(sub)
+    _add_embedding(sub)
+    _add_embedder(sub)
+    _add_text(sub)
+    sub.add_argument(
+        "--groups",
+        metavar="COLUMN",
+        help="the prompt of each row: rows of a prompt may depend on each other (default: "
+        "prompt_id, else equal prompts; none if --user is given)",
+    )
+    sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
+    _add_labels_and_weight(sub)
+    _add_settings(sub)
 
 
 def _add_export(commands):
@@ -383,6 +423,21 @@ def _add_embedding(sub):
     )
 
 
+def _add_embedder(sub):
+    sub.add_argument(
+        "--embedder",
+        metavar="MODEL",
+        help="language model (hub name or folder) that turns the columns prompt and response into "
+        "embeddings",
+    )
+    sub.add_argument(
+        "--pooling",
+        default="auto",
+        choices=("auto", "mean", "last", "cls"),
+        help="of the embedder (default: auto)",
+    )
+
+
 def _add_groups(sub):
     sub.add_argument(
         "--groups",
@@ -393,13 +448,17 @@ def _add_groups(sub):
     sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
 
 
-def _add_side_information(sub):
+def _add_labels_and_weight(sub):
     sub.add_argument(
         "--labels",
         metavar="COLUMN",
         help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
     )
     sub.add_argument("--weight", metavar="COLUMN", help="weight of each row")
+
+
+def _add_side_information(sub):
+    _add_labels_and_weight(sub)
     sub.add_argument(
         "--response-id",
         metavar="COLUMN",

@@ -109,6 +109,10 @@ class Table:
             )
         return column.to_pandas().to_numpy()
 
+    def ids(self, name):
+        """Return a column of ids, None where it is empty."""
+        return self._read([name]).column(0).to_pylist()
+
     def numbers(self, names, labels=()):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
 
@@ -196,7 +200,7 @@ class Table:
     def groups(self, args):
         """Return which prompt each row belongs to, None if no column says it."""
         if args.groups is None and getattr(args, "user", None) is not None:
-            return codes_of(self._read([args.user]).column(0).to_pylist())
+            return codes_of(self.ids(args.user))
         if args.groups is None and "prompt_id" not in self.columns and self._groups is not None:
             return self._groups  # equal prompts
         name = args.groups or next((name for name in GROUPS if name in self.columns), None)

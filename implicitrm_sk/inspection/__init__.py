@@ -1,5 +1,7 @@
 """What a log and a fitted reward can be asked about, in text, tables and figures."""
 
+from ._comparison import GroupComparison
+from ._groups import compare_groups
 from ._interval import RewardInterval, reward_interval
 from ._plot._comparison import MethodComparisonDisplay
 from ._plot._identification import IdentificationDisplay
@@ -9,19 +11,25 @@ from ._plot._stratification import StratificationDisplay
 from ._plot._training_curve import TrainingCurveDisplay
 from ._refits import identification_report
 from ._report import IdentificationReport
+from ._sensitivity import sensitivity_report
 from ._shift import ShiftReport, shift_report
+from ._violations import SensitivityReport
 
 __all__ = [
+    "GroupComparison",
     "IdentificationDisplay",
     "IdentificationReport",
     "MethodComparisonDisplay",
     "PropensityDisplay",
     "ReliabilityDisplay",
     "RewardInterval",
+    "SensitivityReport",
     "ShiftReport",
     "StratificationDisplay",
     "TrainingCurveDisplay",
+    "compare_groups",
     "identification_report",
     "reward_interval",
+    "sensitivity_report",
     "shift_report",
 ]

@@ -106,6 +106,10 @@ class Measurement:
     def __hash__(self):
         return hash((self.signals, self.examined))
 
+    def of_members(self, positions):
+        """Return the measurement of some of the members: all have this one."""
+        return self
+
     def shows(self, preference):
         """Return whether some signal can show this preference, 0 or 1."""
         return any(preference in block.signal.shows for block in self.blocks)

@@ -15,7 +15,7 @@ class RateConstraint:
 
     Parameters
     ----------
-    lower, upper : float
+    lower, upper : float or array-like of shape (n_members,)
     n_members : int
     n_batches : float
         Batches per pass over the data: how many the running mean looks back at, at least 10.
@@ -29,8 +29,11 @@ class RateConstraint:
     MULTIPLIER_STEP = 1.0
 
     def __init__(self, lower, upper, n_members, n_batches, device):
-        self.lower = lower
-        self.upper = upper
+        #: Of all members, whether or not they are still trained.
+        self.ends = torch.stack(
+            [torch.as_tensor(end, dtype=torch.float64).expand(n_members) for end in (lower, upper)]
+        )
+        self.lower, self.upper = self.ends.to(torch.float32).to(device)
         self.memory = 1 / max(n_batches, 10)
         self.mean = None
         self.multiplier = torch.zeros(n_members, device=device)
@@ -45,16 +48,16 @@ class RateConstraint:
             self.mean = reward.detach().mean(-1)
         self.mean = torch.lerp(self.mean, mean.detach(), self.memory)
         excess = self.mean - self.mean.clamp(self.lower, self.upper)
-        if self.lower < self.upper:
-            # Inside the interval a multiplier has nothing to do.
-            inside = (excess == 0) * 1.0
-            self.multiplier = self.multiplier * (1 - inside * self.memory)
+        # Inside an interval a multiplier has nothing to do.
+        inside = ((excess == 0) & (self.lower < self.upper)) * 1.0
+        self.multiplier = self.multiplier * (1 - inside * self.memory)
         self.multiplier = self.multiplier + self.MULTIPLIER_STEP * self.memory * excess
         return (self.multiplier + self.PENALTY * excess) * mean
 
     def keep(self, index):
         """Go on with some of the members."""
         self.multiplier = self.multiplier[index]
+        self.lower, self.upper = self.lower[index], self.upper[index]
         self.mean = None if self.mean is None else self.mean[index]
 
     def shift(self, reward_logit, sample_weight):
@@ -80,7 +83,7 @@ class RateConstraint:
             )
 
         mean = mean_at(torch.zeros_like(f[:, 0]))
-        target = mean.clamp(self.lower, self.upper)
+        target = mean.clamp(*self.ends)
         low, high = torch.full_like(mean, -50.0), torch.full_like(mean, 50.0)
         for _ in range(60):
             middle = (low + high) / 2

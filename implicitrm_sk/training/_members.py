@@ -260,6 +260,7 @@ class MembersInTraining:
             self.best.keep(index, self._kept())
         if net.constraint is not None:
             net.constraint.keep(index)
+        net.criterion_.measurement = net.criterion_.measurement.of_members(positions)
 
     # ------------------------------------------------------------------ pausing
 

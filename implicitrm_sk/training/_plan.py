@@ -314,12 +314,14 @@ class FitPlan:
 
     def rate_constraint(self, model, n_responses):
         """Return what holds the mean reward of this many responses in its interval, or None."""
-        interval = self.assumptions.preference_interval
-        if interval is None or self.objective.needs_preference_rate:
+        intervals = [plan.assumptions.preference_interval for plan in self.fits or (self,)]
+        if all(one is None for one in intervals) or self.objective.needs_preference_rate:
             return None
+        ends = np.array([(0.0, 1.0) if one is None else one for one in intervals])
+        lower, upper = ends.repeat(self.n_members, axis=0).T
         device = next(model.parameters()).device
         n_batches = n_responses / self.batch_size
-        return RateConstraint(*interval, model.config["n_members"], n_batches, device)
+        return RateConstraint(lower, upper, model.config["n_members"], n_batches, device)
 
     def parts(self, data, model, random_state, further=None):
         """Return `ResidentRows` to train on and to validate on, None for an empty part."""

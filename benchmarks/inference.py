@@ -1,0 +1,293 @@
+"""Intervals of group comparisons, and sensitivity curves, against simulated truth.
+
+    python -m benchmarks.inference [--part coverage sensitivity cost] [--logs 40] [--jobs 2]
+        [--out inference.jsonl]
+
+Coverage: logs of 5,000 rows of 16 standard normal columns and two groups, assigned at random. The
+reward is sigmoid(g) with g a fixed nonlinear function of x, shifted in the second group so that its
+mean is higher by 0, 0.05 or 0.1. Responses of the second group draw fewer positive and more
+negative actions, whatever they are worth: the logit of each propensity, which depends on x, is
+shifted by 0.7. The cases are two positive actions and a negative one, and two positive ones, all
+rows looked at, which is stated; and one positive action with 500 users whose activity has a
+standard deviation of 1.5 logits. A log covers if the 90 % interval of the difference holds the true
+one. "rates wrong": the raw rate of the first action has the other sign; at no difference, that a
+90 % interval of its difference leaves out 0. Lines of --out that are there are not run again.
+
+Sensitivity: the simulator breaks one assumption by a known amount, and the curve of
+`sensitivity_report` is read at that amount.
+
+Cost: a grid of 20 violations against one fit, 5,000 rows of 384 columns, default settings.
+"""
+
+import argparse
+import json
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import compare_groups, sensitivity_report
+
+N_ROWS, WIDTH, N_USERS = 5_000, 16, 500
+CASES = {
+    "two positive, one negative": ("positive", "positive", "negative"),
+    "two positive": ("positive", "positive"),
+    "one positive, users": ("positive",),
+}
+DIFFERENCES = (0.0, 0.05, 0.1)
+SETTINGS = {"learning_rate_init": 0.01, "n_estimators": 2, "random_state": 0}
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def utility(X):
+    """Return the logit of the reward of the first group."""
+    return 1.5 * X[:, 0] + 0.7 * X[:, 1] * X[:, 2] + 0.5 * np.tanh(2 * X[:, 3])
+
+
+def shift_for(difference):
+    """Return the shift of the logit that raises the mean reward by so much."""
+    g = utility(np.random.default_rng(12345).normal(size=(200_000, WIDTH)))
+    low, high = 0.0, 3.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sigmoid(g + middle).mean() - sigmoid(g).mean() < difference:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+class Log:
+    """A simulated log of two groups with a known difference."""
+
+    def __init__(self, signals, difference, seed, *, width=WIDTH, **broken):
+        rng = np.random.default_rng([seed, len(signals), round(1000 * difference)])
+        self.X = rng.normal(size=(N_ROWS, width)).astype(np.float32)
+        self.group = rng.integers(2, size=N_ROWS)
+        self.signals = list(signals)
+        self.reward = sigmoid(utility(self.X) + shift_for(difference) * self.group)
+        sign = np.array([1.0 if one == "positive" else -1.0 for one in signals])
+        direction = rng.normal(size=(width, len(signals))) / np.sqrt(width)
+        u = 0.2 + 0.8 * self.X @ direction - 0.7 * self.group[:, None] * sign
+        ready = broken.pop("ready", None)
+        self.user = rng.integers(N_USERS, size=N_ROWS)
+        self.y = simulate_feedback(
+            self.reward,
+            signals=self.signals,
+            propensity=sigmoid(u) if ready is None else np.tile(ready, (N_ROWS, 1)),
+            user_id=self.user,
+            random_state=seed,
+            **broken,
+        ).actions
+        means = [self.reward[self.group == g].mean() for g in (0, 1)]
+        self.mean, self.difference = self.reward.mean(), means[1] - means[0]
+
+    def estimator(self, **params):
+        return ImplicitRewardEstimator(**{"signals": self.signals} | SETTINGS | params)
+
+
+def coverage_of(case, difference, seed):
+    """Return what one log shows."""
+    signals = CASES[case]
+    with_users = len(signals) == 1
+    log = Log(signals, difference, seed, **({"user_activity": 1.5} if with_users else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = compare_groups(
+            log.estimator(shared_examination=None if with_users else False),
+            log.X,
+            log.y,
+            log.group,
+            reference=0,
+            user_id=log.user if with_users else None,
+        )
+    rates = [log.y[log.group == g, 0] for g in (0, 1)]
+    gap = rates[1].mean() - rates[0].mean()
+    error = np.sqrt(sum(rate.var() / len(rate) for rate in rates))
+    low, high = found.difference_interval[1]
+    return {
+        "case": case,
+        "difference": difference,
+        "seed": seed,
+        "estimated": found.estimated,
+        "level": found.identification.level,
+        "estimate": float(found.difference[1]),
+        "low": float(low),
+        "high": float(high),
+        "covers": bool(low <= difference <= high),
+        "rates_wrong": bool(gap < 0 if difference else abs(gap) > 1.645 * error),
+    }
+
+
+def print_coverage(args):
+    """Run the logs that are not in the file, and print the table."""
+    start, path = time.perf_counter(), Path(args.out)
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = [json.loads(line) for line in lines if line.endswith("}")]
+    known = {(one["case"], one["difference"], one["seed"]) for one in done}
+    missing = [
+        (case, difference, seed)
+        for seed in range(args.logs)
+        for case in CASES
+        for difference in DIFFERENCES
+        if (case, difference, seed) not in known
+    ]
+    runs = Parallel(n_jobs=args.jobs, return_as="generator_unordered")(
+        delayed(coverage_of)(*one) for one in missing
+    )
+    with path.open("a") as file:
+        for found in runs:
+            done.append(found)
+            file.write(json.dumps(found) + "\n")
+            file.flush()
+    done = [one for one in done if one["seed"] < args.logs]
+    print("\n| log | true difference | logs | the result is | covered | mean estimate | standard ")
+    print("deviation | mean half width / 1.645 | right sign | rates wrong |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for case in CASES:
+        for difference in DIFFERENCES:
+            part = [one for one in done if (one["case"], one["difference"]) == (case, difference)]
+            if not part:
+                continue
+            estimates = np.array([one["estimate"] for one in part])
+            width = np.mean([(one["high"] - one["low"]) / 2 for one in part])
+            estimated = all(one["estimated"] for one in part)
+            cells = [
+                case,
+                f"{difference:g}",
+                str(len(part)),
+                "an estimate" if estimated else f"bounds ({part[0]['level']})",
+                f"{np.mean([one['covers'] for one in part]):.0%}",
+                f"{estimates.mean():.3f}" if estimated else "",
+                f"{estimates.std():.3f}" if estimated else "",
+                f"{width / 1.645:.3f}" if estimated else f"(half width {width:.2f})",
+                f"{(estimates > 0).mean():.0%}" if estimated and difference else "",
+                f"{np.mean([one['rates_wrong'] for one in part]):.0%}",
+            ]
+            print("| " + " | ".join(cells) + " |")
+    estimated = [one for one in done if one["estimated"]]
+    for name, part in (("all", done), ("estimated", estimated)):
+        if part:
+            share = np.mean([one["covers"] for one in part])
+            print(f"pooled, {name}: {share:.1%} of {len(part)} logs covered")
+    print(f"{len(missing)} logs run in {time.perf_counter() - start:.0f} s")
+
+
+#: What the simulator breaks, what is compared with the truth, and at which amount.
+BROKEN = {
+    "false positive actions, 0.05": (
+        ("positive", "positive"),
+        {"false_action_rate": [0.05, 0.05]},
+        ("false_positive", 0.05),
+    ),
+    "a fifth of the rows not looked at": (
+        ("positive", "positive", "negative"),
+        {"examination": 0.8},
+        ("not_looked_at", 0.2),
+    ),
+    "a fifth not looked at, two of each": (
+        ("positive", "positive", "negative", "negative"),
+        {"examination": 0.8},
+        ("not_looked_at", 0.2),
+    ),
+    "one of each, ratio 1/2": (
+        ("positive", "negative"),
+        {"ready": [0.6, 0.3]},
+        ("ratio", 0.5),
+    ),
+}
+
+
+def sensitivity_of(name, seed):
+    """Return errors of the base and of the curve at the true amount."""
+    signals, broken, (kind, amount) = BROKEN[name]
+    log = Log(signals, 0.1, seed, **broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = sensitivity_report(
+            log.estimator(shared_examination=False),
+            log.X,
+            log.y,
+            log.group,
+            reference=0,
+            violations={kind: [amount]},
+        )
+    base, curve = report.rows[0], report.rows[-1]
+    return [
+        base["mean_reward"] - log.mean,
+        curve["mean_reward"] - log.mean,
+        base["difference_1"] - log.difference,
+        curve["difference_1"] - log.difference,
+    ]
+
+
+def print_sensitivity(args):
+    """Print the table of sensitivity curves."""
+    start = time.perf_counter()
+    names = [(name, seed) for name in BROKEN for seed in range(args.seeds)]
+    found = Parallel(n_jobs=args.jobs)(delayed(sensitivity_of)(*one) for one in names)
+    print(f"\nmean and largest absolute error over {args.seeds} seeds\n")
+    print("| broken | mean reward, base | at the amount | difference, base | at the amount |")
+    print("|---|---|---|---|---|")
+    for name in BROKEN:
+        rows = np.array(
+            [run[:4] for (one, _), run in zip(names, found, strict=True) if one == name]
+        )
+        cells = [f"{column.mean():+.3f} ({np.abs(column).max():.3f})" for column in rows.T]
+        print("| " + " | ".join([name, *cells]) + " |")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+def print_cost(args):
+    """Print what a grid costs, as a multiple of one fit."""
+    log = Log(CASES["two positive, one negative"], 0.1, 0, width=384)
+    est = ImplicitRewardEstimator(signals=log.signals, shared_examination=False, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        start = time.perf_counter()
+        est.fit(log.X, log.y)
+        one = time.perf_counter() - start
+        violations = {
+            "false_positive": [0.01, 0.02, 0.03, 0.05, 0.1],
+            "false_negative": [0.01, 0.02, 0.03, 0.05, 0.1],
+            "not_looked_at": [0.05, 0.1, 0.15, 0.2],
+            "left_out": [0, 1, 2],
+            "sign": [0, 1, 2],
+        }
+        start = time.perf_counter()
+        sensitivity_report(est, log.X, log.y, log.group, reference=0, violations=violations)
+        grid = time.perf_counter() - start
+        start = time.perf_counter()
+        compare_groups(est, log.X, log.y, log.group, reference=0)
+        groups = time.perf_counter() - start
+    print(
+        f"\none fit {one:.1f} s; a grid of 20 violations {grid / one:.1f} times as long; ", end=""
+    )
+    print(f"a comparison of groups {groups / one:.1f} times as long")
+
+
+PARTS = {"coverage": print_coverage, "sensitivity": print_sensitivity, "cost": print_cost}
+
+
+def main(argv=None):
+    """Run the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--logs", type=int, default=40, help="per cell of the coverage")
+    parser.add_argument("--seeds", type=int, default=5, help="of the sensitivity curves")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--out", default="inference.jsonl", help="what is kept of the coverage")
+    args = parser.parse_args(argv)
+    for part in args.part:
+        PARTS[part](args)
+
+
+if __name__ == "__main__":
+    main()

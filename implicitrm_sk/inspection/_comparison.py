@@ -1,0 +1,283 @@
+"""The result of a comparison of groups of responses."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._identification import Identification
+from .._optional import import_optional
+from .._typing import Floats
+from ._plot._base import COLOURS, MARKERS
+
+#: A mean whose error comes from fewer rows than this is no case for a normal interval.
+FEW_ROWS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class GroupComparison:
+    """Mean rewards of groups of responses, and what the raw rates say. Prints as text.
+
+    Attributes
+    ----------
+    groups : ndarray of shape (n_groups,)
+        The groups, in order.
+    by : object
+        Name of what they are groups of, or None.
+    reference : object
+        The group that others are compared with.
+    n_rows : ndarray of int of shape (n_groups,)
+        Rows that the mean is taken over.
+    n_clusters : int
+        Independent parts: users, prompts, or rows; with users and prompts the fewer.
+    rates : dict of str to ndarray of shape (n_groups,)
+        Share of the logged rows with an action, by signal.
+    shows : dict of str to int
+        The preference that each of these shows, 1 or 0.
+    reward : ndarray of shape (n_groups,)
+        Mean reward; NaN unless `estimated`.
+    reward_interval : ndarray of shape (n_groups, 2)
+        Its confidence interval; unless `estimated` one that holds all values that the log allows.
+    difference, difference_interval : ndarray of shape (n_groups,) and (n_groups, 2)
+        The same of the mean reward less that of the reference, for which they are 0.
+    confidence : float
+        Of the intervals, each by itself.
+    identification : Identification
+        What the log determines, and the assumptions.
+    estimated : bool
+        Whether the log determines the means; otherwise the intervals are bounds.
+    reason : str
+        Why.
+    same_prompts : bool
+        Whether all groups are taken at the same prompts.
+    n_effective : ndarray of shape (n_groups,)
+        How many rows of equal weight would have squared errors as uneven as those of the group.
+        Where actions are rare few rows weigh a lot, and intervals are less certain than they look.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import compare_groups
+    >>> rng = np.random.default_rng(0)
+    >>> X, model = rng.normal(size=(600, 2)), np.arange(600) % 2
+    >>> y = ((X[:, 0] > 0) & (rng.random(600) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+    >>> comparison = compare_groups(est, X, y, model)
+    >>> comparison.estimated
+    False
+    >>> comparison.identification.level
+    'not identified'
+    """
+
+    groups: NDArray[Any]
+    by: Any
+    reference: Any
+    n_rows: NDArray[np.int64]
+    n_clusters: int
+    rates: dict[str, Floats]
+    shows: dict[str, int]
+    reward: Floats
+    reward_interval: Floats
+    difference: Floats
+    difference_interval: Floats
+    confidence: float
+    identification: Identification
+    estimated: bool
+    reason: str
+    same_prompts: bool
+    n_effective: Floats
+
+    @property
+    def verdict(self) -> str:
+        """Level and assumptions in one line.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import compare_groups
+        >>> rng = np.random.default_rng(0)
+        >>> X, model = rng.normal(size=(600, 2)), np.arange(600) % 2
+        >>> y = np.column_stack([X[:, 0] > 0.3, X[:, 0] < -0.3]).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", "negative"], max_epochs=5, early_stopping=False, random_state=0
+        ... )
+        >>> compare_groups(est, X, y, model).verdict
+        'bounded'
+        """
+        return str(self.identification)
+
+    def to_frame(self) -> Any:
+        """Return the comparison as a DataFrame.
+
+        Returns
+        -------
+        frame : DataFrame
+            One row per group, with columns n_rows, rate_SIGNAL, reward, reward_low, reward_high,
+            difference, difference_low and difference_high.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import compare_groups
+        >>> rng = np.random.default_rng(0)
+        >>> X, model = rng.normal(size=(600, 2)), np.arange(600) % 2
+        >>> y = np.column_stack([X[:, 0] > 0.3, X[:, 0] < -0.3]).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", "negative"], max_epochs=5, early_stopping=False, random_state=0
+        ... )
+        >>> compare_groups(est, X, y, model).to_frame()["n_rows"].tolist()
+        [300, 300]
+        """
+        pandas = import_optional("pandas", "data", "The DataFrame form of the comparison")
+        columns: dict[str, Any] = {"n_rows": self.n_rows}
+        columns |= {f"rate_{name}": rate for name, rate in self.rates.items()}
+        for name, value, interval in (
+            ("reward", self.reward, self.reward_interval),
+            ("difference", self.difference, self.difference_interval),
+        ):
+            columns[name] = value
+            columns[f"{name}_low"], columns[f"{name}_high"] = interval.T
+        return pandas.DataFrame(columns, index=pandas.Index(self.groups, name=self.by))
+
+    # ------------------------------------------------------------------ in words
+
+    def __repr__(self):
+        by = "" if self.by is None else f" by {self.by}"
+        level = f"{self.confidence:.0%}"
+        lines = [
+            f"Comparison of {len(self.groups)} groups{by}, {self.n_rows.sum():,} rows, reference "
+            f"{self.reference}",
+            f"The mean rewards are {self.verdict}: {self.reason}",
+            f"{level} intervals of the sampling error"
+            + (
+                ""
+                if self.estimated
+                else "; the log does not determine the mean rewards, and these are bounds"
+            )
+            + (
+                ", on the same prompts."
+                if self.same_prompts
+                else ", at each group's own responses."
+            ),
+            "",
+        ]
+        lines = [line for text in lines for line in (textwrap.wrap(text, 100) or [""])]
+        width = max(12, *(len(str(group)) + 2 for group in self.groups))
+        rates = [f"{name[:16]:>17}" for name in self.rates]
+        lines.append(f"{'':{width}}{'rows':>8}{''.join(rates)}{'reward':>22}{'difference':>24}")
+        for g, group in enumerate(self.groups):
+            shown = "".join(f"{rate[g]:>17.1%}" for rate in self.rates.values())
+            gap = "reference"
+            if group != self.reference:
+                gap = _with_interval(self.difference[g], self.difference_interval[g], "+")
+            reward = _with_interval(self.reward[g], self.reward_interval[g])
+            lines.append(f"{str(group):{width}}{self.n_rows[g]:>8,}{shown}{reward:>22}{gap:>24}")
+        lines.append("")
+        for sentence in self._sentences():
+            lines += textwrap.wrap(sentence, 100, subsequent_indent="  ")
+        return "\n".join(lines)
+
+    def _sentences(self):
+        """Yield what the comparison says, in plain words."""
+        at = int(np.flatnonzero(self.groups == self.reference)[0])
+        for g, group in enumerate(self.groups):
+            if g == at:
+                continue
+            low, high = self.difference_interval[g]
+            between = f"the difference is between {low:+.2f} and {high:+.2f}"
+            sign = 0
+            if low > 0 or high < 0:
+                sign = 1 if low > 0 else -1
+                better, worse = (group, self.reference) if sign > 0 else (self.reference, group)
+                said = f"Users prefer the responses of {better} to those of {worse}: {between}."
+            elif self.estimated:
+                said = f"{group} and {self.reference}: neither is shown to be better; {between}."
+            else:
+                said = (
+                    f"{group}, {self.reference}: the log does not say which is better; {between}."
+                )
+            yield said + self._against(g, at, sign)
+        if not self.estimated and self.identification.advice:
+            yield f"Next: {self.identification.advice[0]}"
+        for g in np.flatnonzero(self.n_effective < FEW_ROWS):
+            yield (
+                f"The error of {self.groups[g]} comes from about {self.n_effective[g]:.0f} rows of "
+                "large weight: actions are rare there, and its interval may be too short."
+            )
+
+    def _against(self, g, reference, sign):
+        """Return which raw rates point to the other group."""
+        found = []
+        for name, rate in self.rates.items():
+            gap = rate[g] - rate[reference]
+            if sign * gap * (1 if self.shows[name] else -1) < 0:
+                found.append(f"{name} ({gap:+.1%})")
+        if not found:
+            return ""
+        return f" The raw rate of {', '.join(found)} points the other way."
+
+    # ------------------------------------------------------------------ drawn
+
+    def plot(self, axes: Any = None) -> NDArray[Any]:
+        """Draw the raw rates beside the mean rewards.
+
+        Parameters
+        ----------
+        axes : array-like of two matplotlib Axes, default=None
+            None makes a figure.
+
+        Returns
+        -------
+        axes : ndarray of two Axes
+            The raw rates, and the mean rewards with their intervals.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import compare_groups
+        >>> rng = np.random.default_rng(0)
+        >>> X, model = rng.normal(size=(600, 2)), np.arange(600) % 2
+        >>> y = np.column_stack([X[:, 0] > 0.3, X[:, 0] < -0.3]).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", "negative"], max_epochs=5, early_stopping=False, random_state=0
+        ... )
+        >>> axes = compare_groups(est, X, y, model).plot()
+        >>> axes[1].get_title()
+        'Bounds of the mean reward'
+        """
+        pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the comparison")
+        if axes is None:
+            size = (10, 1.5 + 0.45 * len(self.groups))
+            _, axes = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
+        left, right = np.asarray(axes, dtype=object).ravel()
+        place = np.arange(len(self.groups))
+        for k, (name, rate) in enumerate(self.rates.items()):
+            sign = "" if self.shows[name] else " (negative)"
+            style = {"color": COLOURS[k % len(COLOURS)], "marker": MARKERS[k % len(MARKERS)]}
+            left.plot(rate, place, linestyle="", label=f"{name}{sign}", **style)
+        left.set(xlabel="share of rows with the action", title="Raw rates")
+        left.set_yticks(place, [str(group) for group in self.groups])
+        left.set_ylim(len(place) - 0.5, -0.5)
+        left.legend()
+        low, high = self.reward_interval.T
+        right.hlines(place, low, high, color=COLOURS[0], linewidth=2)
+        if self.estimated:
+            right.plot(self.reward, place, "o", color=COLOURS[0])
+        right.set(
+            xlabel=f"{self.confidence:.0%} interval",
+            title="Mean reward" if self.estimated else "Bounds of the mean reward",
+        )
+        right.set_yticks(place, [str(group) for group in self.groups])
+        right.set_ylim(len(place) - 0.5, -0.5)
+        return np.array([left, right])
+
+
+def _with_interval(value, interval, sign=""):
+    found = "{:{s}.2f} to {:{s}.2f}".format(*interval, s=sign)
+    return found if np.isnan(value) else f"{value:{sign}.2f} ({found})"

@@ -1,0 +1,289 @@
+"""A log whose rows are of several groups, checked, and what its rows show by themselves."""
+
+import warnings
+from numbers import Real
+
+import numpy as np
+import torch
+from sklearn.base import clone
+
+from .._estimator import ImplicitRewardEstimator
+from .._features import HeadColumns, embed_text, select_features, set_embedder
+from .._fit import identify, own_random_state
+from .._log import number_responses, number_users
+from .._sklearn import safe_indexing, validate_params
+from .._validation import check_groups, is_missing, to_numpy
+from ..training._split import cross_fitting_folds, row_codes
+from ._one_step import MAX_OUTCOMES, Patterns, one_step
+
+#: A group with fewer rows gives no mean worth an interval; so do fewer prompts that groups share.
+MIN_ROWS = 20
+
+
+class GroupedLog:
+    """A checked log with its groups, and how parts of it are fitted.
+
+    Parameters
+    ----------
+    caller : str
+        Name of the function, for the messages.
+    est, X, y, by, user_id, groups, labels, sample_weight, n_folds
+        Its arguments; without `by` all rows are one group.
+
+    Attributes
+    ----------
+    est : ImplicitRewardEstimator
+        A clone that has read X and y.
+    X : ndarray of shape (n, d)
+        The columns in use.
+    log : FeedbackLog
+    labels : ndarray of shape (n_groups,)
+    code : ndarray of int of shape (n,)
+        Position of the group of each row.
+    usable : ndarray of bool of shape (n,)
+    user, prompt : ndarray of int of shape (n,) or None
+    """
+
+    def __init__(
+        self,
+        caller,
+        est,
+        X,
+        y,
+        by,
+        *,
+        user_id=None,
+        groups=None,
+        labels=None,
+        sample_weight=None,
+        n_folds=5,
+    ):
+        self.caller = caller
+        if not isinstance(est, ImplicitRewardEstimator):
+            raise TypeError(
+                f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+                "pass the last step, and X as transformed by the others."
+            )
+        self.est = clone(est)
+        validate_params(self.est)
+        if isinstance(est.false_action_rate, str):
+            raise ValueError(
+                f"{caller} needs false-action rates as numbers, got {est.false_action_rate!r}: its"
+                "  intervals do not hold their error. Pass those of a fit, false_action_rate_."
+            )
+        set_embedder(self.est)
+        X = embed_text(self.est, X)
+        self.X = select_features(self.est, X, reset=True)
+        if not isinstance(self.X, np.ndarray):
+            raise ValueError(
+                f"{caller} fits parts of X, and does not read it from files. Load it, or a "
+                "random part of it, into memory."
+            )
+        if isinstance(sample_weight, Real):
+            sample_weight = None  # one weight for all is none
+        side = {"labels": labels, "sample_weight": sample_weight}
+        side = {name: value for name, value in side.items() if value is not None}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fits give them
+            self.log, _ = identify(self.est, len(self.X), y, side)
+        self._check_model()
+        self.by_name = getattr(by, "name", None)
+        self.labels, self.code = np.array(["all"]), np.zeros(len(self.X), dtype=int)
+        if by is not None:
+            self.labels, self.code = _check_by(by, len(self.X))
+        self.usable = np.zeros(len(self.X), dtype=bool)
+        self.usable[self.log.usable()] = True
+        self._check_sizes()
+        n = len(self.X)
+        self.user = None if user_id is None else number_users(user_id, n)[0]
+        self.y = y
+        self.side = side if user_id is None else side | {"user_id": user_id}
+        self.prompt = None
+        if groups is not None:
+            self.prompt = number_responses(check_groups(groups, n))[0]
+        if not isinstance(n_folds, int | np.integer) or n_folds < 2:
+            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}.")
+        self.n_folds = int(n_folds)
+
+    def _check_model(self):
+        objective = self.est.objective_
+        if not objective.models_propensity or objective.single_signal:
+            raise ValueError(
+                f"{self.caller} needs the likelihood of every signal, which "
+                f"{type(objective).__name__} does not model. Use objective='stratified'."
+            )
+        without = [s for s in self.log.signals if s.values is None]
+        if without:
+            raise ValueError(
+                f"{self.caller} sums over all outcomes of a signal, and {without[0]!r} has no end "
+                "of them. Leave it out, or make a few bins of it."
+            )
+        n = Patterns.of(self.log, np.arange(len(self.X))).n_outcomes(self.log.signals)
+        if n > MAX_OUTCOMES:
+            raise ValueError(
+                f"the signals have {n:,} outcomes together, with all patterns of what was logged; "
+                f"{self.caller} sums over {MAX_OUTCOMES:,} at most. Leave out some signals."
+            )
+
+    def _check_sizes(self):
+        counts = np.bincount(self.code[self.usable], minlength=len(self.labels))
+        if counts.min() < MIN_ROWS:
+            small = int(counts.argmin())
+            raise ValueError(
+                f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
+                f"weight with something logged; at least {MIN_ROWS} are needed. Leave its rows "
+                "out, or join it with another group."
+            )
+
+    def check_reference(self, reference):
+        """Return the position of the reference among the groups."""
+        if reference is None:
+            return int(np.bincount(self.code[self.usable]).argmax())
+        found = np.flatnonzero([label == reference for label in self.labels])
+        if not len(found):
+            shown = ", ".join(map(repr, self.labels[:8].tolist()))
+            raise ValueError(f"reference={reference!r} is not a group of by, which has {shown}.")
+        return int(found[0])
+
+    @property
+    def names(self):
+        """Names of the acts: of the signals, with their sign where one column shows both."""
+        names, columns = self.log.act_names(), self.log.acts.column.tolist()
+        sign = {1: "positive", 0: "negative"}
+        return [
+            f"{name}_{sign[c]}" if columns.count(k) > 1 else str(name)
+            for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
+        ]
+
+    def weights(self, same_prompts):
+        """Return the weight of each row in the mean of its group."""
+        weight = np.where(self.usable, self.log.sample_weight, 0.0)
+        if not same_prompts:
+            return weight
+        if self.prompt is None:
+            raise ValueError(
+                "same_prompts=True compares on the same prompts: pass them as groups=."
+            )
+        cell = self.prompt * len(self.labels) + self.code
+        n_prompts = self.prompt.max() + 1
+        total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
+        shared = (total.reshape(n_prompts, -1) > 0).all(axis=1)
+        if shared.sum() < MIN_ROWS:
+            raise ValueError(
+                f"{shared.sum()} prompts of groups have rows in every group of by; "
+                f"same_prompts=True needs {MIN_ROWS}. Leave it out, or compare fewer groups."
+            )
+        kept = shared[self.prompt]
+        return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)
+
+    # ------------------------------------------------------------------ fits
+
+    def folds(self):
+        """Return the fold of each row, and which rows no split may separate."""
+        split = self.prompt if self.prompt is not None else self.user
+        if split is None:
+            split = row_codes(self.X)
+        rng = own_random_state(self.est.random_state)
+        # In the order of group and actions, so that folds have their share of either.
+        stratum = self.code + (self.log.balance() + 1) / 4
+        fold = cross_fitting_folds(stratum, split, self.n_folds, rng)
+        if not np.bincount(fold, minlength=self.n_folds).all():
+            raise ValueError(
+                f"the rows belong to {len(np.unique(split))} prompts or users; at least "
+                f"{self.n_folds} are needed for n_folds={self.n_folds}. Lower n_folds."
+            )
+        return fold, split
+
+    def settings(self):
+        """Return settings to fit with, and X with the groups as further columns of both heads.
+
+        Propensities, and rewards, may differ between the groups in ways that the other columns do
+        not show.
+        """
+        is_group = np.eye(len(self.labels), dtype=self.X.dtype)[self.code][:, 1:]
+        X = np.hstack([self.X, is_group])
+        everything, width = list(range(X.shape[1])), self.X.shape[1]
+        columns = [
+            everything if part is None else [*part, *everything[width:]]
+            for part in HeadColumns.of(self.est).positions
+        ]
+        if columns == [everything, everything]:
+            columns = [None, None]
+        settings = clone(self.est).set_params(
+            embedder=None,
+            warm_start=False,
+            reward_features=columns[0],
+            propensity_features=columns[1],
+        )
+        return settings, X
+
+    def part(self, rows):
+        """Return y and further arguments of `fit` of some rows."""
+        y = safe_indexing(to_numpy(self.y), rows)
+        return y, {name: safe_indexing(to_numpy(v), rows) for name, v in self.side.items()}
+
+
+def _check_by(by, n_samples):
+    """Return the labels of the groups, and the code of each row."""
+    values = to_numpy(by)
+    values = np.asarray(values)
+    if values.shape != (n_samples,):
+        raise ValueError(
+            f"by has shape {values.shape}, but one group per row of X is expected: ({n_samples},)."
+        )
+    missing = is_missing(values)
+    if missing.any():
+        raise ValueError(
+            f"by is missing in {missing.sum()} rows, the first in row {missing.argmax()}. Leave "
+            "these rows out, or give them a group of their own."
+        )
+    values = check_groups(values, n_samples, "by")
+    labels, code = np.unique(values, return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"by has one group only, {labels.tolist()[0]!r}; expected at least two.")
+    return labels, code
+
+
+def one_step_values(work, measurement, ends, logits, rates=None, log=None, activity=None):
+    """Return one-step values of all rows, and where there are none.
+
+    Parameters
+    ----------
+    work : GroupedLog
+    measurement, ends, rates
+        As of `one_step`.
+    logits : (Tensor, Tensor)
+        Of the reward and the propensities, by fits that have not seen the rows.
+    log : FeedbackLog, default=None
+        In place of that of `work`.
+    activity : Activity, default=None
+        Of the users of all rows, where users differ.
+
+    Returns
+    -------
+    values : ndarray of shape (n, 2)
+        0 where a row tells nothing.
+    singular : ndarray of bool of shape (n,)
+    """
+    log, (f, u) = work.log if log is None else log, logits
+    labels = None if log.labels is None else torch.as_tensor(log.labels)
+    actions = torch.as_tensor(log.actions)
+    values, singular = np.empty((len(f), 2)), np.zeros(len(f), dtype=bool)
+    for g in range(len(work.labels)):
+        rows = np.flatnonzero((work.code == g) & work.usable)
+        patterns = Patterns.of(log, rows)
+        size = 4096 if activity is None else 512
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            values[part], singular[part] = one_step(
+                measurement,
+                ends,
+                f[part],
+                u[part],
+                patterns,
+                actions[part],
+                rates,
+                None if labels is None else labels[part],
+                None if activity is None else activity.of_rows(part, rows),
+            )
+    return np.where(work.usable[:, None], values, 0.0), singular

@@ -1,0 +1,284 @@
+"""One-step estimates at single rows: a fitted value, put right by what the row itself shows.
+
+For a row with features x let theta be the logits of the model there: f of the reward R(x), u of
+the propensities A_k(x), and with examination one of v(x). With the score s(y) =
+d log P(y | x) / d theta and the information I(x) = E[s s'] of theta in one row, the one-step
+estimate of a function h of theta is
+
+``h(theta) + h'(theta) I(x)^-1 s(y)``
+
+Its mean over rows is, to first order, free of the errors of the fitted theta, all functions of x,
+if theta was fitted on other rows (van der Vaart, Asymptotic Statistics, 1998, chapter 25;
+Chernozhukov et al., Econometrics Journal 21, 2018). For two positive actions and h = R it is the
+estimator of Das, Kennedy & Jewell (Journal of the American Statistical Association, 2023) for
+capture and recapture.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..measurement import _mixture
+
+#: The least eigenvalue of the information, scaled to a unit diagonal, that is not 0 by rounding.
+SINGULAR = 1e-9
+#: Outcomes of all patterns of a log that the information is summed over, at most.
+MAX_OUTCOMES = 4096
+#: Users that the information is averaged over, at most.
+MAX_USERS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Patterns:
+    """Which signals a row of a kind has logged, and how often it is labelled.
+
+    Attributes
+    ----------
+    logged : ndarray of bool of shape (patterns, K)
+    share : ndarray of shape (patterns,)
+        Of the rows.
+    labelled : (float, float)
+        Share of labelled rows among those without and with an action. Which rows are labelled may
+        depend on that, not on the preference.
+    """
+
+    logged: np.ndarray
+    share: np.ndarray
+    labelled: tuple = (0.0, 0.0)
+
+    @classmethod
+    def of(cls, log, rows):
+        """Return those of some rows of a log."""
+        weight = log.sample_weight[rows]
+        logged, code = np.unique(log.logged()[rows], axis=0, return_inverse=True)
+        share = np.bincount(code.ravel(), weights=weight) / weight.sum()
+        labelled = [0.0, 0.0]
+        if log.labels is not None:
+            known, acted = ~np.isnan(log.labels[rows]), log.fired()[rows]
+            for kind in (0, 1):
+                of_kind = weight * (acted == kind)
+                labelled[kind] = float(of_kind @ known / max(of_kind.sum(), 1e-300))
+        return cls(logged, share, tuple(labelled))
+
+    def outcomes(self, signals):
+        """Yield (y, share) of all that these rows can show, y of shape (K,), NaN not logged."""
+        for logged, share in zip(self.logged, self.share, strict=True):
+            pairs = zip(signals, logged, strict=True)
+            values = [signal.values if known else (np.nan,) for signal, known in pairs]
+            for y in itertools.product(*values):
+                yield np.array(y, dtype=float), float(share)
+
+    def n_outcomes(self, signals):
+        """Return how many there are."""
+        n_values = np.array([len(signal.values) for signal in signals])
+        return int(np.where(self.logged, n_values, 1).prod(axis=1).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Activity:
+    """Users who differ in activity, at quadrature nodes of it.
+
+    Attributes
+    ----------
+    shift : Tensor of shape (Q, n, P)
+        Of the logits of the propensities, at each node.
+    log_weight : Tensor of shape (Q, n)
+        Of the nodes, for the user of a row given the other rows of that user.
+    sample : Tensor of shape (users, Q)
+        Weights of the nodes for users as the rows have them: the information is a mean over these.
+    """
+
+    shift: torch.Tensor
+    log_weight: torch.Tensor
+    sample: torch.Tensor
+
+    def of_rows(self, rows, like):
+        """Return that of some rows, users being those of the rows `like`, or of some of these."""
+        chosen = like[:: -(-len(like) // MAX_USERS)]
+        sample = self.log_weight[:, chosen].exp().T
+        return Activity(self.shift[:, rows], self.log_weight[:, rows], sample)
+
+
+def score(
+    measurement,
+    reward_logit,
+    propensity_logit,
+    actions,
+    rates=None,
+    labels=None,
+    activity=None,
+):
+    """Return log P(y | x), or log P(y, r* | x) where labelled, and its derivative in the logits.
+
+    With users who differ it is of the row given the other rows of its user.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    reward_logit : Tensor of shape (n,)
+    propensity_logit : Tensor of shape (n, P)
+    actions : Tensor of shape (n, K)
+    rates : Tensor of shape (K,) or None
+    labels : Tensor of shape (n,) or None
+    activity : Activity or None
+        Of users who differ.
+
+    Returns
+    -------
+    log_prob : Tensor of shape (n,)
+    score : Tensor of shape (n, 1 + P)
+        0 where y cannot be.
+    """
+    found = _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity)
+    return found if activity is None else _averaged(*found, activity.log_weight)
+
+
+def _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity):
+    """Return what `score` does, with the nodes of the activity in front where users differ."""
+    f, u = reward_logit.detach(), propensity_logit.detach()
+    if activity is not None:
+        f, u = f.repeat(len(activity.shift), 1), u + activity.shift
+    f, u = f.requires_grad_(), u.requires_grad_()
+    log_prob = -measurement.nll(f, u, actions, rates, labels=labels)
+    grad_f, grad_u = torch.autograd.grad(log_prob.sum(), (f, u))
+    log_prob = log_prob.detach()
+    grad = torch.cat([grad_f[..., None], grad_u], -1)
+    return log_prob, torch.where(torch.isfinite(log_prob)[..., None], grad, 0.0)
+
+
+def _averaged(log_prob, grad, log_weight):
+    """Return log-probability and score of a mean over nodes, the first dimension."""
+    joint = log_prob + log_weight
+    total = torch.logsumexp(joint, 0)
+    weight = torch.where(torch.isfinite(total), (joint - total).exp(), 0.0)
+    return total, (weight[..., None] * grad).sum(0)
+
+
+def information(measurement, reward_logit, propensity_logit, patterns, rates=None, activity=None):
+    """Return I(x) = E[s s'], of shape (n, 1 + P, 1 + P): the mean over all outcomes of the model.
+
+    Parameters are those of `score`; `patterns` are the `Patterns` of the rows. With users who
+    differ it is the mean over users too: what the row of one user leaves open others show.
+    """
+    n, p = propensity_logit.shape[0], propensity_logit.shape[1] + 1
+    total = reward_logit.new_zeros(n, p, p)
+
+    def add(y, share, label=None):
+        labels = None if label is None else reward_logit.new_full((n,), label)
+        log_prob, grad = _at_nodes(
+            measurement,
+            reward_logit,
+            propensity_logit,
+            y.expand(n, -1),
+            rates,
+            labels,
+            activity,
+        )
+        each = [(log_prob, grad)]
+        if activity is not None:
+            logs = activity.sample.log()
+            each = [_averaged(log_prob, grad, one[:, None]) for one in logs]
+        for log_p, s in each:
+            weight = share * log_p.exp() / len(each)
+            total.add_((weight[:, None] * s)[:, :, None] * s[:, None, :])
+
+    for outcome, share in patterns.outcomes(measurement.signals):
+        y = torch.as_tensor(outcome)[None]
+        pairs = zip(measurement.signals, outcome, strict=True)
+        labelled = patterns.labelled[any(np.any(signal.seen(y_k)) for signal, y_k in pairs)]
+        if labelled < 1:
+            add(y, share * (1 - labelled))
+        if labelled > 0:
+            add(y, share * labelled, 0.0)
+            add(y, share * labelled, 1.0)
+    return total
+
+
+def correction(gradient, information, score):
+    """Return h' I^-1 s of each row, and where I does not determine h.
+
+    Parameters
+    ----------
+    gradient, score : Tensor of shape (n, p)
+    information : Tensor of shape (n, p, p)
+
+    Returns
+    -------
+    correction : Tensor of shape (n,)
+        0 where it is not determined.
+    singular : Tensor of bool of shape (n,)
+    """
+    scale = information.diagonal(dim1=-2, dim2=-1).sqrt()
+    told = scale > 0
+    scale = torch.where(told, scale, 1.0)
+    unit = information / (scale[:, :, None] * scale[:, None, :])
+    unit = unit + torch.diag_embed((~told).to(unit))
+    singular = torch.linalg.eigvalsh(unit)[:, 0] < SINGULAR
+    singular |= ((gradient != 0) & ~told).any(-1)
+    unit = torch.where(singular[:, None, None], torch.eye(unit.shape[-1]).to(unit), unit)
+    step = torch.linalg.solve(unit, (score / scale)[..., None])[..., 0]
+    found = ((gradient / scale) * step).sum(-1)
+    return torch.where(singular, 0.0, found), singular
+
+
+def reward_of(measurement, reward_logit, propensity_logit):
+    """Return the reward, as a pair of ends that are the same."""
+    reward = torch.sigmoid(reward_logit)
+    return reward, reward
+
+
+def bounds_of(shown_twice):
+    """Return the function of the logits that the bounds of the reward are."""
+
+    def ends(measurement, reward_logit, propensity_logit):
+        return _mixture.bounds(
+            measurement, reward_logit[None], propensity_logit[None], None, shown_twice
+        )
+
+    return ends
+
+
+def one_step(
+    measurement,
+    ends,
+    reward_logit,
+    propensity_logit,
+    patterns,
+    actions,
+    rates,
+    labels,
+    activity=None,
+):
+    """Return the one-step estimates of two functions of the logits, and where they are none.
+
+    Parameters
+    ----------
+    measurement : Measurement
+    ends : callable(measurement, reward_logit, propensity_logit) -> (Tensor, Tensor)
+        Each of shape (n,).
+    reward_logit, propensity_logit, actions, rates, labels, activity
+        As of `score`.
+    patterns : Patterns
+
+    Returns
+    -------
+    values : ndarray of shape (n, 2)
+    singular : ndarray of bool of shape (n,)
+    """
+    _, s = score(measurement, reward_logit, propensity_logit, actions, rates, labels, activity)
+    known = information(measurement, reward_logit, propensity_logit, patterns, rates, activity)
+    f, u = (x.detach().requires_grad_() for x in (reward_logit, propensity_logit))
+    values, singular = [], torch.zeros(len(f), dtype=torch.bool)
+    for end in ends(measurement, f, u):
+        if end.requires_grad:
+            grads = torch.autograd.grad(
+                end.sum(), (f, u), retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            gradient = torch.cat([grads[0][:, None], grads[1]], -1)
+            step, undetermined = correction(gradient, known, s)
+            singular |= undetermined
+            end = end.detach() + step
+        values.append(end)
+    return torch.stack(values, -1).numpy(), singular.numpy()

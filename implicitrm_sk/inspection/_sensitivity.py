@@ -1,0 +1,412 @@
+"""How the reward moves if an assumption is broken by a given amount: refits side by side."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from scipy.stats import spearmanr
+from sklearn.base import clone
+
+from .._activity import HEADS
+from .._fit import begin_fit
+from .._typing import Rows
+from .._validation import check_interval
+from ..measurement._action import Action
+from ..measurement._model import Measurement
+from ..measurement._views import MemberViews, View
+from ..training._data import member_logits
+from ..training._plan import FitPlan
+from ._grouped import GroupedLog, one_step_values
+from ._one_step import reward_of
+from ._violations import BASE, VIOLATIONS, SensitivityReport
+
+#: Held-out likelihoods that are lower by more standard errors reject a violation.
+STANDARD_ERRORS = 2.0
+#: Amounts that are tried of rates and of shares, as far as a log can have them.
+RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
+SHARES = (0.05, 0.1, 0.2, 0.3, 0.4)
+RATIOS = (1.0, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)
+STEPS = (-0.2, -0.1, -0.05, 0.05, 0.1, 0.2)
+
+
+def sensitivity_report(
+    est: Any,
+    X: Rows,
+    y: ArrayLike,
+    by: ArrayLike | None = None,
+    *,
+    reference: Any = None,
+    violations: Mapping[str, Any] | None = None,
+    groups: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    n_folds: int = 2,
+) -> SensitivityReport:
+    """Report how the reward, and a comparison, move if an assumption is broken.
+
+    The settings are refitted under each violation, all side by side in one pass per fold. Each
+    shows the mean reward, the order of the responses, the difference of each group to the
+    reference, and whether the data reject it.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings, with what they assume; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    by : array-like of shape (n_samples,), default=None
+        The group of each row, as in `compare_groups`; None compares none.
+    reference : object, default=None
+        The group that others are compared with; None is the largest one.
+    violations : dict, default=None
+        Amounts to try by kind of violation; None tries all that the log can have.
+        "false_positive" and "false_negative": the false-action rate of the positive, and of the
+        negative actions. "not_looked_at": the share of rows that nobody looked at, whatever x.
+        "ratio": of one positive and one negative action, how ready users are for the negative one
+        as a multiple of the positive one; 1 is always among them. "preference_rate": the mean
+        reward. "left_out" and "sign": names (positions, without names) of signals to leave out, or
+        to turn round.
+    groups : array-like of shape (n_samples,), default=None
+        The prompt of each row; no fold cuts one.
+    labels : array-like of shape (n_samples,), default=None
+        Labels of some rows, as in `fit`.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weights of the rows.
+    n_folds : int, default=2
+        Parts of the log, each scored by fits on the others.
+
+    Returns
+    -------
+    report : SensitivityReport
+        Prints as text; `to_frame` and `plot` are its other forms.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As of `compare_groups`; if a violation or an amount is not one that the log can have.
+
+    Notes
+    -----
+    Each violation is a model of the same log with a number in place of an assumption, fitted with
+    one member from the same start. Its mean reward is the one-step estimate of `compare_groups`
+    where the model determines the reward of a row, else the mean of the fitted reward: then it
+    shows the convention of the fit. With a preference rate it is that of the fit too.
+
+    The held-out likelihood is compared with that of the base, row by row. A violation is rejected
+    if it is less likely by two standard errors. Many violations fit as well as the base: the data
+    cannot say which holds, which is why they have to be tried.
+
+    The robustness value of a comparison is the smallest amount of a violation at which the
+    difference of two groups changes its sign, between the amounts tried by linear interpolation,
+    infinite if none of them does [1]_.
+
+    References
+    ----------
+    .. [1] Cinelli & Hazlett, "Making sense of sensitivity: extending omitted variable bias",
+       Journal of the Royal Statistical Society B 82, 2020, for the notion of a robustness value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import sensitivity_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(1000, 2))
+    >>> liked = rng.random(1000) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    >>> y = (liked[:, None] & (rng.random((1000, 2)) < 0.6)).astype(int)
+    >>> est = ImplicitRewardEstimator(
+    ...     shared_examination=False, learning_rate_init=0.01, random_state=0
+    ... )
+    >>> report = sensitivity_report(est, X, y, violations={"false_positive": [0.1]})
+    >>> frame = report.to_frame()
+    >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
+    True
+    """
+    work = GroupedLog(
+        "sensitivity_report",
+        est,
+        X,
+        y,
+        by,
+        groups=groups,
+        labels=labels,
+        sample_weight=sample_weight,
+        n_folds=n_folds,
+    )
+    position = work.check_reference(reference)
+    cases = _cases(work, violations)
+    return _report(work, cases, _refit(work, cases), position)
+
+
+@dataclass(frozen=True, eq=False)
+class _Case:
+    """One model of the log.
+
+    Attributes
+    ----------
+    violation : str
+    amount : object
+        A number, or the name of a signal.
+    view : View
+    preference_rate : float or None
+        That is imposed in place of what the settings say.
+    """
+
+    violation: str
+    amount: Any
+    view: View
+    preference_rate: float | None = field(default=None)
+
+
+# ---------------------------------------------------------------------- what is tried
+
+
+def _cases(work, violations):
+    """Return the base and the violations to try."""
+    possible = _possible(work)
+    if violations is None:
+        chosen = possible
+    else:
+        if not isinstance(violations, Mapping) or not violations:
+            raise ValueError(
+                f"violations must be a dict of amounts by kind, got {violations!r}. The kinds are "
+                f"{', '.join(VIOLATIONS)}."
+            )
+        chosen = {}
+        for kind, amounts in violations.items():
+            if kind not in VIOLATIONS:
+                raise ValueError(
+                    f"violations has the kind {kind!r}; expected are {', '.join(VIOLATIONS)}."
+                )
+            if kind not in possible:
+                raise ValueError(
+                    f"violations has {kind!r}, which this log or these settings cannot have; "
+                    f"possible are {', '.join(possible)}."
+                )
+            amounts = [amounts] if isinstance(amounts, Real | str) else list(amounts)
+            chosen[kind] = [_checked(work, kind, amount) for amount in amounts]
+            if kind == "ratio" and 1.0 not in chosen[kind]:
+                chosen[kind].insert(0, 1.0)  # where the curve starts
+    base = View(_measurement(work), work.log.signals)
+    cases = [_Case(BASE, None, base)]
+    for kind, amounts in chosen.items():
+        cases += [_case(work, base, kind, amount) for amount in amounts]
+    return cases
+
+
+def _measurement(work):
+    return Measurement(work.log.signals, work.est.shared_examination is True)
+
+
+def _possible(work):
+    """Return {kind: amounts} of the violations that a log can have."""
+    log, est, found = work.log, work.est, {}
+    signals = log.signals
+    acts = log.acts
+    for kind, target in (("false_positive", 1), ("false_negative", 0)):
+        mine = _with_rates(signals, target)
+        if mine:
+            columns = list(acts.column)
+            counts = acts.counts[work.usable][:, [columns.index(k) for k in mine]]
+            shares = np.nanmean(counts, axis=0)
+            least = 0.8 * min(shares)
+            found[kind] = [rate for rate in RATES if rate < least] or [least / 2]
+    if est.shared_examination is not True and all(s.silence is not None for s in signals):
+        silent = 0.9 * (1 - log.fired()[work.usable].mean())
+        found["not_looked_at"] = [share for share in SHARES if share < silent] or [silent / 2]
+    if sorted(_targets(signals)) == [0, 1]:
+        found["ratio"] = list(RATIOS)
+    rate = est.preference_rate
+    if rate is None or isinstance(rate, Real):
+        found["preference_rate"] = (
+            [] if rate is None else [rate + step for step in STEPS if 0 < rate + step < 1]
+        )
+    names = log.signal_names
+    if len(signals) > 1:
+        found["left_out"] = list(names)
+    turned = [name for name, signal in zip(names, signals, strict=True) if type(signal) is Action]
+    if turned:
+        found["sign"] = turned
+    return found
+
+
+def _with_rates(signals, target):
+    return [k for k, s in enumerate(signals) if "rate" in s.takes and s.shows == (target,)]
+
+
+def _targets(signals):
+    return (
+        [s.target if type(s) is Action else None for s in signals]
+        if all(type(s) is Action for s in signals)
+        else []
+    )
+
+
+def _checked(work, kind, amount):
+    """Return an amount, or raise unless the kind can have it."""
+    if kind in ("left_out", "sign"):
+        names = list(work.log.signal_names)
+        if amount not in names:
+            shown = ", ".join(map(repr, names))
+            raise ValueError(f"violations[{kind!r}] names {amount!r}; the signals are {shown}.")
+        return amount
+    if kind == "preference_rate":
+        return check_interval(amount, f"violations[{kind!r}]")[0]
+    low, high = (0, np.inf) if kind == "ratio" else (0, 1)
+    if not isinstance(amount, Real) or isinstance(amount, bool) or not low < amount < high:
+        raise ValueError(
+            f"violations[{kind!r}] holds {amount!r}; expected numbers between {low} and {high}, "
+            "ends left out."
+        )
+    return float(amount)
+
+
+def _case(work, base, kind, amount):
+    """Return the model of one violation."""
+    names = list(work.log.signal_names)
+    if kind in ("false_positive", "false_negative"):
+        rates = work.est.false_action_rate_.copy()
+        rates[_with_rates(base.signals, int(kind == "false_positive"))] = amount
+        return _Case(kind, amount, replace(base, rates=torch.as_tensor(rates)))
+    if kind == "not_looked_at":
+        return _Case(kind, amount, replace(base, looked=1 - amount))
+    if kind == "ratio":
+        return _Case(kind, amount, replace(base, ratio=amount))
+    if kind == "preference_rate":
+        return _Case(kind, amount, base, amount)
+    column = names.index(amount)
+    if kind == "left_out":
+        return _Case(kind, amount, replace(base, left_out=column))
+    signals = list(base.signals)
+    old = signals[column]
+    signals[column] = Action(1 - old.target, old.false_rate)
+    return _Case(kind, amount, replace(base, signals=tuple(signals)))
+
+
+# ---------------------------------------------------------------------- refits
+
+
+def _refit(work, cases):
+    """Return logits of all rows under each case, by fits on other rows."""
+    fold, split = work.folds()
+    settings, X = work.settings()
+    settings.set_params(n_estimators=1)
+    reward = np.empty((len(cases), len(X)))
+    propensity = None
+    for k in range(work.n_folds):
+        train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        y, side = work.part(train)
+        refit = clone(settings)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of one log many times; fit gives them
+            begun = begin_fit(refit, X[train], y, groups=split[train], **side)
+        plan = begun.plan
+        fits = [
+            plan
+            if case.preference_rate is None
+            else replace(
+                plan,
+                assumptions=replace(plan.assumptions, preference_rate=case.preference_rate),
+            )
+            for case in cases
+        ]
+        plan = replace(FitPlan.stack(fits), measurement=MemberViews([case.view for case in cases]))
+        data, random_state = begun.data, begun.random_state
+        result = plan.run(
+            data,
+            plan.initial_model(data, random_state),
+            plan.n_epochs(data, refit.early_stopping),
+            random_state,
+        )
+        f, u = member_logits(result.model, X[held], refit.scaler_, HEADS, refit.dtype)
+        if propensity is None:
+            propensity = np.empty((*reward.shape, u.shape[-1]))
+        reward[:, held], propensity[:, held] = f.numpy(), u.numpy()
+        reward[np.flatnonzero(result.members.diverged)[:, None], held] = np.nan
+    return torch.as_tensor(reward), torch.as_tensor(propensity)
+
+
+# ---------------------------------------------------------------------- what they show
+
+
+def _report(work, cases, logits, position):
+    """Return what the refits show."""
+    weight = np.where(work.usable, work.log.sample_weight, 0.0)
+    w = weight / weight.sum()
+    rates = work.est.false_action_rate_
+    rates = torch.as_tensor(rates) if rates.any() else None
+    others = [g for g in range(len(work.labels)) if g != position]
+    likelihoods = [_log_likelihood(work, *one, rates) for one in zip(cases, *logits, strict=True)]
+    base_reward = torch.sigmoid(logits[0][0]).numpy()
+    rows = []
+    for case, f, u, likelihood in zip(cases, *logits, likelihoods, strict=True):
+        values, determined = _values(work, case, f, u, rates)
+        means = [
+            np.average(values[work.code == g], weights=weight[work.code == g])
+            for g in range(len(work.labels))
+        ]
+        gain, error = np.nan, np.nan
+        if not np.isfinite(likelihood).all():
+            gain = -np.inf
+        elif case.view.left_out is None:
+            each = likelihood - likelihoods[0]
+            gain = float(w @ each)
+            error = float(np.sqrt((w**2) @ (each - gain) ** 2))
+        reward = torch.sigmoid(f).numpy()
+        order = np.nan
+        if np.isfinite(reward).all() and np.ptp(reward) > 0 and np.ptp(base_reward) > 0:
+            order = float(spearmanr(reward[work.usable], base_reward[work.usable]).statistic)
+        rows.append(
+            {
+                "violation": case.violation,
+                "amount": case.amount,
+                "mean_reward": float(w @ values),
+                "rank_correlation": order,
+                "log_likelihood": gain,
+                "standard_error": error,
+                "rejected": bool(np.isneginf(gain) or gain < -STANDARD_ERRORS * error),
+                "determined": determined,
+            }
+            | {f"difference_{work.labels[g]}": means[g] - means[position] for g in others}
+        )
+    return SensitivityReport(
+        rows=rows,
+        groups=work.labels[others],
+        reference=work.labels[position] if len(work.labels) > 1 else None,
+        identification=work.est.identification_,
+        n_rows=int(work.usable.sum()),
+    )
+
+
+def _values(work, case, f, u, rates):
+    """Return one value per row whose means are rewards, and whether these are determined.
+
+    A signal with its sign turned leaves a model that hardly fits: a step from there leads nowhere.
+    """
+    reward = torch.sigmoid(f).numpy()
+    imposed = case.preference_rate is not None or case.violation == "sign"
+    if imposed or not np.isfinite(reward).all():
+        return reward, False
+    log = work.log
+    if case.view.left_out is not None:
+        actions = log.actions.copy()
+        actions[:, case.view.left_out] = np.nan
+        log = replace(log, actions=actions)
+    values, singular = one_step_values(work, case.view, reward_of, (f, u), rates, log)
+    return (reward, False) if singular.any() else (values[:, 0], True)
+
+
+def _log_likelihood(work, case, f, u, rates):
+    """Return log P(y, labels | x) of the rows, 0 of those that tell nothing."""
+    labels = None if work.log.labels is None else torch.as_tensor(work.log.labels)
+    values = case.view.log_likelihood(
+        f, u, torch.as_tensor(work.log.actions), rates, labels=labels
+    ).numpy()
+    return np.where(work.usable, values, 0.0)

@@ -1,0 +1,292 @@
+"""The result of a sensitivity analysis."""
+
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._identification import Identification
+from .._optional import import_optional
+from ._plot._base import COLOURS, MARKERS
+
+#: The model of the settings, with nothing broken.
+BASE = "none"
+#: Kinds of violations in words.
+VIOLATIONS = {
+    "false_positive": "false positive actions at a rate of",
+    "false_negative": "false negative actions at a rate of",
+    "not_looked_at": "rows that nobody looked at, a share of",
+    "ratio": "readiness, negative to positive, in a ratio of",
+    "preference_rate": "a preference rate of",
+    "left_out": "without the signal",
+    "sign": "with the sign turned of",
+}
+#: Where a violation starts: at this amount nothing is broken, or, of a ratio, both are as ready.
+NOTHING = {"false_positive": 0.0, "false_negative": 0.0, "not_looked_at": 0.0, "ratio": 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class SensitivityReport:
+    """How a reward and a comparison move under violations of what they assume. Prints as text.
+
+    Attributes
+    ----------
+    rows : list of dict
+        What each refit shows, the base first; see `to_frame`.
+    groups : ndarray of shape (n_groups - 1,)
+        The groups that are compared with the reference.
+    reference : object
+        None without groups.
+    identification : Identification
+        What the log determines under the base assumptions.
+    n_rows : int
+        Rows of the log that tell something.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import sensitivity_report
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(600, 2))
+    >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+    >>> report = sensitivity_report(est, X, y, violations={"left_out": [0]})
+    >>> [row["violation"] for row in report.rows]
+    ['none', 'left_out']
+    """
+
+    rows: list[dict[str, Any]]
+    groups: NDArray[Any]
+    reference: Any
+    identification: Identification
+    n_rows: int
+
+    @property
+    def robustness(self) -> dict[str, dict[Any, float]]:
+        """The smallest amount of each violation that turns each comparison round; inf if none does.
+
+        Of violations by a number. Of a ratio it is the one nearest to 1, of a preference rate the
+        one nearest to the mean reward of the base.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import sensitivity_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(600, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> sensitivity_report(est, X, y, violations={"left_out": [0]}).robustness
+        {}
+        """
+        found: dict[str, dict[Any, float]] = {}
+        for kind in dict.fromkeys(row["violation"] for row in self.rows[1:]):
+            if kind not in (*NOTHING, "preference_rate"):
+                continue
+            first, *rows = self._curve(kind)
+            found[kind] = {
+                group: _crossing(
+                    first["amount"],
+                    first[f"difference_{group}"],
+                    [(row["amount"], row[f"difference_{group}"]) for row in rows],
+                    is_ratio=kind == "ratio",
+                )
+                for group in self.groups.tolist()
+            }
+        return {kind: values for kind, values in found.items() if values}
+
+    def _curve(self, kind):
+        """Return the rows of a violation by a number, first the one where nothing is broken.
+
+        Of a ratio it is that of equal readiness: the base does not hold any ratio.
+        """
+        rows = [row for row in self.rows if row["violation"] == kind]
+        if kind == "ratio":
+            return sorted(rows, key=lambda row: row["amount"] != NOTHING[kind])
+        start = NOTHING.get(kind, self.rows[0]["mean_reward"])
+        return [self.rows[0] | {"amount": start}, *rows]
+
+    def to_frame(self) -> Any:
+        """Return the report as a DataFrame.
+
+        Returns
+        -------
+        frame : DataFrame
+            One row per refit, the base first. Columns: violation, amount, mean_reward;
+            rank_correlation of the reward with that of the base; log_likelihood of rows that the
+            refit has not seen, less that of the base, in nats per row, and its standard_error.
+            Without a signal both are NaN; -inf says that the log has rows that cannot be. Then
+            rejected, whether it is less by two standard errors; determined, whether the mean
+            reward is a one-step estimate, not the convention of the fit; and difference_GROUP to
+            the reference.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import sensitivity_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(600, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> report = sensitivity_report(est, X, y, violations={"left_out": [0]})
+        >>> report.to_frame()["violation"].tolist()
+        ['none', 'left_out']
+        """
+        pandas = import_optional("pandas", "data", "The DataFrame form of the report")
+        return pandas.DataFrame(self.rows)
+
+    def __repr__(self):
+        base = self.rows[0]
+        lines = [
+            f"Sensitivity of the reward, {self.n_rows:,} rows",
+            f"The reward is {self.identification}: {self.identification.reason}",
+        ]
+        if not base["determined"]:
+            lines.append(
+                "The base does not determine the reward: its mean is the convention of the fit."
+            )
+        lines.append("")
+        heads = [f"{'to ' + str(self.reference) + ':':>14}"] if len(self.groups) else []
+        lines.append(f"{'':52}{'mean reward':>12}{'order':>8}" + "".join(heads))
+        for row in self.rows:
+            what = "nothing broken"
+            if row["violation"] != BASE:
+                amount = row["amount"]
+                shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
+                what = f"{VIOLATIONS[row['violation']]} {shown}"
+            line = f"{what[:50]:52}{row['mean_reward']:>12.2f}{row['rank_correlation']:>8.2f}"
+            for group in self.groups.tolist():
+                gap = row[f"difference_{group}"]
+                gap = f"{group}" + (" ruled out" if np.isnan(gap) else f" {gap:+.2f}")
+                line += f"{gap:>14}"
+            lines.append(line + ("  rejected" if row["rejected"] else ""))
+        lines.append("")
+        lines += self._sentences()
+        return "\n".join(part for line in lines for part in (textwrap.wrap(line, 110) or [""]))
+
+    def _sentences(self):
+        for kind, values in self.robustness.items():
+            for group, amount in values.items():
+                what = VIOLATIONS[kind]
+                if np.isinf(amount):
+                    tried = max(r["amount"] for r in self.rows if r["violation"] == kind)
+                    yield (
+                        f"{group}, {self.reference}: not turned round by {what} up to {tried:.2g}."
+                    )
+                else:
+                    yield f"{group}, {self.reference}: turned round by {what} {amount:.2g}."
+        for group in self.groups.tolist():
+            name = f"difference_{group}"
+            for row in self.rows[1:]:
+                if row["violation"] in ("left_out", "sign") and row[name] * self.rows[0][name] < 0:
+                    yield (
+                        f"{group}, {self.reference}: turned round "
+                        f"{VIOLATIONS[row['violation']]} {row['amount']}"
+                        + (", which the data reject." if row["rejected"] else ".")
+                    )
+        rejected = sum(row["rejected"] for row in self.rows)
+        yield f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations."
+
+    def plot(self, axes: Any = None) -> Any:
+        """Draw mean reward, or differences, against the amount of each violation.
+
+        Parameters
+        ----------
+        axes : array-like of matplotlib Axes, default=None
+            One for each kind of violation by a number. None makes a figure.
+
+        Returns
+        -------
+        axes : ndarray of Axes
+            Hollow marks are rejected by the data.
+
+        Raises
+        ------
+        ValueError
+            If no violation by a number was tried.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import sensitivity_report
+        >>> rng = np.random.default_rng(0)
+        >>> X = rng.normal(size=(600, 2))
+        >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+        >>> report = sensitivity_report(est, X, y, violations={"false_positive": [0.05]})
+        >>> report.plot()[0].get_ylabel()
+        'mean reward'
+        """
+        pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the report")
+        kinds = [
+            kind
+            for kind in dict.fromkeys(row["violation"] for row in self.rows[1:])
+            if kind in (*NOTHING, "preference_rate")
+        ]
+        if not kinds:
+            raise ValueError(
+                "no violation by a number was tried, and there is nothing to draw. Print the "
+                "report, or name more in violations=."
+            )
+        if axes is None:
+            size = (4.5 * len(kinds), 3.5)
+            _, axes = pyplot.subplots(1, len(kinds), figsize=size, layout="constrained")
+        axes = np.atleast_1d(np.asarray(axes, dtype=object)).ravel()
+        names = [f"difference_{group}" for group in self.groups.tolist()] or ["mean_reward"]
+        for kind, ax in zip(kinds, axes, strict=True):
+            rows = sorted(self._curve(kind), key=lambda row: row["amount"])
+            for k, name in enumerate(names):
+                colour = COLOURS[k % len(COLOURS)]
+                amounts, values = [r["amount"] for r in rows], [r[name] for r in rows]
+                ax.plot(amounts, values, "-", color=colour, label=name.removeprefix("difference_"))
+                for row in rows:
+                    fill = "white" if row["rejected"] else colour
+                    ax.plot(
+                        row["amount"], row[name], MARKERS[k % len(MARKERS)], color=colour, mfc=fill
+                    )
+            if len(self.groups):
+                ax.axhline(0, color="0.6", linewidth=1)
+                ax.legend()
+            if kind == "ratio":
+                ax.set_xscale("log")
+                ax.set_xticks([row["amount"] for row in rows], [f"{r['amount']:.2g}" for r in rows])
+                ax.minorticks_off()
+            what = f"difference to {self.reference}" if len(self.groups) else "mean reward"
+            ax.set(xlabel=kind.replace("_", " "), ylabel=what)
+        return axes
+
+
+def _crossing(start, base, points, is_ratio):
+    """Return the amount nearest to `start` at which the sign of the difference changes.
+
+    Parameters
+    ----------
+    start, base : float
+        Amount and difference where nothing is broken.
+    points : list of (float, float)
+        Amounts and differences.
+    is_ratio : bool
+        Amounts are then compared by their logarithms.
+    """
+    scale = np.log if is_ratio else np.asarray
+    found = []
+    for side in (-1, 1):
+        before = (float(scale(start)), base)
+        mine = [(float(scale(amount)), gap) for amount, gap in points if not np.isnan(gap)]
+        mine = [point for point in mine if side * (point[0] - before[0]) > 0]
+        for at, gap in sorted(mine, key=lambda point: side * point[0]):
+            if gap * base < 0:
+                share = before[1] / (before[1] - gap)
+                found.append(before[0] + share * (at - before[0]))
+                break
+            before = at, gap
+    if not found:
+        return np.inf
+    nearest = min(found, key=lambda at: abs(at - float(scale(start))))
+    return float(np.exp(nearest)) if is_ratio else float(nearest)

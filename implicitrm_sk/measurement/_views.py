@@ -1,0 +1,114 @@
+"""Measurements of members that assume different things of one log: for sensitivity analyses."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from ._model import Measurement
+from ._signal import full_precision
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """How the preference shows in a log, as one member takes it, with one assumption changed.
+
+    It has the heads of `base` and is asked for likelihoods like a `Measurement`.
+
+    Attributes
+    ----------
+    base : Measurement
+    signals : tuple of Signal
+        What each column is taken for.
+    rates : Tensor of shape (K,) or None
+        False-action rates; None are those of the fit.
+    looked : float or None
+        The share of the rows that somebody looked at, whatever x.
+    ratio : float or None
+        Of one positive and one negative action: how ready users are for the negative one, as a
+        multiple of the positive one.
+    left_out : int or None
+        The column that is not read.
+    """
+
+    base: Measurement
+    signals: tuple
+    rates: torch.Tensor | None = None
+    looked: float | None = None
+    ratio: float | None = None
+    left_out: int | None = None
+
+    @property
+    def measurement(self):
+        """The measurement of what `_as_seen` returns."""
+        return Measurement(self.signals, self.base.examined or self.looked is not None)
+
+    def _as_seen(self, u, actions, rates):
+        u = full_precision(u)
+        if self.ratio is not None:
+            u = self._in_ratio(u)
+        if self.looked is not None:
+            logit = math.log(self.looked) - math.log1p(-self.looked)
+            u = torch.cat([u, u.new_full((*u.shape[:-1], 1), logit)], -1)
+        if self.left_out is not None:
+            actions = actions.clone()
+            actions[:, self.left_out] = torch.nan
+        return u, actions, rates if self.rates is None else self.rates.to(u.device)
+
+    def _in_ratio(self, u):
+        """Return u with the logit of each action such that D = ratio * A, the larger being free."""
+        positive = [signal.target == 1 for signal in self.signals].index(True)
+        free = u[..., [positive]]
+        small = min(self.ratio, 1 / self.ratio)
+        log_p = math.log(small) + logsigmoid(free)
+        less = free if small == 1 else log_p - torch.log1p(-log_p.exp())
+        columns = [free, less] if (self.ratio <= 1) == (positive == 0) else [less, free]
+        return torch.cat(columns, -1)
+
+    def nll(self, reward_logit, propensity_logit, actions, false_action_rate=None, **log):
+        """Return `Measurement.nll` of the log as this member takes it."""
+        seen = self._as_seen(propensity_logit, actions, false_action_rate)
+        return self.measurement.nll(reward_logit, *seen, **log)
+
+    def log_likelihood(
+        self, reward_logit, propensity_logit, actions, false_action_rate=None, **log
+    ):
+        """Return `Measurement.log_likelihood` of the log as this member takes it."""
+        seen = self._as_seen(propensity_logit, actions, false_action_rate)
+        return self.measurement.log_likelihood(reward_logit, *seen, **log)
+
+
+class MemberViews:
+    """A `View` for each member; likelihoods have the members in their first dimension.
+
+    Parameters
+    ----------
+    views : sequence of View
+        Of one base.
+    """
+
+    def __init__(self, views):
+        self.views = tuple(views)
+        base = self.views[0].base
+        self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
+
+    def of_members(self, positions):
+        """Return the views of some of the members."""
+        return MemberViews([self.views[position] for position in positions])
+
+    def _each(self, name, reward_logit, propensity_logit, *args, **log):
+        return torch.cat(
+            [
+                getattr(view, name)(reward_logit[[k]], propensity_logit[[k]], *args, **log)
+                for k, view in enumerate(self.views)
+            ]
+        )
+
+    def nll(self, *args, **log):
+        """Return minus the log-likelihood of each member and response."""
+        return self._each("nll", *args, **log)
+
+    def log_likelihood(self, *args, **log):
+        """Return the log-likelihood of each member and response."""
+        return self._each("log_likelihood", *args, **log)

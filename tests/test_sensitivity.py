@@ -1,0 +1,194 @@
+"""Sensitivity analyses: the models of violations, the stacked refits, what is said of them."""
+
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+
+from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import sensitivity_report
+from implicitrm_sk.inspection._violations import _crossing
+from implicitrm_sk.measurement._model import Measurement
+from implicitrm_sk.measurement._views import MemberViews, View
+from implicitrm_sk.signals import Action
+
+pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
+
+SIGNALS = (Action(), Action(0))
+BASE = Measurement(SIGNALS)
+
+
+def probabilities(view, f, u):
+    """Return P(y | x) of the four outcomes of a positive and a negative action, (4, n)."""
+    outcomes = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=torch.float64)
+    return torch.stack([-view.nll(f, u, y.expand(len(f), 2)).detach() for y in outcomes]).exp()
+
+
+def test_views_are_the_models_they_say():
+    rng = np.random.default_rng(0)
+    f, u = torch.as_tensor(rng.normal(size=5)), torch.as_tensor(rng.normal(size=(5, 2)))
+    R, A = torch.sigmoid(f), torch.sigmoid(u)
+    plain = probabilities(View(BASE, SIGNALS), f, u)
+    torch.testing.assert_close(plain[2], R * A[:, 0])
+    torch.testing.assert_close(plain[1], (1 - R) * A[:, 1])
+    seen = probabilities(View(BASE, SIGNALS, looked=0.7), f, u)
+    torch.testing.assert_close(seen[1:], 0.7 * plain[1:])
+    for ratio in (0.5, 1.0, 2.0):
+        found = probabilities(View(BASE, SIGNALS, ratio=ratio), f, u)
+        free = A[:, 0]
+        ready, unready = (free, ratio * free) if ratio <= 1 else (free / ratio, free)
+        torch.testing.assert_close(found[2], R * ready)
+        torch.testing.assert_close(found[1], (1 - R) * unready)
+    mirrored = Measurement(SIGNALS[::-1])
+    found = View(mirrored, SIGNALS[::-1], ratio=0.5)
+    y = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(5, 2)
+    torch.testing.assert_close(found.log_likelihood(f, u, y).exp(), R * A[:, 1])
+    rated = probabilities(View(BASE, SIGNALS, rates=torch.tensor([0.1, 0.0])), f, u)
+    torch.testing.assert_close(rated[2], R * (0.1 + 0.9 * A[:, 0]) + (1 - R) * 0.1 * (1 - A[:, 1]))
+    without = probabilities(View(BASE, SIGNALS, left_out=0), f, u)
+    torch.testing.assert_close(without[1], (1 - R) * A[:, 1])
+    torch.testing.assert_close(without[0], without[2])
+
+
+def test_likelihoods_of_members_are_those_of_their_views():
+    rng = np.random.default_rng(0)
+    views = [View(BASE, SIGNALS), View(BASE, SIGNALS, looked=0.5), View(BASE, SIGNALS, ratio=2.0)]
+    f = torch.as_tensor(rng.normal(size=(3, 4))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(3, 4, 2))).requires_grad_()
+    y = torch.tensor([[0, 0], [1, 0], [0, 1], [0, torch.nan]], dtype=torch.float64)
+    together = MemberViews(views)
+    for name, sign in (("nll", -1), ("log_likelihood", 1)):
+        found = getattr(together, name)(f, u, y)
+        each = torch.stack([v.log_likelihood(f[k], u[k], y) for k, v in enumerate(views)])
+        torch.testing.assert_close(sign * found, each)
+    grads = torch.autograd.grad(together.nll(f, u, y).sum(), (f, u))
+    expected = torch.autograd.grad(-together.log_likelihood(f, u, y).sum(), (f, u))
+    for one, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert together.of_members([2, 0]).views == (views[2], views[0])
+
+
+@pytest.mark.parametrize(
+    ("points", "is_ratio", "expected"),
+    [
+        ([(0.1, 0.1), (0.2, -0.1)], False, 0.15),
+        ([(0.1, 0.1), (0.2, 0.05)], False, np.inf),
+        ([(0.1, np.nan), (0.2, -0.2)], False, 0.1),
+        ([(2.0, 0.1), (0.5, 0.0), (0.25, -0.2)], True, 0.5),
+        ([(4.0, -0.2), (0.5, 0.1)], True, 2.0),
+    ],
+)
+def test_robustness_value_lies_where_the_sign_changes(points, is_ratio, expected):
+    start = 1.0 if is_ratio else 0.0
+    assert _crossing(start, 0.2, points, is_ratio) == pytest.approx(expected)
+
+
+def estimator(**params):
+    settings = {"learning_rate_init": 0.02, "n_estimators": 1, "hidden_layer_sizes": (8,)}
+    return ImplicitRewardEstimator(**settings | {"random_state": 0} | params)
+
+
+@pytest.fixture(scope="module")
+def log():
+    """One positive and one negative action, the negative one half as ready; 0.1 between groups."""
+    rng = np.random.default_rng(0)
+    X, new = rng.normal(size=(3000, 3)), np.arange(3000) % 2
+    R = 0.15 + 0.6 / (1 + np.exp(-2 * X[:, 0])) + 0.1 * new
+    ready = np.tile([0.6, 0.3], (3000, 1))
+    found = simulate_feedback(R, signals=["positive", "negative"], propensity=ready, random_state=0)
+    return {"X": X, "y": found.actions, "by": np.where(new, "new", "old"), "reward": R}
+
+
+@pytest.fixture(scope="module")
+def report(log):
+    est = estimator(signals=["positive", "negative"], max_epochs=60)
+    violations = {
+        "ratio": [0.25, 0.5, 2.0],
+        "not_looked_at": 0.2,
+        "left_out": [1],
+        "sign": [0],
+        "preference_rate": [0.3],
+    }
+    return sensitivity_report(
+        est, log["X"], log["y"], log["by"], reference="old", violations=violations
+    )
+
+
+def test_curve_goes_through_the_truth(log, report):
+    frame = report.to_frame().set_index(["violation", "amount"])
+    row = frame.loc[("ratio", 0.5)]
+    assert row["determined"] and not row["rejected"]
+    assert row["mean_reward"] == pytest.approx(log["reward"].mean(), abs=0.03)
+    assert row["difference_new"] == pytest.approx(0.1, abs=0.03)
+    # Readier to complain than they are: fewer dislike it than complain less.
+    assert frame.loc[("ratio", 2.0), "mean_reward"] > row["mean_reward"] + 0.1
+    assert frame.loc[("ratio", 0.25), "mean_reward"] < row["mean_reward"] - 0.05
+
+
+def test_frame_and_text_of_a_report(report):
+    frame = report.to_frame()
+    assert list(frame) == [
+        "violation", "amount", "mean_reward", "rank_correlation", "log_likelihood",
+        "standard_error", "rejected", "determined", "difference_new",
+    ]  # fmt: skip
+    assert frame["violation"].tolist() == [
+        "none", *["ratio"] * 4, "not_looked_at", "left_out", "sign", "preference_rate",
+    ]  # fmt: skip
+    base = frame.iloc[0]
+    assert base["rank_correlation"] == pytest.approx(1) and base["log_likelihood"] == 0
+    assert not base["determined"]
+    left_out = frame[frame["violation"] == "left_out"].iloc[0]
+    assert np.isnan(left_out["log_likelihood"]) and not left_out["rejected"]
+    assert frame[frame["violation"] == "sign"]["rejected"].all()
+    imposed = frame[frame["violation"] == "preference_rate"].iloc[0]
+    assert imposed["mean_reward"] == pytest.approx(0.3, abs=0.02)
+    text = " ".join(str(report).split())
+    assert "The reward is bounded" in text and "the convention of the fit" in text
+    assert set(report.robustness) == {"ratio", "not_looked_at", "preference_rate"}
+    assert report.robustness["not_looked_at"]["new"] == np.inf
+    assert "not turned round by rows that nobody looked at" in text
+
+
+def test_plot_has_one_panel_per_violation_by_a_number(report):
+    axes = report.plot()
+    assert [ax.get_xlabel() for ax in axes] == ["ratio", "not looked at", "preference rate"]
+    assert axes[0].get_xscale() == "log" and axes[0].get_ylabel() == "difference to old"
+    plt.close("all")
+
+
+def test_defaults_are_what_the_log_can_have(log):
+    est = estimator(n_estimators=2, max_epochs=2, early_stopping=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = sensitivity_report(est, log["X"], log["y"][:, 0]).to_frame()
+    kinds = set(found["violation"])
+    assert kinds == {"none", "false_positive", "not_looked_at", "sign"}
+    rate = log["y"][:, 0].mean()
+    assert found.loc[found["violation"] == "false_positive", "amount"].max() < rate
+    assert "difference" not in " ".join(found)
+
+
+@pytest.mark.parametrize(
+    ("violations", "message"),
+    [
+        ({}, "violations must be a dict of amounts by kind"),
+        ({"typo": 0.1}, "violations has the kind 'typo'; expected are false_positive"),
+        ({"false_positive": [1.5]}, "holds 1.5; expected numbers between 0 and 1"),
+        ({"false_positive": ["0.1"]}, "holds '0.1'"),
+        ({"ratio": [0.0]}, "holds 0.0; expected numbers between 0 and inf"),
+        ({"left_out": ["copied"]}, "names 'copied'; the signals are 0, 1"),
+        ({"preference_rate": [1.2]}, "preference_rate"),
+    ],
+)
+def test_bad_violations(violations, message, log):
+    est = estimator(signals=["positive", "negative"])
+    with pytest.raises(ValueError, match=message):
+        sensitivity_report(est, log["X"], log["y"], violations=violations)
+
+
+def test_a_violation_that_the_log_cannot_have(log):
+    with pytest.raises(ValueError, match="'ratio', which this log or these settings cannot have"):
+        sensitivity_report(estimator(), log["X"], log["y"][:, 0], violations={"ratio": 2.0})
