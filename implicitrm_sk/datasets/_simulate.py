@@ -11,10 +11,13 @@ from sklearn.utils import gen_batches
 from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..measurement._action import Action
+from ..measurement._model import Measurement
 from ..measurement._signal import Signal
 from ._data import FeedbackData
 
 _MECHANISMS = ("constant", "rating", "covariate", "user")
+# softplus(logit A) = -log(1 - A): of the shift and the cut points of grades it is 2.
+_SHARED = -np.expm1(-2.0)
 # Positions are part of the seed: append new names, never reorder.
 _PURPOSES = (
     "preference",
@@ -91,7 +94,9 @@ def simulate_feedback(
         dict names the columns, and `actions` is then a DataFrame. A kind other than
         :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of A_ik;
         it has one column of A for each of its `n_outputs`, and so has what is said below to be of
-        shape (K,) or (n, K) for the propensity.
+        shape (K,) or (n, K) for the propensity. The columns that all rows share are 0.86 unless
+        `propensity` is an array: a :class:`~implicitrm_sk.signals.Graded` has the shift 2, cut
+        points at the distance 2, and the location logit A_ik.
 
     propensity : {"covariate", "constant", "rating", "user"} or array-like, default="covariate"
         How A_ik = P(y_ik = 1 | the r* that signal k shows) comes about:
@@ -300,7 +305,12 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
+    shared = list(Measurement(kinds).shared_logits() or ())
+    if given is None:
+        A[:, shared] = _SHARED
+    constant = A[:, shared]
     A, user_effect = _more_active(A, user_id, user_activity, stream)
+    A[:, shared] = constant
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
