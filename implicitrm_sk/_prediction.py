@@ -495,9 +495,9 @@ class PredictionMixin:
         Returns
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
-            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one; columns
-            as in `predict_action`. Of a `Graded`, P(grade | r*=target, x). With ``shared_examination=True`` too it is of all rows, looked
-            at or not.
+            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one,
+            P(grade | r*=target, x) of a `Graded`; columns as in `predict_action`. With
+            ``shared_examination=True`` too it is of all rows, looked at or not.
 
         Raises
         ------

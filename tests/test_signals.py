@@ -38,7 +38,6 @@ KINDS = {
     "stars": Stars(),
     "grades": Graded(),
     "grades, negative": Graded(0, (0.0, 0.2, 0.5, 1.0)),
-    "categories": Graded(1, ("poor", "fair", "good", "best")),
 }
 SMALL = {
     "hidden_layer_sizes": (16,),

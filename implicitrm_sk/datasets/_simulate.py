@@ -306,11 +306,8 @@ def simulate_feedback(
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
     shared = list(Measurement(kinds).shared_logits() or ())
-    if given is None:
-        A[:, shared] = _SHARED
-    constant = A[:, shared]
-    A, user_effect = _more_active(A, user_id, user_activity, stream)
-    A[:, shared] = constant
+    A[:, shared] = _SHARED if given is None else A[:, shared]
+    A, user_effect = _more_active(A, shared, user_id, user_activity, stream)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
@@ -730,7 +727,7 @@ def _examination(examination, kinds, n_rows):
     return v
 
 
-def _more_active(A, user_id, user_activity, stream):
+def _more_active(A, shared, user_id, user_activity, stream):
     """Return propensities of users who differ in activity, and the activity of each row's user."""
     user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
     if not user_activity:
@@ -742,7 +739,9 @@ def _more_active(A, user_id, user_activity, stream):
         )
     user, _ = number_users(user_id, len(A))
     b = stream("user_activity").standard_normal(user.max() + 1)[user]
-    return _sigmoid(_logit(A) + user_activity * b[:, None]), b
+    active = _sigmoid(_logit(A) + user_activity * b[:, None])
+    active[:, shared] = A[:, shared]  # cut points are the same for all users
+    return active, b
 
 
 def _check_own_preference(own_preference, reward):

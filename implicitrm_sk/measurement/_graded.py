@@ -22,7 +22,7 @@ class Graded(Signal):
     """A signal with a degree, of which more shows one preference: dwell time, share of text kept.
 
     The values fall into B ordered grades j = 0 .. B - 1, which follow an ordered logit
-    (proportional odds; McCullagh 1980):
+    (proportional odds [1]_):
 
     ``P(grade >= j | r*, x) = sigmoid(m(x) +- s / 2 - c_j)``,  j = 1 .. B - 1
 
@@ -51,6 +51,11 @@ class Graded(Signal):
     See Also
     --------
     Action : Something that users do or do not do.
+
+    References
+    ----------
+    .. [1] McCullagh, "Regression Models for Ordinal Data", Journal of the Royal Statistical
+       Society B 42 (2), 1980.
 
     Examples
     --------
@@ -156,7 +161,7 @@ class Graded(Signal):
 
     def _numbers(self, column, name):
         table = to_numpy(column)
-        if getattr(table, "dtype", None) == object or isinstance(table, list | tuple):
+        if isinstance(table, list | tuple) or getattr(table, "dtype", None) is np.dtype(object):
             values = np.asarray(table, dtype=object)
             table = np.where(is_missing(values), np.nan, values)
         return as_float(table, name)
