@@ -305,8 +305,7 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
-    shared = list(Measurement(kinds).shared_logits() or ())
-    A[:, shared] = _SHARED if given is None else A[:, shared]
+    shared = _share_logits(A, kinds, given)
     A, user_effect = _more_active(A, shared, user_id, user_activity, stream)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
@@ -725,6 +724,14 @@ def _examination(examination, kinds, n_rows):
             "for users who did nothing. Leave one of the two out."
         )
     return v
+
+
+def _share_logits(A, kinds, given):
+    """Set the columns of A that all rows share, unless they are given, and return which."""
+    shared = list(Measurement(kinds).shared_logits() or ())
+    if given is None:
+        A[:, shared] = _SHARED
+    return shared
 
 
 def _more_active(A, shared, user_id, user_activity, stream):
