@@ -252,8 +252,11 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     hooks = _hooks(est, context, details)
     if has_users:
         result = fit_users(est, begun, epochs, hooks)
-        loading, n_rows = est.user_loading_, est.user_activity_.n_rows
-        est.identification_ = with_activity(est.identification_, loading, n_rows)
+        # Users who act on whatever they like are found by signals of which shares bound the reward.
+        telling = [k for k, signal in enumerate(est.signals_) if signal.bounds]
+        loading, n_rows = est.user_loading_[telling], est.user_activity_.n_rows
+        if telling:
+            est.identification_ = with_activity(est.identification_, loading, n_rows)
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
     else:
         result = begun.plan.run(

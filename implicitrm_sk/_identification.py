@@ -20,6 +20,8 @@ BOUNDED = "bounded"
 #: What the model of users who differ in activity assumes, and how much of it identifies.
 ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
 MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.4, 15, 200
+#: What a grade beside signals that may not have been looked at assumes.
+UNSEEN_GRADES = "rows that nobody looked at have the grades of responses {}preferred"
 #: What the model of rows that nobody looked at assumes of them.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
@@ -275,7 +277,9 @@ def assess(
         if not exact_rate:
             advice += [ADVICE["level"], ADVICE["signals"]]
     else:
-        level, more, further = _assess_bounds(evidence, columns, linear, n_signals, examined)
+        level, more, further = _assess_bounds(
+            evidence, columns, linear, n_signals, examined, signals
+        )
         reasons += more
         advice += further
         if level == BOUNDED and evidence.shown_twice:
@@ -288,6 +292,7 @@ def assess(
         if level == LEVEL_ONLY or exact_rate:
             ways.append(f"the preference rate {'is' if exact_rate else 'is in'} {shown}")
         reasons.append(f"the mean reward is held {'at' if exact_rate else 'in'} {shown}")
+    ways += _assumptions_of_views(signals, ways, level, evidence.shown_twice)
     if false_actions != "none" and level == IDENTIFIED:
         ways.append(
             "the false-action rate given"
@@ -317,6 +322,20 @@ def _assumptions_of(signals, level, n_responses):
     if n_responses < MIN_RESPONSES:
         return []
     return list(dict.fromkeys(s.assumption for s in signals if s.identifies == level))
+
+
+def _assumptions_of_views(signals, ways, level, shown_twice):
+    """Return what has to hold for kinds that determine nothing not to mislead the others.
+
+    Bounds by single actions need none of it: they follow from the shares of actions, which the
+    model fits whatever a grade says.
+    """
+    views = [s.assumption for s in signals if s.identifies is None and not s.bounds]
+    if not views or not ways or level in (NOT_IDENTIFIED, LEVEL_ONLY):
+        return []
+    if level == BOUNDED and len(shown_twice) == 1:
+        views.append(UNSEEN_GRADES.format("not " if shown_twice == (1,) else ""))
+    return list(dict.fromkeys(filter(None, views)))
 
 
 def _assess_log(evidence, false_actions, label_mechanism, examined):
@@ -378,7 +397,7 @@ def _assess_ranking(evidence, columns, shared_propensity):
     return None
 
 
-def _assess_bounds(evidence, columns, linear, n_signals, examined):
+def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
     """Return level, reasons and advice where nothing determines the reward or its order."""
     advice = [ADVICE["labels"], ADVICE["exclusion"]]
     if evidence.n_both >= MIN_RESPONSES or evidence.shown_twice:
@@ -400,7 +419,7 @@ def _assess_bounds(evidence, columns, linear, n_signals, examined):
     more = _advice_on_attention((), examined)
     return (
         NOT_IDENTIFIED,
-        _what_is_missing(evidence, columns, linear, n_signals),
+        _what_is_missing(evidence, columns, linear, n_signals, signals),
         [*more, ADVICE["signals"], ADVICE["negative"], *advice],
     )
 
@@ -419,11 +438,21 @@ def _advice_on_attention(shown_twice, examined):
     return advice
 
 
-def _what_is_missing(evidence, columns, linear, n_signals):
+def _what_is_missing(evidence, columns, linear, n_signals, signals):
     """Return why nothing identifies the reward."""
     reasons = []
-    if n_signals == 1:
+    if signals and not any(s.bounds or s.identifies for s in signals):
+        reasons.append(
+            "grades alone determine neither the reward nor its bounds: how much of their spread is "
+            "preference is open"
+        )
+    elif n_signals == 1:
         reasons.append("one signal determines only the product of reward and propensity")
+    elif sum(s.bounds or bool(s.identifies) for s in signals) == 1:
+        reasons.append(
+            "one action determines only the product of reward and propensity, and a grade beside "
+            "it narrows no bound"
+        )
     else:
         reasons.append(
             f"only {evidence.n_several_signals} responses have two signals logged together, "

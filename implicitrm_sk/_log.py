@@ -176,7 +176,7 @@ class FeedbackLog:
         check_uses(objective, side, assumptions)
         names = _check_names(y, known and known.names)
         given = assumptions.signals if known is None else known.signals
-        y = _encoded(y, given, known is not None, names, name)
+        y, given = _encoded(y, given, known is not None, names, name)
         actions, one_dimensional, exposures = check_actions(
             y, n_samples, name=name, n_signals=known and len(known.signals), exposures=exposures
         )
@@ -406,6 +406,11 @@ class FeedbackLog:
         """Return which acts show a preference, 1 or 0, shape (K',)."""
         return self.acts.target == preference
 
+    def telling_of_level(self):
+        """Return the acts that bound the reward, all if none does, shape (K',)."""
+        bounds = self.acts.bounds
+        return bounds if bounds.any() else ~bounds
+
     def can_show(self, preference):
         """Return whether some signal can show a preference, 1 or 0."""
         return bool(self.shows(preference).any())
@@ -525,7 +530,7 @@ class FeedbackLog:
     def warn_about_preference_rate(self, assumptions):
         """Warn if the actions prove more preferences than the preference rate allows."""
         interval = assumptions.preference_interval
-        if interval is None or assumptions.false_actions != "none":
+        if interval is None or assumptions.false_actions != "none" or not self.acts.bounds.any():
             return
         disproved = np.average(self.fired(0), weights=self.sample_weight)
         if 1 - interval[0] < disproved:
@@ -571,6 +576,8 @@ class FeedbackLog:
                 continue
             if self.acts.target[k] != self.acts.target[j]:
                 continue
+            if not self.acts.bounds[[j, k]].all():
+                continue
             both = (~np.isnan(counts[:, [j, k]]) & counted).all(axis=1)
             part, whole = counts[both, k] > 0, counts[both, j] > 0
             if np.count_nonzero(part) < MIN_RESPONSES:
@@ -593,11 +600,12 @@ class FeedbackLog:
         counts, idle = self.acts.counts, self.idle_signals()
         logged, fired = ~np.isnan(counts) & counted, (counts > 0) & counted
         apart = []
-        for k in set(range(counts.shape[1])) - set(idle):
+        for k in set(np.flatnonzero(self.acts.bounds)) - set(idle):
             others = np.flatnonzero(
                 (self.acts.target == self.acts.target[k])
                 & (self.acts.column != self.acts.column[k])
                 & ~np.isin(np.arange(counts.shape[1]), list(idle))
+                & self.acts.bounds
             )
             both = logged[:, [k]] & logged[:, others]
             mine = (fired[:, [k]] & both).sum(axis=0)
@@ -641,7 +649,8 @@ class FeedbackLog:
         one that it does not show. Responses of zero weight are left out.
         """
         counted = self.sample_weight > 0
-        observed = self.observations()[counted]
+        # A grade is no act, however low.
+        observed = self.observations()[counted] * self.acts.bounds
         contrary = np.zeros(observed.shape, dtype=bool)
         if self.labels is not None and label_mechanism == "random":
             contrary = self.labels[counted][:, None] == self.shows(0)
@@ -683,11 +692,12 @@ class FeedbackLog:
     def fired(self, preference=None):
         """Return whether any logged signal of a response fired, shape (m,).
 
-        Of all signals, or of those that show a preference, 1 or 0.
+        Of all signals, or of those that show a preference, 1 or 0. A grade beside actions is none:
+        every row has one.
         """
-        acted = self.acts.counts > 0
-        acted = acted if preference is None else acted[:, self.shows(preference)]
-        return self.per_response(acted.any(axis=1)) > 0
+        mine = self.telling_of_level()
+        mine = mine if preference is None else mine & self.shows(preference)
+        return self.per_response((self.acts.counts[:, mine] > 0).any(axis=1)) > 0
 
     def balance(self):
         """Return what all parts of a log are to have their share of, per response (m,).
@@ -791,7 +801,8 @@ class FeedbackLog:
         """Return the share of each act (K',) and those of responses with any action.
 
         The second is a pair: with a negative one, with a positive one. One row of each kind is
-        added, so that a signal without (or with only) actions is finite.
+        added, so that a signal without (or with only) actions is finite. Any action is one of those
+        that bound the reward, if there are some.
         """
         weight = np.zeros(self.n_responses)
         weight[responses] = self.sample_weight[responses]
@@ -801,7 +812,7 @@ class FeedbackLog:
         observed = self.observations()
         any_rates = []
         for c in (0, 1):
-            logged = observed[:, self.shows(c)].sum(axis=1) > 0
+            logged = observed[:, self.shows(c) & self.telling_of_level()].sum(axis=1) > 0
             any_rates.append((weight @ self.fired(c) + 1) / (weight @ logged + 2))
         return (acted + 1) / (total + 2), any_rates
 
@@ -878,30 +889,31 @@ def resolve_signals(signals, names, n_columns):
 
 
 def _encoded(y, signals, resolved, names, name):
-    """Return y with numbers in place of the labels of kinds that have labels of their own."""
+    """Return y with numbers in place of labels of kinds that have some, and the settled kinds."""
     given = signals.values() if isinstance(signals, Mapping) else signals or ()
     if y is None or all(
         not isinstance(signal, Signal) or type(signal).encode is Signal.encode for signal in given
     ):
-        return y
+        return y, signals
     table = to_numpy(y)
     if not hasattr(table, "iloc"):
         is_array = isinstance(table, np.ndarray)
         table = table if is_array else np.asarray(table, dtype=object)
     one_dimensional = table.ndim == 1
     if table.ndim > 2:
-        return y
+        return y, signals
     width = 1 if one_dimensional else table.shape[1]
     if resolved:
         check_n_signals(width, len(signals), name)
     else:
         signals = resolve_signals(signals, names, width)
-    columns = []
+    columns, kinds = [], []
     for k, signal in enumerate(signals):
         part = table if one_dimensional else table.iloc[:, k] if hasattr(y, "iloc") else table[:, k]
         shown = name if width == 1 else f"{name} {k if names is None else names[k]!r}"
-        columns.append(as_float(signal.encode(part, shown), shown))
-    return columns[0] if one_dimensional else np.column_stack(columns)
+        kinds.append(signal if resolved else signal.settled(part, shown))
+        columns.append(as_float(kinds[-1].encode(part, shown), shown))
+    return columns[0] if one_dimensional else np.column_stack(columns), tuple(kinds)
 
 
 def _check_kinds(signals, assumptions, exposures, name):

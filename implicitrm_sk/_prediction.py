@@ -456,8 +456,9 @@ class PredictionMixin:
         -------
         action : ndarray of shape (n_samples,) or (n_samples, n_shown)
             P(y_k=1 | x), in the order of the signals. A `Choice` has one column for each outcome
-            that shows a preference, in the order of its `outcomes`. 1-D if `fit` got 1-D actions
-            and there is one column.
+            that shows a preference, in the order of its `outcomes`. A `Graded` has one for each
+            grade, the lowest first: they sum to 1, and ``columns @ np.arange(B)`` is the expected
+            grade. 1-D if `fit` got 1-D actions and there is one column.
 
         Raises
         ------
@@ -494,9 +495,9 @@ class PredictionMixin:
         Returns
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
-            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one; columns
-            as in `predict_action`. With ``shared_examination=True`` too it is of all rows, looked
-            at or not.
+            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one,
+            P(grade | r*=target, x) of a `Graded`; columns as in `predict_action`. With
+            ``shared_examination=True`` too it is of all rows, looked at or not.
 
         Raises
         ------

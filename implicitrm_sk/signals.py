@@ -2,6 +2,7 @@
 
 from .measurement._action import Action
 from .measurement._choice import Choice
+from .measurement._graded import Graded
 from .measurement._signal import Signal
 
-__all__ = ["Action", "Choice", "Signal"]
+__all__ = ["Action", "Choice", "Graded", "Signal"]

@@ -17,7 +17,7 @@ from stars import Stars
 
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.measurement._model import Measurement
-from implicitrm_sk.signals import Action, Choice, Signal
+from implicitrm_sk.signals import Action, Choice, Graded, Signal
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -36,6 +36,8 @@ KINDS = {
     "widget given a reaction": Choice(WIDGET, false_rate=0.1, given_reaction=True),
     "one side": Choice({3: 1, 2: 1, 1: None}, 0, 0.05),
     "stars": Stars(),
+    "grades": Graded(),
+    "grades, negative": Graded(0, (0.0, 0.2, 0.5, 1.0)),
 }
 SMALL = {
     "hidden_layer_sizes": (16,),
@@ -166,7 +168,7 @@ def test_what_can_be_shown_is_what_is_seen(kind):
     for position, c in enumerate(kind.shows):
         expected = (given * kind.seen(y[:, 0])[c]).sum(-1)
         torch.testing.assert_close(log_prob[..., 0, position].exp(), expected)
-    assert_array_equal(measurement.log_shown(u, e)[1].unique(), sorted(kind.shows))
+    assert_array_equal(kind.log_shown(u, **side)[1].unique(), sorted(kind.shows))
 
 
 @every_kind
@@ -178,6 +180,8 @@ def test_sample_then_fit_recovers_the_truth(kind):
     R = 1 / (1 + np.exp(-2 * X[:, 0]))
     preferred = rng.random(n) < R
     u = -0.5 + np.column_stack([0.8 * X[:, 1 + j % 2] - 0.3 * j for j in range(kind.n_outputs)])
+    if kind.n_shared:
+        u[:, -kind.n_shared :] = 1.85  # a shift of 2, cut points 2 apart
     y = pd.DataFrame({"kind": kind.sample(u, preferred, rng)[:, 0]})
     for name, target in (("copied", 1), ("shared", 1), ("retried", 0)):
         y[name] = Action(target).sample(np.zeros((n, 1)), preferred, rng)[:, 0].astype(int)

@@ -11,10 +11,13 @@ from sklearn.utils import gen_batches
 from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..measurement._action import Action
+from ..measurement._model import Measurement
 from ..measurement._signal import Signal
 from ._data import FeedbackData
 
 _MECHANISMS = ("constant", "rating", "covariate", "user")
+# softplus(logit A) = -log(1 - A): of the shift and the cut points of grades it is 2.
+_SHARED = -np.expm1(-2.0)
 # Positions are part of the seed: append new names, never reorder.
 _PURPOSES = (
     "preference",
@@ -91,7 +94,9 @@ def simulate_feedback(
         dict names the columns, and `actions` is then a DataFrame. A kind other than
         :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of A_ik;
         it has one column of A for each of its `n_outputs`, and so has what is said below to be of
-        shape (K,) or (n, K) for the propensity.
+        shape (K,) or (n, K) for the propensity. The columns that all rows share are 0.86 unless
+        `propensity` is an array: a :class:`~implicitrm_sk.signals.Graded` has the shift 2, cut
+        points at the distance 2, and the location logit A_ik.
 
     propensity : {"covariate", "constant", "rating", "user"} or array-like, default="covariate"
         How A_ik = P(y_ik = 1 | the r* that signal k shows) comes about:
@@ -300,7 +305,8 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
-    A, user_effect = _more_active(A, user_id, user_activity, stream)
+    shared = _share_logits(A, kinds, given)
+    A, user_effect = _more_active(A, shared, user_id, user_activity, stream)
 
     preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
@@ -720,7 +726,15 @@ def _examination(examination, kinds, n_rows):
     return v
 
 
-def _more_active(A, user_id, user_activity, stream):
+def _share_logits(A, kinds, given):
+    """Set the columns of A that all rows share, unless they are given, and return which."""
+    shared = list(Measurement(kinds).shared_logits() or ())
+    if given is None:
+        A[:, shared] = _SHARED
+    return shared
+
+
+def _more_active(A, shared, user_id, user_activity, stream):
     """Return propensities of users who differ in activity, and the activity of each row's user."""
     user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
     if not user_activity:
@@ -732,7 +746,9 @@ def _more_active(A, user_id, user_activity, stream):
         )
     user, _ = number_users(user_id, len(A))
     b = stream("user_activity").standard_normal(user.max() + 1)[user]
-    return _sigmoid(_logit(A) + user_activity * b[:, None]), b
+    active = _sigmoid(_logit(A) + user_activity * b[:, None])
+    active[:, shared] = A[:, shared]  # cut points are the same for all users
+    return active, b
 
 
 def _check_own_preference(own_preference, reward):

@@ -119,6 +119,14 @@ class Measurement:
         outputs = [k for k, signal in enumerate(self.signals) for _ in range(signal.n_outputs)]
         return (*outputs, len(self.signals)) if self.examined else tuple(outputs)
 
+    def shared_logits(self):
+        """Return the positions of logits that all rows share, None if there are none."""
+        shared, end = [], 0
+        for signal in self.signals:
+            end += signal.n_outputs
+            shared += range(end - signal.n_shared, end)
+        return tuple(shared) or None
+
     @property
     def estimated_rates(self):
         """Which columns have a false-action rate that can be estimated, bool of shape (K,)."""
@@ -316,9 +324,13 @@ class Measurement:
     def log_shown(self, propensity_logit, false_action_rate=None):
         """Return log P(shown j | r*, x) of shape (2, ..., n, D), and what each shows, (D,).
 
-        In the order of the columns of y; of all rows, looked at or not.
+        In the order of the columns of y; of all rows, looked at or not. Of kinds with a preference
+        `given` it takes the place of what each shows.
         """
-        log_prob, shows, _ = self._log_shown(propensity_logit, false_action_rate)
+        log_prob, shows, column = self._log_shown(propensity_logit, false_action_rate)
+        for k, signal in enumerate(self.signals):
+            if signal.given is not None:
+                shows = shows.masked_fill((column == k).to(shows.device), signal.given)
         if self.examined:
             log_prob = log_prob + self.log_examined(propensity_logit)[..., None]
         return log_prob, shows

@@ -31,6 +31,8 @@ class Signal:
         one.
     n_outputs : int
         How many logits of the propensity head a column needs.
+    n_shared : int
+        How many of them, the last ones, are parameters that all rows share, such as cut points.
     takes : frozenset of str
         What the signal can be combined with. `terms`, `log_passive` and `log_shown` get the first
         three as further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C),
@@ -39,13 +41,15 @@ class Signal:
     bounds : bool
         Whether the share of responses that show the preference that they do not have is known:
         only then do shares bound the reward.
+    given : int or None
+        The preference given which `propensity` reports all outcomes; None is what each shows.
     silence : float or None
         What y is where users did nothing, as on a row that nobody looked at. None where there is no
         such value: `shared_examination` is then refused.
     identifies : {"identified", "ranking only"} or None
         What the signal determines by itself, given its `assumption`; None is nothing.
     assumption : str
-        What has to hold for it.
+        What has to hold for it; of a kind that determines nothing, for it not to mislead.
 
     Examples
     --------
@@ -70,8 +74,10 @@ class Signal:
     values: tuple | None = None
     shows: tuple = (0, 1)
     n_outputs: int = 1
+    n_shared: int = 0
     takes: frozenset = frozenset()
     bounds: bool = False
+    given: int | None = None
     silence: float | None = None
     identifies: str | None = None
     assumption: str = ""
@@ -171,6 +177,29 @@ class Signal:
         raise NotImplementedError
 
     # ------------------------------------------------------------------ what follows
+
+    def settled(self, column: ArrayLike, name: str) -> "Signal":
+        """Return the kind with all that it takes from the log of `fit`, by default as it is.
+
+        Parameters
+        ----------
+        column : array-like of shape (n,)
+            As users give it.
+        name : str
+            Of the column, for messages.
+
+        Returns
+        -------
+        signal : Signal
+            What `signals_` holds.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.signals import Action
+        >>> Action().settled([1, 0], "copied")
+        Action(target=1, false_rate=None)
+        """
+        return self
 
     def encode(self, column: ArrayLike, name: str) -> ArrayLike:
         """Return a column as users give it as numbers; only for kinds with labels of their own.
@@ -431,7 +460,7 @@ class Signal:
         >>> Action().initial_logits(np.array([1.0, 0.0]), np.ones(2), reward=0.5, acted=0.25)
         array([0.])
         """
-        return np.zeros(self.n_outputs)
+        return np.zeros((*np.shape(reward)[:-1], self.n_outputs))
 
 
 def full_precision(logit):

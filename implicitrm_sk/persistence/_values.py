@@ -17,7 +17,7 @@ from .._warnings import warn
 from ..embedding import LLMEmbedder, LowRankAdapter
 from ..exceptions import ModelFileError
 from ..objectives import OBJECTIVES, Objective
-from ..signals import Action, Choice
+from ..signals import Action, Choice, Graded
 from ._checks import is_count, require
 from ._files import SENSELESS, SETTINGS, listing, short
 
@@ -240,7 +240,7 @@ def _generator(state):
 # ---------------------------------------------------------------------- of scikit-learn and ours
 
 #: Kinds of signals by the name that a file gives them.
-SIGNALS = {"action": Action, "choice": Choice}
+SIGNALS = {"action": Action, "choice": Choice, "graded": Graded}
 _SCALER = ("mean_", "var_", "scale_", "n_samples_seen_", "n_features_in_")
 
 

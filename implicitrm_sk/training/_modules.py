@@ -6,6 +6,7 @@ parameter, so that one matrix product serves them all and their gradients never 
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import logsigmoid
@@ -168,6 +169,9 @@ class RewardModel(nn.Module):
     loads : tuple of int or None
         For users who differ in activity: which loading each propensity logit has. None: they do
         not.
+    shared_logits : tuple of int or None
+        The propensity logits that are parameters of a member, the same for all rows. The activity
+        of users does not shift them.
     """
 
     #: The logarithm of a loading is this many times its parameter. Loadings are few, and all rows
@@ -190,6 +194,7 @@ class RewardModel(nn.Module):
         representation=False,
         examination=False,
         loads=None,
+        shared_logits=None,
     ):
         super().__init__()
         self.config = {
@@ -207,6 +212,7 @@ class RewardModel(nn.Module):
             "representation": representation,
             "examination": examination,
             "loads": loads,
+            "shared_logits": shared_logits,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -218,13 +224,16 @@ class RewardModel(nn.Module):
         sizes["trunk"] = trunk
         sizes["shared"] = sizes["head"]
         is_shared = propensity_form == "shared"
+        shared = list(shared_logits or ())
+        varying = [logit for logit in range(n_signals) if logit not in shared]
         self.propensity = (
-            MemberMLP(n_members, *sizes[propensity_form], 1 if is_shared else n_signals, dropout)
+            MemberMLP(n_members, *sizes[propensity_form], 1 if is_shared else len(varying), dropout)
             if with_propensity and propensity_form != "reward"
             else None
         )
         # Of log kappa, up to the largest, which is 0.
         self.log_share = nn.Parameter(torch.zeros(1, n_members, n_signals)) if is_shared else None
+        self.shared_logit = nn.Parameter(torch.zeros(1, n_members, len(shared))) if shared else None
         on_trunk = propensity_form == "trunk"
         self.auxiliary = (
             MemberMLP(
@@ -241,8 +250,11 @@ class RewardModel(nn.Module):
             ("_reward_index", reward_columns),
             ("_propensity_index", propensity_columns),
             ("_loading_index", loads),
+            # Of the logits of the network, then of those that rows share: where each one goes.
+            ("_logit_index", np.argsort(varying + shared) if shared else None),
+            ("_shared_index", shared_logits),
         ):
-            index = None if columns is None else torch.tensor(columns)
+            index = None if columns is None else torch.as_tensor(columns)
             self.register_buffer(name, index, persistent=False)
 
     def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, examination_bias=0.0):
@@ -253,6 +265,13 @@ class RewardModel(nn.Module):
             with torch.no_grad():
                 self.log_share.copy_(logsigmoid(bias) - logsigmoid(bias).amax(-1, keepdim=True))
             propensity_bias = bias.amax(-1, keepdim=True)
+        if self.shared_logit is not None:
+            order = torch.argsort(self._logit_index).cpu()
+            bias = torch.as_tensor(propensity_bias).expand(*self.shared_logit.shape[:2], len(order))
+            n_shared = self.shared_logit.shape[-1]
+            propensity_bias, shared = bias[..., order].tensor_split([len(order) - n_shared], -1)
+            with torch.no_grad():
+                self.shared_logit.copy_(shared)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
@@ -266,7 +285,10 @@ class RewardModel(nn.Module):
 
     def loading(self):
         """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
-        return self.loadings().index_select(-1, self._loading_index)[:, None]
+        loading = self.loadings().index_select(-1, self._loading_index)
+        if self.shared_logit is not None:
+            loading = loading.index_fill(-1, self._shared_index, 0.0)
+        return loading[:, None]
 
     def scale_loading(self, factor):
         """Multiply the loadings of each member by a number, (members,)."""
@@ -358,8 +380,8 @@ class RewardModel(nn.Module):
         if self.propensity is None:
             return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
         if config["propensity_form"] == "constant":
-            return self.propensity(x[:, :0])
-        logit = self.propensity(_columns(x, self._propensity_index))
+            return self._with_shared(self.propensity(x[:, :0]))
+        logit = self._with_shared(self.propensity(_columns(x, self._propensity_index)))
         if self.log_share is None:
             return logit
         share = self.log_share - self.log_share.amax(-1, keepdim=True)
@@ -367,6 +389,13 @@ class RewardModel(nn.Module):
         # The largest share is 1, whose logit is that of the network.
         log_propensity = log_propensity.clamp_max(-torch.finfo(log_propensity.dtype).tiny)
         return log_propensity - log1mexp(log_propensity)
+
+    def _with_shared(self, logit):
+        if self.shared_logit is None:
+            return logit
+        shared = self.shared_logit.transpose(0, 1).to(logit.dtype)
+        logits = torch.cat([logit, shared.expand(*logit.shape[:-1], -1)], -1)
+        return logits.index_select(-1, self._logit_index)
 
     def _reward_and_hidden(self, x):
         logit, hidden = self.reward.with_hidden(_columns(x, self._reward_index))

@@ -185,6 +185,7 @@ class FitPlan:
             representation=self.objective.representation,
             examination=self.measurement.examined,
             loads=None if self.n_users is None else self.measurement.loads(),
+            shared_logits=self.measurement.shared_logits(),
         ).to(device, dtype)
         if self.n_users is not None:
             model.set_loading(np.resize(LOADING_STARTS, self.n_members))
@@ -226,7 +227,7 @@ class FitPlan:
         acted = np.maximum((rate - e) / (1 - e), 1e-3)
         any_acted = []
         for c in (0, 1):
-            any_e = 1 - np.prod(1 - e[log.shows(c)])
+            any_e = 1 - np.prod(1 - e[log.shows(c) & log.telling_of_level()])
             any_acted.append(max((any_rates[c] - any_e) / (1 - any_e), 1e-3))
         reward = self._initial_reward(log, any_acted, acted)
         interval = self.assumptions.preference_interval
@@ -261,7 +262,9 @@ class FitPlan:
         negative action); None of the starts is where both kinds are equally ready to act.
         """
         lower, upper = any_acted[1], 1 - any_acted[0]
-        has_positive, has_negative = log.can_show(1), log.can_show(0)
+        telling = log.telling_of_level()
+        has_negative, has_positive = ((log.shows(c) & telling).any() for c in (0, 1))
+        acted = acted[telling]
         if has_positive and has_negative:
             if self.starts is None:
                 return lower / (lower + any_acted[0])
