@@ -34,6 +34,7 @@ from ._sklearn import (
     parent_context,
     searches_by_own_score,
 )
+from ._transaction import all_or_nothing
 from ._typing import RandomState, Rows, same
 from ._warnings import note_clone
 from .embedding import LLMEmbedder
@@ -516,6 +517,7 @@ class ImplicitRewardEstimator(
         )
 
     @_needs_incremental
+    @same(all_or_nothing)
     @same(fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
         self,
