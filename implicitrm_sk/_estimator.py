@@ -93,7 +93,8 @@ class ImplicitRewardEstimator(
         columns; if only one is given, the other is its complement. For columns that both heads are
         to read, give both. Columns named by neither are not used. Columns that only the propensity
         reads (user, position, scenario) may be missing or NaN in `predict` and
-        `decision_function`.
+        `decision_function`. With an `embedder` names are those of the table that holds the text:
+        a column of text stands for the whole vector, other columns of numbers for themselves.
     signals : dict or list, default=None
         What each column of y is: "positive" (users act because they like the response), "negative"
         (because they do not: regenerate, thumbs down, report), or a `Signal` of
@@ -182,6 +183,9 @@ class ImplicitRewardEstimator(
         Number of columns of X; of text, of its vectors.
     feature_names_in_ : ndarray of str of shape (`n_features_in_`,)
         Column names, if X had any.
+    side_columns_ : tuple of str
+        Of text, the columns beside it that `reward_features` or `propensity_features` name. They
+        stand behind the vector.
     reward_columns_, propensity_columns_ : ndarray of int
         Positions of the columns that each head reads.
     embedder_ : LLMEmbedder

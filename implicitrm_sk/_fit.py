@@ -228,7 +228,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     """
     set_embedder(est)
     # Callbacks score on X in every epoch, which is not to embed it again.
-    X = embed_text(est, X)
+    X = embed_text(est, X, reset=True)
     begun = begin_fit(est, X, y, **fit_params)
     if adjust is not None:
         begun.plan = adjust(begun.plan)
@@ -368,7 +368,7 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
     if lead.random_state is None:
         lead.random_state = seed
     set_embedder(lead)
-    begun = begin_fit(lead, embed_text(lead, X), y, **fit_params)
+    begun = begin_fit(lead, embed_text(lead, X, reset=True), y, **fit_params)
     plan = begun.plan
     plan = begun.plan = FitPlan.stack(
         FitPlan.of(head, plan.columns, plan.objective, plan.measurement, plan.assumptions)

@@ -37,6 +37,7 @@ LAYERS = (
         "_lazy",
         "_optional",
         "_ray",
+        "_side_columns",
         "_sklearn",
         "_sources",
         "_transaction",
