@@ -43,6 +43,7 @@ LAYERS = (
         "_transaction",
         "_typing",
         "_validation",
+        "_waits",
         "_warnings",
         "embedding",
         "exceptions",

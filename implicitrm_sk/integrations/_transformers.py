@@ -151,21 +151,7 @@ def to_transformers(
     fitted, embedder, where = _embedder_of(est, base_model)
     config = fitted.model_.config
     mirrored = fitted.identification_.swap_symmetric and config["propensity_form"] != "reward"
-    if mirrored and config["propensity_form"] != "head":
-        raise ValueError(
-            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
-            f"propensity has the form {config['propensity_form']!r}."
-        )
-    read = fitted.reward_columns_
-    if mirrored:
-        read = np.union1d(read, fitted.propensity_columns_)
-    beside = read[(read < where.start) | (read >= where.stop)]
-    if len(beside):
-        raise ValueError(
-            f"the reward reads the columns {HeadColumns.of(fitted).labels(beside)} beside the "
-            "text, but a model of transformers gets text alone. Name them in propensity_features, "
-            "or leave them out."
-        )
+    _check_is_of_text(fitted, mirrored, where)
     import transformers
 
     source = embedder._source
@@ -289,6 +275,31 @@ def _embedder_of(est, base_model):
             f"but est was fitted on {where.stop - where.start}."
         )
     return fitted, embedder, where
+
+
+def _check_is_of_text(fitted, mirrored, where):
+    """Raise unless the reward is a function of the vector of the text, in a form that is known."""
+    config = fitted.model_.config
+    if mirrored and config["propensity_form"] != "head":
+        raise ValueError(
+            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
+            f"propensity has the form {config['propensity_form']!r}."
+        )
+    if mirrored and config["constants"] is not None:
+        raise ValueError(
+            "the mirror image of a late action cannot be exported: its propensity has a further "
+            "output. Fit with a second signal, which tells reward and propensity apart."
+        )
+    read = fitted.reward_columns_
+    if mirrored:
+        read = np.union1d(read, fitted.propensity_columns_)
+    beside = read[(read < where.start) | (read >= where.stop)]
+    if len(beside):
+        raise ValueError(
+            f"the reward reads the columns {HeadColumns.of(fitted).labels(beside)} beside the "
+            "text, but a model of transformers gets text alone. Name them in propensity_features, "
+            "or leave them out."
+        )
 
 
 def _make_tokenizer(embedder, tokenizer):

@@ -32,10 +32,13 @@ class Signal:
     n_outputs : int
         How many logits of the propensity head a column needs.
     takes : frozenset of str
-        What the signal can be combined with. `terms`, `log_passive` and `log_shown` get the first
-        three as further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C),
-        None where all are 0; "exposures" and "propensity", of shape (n, C), None where not given.
+        What the signal can be combined with. `terms`, `log_passive` and `log_shown` get these as
+        further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C), None
+        where all are 0; "exposures", "propensity", "age" and "delay", of shape (n, C), None where
+        not given. `log_shown` gets "rate" only, and `initial_logits` "age" and "delay".
         "shared_propensity" says that each logit is that of the propensity of one outcome.
+    constants : tuple of int
+        Which of the `n_outputs` do not depend on x: each member learns one number for them.
     bounds : bool
         Whether the share of responses that show the preference that they do not have is known:
         only then do shares bound the reward.
@@ -71,6 +74,7 @@ class Signal:
     shows: tuple = (0, 1)
     n_outputs: int = 1
     takes: frozenset = frozenset()
+    constants: tuple = ()
     bounds: bool = False
     silence: float | None = None
     identifies: str | None = None
@@ -93,7 +97,7 @@ class Signal:
         --------
         >>> from implicitrm_sk.signals import Action
         >>> Action(0).get_params()
-        {'target': 0, 'false_rate': None}
+        {'target': 0, 'false_rate': None, 'delay': None}
         """
         return dict(vars(self))
 

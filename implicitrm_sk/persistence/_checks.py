@@ -188,6 +188,8 @@ def _check_model(name, value, fitted):
         == (1 if objective.single_signal else Measurement(fitted.signals_).n_outputs)
         and config.get("examination", False) in _examinations(fitted)
         and config.get("loads") in (None, _loads(fitted, config))
+        and config.get("constants")
+        == (None if objective.single_signal else Measurement(fitted.signals_).constants or None)
         and config.get("with_propensity") == objective.models_propensity
         and config.get("propensity_form", "head") in (objective.propensity_form, "shared")
         and config.get("auxiliary_head", False) == objective.auxiliary_head

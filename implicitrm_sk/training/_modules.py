@@ -168,10 +168,12 @@ class RewardModel(nn.Module):
     loads : tuple of int or None
         For users who differ in activity: which loading each propensity logit has. None: they do
         not.
+    constants : tuple of int or None
+        Which of the propensity logits are one number of each member, whatever x is.
     """
 
-    #: The logarithm of a loading is this many times its parameter. Loadings are few, and all rows
-    #: speak of them: they may take larger steps than weights.
+    #: The logarithm of a loading is this many times its parameter, and so is a constant. They are
+    #: few, and all rows speak of them: they may take larger steps than weights.
     LOADING_STEP = 10.0
 
     def __init__(
@@ -190,6 +192,7 @@ class RewardModel(nn.Module):
         representation=False,
         examination=False,
         loads=None,
+        constants=None,
     ):
         super().__init__()
         self.config = {
@@ -207,6 +210,7 @@ class RewardModel(nn.Module):
             "representation": representation,
             "examination": examination,
             "loads": loads,
+            "constants": constants,
         }
         n_reward, n_propensity = (
             n_in if columns is None else len(columns)
@@ -218,8 +222,10 @@ class RewardModel(nn.Module):
         sizes["trunk"] = trunk
         sizes["shared"] = sizes["head"]
         is_shared = propensity_form == "shared"
+        self._varying = [k for k in range(n_signals) if k not in (constants or ())]
+        n_out = 1 if is_shared else len(self._varying)
         self.propensity = (
-            MemberMLP(n_members, *sizes[propensity_form], 1 if is_shared else n_signals, dropout)
+            MemberMLP(n_members, *sizes[propensity_form], n_out, dropout)
             if with_propensity and propensity_form != "reward"
             else None
         )
@@ -234,6 +240,9 @@ class RewardModel(nn.Module):
             else None
         )
         self.examination = MemberMLP(n_members, *sizes["head"], 1, dropout) if examination else None
+        self.constant = None
+        if constants is not None:
+            self.constant = nn.Parameter(torch.zeros(1, n_members, len(constants)))
         self.log_loading = None
         if loads is not None:
             self.log_loading = nn.Parameter(torch.zeros(1, n_members, max(loads) + 1))
@@ -253,6 +262,12 @@ class RewardModel(nn.Module):
             with torch.no_grad():
                 self.log_share.copy_(logsigmoid(bias) - logsigmoid(bias).amax(-1, keepdim=True))
             propensity_bias = bias.amax(-1, keepdim=True)
+        if self.constant is not None:
+            bias = torch.as_tensor(propensity_bias)
+            with torch.no_grad():
+                start = bias[..., list(self.config["constants"])] / self.LOADING_STEP
+                self.constant.copy_(start.expand(self.constant.shape))
+            propensity_bias = bias[..., self._varying]
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
@@ -263,6 +278,10 @@ class RewardModel(nn.Module):
     def loadings(self):
         """Return the loadings of the signals, and of looking, of shape (members, K)."""
         return (self.LOADING_STEP * self.log_loading[0]).exp()
+
+    def constants(self):
+        """Return the propensity logits that do not depend on x, (members, 1, C)."""
+        return self.LOADING_STEP * self.constant.transpose(0, 1)
 
     def loading(self):
         """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
@@ -360,6 +379,11 @@ class RewardModel(nn.Module):
         if config["propensity_form"] == "constant":
             return self.propensity(x[:, :0])
         logit = self.propensity(_columns(x, self._propensity_index))
+        if self.constant is not None:
+            constant = self.constants().expand(-1, len(x), -1)
+            order = [*self._varying, *config["constants"]]
+            place = torch.tensor(order, device=x.device).argsort()
+            return torch.cat([full_precision(logit), full_precision(constant)], -1)[..., place]
         if self.log_share is None:
             return logit
         share = self.log_share - self.log_share.amax(-1, keepdim=True)

@@ -185,6 +185,7 @@ class FitPlan:
             representation=self.objective.representation,
             examination=self.measurement.examined,
             loads=None if self.n_users is None else self.measurement.loads(),
+            constants=self.measurement.constants or None,
         ).to(device, dtype)
         if self.n_users is not None:
             model.set_loading(np.resize(LOADING_STARTS, self.n_members))
@@ -248,7 +249,13 @@ class FitPlan:
             acted = acted / looked
         first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
         propensity = [
-            signal.initial_logits(log.actions[:, k], log.per_row(weight), reward, acted[first[k]])
+            signal.initial_logits(
+                log.actions[:, k],
+                log.per_row(weight),
+                reward,
+                acted[first[k]],
+                **log.waits_of(k, signal.takes),
+            )
             for k, signal in enumerate(log.signals)
         ]
         logits = initial_logit(reward), np.concatenate(propensity, axis=-1)
