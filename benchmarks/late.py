@@ -122,9 +122,7 @@ def main(arguments=None):
     print("|---|---|---|---|---|")
     for name in args.only:
         for way in WAYS:
-            runs = [
-                fit_way(NightlyLog(seed, *LOGS[name]), way, seed) for seed in range(args.seeds)
-            ]
+            runs = [fit_way(NightlyLog(seed, *LOGS[name]), way, seed) for seed in range(args.seeds)]
             cells = ["too few rows", "", ""]
             if None not in runs:
                 r2, rate, delay = np.array(runs).T

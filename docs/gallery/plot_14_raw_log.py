@@ -48,7 +48,9 @@ with open(folder / "chats.jsonl", "w") as file:
                 {"role": "assistant", "content": [{"type": "text", "text": answer}]},
             ],
             "copied": int(liked and rng.random() < 0.5),
-            "shared": int(liked and rng.random() < 0.6 and shown + timedelta(hours=hours) < tonight),
+            "shared": int(
+                liked and rng.random() < 0.6 and shown + timedelta(hours=hours) < tonight
+            ),
             "regenerated": int(not liked and rng.random() < 0.5),
         }
         file.write(json.dumps(chat) + "\n")

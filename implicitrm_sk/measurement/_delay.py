@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 from torch.nn.functional import logsigmoid
 
 from ._signal import full_precision, initial_logit, log1mexp
@@ -100,10 +101,38 @@ def late_log_passive(u, y, age):
     return seen.masked_fill((y > 0).any(-1), -torch.inf), log_not_a.sum(-1)
 
 
+def truncated_rate(delay, age, weight, default):
+    """Return the rate of exponential delays of which only those below an age were seen.
+
+    The root of sum_i w_i (1 / lambda - d_i - t_i / (exp(lambda t_i) - 1)), the derivative of the
+    log-likelihood of d given d < t.
+
+    Parameters
+    ----------
+    delay, age, weight : ndarray of shape (n,)
+    default : float
+        Where there is no such rate: without delays, or where they are as long as ages allow.
+    """
+
+    def slope(log_rate):
+        rate = np.exp(log_rate)
+        with np.errstate(over="ignore", invalid="ignore"):
+            cut = np.where(np.isfinite(age), age / np.expm1(rate * age), 0.0)
+        return weight @ (1 / rate - delay - cut)
+
+    if not len(delay) or not (mean := np.average(delay, weights=weight)) > 0:
+        return default
+    low, high = np.log([1e-3 / mean, 1e3 / mean])
+    if not slope(low) > 0 > slope(high):
+        return 1 / mean
+    return float(np.exp(brentq(slope, low, high)))
+
+
 def late_initial_logits(y, weight, prior, acted, age, delay):
     """Return the logits at which propensity and delay of one column start, (members, 2).
 
-    The rate is that of the known delays, or that of half of the actions within half the median age.
+    The rate is the likeliest of known delays given that each is shorter than the age of its row, or
+    that of half of the actions within half the median age.
 
     Parameters
     ----------
@@ -118,8 +147,9 @@ def late_initial_logits(y, weight, prior, acted, age, delay):
     if age is not None and counted.any():
         median = np.median(age[counted])
         rate = 2 * np.log(2.0) / median if np.isfinite(median) else 1.0
-        if delay is not None and (times := delay[counted][~np.isnan(delay[counted])]).size:
-            rate = 1.0 / max(times.mean(), np.finfo(np.float32).tiny)
+        if delay is not None:
+            known = counted & ~np.isnan(delay)
+            rate = truncated_rate(delay[known], age[known], weight[known], rate)
         come = -np.expm1(-rate * age[counted])
         acted = acted / max(np.average(come, weights=weight[counted]), acted, 1e-3)
     logit = initial_logit(acted / prior)
