@@ -21,6 +21,7 @@ from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight, to_numpy
 from .measurement import _mixture
 from .measurement._model import Measurement, mean_delays
+from .measurement._signal import Signal
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
 from .training._data import member_logits
@@ -269,6 +270,7 @@ class PredictionMixin:
     model_: Any
     n_signals_: int
     one_dimensional_: bool
+    signals_: tuple[Signal, ...]
     objective_: Objective
 
     @overload

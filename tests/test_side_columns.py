@@ -19,7 +19,7 @@ from implicitrm_sk import (
     LLMEmbedder,
     identification_report,
 )
-from implicitrm_sk.inspection import shift_report
+from implicitrm_sk.inspection import reward_interval, shift_report
 from implicitrm_sk.integrations import (
     evaluate_pairs,
     rank,
@@ -271,6 +271,8 @@ def test_searches_and_cross_validation(estimator, fitted):
 def test_reports(estimator, fitted):
     report = identification_report(estimator, TABLE, Y, n_starts=2)
     assert report.settings.level == fitted.identification_.level
+    interval = reward_interval(estimator, TABLE, Y, TABLE[:30], n_bootstrap=20)
+    assert (interval.low <= interval.high).all()
     assert shift_report(fitted, TABLE[:80], TABLE[80:], random_state=0).auc > 0
 
 
