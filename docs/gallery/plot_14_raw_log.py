@@ -38,7 +38,7 @@ with open(folder / "chats.jsonl", "w") as file:
         answer = str(rng.choice(helpful + useless))
         liked, shown = answer in helpful, tonight - timedelta(hours=rng.uniform(0.1, 60))
         question = f"How do I {tasks[number % 5]} in {languages[number // 5 % 10]}?"
-        hours = rng.exponential(12)
+        arrived = shown + timedelta(hours=rng.exponential(12)) < tonight
         chat = {
             "id": f"r{number}",
             "user_id": f"user{rng.integers(40)}",
@@ -48,9 +48,7 @@ with open(folder / "chats.jsonl", "w") as file:
                 {"role": "assistant", "content": [{"type": "text", "text": answer}]},
             ],
             "copied": int(liked and rng.random() < 0.5),
-            "shared": int(
-                liked and rng.random() < 0.6 and shown + timedelta(hours=hours) < tonight
-            ),
+            "shared": int(liked and rng.random() < 0.6 and arrived),
             "regenerated": int(not liked and rng.random() < 0.5),
         }
         file.write(json.dumps(chat) + "\n")

@@ -78,7 +78,13 @@ class Action(Signal):
         return (self.target,)
 
     def check(self, y, name):
-        """Return y if all of it is 0, 1 or NaN."""
+        """Return y if all of it is 0, 1 or NaN.
+
+        Raises
+        ------
+        ValueError
+            If it is not, or if the delay is of no kind that is known.
+        """
         if self.delay not in (None, "exponential"):
             raise ValueError(
                 f"delay={self.delay!r} of an Action; expected 'exponential', or None for actions "
