@@ -1,7 +1,5 @@
 """Fits that go on where they were interrupted."""
 
-import copy
-import functools
 import tempfile
 from numbers import Integral
 from os import PathLike
@@ -16,10 +14,6 @@ from .training._state import TrainingState, settled
 
 #: They change nothing of an epoch.
 _FREE = ("max_epochs", "verbose")
-
-
-#: What `warm_start` goes on from.
-_START = ("model_", "scaler_")
 
 
 class ResumableMixin:
@@ -44,9 +38,9 @@ class Checkpoint:
     That data are the same is told by a hash of all of them, for which large files are read once
     more before the first epoch.
 
-    With `warm_start` the weights that the fit started from must be the same too. So that an
-    interrupted fit can go on in the same process, it leaves the estimator's weights as they were
-    before: what it had learned is in the file.
+    With `warm_start` the weights that the fit started from must be the same too. A fit that was
+    interrupted can go on in the same process, since it leaves the estimator as it was before: what
+    it had learned is in the file.
 
     Parameters
     ----------
@@ -137,9 +131,7 @@ class Checkpoint:
         """Do nothing."""
 
     def on_fit_task_end(self, estimator: Any, context: Any, **_: Any) -> None:
-        """Remove the file of a fit that is done."""
-        if context.task_name == "fit":
-            self._fits[id(estimator)].remove()
+        """Do nothing: until `fit` returns, another callback can fail."""
 
     # ------------------------------------------------------------------ for the engine
 
@@ -167,31 +159,3 @@ class Checkpoint:
             if isinstance(callback, cls):
                 return callback._fits.get(id(estimator))
         return None
-
-
-def warm_start_kept(fit):
-    """Make an interrupted `fit` with a `Checkpoint` leave what a warm start goes on from.
-
-    The fit that goes on in the same process then starts where the interrupted one did, which is
-    how the file tells them from other fits.
-    """
-
-    @functools.wraps(fit)
-    def method(self, *args, **kwargs):
-        has_checkpoint = any(isinstance(callback, Checkpoint) for callback in callbacks_of(self))
-        if not (self.warm_start and has_checkpoint):
-            return fit(self, *args, **kwargs)
-        before = {name: vars(self)[name] for name in _START if name in vars(self)}
-        if "scaler_" in before:
-            before["scaler_"] = copy.deepcopy(before["scaler_"])  # it is updated in place
-        try:
-            return fit(self, *args, **kwargs)
-        except BaseException:
-            state = Checkpoint.of(self)
-            if state is None or not state.is_done:
-                for name in _START:
-                    vars(self).pop(name, None)
-                vars(self).update(before)
-            raise
-
-    return method

@@ -1,5 +1,6 @@
 """Devices, number formats and threads that the package computes with."""
 
+import functools
 import os
 import threading
 from contextlib import contextmanager, nullcontext
@@ -11,8 +12,27 @@ from joblib.parallel import get_active_backend
 INFERENCE_ROWS = 8192
 
 
+@functools.cache
+def _spare_forks():
+    """Let processes that are forked from now on compute with one thread.
+
+    The threads of OpenMP do not survive a fork, and the next computation would wait for them.
+    Called before the first computation: who only imports the package keeps the threads.
+    """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_fork)
+
+
+def _begin_fork():
+    global _worker_lock
+    _worker_lock = threading.Lock()  # a thread that held it is not there to release it
+    _workers.clear()
+    torch.set_num_threads(1)
+
+
 def resolve_device(device):
     """Return the torch device for "auto" (cuda, then mps, then cpu) or for a torch device name."""
+    _spare_forks()
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -36,6 +56,7 @@ def resolve_dtype(dtype, device):
 
     "auto" is bfloat16 autocast on a CUDA device that supports it and float32 elsewhere.
     """
+    _spare_forks()
     if dtype == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
         dtype = "bfloat16" if fast else "float32"

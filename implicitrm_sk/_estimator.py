@@ -34,6 +34,7 @@ from ._sklearn import (
     parent_context,
     searches_by_own_score,
 )
+from ._transaction import all_or_nothing
 from ._typing import RandomState, Rows, same
 from ._warnings import note_clone
 from .embedding import LLMEmbedder
@@ -92,7 +93,8 @@ class ImplicitRewardEstimator(
         columns; if only one is given, the other is its complement. For columns that both heads are
         to read, give both. Columns named by neither are not used. Columns that only the propensity
         reads (user, position, scenario) may be missing or NaN in `predict` and
-        `decision_function`.
+        `decision_function`. With an `embedder` names are those of the table that holds the text:
+        a column of text stands for the whole vector, other columns of numbers for themselves.
     signals : dict or list, default=None
         What each column of y is: "positive" (users act because they like the response), "negative"
         (because they do not: regenerate, thumbs down, report), or a `Signal` of
@@ -181,6 +183,9 @@ class ImplicitRewardEstimator(
         Number of columns of X; of text, of its vectors.
     feature_names_in_ : ndarray of str of shape (`n_features_in_`,)
         Column names, if X had any.
+    side_columns_ : tuple of str
+        Of text, the columns beside it that `reward_features` or `propensity_features` name. They
+        stand behind the vector.
     reward_columns_, propensity_columns_ : ndarray of int
         Positions of the columns that each head reads.
     embedder_ : LLMEmbedder
@@ -273,6 +278,8 @@ class ImplicitRewardEstimator(
         "labels": True,
         "propensity": True,
         "user_id": True,
+        "age": True,
+        "delay": True,
     }
     __metadata_request__partial_fit = {
         "sample_weight": True,
@@ -288,6 +295,7 @@ class ImplicitRewardEstimator(
         "exposures": True,
         "propensity": True,
         "user_id": True,
+        "age": True,
     }
     __metadata_request__score = {
         "true_preference": True,
@@ -296,6 +304,8 @@ class ImplicitRewardEstimator(
         "exposures": True,
         "propensity": True,
         "user_id": True,
+        "age": True,
+        "delay": True,
     }
 
     _parameter_constraints = {
@@ -424,6 +434,8 @@ class ImplicitRewardEstimator(
         labels: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
         user_id: ArrayLike | None = None,
+        age: ArrayLike | None = None,
+        delay: ArrayLike | None = None,
     ) -> Self:
         """Learn reward and propensity from logged actions.
 
@@ -468,6 +480,14 @@ class ImplicitRewardEstimator(
             differ in activity: logit A_k(x, u) = a_k(x) + lambda_k b_u with b_u standard normal.
             The model without is fitted beside, and kept unless the other one is better on held-out
             rows by one standard error.
+        age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            For signals that may come late, ``Action(delay="exponential")``: how long ago each row
+            was shown when the log was written, in any unit, inf where that is long enough.
+            Differences of times are read as days.
+        delay : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            How long after the row was shown a late action came, in the unit of `age`; NaN where
+            there was none or the time is not known. Known times make the delay more certain. With
+            several late signals one column for each signal of y.
 
         Returns
         -------
@@ -513,9 +533,12 @@ class ImplicitRewardEstimator(
             labels=labels,
             propensity=propensity,
             user_id=user_id,
+            age=age,
+            delay=delay,
         )
 
     @_needs_incremental
+    @same(all_or_nothing)
     @same(fit_context(prefer_skip_nested_validation=True))
     def partial_fit(
         self,
@@ -575,6 +598,13 @@ class ImplicitRewardEstimator(
                 "partial_fit sees one batch. Use fit, or leave preference_rate out."
             )
         first = not hasattr(self, "model_")
+        signals = self.signals.values() if isinstance(self.signals, Mapping) else self.signals
+        if any(getattr(signal, "delay", None) is not None for signal in signals or ()):
+            raise ValueError(
+                "partial_fit is not available for an Action with a delay: a batch that is seen "
+                "once counts the actions of its youngest rows never. Use fit, or wait until the "
+                "rows are old enough."
+            )
         if not first and self.model_.log_loading is not None:
             raise ValueError(
                 "partial_fit is not available after a fit with user_id: the weights of users need "

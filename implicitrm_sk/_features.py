@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.utils.validation import check_array
 
+from ._side_columns import SideRows, embedded
 from ._sklearn import check_feature_names, check_n_features
 from ._sources import Source, StreamedX, open_rows
 from ._validation import check_features, check_not_text, is_numeric, to_numpy
@@ -27,12 +28,15 @@ class HeadColumns:
     n_features : int
         Columns of X.
     names : ndarray of str of shape (n_features,) or None
+    side : tuple of str
+        Names of the last columns, where the others are vectors of text.
     """
 
     reward: np.ndarray
     propensity: np.ndarray
     n_features: int
     names: Any = None
+    side: tuple = ()
 
     @classmethod
     def of(cls, estimator):
@@ -42,6 +46,7 @@ class HeadColumns:
             estimator.propensity_columns_,
             estimator.n_features_in_,
             getattr(estimator, "feature_names_in_", None),
+            getattr(estimator, "side_columns_", ()),
         )
 
     @cached_property
@@ -81,9 +86,11 @@ class HeadColumns:
 
     def labels(self, columns):
         """Return names, or positions, for the messages."""
-        return [
-            int(column) if self.names is None else str(self.names[column]) for column in columns
-        ]
+        names = self.names
+        if self.side:
+            names = [*range(self.n_features - len(self.side)), *self.side]
+        shown = [int(column) if names is None else names[column] for column in columns]
+        return [name if isinstance(name, int) else str(name) for name in shown]
 
     def check_same_as(self, before):
         """Raise unless these are the columns of an earlier fit, whose training goes on."""
@@ -109,16 +116,21 @@ def set_embedder(estimator):
     estimator.embedder_ = clone(embedder).fit()
 
 
-def embed_text(estimator, X):
-    """Return X as vectors where it is text and the estimator has an embedder, or a path of them."""
+def embed_text(estimator, X, *, reset, with_propensity=True):
+    """Return X as vectors where it is text and the estimator has an embedder, or a path of them.
+
+    Behind the vectors stand the columns beside the text that the heads read, see `embedded`.
+    """
     X = open_rows(X)
     embedder = getattr(estimator, "embedder_", None)
-    return X if embedder is None or is_numeric(X) else embedder.transform(X)
+    if embedder is None or is_numeric(X):
+        return X
+    return embedded(estimator, X, embedder, reset=reset, with_propensity=with_propensity)
 
 
 def read_features(estimator, X, *, reset=False, with_propensity=True):
     """Return what `select_features` makes of X, which may be text, or a path, too."""
-    vectors = embed_text(estimator, X)
+    vectors = embed_text(estimator, X, reset=reset, with_propensity=with_propensity)
     return select_features(estimator, vectors, reset=reset, with_propensity=with_propensity)
 
 
@@ -130,9 +142,15 @@ def select_features(estimator, X, *, reset, with_propensity=True):
     the rows of a large file become a `StreamedX`.
     """
     X = to_numpy(X)
+    keys = estimator.reward_features, estimator.propensity_features
+    if reset:
+        vars(estimator).pop("side_columns_", None)
+        if isinstance(X, SideRows):
+            estimator.side_columns_ = X.side
+            keys = X.selected["reward_features"], X.selected["propensity_features"]
     if isinstance(X, Source):
         return _select_from_source(estimator, X, reset=reset, with_propensity=with_propensity)
-    if reset and estimator.reward_features is None and estimator.propensity_features is None:
+    if reset and all(key is None for key in keys):
         X = check_features(estimator, X, reset=True)
         estimator.reward_columns_ = estimator.propensity_columns_ = np.arange(X.shape[1])
         return X
@@ -140,7 +158,7 @@ def select_features(estimator, X, *, reset, with_propensity=True):
         X = _table(X)
         check_feature_names(estimator, X, reset=True)
         check_n_features(estimator, X, reset=True)
-        estimator.reward_columns_, estimator.propensity_columns_ = _resolve_both(estimator, X)
+        estimator.reward_columns_, estimator.propensity_columns_ = _resolve_both(estimator, X, keys)
     columns_in_use = HeadColumns.of(estimator)
     if not reset and not columns_in_use.are_restricted:
         return check_features(estimator, X, reset=False)
@@ -238,15 +256,12 @@ def _values(estimator, X, columns, needed):
     return values
 
 
-def _resolve_both(estimator, X):
+def _resolve_both(estimator, X, keys):
     n_features = X.shape[1]
     names = getattr(estimator, "feature_names_in_", None)
     resolved = [
         None if key is None else _resolve(key, X, n_features, names, parameter)
-        for parameter, key in (
-            ("reward_features", estimator.reward_features),
-            ("propensity_features", estimator.propensity_features),
-        )
+        for parameter, key in zip(("reward_features", "propensity_features"), keys, strict=True)
     ]
     for i, parameter in ((0, "propensity_features"), (1, "reward_features")):
         if resolved[1 - i] is None:

@@ -16,12 +16,13 @@ from sklearn.utils import check_random_state
 
 from ._activity import fit_users
 from ._assumptions import Assumptions
-from ._checkpoint import Checkpoint, warm_start_kept
+from ._checkpoint import Checkpoint
 from ._features import HeadColumns, embed_text, select_features, set_embedder
 from ._held_out import HeldOut, check_verdict
 from ._identification import Evidence, assess, warn_not_identified, with_activity
 from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
+from ._transaction import all_or_nothing
 from ._typing import same
 from ._warnings import siblings_of, warn
 from .measurement._model import GROUP_NAMES
@@ -211,8 +212,8 @@ def update_scaler(est, data, *, reset):
     est.scaler_ = scaler
 
 
+@same(all_or_nothing)
 @same(with_callbacks)
-@same(warm_start_kept)
 def run_fit(est, X, y, *, adjust=None, **fit_params):
     """Fit an estimator, with its callbacks.
 
@@ -227,7 +228,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     """
     set_embedder(est)
     # Callbacks score on X in every epoch, which is not to embed it again.
-    X = embed_text(est, X)
+    X = embed_text(est, X, reset=True)
     begun = begin_fit(est, X, y, **fit_params)
     if adjust is not None:
         begun.plan = adjust(begun.plan)
@@ -274,6 +275,8 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
         vars(est).pop(leftover, None)
     context.call_on_fit_task_end(estimator=est, **details)
     warn_still_improving(est, result.n_running)
+    if hooks.checkpoint is not None:
+        hooks.checkpoint.remove()
     return est
 
 
@@ -368,7 +371,7 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
     if lead.random_state is None:
         lead.random_state = seed
     set_embedder(lead)
-    begun = begin_fit(lead, embed_text(lead, X), y, **fit_params)
+    begun = begin_fit(lead, embed_text(lead, X, reset=True), y, **fit_params)
     plan = begun.plan
     plan = begun.plan = FitPlan.stack(
         FitPlan.of(head, plan.columns, plan.objective, plan.measurement, plan.assumptions)

@@ -20,7 +20,7 @@ from ._independence import independence_test
 from ._log import FeedbackLog, number_responses
 from .measurement import _mixture
 from .measurement._action import Action
-from .measurement._model import Measurement
+from .measurement._model import Measurement, mean_delays
 from .training._data import member_logits
 
 #: Fewer responses held out say too little of how counts vary: all are then looked at.
@@ -97,6 +97,8 @@ def part_of(log, rows, responses):
         actions=log.actions[rows],
         exposures=taken(log.exposures, rows),
         propensity=taken(log.propensity, rows),
+        age=taken(log.age, rows),
+        delay=taken(log.delay, rows),
         sample_weight=log.sample_weight[responses],
         labels=taken(log.labels, responses),
         response=response,
@@ -139,6 +141,7 @@ def check_verdict(est, held_out, token=None, in_search=False):
     f, u = member_logits(est.model_, held_out.X, est.scaler_, HEADS, est.dtype)
     measurement = Measurement(est.signals_, est.model_.config["examination"])
     log, (*averaged, log_weight) = held_out.log, with_users(est.model_, f, u)
+    log = log.matured(mean_delays(est.model_, measurement))
     if log.exposures is None and log.response is None and len(log.acts.column) > 1:
         covariates = _mixture.logits_of_all(measurement, *averaged, model_rates, log_weight).numpy()
         tested = association_test(

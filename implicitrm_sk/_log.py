@@ -23,6 +23,7 @@ from ._validation import (
     shown_id,
     to_numpy,
 )
+from ._waits import MATURE, check_waits, refuse_late_with
 from ._warnings import warn
 from .measurement._action import Action
 from .measurement._model import Measurement
@@ -97,6 +98,8 @@ class FeedbackLog:
         First row of each response.
     labels : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
+    age, delay : ndarray of shape (n, K) or None
+        Of late actions: the time since the row was shown, and the time that an action took.
     user : ndarray of int of shape (n,) or None
         0 to `n_users` - 1; rows without an id are users of their own, and come last.
     user_ids : ndarray or None
@@ -116,6 +119,8 @@ class FeedbackLog:
     first: np.ndarray | None = None
     labels: np.ndarray | None = None
     propensity: np.ndarray | None = None
+    age: np.ndarray | None = None
+    delay: np.ndarray | None = None
     user: np.ndarray | None = None
     user_ids: np.ndarray | None = None
     signals: tuple = ()
@@ -139,12 +144,14 @@ class FeedbackLog:
         labels=None,
         propensity=None,
         user_id=None,
+        age=None,
+        delay=None,
     ):
         """Check y and all that comes with it, each once, in this order.
 
         Parameters
         ----------
-        y, sample_weight, response_id, exposures, labels, propensity, user_id
+        y, sample_weight, response_id, exposures, labels, propensity, user_id, age, delay
             Arguments of `fit`.
         n_samples : int
             Rows of X.
@@ -172,6 +179,8 @@ class FeedbackLog:
             "labels": labels,
             "propensity": propensity,
             "user_id": user_id,
+            "age": age,
+            "delay": delay,
         }
         check_uses(objective, side, assumptions)
         names = _check_names(y, known and known.names)
@@ -191,6 +200,8 @@ class FeedbackLog:
                 columns = list(block.columns)
                 of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
                 actions[:, columns] = block.signal.check(actions[:, columns], name + of)
+        refuse_late_with(signals, side, assumptions, name)
+        age, delay = check_waits(age, delay, actions, signals)
         weight = check_sample_weight(sample_weight, n_samples)
         if labels is not None:
             labels = check_label_values(labels, n_samples)
@@ -215,6 +226,8 @@ class FeedbackLog:
             response,
             first,
             labels,
+            age=age,
+            delay=delay,
             signals=signals,
             names=names,
             one_dimensional=one_dimensional,
@@ -222,14 +235,7 @@ class FeedbackLog:
         if known is None:
             estimable = "false_action_rate='estimate'" in objective.uses
             assumptions = assumptions.with_rates_of(log, can_estimate=estimable)
-            if objective.single_signal:
-                log.check_reducible(objective)
-            if objective.needs_both_polarities and not (log.can_show(0) and log.can_show(1)):
-                raise ValueError(
-                    f"{type(objective).__name__} compares positive with negative actions, but all "
-                    f"signals of y are {'positive' if log.can_show(1) else 'negative'}. Name "
-                    "the others in signals=, or use objective='stratified'."
-                )
+            log.check_suits(objective)
         if propensity is not None:
             propensity = check_propensity(propensity, actions, assumptions.false_action_rate)
             _check_known_propensities(propensity, log)
@@ -246,6 +252,17 @@ class FeedbackLog:
         if purpose == "fit":
             log.warn_about_preference_rate(assumptions)
         return log, assumptions
+
+    def check_suits(self, objective):
+        """Raise unless the signals are what an objective learns from."""
+        if objective.single_signal:
+            self.check_reducible(objective)
+        if objective.needs_both_polarities and not (self.can_show(0) and self.can_show(1)):
+            raise ValueError(
+                f"{type(objective).__name__} compares positive with negative actions, but all "
+                f"signals of y are {'positive' if self.can_show(1) else 'negative'}. Name "
+                "the others in signals=, or use objective='stratified'."
+            )
 
     @property
     def measurement(self):
@@ -767,12 +784,38 @@ class FeedbackLog:
     def tensors(self):
         """Return the likelihood's view of the log, a dict of tensors or None."""
         fields = {
-            name: getattr(self, name) for name in ("actions", "exposures", "response", "propensity")
+            name: getattr(self, name)
+            for name in ("actions", "exposures", "response", "propensity", "age", "delay")
         }
         return {
             name: None if value is None else torch.as_tensor(value)
             for name, value in fields.items()
         }
+
+    def waits_of(self, k, takes):
+        """Return age and delay of a column as arguments of a signal that takes them."""
+        waits = {"age": self.age, "delay": self.delay}
+        return {
+            name: None if values is None else values[:, k]
+            for name, values in waits.items()
+            if name in takes
+        }
+
+    def matured(self, mean_delay):
+        """Return the log without what may still be to come: entries of late actions too young.
+
+        Which are left depends on their age alone, so that shares of actions among them are those
+        of all.
+
+        Parameters
+        ----------
+        mean_delay : ndarray of shape (K,)
+            NaN of signals that are not late.
+        """
+        if self.age is None:
+            return self
+        young = self.age < MATURE * mean_delay
+        return replace(self, actions=np.where(young, np.nan, self.actions))
 
     def propensity_target(self):
         """Return the known propensities of signals that are logged nowhere else, or None."""
@@ -919,7 +962,11 @@ def _encoded(y, signals, resolved, names, name):
 def _check_kinds(signals, assumptions, exposures, name):
     """Raise where a kind of signal cannot be combined with what else is known of the log."""
     for what, asked, why in (
-        ("exposures", exposures is not None, "how often its outcomes were chosen is not counted"),
+        (
+            "exposures",
+            exposures is not None,
+            "neither how often its outcomes were chosen is counted, nor when they were",
+        ),
         (
             "shared_propensity",
             assumptions.shared_propensity,

@@ -20,7 +20,8 @@ from ._sources import chunks
 from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight, to_numpy
 from .measurement import _mixture
-from .measurement._model import Measurement
+from .measurement._model import Measurement, mean_delays
+from .measurement._signal import Signal
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
 from .training._data import member_logits
@@ -269,6 +270,7 @@ class PredictionMixin:
     model_: Any
     n_signals_: int
     one_dimensional_: bool
+    signals_: tuple[Signal, ...]
     objective_: Objective
 
     @overload
@@ -381,6 +383,7 @@ class PredictionMixin:
         exposures: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
         user_id: ArrayLike | None = None,
+        age: ArrayLike | None = None,
     ) -> Floats:
         """Return the probabilities of the four latent groups: the stratification posterior.
 
@@ -395,6 +398,8 @@ class PredictionMixin:
             rows.
         user_id : array-like of shape (n_samples,), default=None
             Who sees each row. Users that `fit` has not seen, and all with None, are average ones.
+        age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+            As in `fit`, for `actions` that may come late. Active then includes what is to come.
 
         Returns
         -------
@@ -428,11 +433,20 @@ class PredictionMixin:
         mixture = FittedMixture.of(self)
         X = read_features(self, X)
         if actions is None:
-            for name, value in (("response_id", response_id), ("exposures", exposures)):
+            for name, value in (
+                ("response_id", response_id),
+                ("exposures", exposures),
+                ("age", age),
+            ):
                 if value is not None:
                     raise ValueError(f"{name} tells nothing without actions: pass actions too.")
             actions = np.full((len(X), self.n_signals_), np.nan)
-        side = {"response_id": response_id, "exposures": exposures, "propensity": propensity}
+        side = {
+            "response_id": response_id,
+            "exposures": exposures,
+            "propensity": propensity,
+            "age": age,
+        }
         log = reread_log(self, len(X), actions, side, name="actions")
         if log.response is not None:
             log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
@@ -571,6 +585,35 @@ class PredictionMixin:
 
         return mixture.reduce(X, ("propensity_logit",), looked)[0]
 
+    @property
+    def mean_delay_(self) -> Floats:
+        """Mean delay of each signal that may come late, in the unit of `age`; NaN of others.
+
+        Of shape (`n_signals_`,), averaged over the members.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.signals import Action
+        >>> rng = np.random.default_rng(0)
+        >>> X, age = rng.normal(size=(3000, 2)), rng.uniform(0, 5, size=3000)
+        >>> copied, shared = (X[:, :1] > 0).T & (rng.random((2, 3000)) < 0.6)
+        >>> shared = shared & (rng.exponential(2.0, size=3000) < age)
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=["positive", Action(delay="exponential")],
+        ...     learning_rate_init=0.01,
+        ...     random_state=0,
+        ... )
+        >>> est = est.fit(X, np.column_stack([copied, shared]), age=age)
+        >>> bool(1.4 < est.mean_delay_[1] < 2.6)
+        True
+        """
+        check_is_fitted(self, "model_")
+        if self.objective_.single_signal:
+            return np.full(self.n_signals_, np.nan)
+        return mean_delays(self.model_, Measurement(self.signals_))
+
     def _codes(self, mixture, user_id, n_rows):
         """Return which known user each row is of, None without ids."""
         if user_id is not None and not hasattr(self, "user_loading_"):
@@ -609,6 +652,8 @@ class PredictionMixin:
         exposures: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
         user_id: ArrayLike | None = None,
+        age: ArrayLike | None = None,
+        delay: ArrayLike | None = None,
     ) -> float:
         """Return the mean log-likelihood of held-out actions, or R2 against true preferences.
 
@@ -627,6 +672,8 @@ class PredictionMixin:
         user_id : array-like of shape (n_samples,), default=None
             Who acted. The rows of a user are then taken together: the log-likelihoods of users are
             summed, and divided by the number of rows.
+        age, delay : array-like, default=None
+            As in `fit`. The likelihood of a known delay depends on the unit of time.
 
         Returns
         -------
@@ -674,6 +721,8 @@ class PredictionMixin:
             "response_id": response_id,
             "exposures": exposures,
             "propensity": propensity,
+            "age": age,
+            "delay": delay,
         }
         nothing = (
             "y logs nothing in rows of positive weight; the likelihood of no action is not defined."

@@ -44,6 +44,7 @@ from ._sklearn import (
     warn_or_raise_about_fit_failures,
 )
 from ._sources import refuse_mapped
+from ._transaction import all_or_nothing
 from ._typing import Rows, same
 from ._validation import without_chats
 from .objectives import OBJECTIVES
@@ -171,6 +172,7 @@ class BatchedSearchCV(GridSearchCV):
         self.factor = factor
         self.min_resources = min_resources
 
+    @same(all_or_nothing)
     @same(with_callbacks)
     @same(fit_context(prefer_skip_nested_validation=False))
     def fit(self, X: Rows, y: ArrayLike | None = None, **params: Any) -> Self:

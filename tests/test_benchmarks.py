@@ -11,6 +11,7 @@ pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
 
 from benchmarks import (  # noqa: E402
     identification,
+    late,
     prepare,
     real_feedback,
     reward_modeling,
@@ -370,3 +371,19 @@ def test_prepared_oasst1_is_loaded(tmp_path):
     data = load_feedback_log("oasst1", tmp_path)
     assert data.X.shape == (4, 3)
     assert data.actions["n_up"].tolist() == [2, 0, 0, 2]
+
+
+@pytest.mark.filterwarnings("ignore:.*still improving:sklearn.exceptions.ConvergenceWarning")
+def test_late_actions_are_passed_in_every_way(monkeypatch, capsys):
+    monkeypatch.setattr(late, "N_TRAIN", 600)
+    monkeypatch.setattr(late, "N_TEST", 200)
+    monkeypatch.setattr(late, "SETTINGS", late.SETTINGS | {"max_epochs": 3})
+    late.main(["--seeds", "2", "--only", "1 day, mean delay 1"])
+    table = [
+        line.split(" | ") for line in capsys.readouterr().out.splitlines() if "mean delay" in line
+    ]
+    assert [row[1] for row in table] == list(late.WAYS)
+    assert [row[2] == "too few rows" for row in table] == [
+        way in ("window 2", "window 5") for way in late.WAYS
+    ]
+    assert all("±" in row[4] for row in table if row[1].startswith("delay"))

@@ -21,6 +21,7 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from sklearn.utils._param_validation import Interval, StrOptions
 from tqdm import tqdm
 
+from .._transaction import all_or_nothing
 from .._typing import Rows, same
 from .._warnings import warn
 from . import _models
@@ -222,6 +223,7 @@ class LLMEmbedder(
 
     # ------------------------------------------------------------------ scikit-learn
 
+    @same(all_or_nothing)
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Find the model and settle what "auto" means; nothing is embedded.
 

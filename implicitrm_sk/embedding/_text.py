@@ -105,20 +105,25 @@ def read_text(X):
 
 
 def _read_table(X, columns):
-    for names in _PAIRS:
-        if set(names) <= set(columns):
-            cells = zip(*(_cells(X[name]) for name in names), strict=True)
-            return [read_pair(*pair, f"row {n} of X") for n, pair in enumerate(cells)]
-    for name in _SINGLES:
-        if name in columns:
-            read = _read_chat_row if name in CHATS else _read_row
-            return [read(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[name]))]
-    if len(columns) == 1:
-        return [_read_row(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[columns[0]]))]
+    names = text_columns(columns)
+    if len(names) == 2:
+        cells = zip(*(_cells(X[name]) for name in names), strict=True)
+        return [read_pair(*pair, f"row {n} of X") for n, pair in enumerate(cells)]
+    if names:
+        read = _read_chat_row if names[0] in CHATS else _read_row
+        return [read(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[names[0]]))]
     raise ValueError(
         f"X has the columns {[str(name) for name in columns]}, but expected are 'prompt' and "
         "'response' (or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
     )
+
+
+def text_columns(columns):
+    """Return which of the columns of a table hold its text, none where that is not known."""
+    for names in (*_PAIRS, *((name,) for name in _SINGLES)):
+        if set(names) <= set(columns):
+            return names
+    return tuple(columns) if len(columns) == 1 else ()
 
 
 def _cells(column):

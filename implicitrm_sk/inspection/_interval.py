@@ -215,11 +215,12 @@ def reward_interval(
     validate_params(fitted)
     _check(fitted, n_bootstrap, confidence)
     set_embedder(fitted)
-    X, X_new = embed_text(fitted, X), embed_text(fitted, X_new)
+    X = embed_text(fitted, X, reset=True)
     replicates = clone(fitted)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", IdentificationWarning)
         fitted.fit(X, y, groups=groups, user_id=user_id, **fit_params)
+    X_new = embed_text(fitted, X_new, reset=False)
     # What users who differ leave open is that of the average user.
     found = fitted.identification_
     differs = user_id is not None and found.level == IDENTIFIED and fitted.user_loading_.any()

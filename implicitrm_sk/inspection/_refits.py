@@ -161,7 +161,7 @@ def identification_report(
     fit_params = {name: value for name, value in fit_params.items() if value is not None}
     embedding = clone(est)
     set_embedder(embedding)
-    X = embed_text(embedding, X)  # once, for all the refits
+    X = embed_text(embedding, X, reset=True)  # once, for all the refits
     if isinstance(fit_params.get("sample_weight"), Real):
         del fit_params["sample_weight"]  # one weight for all is none
     settings, labelled_share, frequent, fitted, held = _read_settings(est, X, y, fit_params)

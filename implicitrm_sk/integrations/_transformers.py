@@ -17,7 +17,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from .._features import HeadColumns
-from .._pipeline import split_pipeline
+from .._pipeline import TextBlock, split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import ensure_fitted, token_numbers
 from ..persistence._card import model_card
@@ -90,7 +90,8 @@ def to_transformers(
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted. A pipeline is an `LLMEmbedder` and the estimator, nothing between.
+        Fitted. A pipeline is an `LLMEmbedder`, alone or in a `ColumnTransformer`, and the
+        estimator, nothing between. Columns that the propensity alone reads are left behind.
     base_model : str, path-like or LLMEmbedder, default=None
         None is the model of the estimator's embedder; a path or name says where this very model is
         now. For an estimator that was fitted on vectors, it says how they were made: an
@@ -147,15 +148,10 @@ def to_transformers(
     """
     if path is None:
         raise TypeError("path is missing: to_transformers(est, base_model, path).")
-    fitted, embedder = _embedder_of(est, base_model)
+    fitted, embedder, where = _embedder_of(est, base_model)
     config = fitted.model_.config
-    reward_columns, propensity_columns = HeadColumns.of(fitted).positions
     mirrored = fitted.identification_.swap_symmetric and config["propensity_form"] != "reward"
-    if mirrored and config["propensity_form"] != "head":
-        raise ValueError(
-            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
-            f"propensity has the form {config['propensity_form']!r}."
-        )
+    _check_is_of_text(fitted, mirrored, where)
     import transformers
 
     source = embedder._source
@@ -184,7 +180,7 @@ def to_transformers(
     )
     tokenizer, pad_reason = _make_tokenizer(embedder, tokenizer)
     stock = _stock_class(base.config)
-    weight, shift = _fold(fitted, reward_columns) if _is_linear(config) else (None, math.inf)
+    weight, shift = _fold(fitted, where) if _is_linear(config) else (None, math.inf)
     reasons = tuple(
         reason
         for applies, reason in (
@@ -217,15 +213,13 @@ def to_transformers(
     base.config.num_labels = 1
     base.config.id2label, base.config.label2id = {0: "reward"}, {"reward": 0}
     if custom:
-        model = _custom_model(
-            fitted, embedder, base, settings, mirrored, (reward_columns, propensity_columns)
-        )
+        model = _custom_model(fitted, embedder, base, settings, mirrored, where)
     else:
         # A sigmoid, which the pipeline would take, is of the logits with the shift only.
         base.config.problem_type = "regression"
         base.config.implicitrm = settings
         model = _stock_model(stock, base, weight)
-    _verify(model, tokenizer, embedder, fitted, settings["logit_shift"])
+    _verify(model, tokenizer, embedder, fitted, where, settings["logit_shift"])
     export = TransformersExport(
         str(path), type(model).__name__, custom, settings["logit_shift"], reasons
     )
@@ -237,11 +231,15 @@ def to_transformers(
 
 
 def _embedder_of(est, base_model):
-    """Return the fitted estimator and the fitted embedder."""
+    """Return the fitted estimator, the fitted embedder, and where its columns are the vector."""
     fitted, _ = split_pipeline(est)
     embedder = getattr(fitted, "embedder_", None)
+    where = slice(0, fitted.n_features_in_ - len(getattr(fitted, "side_columns_", ())))
     if isinstance(est, Pipeline):
         steps = [step for _, step in est.steps[:-1] if step not in (None, "passthrough")]
+        block = TextBlock.of(est)
+        if block is not None:
+            steps[0], where = block.embedder, block.where
         if len(steps) != 1 or not isinstance(steps[0], LLMEmbedder):
             names = ", ".join(type(step).__name__ for step in steps) or "nothing"
             raise ValueError(
@@ -271,12 +269,37 @@ def _embedder_of(est, base_model):
         embedder = moved.pin(embedder.settled)
     ensure_fitted(embedder)
     n_features = len(embedder.get_feature_names_out())
-    if n_features != fitted.n_features_in_:
+    if n_features != where.stop - where.start:
         raise ValueError(
             f"base_model={embedder.model!r} gives vectors of {n_features} columns, "
-            f"but est was fitted on {fitted.n_features_in_}."
+            f"but est was fitted on {where.stop - where.start}."
         )
-    return fitted, embedder
+    return fitted, embedder, where
+
+
+def _check_is_of_text(fitted, mirrored, where):
+    """Raise unless the reward is a function of the vector of the text, in a form that is known."""
+    config = fitted.model_.config
+    if mirrored and config["propensity_form"] != "head":
+        raise ValueError(
+            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
+            f"propensity has the form {config['propensity_form']!r}."
+        )
+    if mirrored and config["shared_logits"] is not None:
+        raise ValueError(
+            "the mirror image of a late action cannot be exported: its propensity has a further "
+            "output. Fit with a second signal, which tells reward and propensity apart."
+        )
+    read = fitted.reward_columns_
+    if mirrored:
+        read = np.union1d(read, fitted.propensity_columns_)
+    beside = read[(read < where.start) | (read >= where.stop)]
+    if len(beside):
+        raise ValueError(
+            f"the reward reads the columns {HeadColumns.of(fitted).labels(beside)} beside the "
+            "text, but a model of transformers gets text alone. Name them in propensity_features, "
+            "or leave them out."
+        )
 
 
 def _make_tokenizer(embedder, tokenizer):
@@ -351,21 +374,22 @@ def _used_columns(fitted):
     return np.union1d(fitted.reward_columns_, fitted.propensity_columns_)
 
 
-def _standardisation(fitted):
+def _standardisation(fitted, where):
     """Return mean and scale of all columns of the vectors, 0 and 1 where there is none."""
     mean, scale = np.zeros(fitted.n_features_in_), np.ones(fitted.n_features_in_)
     if fitted.scaler_ is not None:
         used = _used_columns(fitted)
         mean[used], scale[used] = fitted.scaler_.mean_, fitted.scaler_.scale_
-    return mean, scale
+    return mean[where], scale[where]
 
 
-def _fold(fitted, reward_columns):
+def _fold(fitted, where):
     """Return the weight of one linear member on raw vectors, and the constant to add."""
-    mean, scale = _standardisation(fitted)
-    weight = np.zeros(fitted.n_features_in_)
+    mean, scale = _standardisation(fitted, where)
+    weight = np.zeros(len(mean))
     first = fitted.model_.reward.weights[0].detach().cpu().double().numpy()[:, 0, 0]
-    weight[fitted.reward_columns_] = first / scale[fitted.reward_columns_]
+    columns = fitted.reward_columns_ - where.start
+    weight[columns] = first / scale[columns]
     bias = float(fitted.model_.reward.biases[0].detach().cpu().double()[0, 0, 0])
     return torch.as_tensor(weight), bias - float(weight @ mean)
 
@@ -380,12 +404,12 @@ def _stock_model(stock, base, weight):
     return model.eval()
 
 
-def _custom_model(fitted, embedder, base, settings, mirrored, columns_in_use):
+def _custom_model(fitted, embedder, base, settings, mirrored, where):
     from .modeling_implicitrm import ImplicitRewardModel
 
     parts = [fitted.model_.reward] + ([fitted.model_.propensity] if mirrored else [])
-    columns = [fitted.reward_columns_, fitted.propensity_columns_]
-    everything = fitted.n_features_in_
+    columns = [fitted.reward_columns_] + ([fitted.propensity_columns_] if mirrored else [])
+    everything = where.stop - where.start
     sizes = [
         [part.weights[0].shape[0], *(weight.shape[2] for weight in part.weights)] for part in parts
     ]
@@ -399,7 +423,8 @@ def _custom_model(fitted, embedder, base, settings, mirrored, columns_in_use):
             "n_members": fitted.model_.config["n_members"],
             "sizes": sizes,
             "columns": [
-                None if len(selected) == everything else selected.tolist() for selected in columns
+                None if len(selected) == everything else (selected - where.start).tolist()
+                for selected in columns
             ],
             "mirrored": mirrored,
         },
@@ -411,7 +436,7 @@ def _custom_model(fitted, embedder, base, settings, mirrored, columns_in_use):
         model = ImplicitRewardModel(base.config)
     model.model = base
     head = model.reward_head.to_empty(device="cpu").float()
-    mean, scale = _standardisation(fitted)
+    mean, scale = _standardisation(fitted, where)
     with torch.no_grad():
         head.mean.copy_(torch.as_tensor(mean))
         head.scale.copy_(torch.as_tensor(scale))
@@ -422,7 +447,7 @@ def _custom_model(fitted, embedder, base, settings, mirrored, columns_in_use):
     return model.eval()
 
 
-def _verify(model, tokenizer, embedder, fitted, shift):
+def _verify(model, tokenizer, embedder, fitted, where, shift):
     """Compare the export with the estimator on texts, in the format that is saved."""
     messages = [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -443,7 +468,9 @@ def _verify(model, tokenizer, embedder, fitted, shift):
     plain = clone(embedder).set_params(cache_dir=None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that samples are cut by a short max_length
-        reward = fitted.predict(plain.transform(messages)).astype(float)
+        rows = np.full((len(messages), fitted.n_features_in_), np.nan)
+        rows[:, where] = plain.transform(messages)
+        reward = fitted.predict(rows).astype(float)
     found = 1 / (1 + np.exp(-logits))
     half = model.dtype in (torch.bfloat16, torch.float16) or embedder.dtype_ != "float32"
     half = half or fitted.dtype == "bfloat16" or embedder.output_dtype == "float16"

@@ -2,7 +2,11 @@
 
 from typing import Any
 
-from .._pipeline import split_pipeline
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from .._features import HeadColumns, select_features
+from .._pipeline import TextBlock, split_pipeline, starts_with_embedder
 from ._rewards import check_pessimism, rewards
 
 
@@ -62,9 +66,10 @@ def reward_function(
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted on text: with an `embedder`, or a pipeline that starts with an `LLMEmbedder`. The
-        texts of a batch are embedded together, on the device of the embedder. Completions are new
-        each time; ``LLMEmbedder(cache_dir=None)`` keeps them out of the store.
+        Fitted on text: with an `embedder`, or a pipeline that starts with an `LLMEmbedder` or with
+        a `ColumnTransformer` that has one. Columns beside the text are not needed if the propensity
+        alone reads them. The texts of a batch are embedded together, on the device of the embedder.
+        Completions are new each time; ``LLMEmbedder(cache_dir=None)`` keeps them out of the store.
     output : {"probability", "logit"}, default="probability"
         The reward in [0, 1], or its log odds, which still rise where the probability is near 1.
     pessimism : float, default=0.0
@@ -83,7 +88,7 @@ def reward_function(
     Raises
     ------
     ValueError
-        If the estimator reads vectors only.
+        If the estimator reads vectors only, or its reward reads columns that are no text.
 
     Notes
     -----
@@ -107,13 +112,43 @@ def reward_function(
     >>> good > bad
     True
     """
+    _check_reads_text(est)
+    if output not in ("probability", "logit"):
+        raise ValueError(f"output must be 'probability' or 'logit', got {output!r}.")
+    return RewardFunction(est, output, check_pessimism(pessimism), name)
+
+
+def _check_reads_text(est):
+    """Raise unless text alone is enough for the reward."""
     fitted, _ = split_pipeline(est)
-    if fitted is est and getattr(est, "embedder_", None) is None:
+    read = HeadColumns.of(fitted)
+    if isinstance(est, Pipeline):
+        block = TextBlock.of(est)
+        if block is None and not starts_with_embedder(est):
+            raise ValueError(
+                f"the pipeline starts with {type(est.steps[0][1]).__name__}, which does not read "
+                "text, but a trainer passes text. Start it with an LLMEmbedder, or with a "
+                "ColumnTransformer that has one."
+            )
+        if block is None:
+            return
+        vectors = np.zeros((1, block.where.stop - block.where.start), dtype=np.float32)
+        try:
+            select_features(fitted, block.beside(vectors), reset=False, with_propensity=False)
+        except ValueError as error:
+            raise ValueError(
+                "the reward of the pipeline reads columns beside the text, which a trainer does "
+                f"not pass ({error}). Give them to the propensity alone: propensity_features=."
+            ) from error
+    elif getattr(fitted, "embedder_", None) is None:
         raise ValueError(
             "est reads vectors, but a trainer passes text: fit ImplicitRewardEstimator("
             "embedder=...) on the texts of the log, or pass a pipeline that starts with an "
             "LLMEmbedder."
         )
-    if output not in ("probability", "logit"):
-        raise ValueError(f"output must be 'probability' or 'logit', got {output!r}.")
-    return RewardFunction(est, output, check_pessimism(pessimism), name)
+    side = read.reward[read.reward >= read.n_features - len(read.side)]
+    if len(side):
+        raise ValueError(
+            f"the reward reads the columns {read.labels(side)} beside the text, which a trainer "
+            "does not pass. Name them in propensity_features, or leave them out."
+        )

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from .._validation import check_binary
+from ._delay import late_initial_logits, late_log_passive, late_terms, split
 from ._signal import Signal, full_precision, initial_logit, times
 
 
@@ -22,22 +23,54 @@ class Action(Signal):
     false_rate : float, default=None
         The rate e, P(action | the other preference), in [0, 1). None is `false_action_rate` of the
         estimator.
+    delay : {"exponential"}, default=None
+        Whether the action may come late. "exponential": of those who will act, a share
+        1 - exp(-age / mean delay) has acted by the age of a row, so that a young row that is silent
+        counts as far as its age allows. `fit` then takes the ages as `age=`, and learns one mean
+        delay for the signal. There are no false actions then. None: all rows are old enough.
 
     Examples
     --------
     >>> from implicitrm_sk.signals import Action
     >>> Action(target=0)  # regenerate: a negative action
     Action(target=0, false_rate=None)
+    >>> Action(delay="exponential")  # shared, perhaps a day later
+    Action(target=1, false_rate=None, delay='exponential')
     """
 
     values = (0.0, 1.0)
-    takes = frozenset({"rate", "exposures", "propensity", "shared_propensity"})
     bounds = True
     silence = 0.0
 
-    def __init__(self, target: int = 1, false_rate: float | None = None) -> None:
+    def __init__(
+        self, target: int = 1, false_rate: float | None = None, delay: str | None = None
+    ) -> None:
         self.target = target
         self.false_rate = false_rate
+        self.delay = delay
+
+    def __repr__(self):
+        shown = {name: value for name, value in self.get_params().items() if name != "delay"}
+        if self.delay is not None:
+            shown["delay"] = self.delay
+        return f"Action({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
+
+    @property
+    def takes(self):
+        """What the action can be combined with."""
+        if self.delay is not None:
+            return frozenset({"age", "delay"})
+        return frozenset({"rate", "exposures", "propensity", "shared_propensity"})
+
+    @property
+    def n_outputs(self):
+        """The logit of the propensity; of a late action, the logarithm of its rate too."""
+        return 1 if self.delay is None else 2
+
+    @property
+    def n_shared(self):
+        """The rate of the delay, the last output, does not depend on x."""
+        return 0 if self.delay is None else 1
 
     @property
     def shows(self):
@@ -45,7 +78,23 @@ class Action(Signal):
         return (self.target,)
 
     def check(self, y, name):
-        """Return y if all of it is 0, 1 or NaN."""
+        """Return y if all of it is 0, 1 or NaN.
+
+        Raises
+        ------
+        ValueError
+            If it is not, or if the delay is of no kind that is known.
+        """
+        if self.delay not in (None, "exponential"):
+            raise ValueError(
+                f"delay={self.delay!r} of an Action; expected 'exponential', or None for actions "
+                "that come at once."
+            )
+        if self.delay is not None and self.false_rate:
+            raise ValueError(
+                f"false_rate={self.false_rate!r} is not available for an Action with a delay: when "
+                "false actions come is not modelled. Leave one of the two out."
+            )
         return check_binary(y, name)
 
     def seen(self, y):
@@ -54,7 +103,8 @@ class Action(Signal):
         return self._by_class(acted, acted & False)
 
     def sample(self, u, preferred, rng):
-        """Draw actions."""
+        """Draw actions, those that are still to come included."""
+        u = u if self.delay is None else u[..., ::2]
         e = 0.0 if self.false_rate is None else self.false_rate
         p = e + (1 - e) / (1 + np.exp(-u))
         p = np.where((np.asarray(preferred) == self.target)[:, None], p, e)
@@ -71,15 +121,31 @@ class Action(Signal):
             log_a, log_not_a = action_log_probs(u[..., 0], rate if rate else None)
         return torch.where(y > 0, log_a, log_not_a).expand(u.shape[:-1])
 
-    def terms(self, u, y, grad=False, *, rate=None, exposures=None, propensity=None):
-        """Return log P(y | r*, x) and its derivative.
+    def terms(
+        self,
+        u,
+        y,
+        grad=False,
+        *,
+        rate=None,
+        exposures=None,
+        propensity=None,
+        age=None,
+        delay=None,
+    ):
+        """Return log P(y | r*, x) and its derivative; of late actions see `late_terms`.
 
         With s = sigmoid(u) and E exposures, d log P(y | r*=target) / du = (y - E A) s / A, and 0
         for the other preference, where the action has the rate e.
         """
+        acted, unlogged = y > 0, torch.isnan(y)
+        if self.delay is not None:
+            hit, derivative = late_terms(u, y, age, delay, grad)
+            miss = torch.zeros_like(hit).masked_fill(acted.any(-1), -torch.inf)
+            derivative = self._by_class(derivative, None) if grad else None
+            return torch.stack(self._by_class(hit, miss)), derivative
         u = full_precision(u)
         log_a, log_not_a = action_log_probs(u, rate, propensity)
-        acted, unlogged = y > 0, torch.isnan(y)
         e = None if rate is None else rate.to(u)
         if exposures is None:
             hit = torch.where(acted, log_a, log_not_a)
@@ -109,12 +175,16 @@ class Action(Signal):
             derivative = self._by_class(derivative.masked_fill(fixed, 0.0), None)
         return torch.stack(self._by_class(hit, miss)), derivative
 
-    def log_passive(self, u, y, *, rate=None, exposures=None, propensity=None):
+    def log_passive(
+        self, u, y, *, rate=None, exposures=None, propensity=None, age=None, delay=None
+    ):
         """Return log P(no action | r*, y).
 
         Where r* is what the action shows, the logged ones are seen; where it is not, they say
         nothing of it.
         """
+        if self.delay is not None:
+            return torch.stack(self._by_class(*late_log_passive(u, y, age)))
         _, log_not_a = action_log_probs(full_precision(u), rate, propensity)
         unlogged = torch.isnan(y)
         seen = log_not_a.masked_fill(~unlogged, 0.0).sum(-1)
@@ -124,16 +194,19 @@ class Action(Signal):
         return torch.stack(self._by_class(seen, log_not_a.sum(-1)))
 
     def log_shown(self, u, *, rate=None):
-        """Return log P(action | r*, x) of each column, and what it shows."""
+        """Return log P(action, at whatever age | r*, x) of each column, and what it shows."""
+        u = u if self.delay is None else split(u)[0]
         log_a, _ = action_log_probs(u, rate)
         e = torch.zeros(1, dtype=log_a.dtype, device=log_a.device) if rate is None else rate
         other = torch.log(e.to(log_a)).expand_as(log_a)
         shows = torch.full((u.shape[-1],), self.target, device=u.device)
         return torch.stack(self._by_class(log_a, other)), shows
 
-    def initial_logits(self, y, weight, reward, acted):
+    def initial_logits(self, y, weight, reward, acted, *, age=None, delay=None):
         """Return the logit of the share of actions among responses with the preference."""
         prior = np.atleast_1d(reward if self.target else 1 - np.asarray(reward))
+        if self.delay is not None:
+            return late_initial_logits(y, weight, prior, acted, age, delay)
         return initial_logit(acted / prior)
 
 

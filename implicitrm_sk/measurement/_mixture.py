@@ -56,14 +56,13 @@ def with_mirror_images(reward_logit, propensity_logit, target=1):
     Of a negative action (`target` 0) 1 - R and A are swapped.
 
     With A = e + (1 - e) sigmoid(u) the likelihood e + (1 - e) sigmoid(f) sigmoid(u) of an action
-    is symmetric in f and u, so that a member and its image fit every log equally well.
+    is symmetric in f and u, so that a member and its image fit every log equally well. So is that
+    of a late action at each age: its delay, a further output, stays.
     """
     sign = 1 if target == 1 else -1
-    mirrored = propensity_logit.squeeze(-1)
-    return (
-        torch.cat([reward_logit, sign * mirrored]),
-        torch.cat([mirrored, sign * reward_logit])[..., None],
-    )
+    mirrored, further = propensity_logit[..., 0], propensity_logit[..., 1:]
+    image = torch.cat([(sign * reward_logit)[..., None], further], -1)
+    return torch.cat([reward_logit, sign * mirrored]), torch.cat([propensity_logit, image])
 
 
 def mean(reward_logit, log_weight=None):

@@ -20,6 +20,8 @@ Arguments that the methods share:
 - ``response``, shape (n,): rows of one integer, 0 to m - 1, share one r*, as the same response
   shown repeatedly, and the products run over the rows of a response too;
 - ``propensity``, shape (n, K): P(y_k=1 | the r* that k shows) where it is known, NaN elsewhere;
+- ``age`` and ``delay``, shape (n, K): of late actions, the time since the row was shown, and the
+  time that an action took, NaN where it is not known;
 - ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that takes the place
   of the posterior of r*; NaN unknown.
 
@@ -132,9 +134,9 @@ class Measurement:
         """Which columns have a false-action rate that can be estimated, bool of shape (K,)."""
         return torch.tensor(["rate" in s.takes and s.false_rate is None for s in self.signals])
 
-    def _side(self, block, false_action_rate=None, exposures=None, propensity=None):
+    def _side(self, block, false_action_rate=None, **side):
         """Return what a signal takes beside u and y, of its own columns."""
-        given = {"rate": false_action_rate, "exposures": exposures, "propensity": propensity}
+        given = {"rate": false_action_rate} | side
         return {
             name: _take(value, block.columns)
             for name, value in given.items()
@@ -150,21 +152,19 @@ class Measurement:
         actions,
         false_action_rate=None,
         *,
-        exposures=None,
         response=None,
-        propensity=None,
+        **side,
     ):
-        """Return log P(r*, y | x), of shape (2, ..., m), r*=0 first."""
+        """Return log P(r*, y | x), of shape (2, ..., m), r*=0 first.
+
+        `side` are `exposures`, `propensity`, `age` and `delay`.
+        """
         joint, *_ = self._log_joint(
             full_precision(reward_logit),
             propensity_logit,
             actions,
             response,
-            {
-                "false_action_rate": false_action_rate,
-                "exposures": exposures,
-                "propensity": propensity,
-            },
+            {"false_action_rate": false_action_rate} | side,
         )
         return joint
 
@@ -227,10 +227,9 @@ class Measurement:
         actions,
         false_action_rate=None,
         *,
-        exposures=None,
         response=None,
         labels=None,
-        propensity=None,
+        **side,
     ):
         """Return minus `log_likelihood`, differentiable once in both logits.
 
@@ -241,11 +240,7 @@ class Measurement:
         E_pref + E_prop of ImplicitRM with the posteriors held fixed (generalised EM; Dempster,
         Laird & Rubin 1977).
         """
-        side = {
-            "false_action_rate": false_action_rate,
-            "exposures": exposures,
-            "propensity": propensity,
-        }
+        side = {"false_action_rate": false_action_rate} | side
         return _NLL.apply(reward_logit, propensity_logit, self, actions, response, labels, side)
 
     # ------------------------------------------------------------------ groups
@@ -454,6 +449,18 @@ class Measurement:
                 )
                 found[..., list(block.columns)] = log_a.exp()
         return found
+
+
+def mean_delays(model, measurement):
+    """Return the mean delay of each signal, mean over the members, NaN of those without one."""
+    found = torch.full((len(measurement.signals),), torch.nan, dtype=torch.float64)
+    owners = [k for k, signal in enumerate(measurement.signals) for _ in range(signal.n_shared)]
+    late = [k for k, signal in enumerate(measurement.signals) if "age" in signal.takes]
+    if late:
+        shared = model.shared().detach().to("cpu", torch.float64)[:, 0]
+        is_rate = torch.tensor([owner in late for owner in owners])
+        found[late] = (-shared[:, is_rate]).exp().mean(0)
+    return found.numpy()
 
 
 def _posterior(joint, labels):

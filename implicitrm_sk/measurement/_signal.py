@@ -32,11 +32,13 @@ class Signal:
     n_outputs : int
         How many logits of the propensity head a column needs.
     n_shared : int
-        How many of them, the last ones, are parameters that all rows share, such as cut points.
+        How many of them, the last ones, are parameters that all rows share, such as cut points
+        or the rate of a delay.
     takes : frozenset of str
-        What the signal can be combined with. `terms`, `log_passive` and `log_shown` get the first
-        three as further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C),
-        None where all are 0; "exposures" and "propensity", of shape (n, C), None where not given.
+        What the signal can be combined with. `terms`, `log_passive` and `log_shown` get these as
+        further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C), None
+        where all are 0; "exposures", "propensity", "age" and "delay", of shape (n, C), None where
+        not given. `log_shown` gets "rate" only, and `initial_logits` "age" and "delay".
         "shared_propensity" says that each logit is that of the propensity of one outcome.
     bounds : bool
         Whether the share of responses that show the preference that they do not have is known:
@@ -99,7 +101,7 @@ class Signal:
         --------
         >>> from implicitrm_sk.signals import Action
         >>> Action(0).get_params()
-        {'target': 0, 'false_rate': None}
+        {'target': 0, 'false_rate': None, 'delay': None}
         """
         return dict(vars(self))
 

@@ -36,6 +36,9 @@ class Batch:
         Labels in [0, 1], NaN where unknown.
     propensity : Tensor of shape (n, K) or None
         P(y_k=1 | r*=1) where it is known, NaN elsewhere.
+    age, delay : Tensor of shape (n, K) or None
+        Of late actions, the time since the row was shown, and the time that an action took, NaN
+        where it is not known.
     propensity_target : Tensor of shape (n, K) or None
         What the propensity head is to learn where nothing else teaches it, NaN elsewhere.
     action_rate : Tensor of shape (members, n) or None
@@ -67,6 +70,8 @@ class Batch:
     response: torch.Tensor | None = None
     labels: torch.Tensor | None = None
     propensity: torch.Tensor | None = None
+    age: torch.Tensor | None = None
+    delay: torch.Tensor | None = None
     propensity_target: torch.Tensor | None = None
     sample_weight: torch.Tensor | None = None
     action_rate: torch.Tensor | None = None

@@ -41,6 +41,8 @@ class Stratified(Objective):
             "labels",
             "propensity",
             "user_id",
+            "age",
+            "delay",
             "preference_rate",
             "false_action_rate='estimate'",
             "shared_examination=True",
@@ -82,5 +84,5 @@ class Stratified(Objective):
 
 
 def _likelihood_terms(batch):
-    names = "actions false_action_rate exposures response labels propensity"
+    names = "actions false_action_rate exposures response labels propensity age delay"
     return {name: getattr(batch, name) for name in names.split()}

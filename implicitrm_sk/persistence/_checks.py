@@ -293,6 +293,15 @@ FITTED = {
     "feature_names_in_": Field(
         np.ndarray, _array("O", lambda a: (a.n_features_in_,)), needed=False
     ),
+    "side_columns_": Field(
+        tuple,
+        _that(
+            lambda names, a: (
+                all(isinstance(name, str) for name in names) and len(names) < a.n_features_in_
+            )
+        ),
+        needed=False,
+    ),
     "signal_names_in_": Field(np.ndarray, _array("O", lambda a: (a.n_signals_,)), needed=False),
     "reward_columns_": Field(np.ndarray, _check_columns),
     "propensity_columns_": Field(np.ndarray, _check_columns),

@@ -254,6 +254,8 @@ class TrainingData:
             actions=log.actions,
             exposures=log.exposures,
             propensity=log.propensity,
+            age=log.age,
+            delay=log.delay,
             propensity_target=log.propensity_target(),
         )
         if log.user is not None and model.log_loading is not None:

@@ -174,8 +174,8 @@ class RewardModel(nn.Module):
         of users does not shift them.
     """
 
-    #: The logarithm of a loading is this many times its parameter. Loadings are few, and all rows
-    #: speak of them: they may take larger steps than weights.
+    #: The logarithm of a loading is this many times its parameter, and so is a shared logit. They
+    #: are few, and all rows speak of them: they may take larger steps than weights.
     LOADING_STEP = 10.0
 
     def __init__(
@@ -271,7 +271,7 @@ class RewardModel(nn.Module):
             n_shared = self.shared_logit.shape[-1]
             propensity_bias, shared = bias[..., order].tensor_split([len(order) - n_shared], -1)
             with torch.no_grad():
-                self.shared_logit.copy_(shared)
+                self.shared_logit.copy_(shared / self.LOADING_STEP)
         if self.propensity is not None:
             self.propensity.initialize(generator, propensity_bias)
         if self.auxiliary is not None:
@@ -282,6 +282,10 @@ class RewardModel(nn.Module):
     def loadings(self):
         """Return the loadings of the signals, and of looking, of shape (members, K)."""
         return (self.LOADING_STEP * self.log_loading[0]).exp()
+
+    def shared(self):
+        """Return the propensity logits that all rows share, (members, 1, S)."""
+        return self.LOADING_STEP * self.shared_logit.transpose(0, 1)
 
     def loading(self):
         """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
@@ -393,7 +397,8 @@ class RewardModel(nn.Module):
     def _with_shared(self, logit):
         if self.shared_logit is None:
             return logit
-        shared = self.shared_logit.transpose(0, 1).to(logit.dtype)
+        logit = full_precision(logit)
+        shared = self.shared().to(logit.dtype)
         logits = torch.cat([logit, shared.expand(*logit.shape[:-1], -1)], -1)
         return logits.index_select(-1, self._logit_index)
 

@@ -249,7 +249,13 @@ class FitPlan:
             acted = acted / looked
         first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
         propensity = [
-            signal.initial_logits(log.actions[:, k], log.per_row(weight), reward, acted[first[k]])
+            signal.initial_logits(
+                log.actions[:, k],
+                log.per_row(weight),
+                reward,
+                acted[first[k]],
+                **log.waits_of(k, signal.takes),
+            )
             for k, signal in enumerate(log.signals)
         ]
         logits = initial_logit(reward), np.concatenate(propensity, axis=-1)

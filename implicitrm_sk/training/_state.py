@@ -48,8 +48,6 @@ class TrainingState:
         self.history = history
         #: Whether the file is of this fit.
         self.is_own = False
-        #: Whether the estimator has what the file had.
-        self.is_done = False
 
     def restore(self, net, parts, epochs):
         """Return the progress that the file holds for a net, None if there is no file.
@@ -131,7 +129,6 @@ class TrainingState:
 
     def remove(self):
         """Remove the file of a fit that is done, if the fit wrote it or went on from it."""
-        self.is_done = True
         if self.is_own:
             self.path.unlink(missing_ok=True)
 

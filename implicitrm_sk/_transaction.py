@@ -1,0 +1,34 @@
+"""Fits that either succeed or leave the estimator as it was."""
+
+import copy
+import functools
+
+#: What training goes on from and changes in place, and how to keep it.
+_IN_PLACE = {
+    "scaler_": copy.deepcopy,
+    "optimizer_state_": copy.deepcopy,
+    "random_state_": copy.deepcopy,
+    "history_": list,
+}
+
+
+def all_or_nothing(fit):
+    """Make a method that fails, or is interrupted, leave its object as it was before the call.
+
+    That is about attributes. A generator or an embedder that was passed as a parameter is the
+    caller's, and what was drawn from it stays drawn.
+    """
+
+    @functools.wraps(fit)
+    def method(self, *args, **kwargs):
+        before = dict(vars(self))
+        for name, keep in _IN_PLACE.items():
+            if name in before:
+                before[name] = keep(before[name])
+        try:
+            return fit(self, *args, **kwargs)
+        except BaseException:
+            self.__dict__ = before  # one assignment: a second interrupt finds no half of it
+            raise
+
+    return method
