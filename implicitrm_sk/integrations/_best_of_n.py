@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._typing import Rows
-from .._validation import is_numeric
+from .._tables import is_numeric
 from ..metrics import paired_accuracy
 from ._rewards import check_pessimism, rewards
 
