@@ -11,7 +11,7 @@ import torch
 
 from ._assumptions import MIN_RESPONSES
 from ._labels import check_label_values, check_labels, selected_by_action, shared_label
-from ._tables import as_frame, as_values, column_names, columns_of, opened
+from ._tables import as_frame, as_values, column_names, columns_of, opened, taken
 from ._validation import (
     as_float,
     check_actions,
@@ -174,7 +174,9 @@ class FeedbackLog:
             "user_id": user_id,
         }
         check_uses(objective, side, assumptions)
-        names = _check_names(y, known and known.names)
+        y, names = _with_names(y, known and known.names)
+        exposures = _in_order_of(names, exposures, "exposures")
+        propensity = _in_order_of(names, propensity, "propensity")
         given = assumptions.signals if known is None else known.signals
         y, given = _encoded(y, given, known is not None, names, name)
         actions, one_dimensional, exposures = check_actions(
@@ -940,10 +942,7 @@ def _check_examination(signals, exposures, propensity, name):
             "value of it says that users did nothing, as on a row that nobody looked at. Leave the "
             "column out, or use shared_examination=None."
         )
-    if (
-        exposures is not None
-        and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any()
-    ):
+    if exposures is not None and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any():
         raise ValueError(
             "shared_examination=True is not available with exposures above 1: counts lose which "
             "signals fired together, which is what tells rows that nobody looked at. Give each "
@@ -967,18 +966,33 @@ def _check_known_propensities(propensity, log):
             )
 
 
-def _check_names(y, known):
-    """Return the names of the signals, None without any, which must be those known."""
+def _with_names(y, known):
+    """Return y with its rows, and names of its signals, None without any; they must be known."""
+    y = opened(y)
     names = column_names(y)
     names = None if names is None else np.asarray(names, dtype=object)
     if known is None:
-        return names
+        return y, names
     if names is not None and list(names) != list(known):
         raise ValueError(
             f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. "
             "Pass the same signals in the same order, NaN where one was not logged."
         )
-    return np.asarray(known, dtype=object)
+    return y, np.asarray(known, dtype=object)
+
+
+def _in_order_of(names, table, what):
+    """Return a table with its columns in the order of the signals, where both have names."""
+    table = opened(table)
+    columns = None if names is None else column_names(table)
+    if columns is None or columns == list(names):
+        return table
+    if sorted(columns) != sorted(names):
+        raise ValueError(
+            f"{what} has the columns {columns}, but y has {list(names)}; expected the same names. "
+            "Rename them, or pass one column for all signals."
+        )
+    return taken(table, [columns.index(name) for name in names])
 
 
 def check_user_id(user_id, n_samples):

@@ -17,8 +17,8 @@ from ._features import HeadColumns, read_features
 from ._fit import reread_log
 from ._log import check_user_id, number_users
 from ._sources import chunks
-from ._typing import F, Floats, Rows, same
 from ._tables import opened
+from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight
 from .measurement import _mixture
 from .measurement._model import Measurement

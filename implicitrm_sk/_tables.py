@@ -26,6 +26,8 @@ def opened(value):
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     if hasattr(value, "collect") and hasattr(value, "lazy"):
         return value.collect()
+    if hasattr(value, "with_format") and getattr(value, "column_names", None):
+        return value.with_format("arrow")[:]  # a data set of Hugging Face
     arrow = sys.modules.get("pyarrow")
     if arrow is not None:
         if isinstance(value, arrow.RecordBatch):
@@ -87,6 +89,13 @@ def taken(X, positions):
 
 def _native(frame, position):
     return frame[:, position].to_native()
+
+
+def as_list(value):
+    """Return a column, or rows, as a list of Python's own values."""
+    value = opened(value)
+    series = as_series(value)
+    return list(value) if series is None else series.to_list()
 
 
 def as_numbers(value):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
-from ._keys import codes_of, is_absent, is_nested
+from ._keys import codes_of, is_absent
 from ._tables import as_frame, as_numbers, as_values, as_vectors
 
 
@@ -350,15 +350,13 @@ def check_out(out, like):
     return out
 
 
-def without_chats(groups):
-    """Return groups as they are, but numbers where some are conversations.
+def as_labels(groups):
+    """Return labels as an array that can be put in order: numbers, if they are objects.
 
-    NumPy would make a table of chats of one length, and nothing can put them in order.
+    Equal conversations are one group, and each missing label is one of its own.
     """
-    if getattr(groups, "dtype", None) not in (None, object) or not hasattr(groups, "__iter__"):
-        return groups
-    values = list(groups)
-    return codes_of(values) if any(map(is_nested, values)) else groups
+    groups = as_values(groups)
+    return codes_of(groups) if groups.dtype == object or is_missing(groups).any() else groups
 
 
 def check_shape(labels, n_samples, name):
@@ -385,7 +383,7 @@ def check_groups(groups, n_samples, name="groups"):
             f"{missing.argmax()}. Give each response an id of its own; rows of equal id share one "
             "preference."
         )
-    return codes_of(groups) if missing.any() or groups.dtype == object else groups
+    return as_labels(groups)
 
 
 def is_missing(labels):

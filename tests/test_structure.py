@@ -39,6 +39,7 @@ LAYERS = (
         "_ray",
         "_sklearn",
         "_sources",
+        "_tables",
         "_typing",
         "_validation",
         "_warnings",

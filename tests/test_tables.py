@@ -12,8 +12,14 @@ pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
 pyarrow = pytest.importorskip("pyarrow")
 
-from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
-from implicitrm_sk.integrations import to_preference_dataset  # noqa: E402
+from sklearn.base import clone  # noqa: E402
+from sklearn.model_selection import GridSearchCV, GroupKFold  # noqa: E402
+
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator  # noqa: E402
+from implicitrm_sk._keys import codes_of  # noqa: E402
+from implicitrm_sk.embedding._text import read_text  # noqa: E402
+from implicitrm_sk.inspection import identification_report, shift_report  # noqa: E402
+from implicitrm_sk.integrations import evaluate_pairs, rank, to_preference_dataset  # noqa: E402
 from implicitrm_sk.metrics import paired_accuracy, reward_metrics  # noqa: E402
 
 N = 120
@@ -24,10 +30,12 @@ def small(**settings):
     return ImplicitRewardEstimator(**settings)
 
 
-def fitted(X, y, *, propensity_features=None, **side):
+def fitted(X, y, *, propensity_features=None, false_action_rate=None, **side):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a log of this size does not show
-        return small(propensity_features=propensity_features).fit(X, y, **side)
+        return small(
+            propensity_features=propensity_features, false_action_rate=false_action_rate
+        ).fit(X, y, **side)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,10 @@ def log():
 def plain(log):
     X, y, _ = log
     return fitted(X, y)
+
+
+def _day(i):
+    return f"2026-01-{int(i[1:]) + 1:02d}"
 
 
 def _arrow(frame):
@@ -190,9 +202,9 @@ IDS = {
     ),
     "floats": lambda ids: [np.nan if i is None else float(i[1:]) for i in ids],
     "uuid": lambda ids: [i and uuid.UUID(int=int(i[1:])) for i in ids],
-    "timestamps": lambda ids: pandas.to_datetime([i and f"2026-01-{int(i[1:]) + 1:02d}" for i in ids]),
+    "timestamps": lambda ids: pandas.to_datetime([i and _day(i) for i in ids]),
     "timestamps with a zone": lambda ids: pandas.Series(
-        pandas.to_datetime([i and f"2026-01-{int(i[1:]) + 1:02d}" for i in ids], utc=True)
+        pandas.to_datetime([i and _day(i) for i in ids], utc=True)
     ),
     "datetimes": lambda ids: [i and datetime.datetime(2026, 1, int(i[1:]) + 1) for i in ids],
     "dates": lambda ids: pandas.Series([i and datetime.date(2026, 1, int(i[1:]) + 1) for i in ids]),
@@ -262,3 +274,202 @@ def test_preference_pairs_by_ids_of_any_kind(log, plain, kind):
     found = to_preference_dataset(plain, frame, form="paired", X=X, output="pandas")
     assert found.equals(reference)
     assert len(reference) == 13
+
+
+# ---------------------------------------------------------------------- what is matched by name
+
+
+def test_exposures_and_propensities_follow_the_names_of_the_signals(log):
+    X, y, _ = log
+    y = y.fillna(0)
+    shown = pandas.DataFrame({"copied": np.full(N, 3.0), "shared": np.full(N, 1.0)})
+    known = pandas.DataFrame({"copied": np.full(N, 0.9), "shared": np.full(N, np.nan)})
+    for name, table in (("exposures", shown), ("propensity", known)):
+        reference = fitted(X, y, false_action_rate=0.0, **{name: table.to_numpy()}).predict(X)
+        turned = table[["shared", "copied"]]
+        assert not np.array_equal(
+            fitted(X, y, false_action_rate=0.0, **{name: turned.to_numpy()}).predict(X), reference
+        )
+        for make in FRAMES.values():
+            assert np.array_equal(
+                fitted(X, y, false_action_rate=0.0, **{name: make(turned)}).predict(X), reference
+            )
+        with pytest.raises(ValueError, match=f"{name} has the columns .*'liked'.* same names"):
+            fitted(
+                X, y, false_action_rate=0.0, **{name: turned.rename(columns={"copied": "liked"})}
+            )
+
+
+def test_restricted_columns_are_matched_by_name(log):
+    X, y, _ = log
+    est = fitted(X, y, propensity_features=["c"])
+    for make in FRAMES.values():
+        turned = make(X[["c", "a", "b"]].assign(more=1.0))
+        assert np.array_equal(est.propensity(turned), est.propensity(X))
+
+
+def test_responses_of_equal_id_are_one_whatever_the_type(log):
+    X, y, _ = log
+    half = [f"r{i // 2:02d}" for i in range(N)]
+    X = X.iloc[[i // 2 * 2 for i in range(N)]].reset_index(drop=True)
+    reference = fitted(X, y, response_id=np.array(half)).predict(X)
+    for kind in (
+        "polars categorical",
+        "arrow dictionary",
+        "uuid",
+        "mixed types",
+        "masked",
+        "chats",
+    ):
+        keys = IDS[kind]([key.replace("r", "u") for key in half])
+        assert np.array_equal(fitted(X, y, response_id=keys).predict(X), reference), kind
+
+
+# ---------------------------------------------------------------------- vectors in cells
+
+CELLS = {
+    "pandas lists": lambda X: pandas.Series(X.tolist()),
+    "pandas arrays": lambda X: pandas.Series(list(X)),
+    "frame of one column": lambda X: pandas.DataFrame({"embedding": list(X)}),
+    "arrow-backed": lambda X: pandas.Series(
+        X.tolist(), dtype=pandas.ArrowDtype(pyarrow.list_(pyarrow.float64()))
+    ),
+    "polars lists": lambda X: polars.Series(X.tolist()),
+    "polars arrays": lambda X: polars.Series(X),
+    "polars frame": lambda X: polars.DataFrame({"embedding": X.tolist()}).lazy(),
+    "arrow": lambda X: pyarrow.array(X.tolist()),
+    "arrow fixed": lambda X: pyarrow.FixedSizeListArray.from_arrays(
+        pyarrow.array(X.ravel()), X.shape[1]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_column_of_vectors_is_read_like_the_frame(log, kind):
+    X, y, _ = log
+    X, make = X.to_numpy(), CELLS[kind]
+    est, reference = fitted(make(X), y), fitted(X, y)
+    assert np.array_equal(est.predict(make(X)), reference.predict(X))
+    assert np.array_equal(rank(est, None, make(X)).order, rank(reference, None, X).order)
+
+
+@pytest.mark.parametrize("wrong", [None, [1.0], [1.0, 2.0, None]])
+def test_vectors_that_are_not_one_table_are_named(log, plain, wrong):
+    X = log[0].to_numpy().tolist()
+    X[7] = wrong
+    if wrong == [1.0, 2.0, None]:
+        plain = fitted(polars.Series(log[0].to_numpy().tolist()), log[1])
+    with pytest.raises(ValueError, match="row 7|NaN"):
+        plain.predict(polars.Series(X))
+
+
+# ---------------------------------------------------------------------- in every function
+
+
+@pytest.mark.parametrize("kind", FRAMES)
+def test_functions_take_what_fit_takes(log, plain, kind):
+    X, y, ids = log
+    make = FRAMES[kind]
+    found = rank(plain, None, make(X))
+    assert np.array_equal(found.order, rank(plain, None, X).order)
+    chosen, rejected = X[:60], X[60:]
+    reference = evaluate_pairs(plain, (chosen, rejected)).accuracy
+    assert evaluate_pairs(plain, (make(chosen), make(rejected))).accuracy == reference
+    frame = y.assign(prompt="?", response=[f"r{i}" for i in range(N)], prompt_id=ids)
+    arguments = {"form": "paired", "output": "pandas", "actions": ["copied", "shared"]}
+    reference = to_preference_dataset(plain, frame, X=X, **arguments)
+    if kind not in ("pandas decimal",):
+        found = to_preference_dataset(plain, make(frame), X=make(X), **arguments)
+        assert found.equals(reference)
+
+
+@pytest.mark.parametrize("kind", ["pandas arrow", "polars lazy"])
+def test_report_of_any_table(log, kind):
+    X, y, ids = log
+    make = FRAMES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est = small().fit(X, y)
+        arguments = {"n_starts": 2, "groups": ids}
+        found = identification_report(est, make(X), make(y), **arguments)
+        assert str(found) == str(identification_report(est, X, y, **arguments))
+        found = shift_report(est, make(X[:50]), make(X[50:]), groups_log=ids[50:])
+        assert str(found) == str(shift_report(est, X[:50], X[50:], groups_log=ids[50:]))
+
+
+@pytest.mark.parametrize("kind", [k for k in FRAMES if k not in ("polars lazy", "arrow batch")])
+@pytest.mark.parametrize("search", [GridSearchCV, BatchedSearchCV])
+def test_searches_take_what_fit_takes(log, search, kind):
+    X, y, ids = log
+    make = FRAMES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = [
+            search(small(), {"learning_rate_init": [0.01, 0.1]}, cv=2, error_score="raise")
+            .fit(make(X) if given else X, make(y) if given else y)
+            .cv_results_["mean_test_score"]
+            for given in (True, False)
+        ]
+    assert np.array_equal(*scores)
+
+
+def test_batched_search_takes_lazy_tables_and_missing_groups(log):
+    X, y, ids = log
+    search = BatchedSearchCV(small(), {"learning_rate_init": [0.01, 0.1]}, cv=GroupKFold(2))
+    codes = codes_of(ids)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scores = [
+            clone(search).fit(FRAMES[kind](X), FRAMES[kind](y), groups=groups).best_score_
+            for kind, groups in (("polars lazy", ids), ("arrow batch", ids), ("polars", codes))
+        ]
+    assert len(set(scores)) == 1
+
+
+# ---------------------------------------------------------------------- text and pairs
+
+TEXTS = {
+    "pandas arrow": FRAMES["pandas arrow"],
+    "polars": FRAMES["polars"],
+    "polars lazy": FRAMES["polars lazy"],
+    "arrow": FRAMES["arrow"],
+    "arrow batch": FRAMES["arrow batch"],
+    "hugging face": lambda frame: datasets_of().Dataset.from_pandas(frame),
+}
+
+
+def datasets_of():
+    return pytest.importorskip("datasets")
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_text_of_any_table(kind):
+    chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    for frame in (
+        pandas.DataFrame({"prompt": ["a", "b"], "response": ["c", "d"]}),
+        pandas.DataFrame({"messages": [chat, chat]}),
+        pandas.DataFrame({"prompt": [chat[:1]] * 2, "response": [chat[1:]] * 2}),
+    ):
+        assert read_text(TEXTS[kind](frame)) == read_text(frame)
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_pairs_are_of_one_prompt_and_teach_something(plain, kind):
+    frame = pandas.DataFrame(
+        {
+            "prompt": ["p"] * 4 + ["q", "r"] + ["s"] * 4,
+            "prompt_id": ["1"] * 4 + [None, None] + ["4", "5", "5", "5"],
+            "response": ["a", "b", "a", "b", "c", "d", "e", "f", "f", "f"],
+        }
+    )
+    X = pandas.DataFrame(np.linspace(2, -2, 10)[:, None] * [1.0, 0, 0], columns=["b", "a", "c"])
+    found = to_preference_dataset(
+        plain, TEXTS[kind](frame), form="paired", X=X, pairs_per_prompt=2, output="pandas"
+    )
+    assert len(found) == 1
+    assert sorted(found.iloc[0][["chosen", "rejected"]]) == ["a", "b"]
+    frame["prompt_id"] = "1"  # of four prompts
+    found = to_preference_dataset(
+        plain, TEXTS[kind](frame), form="paired", X=X, pairs_per_prompt=9, output="pandas"
+    )
+    assert set(found.prompt) == {"p", "s"}

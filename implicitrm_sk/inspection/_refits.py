@@ -29,8 +29,8 @@ from .._identification import (
 from .._independence import exposures_that_agree, independence_test, signals_that_agree
 from .._prediction import HEADS, FittedMixture
 from .._sklearn import safe_indexing, validate_params
-from .._typing import Rows
 from .._tables import opened
+from .._typing import Rows
 from .._validation import check_groups
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture

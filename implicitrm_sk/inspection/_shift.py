@@ -20,8 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from .._features import HeadColumns, read_features
 from .._keys import codes_of
 from .._prediction import FittedMixture
-from .._typing import RandomState, Rows
 from .._tables import as_values
+from .._typing import RandomState, Rows
 from .._validation import check_shape
 from .._warnings import warn
 from ..exceptions import ShiftWarning

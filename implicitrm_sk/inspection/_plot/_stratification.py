@@ -6,8 +6,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..._typing import Rows
 from ..._tables import as_numbers
+from ..._typing import Rows
 from ..._validation import check_sample_weight
 from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
