@@ -15,7 +15,7 @@ from ..embedding._text import CHATS, as_messages, as_text, last_response, messag
 from ..embedding._text import read_pair as check_pair
 from ._records import Records
 from ._summary import LogSummary, of_signals, sizes
-from ._times import as_times, as_window, check_kinds, is_unknown, with_zone
+from ._times import as_times, is_unknown, windows_open, with_zone
 
 if TYPE_CHECKING:
     from ._data import FeedbackData
@@ -199,7 +199,7 @@ def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_fe
     X, prompts, responses = log.X(pandas)
     actions = log.actions()
     if window is not None:
-        is_open = _open(times, kind, window, now)
+        is_open = windows_open(times, kind, window, now)
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
         for column in actions.values():
             column[is_open] = None if column.dtype == object else np.nan
@@ -679,12 +679,3 @@ def _is_blank(response):
     if isinstance(response, str):
         return not response.strip()
     return not any(message["content"].strip() for message in response)
-
-
-def _open(times, kind, window, now):
-    """Return in which rows the window is still open at `now`."""
-    if times is None:
-        raise ValueError(f"window={window!r} needs the time of each row: name its column by time=.")
-    (now,), kind_of_now = as_times([now], lambda _: "now", "now")
-    check_kinds({"time": kind, "now": kind_of_now})
-    return is_unknown(times) | ~(times + as_window(window, times) <= now)

@@ -242,11 +242,11 @@ def _of_arrow_file(path, kind, wanted):
 
 
 def _picked(names, wanted, source):
-    _check_once(names, source)
+    check_once(names, source)
     return wanted(list(names))
 
 
-def _check_once(names, source):
+def check_once(names, source):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(
@@ -257,9 +257,9 @@ def _check_once(names, source):
 def check_names(table, name):
     """Raise if a table has two columns of one name, as pandas and Arrow allow."""
     if hasattr(table, "column_names"):
-        _check_once(list(table.column_names), name)
+        check_once(list(table.column_names), name)
     elif hasattr(table, "iloc"):
-        _check_once(list(table.columns), name)
+        check_once(list(table.columns), name)
 
 
 def _of_batches(batches, names, n_rows=0):
