@@ -36,6 +36,7 @@ LAYERS = (
         "_keys",
         "_lazy",
         "_optional",
+        "_paths",
         "_ray",
         "_sklearn",
         "_sources",

@@ -9,9 +9,9 @@ import sys
 import textwrap
 import time
 import warnings
-from pathlib import Path
 
 from .._optional import import_optional
+from .._paths import local_path
 from ._table import (
     SIDE,
     Table,
@@ -58,7 +58,7 @@ _SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 def fit(args):
     """Learn a reward from a log and save it."""
-    out = Path(args.out)
+    out = local_path(args.out)
     check_writable(out, force=args.force, read=[args.log])
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
@@ -157,7 +157,7 @@ def inspect(args):
 
 def predict(args):
     """Give every response of a file its reward."""
-    out = Path(args.out)
+    out = local_path(args.out)
     check_writable(out, kinds=(".parquet", ".jsonl"), force=args.force, read=[args.data])
     est = _load(args.model)
     table = Table(args.data)
@@ -306,8 +306,8 @@ def compare(args):
 
 def export(args):
     """Make of a saved reward what other tools read."""
-    out = Path(args.out)
     if args.kind != "hub":
+        out = local_path(args.out)
         kinds = None if args.kind == "transformers" else (".parquet", ".jsonl")
         check_writable(out, kinds, force=args.force, read=[args.model, args.log or args.model])
     est = _load(args.model)

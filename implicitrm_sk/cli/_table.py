@@ -357,7 +357,7 @@ class Table:
         if data.prompt is None:
             columns = {"text": data.response}
         if "prompt_id" in self.columns and with_id:
-            columns["prompt_id"] = self.values("prompt_id")
+            columns["prompt_id"] = self.ids("prompt_id")
         pandas = import_optional("pandas", "data", "Reading a log")
         return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns.items()})
 
@@ -461,8 +461,6 @@ def _in_place(path, write):
 
 def check_writable(path, kinds=None, *, force=False, read=()):
     """Find out before the work, not after it, that the result cannot be written."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(path)):
-        raise ValueError(f"{path} is a URI, but expected is a path. Write a file, and upload it.")
     if kinds is not None and path.suffix not in kinds:
         raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
     if kinds is None and path.suffix.lower() in _FILE_KINDS:

@@ -5,9 +5,9 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 
 from .._optional import import_optional
+from .._paths import local_path
 
 #: Endings of files by how they are read; .gz and .zst may follow those of JSON.
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -34,12 +34,7 @@ class Records:
     def __init__(self, source):
         self.source, self.files, self.left_out = source, [], []
         if isinstance(source, str | PathLike):
-            path = Path(source)
-            if "://" in str(source):
-                raise ValueError(
-                    f"source={str(source)!r} is a URI, but expected is a path or a table. Download "
-                    "the file first, or open it with pandas."
-                )
+            path = local_path(source)
             if not path.exists():
                 raise FileNotFoundError(
                     f"{source} does not exist. Expected is a file ({KINDS}) or a folder of such."
