@@ -530,6 +530,7 @@ def test_listings_collapse_numbered_columns(run, tmp_path):
 
 def test_empty_exports_say_why(log, run, tmp_path, saved):
     frame = log[1].assign(prompt="q", response="r")
+    frame["response"] += frame.index.astype(str)
     export = ["export", saved, "pairs.parquet", "--force", "--log", "log.parquet", "--as"]
     frame.to_parquet(tmp_path / "log.parquet")
     code, out, err = run(*export, "paired", "--min-margin", "2")

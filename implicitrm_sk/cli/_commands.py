@@ -361,8 +361,8 @@ def _why_empty(args, texts):
     if not several:
         return f"A pair needs a prompt with two or more responses; all {len(sizes):,} have one."
     return (
-        f"Of the {several:,} prompts with two or more responses none has two whose rewards differ "
-        f"as {limits} ask; lower them."
+        f"Of the {several:,} prompts with two or more responses none has two that differ, and "
+        f"whose rewards differ as {limits} ask; lower them."
     )
 
 
