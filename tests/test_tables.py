@@ -7,6 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -17,6 +19,9 @@ from sklearn.model_selection import GridSearchCV, GroupKFold  # noqa: E402
 
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator  # noqa: E402
 from implicitrm_sk._keys import codes_of  # noqa: E402
+from implicitrm_sk._log import number_users  # noqa: E402
+from implicitrm_sk._tables import as_numbers, as_values, column_names, opened, taken  # noqa: E402
+from implicitrm_sk._validation import check_groups  # noqa: E402
 from implicitrm_sk.embedding._text import read_text  # noqa: E402
 from implicitrm_sk.inspection import identification_report, shift_report  # noqa: E402
 from implicitrm_sk.integrations import evaluate_pairs, rank, to_preference_dataset  # noqa: E402
@@ -473,3 +478,97 @@ def test_pairs_are_of_one_prompt_and_teach_something(plain, kind):
         plain, TEXTS[kind](frame), form="paired", X=X, pairs_per_prompt=9, output="pandas"
     )
     assert set(found.prompt) == {"p", "s"}
+
+
+# ---------------------------------------------------------------------- any values at all
+
+DTYPES = {
+    int: (
+        lambda values: pandas.Series(values, dtype="Int64"),
+        lambda values: pandas.Series(values, dtype="int64[pyarrow]"),
+        lambda values: polars.Series(values, dtype=polars.Int64),
+        lambda values: pyarrow.array(values, pyarrow.int64()),
+        lambda values: pandas.Series([pandas.NA if v is None else v for v in values], dtype=object),
+        lambda values: np.ma.masked_array(
+            np.array([0 if v is None else v for v in values], dtype=np.int64),
+            [v is None for v in values],
+        ),
+    ),
+    str: (
+        lambda values: pandas.Series(values, dtype="string"),
+        lambda values: pandas.Series(values, dtype="category"),
+        lambda values: polars.Series(values, dtype=polars.String),
+        lambda values: pyarrow.array(values, pyarrow.large_string()).dictionary_encode(),
+        lambda values: np.array(values, dtype=object),
+    ),
+    datetime.datetime: (
+        lambda values: pandas.Series(values, dtype="datetime64[us]"),
+        lambda values: polars.Series(values, dtype=polars.Datetime),
+        lambda values: pyarrow.array(values, pyarrow.timestamp("us")),
+        lambda values: np.array(values, dtype="datetime64[us]"),
+    ),
+}
+KINDS = {
+    int: st.integers(-(2**63), 2**63 - 1),
+    str: st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=3),
+    datetime.datetime: st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1)),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), kind=st.sampled_from(list(KINDS)), seed=st.randoms(use_true_random=False))
+def test_ids_are_equal_whatever_holds_them_and_in_any_order(data, kind, seed):
+    some = data.draw(st.lists(KINDS[kind], min_size=1, max_size=4))
+    values = data.draw(st.lists(st.sampled_from([None, *some]), min_size=1, max_size=12))
+    expected = codes_of(values)
+    users, ids = number_users(values, len(values))
+    order = list(range(len(values)))
+    seed.shuffle(order)
+    for make in DTYPES[kind]:
+        made = make(values)
+        assert codes_of(as_values(made)).tolist() == expected.tolist()
+        groups = check_groups(made, len(values))
+        same = groups[:, None] == groups
+        assert (same == (expected[:, None] == expected)).all()
+        turned = check_groups(make([values[i] for i in order]), len(values))
+        assert (same[np.ix_(order, order)] == (turned[:, None] == turned)).all()
+        found, found_ids = number_users(made, len(values))
+        assert ((found[:, None] == found) == (users[:, None] == users)).all()
+        assert set(found_ids.tolist()) == set(ids.tolist())
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    rows=st.lists(
+        st.lists(st.sampled_from([0.0, 1.0, None]), min_size=3, max_size=3), min_size=1, max_size=9
+    ),
+    order=st.permutations([0, 1, 2]),
+)
+def test_actions_are_equal_whatever_holds_them(rows, order):
+    values = np.array(rows, dtype=float)
+    frame = pandas.DataFrame(values, columns=["a", "b", "c"])
+    for make in FRAMES.values():
+        assert np.array_equal(as_numbers(make(frame)), values, equal_nan=True)
+        assert column_names(opened(make(frame))) == ["a", "b", "c"]
+        part = taken(opened(make(frame)), order)
+        assert np.array_equal(as_numbers(part), values[:, order], equal_nan=True)
+    for make in ARRAYS.values():
+        assert np.array_equal(np.asarray(as_numbers(make(frame)), float), values, equal_nan=True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    order=st.permutations(["a", "b", "c"]),
+    rows=st.permutations(range(8)),
+    kind=st.sampled_from(list(FRAMES)),
+)
+def test_rewards_are_equal_in_any_order(by_name, order, rows, kind):
+    est, X = by_name
+    turned = FRAMES[kind](X.iloc[rows][order].reset_index(drop=True))
+    assert np.allclose(est.predict(turned), est.predict(X)[rows], rtol=0, atol=1e-7)
+
+
+@pytest.fixture(scope="module")
+def by_name(log):
+    X, y, _ = log
+    return fitted(X, y, propensity_features=["c"]), X[:8]
