@@ -40,9 +40,10 @@ def to_preference_dataset(
     ----------
     est : ImplicitRewardEstimator or Pipeline
         Fitted.
-    df : DataFrame of n rows
+    df : DataFrame of pandas or polars, Arrow table or Hugging Face Dataset, of n rows
         Columns ``prompt`` and ``response`` (or ``completion``): text or chat messages. Further
-        columns are not read, but ``prompt_id``, which tells prompts apart if it is there.
+        columns are not read, but ``prompt_id``, which tells prompts apart if it is there. Rows
+        without one, or whose prompts differ, are never of one prompt.
     form : {"unpaired", "paired"}, default="unpaired"
         "unpaired" is one row per response for KTO [1]_: ``prompt``, ``completion``, ``label`` =
         p > 1/2, and ``weight`` = abs(2p - 1). "paired" is pairs of responses to one prompt for
@@ -55,7 +56,8 @@ def to_preference_dataset(
     min_confidence : float, default=0.0
         Least ``weight`` (unpaired) or least ``confidence`` (paired, where chance is 0.5) of a row.
     min_margin : float, default=0.0
-        Least ``reward_gap`` of a pair; pairs without any gap are left out in any case.
+        Least ``reward_gap`` of a pair. Pairs without any gap, of equal responses or that repeat
+        another are left out in any case.
     pairs_per_prompt : int, default=1
         Most pairs of a prompt: the best with the worst response, the second best with the second
         worst ..., so that no response is in two pairs.
