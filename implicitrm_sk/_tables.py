@@ -252,8 +252,9 @@ def as_values(value):
         plain = np.asarray(values)
         if plain.dtype.kind in "biufU" and (kinds != {str} or plain.tolist() == values):
             return plain
-    if any(isinstance(one, list) for one in values) and not any(map(is_nested, values)):
-        return np.asarray(values)  # a table, for the check of the shape to refuse
+    lengths = {len(one) if isinstance(one, list) and not is_nested(one) else -1 for one in values}
+    if len(lengths) == 1 and lengths != {-1}:
+        return np.asarray(values, dtype=object)  # a table, for the check of the shape to refuse
     found = np.empty(len(values), dtype=object)
     found[:] = values
     return found
