@@ -54,8 +54,14 @@ def as_series(value):
 def _read(value, kind, **options):
     try:
         found = narwhals.from_native(value, pass_through=True, **options)
-    except ValueError as error:  # two columns of one name
-        raise ValueError(f"a table cannot be read: {error} Rename its columns.") from error
+    except ValueError as error:
+        names = [str(name) for name in getattr(value, "columns", ())]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is None:
+            raise
+        raise ValueError(
+            f"a table has two columns {twice!r}, but expected is one. Rename one of them."
+        ) from error
     return found if isinstance(found, kind) else None
 
 
@@ -218,6 +224,13 @@ def _is_number_column(series):
         return False
     first = next((value for value in series.to_list() if not is_absent(value)), None)
     return isinstance(first, Real | Decimal)
+
+
+def times_in(value):
+    """Return the names of the columns of a table that hold times, and of no other kind."""
+    frame = as_frame(value)
+    columns = () if frame is None else frame.iter_columns()
+    return [str(column.name) for column in columns if column.dtype.is_temporal()]
 
 
 def as_values(value):

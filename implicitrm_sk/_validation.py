@@ -7,13 +7,29 @@ import torch
 from sklearn.utils.validation import check_array, validate_data
 
 from ._keys import codes_of, is_absent
-from ._tables import as_frame, as_numbers, as_values, as_vectors
+from ._tables import (
+    as_frame,
+    as_list,
+    as_numbers,
+    as_series,
+    as_values,
+    as_vectors,
+    times_in,
+)
 
 
 def check_not_text(X):
     """Raise if X holds text, or arrays in its cells, in place of numbers."""
     frame = as_frame(X)
     values = X if frame is None else np.array(frame.head(1).rows(), dtype=object)
+    if as_series(X) is not None:
+        values = as_list(X)
+    times = times_in(X)
+    if times:
+        raise ValueError(
+            f"X holds times in the columns {times}, but expected are numbers: encode them first, "
+            "for example as hours since an event, or select other columns."
+        )
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
     if isinstance(values, np.ndarray) and values.dtype == object and np.ndim(cell) == 1:

@@ -26,6 +26,7 @@ from implicitrm_sk.embedding._text import read_text  # noqa: E402
 from implicitrm_sk.inspection import identification_report, shift_report  # noqa: E402
 from implicitrm_sk.integrations import evaluate_pairs, rank, to_preference_dataset  # noqa: E402
 from implicitrm_sk.metrics import paired_accuracy, reward_metrics  # noqa: E402
+from implicitrm_sk.signals import Choice  # noqa: E402
 
 N = 120
 
@@ -281,6 +282,24 @@ def test_preference_pairs_by_ids_of_any_kind(log, plain, kind):
     assert len(reference) == 13
 
 
+LABELS = ["pandas arrow", "pandas nullable", "polars", "polars lazy", "arrow", "arrow batch"]
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_of_a_choice_of_any_table(log, kind):
+    X, y, _ = log
+    thumb = Choice({"up": 1, "down": 0}, silent="none")
+    shown = np.where(X["b"] > 0, np.where(y["copied"] == 1, "up", "none"), "down").astype(object)
+    shown[::9] = None
+    frame = pandas.DataFrame({"thumb": shown, "copied": y["copied"]})
+    est = small(signals={"thumb": thumb, "copied": "positive"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reference, found = clone(est).fit(X, frame), clone(est).fit(X, FRAMES[kind](frame))
+    assert np.array_equal(found.predict(X), reference.predict(X))
+    assert found.score(X, FRAMES[kind](frame)) == reference.score(X, frame)
+
+
 # ---------------------------------------------------------------------- what is matched by name
 
 
@@ -366,6 +385,24 @@ def test_vectors_that_are_not_one_table_are_named(log, plain, wrong):
         plain = fitted(polars.Series(log[0].to_numpy().tolist()), log[1])
     with pytest.raises(ValueError, match="row 7|NaN"):
         plain.predict(polars.Series(X))
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (polars.Series(["x"] * N), "X holds text"),
+        (pyarrow.array(["x"] * N), "X holds text"),
+        (polars.DataFrame({"a": ["x"] * N}), "X holds text"),
+        (pandas.DataFrame({"a": pandas.to_datetime(["2026-01-01"] * N)}), "holds times in .*'a'"),
+        (polars.DataFrame({"a": [datetime.date(2026, 1, 1)] * N}), "holds times in .*'a'"),
+        (pandas.DataFrame(np.ones((N, 2)), columns=["a", "a"]), "has two columns 'a'.*Rename one"),
+        (polars.DataFrame({"a": [1.0] * (N - 1) + [None]}), "Input X contains NaN"),
+        (np.ma.masked_array(np.ones((N, 2)), [[True, False]] * N), "Input X contains NaN"),
+    ],
+)
+def test_what_holds_no_numbers_is_named(log, X, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(X, log[1])
 
 
 # ---------------------------------------------------------------------- in every function
