@@ -211,8 +211,8 @@ def report(args):
 
 def fine_tune(args):
     """Train the language model of a reward together with its heads, and save both."""
-    out = Path(args.out)
-    check_writable(out)
+    out = local_path(args.out)
+    check_writable(out, force=args.force, read=[args.model, args.log])
     settings = _given(args.set)
     if args.resume:
         settings["resume_from_checkpoint"] = True

@@ -274,6 +274,7 @@ def _add_fine_tune(commands):
         help="a setting of transformers' TrainingArguments, for example num_train_epochs=2 or "
         "learning_rate=1e-4; may be repeated",
     )
+    _add_force(sub)
 
 
 def _add_compare(commands):
