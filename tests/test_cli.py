@@ -381,10 +381,13 @@ def test_text(run, tmp_path, tiny_model, monkeypatch):
     assert "Tuned in 4 steps" in out
     tuned = ImplicitRewardEstimator.load(tmp_path / "tuned")
     assert tuned.fine_tuning_["learning_rate"] == 0.01
-    code, _, err = run(*tune, *quick)
+    assert "tuned is there already" in run(*tune, *quick)[2]
+    code, _, err = run(*tune, *quick, "--force")
     assert code == 2
     assert "holds another run" in err
-    code, out, err = run(*tune[:5], "--run", "idle", *quick[:4], "--set", "learning_rate=0.0")
+    code, out, err = run(
+        *tune[:5], "--force", "--run", "idle", *quick[:4], "--set", "learning_rate=0.0"
+    )
     assert code == 0
     assert "Not saved" in out
     assert "not better than the frozen one" in err
