@@ -260,11 +260,13 @@ def fine_tune(args):
 def compare(args):
     """Say which group of responses users prefer: models, prompt versions, days."""
     if args.out is not None:
-        check_writable(Path(args.out), kinds=(".parquet", ".jsonl"))
+        check_writable(
+            local_path(args.out), (".parquet", ".jsonl"), force=args.force, read=[args.log]
+        )
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
     settings = _settings(args, signals)
-    X, y, by = table.features(args), table.numbers(actions), table.values(args.by)
+    X, y, by = table.features(args), table.numbers(actions), table.ids(args.by)
     side = {"labels": None, "sample_weight": None}
     for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
         if column is not None:
@@ -300,7 +302,7 @@ def compare(args):
     )
     say(in_own_words(str(comparison)))
     if args.out is not None:
-        write_frame(Path(args.out), comparison.to_frame().reset_index())
+        write_frame(local_path(args.out), comparison.to_frame().reset_index())
         say(f"Written: {args.out}")
 
 

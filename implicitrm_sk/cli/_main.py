@@ -313,6 +313,7 @@ def _add_compare(commands):
     sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
     _add_labels_and_weight(sub)
     _add_settings(sub)
+    _add_force(sub)
 
 
 def _add_export(commands):
