@@ -451,12 +451,14 @@ class ImplicitRewardEstimator(
             Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
             `exposures` the number of actions. Rows with nothing logged and no label carry no
             information and are passed over. Rows are matched to X, and signals to those of later
-            calls, by position; names of signals are kept and must then agree.
+            calls, by position; names of signals are kept and must then agree. A table may be one of
+            pandas, polars or Arrow, as may all arguments.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights, in training, validation and the column means.
         groups : array-like of shape (n_samples,), default=None
-            Rows of one group (prompt, user) stay on one side of the validation split. None keeps
-            identical rows, or the rows of one response, together. Pairwise objectives ("bpr" ...)
+            Rows of one group (prompt, user) stay on one side of the validation split; a row without
+            one (None, NaN) is a group of its own. None keeps identical rows, or the rows of one
+            response, together. Pairwise objectives ("bpr" ...)
             compare responses of one group, and without groups any two.
         response_id : array-like of shape (n_samples,), default=None
             Rows of one id are the same response shown repeatedly and share one preference r*,
@@ -465,7 +467,7 @@ class ImplicitRewardEstimator(
             its own.
         exposures : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             How often each row was shown: y then counts actions, 0 to exposures, of one preference
-            and one propensity. None is once.
+            and one propensity. None is once. Columns with names follow those of y.
         labels : array-like of shape (n_samples,), default=None
             Labels to train on, where the preference is known: 1 preferred, 0 not, a number in
             between a graded label that stands for the posterior of r*; NaN unknown. Not to be

@@ -13,7 +13,16 @@ from sklearn.utils.validation import check_array
 from ._side_columns import SideRows, embedded
 from ._sklearn import check_feature_names, check_n_features
 from ._sources import Source, StreamedX, open_rows
-from ._validation import check_features, check_not_text, is_numeric, to_numpy
+from ._tables import (
+    as_frame,
+    as_numbers,
+    as_vectors,
+    column_names,
+    is_numeric,
+    opened,
+    taken,
+)
+from ._validation import check_features, check_not_text
 from .embedding import LLMEmbedder
 
 
@@ -122,7 +131,9 @@ def embed_text(estimator, X, *, reset, with_propensity=True):
     Behind the vectors stand the columns beside the text that the heads read, see `embedded`.
     """
     X = open_rows(X)
-    embedder = getattr(estimator, "embedder_", None)
+    if isinstance(X, Source):
+        return X
+    X, embedder = as_vectors(opened(X)), getattr(estimator, "embedder_", None)
     if embedder is None or is_numeric(X):
         return X
     return embedded(estimator, X, embedder, reset=reset, with_propensity=with_propensity)
@@ -141,7 +152,6 @@ def select_features(estimator, X, *, reset, with_propensity=True):
     head reads may be missing or NaN unless `with_propensity`; they are then NaN. X holds vectors;
     the rows of a large file become a `StreamedX`.
     """
-    X = to_numpy(X)
     keys = estimator.reward_features, estimator.propensity_features
     if reset:
         vars(estimator).pop("side_columns_", None)
@@ -150,6 +160,7 @@ def select_features(estimator, X, *, reset, with_propensity=True):
             keys = X.selected["reward_features"], X.selected["propensity_features"]
     if isinstance(X, Source):
         return _select_from_source(estimator, X, reset=reset, with_propensity=with_propensity)
+    X = as_vectors(opened(X))
     if reset and all(key is None for key in keys):
         X = check_features(estimator, X, reset=True)
         estimator.reward_columns_ = estimator.propensity_columns_ = np.arange(X.shape[1])
@@ -213,17 +224,17 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
 
 
 def _table(X):
-    if hasattr(X, "iloc"):
+    if as_frame(X) is not None:
         return X
     check_not_text(X)
-    return check_array(X, dtype=None, ensure_all_finite=False)
+    return check_array(as_numbers(X), dtype=None, ensure_all_finite=False)
 
 
 def _values(estimator, X, columns, needed):
     """Return the columns in use as floats, NaN where a column that is not needed is missing."""
     names, used, reward = columns.names, columns.used, columns.reward
-    if names is not None and hasattr(X, "iloc"):
-        there = {name: position for position, name in enumerate(X.columns)}
+    if names is not None and column_names(X) is not None:
+        there = {name: position for position, name in enumerate(column_names(X))}
         missing = [column for column in needed if names[column] not in there]
         if missing:
             raise ValueError(
@@ -232,14 +243,14 @@ def _values(estimator, X, columns, needed):
                 "propensity alone reads."
             )
         present = np.array([column for column in used if names[column] in there])
-        block = X.iloc[:, [there[names[column]] for column in present]]
+        block = taken(X, [there[names[column]] for column in present])
     else:
         check_feature_names(estimator, X, reset=False)
         present = used
         if X.shape[1] == len(reward) < estimator.n_features_in_ and np.array_equal(needed, reward):
             present, block = reward, X
         elif X.shape[1] == estimator.n_features_in_:
-            block = X.iloc[:, used] if hasattr(X, "iloc") else X[:, used]
+            block = taken(X, used)
         else:
             raise ValueError(
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
@@ -248,6 +259,7 @@ def _values(estimator, X, columns, needed):
                 f"{columns.labels(np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
+    block = as_numbers(block)
     block = check_array(block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite=False)
     if len(present) == len(used):
         return block

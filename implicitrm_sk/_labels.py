@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from ._assumptions import MIN_RESPONSES
-from ._validation import as_float, shown_id, to_numpy
+from ._validation import as_float, shown_id
 from ._warnings import warn
 
 #: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
@@ -19,7 +19,7 @@ SELECTED = 2.0
 
 def check_label_values(labels, n_samples):
     """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
-    labels = as_float(to_numpy(labels), "labels")
+    labels = as_float(labels, "labels")
     if labels.shape != (n_samples,):
         raise ValueError(
             f"labels has shape {labels.shape}, but one label per row of X is expected: "

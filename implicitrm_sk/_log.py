@@ -11,6 +11,7 @@ import torch
 
 from ._assumptions import MIN_RESPONSES
 from ._labels import check_label_values, check_labels, selected_by_action, shared_label
+from ._tables import as_frame, as_values, column_names, columns_of, opened, taken
 from ._validation import (
     as_float,
     check_actions,
@@ -21,7 +22,6 @@ from ._validation import (
     check_sample_weight,
     is_missing,
     shown_id,
-    to_numpy,
 )
 from ._waits import MATURE, check_waits, refuse_late_with
 from ._warnings import warn
@@ -183,7 +183,9 @@ class FeedbackLog:
             "delay": delay,
         }
         check_uses(objective, side, assumptions)
-        names = _check_names(y, known and known.names)
+        y, names = _with_names(y, known and known.names)
+        exposures = _in_order_of(names, exposures, "exposures")
+        propensity = _in_order_of(names, propensity, "propensity")
         given = assumptions.signals if known is None else known.signals
         y, given = _encoded(y, given, known is not None, names, name)
         actions, one_dimensional, exposures = check_actions(
@@ -572,7 +574,7 @@ class FeedbackLog:
             reward_part,
             self.response,
             self.first,
-            np.asarray(to_numpy(response_id)),
+            as_values(response_id),
             "X",
             "A response has one reward: name the columns that vary with the exposure in "
             "propensity_features",
@@ -938,21 +940,18 @@ def _encoded(y, signals, resolved, names, name):
         not isinstance(signal, Signal) or type(signal).encode is Signal.encode for signal in given
     ):
         return y, signals
-    table = to_numpy(y)
-    if not hasattr(table, "iloc"):
-        is_array = isinstance(table, np.ndarray)
-        table = table if is_array else np.asarray(table, dtype=object)
-    one_dimensional = table.ndim == 1
-    if table.ndim > 2:
+    table = opened(y)
+    one_dimensional = as_frame(table) is None and np.ndim(table) == 1
+    if as_frame(table) is None and np.ndim(table) > 2:
         return y, signals
-    width = 1 if one_dimensional else table.shape[1]
+    parts = columns_of(table)
+    width = len(parts)
     if resolved:
         check_n_signals(width, len(signals), name)
     else:
         signals = resolve_signals(signals, names, width)
     columns, kinds = [], []
-    for k, signal in enumerate(signals):
-        part = table if one_dimensional else table.iloc[:, k] if hasattr(y, "iloc") else table[:, k]
+    for k, (part, signal) in enumerate(zip(parts, signals, strict=True)):
         shown = name if width == 1 else f"{name} {k if names is None else names[k]!r}"
         kinds.append(signal if resolved else signal.settled(part, shown))
         columns.append(as_float(kinds[-1].encode(part, shown), shown))
@@ -990,10 +989,7 @@ def _check_examination(signals, exposures, propensity, name):
             "value of it says that users did nothing, as on a row that nobody looked at. Leave the "
             "column out, or use shared_examination=None."
         )
-    if (
-        exposures is not None
-        and (np.nan_to_num(as_float(to_numpy(exposures), "exposures")) > 1).any()
-    ):
+    if exposures is not None and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any():
         raise ValueError(
             "shared_examination=True is not available with exposures above 1: counts lose which "
             "signals fired together, which is what tells rows that nobody looked at. Give each "
@@ -1017,31 +1013,38 @@ def _check_known_propensities(propensity, log):
             )
 
 
-def _check_names(y, known):
-    """Return the names of the signals, None without any, which must be those known."""
-    columns = getattr(y, "columns", None)
-    names = None
-    if columns is not None and all(isinstance(name, str) for name in columns):
-        names = np.asarray(columns, dtype=object)
+def _with_names(y, known):
+    """Return y with its rows, and names of its signals, None without any; they must be known."""
+    y = opened(y)
+    names = column_names(y)
+    names = None if names is None else np.asarray(names, dtype=object)
     if known is None:
-        return names
+        return y, names
     if names is not None and list(names) != list(known):
         raise ValueError(
             f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. "
             "Pass the same signals in the same order, NaN where one was not logged."
         )
-    return np.asarray(known, dtype=object)
+    return y, np.asarray(known, dtype=object)
+
+
+def _in_order_of(names, table, what):
+    """Return a table with its columns in the order of the signals, where both have names."""
+    table = opened(table)
+    columns = None if names is None else column_names(table)
+    if columns is None or columns == list(names):
+        return table
+    if sorted(columns) != sorted(names):
+        raise ValueError(
+            f"{what} has the columns {columns}, but y has {list(names)}; expected the same names. "
+            "Rename them, or pass one column for all signals."
+        )
+    return taken(table, [columns.index(name) for name in names])
 
 
 def check_user_id(user_id, n_samples):
     """Return ids of users as an array, of objects unless they are numbers or strings."""
-    ids = to_numpy(user_id)
-    if isinstance(ids, list | tuple) and any(isinstance(user, tuple) for user in ids):
-        given = ids
-        ids = np.empty(len(given), dtype=object)
-        for row, user in enumerate(given):
-            ids[row] = user
-    ids = np.asarray(ids)
+    ids = as_values(user_id)
     if ids.shape != (n_samples,):
         raise ValueError(
             f"user_id has shape {ids.shape}, but one user per row of X is expected: "

@@ -17,8 +17,9 @@ from ._features import HeadColumns, read_features
 from ._fit import reread_log
 from ._log import check_user_id, number_users
 from ._sources import chunks
+from ._tables import opened
 from ._typing import F, Floats, Rows, same
-from ._validation import check_out, check_sample_weight, to_numpy
+from ._validation import check_out, check_sample_weight
 from .measurement import _mixture
 from .measurement._model import Measurement, mean_delays
 from .measurement._signal import Signal
@@ -709,7 +710,7 @@ class PredictionMixin:
         if true_preference is not None:
             reward = self.predict(X)
             weight = check_sample_weight(sample_weight, len(reward))
-            return PREFERENCE_METRICS["r2"](to_numpy(true_preference), reward, sample_weight=weight)
+            return PREFERENCE_METRICS["r2"](true_preference, reward, sample_weight=weight)
         if not self.objective_.models_actions:
             raise ValueError(
                 f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "
@@ -733,7 +734,7 @@ class PredictionMixin:
                 raise ValueError(nothing)
             return total / weight
         if user_id is not None:
-            self._codes(FittedMixture.of(self), user_id, len(to_numpy(y)))
+            self._codes(FittedMixture.of(self), user_id, len(opened(y)))
         values, weight = log_likelihood(self, X, y, **side)
         if not weight.any():
             raise ValueError(nothing)

@@ -44,9 +44,10 @@ from ._sklearn import (
     warn_or_raise_about_fit_failures,
 )
 from ._sources import refuse_mapped
+from ._tables import opened
 from ._transaction import all_or_nothing
 from ._typing import Rows, same
-from ._validation import without_chats
+from ._validation import as_labels
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
 
@@ -204,8 +205,10 @@ class BatchedSearchCV(GridSearchCV):
                 ".npy file, and fit the best estimator on the whole file."
             )
         refuse_mapped(X)  # now, not in the fit after the search
+        X, y = opened(X), opened(y)
+        params = {name: opened(value) for name, value in params.items()}
         if params.get("groups") is not None:
-            params["groups"] = without_chats(params["groups"])
+            params["groups"] = as_labels(params["groups"])
         candidates = list(ParameterGrid(self.param_grid))
         groups = self._groups(candidates)
         if self.factor is not None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from ._optional import import_optional
+from ._paths import local_path
 
 #: Files of more bytes than this are streamed.
 STREAM_BYTES = 2**30
@@ -63,7 +64,7 @@ def open_rows(X):
     refuse_mapped(X)
     if not isinstance(X, str | os.PathLike):
         return X
-    path = Path(X).expanduser()
+    path = local_path(X)
     if path.suffix == ".npy" and path.is_file() and path.stat().st_size <= STREAM_BYTES:
         try:
             return np.load(path, allow_pickle=False)

@@ -6,35 +6,30 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
-from ._keys import codes_of, is_absent, is_nested
-from ._sources import Source
-
-
-def to_numpy(value):
-    """Return a torch tensor as an ndarray (bfloat16 as float32), anything else as it is."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    return value
-
-
-def is_numeric(X):
-    """Return whether X is a table of numbers."""
-    if isinstance(X, torch.Tensor | Source):
-        return True
-    if hasattr(X, "dtypes"):
-        return all(getattr(dtype, "kind", "O") in "biuf" for dtype in np.atleast_1d(X.dtypes))
-    if isinstance(X, np.ndarray):
-        return X.dtype.kind in "biuf"
-    first = X[0] if isinstance(X, list | tuple) and len(X) else None
-    return isinstance(first, list | tuple | np.ndarray) and all(
-        isinstance(value, Real) for value in first
-    )
+from ._keys import codes_of, is_absent
+from ._tables import (
+    as_frame,
+    as_list,
+    as_numbers,
+    as_series,
+    as_values,
+    as_vectors,
+    times_in,
+)
 
 
 def check_not_text(X):
     """Raise if X holds text, or arrays in its cells, in place of numbers."""
-    values = X.to_numpy() if hasattr(X, "iloc") else X
+    frame = as_frame(X)
+    values = X if frame is None else np.array(frame.head(1).rows(), dtype=object)
+    if as_series(X) is not None:
+        values = as_list(X)
+    times = times_in(X)
+    if times:
+        raise ValueError(
+            f"X holds times in the columns {times}, but expected are numbers: encode them first, "
+            "for example as hours since an event, or select other columns."
+        )
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
     if isinstance(values, np.ndarray) and values.dtype == object and np.ndim(cell) == 1:
@@ -45,7 +40,7 @@ def check_not_text(X):
     if isinstance(first, np.ndarray) and first.dtype == object:
         text = [column for column, value in enumerate(first) if isinstance(value, str)]
         if 0 < len(text) < len(first):
-            names = X.columns[text] if hasattr(X, "iloc") else text
+            names = text if frame is None else [frame.columns[column] for column in text]
             raise ValueError(
                 f"X holds text in the columns {list(names)}, but expected are numbers: encode them "
                 "first (OneHotEncoder in a ColumnTransformer), or select other columns."
@@ -58,18 +53,33 @@ def check_not_text(X):
         )
 
 
+_FLOATS = [np.float64, np.float32, np.float16]
+
+
 def check_features(estimator, X, *, reset):
     """Return X as a finite 2-D float array and check (or set) its width and column names.
 
     float16, float32 and float64 are kept as they are, other numbers become float64.
     """
-    X = to_numpy(X)
+    X = as_vectors(X)
     check_not_text(X)
+    if as_frame(X) is not None:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)  # the names
+        X = as_numbers(X)
+        return check_array(
+            X,
+            dtype=_FLOATS,
+            order=None,
+            ensure_all_finite=not _is_surely_finite(X),
+            estimator=estimator,
+            input_name="X",
+        )
+    X = as_numbers(X)
     return validate_data(
         estimator,
         X,
         reset=reset,
-        dtype=[np.float64, np.float32, np.float16],
+        dtype=_FLOATS,
         order=None,
         ensure_all_finite=not _is_surely_finite(X),
     )
@@ -109,11 +119,8 @@ _EXPECTED_ACTIONS = (
 def as_float(y, name):
     """Return y as a new array of floats, NaN where it is missing."""
     try:
-        # pandas' own missing value does not convert by itself.
-        if hasattr(y, "to_numpy"):
-            y = y.to_numpy(dtype=np.float64, na_value=np.nan)
         # A copy, because torch shares memory and objects to read-only arrays.
-        return np.array(y, dtype=np.float64)
+        return np.array(as_numbers(y), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). "
@@ -192,7 +199,7 @@ def check_binary(actions, name):
 
 def _check_table(value, n_samples, name, content):
     """Return value as floats of shape (n, K), and whether it was one-dimensional."""
-    table = as_float(to_numpy(value), name)
+    table = as_float(value, name)
     if table.ndim not in (1, 2):
         raise ValueError(
             f"{name} has {table.ndim} dimensions (shape {table.shape}); expected are {content} "
@@ -313,7 +320,7 @@ def check_vector(value, n_samples, name):
     """Return a finite float vector of length n_samples."""
     if isinstance(value, str):
         raise ValueError(f"{name} must be one number per row of X, got {value!r}.")
-    vector = check_array(to_numpy(value), ensure_2d=False, dtype=np.float64, input_name=name)
+    vector = check_array(as_numbers(value), ensure_2d=False, dtype=np.float64, input_name=name)
     if vector.shape != (n_samples,):
         raise ValueError(
             f"{name} has shape {vector.shape}, but one number per row of X is expected: "
@@ -359,43 +366,40 @@ def check_out(out, like):
     return out
 
 
-def without_chats(groups):
-    """Return groups as they are, but numbers where some are conversations.
+def as_labels(groups):
+    """Return labels as an array that can be put in order: numbers, if they are objects.
 
-    NumPy would make a table of chats of one length, and nothing can put them in order.
+    Equal conversations are one group, and each missing label is one of its own.
     """
-    if getattr(groups, "dtype", None) not in (None, object) or not hasattr(groups, "__iter__"):
-        return groups
-    values = list(groups)
-    return codes_of(values) if any(map(is_nested, values)) else groups
+    groups = as_values(groups)
+    return codes_of(groups) if groups.dtype == object or is_missing(groups).any() else groups
+
+
+def check_shape(labels, n_samples, name):
+    """Return labels if there is one for each row."""
+    if labels.shape != (n_samples,):
+        raise ValueError(
+            f"{name} has shape {labels.shape}, but one value per row of X is expected: "
+            f"({n_samples},)."
+        )
+    return labels
 
 
 def check_groups(groups, n_samples, name="groups"):
-    """Return group labels as a 1-D array of length n; equal conversations are one group."""
-    groups = np.asarray(without_chats(to_numpy(groups)))
-    if groups.shape != (n_samples,):
-        raise ValueError(
-            f"{name} has shape {groups.shape}, but one value per row of X is expected: "
-            f"({n_samples},)."
-        )
+    """Return group labels as a 1-D array of length n, of numbers where they cannot be sorted.
+
+    Equal conversations are one group. A row whose label is missing is a group of its own, but it
+    needs a `response_id`.
+    """
+    groups = check_shape(as_values(groups), n_samples, name)
     missing = is_missing(groups)
-    if missing.any() and (name == "response_id" or groups.dtype == object):
-        # A NaN among objects also spoils the order that equal labels are found by.
+    if missing.any() and name == "response_id":
         raise ValueError(
-            f"{name} is missing (NaN) in {missing.sum()} rows. "
-            + (
-                "Give each response an id of its own; rows of equal id share one preference."
-                if name == "response_id"
-                else "Fill in a label of its own for each of them, or leave these rows out."
-            )
+            f"{name} is missing (NaN) in {missing.sum()} rows, the first is row "
+            f"{missing.argmax()}. Give each response an id of its own; rows of equal id share one "
+            "preference."
         )
-    try:
-        np.unique(groups)
-    except TypeError as error:
-        raise ValueError(
-            f"{name} holds labels that cannot be put in order ({error}). Use one type for all."
-        ) from error
-    return groups
+    return as_labels(groups)
 
 
 def is_missing(labels):

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from ._validation import as_float, to_numpy
+from ._tables import opened
+from ._validation import as_float
 
 #: Of actions whose delay is exponential, 1.8 % are still to come after this many mean delays.
 MATURE = 4.0
@@ -109,7 +110,7 @@ def check_waits(age, delay, actions, signals):
 
 
 def _as_times(values, shape, name, one_per_row=True):
-    values = to_numpy(values)
+    values = opened(values)
     table = np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
     if table.dtype.kind == "m":
         missing = np.isnat(table)

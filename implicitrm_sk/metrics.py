@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from ._keys import codes_of
+from ._tables import as_numbers, as_values
+
 __all__ = [
     "PREFERENCE_METRICS",
     "calibration_error",
@@ -543,7 +546,7 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
     if sample_weight is not None:
         weight = _float_vector("sample_weight", sample_weight).astype(np.float64)
     if groups is not None:
-        groups = np.asarray(groups)
+        groups = as_values(groups)
         if groups.ndim != 1:
             raise ValueError(f"groups must be one-dimensional, got shape {groups.shape}.")
     others = {"reward": reward, "sample_weight": weight, "groups": groups}
@@ -578,12 +581,12 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
     if unit_interval:
         _check_unit_interval("true_preference", truth)
     if groups is not None:
-        groups = np.unique(groups[known], return_inverse=True)[1]
+        groups = codes_of(groups[known])
     return truth, reward, weight, groups
 
 
 def _float_vector(name, values):
-    array = np.asarray(values)
+    array = np.asarray(as_numbers(values))
     if array.dtype.kind != "f":
         try:
             array = array.astype(np.float64)

@@ -154,7 +154,7 @@ def test_nodes_are_a_leading_dimension_of_every_kind():
         (["b", None, ("x", 1), "b"], [0, 2, 1, 0], ["b", ("x", 1)]),
         ([("x", 1), ("y", 2), ("x", 1)], [0, 1, 0], [("x", 1), ("y", 2)]),
         (pd.Series(["b", None, "b"], dtype="string"), [0, 1, 0], ["b"]),
-        (pd.Categorical(["b", "a", "b"]), [0, 1, 0], ["b", "a"]),
+        (pd.Categorical(["b", "a", "b"]), [1, 0, 1], ["a", "b"]),
     ],
 )
 def test_users_are_numbered(ids, expected, known):

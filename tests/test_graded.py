@@ -166,7 +166,7 @@ def test_training_starts_at_the_shares_of_the_grades():
 
 def test_bins_shift_and_cut_points_are_found(log, fitted):
     assert fitted.signals_[0] == Graded(1, (-np.inf, 1.0, 2.0, 4.0, 8.0, np.inf))
-    shared = torch.nn.functional.softplus(fitted.model_.shared_logit[0]).detach()
+    shared = torch.nn.functional.softplus(fitted.model_.shared()[:, 0]).detach()
     assert_allclose(shared, 2.0, atol=0.35)  # the shift, and the distances of the cut points
     grades = fitted.predict_action(log.X)[:, :5]
     assert_allclose(grades.sum(axis=1), 1, atol=1e-5)

@@ -9,9 +9,9 @@ import sys
 import textwrap
 import time
 import warnings
-from pathlib import Path
 
 from .._optional import import_optional
+from .._paths import local_path
 from ._table import (
     SIDE,
     Table,
@@ -19,6 +19,7 @@ from ._table import (
     check_writable,
     default_actions,
     names_of,
+    note,
     split_names,
     text_columns,
     write_frame,
@@ -41,11 +42,14 @@ OPTIONS = {
     "prompt": "--prompt",
     "random_state": "--seed",
     "response": "--response",
+    "now": "--now",
     "response_id": "--response-id",
     "same_prompts": "--same-prompts",
     "sample_weight": "--weight",
+    "time": "--time",
     "turn": "--turn",
     "user_id": "--user",
+    "window": "--window",
 }
 _ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(?=(\S?))")
 _SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
@@ -54,14 +58,18 @@ _SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 def fit(args):
     """Learn a reward from a log and save it."""
-    out = Path(args.out)
-    check_writable(out)
+    out = local_path(args.out)
+    check_writable(out, force=args.force, read=[args.log])
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
     settings = _settings(args, signals)
     X = table.features(args)
     y = table.numbers(actions)
     side = table.side_information(args)
+    is_open = table.open_windows(args)
+    if is_open is not None:
+        y[is_open] = float("nan")
+        note(f"{is_open.sum():,} rows whose window of {args.window} is not closed: not logged.")
     import numpy as np
 
     from .._estimator import ImplicitRewardEstimator
@@ -120,10 +128,12 @@ def inspect(args):
         signals = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
     settings = _settings(args, None if signals is None else list(signals.values()))
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
+    columns["time"] = args.time
     if args.embedding is not None and args.embedding.endswith("*"):
         columns.pop("embedding")  # columns of numbers, which the summary does not look at
     labels = [] if args.labels is None else [args.labels]
-    data = read_log(args.log, signals, columns | text_columns(args), labels, needs_features=False)
+    columns |= text_columns(args)
+    data = read_log(args.log, signals, columns, labels, args.window, args.now, needs_features=False)
     say(str(data.summary))
     if data.actions is None:
         note("note: no column is known to hold actions: name them by --actions and --negative.")
@@ -137,6 +147,8 @@ def inspect(args):
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**settings | {"signals": data.signals})
     side = {} if args.labels is None else {"labels": data[args.labels]}
+    if args.user is not None:
+        side["user_id"] = data.user_id
     n = len(data.actions)
     select_features(est, np.zeros((n, 1)), reset=True)  # whatever the columns are
     identify(est, n, data.actions, side)
@@ -145,8 +157,8 @@ def inspect(args):
 
 def predict(args):
     """Give every response of a file its reward."""
-    out = Path(args.out)
-    check_writable(out, kinds=(".parquet", ".jsonl"))
+    out = local_path(args.out)
+    check_writable(out, kinds=(".parquet", ".jsonl"), force=args.force, read=[args.data])
     est = _load(args.model)
     table = Table(args.data)
     X = table.features(args, est)
@@ -199,8 +211,8 @@ def report(args):
 
 def fine_tune(args):
     """Train the language model of a reward together with its heads, and save both."""
-    out = Path(args.out)
-    check_writable(out)
+    out = local_path(args.out)
+    check_writable(out, force=args.force, read=[args.model, args.log])
     settings = _given(args.set)
     if args.resume:
         settings["resume_from_checkpoint"] = True
@@ -248,11 +260,13 @@ def fine_tune(args):
 def compare(args):
     """Say which group of responses users prefer: models, prompt versions, days."""
     if args.out is not None:
-        check_writable(Path(args.out), kinds=(".parquet", ".jsonl"))
+        check_writable(
+            local_path(args.out), (".parquet", ".jsonl"), force=args.force, read=[args.log]
+        )
     table = Table(args.log)
     actions, signals = table.signed_columns(args.actions, args.negative)
     settings = _settings(args, signals)
-    X, y, by = table.features(args), table.numbers(actions), table.values(args.by)
+    X, y, by = table.features(args), table.numbers(actions), table.ids(args.by)
     side = {"labels": None, "sample_weight": None}
     for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
         if column is not None:
@@ -288,14 +302,17 @@ def compare(args):
     )
     say(in_own_words(str(comparison)))
     if args.out is not None:
-        write_frame(Path(args.out), comparison.to_frame().reset_index())
+        write_frame(local_path(args.out), comparison.to_frame().reset_index())
         say(f"Written: {args.out}")
 
 
 def export(args):
     """Make of a saved reward what other tools read."""
+    if args.kind != "hub":
+        out = local_path(args.out)
+        kinds = None if args.kind == "transformers" else (".parquet", ".jsonl")
+        check_writable(out, kinds, force=args.force, read=[args.model, args.log or args.model])
     est = _load(args.model)
-    out = Path(args.out)
     if args.kind == "transformers":
         from ..integrations import to_transformers
 
@@ -315,7 +332,6 @@ def export(args):
 
         if args.log is None:
             raise ValueError(f"--as {args.kind} needs --log FILE, the log to take responses from.")
-        check_writable(out, kinds=(".parquet", ".jsonl"))
         table = Table(args.log)
         texts = table.texts(args, with_id=True)
         actions = None
@@ -347,15 +363,17 @@ def _why_empty(args, texts):
     if not several:
         return f"A pair needs a prompt with two or more responses; all {len(sizes):,} have one."
     return (
-        f"Of the {several:,} prompts with two or more responses none has two whose rewards differ "
-        f"as {limits} ask; lower them."
+        f"Of the {several:,} prompts with two or more responses none has two that differ, and "
+        f"whose rewards differ as {limits} ask; lower them."
     )
 
 
 def _vectors(est, X):
     """Return text as vectors, so that it is embedded once."""
+    from .._tables import is_numeric
+
     embedder = getattr(est, "embedder_", None)
-    return X if embedder is None or not hasattr(X, "columns") else embedder.transform(X)
+    return X if embedder is None or is_numeric(X) else embedder.transform(X)
 
 
 def _load(path):
@@ -460,11 +478,6 @@ def in_own_words(text):
         args = ImplicitRewardEstimator().get_params()
     text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
     return _ARGUMENT.sub(option, text)
-
-
-def note(text):
-    """Tell the user something beside the result."""
-    print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
 
 
 def say(text):

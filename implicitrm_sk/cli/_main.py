@@ -33,17 +33,8 @@ import sys
 import warnings
 
 from .. import __version__
-from ._commands import (
-    compare,
-    export,
-    fine_tune,
-    fit,
-    in_own_words,
-    inspect,
-    note,
-    predict,
-    report,
-)
+from ._commands import compare, export, fine_tune, fit, in_own_words, inspect, predict, report
+from ._table import note
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
 OBJECTIVES = (
@@ -79,6 +70,9 @@ _ACTIONS = (
 
 def main(argv=None):
     """Run the command with these arguments (None: those of the process), return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", None) == "strict":  # a name that a terminal cannot print
+            stream.reconfigure(errors="backslashreplace")
     parser = _parser()
     args = parser.parse_args(argv)
     if args.command is None:
@@ -161,15 +155,12 @@ def _add_inspect(commands):
         inspect,
         "implicitrm inspect log.jsonl --actions copied,shared --negative regenerated",
     )
-    sub.add_argument(
-        "log",
-        metavar="LOG",
-        help=".jsonl, .json (also .gz, .zst), .parquet or .arrow file, or a folder of such",
-    )
+    _add_log(sub)
     _add_actions(sub)
     _add_embedding(sub)
     _add_text(sub)
     _add_groups(sub)
+    _add_users_and_times(sub)
     sub.add_argument("--labels", metavar="COLUMN", help="labels of some rows, as of fit")
     _add_settings(sub)
 
@@ -180,7 +171,7 @@ def _add_fit(commands):
         fit,
         "implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward",
     )
-    sub.add_argument("log", metavar="LOG", help=".parquet or .jsonl file, one row per response")
+    _add_log(sub)
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
@@ -189,8 +180,10 @@ def _add_fit(commands):
     _add_embedder(sub)
     _add_text(sub)
     _add_groups(sub)
+    _add_users_and_times(sub)
     _add_side_information(sub)
     _add_settings(sub)
+    _add_force(sub)
 
 
 def _add_predict(commands):
@@ -213,6 +206,7 @@ def _add_predict(commands):
         help="also write what is known after these actions, those of --actions and --negative of "
         "fit: p_preferred, and p_PA, p_NA, p_PP, p_NP (preferred or not, active or passive)",
     )
+    _add_force(sub)
 
 
 def _add_report(commands):
@@ -280,6 +274,7 @@ def _add_fine_tune(commands):
         help="a setting of transformers' TrainingArguments, for example num_train_epochs=2 or "
         "learning_rate=1e-4; may be repeated",
     )
+    _add_force(sub)
 
 
 def _add_compare(commands):
@@ -318,6 +313,7 @@ def _add_compare(commands):
     sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
     _add_labels_and_weight(sub)
     _add_settings(sub)
+    _add_force(sub)
 
 
 def _add_export(commands):
@@ -358,6 +354,16 @@ def _add_export(commands):
     )
     sub.add_argument(
         "--min-margin", type=float, default=0.0, metavar="GAP", help="least reward gap of a pair"
+    )
+    _add_force(sub)
+
+
+def _add_log(sub):
+    sub.add_argument(
+        "log",
+        metavar="LOG",
+        help=".jsonl, .json (also .gz, .zst), .parquet or .arrow file, or a folder of such; one "
+        "row per response",
     )
 
 
@@ -443,9 +449,32 @@ def _add_groups(sub):
         "--groups",
         metavar="COLUMN",
         help="rows of one group (prompt, user) are kept together when some are held out "
-        "(default: the user, if --user is given, else prompt_id, else equal prompts)",
+        "(default: prompt_id, else equal prompts); empty is a group of its own",
     )
-    sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
+
+
+def _add_users_and_times(sub):
+    sub.add_argument(
+        "--user",
+        metavar="COLUMN",
+        help="who acted: users then differ in how readily they act; may be empty in some rows",
+    )
+    sub.add_argument(
+        "--time",
+        metavar="COLUMN",
+        help="when a row was shown (default: time, timestamp or created_at)",
+    )
+    sub.add_argument(
+        "--window",
+        metavar="DURATION",
+        help="how long an action is waited for (24h, 7d; for times that are numbers a number): "
+        "actions of rows whose window is open at --now are not logged",
+    )
+    sub.add_argument("--now", metavar="TIME", help="the time of the export, needed by --window")
+
+
+def _add_force(sub):
+    sub.add_argument("--force", action="store_true", help="replace what is there already")
 
 
 def _add_labels_and_weight(sub):

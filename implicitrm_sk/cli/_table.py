@@ -4,15 +4,22 @@ import contextlib
 import json
 import os
 import re
+import sys
 import tempfile
+import textwrap
+from decimal import Decimal
 from pathlib import Path
 
-from .._keys import codes_of
 from .._optional import import_optional
+from .._tables import as_values
+from ..datasets._records import Records, check_once
+from ..datasets._times import as_times, windows_open
 
 EMBEDDING = "embedding"
 #: Taken for prompts where --groups names no column; the first one found.
 GROUPS = ("prompt_id", "prompt")
+#: Taken for times where --time names no column.
+TIMES = ("time", "timestamp", "created_at")
 #: Options that name columns of what `fit` takes beside X and y.
 SIDE = ("labels", "weight", "response_id", "exposures")
 #: Endings of files that somebody might want instead of a folder; model-1.0 is none.
@@ -20,7 +27,12 @@ _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pk
 
 
 class Table:
-    """A parquet or JSONL file, of which columns are read as they are needed.
+    """Files of a log, of which columns are read as they are needed.
+
+    Parameters
+    ----------
+    path : str
+        A file, or a folder whose files are read in the order of their names.
 
     Attributes
     ----------
@@ -31,44 +43,40 @@ class Table:
     """
 
     def __init__(self, path):
-        self.path = Path(path)
-        self.name = self.path.name
-        self.summary = self.kept = self._groups = None
-        if not self.path.is_file():
-            what = "is a folder" if self.path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"{path} {what}. Expected is a .parquet or .jsonl file.")
-        if self.path.stat().st_size == 0:
-            raise ValueError(f"{self.name} is empty (0 bytes).")
-        arrow = import_optional("pyarrow", "data", "Reading a log")
-        self._parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
-        kind = self.path.suffix.lower()
-        try:
-            if kind == ".parquet":
-                file = self._parquet.ParquetFile(self.path)
-                self.columns, self.n_rows = list(file.schema_arrow.names), file.metadata.num_rows
-                self._values = None
-            elif kind in (".jsonl", ".ndjson", ".json", ".gz", ".zst"):
-                self._values = _json_columns(self.path)
-                self.columns = list(self._values)
-                self.n_rows = len(next(iter(self._values.values()), ()))
-            else:
-                raise ValueError(
-                    f"{self.name} ends with {kind or 'nothing'!r}; expected is .parquet or .jsonl"
-                    + (
-                        ": pandas.read_csv(LOG).to_parquet(...) makes one of a table."
-                        if kind in (".csv", ".tsv")
-                        else "."
-                    )
-                )
-        except arrow.ArrowException as error:
-            first = str(error).splitlines()[0]
-            raise ValueError(f"{self.name} cannot be read as {kind[1:]}: {first}") from error
+        records = Records(path)
+        self.path, self.name, self.files = Path(path), records.name, records.files
+        self.summary = self.kept = self._groups = self._values = None
+        empty = next((file for file in self.files if file.stat().st_size == 0), None)
+        if empty is not None:
+            raise ValueError(f"{empty.name} is empty (0 bytes).")
+        if all(file.suffix.lower() == ".parquet" for file in self.files):
+            self._parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
+            opened = [self._opened(file) for file in self.files]
+            self._names = [list(file.schema_arrow.names) for file in opened]
+            for file, names in zip(self.files, self._names, strict=True):
+                check_once(names, file.name)
+            self.columns = list(dict.fromkeys(name for names in self._names for name in names))
+            self.n_rows = sum(file.metadata.num_rows for file in opened)
+        else:
+            self._values, self._keys = _columns_of(records)
+            self.columns, self.n_rows = list(self._values), len(self._keys)
         if self.n_rows == 0:
             raise ValueError(f"{self.name} has no rows.")
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError(f"{self.name} has two columns of one name.")
 
-    def _read(self, names):
+    def _opened(self, file):
+        import pyarrow
+
+        try:
+            return self._parquet.ParquetFile(file)
+        except (pyarrow.ArrowException, OSError) as error:
+            first = str(error).splitlines()[0]
+            raise ValueError(f"{file.name} cannot be read as parquet: {first}") from error
+
+    def _read(self, names, join="default"):
+        """Return columns as an Arrow table; a column that a file lacks is null in its rows.
+
+        `join` is how the types of several files are brought together, see pyarrow.concat_tables.
+        """
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ValueError(
@@ -80,18 +88,31 @@ class Table:
         if self._values is not None:
             table = pyarrow.table({name: self._typed(name) for name in names})
         else:
+            tables = []
+            for file, there in zip(self.files, self._names, strict=True):
+                found = [name for name in names if name in there]
+                try:
+                    tables.append(self._opened(file).read(found, use_pandas_metadata=False))
+                except (pyarrow.ArrowException, OSError) as error:
+                    first = str(error).splitlines()[0]
+                    raise ValueError(f"{file.name} cannot be read as parquet: {first}") from error
             try:
-                table = self._parquet.read_table(self.path, columns=names)
-            except (pyarrow.ArrowException, OSError) as error:
+                table = tables[0]
+                if len(tables) > 1:
+                    table = pyarrow.concat_tables(tables, promote_options=join).select(names)
+            except pyarrow.ArrowException as error:
                 first = str(error).splitlines()[0]
-                raise ValueError(f"{self.name} cannot be read as parquet: {first}") from error
+                raise ValueError(
+                    f"the files of {self.name} hold a column in several types: {first}. Write "
+                    "them with one type, or write .jsonl."
+                ) from error
         return table if self.kept is None else table.take(self.kept)
 
     def _typed(self, name):
         import pyarrow
 
         try:
-            return pyarrow.array(self._values[name], from_pandas=True)
+            return pyarrow.array(self._values[name], from_pandas=False)
         except (pyarrow.ArrowException, OverflowError) as error:
             first = str(error).splitlines()[0]
             raise ValueError(
@@ -99,19 +120,27 @@ class Table:
                 "is one. Convert them, or name another column; as results write .jsonl."
             ) from error
 
-    def values(self, name):
-        """Return a column of any type as an array, none of it missing."""
-        column = self._read([name]).column(name)
-        if column.null_count:
-            raise ValueError(
-                f"column {name!r} of {self.name} is empty in {column.null_count:,} rows; every row "
-                "needs a value there."
-            )
-        return column.to_pandas().to_numpy()
-
     def ids(self, name):
-        """Return a column of ids, None where it is empty."""
-        return self._read([name]).column(0).to_pylist()
+        """Return a column of ids of any type, None where they are missing."""
+        if self._values is not None and name in self._values:
+            values = self._values[name]
+            return as_values(values if self.kept is None else [values[row] for row in self.kept])
+        return as_values(self._read([name], "permissive").column(name))
+
+    def open_windows(self, args):
+        """Return in which rows the window of the actions is still open, None without a window."""
+        if args.window is None:
+            return None
+        if args.now is None:
+            raise ValueError(f"--window {args.window} needs --now, the time of the export.")
+        names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
+        if len(names) != 1:
+            raise ValueError(
+                f"--window {args.window} needs the time of each row: name its column by --time. "
+                f"The columns of {self.name} are {_listing(self.columns)}."
+            )
+        times, kind = as_times(self.ids(names[0]), lambda row: f"row {row}", names[0])
+        return windows_open(times, kind, args.window, args.now)
 
     def numbers(self, names, labels=()):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
@@ -121,7 +150,7 @@ class Table:
         import pandas
         import pyarrow
 
-        table = self._read(names)
+        table = self._read(names, "permissive")
         columns = {}
         for name in names:
             column = table.column(name)
@@ -199,12 +228,10 @@ class Table:
 
     def groups(self, args):
         """Return which prompt each row belongs to, None if no column says it."""
-        if args.groups is None and getattr(args, "user", None) is not None:
-            return codes_of(self.ids(args.user))
         if args.groups is None and "prompt_id" not in self.columns and self._groups is not None:
             return self._groups  # equal prompts
         name = args.groups or next((name for name in GROUPS if name in self.columns), None)
-        return None if name is None else self.values(name)
+        return None if name is None else self.ids(name)
 
     def side_information(self, args):
         """Return what `fit` takes beside X and y."""
@@ -217,7 +244,9 @@ class Table:
             if side["exposures"].shape[1] == 1:
                 side["exposures"] = side["exposures"][:, 0]
         if args.response_id is not None:
-            side["response_id"] = self.values(args.response_id)
+            side["response_id"] = self.ids(args.response_id)
+        if getattr(args, "user", None) is not None:
+            side["user_id"] = self.ids(args.user)
         if args.groups or args.response_id is None:
             side["groups"] = self.groups(args)
         return side
@@ -225,7 +254,7 @@ class Table:
     def feature_columns(self, args, est=None):
         """Return the names of the columns that X is made of; none of them if it is text."""
         names = getattr(est, "feature_names_in_", None)
-        if names is not None:
+        if names is not None and args.embedding is None:
             return list(map(str, names))
         if getattr(est, "embedder_", None) is not None and args.embedding is None:
             return []
@@ -258,10 +287,17 @@ class Table:
         names = self.feature_columns(args, est)
         if not names:
             return self.texts(args)
-        if len(names) == 1 and getattr(est, "feature_names_in_", None) is None:
+        known = getattr(est, "feature_names_in_", None)
+        if len(names) == 1 and (known is None or names != list(known)):
             return self._lists(names[0])
         X = self.numbers(names)
-        return X if getattr(est, "feature_names_in_", None) is not None else X.to_numpy()
+        if est is None or known is not None:
+            return X  # columns go by their names
+        note(
+            f"note: the model knows its columns by position only. Taken in the order of "
+            f"{self.name}: {_listing(names)}."
+        )
+        return X.to_numpy()
 
     def _lists(self, name):
         import numpy as np
@@ -321,13 +357,15 @@ class Table:
         if data.prompt is None:
             columns = {"text": data.response}
         if "prompt_id" in self.columns and with_id:
-            columns["prompt_id"] = self.values("prompt_id")
+            columns["prompt_id"] = self.ids("prompt_id")
         pandas = import_optional("pandas", "data", "Reading a log")
         return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns.items()})
 
     def describe(self, y, signals, embedder, X):
         """Return what was read, in words."""
         lines = [f"{self.name}: {self.n_rows:,} rows, embeddings of {X.shape[1]} columns"]
+        if self.files[1:]:
+            lines.append(f"  files: {len(self.files)}, in the order of their names")
         if embedder is not None:
             lines = [str(self.summary), f"  text for {embedder}"]
         signs = ["positive"] * y.shape[1] if signals is None else signals
@@ -345,24 +383,54 @@ class Table:
         if taken:
             raise ValueError(f"{self.name} has a column {taken[0]!r} already; rename it first.")
         names = [name for name in self.columns if name not in leave_out]
-        if self._values is not None and path.suffix == ".jsonl":
+        if path.suffix == ".jsonl":
             _in_place(path, lambda temporary: self._write_json(temporary, names, found))
-        else:
-            write_frame(path, self._read(names).to_pandas().assign(**found))
+            return
+        import pyarrow.parquet
+
+        table = self._read(names) if names else None
+        for name, values in found.items():
+            table = (
+                pyarrow.table({name: values})
+                if table is None
+                else table.append_column(name, pyarrow.array(values))
+            )
+        _in_place(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
     def _write_json(self, path, names, found):
         """Write the values as they were read: a table has no column of mixed types."""
-        rows = range(self.n_rows) if self.kept is None else self.kept
         with open(path, "wb") as file:
-            for number, row in enumerate(rows):
-                record = {name: self._values[name][row] for name in names}
+            for number, record in enumerate(self._records(names)):
                 record |= {name: float(values[number]) for name, values in found.items()}
-                record = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in record.items()}
                 try:
-                    line = json.dumps(record, ensure_ascii=False).encode()
+                    line = json.dumps(record, ensure_ascii=False, default=_as_json).encode()
                 except UnicodeEncodeError:  # half of an emoji
-                    line = json.dumps(record).encode()
+                    line = json.dumps(record, default=_as_json).encode()
                 file.write(line + b"\n")
+
+    def _records(self, names):
+        """Yield the rows as dicts; those of JSON have the fields that they had."""
+        if self._values is None:
+            for batch in self._read(names).to_batches():
+                yield from batch.to_pylist() if names else ({} for _ in range(batch.num_rows))
+            return
+        wanted = set(names)
+        for row in range(len(self._keys)) if self.kept is None else self.kept:
+            yield {name: self._values[name][row] for name in self._keys[row] if name in wanted}
+
+
+def _as_json(value):
+    """Return what JSON has no form for in one that reads back as the same."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise ValueError(
+        f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON has no form for. "
+        "Write .parquet."
+    )
 
 
 def write_frame(path, frame):
@@ -391,7 +459,7 @@ def _in_place(path, write):
             os.unlink(temporary)
 
 
-def check_writable(path, kinds=None):
+def check_writable(path, kinds=None, *, force=False, read=()):
     """Find out before the work, not after it, that the result cannot be written."""
     if kinds is not None and path.suffix not in kinds:
         raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
@@ -399,11 +467,22 @@ def check_writable(path, kinds=None):
         raise ValueError(f"{path}: expected is a folder, or a file that ends with .zip.")
     if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
         raise ValueError(f"{path} is a folder.")
+    if any(path.resolve() == Path(other).resolve() for other in read):
+        raise ValueError(f"{path} is the file that is read. Give the result another name.")
+    if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(
+            f"{path} is there already. Give another name, or --force to replace it."
+        )
     parent = path.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not os.access(parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: no permission in {parent}.")
+
+
+def note(text):
+    """Tell the user something beside the result."""
+    print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
 
 
 def default_actions(columns):
@@ -427,30 +506,27 @@ def text_columns(args):
     return {name: column for name, column in found.items() if column is not None}
 
 
-def _json_columns(path):
-    """Return the columns of a file of JSON as lists; lists of numbers become arrays."""
+def _columns_of(records):
+    """Return columns as lists, and the fields of each row; lists of floats become arrays."""
     import numpy as np
 
-    from ..datasets._records import Records
-
-    columns, row = {}, -1
-    for row, (_, record) in enumerate(Records(path).read(list)):
+    columns, keys, known = {}, [], {}
+    for row, (_, record) in enumerate(records.read(list)):
         for name, value in record.items():
-            if isinstance(value, list) and value and isinstance(value[0], float):
-                with contextlib.suppress(TypeError, ValueError):  # what is no vector stays a list
-                    value = np.array(value, dtype=np.float64)
+            if isinstance(value, list) and value and all(type(part) is float for part in value):
+                value = np.array(value, dtype=np.float64)
             column = columns.setdefault(name, [])
             column.extend([None] * (row - len(column)))
             column.append(value)
+        fields = tuple(record)
+        keys.append(known.setdefault(fields, fields))
     for column in columns.values():
-        column.extend([None] * (row + 1 - len(column)))
-    return columns
+        column.extend([None] * (len(keys) - len(column)))
+    return columns, keys
 
 
 def names_of(path):
     """Return the names of the columns of a log."""
-    from ..datasets._records import Records
-
     names = {}
 
     def wanted(columns):

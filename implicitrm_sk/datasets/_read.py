@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -11,29 +12,16 @@ import numpy as np
 
 from .._keys import codes_of, is_absent
 from .._optional import import_optional
-from ..embedding._text import CHATS, as_messages, as_text, last_response, messages_of, read_chat
-from ..embedding._text import read_pair as check_pair
+from ..embedding._text import as_text
+from ._columns import GUESSES, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, of_signals, sizes
-from ._times import as_times, as_window, check_kinds, is_unknown, with_zone
+from ._times import as_times, is_unknown, windows_open, with_zone
+from ._turns import is_blank, split_chat, split_pair, turn_named
 
 if TYPE_CHECKING:
     from ._data import FeedbackData
 
-#: Columns that are looked for where no argument names one.
-_GUESSES = {
-    "messages": CHATS,
-    "prompt": ("prompt",),
-    "response": ("response", "answer", "completion"),
-    "embedding": ("embedding",),
-    "user_id": ("user_id",),
-    "prompt_id": ("prompt_id",),
-    "conversation_id": ("conversation_id",),
-    "time": ("time", "timestamp", "created_at"),
-}
-_TEXT = ("messages", "prompt", "response")
-#: A column of this name, or of a name that begins with the second, is an action.
-_ACTIONS = ("action", "action_")
 _EXPECTED = "Expected are 1 (acted), 0 (did not), true, false, or nothing (not logged)"
 
 
@@ -181,7 +169,7 @@ def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_fe
         )
     signals = _as_signals(signals)
     keep = _names(keep, "keep")
-    taken = [name for name in keep if name in (*_GUESSES, *_RESULTS)]
+    taken = [name for name in keep if name in (*GUESSES, *_RESULTS)]
     if taken:
         raise ValueError(
             f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
@@ -199,7 +187,7 @@ def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_fe
     X, prompts, responses = log.X(pandas)
     actions = log.actions()
     if window is not None:
-        is_open = _open(times, kind, window, now)
+        is_open = windows_open(times, kind, window, now)
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
         for column in actions.values():
             column[is_open] = None if column.dtype == object else np.nan
@@ -275,160 +263,8 @@ def _series(columns, pandas):
     return {name: pandas.Series(values, dtype=values.dtype) for name, values in columns.items()}
 
 
-class _Log:
-    """The columns of a log that are needed, as they are read."""
-
-    def __init__(self, records, given, signals, keep, needs_features):
-        self.records, self.keep, self.found = records, keep, {}
-        named = [name for name in given.values() if name is not None]
-        named += list(signals or ()) + keep
-        candidates = [name for names in _GUESSES.values() for name in names]
-        self.values, self.seen, self.rows = {}, {}, []
-        self._collect(dict.fromkeys(named + candidates), signals is None)
-        self.n_read = len(self.rows)
-        self.positions = np.arange(self.n_read)
-        if not self.n_read:
-            raise ValueError(f"{records.name} has no rows. Check the export.")
-        if signals is None:
-            found = sorted(name for name in self.values if _is_action(name))
-            signals = dict.fromkeys(found, "positive")
-        self.signals = signals
-        self.guessed = set()
-        self.roles = self._settle(given, needs_features)
-        for name in [*self.roles.values(), *signals, *keep]:
-            if name not in self.values:
-                raise ValueError(
-                    f"{records.name} has no column {name!r}. Its columns are {self._listing()}."
-                )
-
-    def _collect(self, names, guess_actions):
-        """Read all rows, and keep the columns of these names; the others are only counted."""
-        paths = {name: str(name).split(".") for name in names}
-        roots = {path[0] for path in paths.values()} | set(names)
-
-        def wanted(columns):
-            self.seen.update(dict.fromkeys(columns))
-            return [c for c in columns if c in roots or (guess_actions and _is_action(c))]
-
-        for number, record in self.records.read(wanted):
-            row = len(self.rows)
-            self.rows.append(number)
-            for name in record:
-                if name not in self.seen:
-                    self.seen[name] = None
-                if guess_actions and name not in paths and _is_action(name):
-                    paths[name] = [name]
-            for name, path in paths.items():
-                value = record.get(name)
-                if value is None and path[0] in record and name not in record:
-                    value = self._inside(record[path[0]], path[1:], row)
-                if value is not None:
-                    column = self.values.setdefault(name, [])
-                    column.extend([None] * (row - len(column)))
-                    column.append(value)
-        for name, path in paths.items():
-            if name in self.values or name in self.seen or (len(path) > 1 and path[0] in self.seen):
-                column = self.values.setdefault(name, [])
-                column.extend([None] * (len(self.rows) - len(column)))
-
-    def _inside(self, value, path, row):
-        """Return the field of a nested value that a path leads to, None if it is not there."""
-        for step in path:
-            if isinstance(value, Mapping):
-                value = value.get(step)
-            elif isinstance(value, list | tuple | np.ndarray):
-                if step.isdecimal():
-                    value = value[int(step)] if int(step) < len(value) else None
-                    continue
-                named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
-                if len(named) > 1:
-                    raise ValueError(
-                        f"{self.place(row)} holds {len(named)} entries named {step!r}, but "
-                        "expected is one. Make rows or events of them: see actions_from_events."
-                    )
-                value = _value_of(named[0]) if named else None
-            elif not is_absent(value):
-                raise ValueError(
-                    f"{self.place(row)} holds {str(value)[:40]!r} where {'.'.join(path)!r} leads "
-                    "into it, but expected is a record or a list. Name another column."
-                )
-            else:
-                return None
-        return value
-
-    def place(self, row):
-        """Return where a row stands, in words."""
-        return self.records.place(self.rows[row])
-
-    def of(self, role):
-        return f"column {self.roles[role]!r}"
-
-    def column(self, name):
-        """Return the values of a role, of a signal or of a column."""
-        return self.values[self.roles.get(name, name)]
-
-    def _listing(self):
-        names = list(map(str, self.seen))
-        return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
-
-    def _settle(self, given, needs_features):
-        """Return the column of each role: the given one, else the only one of its names."""
-        roles = {role: name for role, name in given.items() if name is not None}
-        given_text = set(roles) & set(_TEXT)
-        if "messages" in given_text and len(given_text) > 1:
-            raise ValueError(
-                "messages and prompt or response are given, which both say what the text is. Give "
-                "messages=, or prompt= and response=."
-            )
-        for role, names in _GUESSES.items():
-            if role in roles or (role in _TEXT and given_text):
-                continue
-            present = [name for name in names if name in self.values and name not in self.signals]
-            if len(present) > 1:
-                self._refuse_guess(role, present)
-            if present:
-                roles[role] = present[0]
-                self.guessed.add(role)
-        if not given_text:
-            if "messages" in roles and "response" in roles:
-                self._refuse_guess("messages", [roles["messages"], roles["response"]])
-            if "messages" in roles or "response" not in roles:
-                roles.pop("prompt", None)
-        if "prompt" in given_text and "response" not in roles:
-            raise ValueError(
-                f"prompt={roles['prompt']!r} needs response=, the column of responses."
-            )
-        if needs_features and not {"messages", "response", "embedding"} & set(roles):
-            raise ValueError(
-                f"{self.records.name} has no column that is known to hold text or vectors. Name "
-                "it: messages= (chats), response= and prompt=, or embedding=. The columns are "
-                f"{self._listing()}."
-            )
-        if "turn" in roles and "messages" not in roles:
-            raise ValueError(
-                f"turn={roles['turn']!r} says which turn of a chat was acted on, but no column of "
-                "chats is read. Give messages=, or leave turn out."
-            )
-        return roles
-
-    def _refuse_guess(self, role, present):
-        raise ValueError(
-            f"{self.records.name} has the columns {' and '.join(map(repr, present))}, and which "
-            f"of them is meant is not known. Name it: {role}={present[0]!r}."
-        )
-
-    @property
-    def has_text(self):
-        return "messages" in self.roles or "response" in self.roles
-
-    def described(self):
-        """Return the column of each role, in words."""
-        found = {r: f"{n}{' (guessed)' * (r in self.guessed)}" for r, n in self.roles.items()}
-        if self.records.files[1:]:
-            found = {"files": f"{len(self.records.files)}, in the order of their names"} | found
-        if self.records.left_out:
-            found["files left out"] = ", ".join(self.records.left_out)
-        return found
+class _Log(Columns):
+    """A log of which the columns are known: its texts, ids and actions."""
 
     # ------------------------------------------------------------------ text
 
@@ -449,7 +285,7 @@ class _Log:
         for row in range(n):
             where = self.place(row)
             if chats:
-                found, cut = self._of_chat(row, where)
+                found, cut = self._of_chat(row, where) or (None, False)
                 n_cut += cut
             else:
                 found = self._of_pair(row, where)
@@ -459,85 +295,36 @@ class _Log:
                 prompts.append(found[0])
                 responses.append(found[1])
         self.prompts, self.responses = prompts, responses
-        for name in {self.roles[role] for role in _TEXT if role in self.roles}:
+        for name in {self.roles[role] for role in TEXT if role in self.roles}:
             self.values.pop(name)  # the text is there, as it was read
         left_out = {}
         if without:
             reason = f"chats without an assistant turn (the first: {self.place(without[0])})"
             left_out[reason] = len(without)
-            self._drop(without)
+            self.drop(without)
             if not self.rows:
                 raise ValueError(
                     f"{self.records.name} has {n:,} rows, but none of its chats has an assistant "
                     "turn. Check the roles: responses are those of 'assistant'."
                 )
         self.found["chats cut behind the turn acted on"] = n_cut
-        self.found["empty responses"] = sum(map(_is_blank, responses))
+        self.found["empty responses"] = sum(map(is_blank, responses))
         self.found["responses that begin with the text of their prompt"] = sum(
             isinstance(p, str) and isinstance(r, str) and p.strip() != "" and r.startswith(p)
             for p, r in zip(prompts, responses, strict=True)
         )
         return left_out
 
-    def _drop(self, rows):
-        kept = np.ones(self.n_read, dtype=bool)
-        kept[rows] = False
-        self.positions = self.positions[kept]
-        self.rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
-        for name, column in self.values.items():
-            self.values[name] = [v for v, keep in zip(column, kept, strict=True) if keep]
-
     def _of_chat(self, row, where):
         """Return ((prompt, response), whether something was cut off), None for no response."""
         column = self.values[self.roles["messages"]]
         where = f"{where}, {self.of('messages')},"
         value, column[row] = column[row], None  # what was read need not be kept twice
-        if isinstance(value, list | tuple | np.ndarray) and not len(value):
-            return None, False
-        chat = read_chat(value, where)
-        turn = last_response(chat)
-        if turn is None:
-            return None, False
+        turn_of = None
         if "turn" in self.roles:
-            turn = self._turn(self.column("turn")[row], value, chat, where)
-        end = turn + 1
-        while end < len(chat) and chat[end][0] not in ("user", "system", "developer", "assistant"):
-            end += 1
-        start = turn
-        while start > 0 and chat[start - 1][0] not in ("user", "system", "developer"):
-            start -= 1
-        response = chat[start:end]
-        single = len(response) == 1
-        response = response[0][1] if single else as_messages(response)
-        return (as_messages(chat[:start]), response), end < len(chat)
-
-    def _turn(self, given, value, chat, where):
-        """Return the position of the turn that was acted on."""
-        name = self.of("turn")
-        if isinstance(given, float) and given.is_integer():  # an integer beside missing ones
-            given = int(given)
-        if isinstance(given, int | np.integer) and not isinstance(given, bool):
-            turn = int(given)
-        elif isinstance(given, str):
-            ids = [message.get("id") for message in messages_of(value, where)]
-            if ids.count(given) != 1:
-                raise ValueError(
-                    f"{where} has {ids.count(given) or 'no'} messages of the id {given!r} that "
-                    f"{name} names; expected is one."
-                )
-            turn = ids.index(given)
-        else:
-            raise ValueError(
-                f"{where} has {given!r} in {name}; expected is the position of a turn (an "
-                "integer, from 0) or the id of a message."
-            )
-        if not 0 <= turn < len(chat) or chat[turn][0] != "assistant":
-            what = f"a turn of {chat[turn][0]}" if 0 <= turn < len(chat) else "not there"
-            raise ValueError(
-                f"{where} has {len(chat)} turns, and the one that {name} names ({given!r}) is "
-                f"{what}; expected is an assistant turn. Positions count from 0."
-            )
-        return turn
+            given, name = self.column("turn")[row], self.of("turn")
+            turn_of = partial(turn_named, given, value, where=where, name=name)
+        return split_chat(value, where, turn_of)
 
     def _of_pair(self, row, where):
         response = self.column("response")[row]
@@ -548,16 +335,8 @@ class _Log:
             )
         if "prompt" not in self.roles:
             return None, as_text(response, f"{where}, {self.of('response')},")
-        prompt = self.column("prompt")[row]
         place = f"{where}, columns {self.roles['prompt']!r} and {self.roles['response']!r},"
-        chat = check_pair(prompt, response, place)
-        if isinstance(prompt, str) and isinstance(response, str):
-            return prompt, response
-        start = max((i for i, (role, _) in enumerate(chat) if role == "user"), default=-1) + 1
-        answer = chat[start:]
-        single = len(answer) == 1
-        prompt = prompt if isinstance(prompt, str) and start == 1 else as_messages(chat[:start])
-        return prompt, answer[0][1] if single else as_messages(answer)
+        return split_pair(self.column("prompt")[row], response, place)
 
     def prompt_keys(self):
         return self.column("prompt_id") if "prompt_id" in self.roles else self.prompts
@@ -660,31 +439,3 @@ class _Log:
             for name, values in parts.items()
         }
         return int(pandas.DataFrame(parts).duplicated().sum())
-
-
-def _is_action(name):
-    return isinstance(name, str) and (name == _ACTIONS[0] or name.startswith(_ACTIONS[1]))
-
-
-def _name_of(entry):
-    return entry.get("name"), entry.get("key")
-
-
-def _value_of(entry):
-    """Return the value of a score (Langfuse: value, LangSmith: score)."""
-    return next((entry[name] for name in ("value", "score") if entry.get(name) is not None), None)
-
-
-def _is_blank(response):
-    if isinstance(response, str):
-        return not response.strip()
-    return not any(message["content"].strip() for message in response)
-
-
-def _open(times, kind, window, now):
-    """Return in which rows the window is still open at `now`."""
-    if times is None:
-        raise ValueError(f"window={window!r} needs the time of each row: name its column by time=.")
-    (now,), kind_of_now = as_times([now], lambda _: "now", "now")
-    check_kinds({"time": kind, "now": kind_of_now})
-    return is_unknown(times) | ~(times + as_window(window, times) <= now)

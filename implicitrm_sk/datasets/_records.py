@@ -5,9 +5,9 @@ import io
 import json
 from collections.abc import Iterable, Mapping
 from os import PathLike
-from pathlib import Path
 
 from .._optional import import_optional
+from .._paths import local_path
 
 #: Endings of files by how they are read; .gz and .zst may follow those of JSON.
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -34,12 +34,7 @@ class Records:
     def __init__(self, source):
         self.source, self.files, self.left_out = source, [], []
         if isinstance(source, str | PathLike):
-            path = Path(source)
-            if "://" in str(source):
-                raise ValueError(
-                    f"source={str(source)!r} is a URI, but expected is a path or a table. Download "
-                    "the file first, or open it with pandas."
-                )
+            path = local_path(source)
             if not path.exists():
                 raise FileNotFoundError(
                     f"{source} does not exist. Expected is a file ({KINDS}) or a folder of such."
@@ -242,11 +237,11 @@ def _of_arrow_file(path, kind, wanted):
 
 
 def _picked(names, wanted, source):
-    _check_once(names, source)
+    check_once(names, source)
     return wanted(list(names))
 
 
-def _check_once(names, source):
+def check_once(names, source):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(
@@ -257,9 +252,9 @@ def _check_once(names, source):
 def check_names(table, name):
     """Raise if a table has two columns of one name, as pandas and Arrow allow."""
     if hasattr(table, "column_names"):
-        _check_once(list(table.column_names), name)
+        check_once(list(table.column_names), name)
     elif hasattr(table, "iloc"):
-        _check_once(list(table.columns), name)
+        check_once(list(table.columns), name)
 
 
 def _of_batches(batches, names, n_rows=0):

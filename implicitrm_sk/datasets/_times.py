@@ -157,6 +157,32 @@ def as_window(window, times):
     return np.timedelta64(window // timedelta(microseconds=1), "us")
 
 
+def windows_open(times, kind, window, now):
+    """Return in which rows the window is still open at `now`.
+
+    Parameters
+    ----------
+    times, kind
+        As `as_times` returns them; None without times.
+    window, now
+        As of `read_feedback_log`, or text of a number where the times are numbers.
+    """
+    if times is None:
+        raise ValueError(f"window={window!r} needs the time of each row: name its column by time=.")
+    if kind == NUMBERS:
+        window, now = map(_number, (window, now))
+    (now,), kind_of_now = as_times([now], lambda _: "now", "now")
+    check_kinds({"time": kind, "now": kind_of_now})
+    return is_unknown(times) | ~(times + as_window(window, times) <= now)
+
+
+def _number(value):
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 def is_unknown(times):
     """Return where times are NaT or NaN."""
     return times != times

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from .._keys import plain
+from .._tables import as_list, as_series, opened
 
 _PAIRS = (("prompt", "response"), ("prompt", "completion"))
 _SINGLES = ("messages", "conversations", "text")
@@ -80,11 +81,12 @@ def read_text(X):
             "X is one tuple of two strings, which may be a prompt and a response or two texts. Put "
             "it into a list, [(prompt, response)], or make it a list of two texts."
         )
+    X = opened(X)
     columns = list(getattr(X, "column_names", getattr(X, "columns", ())))
     if columns:
         return _read_table(X, columns)
-    if hasattr(X, "to_numpy"):  # a Series
-        X = X.to_numpy()
+    if as_series(X) is not None:
+        X = as_list(X)
     if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
         raise TypeError(
             f"X is a {type(X).__name__}, but expected is a list with one entry per response: each "
@@ -107,11 +109,11 @@ def read_text(X):
 def _read_table(X, columns):
     names = text_columns(columns)
     if len(names) == 2:
-        cells = zip(*(_cells(X[name]) for name in names), strict=True)
+        cells = zip(*(as_list(X[name]) for name in names), strict=True)
         return [read_pair(*pair, f"row {n} of X") for n, pair in enumerate(cells)]
     if names:
         read = _read_chat_row if names[0] in CHATS else _read_row
-        return [read(cell, f"row {n} of X") for n, cell in enumerate(_cells(X[names[0]]))]
+        return [read(cell, f"row {n} of X") for n, cell in enumerate(as_list(X[names[0]]))]
     raise ValueError(
         f"X has the columns {[str(name) for name in columns]}, but expected are 'prompt' and "
         "'response' (or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
@@ -124,12 +126,6 @@ def text_columns(columns):
         if set(names) <= set(columns):
             return names
     return tuple(columns) if len(columns) == 1 else ()
-
-
-def _cells(column):
-    if hasattr(column, "to_pylist"):  # of Arrow, whose own arrays hold structs as scalars
-        return column.to_pylist()
-    return column.to_numpy() if hasattr(column, "to_numpy") else column
 
 
 def is_message(value):

@@ -12,7 +12,8 @@ from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import identify, own_random_state
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
-from .._validation import check_groups, is_missing, to_numpy
+from .._tables import as_values, opened
+from .._validation import check_groups, is_missing
 from ..training._split import cross_fitting_folds, row_codes
 from ._one_step import MAX_OUTCOMES, Patterns, one_step
 
@@ -69,10 +70,10 @@ class GroupedLog:
         if isinstance(est.false_action_rate, str):
             raise ValueError(
                 f"{caller} needs false-action rates as numbers, got {est.false_action_rate!r}: its"
-                "  intervals do not hold their error. Pass those of a fit, false_action_rate_."
+                " intervals do not hold their error. Pass those of a fit, false_action_rate_."
             )
         set_embedder(self.est)
-        X = embed_text(self.est, X)
+        X = embed_text(self.est, X, reset=True)
         self.X = select_features(self.est, X, reset=True)
         if not isinstance(self.X, np.ndarray):
             raise ValueError(
@@ -219,14 +220,13 @@ class GroupedLog:
 
     def part(self, rows):
         """Return y and further arguments of `fit` of some rows."""
-        y = safe_indexing(to_numpy(self.y), rows)
-        return y, {name: safe_indexing(to_numpy(v), rows) for name, v in self.side.items()}
+        y = safe_indexing(opened(self.y), rows)
+        return y, {name: safe_indexing(opened(v), rows) for name, v in self.side.items()}
 
 
 def _check_by(by, n_samples):
     """Return the labels of the groups, and the code of each row."""
-    values = to_numpy(by)
-    values = np.asarray(values)
+    values = as_values(by)
     if values.shape != (n_samples,):
         raise ValueError(
             f"by has shape {values.shape}, but one group per row of X is expected: ({n_samples},)."
@@ -237,8 +237,12 @@ def _check_by(by, n_samples):
             f"by is missing in {missing.sum()} rows, the first in row {missing.argmax()}. Leave "
             "these rows out, or give them a group of their own."
         )
-    values = check_groups(values, n_samples, "by")
-    labels, code = np.unique(values, return_inverse=True)
+    try:
+        labels, code = np.unique(values, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"by holds labels that cannot be put in order ({error}). Use one type for all."
+        ) from error
     if len(labels) < 2:
         raise ValueError(f"by has one group only, {labels.tolist()[0]!r}; expected at least two.")
     return labels, code

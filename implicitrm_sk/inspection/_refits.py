@@ -29,8 +29,9 @@ from .._identification import (
 from .._independence import exposures_that_agree, independence_test, signals_that_agree
 from .._prediction import HEADS, FittedMixture
 from .._sklearn import safe_indexing, validate_params
+from .._tables import opened
 from .._typing import Rows
-from .._validation import check_groups, to_numpy
+from .._validation import check_groups
 from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..measurement._action import Action
@@ -318,7 +319,7 @@ def _read_settings(est, X, y, fit_params):
 
 
 def _take(rows, *arrays):
-    return [safe_indexing(array, rows) for array in map(to_numpy, arrays)]
+    return [safe_indexing(array, rows) for array in map(opened, arrays)]
 
 
 def _take_params(rows, fit_params):

@@ -18,9 +18,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from .._features import HeadColumns, read_features
+from .._keys import codes_of
 from .._prediction import FittedMixture
+from .._tables import as_values
 from .._typing import RandomState, Rows
-from .._validation import check_groups
+from .._validation import check_shape
 from .._warnings import warn
 from ..exceptions import ShiftWarning
 
@@ -306,12 +308,9 @@ def _groups(groups_log, groups_new, sizes):
     ):
         # Rows without a group are groups of their own.
         parts.append(
-            [(name, i) for i in range(n)]
-            if groups is None
-            else list(np.asarray(check_groups(groups, n, name)).tolist())
+            [None] * n if groups is None else check_shape(as_values(groups), n, name).tolist()
         )
-    codes = {}
-    return np.array([codes.setdefault(label, len(codes)) for part in parts for label in part])
+    return codes_of([label for part in parts for label in part])
 
 
 class _Shape(TransformerMixin, BaseEstimator):

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .._tables import as_list, column_names, is_numeric, opened
 from .._typing import Rows
-from .._validation import is_numeric
 from ..metrics import paired_accuracy
 from ._rewards import check_pessimism, rewards
 
@@ -91,6 +91,7 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     array([1, 0, 2])
     """
     pessimism = check_pessimism(pessimism)
+    candidates = opened(candidates)
     numeric = is_numeric(candidates)
     if numeric != (prompt is None):
         raise ValueError(
@@ -103,7 +104,7 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
         raise TypeError("candidates is one string, but expected is a list of responses.")
     if len(candidates) == 0:
         raise ValueError("candidates is empty: there is nothing to rank.")
-    X = candidates if numeric else [(prompt, candidate) for candidate in candidates]
+    X = candidates if numeric else [(prompt, candidate) for candidate in as_list(candidates)]
     reward, spread = rewards(est, X, pessimism=pessimism)
     return Ranking(np.argsort(-reward, kind="stable"), reward, spread)
 
@@ -197,13 +198,12 @@ def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
     """
     chosen, rejected, subset = _read_pairs(pairs)
     n = len(chosen)
-    both = (
-        np.concatenate([np.asarray(chosen), np.asarray(rejected)])
-        if is_numeric(chosen)
-        else [*chosen, *rejected]
-    )
-    reward, _ = rewards(est, both)
-    a, b = reward[:n], reward[n:]
+    if is_numeric(chosen):  # each has its own names of columns
+        (a, _), (b, _) = rewards(est, chosen), rewards(est, rejected)
+    else:
+        both, _ = rewards(est, [*chosen, *rejected])
+        a, b = both[:n], both[n:]
+    reward = np.concatenate([a, b])
     won = (a > b) + 0.5 * (a == b)
     truth, groups = np.repeat([1, 0], n), np.tile(np.arange(n), 2)
     accuracy = paired_accuracy(truth, reward, groups)
@@ -223,16 +223,17 @@ def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
 
 def _read_pairs(pairs):
     if isinstance(pairs, tuple) and len(pairs) == 2 and all(map(is_numeric, pairs)):
-        chosen, rejected = pairs
+        chosen, rejected = map(opened, pairs)
         if len(chosen) != len(rejected):
             raise ValueError(
                 f"X_chosen has {len(chosen)} rows and X_rejected {len(rejected)}. Row i of one and "
                 "of the other are a pair."
             )
         return chosen, rejected, None
-    columns = getattr(pairs, "column_names", getattr(pairs, "columns", None))
+    pairs = opened(pairs)
+    columns = column_names(pairs)
     if columns is not None:
-        table = {name: list(pairs[name]) for name in _COLUMNS if name in columns}
+        table = {name: as_list(pairs[name]) for name in _COLUMNS if name in columns}
     elif isinstance(pairs, list | tuple) and all(isinstance(row, dict) for row in pairs):
         columns = set().union(*pairs)
         table = {

@@ -11,6 +11,7 @@ from .._keys import codes_of
 from .._optional import import_optional
 from .._pipeline import split_pipeline
 from .._prediction import FittedMixture, component_logits
+from .._tables import as_list, as_values, column_names, opened, taken
 from .._typing import Rows
 from ..measurement import _mixture
 from ._rewards import component_rewards
@@ -39,9 +40,10 @@ def to_preference_dataset(
     ----------
     est : ImplicitRewardEstimator or Pipeline
         Fitted.
-    df : DataFrame of n rows
+    df : DataFrame of pandas or polars, Arrow table or Hugging Face Dataset, of n rows
         Columns ``prompt`` and ``response`` (or ``completion``): text or chat messages. Further
-        columns are not read, but ``prompt_id``, which tells prompts apart if it is there.
+        columns are not read, but ``prompt_id``, which tells prompts apart if it is there. Rows
+        without one, or whose prompts differ, are never of one prompt.
     form : {"unpaired", "paired"}, default="unpaired"
         "unpaired" is one row per response for KTO [1]_: ``prompt``, ``completion``, ``label`` =
         p > 1/2, and ``weight`` = abs(2p - 1). "paired" is pairs of responses to one prompt for
@@ -54,7 +56,8 @@ def to_preference_dataset(
     min_confidence : float, default=0.0
         Least ``weight`` (unpaired) or least ``confidence`` (paired, where chance is 0.5) of a row.
     min_margin : float, default=0.0
-        Least ``reward_gap`` of a pair; pairs without any gap are left out in any case.
+        Least ``reward_gap`` of a pair. Pairs without any gap, of equal responses or that repeat
+        another are left out in any case.
     pairs_per_prompt : int, default=1
         Most pairs of a prompt: the best with the worst response, the second best with the second
         worst ..., so that no response is in two pairs.
@@ -117,12 +120,13 @@ def to_preference_dataset(
     if output == "datasets":  # before the work, not after it
         datasets = import_optional("datasets", "trl", "output='datasets'")
     split_pipeline(est)
-    prompts, responses = _texts(df)
-    if X is None:
-        X = list(zip(prompts, responses, strict=True))
-    elif len(X) != len(df):
+    df = opened(df)
+    names = column_names(df)
+    prompts, responses = _texts(df, names)
+    X = list(zip(prompts, responses, strict=True)) if X is None else opened(X)
+    if len(X) != len(df):
         raise ValueError(f"X has {len(X)} rows and df {len(df)}. They must belong together.")
-    actions = _actions(df, actions)
+    actions = _actions(df, names, actions)
     p, components = _probabilities(est, X, actions)
     make = _unpaired if form == "unpaired" else _paired
     table = make(
@@ -130,7 +134,7 @@ def to_preference_dataset(
         responses,
         p,
         components,
-        keys=_prompt_keys(df, prompts),
+        keys=_prompt_keys(df, names, prompts),
         min_confidence=min_confidence,
         min_margin=min_margin,
         pairs_per_prompt=pairs_per_prompt,
@@ -140,33 +144,37 @@ def to_preference_dataset(
     return pandas.DataFrame(table)
 
 
-def _texts(df):
-    if not hasattr(df, "columns"):
+def _texts(df, names):
+    if names is None:
         raise TypeError(
             f"df must be a DataFrame with prompt and response, got {type(df).__name__}."
         )
-    name = next((name for name in _RESPONSES if name in df.columns), None)
-    if "prompt" not in df.columns or name is None:
+    name = next((name for name in _RESPONSES if name in names), None)
+    if "prompt" not in names or name is None:
         raise ValueError(
-            f"df must have the columns 'prompt' and 'response' (or 'completion'), it has "
-            f"{list(map(str, df.columns))}."
+            f"df must have the columns 'prompt' and 'response' (or 'completion'), it has {names}."
         )
-    return df["prompt"].tolist(), df[name].tolist()
+    return as_list(df["prompt"]), as_list(df[name])
 
 
-def _actions(df, actions):
+def _actions(df, names, actions):
     if isinstance(actions, str):
         actions = [actions]
     if isinstance(actions, list | tuple) and all(isinstance(name, str) for name in actions):
-        missing = [name for name in actions if name not in df.columns]
+        missing = [name for name in actions if name not in names]
         if missing:
             raise ValueError(f"df lacks the columns {missing} of actions.")
-        return df[list(actions)]
+        return taken(df, [names.index(name) for name in actions])
     return actions
 
 
-def _prompt_keys(df, prompts):
-    return codes_of(df["prompt_id"].tolist() if "prompt_id" in df.columns else prompts)
+def _prompt_keys(df, names, prompts):
+    """Return a number for each prompt; rows of one id whose prompts differ are not of one."""
+    codes = codes_of(prompts)
+    if "prompt_id" in names:
+        both = np.stack([codes_of(as_values(df["prompt_id"])), codes], axis=1)
+        codes = np.unique(both, axis=0, return_inverse=True)[1].ravel()
+    return codes
 
 
 def _plain(value):
@@ -210,7 +218,7 @@ def _probabilities(est, X, actions):
 
 def _unpaired(prompts, responses, p, components, *, min_confidence, **_):
     weight = np.abs(2 * p - 1)
-    rows = np.flatnonzero(weight >= min_confidence)
+    rows = np.flatnonzero((weight >= min_confidence) & (weight > 0))
     return {
         "prompt": [_plain(prompts[i]) for i in rows],
         "completion": [_completion(prompts[i], responses[i]) for i in rows],
@@ -239,7 +247,14 @@ def _paired(
     right, wrong = a * (1 - b), b * (1 - a)
     with np.errstate(invalid="ignore"):
         confidence = np.where(right + wrong > 0, right / (right + wrong), 0.5).mean(axis=0)
-    kept = np.flatnonzero((gap > 0) & (gap >= min_margin) & (confidence >= min_confidence))
+    # Vectors of equal responses may differ: such a pair, or one both ways, teaches nothing.
+    codes = codes_of(responses)
+    kept = (gap > 0) & (gap >= min_margin) & (confidence >= min_confidence)
+    kept &= codes[chosen] != codes[rejected]
+    sides = np.sort([codes[chosen], codes[rejected]], axis=0)
+    pairs = np.stack([keys[chosen], *sides], axis=1)
+    kept = np.flatnonzero(kept)
+    kept = kept[np.sort(np.unique(pairs[kept], axis=0, return_index=True)[1])]
     kept = kept[np.argsort(keys[chosen[kept]], kind="stable")]
     chosen, rejected = chosen[kept], rejected[kept]
     return {

@@ -30,7 +30,7 @@ from .._identification import Evidence, warn_not_identified, with_activity
 from .._log import number_responses
 from .._optional import import_optional
 from .._prediction import FittedMixture
-from .._validation import is_numeric
+from .._tables import is_numeric
 from .._warnings import warn
 from ..embedding import LowRankAdapter
 from ..embedding._compute import TokenArrays

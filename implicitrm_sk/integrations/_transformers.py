@@ -17,6 +17,7 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from .._features import HeadColumns
+from .._paths import local_path
 from .._pipeline import TextBlock, split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import ensure_fitted, token_numbers
@@ -223,7 +224,7 @@ def to_transformers(
     export = TransformersExport(
         str(path), type(model).__name__, custom, settings["logit_shift"], reasons
     )
-    _write(Path(path).expanduser(), model, tokenizer, _card(fitted, export), custom)
+    _write(local_path(path), model, tokenizer, _card(fitted, export), custom)
     return export
 
 

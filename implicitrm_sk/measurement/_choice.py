@@ -5,7 +5,8 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import torch
 
-from .._validation import is_missing, to_numpy
+from .._tables import as_values
+from .._validation import is_missing
 from ._signal import Signal, full_precision, initial_logit
 
 
@@ -173,8 +174,7 @@ class Choice(Signal):
             If the arguments describe no widget, or a label is not known.
         """
         self._check()
-        column = to_numpy(column)
-        labels = np.asarray(column, dtype=object)
+        labels = np.asarray(as_values(column), dtype=object)
         codes = {label: code for code, label in enumerate(self.outcomes, 1)}
         if self.silent is not None:
             codes[self.silent] = 0

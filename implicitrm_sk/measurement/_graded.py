@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-from .._validation import as_float, is_missing, to_numpy
+from .._tables import as_values
+from .._validation import as_float, is_missing
 from ._signal import Signal, full_precision, log1mexp
 
 #: Fewer grades are an action.
@@ -160,11 +161,7 @@ class Graded(Signal):
         return kept
 
     def _numbers(self, column, name):
-        table = to_numpy(column)
-        if isinstance(table, list | tuple) or getattr(table, "dtype", None) is np.dtype(object):
-            values = np.asarray(table, dtype=object)
-            table = np.where(is_missing(values), np.nan, values)
-        return as_float(table, name)
+        return as_float(column, name)
 
     def encode(self, column, name):
         """Return the grades of values.
@@ -176,7 +173,7 @@ class Graded(Signal):
         """
         self._check()
         if self._has_categories:
-            labels = np.asarray(to_numpy(column), dtype=object)
+            labels = np.asarray(as_values(column), dtype=object)
             codes = {label: float(code) for code, label in enumerate(self.bins)}
             missing = is_missing(labels)
             found = np.full(len(labels), np.nan)

@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from .._paths import local_path
 from ..exceptions import ModelFileError
 
 MANIFEST, SETTINGS, ARRAYS, CARD = (
@@ -95,7 +96,7 @@ def parse(content, name):
 
 def read(path):
     """Return the content of the files of a saved model, by name; only these are ever opened."""
-    path = Path(path).expanduser()
+    path = local_path(path)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -199,7 +200,7 @@ def _check_member(member, archive_size):
 
 def write(path, files):
     """Write the files of a saved model: an archive if the path ends in .zip, else a folder."""
-    path = Path(path).expanduser()
+    path = local_path(path)
     (_write_zip if path.suffix.lower() == ".zip" else _write_folder)(path, files)
 
 

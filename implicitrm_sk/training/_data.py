@@ -6,7 +6,8 @@ import torch
 from .._device import INFERENCE_ROWS, resolve_dtype
 from .._log import check_constant, number_responses
 from .._sources import StreamedX, chunks, picked
-from .._validation import check_groups, in_range, to_numpy
+from .._tables import as_values
+from .._validation import check_groups, in_range
 from .._warnings import warn
 from ._net import batched_logits
 from ._rows import Partners, ResidentRows
@@ -53,7 +54,7 @@ class TrainingData:
             raise X.refusal()
         groups = None if groups is None else check_groups(groups, len(X))
         if log.response is not None:
-            ids = np.asarray(to_numpy(response_id))
+            ids = as_values(response_id)
             log.check_same_reward(columns.reward_part(X), ids)
             if groups is not None:
                 codes, _ = number_responses(groups)

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ..._optional import import_optional
-from ..._validation import is_missing, to_numpy
+from ..._tables import as_values, column_names
+from ..._validation import is_missing
 
 #: Okabe and Ito's palette, which colour-blind readers can tell apart. Markers and dashes go with
 #: the colours, so that no display needs them.
@@ -47,13 +48,13 @@ def column_of(by, X, n_samples):
         return None, None
     name = getattr(by, "name", None)
     if isinstance(by, str):
-        if by not in getattr(X, "columns", ()):
+        if by not in (column_names(X) or ()):
             raise ValueError(
                 f"by={by!r} is no column of X. Pass the name of a column of a DataFrame X, or the "
                 "values themselves, one per row."
             )
         name, by = by, X[by]
-    values = np.asarray(to_numpy(by))
+    values = as_values(by)
     if values.shape != (n_samples,):
         raise ValueError(
             f"by has shape {values.shape}, but one value per row is expected: ({n_samples},)."

@@ -6,8 +6,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..._tables import as_numbers
 from ..._typing import Rows
-from ..._validation import check_sample_weight, to_numpy
+from ..._validation import check_sample_weight
 from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
 
@@ -270,7 +271,7 @@ class StratificationDisplay:
         >>> display.shares.round(3)
         array([[0.75 , 0.025, 0.075, 0.15 ]])
         """
-        proba = np.asarray(to_numpy(proba), dtype=np.float64)
+        proba = np.asarray(as_numbers(proba), dtype=np.float64)
         if proba.ndim != 2 or proba.shape[1] != len(GROUP_NAMES):
             raise ValueError(
                 f"proba has shape {proba.shape}; expected is (n_samples, 4), the probabilities of "

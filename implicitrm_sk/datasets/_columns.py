@@ -1,0 +1,224 @@
+"""Which column of a log is what: those that arguments name, and those that are guessed."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .._keys import is_absent
+from ..embedding._text import CHATS
+
+#: Columns that are looked for where no argument names one.
+GUESSES = {
+    "messages": CHATS,
+    "prompt": ("prompt",),
+    "response": ("response", "answer", "completion"),
+    "embedding": ("embedding",),
+    "user_id": ("user_id",),
+    "prompt_id": ("prompt_id",),
+    "conversation_id": ("conversation_id",),
+    "time": ("time", "timestamp", "created_at"),
+}
+TEXT = ("messages", "prompt", "response")
+#: A column of this name, or of a name that begins with the second, is an action.
+_ACTIONS = ("action", "action_")
+
+
+class Columns:
+    """The columns of a log that are needed, as they are read.
+
+    Parameters
+    ----------
+    records : Records
+    given : dict
+        The columns that arguments name, by role; None are not named.
+    signals : dict or None
+        What each column of actions shows, None where they are to be found by their names.
+    keep : list of str
+    needs_features : bool
+        Whether a log without text and vectors is refused.
+
+    Attributes
+    ----------
+    roles : dict of str
+        The column of each role that there is.
+    values : dict of list
+        The columns by name, None where a row has no value.
+    rows : list
+        Where each row stands, see `Records.place`; `positions` their numbers in the source.
+    found : dict of int
+        What the summary says, rows by what was found.
+    """
+
+    def __init__(self, records, given, signals, keep, needs_features):
+        self.records, self.keep, self.found = records, keep, {}
+        named = [name for name in given.values() if name is not None]
+        named += list(signals or ()) + keep
+        candidates = [name for names in GUESSES.values() for name in names]
+        self.values, self.seen, self.rows = {}, {}, []
+        self._collect(dict.fromkeys(named + candidates), signals is None)
+        self.n_read = len(self.rows)
+        self.positions = np.arange(self.n_read)
+        if not self.n_read:
+            raise ValueError(f"{records.name} has no rows. Check the export.")
+        if signals is None:
+            found = sorted(name for name in self.values if _is_action(name))
+            signals = dict.fromkeys(found, "positive")
+        self.signals = signals
+        self.guessed = set()
+        self.roles = self._settle(given, needs_features)
+        for name in [*self.roles.values(), *signals, *keep]:
+            if name not in self.values:
+                raise ValueError(
+                    f"{records.name} has no column {name!r}. Its columns are {self._listing()}."
+                )
+
+    def _collect(self, names, guess_actions):
+        """Read all rows, and keep the columns of these names; the others are only counted."""
+        paths = {name: str(name).split(".") for name in names}
+        roots = {path[0] for path in paths.values()} | set(names)
+
+        def wanted(columns):
+            self.seen.update(dict.fromkeys(columns))
+            return [c for c in columns if c in roots or (guess_actions and _is_action(c))]
+
+        for number, record in self.records.read(wanted):
+            row = len(self.rows)
+            self.rows.append(number)
+            for name in record:
+                if name not in self.seen:
+                    self.seen[name] = None
+                if guess_actions and name not in paths and _is_action(name):
+                    paths[name] = [name]
+            for name, path in paths.items():
+                value = record.get(name)
+                if value is None and path[0] in record and name not in record:
+                    value = self._inside(record[path[0]], path[1:], row)
+                if value is not None:
+                    column = self.values.setdefault(name, [])
+                    column.extend([None] * (row - len(column)))
+                    column.append(value)
+        for name, path in paths.items():
+            if name in self.values or name in self.seen or (len(path) > 1 and path[0] in self.seen):
+                column = self.values.setdefault(name, [])
+                column.extend([None] * (len(self.rows) - len(column)))
+
+    def _inside(self, value, path, row):
+        """Return the field of a nested value that a path leads to, None if it is not there."""
+        for step in path:
+            if isinstance(value, Mapping):
+                value = value.get(step)
+            elif isinstance(value, list | tuple | np.ndarray):
+                if step.isdecimal():
+                    value = value[int(step)] if int(step) < len(value) else None
+                    continue
+                named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
+                if len(named) > 1:
+                    raise ValueError(
+                        f"{self.place(row)} holds {len(named)} entries named {step!r}, but "
+                        "expected is one. Make rows or events of them: see actions_from_events."
+                    )
+                value = _value_of(named[0]) if named else None
+            elif not is_absent(value):
+                raise ValueError(
+                    f"{self.place(row)} holds {str(value)[:40]!r} where {'.'.join(path)!r} leads "
+                    "into it, but expected is a record or a list. Name another column."
+                )
+            else:
+                return None
+        return value
+
+    def place(self, row):
+        """Return where a row stands, in words."""
+        return self.records.place(self.rows[row])
+
+    def of(self, role):
+        return f"column {self.roles[role]!r}"
+
+    def column(self, name):
+        """Return the values of a role, of a signal or of a column."""
+        return self.values[self.roles.get(name, name)]
+
+    def _listing(self):
+        names = list(map(str, self.seen))
+        return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+    def _settle(self, given, needs_features):
+        """Return the column of each role: the given one, else the only one of its names."""
+        roles = {role: name for role, name in given.items() if name is not None}
+        given_text = set(roles) & set(TEXT)
+        if "messages" in given_text and len(given_text) > 1:
+            raise ValueError(
+                "messages and prompt or response are given, which both say what the text is. Give "
+                "messages=, or prompt= and response=."
+            )
+        for role, names in GUESSES.items():
+            if role in roles or (role in TEXT and given_text):
+                continue
+            present = [name for name in names if name in self.values and name not in self.signals]
+            if len(present) > 1:
+                self._refuse_guess(role, present)
+            if present:
+                roles[role] = present[0]
+                self.guessed.add(role)
+        if not given_text:
+            if "messages" in roles and "response" in roles:
+                self._refuse_guess("messages", [roles["messages"], roles["response"]])
+            if "messages" in roles or "response" not in roles:
+                roles.pop("prompt", None)
+        if "prompt" in given_text and "response" not in roles:
+            raise ValueError(
+                f"prompt={roles['prompt']!r} needs response=, the column of responses."
+            )
+        if needs_features and not {"messages", "response", "embedding"} & set(roles):
+            raise ValueError(
+                f"{self.records.name} has no column that is known to hold text or vectors. Name "
+                "it: messages= (chats), response= and prompt=, or embedding=. The columns are "
+                f"{self._listing()}."
+            )
+        if "turn" in roles and "messages" not in roles:
+            raise ValueError(
+                f"turn={roles['turn']!r} says which turn of a chat was acted on, but no column of "
+                "chats is read. Give messages=, or leave turn out."
+            )
+        return roles
+
+    def _refuse_guess(self, role, present):
+        raise ValueError(
+            f"{self.records.name} has the columns {' and '.join(map(repr, present))}, and which "
+            f"of them is meant is not known. Name it: {role}={present[0]!r}."
+        )
+
+    @property
+    def has_text(self):
+        return "messages" in self.roles or "response" in self.roles
+
+    def described(self):
+        """Return the column of each role, in words."""
+        found = {r: f"{n}{' (guessed)' * (r in self.guessed)}" for r, n in self.roles.items()}
+        if self.records.files[1:]:
+            found = {"files": f"{len(self.records.files)}, in the order of their names"} | found
+        if self.records.left_out:
+            found["files left out"] = ", ".join(self.records.left_out)
+        return found
+
+    def drop(self, rows):
+        """Leave out rows by their numbers."""
+        kept = np.ones(self.n_read, dtype=bool)
+        kept[rows] = False
+        self.positions = self.positions[kept]
+        self.rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
+        for name, column in self.values.items():
+            self.values[name] = [v for v, keep in zip(column, kept, strict=True) if keep]
+
+
+def _is_action(name):
+    return isinstance(name, str) and (name == _ACTIONS[0] or name.startswith(_ACTIONS[1]))
+
+
+def _name_of(entry):
+    return entry.get("name"), entry.get("key")
+
+
+def _value_of(entry):
+    """Return the value of a score (Langfuse: value, LangSmith: score)."""
+    return next((entry[name] for name in ("value", "score") if entry.get(name) is not None), None)

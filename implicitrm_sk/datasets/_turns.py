@@ -1,0 +1,81 @@
+"""The prompt and the response of a row: the turns of a chat up to the one acted on."""
+
+import numpy as np
+
+from ..embedding._text import as_messages, last_response, messages_of, read_chat, read_pair
+
+
+def split_chat(value, where, turn_of=None):
+    """Return ((prompt, response), whether something was cut off), None without a response.
+
+    Parameters
+    ----------
+    value : list of messages, or JSON of such
+    where : str
+        Where it stands, for the messages.
+    turn_of : callable(chat) -> int, default=None
+        The position of the turn that was acted on; None is the last one.
+    """
+    if isinstance(value, list | tuple | np.ndarray) and not len(value):
+        return None
+    chat = read_chat(value, where)
+    turn = last_response(chat)
+    if turn is None:
+        return None
+    if turn_of is not None:
+        turn = turn_of(chat)
+    end = turn + 1
+    while end < len(chat) and chat[end][0] not in ("user", "system", "developer", "assistant"):
+        end += 1
+    start = turn
+    while start > 0 and chat[start - 1][0] not in ("user", "system", "developer"):
+        start -= 1
+    response = chat[start:end]
+    response = response[0][1] if len(response) == 1 else as_messages(response)
+    return (as_messages(chat[:start]), response), end < len(chat)
+
+
+def turn_named(given, value, chat, *, where, name):
+    """Return the position of the turn of a chat that the column `name` gives for it."""
+    if isinstance(given, float) and given.is_integer():  # an integer beside missing ones
+        given = int(given)
+    if isinstance(given, int | np.integer) and not isinstance(given, bool):
+        turn = int(given)
+    elif isinstance(given, str):
+        ids = [message.get("id") for message in messages_of(value, where)]
+        if ids.count(given) != 1:
+            raise ValueError(
+                f"{where} has {ids.count(given) or 'no'} messages of the id {given!r} that "
+                f"{name} names; expected is one."
+            )
+        turn = ids.index(given)
+    else:
+        raise ValueError(
+            f"{where} has {given!r} in {name}; expected is the position of a turn (an "
+            "integer, from 0) or the id of a message."
+        )
+    if not 0 <= turn < len(chat) or chat[turn][0] != "assistant":
+        what = f"a turn of {chat[turn][0]}" if 0 <= turn < len(chat) else "not there"
+        raise ValueError(
+            f"{where} has {len(chat)} turns, and the one that {name} names ({given!r}) is "
+            f"{what}; expected is an assistant turn. Positions count from 0."
+        )
+    return turn
+
+
+def split_pair(prompt, response, where):
+    """Return prompt and response, each as text, or as messages where it is no single one."""
+    chat = read_pair(prompt, response, where)
+    if isinstance(prompt, str) and isinstance(response, str):
+        return prompt, response
+    start = max((i for i, (role, _) in enumerate(chat) if role == "user"), default=-1) + 1
+    answer = chat[start:]
+    prompt = prompt if isinstance(prompt, str) and start == 1 else as_messages(chat[:start])
+    return prompt, answer[0][1] if len(answer) == 1 else as_messages(answer)
+
+
+def is_blank(response):
+    """Return whether a response holds nothing but space."""
+    if isinstance(response, str):
+        return not response.strip()
+    return not any(message["content"].strip() for message in response)

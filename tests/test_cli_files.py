@@ -1,0 +1,289 @@
+"""The files of the command line: what is read, matched, written, and what is left as it was."""
+
+import datetime
+import decimal
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from test_cli import QUICK, log, make_frame, run, saved  # noqa: F401
+
+from implicitrm_sk import ImplicitRewardEstimator
+
+pandas = pytest.importorskip("pandas")
+pyarrow = pytest.importorskip("pyarrow")
+parquet = pytest.importorskip("pyarrow.parquet")
+
+FIT = ["--actions", "copied,shared", *QUICK]
+
+
+def make_wide(n=200):
+    """A log with the embedding in columns of numbers."""
+    frame, X, _ = make_frame(n)
+    wide = pandas.DataFrame(X.astype(float), columns=[f"embedding_{i}" for i in range(X.shape[1])])
+    return pandas.concat([frame.drop(columns="embedding"), wide], axis=1)
+
+
+def rewards(path):
+    return pandas.read_parquet(path)["reward"].to_numpy()
+
+
+def test_wide_columns_are_matched_by_name(run, tmp_path):  # noqa: F811
+    wide = make_wide()
+    wide.to_parquet(tmp_path / "log.parquet")
+    wide[sorted(wide.columns, reverse=True)].to_parquet(tmp_path / "sorted.parquet")
+    assert run("fit", "log.parquet", *FIT, "-o", "reward")[0] == 0
+    for name in ("log", "sorted"):
+        code, _, err = run("predict", "reward", f"{name}.parquet", "-o", f"{name}.out.parquet")
+        assert code == 0 and err == "", err
+    assert np.array_equal(rewards("log.out.parquet"), rewards("sorted.out.parquet"))
+    assert rewards("log.out.parquet").std() > 0
+    wide.drop(columns="embedding_3").to_parquet(tmp_path / "few.parquet")
+    code, _, err = run("predict", "reward", "few.parquet", "-o", "few.out.parquet")
+    assert code == 2 and "few.parquet has no column 'embedding_3'" in err
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_order_of_columns_without_names_is_said(run, tmp_path):  # noqa: F811
+    wide = make_wide()
+    names = [name for name in wide if name.startswith("embedding")]
+    est = ImplicitRewardEstimator(max_epochs=2, n_estimators=1, random_state=0)
+    est.fit(wide[names].to_numpy(), wide["copied"]).save(tmp_path / "reward")
+    wide[sorted(wide.columns, reverse=True)].to_parquet(tmp_path / "sorted.parquet")
+    code, _, err = run("predict", "reward", "sorted.parquet", "-o", "out.parquet")
+    err = " ".join(err.split())
+    assert (
+        code == 0 and "by position only. Taken in the order of sorted.parquet: embedding_0" in err
+    )
+
+
+# ---------------------------------------------------------------------- results
+
+
+def awkward(n):
+    """Columns that lose something on the way through floats, text or pandas."""
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    moments = [datetime.datetime(2026, 1, 1, 1, 2, 3, 456789 + i) for i in range(n)]
+    return {
+        "big": pyarrow.array([2**60 + i if i % 3 else None for i in range(n)]),
+        "unsigned": pyarrow.array([2**64 - 1 - i for i in range(n)], pyarrow.uint64()),
+        "flag": pyarrow.array([None if i % 4 == 0 else i % 2 == 0 for i in range(n)]),
+        "small": pyarrow.array([1e-300 * (i + 1) / 3 for i in range(n)]),
+        "single": pyarrow.array(np.arange(n, dtype=np.float32) / 3),
+        "date": pyarrow.array([moment.date() for moment in moments]),
+        "moment": pyarrow.array(moments, pyarrow.timestamp("ns")),
+        "zoned": pyarrow.array([m.replace(tzinfo=zone) for m in moments]),
+        "price": pyarrow.array([decimal.Decimal(i) / 100 for i in range(n)]),
+        "nested": pyarrow.array([{"a": [i, None], "b": {"c": str(i)}} for i in range(n)]),
+        "empty": pyarrow.array([[] for _ in range(n)], pyarrow.list_(pyarrow.int64())),
+        "nothing": pyarrow.nulls(n),
+        "kind": pyarrow.array([str(i % 3) for i in range(n)]).dictionary_encode(),
+        "\ud55c\uad6d": pyarrow.array(["\u4f60\n"] * n),
+    }
+
+
+def test_results_keep_the_columns_as_they_were(saved, log, run, tmp_path):  # noqa: F811
+    frame, n = log[1], len(log[1])
+    columns = awkward(n)
+    vectors = pyarrow.array([list(map(float, row)) for row in frame["embedding"]])
+    binary = pyarrow.array([bytes([i % 256]) for i in range(n)])
+    table = pyarrow.table(columns | {"embedding": vectors, "raw": binary})
+    parquet.write_table(table, tmp_path / "new.parquet")
+    code, _, err = run("predict", saved, "new.parquet", "-o", "out.parquet")
+    assert code == 0, err
+    found = parquet.read_table(tmp_path / "out.parquet")
+    kept = parquet.read_table(tmp_path / "new.parquet").drop_columns(["embedding"])
+    assert found.drop_columns(["reward", "reward_std"]).equals(kept)
+    assert found.schema.field("big").type == pyarrow.int64()
+
+    code, _, err = run("predict", saved, "new.parquet", "-o", "out.jsonl")
+    assert code == 2 and "holds bytes" in err and "Write .parquet" in err
+    assert not (tmp_path / "out.jsonl").exists()
+    parquet.write_table(table.drop_columns(["raw"]), tmp_path / "text.parquet")
+    code, _, err = run("predict", saved, "text.parquet", "-o", "out.jsonl")
+    assert code == 0, err
+    rows = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
+    for name in ("big", "unsigned", "flag", "small", "nested", "empty", "nothing", "kind"):
+        assert [row[name] for row in rows] == columns[name].to_pylist(), name
+    assert [datetime.datetime.fromisoformat(row["zoned"]) for row in rows] == (
+        columns["zoned"].to_pylist()
+    )
+
+
+def test_results_of_json_keep_values_and_fields(saved, log, run, tmp_path):  # noqa: F811
+    rows = [
+        {"embedding": list(map(float, vector)), "id": 2**70 + i, "mixed": [0.5, 1, None, True]}
+        for i, vector in enumerate(log[1]["embedding"])
+    ]
+    rows[1]["more"] = None
+    rows[2] = {"small": 5e-324, "nested": {"a": []}} | rows[2]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, _, err = run("predict", saved, "new.jsonl", "-o", "out.jsonl")
+    assert code == 0, err
+    found = list(map(json.loads, (tmp_path / "out.jsonl").read_text().splitlines()))
+    for row, other in zip(found, rows, strict=True):
+        del row["reward"], row["reward_std"], other["embedding"]
+        assert json.dumps(row) == json.dumps(other)
+    code, _, err = run("predict", saved, "new.jsonl", "-o", "out.parquet")
+    assert code == 2 and "as results write .jsonl" in err
+
+
+# ---------------------------------------------------------------------- folders
+
+
+@pytest.mark.parametrize("kind", ["parquet", "jsonl", "both"])
+def test_a_folder_is_one_log_in_the_order_of_names(kind, log, run, tmp_path):  # noqa: F811
+    _, frame, _ = log
+    (tmp_path / "logs").mkdir()
+    parts = [("a", frame[:100]), ("b", frame[100:250].iloc[:, ::-1]), ("c", frame[250:])]
+    for name, part in parts[::-1]:  # whatever was written first
+        if kind == "parquet" or (kind == "both" and name == "b"):
+            part.to_parquet(tmp_path / "logs" / f"{name}.parquet")
+        else:
+            part.to_json(
+                tmp_path / "logs" / f"{name}.jsonl", orient="records", lines=True,
+                double_precision=15,
+            )  # fmt: skip
+    code, out, err = run("fit", "logs", *FIT, "-o", "parts")
+    assert code == 0 and "files: 3, in the order of their names" in out, err
+    assert run("fit", log[0], *FIT, "-o", "whole")[0] == 0
+    for name, source in (("parts", "logs"), ("whole", "log.parquet")):
+        code, _, err = run("predict", name, source, "-o", f"{name}.parquet")
+        assert code == 0, err
+    np.testing.assert_allclose(rewards("parts.parquet"), rewards("whole.parquet"), atol=1e-5)
+    found = pandas.read_parquet(tmp_path / "parts.parquet")
+    assert found["prompt_id"].tolist() == frame["prompt_id"].tolist()
+
+
+def test_files_that_are_no_parts_of_one_table(log, saved, run, tmp_path):  # noqa: F811
+    _, frame, _ = log
+    (tmp_path / "logs").mkdir()
+    frame[:200].to_parquet(tmp_path / "logs" / "a.parquet")
+    frame[200:].assign(prompt_id="x").to_parquet(tmp_path / "logs" / "b.parquet")
+    code, _, err = run("predict", saved, "logs", "-o", "out.parquet")
+    assert code == 2 and "the files of logs hold a column in several types" in err
+    (tmp_path / "logs" / "sub").mkdir()
+    code, _, err = run("fit", "logs", *FIT, "-o", "x")
+    assert code == 2 and "holds the folder 'sub'" in err
+
+
+# ---------------------------------------------------------------------- users and windows
+
+
+def test_users_are_passed_to_fit(log, run, tmp_path, monkeypatch):  # noqa: F811
+    given = {}
+
+    def fit(est, X, y, **side):
+        given.update(side, y=y)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(ImplicitRewardEstimator, "fit", fit)
+    _, frame, _ = log
+    users = [None if i % 5 == 0 else 2**60 + i % 7 for i in range(len(frame))]
+    frame = frame.assign(user=pandas.array(users, dtype="Int64"), day=np.arange(len(frame)) * 1.0)
+    frame.to_parquet(tmp_path / "log.parquet")
+    frame.astype({"user": object}).where(frame.notna(), None).to_json(
+        tmp_path / "log.jsonl", orient="records", lines=True
+    )
+    for kind in ("parquet", "jsonl"):
+        code, _, err = run("fit", f"log.{kind}", *FIT, "-o", "x", "--user", "user")
+        assert code == 2 and "error: enough" in err
+        assert list(given["user_id"]) == users
+        assert list(given["groups"]) == frame["prompt_id"].tolist()
+        run("fit", f"log.{kind}", *FIT, "-o", "x", "--user", "user", "--groups", "user")
+        assert list(given["groups"]) == users
+        options = ["--time", "day", "--window", "10", "--now", "300"]
+        code, _, err = run("fit", f"log.{kind}", *FIT, "-o", "x", *options)
+        assert "109 rows whose window of 10 is not closed" in err
+        assert given["y"]["copied"].isna().tolist() == [day > 290 for day in frame["day"]]
+        code, out, err = run("inspect", f"log.{kind}", *FIT, *options, "--user", "user")
+        assert code == 0 and "rows whose window of 10 is not closed" in out, err
+        assert "user_id" in out
+    for options, message in (
+        (["--window", "10"], "--window 10 needs --now, the time of the export"),
+        (
+            ["--window", "10", "--now", "300"],
+            "needs the time of each row: name its column by --time",
+        ),
+        (["--time", "day", "--window", "10", "--now", "2026-01-01"], "times cannot be compared"),
+        (["--time", "day", "--window", "1h", "--now", "300"], "expected is a number > 0"),
+    ):
+        code, _, err = run("fit", "log.parquet", *FIT, "-o", "x", *options)
+        assert code == 2 and message in err, err
+
+
+def test_a_reward_of_users(log, run, tmp_path):  # noqa: F811
+    _, frame, _ = log
+    frame.assign(user=np.arange(len(frame)) % 20).to_parquet(tmp_path / "log.parquet")
+    code, out, err = run("fit", "log.parquet", *FIT, "-o", "reward", "--user", "user")
+    assert code == 0 and "The reward is" in out, err
+    code, _, err = run("predict", "reward", "log.parquet", "-o", "out.parquet")
+    assert code == 0, err
+    code, out, err = run("report", "reward", "log.parquet")
+    assert code == 0, err
+
+
+# ---------------------------------------------------------------------- what is left alone
+
+
+def test_nothing_is_overwritten_without_force(saved, log, run, tmp_path):  # noqa: F811
+    results = {
+        "reward": ["fit", log[0], *FIT, "-o"],
+        "out.parquet": ["predict", saved, log[0], "-o"],
+        "out.jsonl": ["predict", saved, log[0], "-o"],
+    }
+    for name, command in results.items():
+        path = tmp_path / name
+        if not path.exists():
+            path.write_text("precious")
+        state = path.stat().st_mtime_ns
+        code, _, err = run(*command, name)
+        assert code == 2 and f"{name} is there already. Give another name, or --force" in err
+        assert path.stat().st_mtime_ns == state
+        code, _, err = run(*command, name, "--force")
+        assert code == 0 and path.stat().st_mtime_ns != state, err
+    code, _, err = run("export", saved, "out.parquet", "--as", "paired", "--log", log[0])
+    assert code == 2 and "out.parquet is there already" in err
+    code, _, err = run("predict", saved, log[0], "-o", log[0], "--force")
+    assert code == 2 and "is the file that is read" in err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    code, _, err = run("fit", log[0], *FIT, "-o", "mine", "--force")
+    assert code == 2 and (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("scheme", ["s3://", "gs://", "hf://", "https://", "file://", "memory://"])
+def test_uris_are_refused(scheme, saved, log, run, tmp_path):  # noqa: F811
+    before = set(os.listdir(tmp_path))
+    for command in (
+        ["fit", f"{scheme}bucket/log.parquet", *FIT, "-o", "x"],
+        ["inspect", f"{scheme}bucket/log.parquet"],
+        ["predict", saved, f"{scheme}bucket/log.parquet", "-o", "x.parquet"],
+        ["predict", saved, log[0], "-o", f"{scheme}bucket/x.parquet"],
+        ["fit", log[0], *FIT, "-o", f"{scheme}bucket/x"],
+        ["export", saved, f"{scheme}bucket/x", "--as", "transformers"],
+        ["predict", f"{scheme}bucket/model", log[0], "-o", "x.parquet"],
+    ):
+        code, _, err = run(*command)
+        assert code == 2 and "is a URI" in err, (command, err)
+    est = ImplicitRewardEstimator.load(saved)
+    for call in (est.save, ImplicitRewardEstimator.load, est.predict):
+        with pytest.raises(ValueError, match="is a URI"):
+            call(f"{scheme}bucket/x.npy")
+    assert set(os.listdir(tmp_path)) == before
+
+
+def test_a_terminal_that_cannot_print_a_name(log, tmp_path):  # noqa: F811
+    log[1].rename(columns={"label": "\u590d\u5236"}).to_parquet(tmp_path / "log.parquet")
+    script = "import sys; from implicitrm_sk.cli import main; sys.exit(main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "inspect", "log.parquet", "--user", "\u590d\u5236"],
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert rb"user_id    \u590d\u5236" in done.stdout
