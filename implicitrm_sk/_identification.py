@@ -511,6 +511,8 @@ def with_activity(found, loading, n_rows):
     n_rows : ndarray of int of shape (users,)
     """
     largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
+    # Users are known, whether or not they differ.
+    found = replace(found, advice=tuple(a for a in found.advice if a != ADVICE["users"]))
     if largest == 0:
         text = "users do not differ in activity, as far as held-out rows show"
         return replace(found, reason=f"{found.reason[:-1]}; {text}.")
@@ -519,17 +521,28 @@ def with_activity(found, loading, n_rows):
         f"of {largest:.1f} logits"
     )
     known = {"swap_symmetric": False, "reason": f"{found.reason[:-1]}; {text}."}
+    with_users = (*found.assumptions, *ACTIVITY)
     if found.level == IDENTIFIED:
+        # Signals of users who differ are independent given their activity, if it is as modelled.
+        if any(each.startswith("independent signals") for each in found.assumptions):
+            known["assumptions"] = with_users
         return replace(found, **known)
-    if largest < MIN_LOADING or rows < MIN_ROWS_OF_USER or len(n_rows) < MIN_USERS:
+    missing = [
+        f"at least {least:g} {what}, not {number:g}"
+        for number, least, what in (
+            (len(n_rows), MIN_USERS, "users"),
+            (rows, MIN_ROWS_OF_USER, "rows of a user"),
+            (round(largest, 2), MIN_LOADING, "logits between users"),
+        )
+        if number < least
+    ]
+    if missing:
         known["reason"] = (
             f"{known['reason'][:-1]}, which is too little to determine the reward: it takes "
-            f"{MIN_USERS} users of {MIN_ROWS_OF_USER} rows and {MIN_LOADING:g} logits."
+            f"{', '.join(missing)}."
         )
         return replace(found, **known)
-    return replace(
-        found, level=IDENTIFIED, assumptions=(*found.assumptions, *ACTIVITY), advice=(), **known
-    )
+    return replace(found, level=IDENTIFIED, assumptions=with_users, advice=(), **known)
 
 
 def contradicted(found, against, advice):

@@ -196,12 +196,7 @@ class FeedbackLog:
         if assumptions.models_examination:
             _check_examination(signals, exposures, propensity, name)
         if exposures is None:
-            shown = list(range(len(signals)) if names is None else names)
-            blocks = Measurement(signals).blocks
-            for block in blocks:
-                columns = list(block.columns)
-                of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
-                actions[:, columns] = block.signal.check(actions[:, columns], name + of)
+            _check_values(actions, signals, names, name)
         refuse_late_with(signals, side, assumptions, name)
         age, delay = check_waits(age, delay, actions, signals)
         weight = check_sample_weight(sample_weight, n_samples)
@@ -956,6 +951,16 @@ def _encoded(y, signals, resolved, names, name):
         kinds.append(signal if resolved else signal.settled(part, shown))
         columns.append(as_float(kinds[-1].encode(part, shown), shown))
     return columns[0] if one_dimensional else np.column_stack(columns), tuple(kinds)
+
+
+def _check_values(actions, signals, names, name):
+    """Let each kind check its columns of the actions, which become what it returns."""
+    shown = list(range(len(signals)) if names is None else names)
+    blocks = Measurement(signals).blocks
+    for block in blocks:
+        columns = list(block.columns)
+        of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
+        actions[:, columns] = block.signal.check(actions[:, columns], name + of)
 
 
 def _check_kinds(signals, assumptions, exposures, name):

@@ -21,7 +21,7 @@ from implicitrm_sk import (
 )
 from implicitrm_sk._activity import held_out, is_better, rows_by_user, slots
 from implicitrm_sk._fit import begin_fit
-from implicitrm_sk._identification import Identification, with_activity
+from implicitrm_sk._identification import ADVICE, Identification, with_activity
 from implicitrm_sk._log import number_users
 from implicitrm_sk._prediction import FittedMixture
 from implicitrm_sk.datasets import simulate_feedback
@@ -416,14 +416,21 @@ def test_what_activity_identifies():
     users = np.full(200, 16)
     strong = with_activity(found, np.array([1.5]), users)
     assert strong.level == "identified" and "users share one taste" in str(strong)
-    for loading, rows in ((1.0, users), (1.5, users // 2), (1.5, users[:150])):
+    for loading, rows, missing in (
+        (1.0, users, "at least 1.4 logits between users, not 1"),
+        (1.5, users // 2, "at least 15 rows of a user, not 8"),
+        (1.5, users[:150], "at least 200 users, not 150"),
+    ):
         weak = with_activity(found, np.array([loading]), rows)
         assert weak.level == "not identified" and not weak.swap_symmetric
-        assert "too little to determine the reward" in weak.reason
+        assert f"too little to determine the reward: it takes {missing}." in weak.reason
     none = with_activity(found, np.zeros(1), users)
     assert none.swap_symmetric and "do not differ" in none.reason
     known = with_activity(Identification("identified", ("labels",), "labels."), np.ones(1), users)
     assert known.assumptions == ("labels",)
+    found = Identification("identified", ("independent signals",), "two.", (ADVICE["users"],))
+    several = with_activity(found, np.ones(1), users)
+    assert "users share one taste" in str(several) and not several.advice
 
 
 # ---------------------------------------------------------------- the simulator

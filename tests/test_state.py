@@ -178,8 +178,13 @@ def test_ctrl_c_in_an_epoch(log):
 
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     before = copy.deepcopy(est)
-    with pytest.raises(KeyboardInterrupt):
-        est.set_callbacks(PressCtrlC()).fit(X + 1, y)
+    # A process of pytest-xdist ignores the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            est.set_callbacks(PressCtrlC()).fit(X + 1, y)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert_unchanged(est.set_callbacks(), before, X, y)
     # And it can be fitted again.
     np.testing.assert_array_equal(

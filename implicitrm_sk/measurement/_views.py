@@ -93,6 +93,10 @@ class MemberViews:
         base = self.views[0].base
         self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
 
+    def shared_logits(self):
+        """Return the positions of logits that all rows share, those of the base."""
+        return self.views[0].base.shared_logits()
+
     def of_members(self, positions):
         """Return the views of some of the members."""
         return MemberViews([self.views[position] for position in positions])
