@@ -45,6 +45,19 @@ def test_users_of_one_response_are_kept_apart():
     assert data.user_id.tolist() == ["ann", "bob", "bob"] and data.signals == COPY
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+def test_events_of_a_file_are_those_of_the_table(tmp_path, ending):
+    events = done(("a", "bob", 5), ("b", "ann", 5), ("a", "bob", 6))
+    path = tmp_path / f"events.{ending}"
+    if ending == "jsonl":
+        events.to_json(path, orient="records", lines=True)
+    else:
+        events.to_parquet(path)
+    assert column(THREE, path) == column(THREE, str(path)) == column(THREE, events)
+    with pytest.raises(FileNotFoundError, match="events.csv does not exist"):
+        column(THREE, tmp_path / "events.csv")
+
+
 def test_an_event_belongs_to_what_was_shown_last():
     again = shown(("a", "ann", 0), ("a", "ann", 10), ("a", "ann", 20))
     events = done(("a", "ann", 10), ("a", "ann", 19), ("a", "ann", 25), ("a", "ann", -1))
@@ -349,7 +362,7 @@ REFUSED = {
     "whose": (
         THREE.assign(prompt_id=1).drop(columns="user_id"), EVENTS.drop(columns="user_id")[:0],
         COPY, {"infer": {"copy": "regenerate"}}, ValueError, "neither 'user_id' nor"),
-    "path": ("events.jsonl", EVENTS, COPY, {}, TypeError, "responses is a str"),
+    "path": ("events.jsonl", EVENTS, COPY, {}, FileNotFoundError, "events.jsonl does not exist"),
     "numbers": (THREE, [1, 2], COPY, {}, TypeError, "events is a list"),
     "no rows": (THREE[:0], EVENTS, COPY, {}, ValueError, "responses has no rows"),
     "two columns": (

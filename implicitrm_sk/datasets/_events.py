@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from .._keys import codes_of
 from .._optional import import_optional
 from ._data import FeedbackData
-from ._records import check_names
+from ._records import Records, check_names
 from ._summary import LogSummary, of_signals, sizes
 from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
 
@@ -50,7 +51,7 @@ def actions_from_events(
         What `read_feedback_log` returns, or a table (pandas, polars, Arrow, list of dicts) with
         the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``, ``time``,
         ``prompt_id``, ``parent_id`` and ``client``. Other columns are not read.
-    events : table
+    events : path, table or list of dict
         One row for each event, with ``kind``, ``response_id`` or ``conversation_id`` and, if known,
         ``user_id`` and ``time``. With both ids the one of the response counts.
     kinds : dict
@@ -190,8 +191,8 @@ class _Rows:
         lengths = {len(column) for column in self.columns.values()}
         if not self.columns or len(lengths) != 1:
             raise ValueError(
-                f"{argument} has none of the columns {', '.join(names)}. Expected are "
-                "'response_id' or 'conversation_id' at least. Rename the columns."
+                f"{argument} has none of the columns {', '.join(names)}, which are read by these "
+                "names. Rename the columns."
             )
         (self.n,) = lengths
         if not self.n and argument == "responses":
@@ -200,6 +201,9 @@ class _Rows:
     def _of_table(self, source, names):
         import narwhals
 
+        if isinstance(source, str | PathLike):
+            read = Records(source).read(lambda columns: [name for name in names if name in columns])
+            source = [{name: row[name] for name in names if name in row} for _, row in read]
         if isinstance(source, Iterable) and not hasattr(source, "columns"):
             source = list(source) if not isinstance(source, str | bytes | Mapping) else source
             if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
@@ -209,8 +213,8 @@ class _Rows:
             table = narwhals.from_native(source)
         except TypeError:
             raise TypeError(
-                f"{self.argument} is a {type(source).__name__}, but expected is a table (pandas, "
-                "polars, Arrow) or a list of dicts."
+                f"{self.argument} is a {type(source).__name__}; expected a table (pandas, polars, "
+                "Arrow), a list of dicts, or the path of a file."
             ) from None
         columns = table.collect_schema().names()
         table = table.select([name for name in names if name in columns])
