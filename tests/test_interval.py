@@ -210,17 +210,17 @@ def test_something_else_than_an_estimator():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-    """Over 20 logs of two signals, 90 % intervals hold the true reward in most rows."""
+    """Over 8 logs of two signals, 90 % intervals hold the true reward in most rows."""
     X_new = np.random.default_rng(99).normal(size=(400, 4))
     truth = 1 / (1 + np.exp(-1.5 * X_new[:, 0]))
     held = []
-    for seed in range(20):
-        X = np.random.default_rng(seed).normal(size=(2000, 4))
+    for seed in range(8):
+        X = np.random.default_rng(seed).normal(size=(1000, 4))
         reward = 1 / (1 + np.exp(-1.5 * X[:, 0]))
-        ready = np.full((2000, 2), 0.6)
+        ready = np.full((1000, 2), 0.6)
         log = simulate_feedback(reward, X=X, n_signals=2, propensity=ready, random_state=seed)
-        est = settings(random_state=seed, max_epochs=200)
-        found = intervals(est, X, log.actions, X_new, n_bootstrap=40)
+        est = settings(random_state=seed, max_epochs=60)
+        found = intervals(est, X, log.actions, X_new, n_bootstrap=30)
         held.append(np.mean((found.low <= truth) & (truth <= found.high)))
     assert 0.85 <= np.mean(held) <= 0.99
     assert np.min(held) >= 0.5
