@@ -136,7 +136,7 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
             "a button that only likers press is a signal, not a label, and belongs into a column "
             "of y",
         ),
-        (0, "complaints alone are no sample of preferences. Label randomly chosen responses"),
+        (0, "complaints alone do not represent all responses. Label randomly chosen responses"),
     ):
         if (passive_labels == value).all():
             warn(

@@ -663,7 +663,7 @@ class FeedbackLog:
         one that it does not show. Responses of zero weight are left out.
         """
         counted = self.sample_weight > 0
-        # A grade is no act, however low.
+        # A grade is not an act, even a low one.
         observed = self.observations()[counted] * self.acts.bounds
         contrary = np.zeros(observed.shape, dtype=bool)
         if self.labels is not None and label_mechanism == "random":

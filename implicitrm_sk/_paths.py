@@ -17,7 +17,7 @@ def local_path(value):
     """
     if _URI.match(str(value)):
         raise ValueError(
-            f"{str(value)!r} is a URI, but expected is a path on this machine. Download what is "
+            f"{str(value)!r} is a URI; expected a path on this machine. Download what is "
             "there first (fsspec and huggingface_hub do), or upload the result."
         )
     return Path(value).expanduser()

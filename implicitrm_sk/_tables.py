@@ -38,14 +38,14 @@ def opened(value):
 
 
 def as_frame(value):
-    """Return a table as a frame of narwhals, None for what is no table."""
+    """Return a table as a frame of narwhals, None if it is not a table."""
     if isinstance(value, np.ndarray | list | tuple | str) or value is None:
         return None
     return _read(value, narwhals.DataFrame, eager_only=True)
 
 
 def as_series(value):
-    """Return a column as a series of narwhals, None for what is no column of a table."""
+    """Return a column as a series of narwhals, None if it is not a column of one."""
     if isinstance(value, np.ndarray | list | tuple | str) or value is None:
         return None
     return _read(value, narwhals.Series, series_only=True)

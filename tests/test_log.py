@@ -353,7 +353,9 @@ def test_a_button_that_only_likers_press_is_no_label():
     with pytest.warns(UserWarning, match="all 20 labels of responses without an action are 1. Lab"):
         label(y, preference)
     preference[30:50] = 0
-    with pytest.warns(UserWarning, match="are 0. .* complaints alone are no sample of preferences"):
+    with pytest.warns(
+        UserWarning, match="are 0. .* complaints alone do not represent all responses"
+    ):
         label(y, preference)
     preference[30:50] = 0.5
     label(y, preference)  # graded labels may well be equal
