@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .._estimator import ImplicitRewardEstimator
+from .._features import read_features
 from .._fit import signal_names
 from .._identification import BOUNDED
 from .._independence import SIGNIFICANCE
 from .._optional import import_optional
-from .._prediction import FittedMixture, component_logits
+from .._prediction import HEADS, FittedMixture
 from .._typing import Floats, Rows
 from ..measurement import _mixture
 from ._plot._base import COLOURS
@@ -113,6 +114,8 @@ class IdentificationReport:
     def bounds(self, X: Rows) -> Floats:
         """Return the rewards that no log of these actions alone can rule out.
 
+        By the refits that are as likely as the best.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -145,8 +148,12 @@ class IdentificationReport:
                [0. , 1. ]])
         """
         estimator = self.estimator
-        f, u = component_logits(estimator, X, "reward_logit", "propensity_logit")
         mixture = FittedMixture.of(estimator)
+        # A refit that is less likely than the best shows where its start led, not what is open.
+        f, u = (
+            logits[self.refits["as_likely"]]
+            for logits in mixture.members(read_features(estimator, X), *HEADS)
+        )
         shown_twice = estimator.evidence_.shown_twice if self.level == BOUNDED else ()
         ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate, shown_twice)
         return np.column_stack([end.numpy() for end in ends])
