@@ -299,10 +299,11 @@ def test_bounds_hold_the_reward_of_rows_that_not_all_were_looked_at(n_opposite, 
     if not preferred:
         f, kinds, R = -f, tuple(Action(1 - kind.target) for kind in kinds), 1 - R
     measurement = Measurement(kinds)
-    found = np.stack(_mixture.bounds(measurement, f, u, shown_twice=(preferred,)))
+    found = np.stack(_mixture.bounds(measurement, f, u, shown_twice=(preferred,)))[:, 0]
     ends = [liked, liked / (liked + other) if n_opposite else np.ones(200)]
     np.testing.assert_allclose(found, ends if preferred else 1 - np.stack(ends[::-1]), rtol=1e-12)
     assert ((found[0] <= R) & (R <= found[1])).all()
-    single = np.stack(_mixture.bounds(measurement, f, u))
+    single = np.stack(_mixture.bounds(measurement, f, u))[:, 0]
     assert (single[0] <= found[0]).all() and (found[1] <= single[1]).all()
-    np.testing.assert_array_equal(_mixture.bounds(measurement, f, u, shown_twice=(0, 1)), single)
+    both = np.stack(_mixture.bounds(measurement, f, u, shown_twice=(0, 1)))[:, 0]
+    np.testing.assert_array_equal(both, single)

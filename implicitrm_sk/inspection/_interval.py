@@ -293,18 +293,10 @@ def _ends(est, X_new, level, confidence):
         f, u = mixture.members(chunk, *HEADS)
         low = high = torch.sigmoid(f)
         if level != IDENTIFIED:
-            low, high = map(
-                torch.stack, zip(*_identified_sets(mixture, f, u, shown_twice), strict=True)
+            ends = _mixture.bounds(
+                mixture.measurement, f, u, mixture.false_action_rate, shown_twice
             )
+            low, high = torch.minimum(*ends), torch.maximum(*ends)
         found[0, start : start + CHUNK] = np.quantile(low.numpy(), tail, axis=0)
         found[1, start : start + CHUNK] = np.quantile(high.numpy(), 1 - tail, axis=0)
     return found
-
-
-def _identified_sets(mixture, reward_logit, propensity_logit, shown_twice):
-    """Yield what the actions leave open according to each member, and its reward at least."""
-    for f, u in zip(reward_logit, propensity_logit, strict=True):
-        low, high = _mixture.bounds(
-            mixture.measurement, f[None], u[None], mixture.false_action_rate, shown_twice
-        )
-        yield torch.minimum(low, high), torch.maximum(low, high)

@@ -233,9 +233,10 @@ def bounds_of(shown_twice):
     """Return the function of the logits that the bounds of the reward are."""
 
     def ends(measurement, reward_logit, propensity_logit):
-        return _mixture.bounds(
+        found = _mixture.bounds(
             measurement, reward_logit[None], propensity_logit[None], None, shown_twice
         )
+        return [end[0] for end in found]
 
     return ends
 

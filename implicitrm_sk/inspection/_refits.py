@@ -371,7 +371,7 @@ class _HeldOut:
         ends = _mixture.bounds(
             self.measurement, reward_logit, propensity_logit, self.false_action_rate, shown_twice
         )
-        return [end.numpy() for end in ends]
+        return ends[0].amin(0).numpy(), ends[1].amax(0).numpy()
 
 
 def _compare_refits(rows, starts):

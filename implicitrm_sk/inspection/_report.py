@@ -114,7 +114,7 @@ class IdentificationReport:
     def bounds(self, X: Rows) -> Floats:
         """Return the rewards that no log of these actions alone can rule out.
 
-        By the refits that are as likely as the best.
+        Of each refit that is as likely as the best, joined: no log tells such refits apart.
 
         Parameters
         ----------
@@ -156,7 +156,7 @@ class IdentificationReport:
         )
         shown_twice = estimator.evidence_.shown_twice if self.level == BOUNDED else ()
         ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate, shown_twice)
-        return np.column_stack([end.numpy() for end in ends])
+        return np.column_stack([ends[0].amin(0).numpy(), ends[1].amax(0).numpy()])
 
     def _rows(self):
         best = self.refits["log_likelihood"].max()

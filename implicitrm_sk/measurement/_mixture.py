@@ -124,7 +124,7 @@ def logits_of_all(
 
 
 def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, shown_twice=()):
-    """Return the rewards that agree with the action probabilities, two tensors of shape (n,).
+    """Return the rewards that agree with each member's action probabilities: two tensors (m, n).
 
     With P_k = P(y_k=1 | x), e_k its false-action rate and A_k <= 1, R >= (P_k - e_k) / (1 - e_k)
     for every positive signal and 1 - R >= (P_k - e_k) / (1 - e_k) for every negative one; with
@@ -155,17 +155,16 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
         mine = (shows == c) & bounding
         matching, other = log_prob[c][..., mine], log_prob[1 - c][..., mine].exp()
         if not mine.any():
-            ends.append(torch.zeros_like(reward_logit[0]))
+            ends.append(torch.zeros_like(reward_logit))
         elif false_action_rate is None:
             any_fired = -torch.expm1(torch.log1p(-matching.exp()).sum(-1))
-            ends.append((classes[c][..., 0] * any_fired).mean(0))
+            ends.append(classes[c][..., 0] * any_fired)
         else:
-            total = (classes[c] * matching.exp() + classes[1 - c] * other).mean(0)
-            e = other.mean(0)
-            ends.append(((total - e) / (1 - e)).amax(-1).clamp(0, 1))
+            total = classes[c] * matching.exp() + classes[1 - c] * other
+            ends.append(((total - other) / (1 - other)).amax(-1).clamp(0, 1))
     if len(shown_twice) == 1 and false_action_rate is None:
         (c,) = shown_twice
-        looked_at = classes[c][..., 0].mean(0)
+        looked_at = classes[c][..., 0]
         largest = looked_at / (looked_at + ends[1 - c])
         return (looked_at, largest) if c == 1 else (1 - largest, 1 - looked_at)
     return ends[1], 1 - ends[0]
