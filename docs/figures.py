@@ -1,4 +1,4 @@
-"""Draws the figures of the user guide: `python docs/figures.py`."""
+"""Draws the figures of the pages: `python docs/figures.py`."""
 
 from pathlib import Path
 
