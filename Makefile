@@ -36,9 +36,10 @@ docs: $(INSTALLED_DOCS) $(INSTALLED_MODELS)  ## build the documentation in docs/
 
 models: $(INSTALLED_MODELS)  ## install the two language models that tests and demo can use
 
-lint: $(INSTALLED_DEV)  ## check style, formatting and types
+lint: $(INSTALLED_DEV)  ## check style, formatting, prose and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python docs/prose.py
 	@$(BIN)/mypy
 
 format: $(INSTALLED_DEV)  ## fix style and formatting in place
