@@ -37,9 +37,9 @@ NUMPYDOC = re.compile(r"^(Parameters|Returns|Yields|Raises|Warns|Attributes|Note
 
 def plain(text):
     """Return text with each inline code, formula or link as one word, and abbreviations joined."""
-    text = re.sub(r"``.+?``|`[^`]+`", "code", text)
+    text = re.sub(r"``.+?``|`[^`]+`", "Code", text)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
-    text = re.sub(r"\w+\([^()]*[|=][^()]*\)", "code", text)
+    text = re.sub(r"\w+\([^()]*[|=][^()]*\)", "Code", text)
     text = re.sub(r"\{[^{}]*\}", "value", text)
     return ABBREVIATION.sub(lambda match: match[0].replace(".", ""), text)
 
