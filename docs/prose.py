@@ -38,6 +38,7 @@ NUMPYDOC = re.compile(r"^(Parameters|Returns|Yields|Raises|Warns|Attributes|Note
 def plain(text):
     """Return text with each inline code, formula or link as one word, and abbreviations joined."""
     text = re.sub(r"``.+?``|`[^`]+`", "Code", text)
+    text = re.sub(r"\[(?:what|where|which)[^\]]*\]\([^)]*\)", "Title", text, flags=re.IGNORECASE)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\w+\([^()]*[|=][^()]*\)", "Code", text)
     text = re.sub(r"\{[^{}]*\}", "value", text)
