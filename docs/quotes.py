@@ -1,7 +1,7 @@
 """Refresh the rows that pages quote from the measured tables: `python docs/quotes.py`.
 
-A table below the comment `<!-- rows of methods.md -->` quotes: its columns are found in that page
-by their header, its rows by their first two cells (`by 3`: three). So nobody types a measurement.
+A table below the comment `<!-- rows of PAGE -->` quotes: its columns are found in that page by
+their header, its rows by their first two cells (`by 3`: three). So nobody types a measurement.
 """
 
 import re
