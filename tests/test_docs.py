@@ -236,6 +236,12 @@ def test_references_are_those_of_the_docstrings():
     assert len(cited) > 20
 
 
+def test_evidence_is_one_page():
+    text = (ROOT / "docs/evidence.md").read_text().split("```{toctree}")[0]
+    assert len([word for word in text.split() if re.search(r"[a-zA-Z]", word)]) <= 600
+    assert text.count("<!-- rows of ") >= 4  # its numbers are those of the tables
+
+
 def test_table_of_the_methods_is_what_they_declare():
     text = (ROOT / "docs/methods.md").read_text()
     table = text.split("## What each one assumes")[1].split("\n\n")[1]
