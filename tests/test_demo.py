@@ -57,8 +57,8 @@ def check_picture(path):
     from matplotlib.image import imread
 
     picture = imread(path)[:, :, :3]
-    assert picture.shape[0] > 500 and picture.shape[1] > 1000
-    for half in np.array_split(picture, 2, axis=1):
+    assert picture.shape[0] > 900 and picture.shape[1] > 700
+    for half in np.array_split(picture, 2, axis=0):
         assert (np.ptp(half, axis=2) > 0.3).mean() > 0.001  # colours, not only black text
 
 

@@ -394,7 +394,8 @@ class IdentificationReport:
             title="Refits from different starts",
             xlim=(0, 1),
         )
-        left.legend(loc="lower right")
+        # Below: error bars may be anywhere.
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 
