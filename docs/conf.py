@@ -83,8 +83,9 @@ def _linked_to_examples(text, ending):
     return re.sub(r"\]\(gallery/(plot_\w+)\.py\)", rf"](examples/\1.{ending})", text)
 
 
-def _link_to_examples(app, docname, source):
+def _prepare(app, docname, source):
     source[0] = _linked_to_examples(source[0], "rst")
+    source[0] = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", source[0])  # not broken over lines
 
 
 def _help_of(command):
@@ -131,6 +132,6 @@ def _write_markdown(app, exception):
 def setup(app):
     """Connect the hooks above."""
     app.connect("autodoc-skip-member", _leave_out_request_setters)
-    app.connect("source-read", _link_to_examples)
+    app.connect("source-read", _prepare)
     app.connect("source-read", _help_of_the_commands)
     app.connect("build-finished", _write_markdown)

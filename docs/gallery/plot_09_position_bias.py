@@ -8,7 +8,7 @@ where a response stood, the propensity can take the position into account, and t
 """
 
 # %%
-# Tumours stand for answers, benign ones for good answers. An existing ranker has put good answers
+# Tumours play the role of answers, and benign ones are good answers. An existing ranker has put good answers
 # on top more often than not, so that position and preference go together: the case in which a
 # classifier goes wrong whether it sees the position or not.
 import numpy as np
