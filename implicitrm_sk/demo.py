@@ -334,13 +334,14 @@ _STYLES = {
 
 
 def _save_figure(path, problem, found):
-    """Draw two panels of what was found, one below the other for narrow screens, and save them."""
+    """Draw two panels of what was found, and save them."""
     import matplotlib
     from matplotlib.figure import Figure
 
     sizes = {"font.size": 14, "axes.titlesize": 15, "lines.linewidth": 2.2, "lines.markersize": 8}
     open_axes = {"axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(sizes | open_axes):
+        # One below the other: legible on a telephone.
         figure = Figure(figsize=(7, 9), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
         draw = _draw_log if problem.is_log else _draw_rewards

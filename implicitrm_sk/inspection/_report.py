@@ -394,8 +394,7 @@ class IdentificationReport:
             title="Refits from different starts",
             xlim=(0, 1),
         )
-        # Below: error bars may be anywhere.
-        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
+        left.legend(loc="lower right")
         IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 
