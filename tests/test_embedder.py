@@ -190,7 +190,7 @@ def test_encoder_keeps_both_its_special_tokens_when_cut(tiny_model):
 
 
 def test_unusual_texts(tiny_model):
-    texts = ["", " ", "\x00", "👩‍👩‍👧 🤷🏽", "שלום مرحبا", "long " * 100_000]
+    texts = ["", " ", "\x00", "👩‍👩‍👧 🤷🏽", "שלום مرحبا", "long " * 20_000]
     for kind in TINY:
         embedder = LLMEmbedder(tiny_model(kind), cache_dir=None)
         with warnings.catch_warnings():
