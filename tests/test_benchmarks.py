@@ -198,6 +198,7 @@ def test_what_further_information_is_worth_on_the_synthetic_log():
     np.testing.assert_allclose(rates, 0.05, atol=0.01)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache as on Linux")
 def test_scale_runs(tmp_path, capsys):

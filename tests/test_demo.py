@@ -82,6 +82,7 @@ def default_run(tmp_path_factory):
     return folder, process.stdout
 
 
+@pytest.mark.slow
 def test_default_table(default_run):
     names = ["naive, 1 signal", "estimator, 1 signal", "naive, any of 2 signals"]
     names += ["estimator, 2 signals", "naive, any of 3 signals", "estimator, 3 signals"]
@@ -94,6 +95,7 @@ def test_default_table(default_run):
     assert (constant < log_likelihood).all() and constant[0] == constant[1]
 
 
+@pytest.mark.slow
 def test_default_text_and_figure(default_run):
     folder, out = default_run
     text = " ".join(out.split())
