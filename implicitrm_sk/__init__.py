@@ -28,7 +28,7 @@ __all__ = [
     "ShiftWarning",
     "identification_report",
 ]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __getattr__, __dir__ = lazy(
     __name__,
     {

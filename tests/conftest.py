@@ -21,7 +21,7 @@ threadpool_limits(1)
 KINDS = {
     "spec": """
         test_assumptions test_datasets test_feedback_logs test_features test_log test_measurement
-        test_metrics test_mixture test_modules test_mutants test_read test_split
+        test_metrics test_mixture test_modules test_read test_release test_split
         test_structure
     """,
     "docs": "test_benchmarks test_docs test_docstrings test_gallery",
