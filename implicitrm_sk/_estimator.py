@@ -1,5 +1,6 @@
 """The scikit-learn face of the package: parameters, fit, partial_fit."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -51,6 +52,22 @@ OBJECTIVES_NOT_RANKED = (
     "scoring=make_preference_scorer(...) of implicitrm_sk.metrics, or "
     "fit(true_preference=...) of a search with metadata routing."
 )
+
+
+def _without_truth(fit):
+    """Let `fit` refuse the truth with a message; as an argument it would ask searches for it."""
+
+    @functools.wraps(fit)
+    def method(self, *args, **kwargs):
+        if "true_preference" in kwargs:
+            raise TypeError(
+                "fit got true_preference, which is for evaluation. Pass it to score, or pass what "
+                "may be learned from as labels=."
+            )
+        return fit(self, *args, **kwargs)
+
+    return method
+
 
 _needs_incremental = available_if_objective(
     "incremental", "learns from the whole log before training. Use fit."
@@ -422,6 +439,7 @@ class ImplicitRewardEstimator(
         note_clone(copied, self)
         return copied
 
+    @same(_without_truth)
     @same(fit_context(prefer_skip_nested_validation=True))
     def fit(
         self,

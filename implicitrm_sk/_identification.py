@@ -142,6 +142,10 @@ ADVICE = {
         "Log a second kind of positive action of the same user on the same response (copy, share "
         "...): two determine the reward if they fire independently and every row was looked at."
     ),
+    "several": (
+        "Use objective='stratified', which learns from each signal of this log. This objective "
+        "sees only whether any of them fired."
+    ),
     "negative": (
         "Log a negative action (regenerate, thumbs down, report) and name it in signals="
         "{'column': 'negative'}: with a positive one it bounds the reward from both sides."
@@ -248,7 +252,7 @@ def assess(
         Whether signals of both polarities are ready in a constant ratio.
     """
     if objective.identifies is not None:
-        return _assess_by_assumption(evidence, objective)
+        return _assess_by_assumption(evidence, objective, n_signals)
     if not objective.models_propensity:
         return Identification(
             NOT_IDENTIFIED,
@@ -475,7 +479,7 @@ def _what_is_missing(evidence, columns, linear, n_signals, signals):
     return reasons
 
 
-def _assess_by_assumption(evidence, objective):
+def _assess_by_assumption(evidence, objective, n_signals):
     """Return the `Identification` of an objective that is no likelihood."""
     name = type(objective).__name__
     if "propensity" in objective.uses and evidence.n_known_propensity < evidence.n_responses:
@@ -492,7 +496,7 @@ def _assess_by_assumption(evidence, objective):
         objective.identifies,
         (objective.assumption,),
         f"{name} takes its assumption for granted: nothing in the log tests it.",
-        (ADVICE["signals"], ADVICE["labels"]),
+        (ADVICE["signals"] if n_signals == 1 else ADVICE["several"], ADVICE["labels"]),
     )
 
 

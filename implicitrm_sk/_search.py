@@ -93,7 +93,8 @@ class BatchedSearchCV(GridSearchCV):
     cv : int, cross-validation generator or iterable, default=None
         As in ``GridSearchCV``.
     verbose : int, default=0
-        As in ``GridSearchCV``.
+        1 prints the number of fits, then one line for all candidates that are done on one split;
+        more prints each fit with its score.
     pre_dispatch : int or str, default="2*n_jobs"
         As in ``GridSearchCV``.
     error_score : "raise" or float, default=np.nan
@@ -554,9 +555,11 @@ def _fit_and_score_together(
             callback_ctx=context,
         )
 
+    begin = time.time()
     if alone:
-        return [(ordinary(parameters), None) for parameters in candidates]
-    start = time.time()
+        results = [(ordinary(parameters), None) for parameters in candidates]
+        _report_progress(verbose, split, len(results), begin)
+        return results
     estimators = [_with(clone(base), each) for each in candidates]
     together = _SideBySide([_head(each)[0] for each in estimators], seed, paused, pause)
     fitter = together
@@ -574,7 +577,7 @@ def _fit_and_score_together(
     except Exception:
         # Each by itself fails, or not, in its own way.
         return [(ordinary(each), None) for each in candidates]
-    fit_time = (time.time() - start) / len(candidates)
+    fit_time = (time.time() - begin) / len(candidates)
 
     results = []
     for parameters, head, progress in zip(
@@ -601,7 +604,15 @@ def _fit_and_score_together(
         if verbose > 1:
             named = ", ".join(f"{name}={parameters[name]}" for name in sorted(parameters))
             print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
+    _report_progress(verbose, split, len(results), begin)
     return results
+
+
+def _report_progress(verbose, split, n_candidates, begin):
+    """Print that candidates are done on one split; beyond 1 each of them was printed by itself."""
+    if verbose == 1:
+        text = f"{n_candidates} candidate{'s' * (n_candidates > 1)}, {time.time() - begin:.1f} s"
+        print(f"[CV {split[0] + 1}/{split[1]}] {text}", flush=True)  # noqa: T201
 
 
 def _seed(pipeline, seed):

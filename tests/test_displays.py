@@ -454,6 +454,10 @@ def test_identification_of_a_report(report):
     left, right = report.plot()
     assert right.get_title() == display.ax_.get_title()
     assert_array_equal(right.lines[0].get_ydata(), display.mean)
+    # Legends cover nothing that is drawn.
+    left.figure.canvas.draw()
+    for ax in (left, right):
+        assert ax.get_legend().get_window_extent().y1 <= ax.get_window_extent().y0
 
 
 def test_identification_of_an_estimator_is_that_of_its_report(report):

@@ -382,6 +382,7 @@ def test_what_cannot_be_decided_is_refused(name):
         actions_from_events(responses, events, kinds, **arguments)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_ten_million_events_in_a_minute():
     rng = np.random.default_rng(0)

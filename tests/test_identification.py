@@ -30,7 +30,7 @@ from implicitrm_sk._identification import (
     assess,
 )
 from implicitrm_sk._log import FeedbackLog
-from implicitrm_sk.objectives import Naive, Objective, Stratified
+from implicitrm_sk.objectives import OBJECTIVES, Naive, Objective, Stratified
 
 nan = np.nan
 QUICK = FAST | {"max_epochs": 2, "early_stopping": False}
@@ -385,6 +385,20 @@ def test_naive_identifies_nothing(evidence):
     assert found.reason.startswith("Naive has no propensity")
     assert found.advice == ("Use objective='stratified'.",)
     assert not found.swap_symmetric
+
+
+@pytest.mark.parametrize("name", [n for n, cls in OBJECTIVES.items() if cls.identifies is not None])
+def test_who_has_several_signals_is_not_told_to_log_a_second_one(name):
+    objective = OBJECTIVES[name]()
+    one, two = (
+        assess(evidence, objective=objective, n_signals=n_signals).advice
+        for evidence, n_signals in ((ONE + KNOWN, 1), (TWO + KNOWN, 2))
+    )
+    if "propensity" in objective.uses:
+        assert one == two != ()
+        return
+    assert one == (ADVICE["signals"], ADVICE["labels"])
+    assert two == (ADVICE["several"], ADVICE["labels"])
 
 
 @pytest.mark.parametrize("case", CASES)

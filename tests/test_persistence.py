@@ -290,6 +290,7 @@ def test_model_card(tmp_path):
     ):
         assert text in card, text
     assert "\n# Heading" not in card
+    assert "](http" not in card  # the package has no page of its own yet
     (tmp_path / "model" / "README.md").write_text("edited by its owner")
     ImplicitRewardEstimator.load(tmp_path / "model")
     with pytest.raises(ValueError, match="metrics must map names to numbers, got 'AUROC': '0.8'"):

@@ -96,6 +96,7 @@ def run_job(code, *arguments):
 
 
 @needs_ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
     frame = make_frame(400)
@@ -117,6 +118,7 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
 
 
 @needs_ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
     import pyarrow.parquet

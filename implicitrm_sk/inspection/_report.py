@@ -394,7 +394,8 @@ class IdentificationReport:
             title="Refits from different starts",
             xlim=(0, 1),
         )
-        left.legend(loc="lower right")
+        # Below, as on the right: error bars may reach into any corner.
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 

@@ -37,6 +37,8 @@ MAX_ROWS = 5000
 #: Principal components that the classifier sees, and of how many of them it sees the squares.
 N_COMPONENTS = 512
 N_SQUARES = 64
+#: Columns whose range is less than this part of their largest value are left to rounding.
+VARIES = 1e-6
 MIN_ROWS = 20
 
 
@@ -220,7 +222,9 @@ def shift_report(
     -----
     The classifier is a logistic regression, its penalty chosen by log loss, on up to 512 principal
     components of the columns that the reward reads, the squares of the first 64, and the distance
-    that these leave, so that it sees shifts of location and of scale. It is fitted on up to 5,000
+    that these leave, so that it sees shifts of location and of scale. It does not read columns
+    whose range is below a millionth of their largest value, nor components that are as small: they
+    are rounding errors, which differ between machines. It is fitted on up to 5,000
     rows of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_; the mean of w^2
     over the log is taken as the mean of w over the new responses. The standard error of the AUC is
     that of Hanley and McNeil [3]_.
@@ -321,16 +325,21 @@ class _Shape(TransformerMixin, BaseEstimator):
         # Without the randomised solver for few columns, which the full one is faster for.
         solver = "covariance_eigh" if X.shape[1] <= 2 * N_COMPONENTS else "randomized"
         self.pca_ = PCA(n_components, svd_solver=solver, random_state=0).fit(X)
+        # Of what varies less, rounding makes a part that differs between machines.
+        variance = self.pca_.explained_variance_
+        self.floor_ = 100 * np.finfo(variance.dtype).eps * variance.sum()
+        self.n_kept_ = max(1, int((variance > self.floor_).sum()))
         return self
 
     def transform(self, X):
-        components = self.pca_.transform(X)
+        components = self.pca_.transform(X)[:, : self.n_kept_]
         first = components[:, :N_SQUARES]
         rest = ((X - self.pca_.mean_) ** 2).sum(1) - (first**2).sum(1)
         # Bounded, so that one far response does not decide what far is.
-        scale = np.sqrt(np.maximum(self.pca_.explained_variance_[:N_SQUARES], 1e-12))
+        scale = np.sqrt(np.maximum(self.pca_.explained_variance_[: first.shape[1]], 1e-12))
+        rest[rest < self.floor_] = 0.0
         squares = np.minimum((first / scale) ** 2, 25)
-        return np.column_stack([components, squares, np.sqrt(np.maximum(rest, 0))])
+        return np.column_stack([components, squares, np.sqrt(rest)])
 
 
 def _cross_fitted_log_ratio(X, is_new, groups, random_state):
@@ -344,6 +353,8 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
             raise ValueError(
                 f"the rows belong to {n_groups} groups on one side; at least {n_splits} are needed."
             )
+    varies = np.ptp(X, axis=0) > VARIES * np.abs(X).max(axis=0)
+    X = X[:, varies] if varies.any() else X[:, :1]
     log_ratio = np.empty(len(X))
     for train, test in folds.split(X, is_new, groups):
         chosen = np.concatenate(

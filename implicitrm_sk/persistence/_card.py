@@ -44,7 +44,7 @@ def model_card(est, metrics=None, usage=None, users=False):
         "# Reward model learned from user actions",
         "Estimates the reward R(x) = P(the response is preferred), in [0, 1], from an embedding x "
         "of a (prompt, response). It was learned from what users did with responses, not from "
-        "labels, with [implicitrm-sk](https://pypi.org/project/implicitrm-sk/).",
+        "labels, with the Python package `implicitrm-sk`.",
         "## Use",
         _usage(est) if usage is None else usage,
         "## Data",
