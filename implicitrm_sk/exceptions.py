@@ -2,7 +2,7 @@
 
 
 class IdentificationWarning(UserWarning):
-    """What was passed to `fit` does not determine the reward, whatever the number of rows.
+    """The arguments of `fit` do not identify the reward, whatever the number of rows.
 
     Silence it with
     ``warnings.filterwarnings("ignore", category=implicitrm_sk.IdentificationWarning)``.
@@ -25,7 +25,7 @@ class IdentificationWarning(UserWarning):
 
 
 class ModelFileError(ValueError):
-    """A file or folder is no saved model, or it is damaged, altered or of a newer format.
+    """A file or folder is not a saved model, or is damaged, altered or of a newer format.
 
     Examples
     --------
@@ -41,7 +41,7 @@ class ModelFileError(ValueError):
 
 
 class ShiftWarning(UserWarning):
-    """Responses lie outside the log that a reward was learned from: the reward extrapolates.
+    """Responses lie outside the log that the reward was learned from, so the reward extrapolates.
 
     Examples
     --------

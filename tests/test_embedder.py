@@ -611,7 +611,7 @@ def test_report_takes_text_and_embeds_it_once(tiny_model, fast, counted):
 def test_without_embedder_text_is_an_error_that_helps(fast):
     pairs, y = make_log(40)
     for X in (pairs, [pair[1] for pair in pairs]):
-        with pytest.raises(ValueError, match="X holds text.*set embedder= of Implicit"):
+        with pytest.raises(ValueError, match="X holds text.*Set embedder= of Implicit"):
             ImplicitRewardEstimator(**fast).fit(X, y)
 
 

@@ -114,7 +114,7 @@ def test_categories():
         ((), [0, 1, 1], "dwell has 2 distinct values (0, 1); expected at least 3 for Graded("),
         ((), [None, None], "dwell has 0 distinct values (none); expected at least 3"),
         ((1, [0, 10, 20, 30]), [1, 2], "dwell has the same grade in every row where it is logged"),
-        ((), ["a", "b"], "dwell must be numbers, but could not be read as such"),
+        ((), ["a", "b"], "dwell could not be read as numbers"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, column, message):
@@ -241,7 +241,7 @@ def test_what_has_to_hold_of_grades_is_named(examined, expected):
 
 def test_what_a_grade_cannot_be_combined_with(log):
     for settings, message in (
-        ({"shared_examination": True}, "no value of it says that users did nothing"),
+        ({"shared_examination": True}, "shared_examination=True is not available for the signal"),
         ({"shared_propensity": True}, "shared_propensity is not available for the signal Graded"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -472,7 +472,7 @@ def test_a_negative_signal_passed_as_positive_is_reported(newcomer, columns):
     est = ImplicitRewardEstimator(shared_examination=False, random_state=0)
     with pytest.warns(UserWarning, match="with others of its sign 0 times") as record:
         report = identification_report(est, features, actions[columns], n_starts=2, groups=text)
-    assert "signal 'regenerated' of y happens" in str([each.message for each in record])
+    assert "signal 'regenerated' of y coincides" in str([each.message for each in record])
     assert report.verdict == report.settings.level == "not identified"
     pairs = {pair.signals: pair for pair in report.associations}
     assert len(pairs) == len(columns) * (len(columns) - 1) // 2

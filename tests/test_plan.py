@@ -318,7 +318,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
         params |= {k: arguments.pop(k) for k in ("label_mechanism",) if k in arguments}
         ImplicitRewardEstimator(**params).fit(X, y, **arguments)
 
-    refused = "false_action_rate='estimate' needs three signals logged together .* pass a number"
+    refused = "false_action_rate='estimate' needs .* three signals logged together.* Pass a number"
     never_three = np.where(np.arange(400)[:, None] % 3 == range(3), np.nan, y)
     for arguments in (
         {"y": y[:, 0]},
@@ -336,7 +336,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
         with pytest.raises(ValueError, match=refused):
             fit(**arguments)
     message = (
-        r"y has 2 signal\(s\), and signal 0 has 0 responses on which it is one of three logged, 0 "
+        r"y has 2 signal\(s\). Signal 0 has 0 responses where it is one of three logged signals, 0 "
         "shown three times, and 0 with a label of 0"
     )
     with pytest.raises(ValueError, match=message):

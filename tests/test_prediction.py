@@ -389,7 +389,7 @@ def test_known_propensities_enter_likelihood_and_posterior():
 def test_exposures_and_ids_tell_nothing_without_actions(one_signal):
     estimator, X, *_ = one_signal
     for name in ("response_id", "exposures"):
-        with pytest.raises(ValueError, match=f"{name} tells nothing without actions"):
+        with pytest.raises(ValueError, match=f"{name} is given without actions"):
             estimator.predict_proba(X, **{name: np.ones(400)})
 
 

@@ -423,7 +423,7 @@ def test_a_thumb_that_proves_contradicts_an_action():
     thumb[3] = "down"
     y = pd.DataFrame({"thumb": thumb, "copied": np.arange(40) == 3})
     signals = {"thumb": KINDS["thumb"], "copied": "positive"}
-    with pytest.raises(ValueError, match="the first, row 3, has 'copied' .* and 'thumb'"):
+    with pytest.raises(ValueError, match="The first is row 3: 'copied' .* 'thumb'"):
         ImplicitRewardEstimator(signals=signals).fit(X, y)
 
 
