@@ -117,7 +117,7 @@ def test_evidence_of_false_actions(n):
         (
             (y,),
             {"exposures": np.where(rows < n, 3, 1)},
-            f"one of three logged signals, {n} shown three",
+            f"three logged signals, {n} shown three",
         ),
         ((y,), {"labels": known}, f"0 shown three times, and {n} with a label of 0"),
     ]

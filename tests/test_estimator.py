@@ -505,7 +505,7 @@ BAD_SIDE_INFORMATION = {
     "a selector of a missing column": (
         {"reward_features": ["a", "user"]},
         {"X": pd.DataFrame(X_GOOD, columns=list("abcdef"))},
-        "reward_features names the column 'user', which X lacks. X has the columns a, b, c, d, e, f",
+        "reward_features names the column 'user', which X lacks. X has the columns a, b, c, d, e",
     ),
     "a reversed interval": (
         {"preference_rate": (0.7, 0.3)},

@@ -200,7 +200,7 @@ def test_floats_are_kept_as_they_are(data, selection, given, kept):
         (["a", 1], "names the column '1', which X lacks"),
         (
             [True] * 4,
-            "reward_features is a mask of length 4; expected one entry per column of X, 5",
+            "reward_features is a mask of length 4; expected one entry per column",
         ),
         ([0, 5], "reward_features selects column 5, but X has 5 columns. Use positions 0 to 4"),
         (-6, "reward_features selects column -6, but X has 5 columns. Use positions 0 to 4"),

@@ -337,9 +337,7 @@ def test_labels_where_the_user_acted_need_false_actions():
     y, preference = acted_labels(20, 0.3)
     preference[:5] = 0
     assert_array_equal(label(y, preference, e=0.1, mechanism="acted"), preference)
-    with pytest.raises(
-        ValueError, match="labels of acted responses .* while false_action_rate is 0"
-    ):
+    with pytest.raises(ValueError, match="labels of acted .* while false_action_rate is 0"):
         label(y, np.where(preference == 0, 1, preference), mechanism="acted")
     preference[98:] = 0
     message = "only acted responses have labels, but 2 without any action have one. Use label_mech"
