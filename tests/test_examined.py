@@ -309,7 +309,7 @@ def test_estimated_rates():
         (
             {},
             {"exposures": [2] * 40},
-            "shared_examination=True .* exposures above 1",
+            "not available with exposures above 1",
         ),
         (
             {},

@@ -91,7 +91,7 @@ def test_columns_of_an_estimator(by_name, by_position):
 def test_columns_of_a_fit_that_goes_on(reward, propensity, message):
     before = columns_of([0, 1], [3])
     columns_of([0, 1], [3]).check_same_as(before)
-    with pytest.raises(ValueError, match=f"training cannot go on .*{message}"):
+    with pytest.raises(ValueError, match=f"training cannot continue .*{message}"):
         columns_of(reward, propensity).check_same_as(before)
 
 

@@ -516,7 +516,7 @@ def test_only_a_whole_log_is_told_what_its_signals_do_not_tell():
     y = np.column_stack([np.arange(40) % 2, np.zeros(40)])
     with pytest.warns(UserWarning, match="signal 1 of y is 0 in every row"):
         make(y, "fit")
-    with pytest.warns(UserWarning, match="the two contradict each other"):
+    with pytest.warns(UserWarning, match="contradicts the log"):
         FeedbackLog.from_arguments(
             y[:, 0], 40, Assumptions(preference_rate=0.1), Stratified(), purpose="fit"
         )

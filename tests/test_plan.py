@@ -44,7 +44,7 @@ def test_warm_start_keeps_to_the_columns():
     params = FAST | {"warm_start": True, "reward_features": [0, 1]}
     estimator = ImplicitRewardEstimator(**params).fit(X, y)
     estimator.fit(X, y)
-    with pytest.raises(ValueError, match="training cannot go on .*reward_features selected"):
+    with pytest.raises(ValueError, match="training cannot continue .*reward_features selected"):
         estimator.set_params(reward_features=[0, 2]).fit(X, y)
 
 
@@ -52,7 +52,7 @@ def test_warm_start_keeps_to_the_same_columns_of_as_many():
     X, y, _ = make_log()
     both = {"reward_features": [0, 1], "propensity_features": [2, 3]}
     estimator = ImplicitRewardEstimator(warm_start=True, **FAST, **both).fit(X, y)
-    with pytest.raises(ValueError, match="training cannot go on"):
+    with pytest.raises(ValueError, match="training cannot continue"):
         estimator.set_params(reward_features=[2, 3], propensity_features=[4, 5]).fit(X, y)
 
 

@@ -1151,7 +1151,7 @@ def test_a_checkpoint_of_another_fit_is_refused(change, message, tmp_path, capsy
     if message is None:
         assert est.fit(X, y).n_iter_ == change["max_epochs"]
         return
-    with pytest.raises(ValueError, match="is of another fit: it " + message):
+    with pytest.raises(ValueError, match="belongs to another fit, which " + message):
         est.fit(X, y, sample_weight=weight)
     assert file.read_bytes() == before
 
@@ -1164,7 +1164,7 @@ def test_other_files_are_no_checkpoint(content, tmp_path):
         save_file({"X": torch.zeros(3)}, file)
     else:
         file.write_bytes(content)
-    with pytest.raises(ValueError, match="no checkpoint .* Remove it to start anew"):
+    with pytest.raises(ValueError, match="not a .*checkpoint.* Remove it to start again"):
         ImplicitRewardEstimator(**FAST).set_callbacks(Checkpoint(file)).fit(X, y)
     assert file.exists()
 
@@ -1203,7 +1203,11 @@ def test_one_number_in_any_row_makes_other_data(form, tmp_path, streaming):
         changed[row, 4] += 1
         given = changed if form == "array" else write(form, tmp_path, changed)
         assert_refused(
-            ImplicitRewardEstimator(**settings), file, given, y, "another fit: it differs in X[.]"
+            ImplicitRewardEstimator(**settings),
+            file,
+            given,
+            y,
+            "which differs in X[.]",
         )
     given = X if form == "array" else write(form, tmp_path, X)
     est = ImplicitRewardEstimator(**settings).set_callbacks(Checkpoint(file)).fit(given, y)
@@ -1226,7 +1230,7 @@ def test_what_batches_are_drawn_by_is_part_of_the_data(kind, tmp_path):
     file = tmp_path / "checkpoint"
     interrupted(ImplicitRewardEstimator(**settings), file, X, y, **then)
     est = ImplicitRewardEstimator(**settings)
-    assert_refused(est, file, X, y, "it differs in actions, weights, groups or other data", **now)
+    assert_refused(est, file, X, y, "differs in actions, weights, groups or other data", **now)
     whole = ImplicitRewardEstimator(**settings).fit(X, y, **then)
     assert_same_weights(est.fit(X, y, **then), whole)
 
@@ -1271,7 +1275,7 @@ def test_columns_may_be_selected_by_a_callable(kind, tmp_path):
     interrupted(estimator(0, 1, 2), file, X, y)
     # Lambdas tell nothing about themselves.
     message = "columns in use" if kind == "function" else "reward_features"
-    assert_refused(estimator(0, 1), file, X, y, f"it differs in {message}")
+    assert_refused(estimator(0, 1), file, X, y, f"which differs in {message}")
     est = estimator(0, 1, 2).set_callbacks(Checkpoint(file)).fit(X, y)
     assert_same_weights(est, estimator(0, 1, 2).fit(X, y))
 
@@ -1310,7 +1314,7 @@ def test_a_warm_start_from_other_weights_is_refused(tmp_path):
         ImplicitRewardEstimator(**settings),
         ImplicitRewardEstimator(**settings).fit(X[300:], y[300:]),
     ):
-        assert_refused(other, file, X, y, "another fit: it differs in initial weights[.]")
+        assert_refused(other, file, X, y, "another fit, which differs in initial weights[.]")
 
 
 @pytest.mark.parametrize(
@@ -1351,7 +1355,7 @@ def test_a_checkpoint_of_more_epochs_than_wanted_is_refused(tmp_path):
     file = tmp_path / "checkpoint"
     interrupted(ImplicitRewardEstimator(**FAST), file, X, y, 4)
     est = ImplicitRewardEstimator(**FAST).set_params(max_epochs=2)
-    assert_refused(est, file, X, y, "has 3 epochs behind it, more than max_epochs=2. Set")
+    assert_refused(est, file, X, y, "has 3 epochs, more than max_epochs=2. Set")
     assert est.set_params(max_epochs=3).fit(X, y).n_iter_ == 3
 
 
