@@ -124,7 +124,7 @@ def as_float(y, name):
         return np.array(as_numbers(y), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Unknown label type: {name} could not be read as numbers ({error}). Expected "
+            f"Unknown label type: {name} must be numbers ({error}). Expected "
             f"{_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
         ) from error
 

@@ -537,7 +537,7 @@ BAD_SIDE_INFORMATION = {
     "ids of the wrong length": (
         {},
         {"response_id": np.arange(159)},
-        r"response_id has shape \(159,\), but one value per row of X is expected: \(160,\)",
+        r"response_id has shape \(159,\); expected one value per row of X, \(160,\)",
     ),
     "missing ids": (
         {},

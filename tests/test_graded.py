@@ -114,7 +114,7 @@ def test_categories():
         ((), [0, 1, 1], "dwell has 2 distinct values (0, 1); expected at least 3 for Graded("),
         ((), [None, None], "dwell has 0 distinct values (none); expected at least 3"),
         ((1, [0, 10, 20, 30]), [1, 2], "dwell has the same grade in every row where it is logged"),
-        ((), ["a", "b"], "dwell could not be read as numbers"),
+        ((), ["a", "b"], "dwell must be numbers"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, column, message):

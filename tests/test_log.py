@@ -184,16 +184,16 @@ def test_many_ids():
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        ([1, 2], r"response_id has shape \(2,\), but one value per row of X is expected: \(3,\)"),
+        ([1, 2], r"response_id has shape \(2,\); expected one value per row of X, \(3,\)"),
         ([[1], [2], [3]], r"response_id has shape \(3, 1\)"),
         ("abc", r"response_id has shape \(\)"),
         (
             [1.0, nan, 2.0],
-            r"response_id is missing \(NaN\) in 1 rows, the first is row 1. Give each",
+            r"response_id is missing \(NaN\) in 1 rows; the first is row 1. Give each",
         ),
         (
             np.array([1, nan, 0], dtype=object),
-            r"response_id is missing \(NaN\) in 1 rows, the first is row 1. Give each response",
+            r"response_id is missing \(NaN\) in 1 rows; the first is row 1. Give each response",
         ),
         (pd.array([1, None, 0], dtype="Int64"), r"response_id is missing \(NaN\) in 1 rows"),
         ([None, "a", "b"], r"response_id is missing \(NaN\) in 1 rows"),
@@ -301,7 +301,7 @@ def test_no_action_where_it_is_certain_to_follow_disproves_preference():
                 np.zeros(2),
                 "random",
             )
-    with pytest.raises(ValueError, match="1 responses have an action"):
+    with pytest.raises(ValueError, match="Contradiction in 1 responses: an action"):
         check_labels(make([1], exposures=[2], propensity=[1.0]), NO_FALSE_ACTIONS, "random")
 
 
