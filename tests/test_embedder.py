@@ -273,7 +273,7 @@ def test_unknown_pooling_of_a_folder(tmp_path):
     folder = make_tiny_model(tmp_path, "bert")
     (tmp_path / "1_Pooling").mkdir()
     (tmp_path / "1_Pooling" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
-    with pytest.raises(ValueError, match="a pooling of its own.*Choose pooling="):
+    with pytest.raises(ValueError, match="a pooling that is not available.*Choose pooling="):
         LLMEmbedder(folder).fit()
     assert LLMEmbedder(folder, pooling="cls").fit().pooling_ == "cls"
 
@@ -307,12 +307,14 @@ def test_max_length(tiny_model):
 
 def test_models_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match="looks like a path, but there is nothing"):
+    with pytest.raises(FileNotFoundError, match="looks like a path, but does not exist"):
         LLMEmbedder(tmp_path / "nothing").fit()
-    with pytest.raises(OSError, match="'org/name' is no folder here, and .* hub does not give it"):
+    with pytest.raises(
+        OSError, match="'org/name' is not a folder here, and .* hub does not return it"
+    ):
         LLMEmbedder("org/name").fit()
     (tmp_path / "model.txt").write_text("x")
-    with pytest.raises(ValueError, match="is a file, but expected is a model folder"):
+    with pytest.raises(ValueError, match="is a file; expected a model folder"):
         LLMEmbedder(tmp_path / "model.txt").fit()
     with pytest.raises(ValueError, match="has no configuration that transformers can read"):
         LLMEmbedder(tmp_path).fit()

@@ -447,7 +447,7 @@ BAD_FIT = {
     "too short": (X_GOOD, Y_GOOD[:-1], "y has 159 rows but X has 160"),
     "3-d": (X_GOOD, np.zeros((160, 2, 2)), "y has 3 dimensions"),
     "no signal": (X_GOOD, np.zeros((160, 0)), "y has no columns"),
-    "strings": (X_GOOD, np.array(["copied", "no"] * 80), "y must be numbers.*Expected are actions"),
+    "strings": (X_GOOD, np.array(["copied", "no"] * 80), "y must be numbers.*Expected actions"),
     "no y": (X_GOOD, None, "requires y to be passed"),
     "X with NaN": (np.where(X_GOOD > 2, np.nan, X_GOOD), Y_GOOD, "Input X contains NaN"),
     "X with inf": (np.where(X_GOOD > 1, np.inf, X_GOOD), Y_GOOD, "Input X contains infinity"),
