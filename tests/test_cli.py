@@ -649,7 +649,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
          "no column that is known to hold text"),
         (["predict", "none", "log.parquet", "-o", "x.parquet"], "^error: there is no saved model"),
         (["predict", "reward", "log.parquet", "-o", "x.csv"], "must end with .parquet or .jsonl"),
-        (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "no valid zip archive"),
+        (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "not a valid zip archive"),
         (["predict", "reward", "scored.parquet", "-o", "x.parquet"], "has a column 'reward'"),
         (["report", "reward", "few.parquet", "--new", "few.parquet"], "at least 20 are needed"),
         (["export", "reward", "x", "--as", "transformers"],

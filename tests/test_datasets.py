@@ -210,7 +210,7 @@ def test_published_data_set_that_has_changed(tmp_path):
     pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
     with pytest.raises(FileNotFoundError, match="is no folder"):
         fetch_helpsteer(tmp_path / "none")
-    with pytest.raises(ValueError, match="which has no revision"):
+    with pytest.raises(ValueError, match="is a local path, which does not have a revision"):
         fetch_helpsteer(tmp_path, revision="main")
     (tmp_path / "other.csv").touch()
     with pytest.raises(ValueError, match=r"no file 'train.jsonl.gz'.*other.csv.*revision="):

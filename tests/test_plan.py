@@ -345,7 +345,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     apart = y.astype(float)
     apart[10:, 1:] = np.nan
     rejected = np.where(np.isin(np.arange(400), np.flatnonzero(preference == 0)[-12:]), 0, np.nan)
-    with pytest.raises(ValueError, match="signal 0 has 10 responses .* 12 with a label of 0"):
+    with pytest.raises(ValueError, match="Signal 0 has 10 responses .* 12 with a label of 0"):
         fit(apart, labels=rejected)
     unlogged = np.where(preference == 0, np.nan, y[:, 0])
     with pytest.raises(ValueError, match="signal 0 has .* and 0 with a label of 0"):

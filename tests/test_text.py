@@ -228,7 +228,7 @@ def test_unusual_text_is_kept_as_it_is():
         (pd.DataFrame({"messages": [[USER, USER]]}), ValueError, "row 0.*without an assistant"),
         ([("a", [USER])], ValueError, "row 0 of X has a response without an assistant turn"),
         ([("a", [RESULT])], ValueError, "its roles are tool"),
-        ([[USER, ASSISTANT, USER]], ValueError, "continues after its last assistant turn .with user"),
+        ([[USER, ASSISTANT, USER]], ValueError, "continues after its last assistant turn"),
         ([{"messages": "hello"}], ValueError, "row 0 of X holds a string .* that is not JSON"),
         ([{"messages": "[1, 2"}], ValueError, "that is not JSON .Expecting"),
         ([{"messages": "[" * 100_000}], ValueError, "that is not JSON"),
