@@ -1,4 +1,4 @@
-"""What a fit assumes as known, and what a sensitivity analysis varies."""
+"""The assumptions of a fit, which a sensitivity analysis varies."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +15,7 @@ MIN_RESPONSES = 20
 
 @dataclass(frozen=True, eq=False)
 class Assumptions:
-    """What a fit assumes as known.
+    """The facts that a fit assumes as known.
 
     Attributes
     ----------
@@ -131,9 +131,10 @@ class Assumptions:
             if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
             raise ValueError(
-                f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal: "
-                f"three signals logged together, {'two' if both else 'three'} exposures, or labels "
-                f"of not preferred responses. y has {log.n_signals} signal(s). Signal "
+                f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal. "
+                f"The evidence is three signals logged together, {'two' if both else 'three'} "
+                "exposures, or labels of not preferred responses. "
+                f"y has {log.n_signals} signal(s). Signal "
                 f"{log.signal_names[k]!r} has {counts[0]} responses where it is one of three "
                 f"logged signals, {counts[1]} shown {'two' if both else 'three'} times, and "
                 f"{counts[2]} with a label of {1 - target}. With less, false and true actions "

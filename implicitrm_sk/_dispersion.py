@@ -50,7 +50,7 @@ class Dispersion:
 
     def __str__(self):
         return (
-            "counts of one response vary more than exposures of one preference do: a correlation "
+            "counts of one response vary more than exposures of one preference do. A correlation "
             f"of {self.correlation:.2g} between two of them raises the log-likelihood by "
             f"{self.gain:.2g} nats per response, on {self.n_responses} responses"
         )

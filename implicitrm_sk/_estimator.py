@@ -91,15 +91,17 @@ class ImplicitRewardEstimator(
         The same for the propensity head. None means the value of `hidden_layer_sizes`.
     reward_features, propensity_features : column selection, default=None
         The columns of X that each head reads: names, positions, a slice, a boolean mask, or a
-        callable that gets X and returns one of these, as in ``ColumnTransformer``. None selects all
-        columns. If only one of the two is given, the other head reads the remaining columns. To
-        let both heads read a column, give both. Columns in neither selection are not used. Columns
-        that only the propensity reads (user, position, scenario) may be missing or NaN in `predict`
-        and `decision_function`. With an `embedder`, names refer to the table that holds the text:
-        a column of text selects the whole vector, and a column of numbers selects itself.
+        callable. A callable gets X and returns one of the others, as in ``ColumnTransformer``. None
+        selects all columns. If only one of the two is given, the other head reads the remaining
+        columns. To let both heads read a column, give both. Columns in neither selection are not
+        used. Columns that only the propensity reads (user, position, scenario) may be missing or
+        NaN in `predict` and `decision_function`. With an `embedder`, names refer to the table that
+        holds the text. A column of text then selects the whole vector, and a column of numbers
+        selects itself.
     signals : dict or list, default=None
-        The kind of each column of y. "positive": users act because they like the response.
-        "negative": they act because they do not (regenerate, thumbs down, report). Or a `Signal` of
+        The kind of each column of y. It is "positive" if users act because they like the response.
+        It is "negative" if they act because they do not (regenerate, thumbs down, report). Other
+        kinds are a `Signal` of
         `implicitrm_sk.signals`. Pass a dict with the names of all columns of y, or a list in their
         order. None means that all are positive.
     shared_examination : bool, default=None
@@ -114,22 +116,22 @@ class ImplicitRewardEstimator(
     preference_rate : float or (float, float), default=None
         The mean reward over the population, if it is known: a number, or an interval that contains
         it. The population is the responses of `fit`, weighted by `sample_weight`. Every member
-        meets this rate, up to rounding, over the responses that are logged or labelled. "upu" and
-        "nnpu" need a number, which is the class prior of their risk.
+        meets this rate, up to rounding, over the responses that are logged or labelled. The
+        objectives "upu" and "nnpu" need a number, which is the class prior of their risk.
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=None
         The rate e_k of false actions (misclicks), in [0, 1): P(y_k=1 | r* is not what k shows). It
         is the share of not preferred responses with a positive action, or of preferred responses
         with a negative one. The model requires A_k > e_k. None means 0. With `exposures` above 1,
         None means "estimate", because one stray action among many exposures would prove a
-        preference. "estimate" learns the rates by EM on held-out rows, where each fifth of the log
-        is held out once, and then fits with these rates. It needs one of three things: three
-        signals logged together; three exposures of the same response (two, if signals of both
-        polarities were logged); or labels of responses with the other preference.
+        preference. With "estimate", the rates are learned by EM on held-out rows, and the fit then
+        uses them. Each fifth of the log is held out once. This needs three signals logged together,
+        or labels of responses with the other preference. Three exposures of the same response are
+        also enough, or two if signals of both polarities were logged.
     label_mechanism : {"random", "acted"}, default="random"
-        Which responses have a label in ``fit(labels=)``. "random": whether a response is labelled
-        does not depend on its preference, given features and actions. "acted": only responses with
-        an action could be labelled. This is informative only with a given `false_action_rate`
-        above 0, since without false actions all of them are preferred.
+        Which responses have a label in ``fit(labels=)``. With "random", whether a response is
+        labelled does not depend on its preference, given features and actions. With "acted", only
+        responses with an action could be labelled. This is informative only with a given
+        `false_action_rate` above 0, since without false actions all of them are preferred.
     n_estimators : int, default=4
         Number of members of the equal-weight mixture, trained side by side from different starts.
     learning_rate_init : float, default=0.0003
@@ -144,8 +146,8 @@ class ImplicitRewardEstimator(
         Maximum number of passes over the training rows.
     early_stopping : bool, default=True
         Hold out `validation_fraction` of the rows, stop each member when the held-out criterion of
-        the objective no longer improves, and keep its best weights. If a side of the split has
-        fewer than 5 rows with, or without, an action, `fit` warns and trains on all rows for
+        the objective no longer improves, and keep its best weights. Each side of the split needs 5
+        rows with and 5 without an action. Otherwise `fit` warns and trains on all rows for
         min(max_epochs, 50) epochs.
     validation_fraction : float, default=0.2
         Share of the groups (see `fit`) that is held out, in (0, 1).
@@ -161,8 +163,8 @@ class ImplicitRewardEstimator(
     device : str, default="auto"
         Torch device; "auto" uses cuda if available, else mps, else cpu.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
-        Number format of data and weights in training and prediction, whatever the dtype of X.
-        "auto" means bfloat16 on CUDA devices that support it and float32 elsewhere. "bfloat16"
+        Number format of data and weights in training and prediction, whatever the dtype of X. With
+        "auto", it is bfloat16 on CUDA devices that support it and float32 elsewhere. Here bfloat16
         means mixed precision: weights, losses and likelihoods stay in float32.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, validation split, batch order and dropout. Global generators are
@@ -200,7 +202,7 @@ class ImplicitRewardEstimator(
     signal_names_in_ : ndarray of str of shape (`n_signals_`,)
         Names of the signals, if y was a DataFrame with string columns.
     identification_ : Identification
-        What the settings of `fit` identify about the reward: `level`, `assumptions`, `reason` and
+        The verdict on the settings of `fit`: its `level`, `assumptions`, `reason` and
         `advice`. `identification_report` adds what the data show.
     objective_ : Objective
         The objective in use.
@@ -491,8 +493,9 @@ class ImplicitRewardEstimator(
             the row to writing the log. Any unit is possible; inf means long enough. Time
             differences are converted to days.
         delay : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            The time from showing the row to a late action, in the unit of `age`; NaN if there was
-            no action or the time is not known. Known times make the estimated delay more precise.
+            The time from showing the row to a late action, in the unit of `age`. It is NaN if there
+            was no action, or if the time is not known. Known times make the estimated delay more
+            precise.
             With several late signals, pass one column for each signal of y.
 
         Returns

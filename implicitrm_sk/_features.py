@@ -255,9 +255,9 @@ def _values(estimator, X, columns, needed):
         else:
             raise ValueError(
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
-                f"{estimator.n_features_in_} features as input. predict and decision_function "
-                f"also take the {len(reward)} reward columns alone, without the columns "
-                f"{columns.labels(np.setdiff1d(used, reward))} of the propensity."
+                f"{estimator.n_features_in_} features as input. Pass all of them. predict and "
+                f"decision_function also accept the {len(reward)} reward columns alone, without "
+                f"the columns {columns.labels(np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
     block = as_numbers(block)

@@ -1,4 +1,4 @@
-"""Keys by which equal ids, prompts and conversations are equal in every kind of table."""
+"""Keys of ids, prompts and conversations, equal for equal values in every kind of table."""
 
 import hashlib
 import json

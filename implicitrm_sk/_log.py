@@ -105,7 +105,7 @@ class FeedbackLog:
     user_ids : ndarray or None
         The ids of the users that have one; these users come first.
     signals : tuple of Signal
-        What each column of the actions is.
+        The kind of each column of the actions.
     names : ndarray of str of shape (K,) or None
         Names of the signals, if y had names.
     one_dimensional : bool
@@ -159,9 +159,9 @@ class FeedbackLog:
         objective : Objective
             Arguments that it does not use are refused.
         purpose : {"fit", "batch", "query"}
-            "fit": a whole log, which needs rows with and without actions, and whose signals are
-            examined. "batch": a part of one, whose labels must agree with its actions. "query":
-            rows to predict, without labels.
+            For "fit", y is a whole log, which needs rows with and without actions, and whose
+            signals are examined. For "batch", it is a part of one, whose labels must agree with its
+            actions. For "query", it is the rows to predict, without labels.
         name : str
             Name of the argument `y`, for the messages.
         known : KnownSignals or None
@@ -371,8 +371,8 @@ class FeedbackLog:
         Returns
         -------
         idle : dict of int to str or int
-            By act: "never" or "always" if that is how it fires where it is logged, "not logged", or
-            the earlier act that it equals wherever both are logged.
+            For each such act, "never" or "always" if it never or always fires where it is logged,
+            or "not logged". For a copy, the earlier act that it equals.
         """
         counted = (self.per_row(self.sample_weight) > 0)[:, None]
         counts = self.acts.counts
@@ -431,7 +431,7 @@ class FeedbackLog:
         return bool(self.shows(preference).any())
 
     def proves(self, false_action_rate):
-        """Return which acts of which rows prove the preference they show, shape (n, K')."""
+        """Return which acts prove the preference they show, by row, shape (n, K')."""
         certain = (false_action_rate[self.acts.column] == 0) & self.acts.bounds
         return certain & (self.acts.counts > 0)
 
@@ -716,10 +716,10 @@ class FeedbackLog:
         return self.per_response((self.acts.counts[:, mine] > 0).any(axis=1)) > 0
 
     def balance(self):
-        """Return the value, per response, by which a split is balanced, shape (m,).
+        """Return the value of each response that a split balances, shape (m,).
 
-        This is whether the response has an action. Where both polarities are logged, or every
-        response has an action, it is the share of positive minus the share of negative actions.
+        This is whether the response has an action. If both polarities are logged, or every response
+        has an action, it is the share of positive minus the share of negative actions.
         """
         if not self.can_show(0) and not self.fired()[self.usable()].all():
             return self.fired().astype(float)
@@ -885,7 +885,7 @@ def resolve_signals(signals, names, n_columns):
     signals : dict, list or None
         Parameter of the estimator.
     names : array of str or None
-        Of the columns of y.
+        Names of the columns of y.
     n_columns : int
     """
     if signals is None:
@@ -993,8 +993,8 @@ def _check_examination(signals, exposures, propensity, name):
     if mute:
         raise ValueError(
             f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: none "
-            "of its values means that users did nothing, as on a row that nobody looked at. Leave "
-            "the column out, or use shared_examination=None."
+            "of its values means that users did nothing. Leave the column out, or use "
+            "shared_examination=None."
         )
     if exposures is not None and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any():
         raise ValueError(

@@ -51,7 +51,7 @@ class FittedMixture:
     dtype : str
         Number format to compute in, as in `ImplicitRewardEstimator`.
     activity : UserActivity or None
-        What is known of users, if they differ in activity.
+        The activity of users, if they differ.
     """
 
     model: Any
@@ -312,9 +312,11 @@ class PredictionMixin:
 
         Raises
         ------
-        NotFittedError, ValueError
-            Before `fit`; if X has other columns than in `fit`, or values far outside their range;
-            if `out` has another shape, is read-only or is not a floating array.
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X has other columns than in `fit`, or values far outside their range. If `out` has
+            another shape, is read-only or is not a floating array.
 
         Examples
         --------
@@ -395,10 +397,10 @@ class PredictionMixin:
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
         actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            What the user did, as in `fit`. None, like a row of NaN, means that nothing is known.
+            The actions of the user, as in `fit`. None, like a row of NaN, means that nothing is
+            known.
         response_id, exposures, propensity : array-like, default=None
-            As in `fit`, for `actions`. What one row shows about a response applies to all its rows.
-            rows.
+            As in `fit`, for `actions`. Facts about a response from one row apply to all its rows.
         user_id : array-like of shape (n_samples,), default=None
             The user who sees each row. Users unknown to `fit`, and None, count as average users.
         age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None

@@ -63,10 +63,9 @@ class BatchedSearchCV(GridSearchCV):
     weights, batches and dropout masks of a separate fit. Candidates train side by side if they
     differ only in `learning_rate_init`, `weight_decay`, `dropout` (all 0, or all above),
     `n_iter_no_change`, `tol` and `max_epochs`. Other candidates are trained in turn. The estimator
-    is an `ImplicitRewardEstimator` or a pipeline that ends in one. Anything else that can be
-    searched is fitted in the ordinary way: other estimators, ``false_action_rate="estimate"``,
-    objectives that learn from the whole log before training, and estimators or searches with
-    callbacks.
+    is an `ImplicitRewardEstimator` or a pipeline that ends in one. Other searches use ordinary
+    fits: over other estimators, ``false_action_rate="estimate"``, or objectives that learn from the
+    whole log before training. So do estimators or searches with callbacks.
 
     With `factor`, the worst candidates are dropped early (successive halving [1]_). All candidates
     train `min_resources` epochs on all folds, the best ``1 / factor`` of them train `factor` times
@@ -110,9 +109,9 @@ class BatchedSearchCV(GridSearchCV):
         As in ``GridSearchCV``.
     cv_results_ : dict of ndarray
         As in ``GridSearchCV``. ``fit_time`` is the share of a candidate in the time of those that
-        trained beside it. With `factor` there are two more columns: ``iter``, the last round of
-        each candidate, counted from 0, and ``n_resources``, the epochs that it could train until
-        then. Candidates are ranked by the last round they reached, then by score.
+        trained beside it. With `factor` there are two more columns. ``iter`` is the last round of
+        each candidate, counted from 0. ``n_resources`` is the number of epochs that it could train
+        until then. Candidates are ranked by the last round they reached, then by score.
 
     See Also
     --------
@@ -197,7 +196,7 @@ class BatchedSearchCV(GridSearchCV):
         Raises
         ------
         ValueError
-            If X is a path or an ``np.memmap`` of more than 1 GiB, or if `factor` is set and a
+            If X is a path or an ``np.memmap`` of more than 1 GiB. If `factor` is set and a
             candidate cannot be trained in rounds.
         """
         if isinstance(X, str | os.PathLike):
@@ -317,7 +316,7 @@ class BatchedSearchCV(GridSearchCV):
             self._score_of_race(dict.fromkeys(self.scoring))
 
     def _score_of_race(self, scores):
-        """Return the score by which candidates are compared after a round."""
+        """Return the score that compares candidates after a round."""
         if not isinstance(scores, dict):
             return scores
         if isinstance(self.refit, str) and self.refit in scores:

@@ -82,13 +82,13 @@ def refuse_mapped(X):
     if X.filename is None or _JOBLIB in str(X.filename):
         return
     raise ValueError(
-        f"expected the path of a file ({', '.join(_KINDS)}), or of a folder of such files, as X of "
-        f"more than {STREAM_BYTES / 2**30:.3g} GiB, got an np.memmap of {X.nbytes / 2**30:.3g} GiB "
-        f"({X.dtype} of shape {X.shape}, mapped from {str(X.filename)!r}). A large file is read "
-        "block by block, but an array does not show which part of the file it is, or whether the "
-        "file has changed. If X is a whole file of one of these kinds, pass its path. If not, "
-        "write its rows with np.save, in one file or in parts in a folder, and pass that path. If "
-        "they fit into memory, pass np.array(X)."
+        f"X is an np.memmap of {X.nbytes / 2**30:.3g} GiB ({X.dtype} of shape {X.shape}, mapped "
+        f"from {str(X.filename)!r}). Above {STREAM_BYTES / 2**30:.3g} GiB, expected the path of a "
+        f"file ({', '.join(_KINDS)}) or of a folder of such files, got an np.memmap. A large file "
+        "is read block by block, but an array does not show its place in the file, or changes of "
+        "the file. If X is a whole file of one of these kinds, pass its path. If not, write its "
+        "rows with np.save, in one file or in parts in a folder, and pass that path. If they fit "
+        "into memory, pass np.array(X)."
     )
 
 
@@ -322,13 +322,13 @@ class ParquetShard:
             start = min(stop, end)
 
     def edges(self, rows):
-        """Return the rows at which row groups begin, each of which can be read separately."""
+        """Return the rows at which row groups begin; each group can be read separately."""
         size = max(self.groups) * self.shape[1] * self.stored.itemsize
         if size > self.MAX_GROUP_BYTES:
             raise ValueError(
                 f"{self.path!r} has row groups of up to {max(self.groups):,} rows "
                 f"({size / 2**20:.0f} MiB); expected at most {self.MAX_GROUP_BYTES / 2**20:.0f} "
-                "MiB each, because rows are shuffled by reading single row groups. Write it with "
+                "MiB each. Rows are shuffled by reading single row groups. Write it with "
                 f"row_group_size={rows * 4:,} (pyarrow.parquet.write_table), or as .npy or "
                 ".safetensors."
             )

@@ -1,7 +1,7 @@
 """Tables and columns of every library as arrays. No other module reads them.
 
-The input may be a frame or series of pandas, polars (also lazy), Arrow and other libraries that
-narwhals knows, a masked array, a tensor or a list. Equal values give equal arrays.
+The input may be a frame or series of pandas, polars (also lazy), Arrow or another library that
+narwhals knows. It may also be a masked array, a tensor or a list. Equal values give equal arrays.
 """
 
 import sys

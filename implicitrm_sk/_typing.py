@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def same(decorator: Any) -> Callable[[F], F]:
-    """Tell type checkers that a decorator keeps the signature, which scikit-learn's do not."""
+    """Declare that a decorator keeps the signature; scikit-learn's types do not say so."""
     return decorator
 
 

@@ -50,6 +50,6 @@ def note_clone(clone, original):
 def siblings_of(estimator):
     """Return what an estimator shares with other clones of one, None if it is not a clone.
 
-    Functions such as `cross_validate` fit clones, for which one warning is enough.
+    Functions such as `cross_validate` fit clones, and one warning is enough for all of them.
     """
     return _siblings.get(estimator)

@@ -646,7 +646,7 @@ def _concordant_weight(truth, by_reward, weight, groups):
 
     Rows are sorted by truth within each group, so such a pair is a rise of the reward. Two ranks a
     < b first differ in one bit, which is 0 in a and 1 in b. For each bit, the rows that agree in
-    the group and the higher bits are put together, and the weight of the zeros before each one is
+    the group and the higher bits are put together. The weight of the zeros before each one is then
     added up.
     """
     # Equal truth is sorted by falling reward, so that none of its pairs is a rise.

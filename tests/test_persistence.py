@@ -242,7 +242,7 @@ class Mine(Objective):
     [
         (
             {"objective": Mine()},
-            "objective is an objective of class Mine, which is not part of this",
+            "objective is an objective of class Mine, which is not part",
         ),
         (
             {"reward_features": lambda X: [0, 1]},
@@ -302,7 +302,7 @@ def test_model_card(tmp_path):
 def test_card_says_what_one_signal_leaves_open(tmp_path):
     for objective, text in {
         "stratified": "any reward between P(action given x) and 1 fits the log equally well",
-        "naive": "the probability of an action, which is no reward",
+        "naive": "the probability of an action, which is not a reward",
     }.items():
         fitted(1, objective=objective).save(tmp_path / objective)
         card = (tmp_path / objective / "README.md").read_text()

@@ -236,7 +236,7 @@ def test_unusual_text_is_kept_as_it_is():
         ([{"messages": []}], TypeError, "row 0 of X holds a list of 0"),
         ([{"messages": None}], ValueError, "row 0 of X holds a missing text"),
         ([{"messages": [USER, {"speaker": "bot"}]}], ValueError, "the keys .'speaker'."),
-        ([[{"from": "robot", "value": "a"}]], ValueError, "a message from 'robot'.*rename"),
+        ([[{"from": "robot", "value": "a"}]], ValueError, "a message from 'robot'.*Rename"),
         ([[USER, {"role": "assistant", "content": [{"type": "image_url"}]}]], ValueError,
          "a part is 'image_url'.*kinds text, input_text"),
         ([[USER, {"role": "assistant", "tool_calls": "add(2, 2)"}]], ValueError, "cannot be read"),

@@ -64,20 +64,20 @@ class LLMEmbedder(
         ``gguf``). It may be a decoder, an encoder, or a reward model with a head, whose hidden
         states are used.
     pooling : {"auto", "mean", "last", "cls"}, default="auto"
-        "mean" over the tokens, the "last" token, or the first one ("cls"). "auto" is the pooling
-        for which the model was trained, if it is known. A sentence-transformers folder names its
+        "mean" over the tokens, the "last" token, or the first one ("cls"). With "auto", it is the
+        pooling of the model's training, if it is known. A sentence-transformers folder names its
         pooling. A reward model or classifier uses the token that its head reads: "last" for
         decoders and "cls" for encoders. For everything else it is "mean".
     layer : int, default=-1
         The hidden states to use: 0 the input embeddings, 1 the first layer ..., -1 the last layer.
     max_length : int or "auto", default="auto"
         Maximum number of tokens of a text. Longer texts lose their beginning, so that the end of
-        the response is kept; `stats_` counts the losses. "auto" is the length that a
+        the response is kept; `stats_` counts the losses. With "auto", it is the length that a
         sentence-transformers folder names, else 1024 or the limit of the model.
     chat_template : "auto", str or None, default="auto"
         How messages become text: the tokenizer's own template, a Jinja template, or None for the
-        contents of the messages, one per line. "auto" is the tokenizer's own, or None if it has
-        none. Plain strings are never put into a template.
+        contents of the messages, one per line. With "auto", it is the tokenizer's own, or None if
+        it has none. Plain strings are never put into a template.
     normalize : bool, default=False
         Divide each vector by its length (L2).
     output_dtype : {"float32", "float16", "float64"}, default="float32"
@@ -130,9 +130,9 @@ class LLMEmbedder(
         Identifies weights and tokenizer: name and commit, or a hash of local files, with the hash
         of the adapter.
     stats_ : dict
-        Counts of the last call: ``n_rows``, ``n_distinct``, ``n_computed``, ``n_stored`` (from the
-        store, including texts that another process added meanwhile), ``n_truncated`` (of the
-        distinct texts) and ``n_tokens_cut``.
+        Counts of the last call: ``n_rows``, ``n_distinct``, ``n_computed``, ``n_stored``,
+        ``n_truncated`` (of the distinct texts) and ``n_tokens_cut``. ``n_stored`` counts texts
+        found in the store, including those that another process added meanwhile.
 
     See Also
     --------
@@ -320,9 +320,9 @@ class LLMEmbedder(
         Parameters
         ----------
         X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
-            Each row is a (prompt, response) tuple; a dict or table row with ``prompt`` and
-            ``response`` (or ``completion``), with ``messages``, or with ``text``; a list of chat
-            messages; or a plain string.
+            Each row is a (prompt, response) tuple, a list of chat messages, a plain string, or a
+            dict or table row. A dict has ``prompt`` and ``response`` (or ``completion``), or
+            ``messages``, or ``text``.
         out : ndarray of shape (n_samples, n_features), default=None
             Array to write the vectors to. With an ``np.memmap``, the memory does not grow with the
             number of rows. None makes a new array.

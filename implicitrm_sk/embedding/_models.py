@@ -102,7 +102,7 @@ def locate(model, revision, trust_remote_code, gguf_file=None):
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
         raise FileNotFoundError(
             f"model={name!r} looks like a path, but does not exist; expected a model folder, a "
-            ".gguf file, or a model id of the Hugging Face hub such as 'org/name'. Correct it."
+            ".gguf file, or a model id of the Hugging Face hub ('org/name'). Correct it."
         )
     # A branch means one commit during the life of the process, and is looked up once.
     key = name, revision, gguf_file, trust_remote_code
@@ -121,9 +121,9 @@ def _find_on_hub(name, revision, gguf_file):
         found = cached_file(name, gguf_file or "config.json", revision=revision)
     except OSError as error:
         raise OSError(
-            f"model={name!r} is not a folder here, and the Hugging Face hub does not return it: "
-            f"{' '.join(str(error).split())} Check the name and revision, log in with `hf auth "
-            "login` or set HF_TOKEN for a gated model, or pass the path of a folder."
+            f"model={name!r} is not a folder here, and the Hugging Face hub does not return it. "
+            f"{' '.join(str(error).split())} Check the name, or pass the path of a folder. "
+            "For a gated model, log in with `hf auth login` or set HF_TOKEN."
         ) from error
     return extract_commit_hash(found, None)
 

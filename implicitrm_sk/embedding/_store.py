@@ -1,8 +1,8 @@
 """The on-disk store of embeddings: a SQLite file, shared by processes, with checked records.
 
 A record contains its own key and checksum, in one piece within a page. To repair a damaged file,
-its bytes are read from end to end and every intact record is kept, whatever the state of the tables
-and indices around it.
+its bytes are read from end to end, and every intact record is kept. The tables and indices around
+the records do not matter.
 """
 
 import contextlib
@@ -68,8 +68,8 @@ def default_folder():
 class EmbeddingStore:
     """Embeddings on disk, by the hash of what they were computed from.
 
-    It contains hashes and vectors, never texts. Several processes may use one store at once. What
-    `LLMEmbedder` computes is durable batch by batch. Damage is found by checksums and repaired, and
+    It contains hashes and vectors, never texts. Several processes may use one store at once. The
+    results of `LLMEmbedder` are durable batch by batch. Damage is found by checksums and repaired,
     only lost vectors are computed again. The folder must be on a local disk, because SQLite's
     write-ahead log does not work over a network.
 

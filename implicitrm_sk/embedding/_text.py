@@ -46,11 +46,11 @@ def read_text(X):
     ----------
     X : list, tuple, ndarray, Series, DataFrame or Hugging Face Dataset of n rows
         It may not be one tuple of two strings, which might be one row. A row is a (prompt,
-        response) tuple; a mapping or row of a table with ``prompt`` and ``response`` (or
-        ``completion``), with ``messages`` (or ``conversations``), or with ``text`` (other columns
-        are ignored); a list of chat messages; or a plain string. Prompt and response may themselves
-        be lists of chat messages. If a response begins with the messages of its prompt, they are
-        read once. In a column of messages, a string is JSON.
+        response) tuple, a list of chat messages, a plain string, or a mapping or row of a table. A
+        mapping has ``prompt`` and ``response`` (or ``completion``), ``messages`` (or
+        ``conversations``), or ``text``; other columns are ignored. Prompt and response may
+        themselves be lists of chat messages. If a response begins with the messages of its prompt,
+        they are read once. In a column of messages, a string is JSON.
 
     Returns
     -------

@@ -12,9 +12,9 @@ from ._signal import Signal, full_precision, initial_logit, times
 class Action(Signal):
     """An act that users do, or do not do, because they like a response or because they dislike it.
 
-    r* is 1 if the user prefers the response, and 0 if not. A positive action (`target` 1: copy,
-    share) has the propensity A = e + (1 - e) sigmoid(u) if r*=1, where u is a logit of the model,
-    and the false-action rate e if r*=0. A negative action (`target` 0: regenerate, thumbs down,
+    r* is 1 if the user prefers the response, and 0 if not. Let u be a logit of the model. A
+    positive action (`target` 1: copy, share) has the propensity A = e + (1 - e) sigmoid(u) if r*=1.
+    If r*=0, it has the false-action rate e. A negative action (`target` 0: regenerate, thumbs down,
     report) is the mirror image: A if r*=0, and e if r*=1.
 
     Parameters
@@ -25,8 +25,8 @@ class Action(Signal):
         The rate e, P(action | the other preference), in [0, 1). None means the `false_action_rate`
         of the estimator.
     delay : {"exponential"}, default=None
-        Whether the action may come late. "exponential": of the users who will act, a share 1 -
-        exp(-age / mean delay) has acted when a row has a certain age. So a silent row counts less
+        Whether the action may come late. With "exponential", of the users who will act, a share
+        1 - exp(-age / mean delay) has acted at each age of the row. So a silent row counts less
         the younger it is. `fit` then takes the ages as `age=`, and learns one mean delay for the
         signal. False actions are not available then. None: all rows are old enough.
 
@@ -104,7 +104,7 @@ class Action(Signal):
         return self._by_class(acted, acted & False)
 
     def sample(self, u, preferred, rng):
-        """Draw actions, including those that are still to come."""
+        """Sample actions, including those that are still to come."""
         u = u if self.delay is None else u[..., ::2]
         e = 0.0 if self.false_rate is None else self.false_rate
         p = e + (1 - e) / (1 + np.exp(-u))
@@ -137,7 +137,7 @@ class Action(Signal):
         """Return log P(y | r*, x) and its derivative; for late actions see `late_terms`.
 
         With s = sigmoid(u) and E exposures, d log P(y | r*=target) / du = (y - E A) s / A. The
-        derivative is 0 for the other preference, for which the action has the rate e.
+        derivative is 0 for the other preference, because the action then has the rate e.
         """
         acted, unlogged = y > 0, torch.isnan(y)
         if self.delay is not None:

@@ -11,7 +11,7 @@ from ._signal import Signal, full_precision, initial_logit
 
 
 class Choice(Signal):
-    """A widget of which users choose one outcome, or none: thumbs; yes, no, dismiss.
+    """A widget with several outcomes; users choose one or none: thumbs; yes, no, dismiss.
 
     r* is 1 if the user prefers the response, and 0 if not. S_c is the softmax over silence and the
     outcomes that show r*=c or nothing. Silence has the logit 0, and each outcome has one logit, the
@@ -20,7 +20,7 @@ class Choice(Signal):
 
     ``P(y | r*=c, x) = (1 - s e) S_c(y) + e T(y)``
 
-    where s is the number of preferences that the widget can show. T(y) is 0 if y does not show a
+    Here s is the number of preferences that the widget can show. T(y) is 0 if y does not show a
     preference, and S_c(y) is 0 if y shows the other one. So e = P(an outcome that shows the other
     preference | r*). With one outcome for each preference and e = 0, this is a positive and a
     negative `Action` that exclude each other: P(up | r*=1) = sigmoid(u_1), and P(down | r*=0) =
@@ -265,9 +265,9 @@ class Choice(Signal):
     def terms(self, u, y, grad=False):
         """Return log P(y | r*, x) and its derivative.
 
-        With a = (1 - s e) S_c(y) / P(y | r*=c, x), and b = 1 - a if y shows a preference, else 0,
-        d log P(y | r*=c, x) / du_j = a ([y = j] - S_c(j)) + b ([y = j] - T(j)). T(j) counts only if
-        j shows the same preference as y.
+        Let a = (1 - s e) S_c(y) / P(y | r*=c, x). Let b = 1 - a if y shows a preference, else 0.
+        Then d log P(y | r*=c, x) / du_j = a ([y = j] - S_c(j)) + b ([y = j] - T(j)). T(j) counts
+        only if j shows the same preference as y.
         """
         u = full_precision(u)
         n_columns = y.shape[-1]

@@ -28,11 +28,11 @@ def split(u):
 def late_terms(u, y, age, delay, grad):
     """Return log P(y | x) given the preference that an action shows, and its derivative.
 
-    Of the users who will act, a share F(t) = 1 - exp(-lambda t) has acted by age t [1]_. With the
-    propensity A and z = lambda t, a row of a column that shows r* has one of three states:
+    A share F(t) = 1 - exp(-lambda t) of the users who will act has acted by age t [1]_. With the
+    propensity A and z = lambda t, a row of a column that shows r* has one of three states. Each has
+    a log-probability, and derivatives in logit A and log lambda:
 
-    - silent at age t: log(1 - A F), whose derivatives in logit A and log lambda are
-      -A (1 - A) F / (1 - A F) and -A z exp(-z) / (1 - A F);
+    - silent at age t: log(1 - A F), with -A (1 - A) F / (1 - A F) and -A z exp(-z) / (1 - A F);
     - acted by age t: log A + log F, with 1 - A and z exp(-z) / F;
     - acted after the time d: log A + log lambda - lambda d, with 1 - A and 1 - lambda d.
 

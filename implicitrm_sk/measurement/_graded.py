@@ -30,10 +30,10 @@ class Graded(Signal):
     with + if r* = `target` and - otherwise. The location m(x) is the output of the propensity head,
     the same for both preferences. Columns that make readers dwell whether or not they like the
     response, such as its length, belong in the propensity columns. The shift s >= 0 and the
-    distances of the cut points c_1 < c_2 < ... are estimated with the heads: one of each per
-    member, the same for all rows. The mean of the first and the last cut point is 0, because m(x)
-    can take any other value. The bins of the values are not estimated. They are given, or fixed
-    once from the values that `fit` gets.
+    distances of the cut points c_1 < c_2 < ... are estimated with the heads. Each member has its
+    own, the same for all rows. The mean of the first and the last cut point is 0, because m(x) can
+    take any other value. The bins of the values are not estimated. They are given, or fixed once
+    from the values that `fit` gets.
 
     A graded signal proves nothing. Alone, it does not identify the reward. Beside other signals, it
     is one more view of the same preference, and does not change the verdict.
@@ -127,10 +127,9 @@ class Graded(Signal):
                 valid = len(bins) > MIN_GRADES and bool((np.diff(bins) > 0).all())
         if not valid:
             raise ValueError(
-                f"bins of Graded is {self.bins!r}; expected a number of quantile bins (at least "
-                f"{MIN_GRADES}), increasing edges (at least {MIN_GRADES + 1}), or different "
-                f"strings from the lowest category to the highest (at least {MIN_GRADES}). For two "
-                "categories, use 'positive' or 'negative'."
+                f"bins of Graded is {self.bins!r}; expected a number of quantile bins, increasing "
+                f"edges, or different strings from the lowest category to the highest. At least "
+                f"{MIN_GRADES} bins are needed. For two categories, use 'positive' or 'negative'."
             )
 
     def settled(self, column, name):
@@ -264,8 +263,8 @@ class Graded(Signal):
         """Return log P(y | r*, x) and its derivative.
 
         With respect to the location, the derivative is D = sigmoid(b) - sigmoid(-a); for the shift,
-        D / 2 or - D / 2. For the width g_i of the inner bin i, it is D / 2 if i > j, - D / 2 if i <
-        j, and D / 2 + sigmoid(-a) + 1 / (exp(g_j) - 1) if i = j.
+        D / 2 or - D / 2. For the width g_i of the inner bin i, it is D / 2 if i > j, and - D / 2 if
+        i < j. If i = j, it is D / 2 + sigmoid(-a) + 1 / (exp(g_j) - 1).
         """
         u = full_precision(u).unflatten(-1, (y.shape[-1], self.n_outputs))
         m, shift, gaps, upper, lower, width, at = self._ends(u, y)

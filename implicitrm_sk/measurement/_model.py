@@ -19,10 +19,10 @@ The methods share these arguments:
 - ``exposures``, shape (n, K): how often a response was shown; y then counts actions, 0 to
   exposures. Likelihoods are those of the sequence, without the binomial coefficient;
 - ``response``, shape (n,): rows with the same integer, 0 to m - 1, share one r*, like a response
-  shown repeatedly; the products then also run over the rows of a response;
+  shown repeatedly. The products then also run over the rows of a response;
 - ``propensity``, shape (n, K): P(y_k=1 | the r* that k shows) where it is known, NaN elsewhere;
-- ``age`` and ``delay``, shape (n, K): for late actions, the time since the row was shown, and the
-  time until the action, NaN if not known;
+- ``age`` and ``delay``, shape (n, K): the time since the row was shown, and the time until a late
+  action, NaN if not known;
 - ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that replaces the
   posterior of r*; NaN if unknown.
 
@@ -257,10 +257,10 @@ class Measurement:
     ):
         """Return log P(group, y | x) of the four groups, shape (..., n, 4).
 
-        "Active" means that at least one signal that shows the row's own r* would fire, logged or
-        not, in at least one exposure of the row. This is a positive signal if r*=1, and a negative
+        "Active" means that a signal that shows the row's own r* would fire in at least one exposure
+        of the row, logged or not. This is a positive signal if r*=1, and a negative
         one if r*=0. If no signal shows r*=0, it means that a positive signal would fire if the
-        response were preferred, which is independent of r* (and likewise for r*=1). For rows that
+        response were preferred. This is independent of r* (and likewise for r*=1). For rows that
         share a response, y is that of all of them, but the activity is that of the row. A row that
         nobody looked at is passive.
         """
@@ -298,7 +298,7 @@ class Measurement:
     def posterior(self, reward_logit, propensity_logit, actions, false_action_rate=None, **log):
         """Return the stratification posterior P(group | y, x), shape (..., n, 4), summing to 1.
 
-        With one positive action and e = 0, y = 1 gives PA = 1 and y = 0 gives NA, PP, NP in
+        With one positive action and e = 0, y = 1 gives PA = 1. Then y = 0 gives NA, PP, NP in
         proportion to (1-R)A, R(1-A), (1-R)(1-A) (ImplicitRM, Table 1 and appendix).
         """
         return torch.softmax(

@@ -19,9 +19,9 @@ class Signal:
     other methods follow from these two. Any other kind also defines `check`, `sample` and
     `log_shown`. Closed forms of `terms` and `log_passive` are faster and may replace them.
 
-    y has shape (n, C), NaN where a column was not logged. u has shape (..., n, C * n_outputs): the
-    logits of the propensity head for these columns, one after the other. Leading dimensions of u
-    are members.
+    The feedback y has shape (n, C), NaN where a column was not logged. The logits u have shape
+    (..., n, C * n_outputs). They come from the propensity head, for one column after the other.
+    Leading dimensions of u are members.
 
     Attributes
     ----------
@@ -36,11 +36,12 @@ class Signal:
         How many of them, at the end, are parameters that all rows share, such as cut points or the
         rate of a delay.
     takes : frozenset of str
-        The arguments with which the signal can be combined. `terms`, `log_passive` and `log_shown`
-        get these as further arguments. "rate" means the false-action rates, of shape (C,) or
-        (members, 1, C), None if all are 0. "exposures", "propensity", "age" and "delay" have shape
-        (n, C), None if not given. `log_shown` gets "rate" only, and `initial_logits` gets "age" and
-        "delay". "shared_propensity" means that each logit is the propensity of one outcome.
+        The arguments that the signal can be combined with. `terms`, `log_passive` and `log_shown`
+        get these as further arguments. The "rate" is the false-action rates, of shape (C,) or
+        (members, 1, C), None if all are 0. The others are "exposures", "propensity", "age" and
+        "delay", of shape (n, C), None if not given. `log_shown` gets "rate" only, and
+        `initial_logits` gets "age" and "delay". The name "shared_propensity" means that each logit
+        is the propensity of one outcome.
     bounds : bool
         Whether the share of responses that show the wrong preference is known. Only then do shares
         bound the reward.
@@ -51,7 +52,8 @@ class Signal:
         The value of y if users did nothing, as on a row that nobody looked at. None if there is no
         such value; `shared_examination` is then not available.
     identifies : {"identified", "ranking only"} or None
-        What the signal identifies by itself, given its `assumption`; None means nothing.
+        The part of the reward that the signal identifies by itself, given its `assumption`; None
+        means nothing.
     assumption : str
         The condition for this. If the kind identifies nothing, the condition for not misleading.
 

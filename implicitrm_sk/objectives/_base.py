@@ -254,18 +254,19 @@ class Objective(BaseEstimator):
         Whether the loss of a batch needs nothing but the batch, so that `partial_fit` works.
     pairs : {None, "different", "any"}
         Whether the loss compares pairs. Each row then gets a partner of the same group (of `fit`),
-        drawn again in each epoch. "different": a partner with a different action, or of a different
-        stratum if `prepare` returns strata. "any": any other row. If the group has no such row, the
-        partner comes from any group, or is the row itself if `across_prompts` is False.
+        drawn again in each epoch. With "different", the partner has a different action, or a
+        different stratum if `prepare` returns strata. With "any", it is any other row. If the group
+        has no such row, the partner comes from any group, or is the row itself if `across_prompts`
+        is False.
     propensity_form : {"head", "constant", "reward", "trunk"}
-        Whether the propensity is a network of its own, one number, the reward itself, or a linear
-        function of the last hidden layer of the reward head.
+        The form of the propensity: a network of its own, one number, the reward itself, or a linear
+        function of the last hidden layer.
     auxiliary_head, representation : bool
         Whether `Batch` gets these. The third head has the form of the propensity head.
     assumption : str or None
         The condition for `identifies`.
     identifies : str
-        What the reward then is: a level of `Identification`. It is used only for objectives that
+        The level of the reward, as in `Identification`. It is used only for objectives that
         are not a likelihood; for a likelihood, the level follows from the log.
     uses : frozenset of str
         The side information that `loss` uses: "response_id", "exposures", "labels", "propensity",

@@ -125,7 +125,7 @@ class UpDown(Objective):
     """A classifier of positive against negative actions, on rows that have either.
 
     This is common practice with thumbs. Rows without a reaction are left out, and rows with both
-    count half for each. Which users react, and to which responses, is not modelled. A(x) is the
+    count half for each. The readiness of users to react is not modelled. A(x) is the
     readiness to show that a response is preferred, and D(x) the readiness to show that it is not.
     With the reward R, the classifier learns R A / (R A + (1 - R) D), which has the order of R if D
     / A is constant.

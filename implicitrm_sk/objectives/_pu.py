@@ -14,8 +14,8 @@ from ._base import Objective, cross_entropy, product_model
 class UPU(Objective):
     """Unbiased PU learning with the logistic loss, which is convex in the logit.
 
-    With the class prior pi = `preference_rate`, the acted rows P, all rows U and the logit f of the
-    reward, the risk is R(pi) = pi E_P[l(f, 1) - l(f, 0)] + E_U[l(f, 0)], where l(f, 1) - l(f, 0) =
+    Let pi be the class prior `preference_rate`, P the acted rows, U all rows and f the logit of the
+    reward. The risk is R(pi) = pi E_P[l(f, 1) - l(f, 0)] + E_U[l(f, 0)], where l(f, 1) - l(f, 0) =
     -f. On a finite sample it has no lower bound.
 
     References
@@ -127,7 +127,8 @@ class ElkanNoto(Objective):
 
     First, g = P(y=1 | x) is fitted. The propensity c is its mean over the acted rows held out, or
     over those of training without early stopping. Then a row without an action counts as preferred
-    with weight w = (1 - c) / c * g / (1 - g), at most 1, and as not preferred with weight 1 - w.
+    with weight w, and as not preferred with weight 1 - w. The weight is w = (1 - c) / c * g / (1 -
+    g), at most 1.
     The estimate of c assumes that the acted rows are certain to be preferred given x.
 
     References
@@ -180,9 +181,10 @@ class SAREM(Objective):
     """SAR-EM: expectation maximisation of R and A, the propensity of the preferred rows.
 
     The loss is l(R, q) + q l(A, y), with q = P(r*=1 | y, x) of the model at each step, held fixed.
-    Its gradient is that of the likelihood of one signal, like that of the stratified objective
-    (generalised EM; the original iterates each maximisation to its end). It starts with half of the
-    rows without an action preferred. The fitted mixture has no mirror images, so it keeps the side
+    Its gradient is that of the likelihood of one signal, like that of the stratified objective.
+    This is generalised EM; the original iterates each maximisation to its end. It starts with half
+    of the rows without an action preferred. The fitted mixture has no mirror images, so it keeps
+    the side
     of the swap near its start.
 
     References

@@ -10,9 +10,9 @@ class Stratified(Objective):
     """The likelihood of all signals: ImplicitRM for any number of signals of either polarity.
 
     Training loss and held-out criterion are the negative log-likelihood of the signals and labels,
-    in nats. The gradient is that of E_pref + E_prop of ImplicitRM: the cross-entropies of the
-    reward R and the propensities A_k against the stratification posteriors, which are refreshed at
-    each step and held fixed.
+    in nats. The gradient is that of E_pref + E_prop of ImplicitRM, the cross-entropies of the
+    reward R and the propensities A_k against the stratification posteriors. The posteriors are
+    refreshed at each step and held fixed.
 
     References
     ----------

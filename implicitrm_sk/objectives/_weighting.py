@@ -120,11 +120,11 @@ class IPS(PropensityWeighted):
 class DR(PropensityWeighted):
     """Doubly robust: imputed errors, corrected on the acted rows by 1 / p.
 
-    l = l(R, b) + (y / p) (l(R, 1) - l(R, b)), with the reward R, the action y and the propensity p.
-    b is the imputed preference, here P(y=1 | x) of a preceding naive fit. If the imputation is
-    wrong, the result depends on p, and the less so the closer b is to 0 where r* = 0: E[l] is then
-    the loss against r*. (The original imputes from the observed entries. All entries known from
-    actions are preferred, so that imputation would be 1 everywhere.)
+    The loss is l(R, b) + (y / p) (l(R, 1) - l(R, b)), with the reward R, the action y and the
+    propensity p. The imputed preference b is P(y=1 | x) of a preceding naive fit. If the imputation
+    is wrong, the result depends on p. It depends the less on p the closer b is to 0 where r* = 0:
+    E[l] is then the loss against r*. (The original imputes from the observed entries. All entries
+    known from actions are preferred, so that imputation would be 1 everywhere.)
 
     References
     ----------
@@ -216,8 +216,8 @@ class MTIPS(PropensityWeighted):
 class MTDR(MTIPS):
     """Multi-DR: an action head and an imputation head on the trunk of the reward head.
 
-    l = l(g, y) + l(b, y) + l(R, b) + (y / p) (l(R, 1) - l(R, b)), with g and p as in `MTIPS`, and
-    the imputation b held fixed in the last two terms.
+    l = l(g, y) + l(b, y) + l(R, b) + (y / p) (l(R, 1) - l(R, b)), with g and p as in `MTIPS`. The
+    imputation b is held fixed in the last two terms.
 
     References
     ----------

@@ -85,7 +85,7 @@ def _quoted(name):
 def _data(est):
     counts = est.evidence_
     yield (
-        f"{counts.n_responses:,} responses with something logged, {counts.n_acted:,} of them drew "
+        f"{counts.n_responses:,} responses with something logged, {counts.n_acted:,} of them with "
         "an action"
     )
     names = getattr(est, "signal_names_in_", None)
@@ -134,7 +134,7 @@ def _identification(est):
     elif found.level != IDENTIFIED:
         lines.append("The reward is determined only as far as this says.")
     if found.advice:
-        lines.append("What would tell more:\n\n" + _bullets(found.advice))
+        lines.append("More information would come from:\n\n" + _bullets(found.advice))
     return "\n\n".join(line for line in lines if line)
 
 
@@ -204,8 +204,8 @@ def _intended_use(est):
     if not est.objective_.models_propensity:
         lines.insert(
             0,
-            f"`{type(est.objective_).__name__}` has no propensity: what it gives is the "
-            "probability of an action, which is no reward.",
+            f"`{type(est.objective_).__name__}` has no propensity: it gives the probability of an "
+            "action, which is not a reward.",
         )
     return _bullets(lines)
 
@@ -222,6 +222,6 @@ def _model(est):
     yield f"hidden layers of the reward head: {sizes}"
     if est.identification_.swap_symmetric:
         yield (
-            "each member stands beside its mirror image with reward and propensity exchanged: "
-            "nothing in the log tells them apart"
+            "each member is averaged with its mirror image, with reward and propensity exchanged: "
+            "the log does not distinguish them"
         )

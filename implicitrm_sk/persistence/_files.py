@@ -137,7 +137,7 @@ def read_folder(folder, follow_links=False):
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError(f"{name} is no regular file.")
+                raise ModelFileError(f"{name} is not a regular file. Get it again.")
             _check_size(name, status.st_size)
             with open(handle, "rb", closefd=False) as file:
                 files[name] = file.read(MAX_SIZE[name] + 1)

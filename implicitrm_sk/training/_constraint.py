@@ -10,7 +10,7 @@ class RateConstraint:
 
     A penalty on the mean of a batch would punish its noise, the more so the smaller the batch.
     Instead, the multiplier and the penalty act on a running mean over many batches. The term added
-    to the loss is linear in the reward of the batch, so its gradient is unbiased for any batch size
+    to the loss is linear in the reward of the batch. So its gradient is unbiased for any batch size
     (Nocedal & Wright 2006, sections 17.3 and 17.4).
 
     Parameters

@@ -56,7 +56,7 @@ def _of_members(value, index):
 
 @dataclass
 class MemberSettings:
-    """Settings by which members are trained: numbers, or tensors with one value per member.
+    """Settings of members in training: numbers, or tensors with one value per member.
 
     Attributes
     ----------
@@ -161,7 +161,7 @@ class MembersInTraining:
         return {name: list(losses) for name, losses in self.losses.items()}
 
     def check_finite(self, losses):
-        """Remove the fits of which a member has diverged, or raise if it is the only fit."""
+        """Remove the fits with a member that has diverged, or raise if it is the only fit."""
         per_fit = self.n_members // self.settings.n_fits
         # Losses of a member after it has stopped do not count.
         bad = {

@@ -32,7 +32,7 @@ class UserWeights:
 
     The activity b_u of user u is standard normal. It shifts the logit of the propensity of signal k
     by lambda_k b_u. The training is EM (Dempster, Laird & Rubin 1977). The E-step, once per epoch,
-    computes the weight of node b, P(b | rows of u): it is proportional to P(b) times the product of
+    computes the weight of node b, P(b | rows of u). It is proportional to P(b) times the product of
     P(y | x, b) over the rows. These messages add up from the batches of the epoch. In the M-step,
     heads and loadings minimise sum_b P(b | rows of u) -log P(y | x, b).
 
