@@ -626,7 +626,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
     ("args", "message"),
     [
         (["fit", "none.parquet", "-o", "x"], "none.parquet does not exist"),
-        (["fit", ".", "-o", "x"], "holds the folder 'reward'. Expected are files"),
+        (["fit", ".", "-o", "x"], "holds the folder 'reward'; expected files"),
         (["fit", "empty.parquet", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),

@@ -208,7 +208,7 @@ def test_published_data_set_without_network(monkeypatch, tmp_path):
 
 def test_published_data_set_that_has_changed(tmp_path):
     pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         fetch_helpsteer(tmp_path / "none")
     with pytest.raises(ValueError, match="is a local path, which does not have a revision"):
         fetch_helpsteer(tmp_path, revision="main")
@@ -223,7 +223,7 @@ def test_published_data_set_that_has_changed(tmp_path):
         assert fetch_helpsteer(tmp_path).rating.tolist() == [1, 2]
     with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
         file.write('{"question": "p"}')
-    with pytest.raises(ValueError, match="train split is not as published.*KeyError"):
+    with pytest.raises(ValueError, match="train split differs from the published.*KeyError"):
         fetch_helpsteer(tmp_path)
 
 
@@ -366,11 +366,11 @@ def test_missing_files_list_what_is_there(tmp_path):
     write(tmp_path, encoders=("minilm", "smollm2"))
     with pytest.raises(FileNotFoundError, match=r"no data set 'nope'.*Data sets there: toy\."):
         load_rated_responses("nope", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nope.parquet' is no file.*: toy.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"nope.parquet' is not a file.*: toy.parquet"):
         load_rated_responses(tmp_path / "nope.parquet")
     with pytest.raises(FileNotFoundError, match=r"encoder='bert'.*Encoders there: minilm, smollm2"):
         load_rated_responses("toy", tmp_path, encoder="bert")
-    with pytest.raises(FileNotFoundError, match=r"embeddings='none.safetensors' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"embeddings='none.safetensors' is not a file"):
         load_rated_responses("toy", tmp_path, embeddings="none.safetensors")
     with pytest.raises(FileNotFoundError, match=r"'absent' \(from data_home\) does not exist"):
         load_rated_responses("toy", "absent")
@@ -395,16 +395,19 @@ def test_bad_arguments(tmp_path):
         ({"rating": [1.0, np.inf, 1.0, 0.0]}, r"'rating'.*infinite value in row 1"),
         ({"rating": list("abcd")}, r"'rating'.*must hold numbers.*to_numeric"),
         ({"response": ["a", None, "b", "c"]}, r"'response'.*1 missing.*row 1"),
-        ({"prompt": [1, 2, 3, 4]}, r"'prompt'.*must hold text, row 0 holds a int"),
+        ({"prompt": [1, 2, 3, 4]}, r"'prompt'.*must hold text, but row 0 holds a int"),
         ({"prompt_id": ["p0", None, "p1", "p2"]}, r"'prompt_id'.*1 missing"),
-        ({"split": ["train", "val", "test", "test"]}, r"'split'.*found also 'val'"),
+        ({"split": ["train", "val", "test", "test"]}, r"'split'.*also holds 'val'"),
         ({"split": ["train", None, "test", "test"]}, r"'split'.*1 missing"),
-        ({"tensors": {"embeddings": None}}, r"no tensor 'embeddings'. Tensors found: is_test, lab"),
+        (
+            {"tensors": {"embeddings": None}},
+            r"lacks the tensor 'embeddings'. It has the tensors is",
+        ),
         ({"tensors": {"embeddings": np.ones((3, 2))}}, r"\(3, 2\) in 'embeddings'.*has 4 rows"),
         ({"tensors": {"embeddings": np.ones(4)}}, r"must have shape \(n, d\), got \(4,\)"),
         (
             {"tensors": {"embeddings": np.full((4, 2), np.nan)}},
-            r"NaN or infinity, the first in row 0",
+            r"NaN or infinity; the first is in row 0",
         ),
         ({"tensors": {"labels": np.ones(3)}}, r"\(3,\) in 'labels'.*has 4 rows"),
         ({"tensors": {"labels": np.ones(4)}}, r"'labels'.*differs.*'rating'.*3 of 4 rows.*row 1"),
