@@ -210,7 +210,7 @@ def test_published_data_set_that_has_changed(tmp_path):
     pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         fetch_helpsteer(tmp_path / "none")
-    with pytest.raises(ValueError, match="is a local path, which does not have a revision"):
+    with pytest.raises(ValueError, match="is a folder, which does not have a revision"):
         fetch_helpsteer(tmp_path, revision="main")
     (tmp_path / "other.csv").touch()
     with pytest.raises(ValueError, match=r"no file 'train.jsonl.gz'.*other.csv.*revision="):
@@ -383,7 +383,7 @@ def test_bad_arguments(tmp_path):
     write(tmp_path)
     with pytest.raises(ValueError, match="name must be the name of a data set.*None"):
         load_rated_responses(None)
-    with pytest.raises(ValueError, match="Give one of them"):
+    with pytest.raises(ValueError, match="Pass one of them"):
         load_rated_responses("toy", tmp_path, encoder="smollm2", embeddings="x.safetensors")
 
 

@@ -212,7 +212,7 @@ def test_data_that_were_read_get_actions():
     assert data.X is log.X
     assert data.fit_params().keys() == {"user_id", "groups", "response_id"}
     assert data.summary.source == "the list" and data.summary.columns["events"] == "1"
-    with pytest.raises(ValueError, match="has the actions 'thumb' already"):
+    with pytest.raises(ValueError, match="already has the actions 'thumb'"):
         actions_from_events(log, events, {"thumb": "positive", "copy": None})
 
 
@@ -325,7 +325,7 @@ REFUSED = {
     "no time": (
         THREE, EVENTS.drop(columns="time"), COPY, {"window": 1, "now": 3}, ValueError,
         "events lacks the column 'time'"),
-    "no kind": (THREE, EVENTS.drop(columns="kind"), COPY, {}, ValueError, "lacks the column 'kind'"),
+    "no kind": (THREE, EVENTS.drop(columns="kind"), COPY, {}, ValueError, "the column 'kind'"),
     "missing kind": (THREE, EVENTS.assign(kind=None), COPY, {}, ValueError, "lacks kind in 1 rows"),
     "missing time": (
         THREE, EVENTS.assign(time=None), COPY, {}, ValueError, "lacks time in 1 rows"),

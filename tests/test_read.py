@@ -351,7 +351,7 @@ def test_last_turn_and_equal_prompts():
         (0, "row 0 of the list, column 'messages', has 5 turns.*is a turn of user"),
         (9, "is not there"),
         (-1, "is not there"),
-        ("m7", "has no messages of the id 'm7'"),
+        ("m7", "has no messages with the id 'm7'"),
         (None, "has None in column 'which'"),
         (1.5, "has 1.5 in"),
         (True, "has True in"),

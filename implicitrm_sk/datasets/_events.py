@@ -42,7 +42,7 @@ def actions_from_events(
     """Return the responses with one column of actions for each kind of event.
 
     An event belongs to the row of its response. Without one, it belongs to the response that its
-    conversation had shown last. Where users are known, it belongs to a row of its own user. Events
+    conversation had shown last. If users are known, it belongs to a row of its own user. Events
     that do not belong to a row are left out, and the summary reports their number and the reason.
 
     Parameters
@@ -231,7 +231,7 @@ class _Rows:
         return f"row {row} of {self.argument}"
 
     def need(self, name, purpose):
-        """Return a column, or raise an error that names the purpose for which it is needed."""
+        """Return a column, or raise an error that names its purpose."""
         if name not in self.columns:
             raise ValueError(
                 f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "

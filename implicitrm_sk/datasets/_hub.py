@@ -199,10 +199,10 @@ def fetch_oasst1_feedback(
 ) -> FeedbackData:
     """Fetch the reactions of volunteers to the answers of OpenAssistant, with their rated quality.
 
-    The rows are the answers that a person wrote in the role of the assistant and that others rated,
-    in all languages (`frame` has the column ``lang``). The log is ``load_feedback_log("oasst1")``
-    in full size: 88,838 messages, including prompts. Source: ``OpenAssistant/oasst1``, Apache-2.0
-    [1]_.
+    The rows are the answers that a person wrote in the role of the assistant, in all languages
+    (`frame` has the column ``lang``). Other people rated them. The log is
+    ``load_feedback_log("oasst1")`` in full size: 88,838 messages, including prompts. Source:
+    ``OpenAssistant/oasst1``, Apache-2.0 [1]_.
 
     {parameters}
 

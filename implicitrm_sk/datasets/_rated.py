@@ -44,7 +44,7 @@ def load_rated_responses(
 
     encoder : str, default=None
         The embeddings to load, the ``ENCODER`` of the file name. ``None`` takes the only encoder
-        there is. Of several, it takes ``"smollm2"``, else ``"minilm"``, else the first in
+        there is. With several, it takes ``"smollm2"``, else ``"minilm"``, else the first in
         alphabetical order. Without embeddings, `X` is ``None``.
 
     embeddings : str or path-like, default=None
