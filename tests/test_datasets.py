@@ -751,7 +751,7 @@ def test_hard_preference_is_kept(make):
         ({"true_preference": [[0, 1, 1]]}, r"true_preference must be one-dimensional.*\(1, 3\)"),
         ({"true_preference": []}, "true_preference must be one-dimensional and not empty"),
         ({"true_preference": list("abc")}, "true_preference must hold numbers"),
-        ({"threshold": 1}, "threshold=1 is used only where true_preference is None"),
+        ({"threshold": 1}, "threshold=1 is used only if true_preference is None"),
         (
             {"true_preference": None, "rating": [1, 2, 3], "threshold": "a"},
             "threshold must be a number",
@@ -954,8 +954,8 @@ def test_certain_propensities_of_other_kinds():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"signals": "negative"}, "signals must be a dict or a list .* got 'negative'"),
-        ({"signals": []}, r"at least one, got \[\]"),
+        ({"signals": "negative"}, "signals must be a non-empty dict or list .* got 'negative'"),
+        ({"signals": []}, r"non-empty .* got \[\]"),
         ({"signals": ["bad"]}, r"signals\[0\] is 'bad'; expected 'positive', 'negative' or a Sig"),
         ({"signals": {"a": 1}}, r"signals\['a'\] is 1; expected 'positive'"),
         ({"signals": ["negative"], "n_signals": 2}, "n_signals=2, but signals has 1 entries"),
@@ -967,11 +967,11 @@ def test_certain_propensities_of_other_kinds():
         ),
         (
             {"signals": [Choice({"up": 1}, silent="")], "shared_activity": 0.5},
-            "shared_activity is available for actions only, got the signal Choice",
+            "shared_activity is available only for actions, got the signal Choice",
         ),
         (
             {"signals": [Choice({"up": 1}, silent="")], "propensity": "rating"},
-            "propensity='rating' is available for actions only",
+            "propensity='rating' is available only for actions",
         ),
     ],
 )

@@ -518,7 +518,11 @@ BAD_SIDE_INFORMATION = {
         r"preference_rate must lie in \[0, 1\], got \(0.7, 1.3\)",
     ),
     "three ends": ({"preference_rate": (0.1, 0.2, 0.3)}, {}, "preference_rate must be a number or"),
-    "no end": ({"preference_rate": (None, 0.5)}, {}, r"preference_rate must lie in \[0, 1\]"),
+    "no end": (
+        {"preference_rate": (None, 0.5)},
+        {},
+        r"preference_rate must lie in \[0, 1\]",
+    ),
     "a rate above 1": ({"preference_rate": 1.5}, {}, "'preference_rate' parameter"),
     "a rate in words": ({"preference_rate": "half"}, {}, "'preference_rate' parameter"),
     "nobody likes anything": ({"preference_rate": 0}, {}, "no response is preferred, which leaves"),
