@@ -1,11 +1,10 @@
 """A reward model from a feedback log: table on the screen, figure in a file.
 
-By default the data are the digits of scikit-learn: they stand for responses, five of the ten
-count as preferred, and what users do is simulated. The preference being known, the rewards
-learned from the actions can be checked against it. --data does the same on rated responses with
-embeddings, or from their text with --embedder. With --log the rating is what a user did and no
-preference is known: then held-out actions are predicted, and what the estimator makes of them is
-shown.
+By default the data are the digits of scikit-learn. They represent responses, and five of the ten
+count as preferred. The actions of users are simulated, so the rewards learned from them can be
+compared with the known preference. --data does the same with rated responses and their embeddings,
+or with their text and --embedder. With --log the rating is the action of a user, and the preference
+is not known. Held-out actions are then predicted, and the estimates are shown.
 
 Try:
   python -m implicitrm_sk.demo
@@ -51,7 +50,7 @@ MIN_ROWS = 10  # fewer of one kind, among training or test rows, show nothing
 
 @dataclass
 class Problem:
-    """One data set: n rows of features, what is to be learned from them, and a split."""
+    """One data set: n rows of features, the target, and a split."""
 
     description: str
     X: np.ndarray  # (n, d)
@@ -63,7 +62,7 @@ class Problem:
 
 
 def bundled_problem(seed=0):
-    """Make the default problem: handwritten digits, of which 5 to 9 count as preferred."""
+    """Make the default problem from handwritten digits; 5 to 9 count as preferred."""
     X, digit = load_digits(return_X_y=True)
     rows = np.arange(len(X))
     is_test = _random_split(rows, seed)
@@ -77,7 +76,7 @@ def bundled_problem(seed=0):
 
 
 def file_problem(args):
-    """Make a problem of rated responses, or of a real log, from what the command line says."""
+    """Make a problem of rated responses, or of a real log, from the command line."""
     data = load_rated_responses(
         args.data, args.data_home, encoder=args.encoder, embeddings=args.embeddings
     )
@@ -85,8 +84,8 @@ def file_problem(args):
         data.X, data.encoder = embed(data, args.embedder)
     if data.X is None:
         raise ValueError(
-            f"{data.name!r} has no embeddings. Put {data.name}_ENCODER.safetensors beside its "
-            "parquet file, pass --embeddings FILE.safetensors, or --embedder MODEL."
+            f"{data.name!r} does not have embeddings. Put {data.name}_ENCODER.safetensors beside "
+            "its parquet file, or pass --embeddings FILE.safetensors, or --embedder MODEL."
         )
     is_log, threshold = args.log or data.name in REAL_LOGS, args.threshold
     groups, group_name = data.groups, "prompt"
@@ -129,7 +128,7 @@ def file_problem(args):
 
 
 def packaged_model(name):
-    """Return the path of a model that a package of the registry brings; other names as they are."""
+    """Return the path of a model from a package of the registry; other names are unchanged."""
     if name not in PACKAGED_MODELS:
         return name
     module, place = PACKAGED_MODELS[name]
@@ -144,7 +143,7 @@ def packaged_model(name):
 
 
 def embed(data, model):
-    """Return vectors of the prompts and responses, and what made them."""
+    """Return vectors of the prompts and responses, and their description."""
     embedder = LLMEmbedder(packaged_model(model), verbose=True)
     X = embedder.fit_transform(list(zip(data.prompt, data.response, strict=True)))
     return X, f"{model}, {embedder.pooling_} of at most {embedder.max_length_} tokens"
@@ -153,7 +152,9 @@ def embed(data, model):
 def _random_split(groups, seed):
     """Return the mask of the test rows: 30 % of the groups."""
     if len(np.unique(groups)) < 2:
-        raise ValueError("All rows are of one prompt or user: add others, or a column 'split'.")
+        raise ValueError(
+            "All rows belong to one prompt or user. Add rows of others, or a column 'split'."
+        )
     splitter = GroupShuffleSplit(n_splits=1, test_size=0.3, random_state=seed)
     return np.isin(np.arange(len(groups)), next(splitter.split(groups, groups=groups))[1])
 
@@ -164,7 +165,7 @@ def _random_split(groups, seed):
 def compare_rewards(problem, seed=0):
     """Simulate feedback, and print how rewards learned from it compare with true preference.
 
-    Returns the simulated log of all rows, and by model the rewards of the test rows.
+    Returns the simulated log of all rows, and the rewards of the test rows by model.
     """
     X, preference, groups, test = problem.X, problem.y, problem.groups, problem.is_test
     train = ~test
@@ -228,7 +229,7 @@ def compare_rewards(problem, seed=0):
 
 
 def _fit(estimator, X, y, groups):
-    """Fit without the warning about a single signal, which the printed text stands in for."""
+    """Fit without the warning about a single signal, because the printed text says the same."""
     with warnings.catch_warnings():
         if y.ndim == 1:
             warnings.simplefilter("ignore", IdentificationWarning)
@@ -242,10 +243,10 @@ def quarters(values):
 
 
 def constant_log_likelihood(train, test):
-    """Compute the log-likelihood of test actions when predicted without looking at X.
+    """Compute the log-likelihood of test actions for a prediction that ignores X.
 
-    It is the log frequency of each row's pattern of actions, (n,) or (n, K), among training rows.
-    One row of each of the 2^K patterns is added, so that none is impossible.
+    It is the log frequency, among training rows, of each row's pattern of actions, (n,) or (n, K).
+    One row of each of the 2^K patterns is added, so that every pattern is possible.
     """
     train, test = (y.reshape(len(y), -1).astype(int) for y in (train, test))
     powers = 2 ** np.arange(train.shape[1])
@@ -257,13 +258,13 @@ def constant_log_likelihood(train, test):
 
 
 def describe_log(problem, seed=0):
-    """Fit a real log of one signal, and print what can honestly be said about it.
+    """Fit a real log of one signal, and print what it shows and what it does not.
 
     Returns P(action | response), reward, its spread and propensity, estimated for the test rows.
     """
     X, y, groups, test = problem.X, problem.y, problem.groups, problem.is_test
     train = ~test
-    # C = 1/d: standardised features then give logits of variance about 1 a priori.
+    # C = 1/d: the logits of standardised features then have variance about 1 a priori.
     logistic = make_pipeline(StandardScaler(), LogisticRegression(C=1 / X.shape[1], max_iter=1000))
     logistic.fit(X[train], y[train])
     naive = ImplicitRewardEstimator("naive", random_state=seed)
@@ -311,8 +312,8 @@ def describe_log(problem, seed=0):
 def mean_gain(difference, groups):
     """Compute the mean of log-likelihood differences, and its standard error over groups.
 
-    The error is sqrt(G / (G - 1) sum_g s_g^2) / n, with s_g the sum over group g of the deviations
-    from the mean: rows of one group may depend on each other. NaN for one group.
+    The error is sqrt(G / (G - 1) sum_g s_g^2) / n, because rows of one group may depend on each
+    other. Here s_g is the sum over group g of the deviations from the mean. NaN for one group.
     """
     mean = difference.mean()
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], difference - mean)
@@ -323,7 +324,7 @@ def mean_gain(difference, groups):
 
 # ---------------------------------------------------------------------- figures
 
-# Okabe and Ito's palette for colour-blind readers; markers and dashes tell the lines apart in grey.
+# The palette of Okabe and Ito for colour-blind readers; markers and dashes work without colour.
 _STYLES = {
     "naive, 1 signal": ("o--", "#D55E00"),
     "estimator, 1 signal": ("^-.", "#56B4E9"),
@@ -334,7 +335,7 @@ _STYLES = {
 
 
 def _save_figure(path, problem, found):
-    """Draw two panels of what was found, and save them."""
+    """Plot the results in two panels, and save them."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -351,7 +352,7 @@ def _save_figure(path, problem, found):
 
 
 def _draw_rewards(left, right, problem, log, rewards):
-    """Draw the calibration of the rewards, and their bias by propensity."""
+    """Plot the calibration of the rewards, and their bias by propensity."""
     preference = problem.y[problem.is_test]
     preferred = preference == 1
     quarter = quarters(log.propensity[problem.is_test, 0][preferred])
@@ -370,8 +371,8 @@ def _draw_rewards(left, right, problem, log, rewards):
 
 
 def _draw_log(left, right, problem, action, reward, spread, propensity):
-    """Draw the distributions that were estimated, and what the log leaves open."""
-    # Reward and propensity nearly coincide: a thin line on a wide one shows both.
+    """Plot the estimated distributions, and what the log leaves open."""
+    # Reward and propensity nearly coincide, so a thin line on a wide one shows both.
     left.ecdf(action, label="P(action | response)", color="#D55E00", linestyle="--")
     left.ecdf(reward, label="reward", color="#56B4E9", linewidth=5)
     left.ecdf(propensity, label="propensity", color="#000000", linestyle=":")
@@ -386,7 +387,7 @@ def _draw_log(left, right, problem, action, reward, spread, propensity):
 
 
 def _figure_path(args):
-    """Return where to save the figure, None for nowhere: found out before the fits, not after."""
+    """Return the path of the figure, None for no figure; checked before the fits, not after."""
     if args.no_figure:
         return None
     try:

@@ -213,7 +213,7 @@ def test_published_data_set_that_has_changed(tmp_path):
     with pytest.raises(ValueError, match="is a folder, which does not have a revision"):
         fetch_helpsteer(tmp_path, revision="main")
     (tmp_path / "other.csv").touch()
-    with pytest.raises(ValueError, match=r"no file 'train.jsonl.gz'.*other.csv.*revision="):
+    with pytest.raises(ValueError, match=r"lacks the file 'train.jsonl.gz'.*other.csv.*revision="):
         fetch_helpsteer(tmp_path)
     helpsteer(tmp_path)
     lines = [{"prompt": "p", "response": "r", "helpfulness": rating} for rating in (1, None)]

@@ -256,10 +256,10 @@ def test_data_errors(capsys, tmp_path):
     (tmp_path / "broken.parquet").write_text("no parquet")
     assert "no data set 'none'" in fail("none")
     assert "could not be read" in fail("broken")
-    assert "'bare' has no embeddings" in fail("bare")
+    assert "'bare' does not have embeddings" in fail("bare")
     assert "by --encoder='big'" in fail("toy", "--encoder", "big")
     assert "0 of the 168 training rows" in fail("toy", "--threshold", 5)
-    assert "All rows are of one prompt" in fail("alone")
+    assert "All rows belong to one prompt" in fail("alone")
     assert "Seed must be" in failure(capsys, "--no-figure", "--seed=-1")
     pytest.importorskip("matplotlib", reason='needs pip install "implicitrm-sk[plot]"')
     for path in ("a.doc", "", tmp_path / "none" / "a.png"):

@@ -327,7 +327,7 @@ def test_stratification_of_both_polarities(both):
 def test_propensity_errors(fitted):
     with pytest.raises(ValueError, match="target must be 1 or 0, got -1"):
         PropensityDisplay.from_predictions([0.1], [0.5], target=-1)
-    with pytest.raises(ValueError, match="no signal 'click'; the estimator was fitted on"):
+    with pytest.raises(ValueError, match="signal='click' does not exist; the estimator has"):
         PropensityDisplay.from_estimator(fitted, X, signal="click")
     with pytest.raises(ValueError, match="propensity must lie in"):
         PropensityDisplay.from_predictions([0.1], [1.5])
@@ -620,7 +620,7 @@ def test_comparison_of_scores_and_of_a_wide_frame():
 
 
 def test_comparison_errors():
-    with pytest.raises(ValueError, match="no column 'score'.*Name its columns"):
+    with pytest.raises(ValueError, match="lacks the column 'score'.*Name its columns"):
         MethodComparisonDisplay.from_frame(FRAME)
     with pytest.raises(ValueError, match="occur twice in the table"):
         MethodComparisonDisplay.from_frame(FRAME, score="r2")

@@ -407,7 +407,7 @@ def test_users_who_differ_are_told_apart():
     [
         ({"by": np.zeros(2400)}, "by has only one group, 0.0; expected at least two"),
         ({"by": np.arange(2400) < 19}, "group True of by has 19 rows"),
-        ({"by": ["a"] * 2399 + [None]}, "by is missing in 1 rows, the first in row 2399"),
+        ({"by": ["a"] * 2399 + [None]}, "by is missing in 1 rows; the first is row 2399"),
         ({"by": np.zeros((2400, 2))}, r"by has shape \(2400, 2\); expected one group per row"),
         (
             {"reference": "newest"},

@@ -147,7 +147,7 @@ def test_signals_that_tell_nothing_identify_nothing(case, response_id):
     assert any(message in str(warning.message) for warning in caught)
     if response_id is None:
         assert est.identification_.level == NOT_IDENTIFIED
-        assert "not counting constant ones and copies" in est.identification_.reason
+        assert "Constant signals, copies and steps" in est.identification_.reason
         assert any(issubclass(warning.category, IdentificationWarning) for warning in caught)
     else:
         assert est.evidence_.n_several_signals == 0

@@ -192,7 +192,7 @@ def test_paired_accuracy_of_many_rows():
 
 
 def test_paired_accuracy_needs_pairs():
-    message = r"rows of different true_preference, found none among 3 group\(s\) of 3 row\(s\)"
+    message = r"rows of different true_preference; found none among 3 group\(s\) of 3 row\(s\)"
     with pytest.raises(ValueError, match=message):
         paired_accuracy([0, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2])
     with pytest.raises(ValueError, match="found none"):

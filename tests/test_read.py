@@ -715,7 +715,7 @@ def test_long_and_odd_texts_are_kept():
 
 ARGUMENTS = [
     ({"signals": ["shared"]}, "lacks the column 'shared'. It has the columns messages, copied"),
-    ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected is 'positive'"),
+    ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected 'positive'"),
     ({"signals": ["copied", "copied"]}, "names the column 'copied' twice"),
     ({"keep": ["a", "a"]}, "keep names the column 'a' twice"),
     ({"keep": ["summary"]}, "keep names 'summary', which the result holds anyway"),
@@ -724,7 +724,7 @@ ARGUMENTS = [
     ({"messages": "messages", "response": "copied"}, "both name the text"),
     ({"prompt": "copied"}, "Pass response= too"),
     ({"turn": "which"}, "lacks the column 'which'"),
-    ({"window": "1h"}, "needs now=, the time of the export"),
+    ({"window": "1h"}, "without now=, the time of the export"),
     ({"window": "1h", "now": "2026-01-01"}, "needs the time of each row"),
     ({"signals": ["copied.x"]}, "holds '1' in the path 'x'"),
     ({"response_id": "user_id"}, "row 1 of the list has no column 'user_id'"),

@@ -179,7 +179,7 @@ def test_defaults_are_what_the_log_can_have(log):
         ({"false_positive": [1.5]}, "holds 1.5; expected numbers strictly between 0 and 1"),
         ({"false_positive": ["0.1"]}, "holds '0.1'"),
         ({"ratio": [0.0]}, "holds 0.0; expected numbers strictly between 0 and inf"),
-        ({"left_out": ["copied"]}, "names 'copied'; the signals are 0, 1"),
+        ({"left_out": ["copied"]}, "names 'copied'; expected one of the signals 0, 1"),
         ({"preference_rate": [1.2]}, "preference_rate"),
     ],
 )

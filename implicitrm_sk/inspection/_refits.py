@@ -1,4 +1,4 @@
-"""What the log can tell about the reward: settings, refits and tests."""
+"""The report on what a log identifies of the reward: settings, refits and tests."""
 
 import warnings
 from dataclasses import replace
@@ -39,11 +39,11 @@ from ..training._data import TrainingData
 from . import _attention
 from ._report import IdentificationReport
 
-#: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
+#: Refits whose held-out likelihoods differ by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
 
 
-#: Equally likely refits whose mean rewards differ by more do not show what the log identifies.
+#: If the mean rewards of equally likely refits differ by more, the log does not show the reward.
 LARGE_RANGE = 0.1
 
 
@@ -51,30 +51,30 @@ LARGE_RANGE = 0.1
 SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "labels", "propensity")
 
 
-#: Share of the responses kept aside to compare likelihoods on.
+#: Share of the responses that is kept aside to compare likelihoods.
 HELD_OUT = 0.25
 
 
 def identification_report(
     est: Any, X: Rows, y: ArrayLike, *, n_starts: int = 8, **fit_params: Any
 ) -> IdentificationReport:
-    """Report what a log can tell about the reward, and what would make it tell more.
+    """Report what a log identifies of the reward, and which information would identify more.
 
-    The estimator's settings are refitted from `n_starts` different starts in one pass on three
-    quarters of the responses, from a reward near 1 (all passivity is the user's) to one near the
-    action probability (all of it is dislike), and compared on the other quarter: equal likelihood
-    with different rewards is the signature of a reward that is not identified.
+    The settings are refitted from `n_starts` different starts in one pass, on three quarters of the
+    responses. The starts reach from a reward near 1 (all passivity is the user's) to one near the
+    action probability (all of it is dislike). The refits are compared on the other quarter. Equal
+    likelihood with different rewards is the signature of a reward that is not identified.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        The settings to report on; it need not be fitted and is not changed.
+        The settings to report on. It need not be fitted and is not changed.
     X : array-like of shape (n_samples, n_features), or text of n_samples rows
         The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     n_starts : int, default=8
-        Refits, at least 2.
+        Number of refits, at least 2.
     **fit_params : dict
         Further arguments of `fit`: sample_weight, groups, response_id, exposures, labels,
         propensity.
@@ -82,14 +82,14 @@ def identification_report(
     Returns
     -------
     report : IdentificationReport
-        Prints as text; `to_frame` and `plot` are its other forms.
+        The report, which prints as text; `to_frame` and `plot` are its other forms.
 
     Raises
     ------
     TypeError
-        If `est` is no `ImplicitRewardEstimator`, or an argument is none of `fit`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
-        If the log is too small to keep a quarter aside, `n_starts` is below 2, or the objective
+        If the log is too small to keep a quarter aside, or `n_starts` is below 2. If the objective
         does not split each action into reward and propensity.
 
     Notes
@@ -98,19 +98,20 @@ def identification_report(
     what the refits predict. Given x, two signals of one sign do not co-occur less often than
     independence allows, and two of opposite signs not more often [1]_. A pair counts against the
     signs if chance brings it about with a probability below 0.01, corrected for the number of
-    pairs, and if seen and expected co-occurrences differ by more than 20 %. Rows of one of `groups`
-    may depend on each other. `fit` does the same on the rows that early stopping holds out.
+    pairs. Seen and expected co-occurrences must also differ by more than 20 %. Rows of one of
+    `groups` may depend on each other. `fit` does the same on the rows that early stopping holds
+    out.
 
-    With two signals of each polarity, the settings are fitted a second time, with rows that nobody
-    looked at (``shared_examination``) if the first time was without them, and the other way round.
+    With two signals of each polarity, the settings are fitted a second time. One of the two fits
+    has rows that nobody looked at (``shared_examination``), and the other does not.
     The model with such rows is named if its likelihood on the rows kept aside is better by two
     standard errors. With fewer signals both models fit exactly, and none is named.
 
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
     odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
-    features do not show, make signals dependent too. Of more than five signals the most often
-    logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
+    features do not show, make signals dependent too. With more than five signals, the most often
+    logged are tested; with more than 2**20 / 2**K rows, a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
 
     Counts over exposures are compared with beta-binomial ones of the same means. They count

@@ -1,4 +1,4 @@
-"""What the log can tell about the reward: the result."""
+"""The report on what a log identifies of the reward: its result."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ from ._plot._identification import IdentificationDisplay
 
 @dataclass(frozen=True, repr=False)
 class IdentificationReport:
-    """What a log can tell about the reward. Made by `identification_report`.
+    """What a log identifies of the reward. Made by `identification_report`.
 
     Attributes
     ----------
