@@ -48,7 +48,7 @@ class Evidence:
 
     @property
     def shown_twice(self):
-        """The preferences, 0 and 1, for which enough responses have two logged signals."""
+        """The preferences, 0 and 1, that enough responses have two logged signals for."""
         counts = self.n_two_negative, self.n_two_positive
         return tuple(c for c in (0, 1) if counts[c] >= MIN_RESPONSES)
 
@@ -112,14 +112,14 @@ class Identification:
     Attributes
     ----------
     level : {"identified", "ranking only", "level only", "bounded", "not identified"}
-        The part of the reward that any amount of such data identifies. "identified": all of it.
-        "ranking only": its order. "level only": its mean. "bounded": an interval at each row.
+        The part of the reward that any amount of such data identifies. In this order: all of it,
+        its order, its mean, an interval at each row, or nothing.
     assumptions : tuple of str
         The assumptions of the verdict.
     reason : str
         The reason for the level.
     advice : tuple of str
-        What else to log or to pass to `fit`.
+        The next things to log or to pass to `fit`.
     swap_symmetric : bool
         Whether reward and propensity could be exchanged without changing the fit. Both sides then
         have equal weight in the fitted mixture.
@@ -572,7 +572,7 @@ def contradicted_signs(found, associations):
     ----------
     found : Identification
     associations : list of Association
-        All pairs, at least one of which contradicts its signs.
+        All pairs. At least one contradicts its signs.
     """
     return contradicted(
         found, f"the signals contradict their signs: {explain(associations)}", "signs"

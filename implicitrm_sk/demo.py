@@ -1,10 +1,10 @@
 """A reward model from a feedback log: table on the screen, figure in a file.
 
 By default the data are the digits of scikit-learn. They represent responses, and five of the ten
-count as preferred. The actions of users are simulated, so the rewards learned from them can be
-compared with the known preference. --data does the same with rated responses and their embeddings,
-or with their text and --embedder. With --log the rating is the action of a user, and the preference
-is not known. Held-out actions are then predicted, and the estimates are shown.
+count as preferred. The actions of users are simulated. So the rewards learned from them can be
+compared with the known preference. The option --data does the same with rated responses and their
+embeddings, or with their text and --embedder. With --log, the rating is the action of a user, and
+the preference is not known. Held-out actions are then predicted, and the estimates are shown.
 
 Try:
   python -m implicitrm_sk.demo
@@ -68,8 +68,8 @@ def bundled_problem(seed=0):
     is_test = _random_split(rows, seed)
     description = (
         f"Data: {len(X):,} handwritten digits that come with scikit-learn ({(~is_test).sum():,} "
-        f"train, {is_test.sum():,} test). A digit stands for a response to a prompt, its "
-        f'{X.shape[1]} features for the embedding; 5 to 9 count as "preferred". That is known here '
+        f"train, {is_test.sum():,} test). A digit represents a response to a prompt, its "
+        f'{X.shape[1]} features the embedding, and 5 to 9 count as "preferred". That is known here '
         "to check the result; only the last row of the table learns from it."
     )
     return Problem(description, X, (digit >= 5).astype(int), rows, "row", is_test)
@@ -176,10 +176,10 @@ def compare_rewards(problem, seed=0):
     low, high = (actions[preferred, 0][quarter == q].mean() for q in (0, 3))
     silent = [(actions[preferred, :k].max(axis=1) == 0).mean() for k in (1, 2, 3)]
     _say(
-        "The log is simulated, and it misleads: users act on preferred responses only, but signal "
-        f"1 (say, a copy) comes on {low:.0%} of them in the quarter of lowest propensity, on "
-        f"{high:.0%} in the highest. Preferred yet without any action: {silent[0]:.0%} with 1 "
-        f"signal, {silent[1]:.0%} with 2, {silent[2]:.0%} with 3."
+        "The log is simulated, and it misleads. Users act only on preferred responses. But signal "
+        f"1 (say, a copy) comes on {low:.0%} of them in the quarter of lowest propensity, and on "
+        f"{high:.0%} in the highest. The share of preferred responses without any action is "
+        f"{silent[0]:.0%} with 1 signal, {silent[1]:.0%} with 2 and {silent[2]:.0%} with 3."
     )
     models = [
         ("naive, 1 signal", "naive", actions[:, 0]),
@@ -207,21 +207,21 @@ def compare_rewards(problem, seed=0):
         )
     print()
     _say(
-        "Test rows: reward against true preference (R2: 1 is perfect, 0 a constant); log-lik. in "
-        "nats of what the model learns from, and of a constant prediction; compare models where "
-        "the constant is the same."
+        "The table compares the reward with the true preference on test rows (R2: 1 is perfect, 0 "
+        "a constant). The log-likelihood, in nats, is that of the data that the model learns from, "
+        "beside a constant prediction. Compare only models with the same constant."
     )
     _say(
         "One signal does not identify the reward: it determines only the product of reward and "
-        "propensity. Naive classifier and estimator both predict that; the estimator shares it out "
-        "evenly, and that R2 is "
-        f"{r2['estimator, 1 signal']:.2f}, not {r2['naive, 1 signal']:.2f}, is owed to this "
-        "convention, not to evidence."
+        "propensity. Naive classifier and estimator both predict that. The estimator splits it "
+        f"evenly. So R2 is {r2['estimator, 1 signal']:.2f} instead of "
+        f"{r2['naive, 1 signal']:.2f} by this convention, not by evidence."
     )
     _say(
-        "Several signals of one user determine the reward if they fire independently given "
-        f"response and preference, as simulated here: R2 {r2['estimator, 2 signals']:.2f} with two "
-        f"and {r2['estimator, 3 signals']:.2f} with three. The naive classifier on any of them "
+        "Several signals of one user identify the reward if they fire independently given "
+        "response and preference, as simulated here. R2 is "
+        f"{r2['estimator, 2 signals']:.2f} with two and {r2['estimator, 3 signals']:.2f} with "
+        "three signals. The naive classifier on any of them "
         f"gets {r2['naive, any of 2 signals']:.2f} and {r2['naive, any of 3 signals']:.2f}, true "
         f"labels {r2['all true labels']:.2f}."
     )
@@ -297,13 +297,13 @@ def describe_log(problem, seed=0):
         print(f"{name:21}" + "".join(f"{value:8.3f}" for value in percentiles))
     print()
     _say(
-        "No preference is known: the first table judges predictions of the action only, nothing "
-        "says how good the reward is. One signal does not identify it, but only the product of "
-        "reward and propensity: any reward between P(action | response) and 1 (at the median, "
-        f"{np.median(action):.2f} and 1) fits the log equally well. The estimator shares the "
-        f"product out evenly ({np.median(reward):.2f} at the median, about the square root of P): "
-        "a convention, not evidence, and the spread over the members of the model "
-        f"({np.median(spread):.2f}) is no measure of what the log leaves open. A second signal of "
+        "No preference is known: the first table evaluates only predictions of the action, not the "
+        "reward. One signal identifies only the product of reward and propensity. Any reward "
+        "between P(action | response) and 1 (at the median, "
+        f"{np.median(action):.2f} and 1) fits the log equally well. The estimator splits the "
+        f"product evenly ({np.median(reward):.2f} at the median, about the square root of P). "
+        "This is a convention, not evidence. The spread over the members of the model "
+        f"({np.median(spread):.2f}) does not measure what the log leaves open. A second signal of "
         "the same users on the same responses would be evidence."
     )
     return estimates

@@ -97,7 +97,7 @@ def test_default_table(default_run):
 def test_default_text_and_figure(default_run):
     folder, out = default_run
     text = " ".join(out.split())
-    assert "A digit stands for a response" in text and "The log is simulated" in text
+    assert "A digit represents a response" in text and "The log is simulated" in text
     low, high = re.search(r"comes on (\d+)% .*, on (\d+)% in the highest", text).groups()
     assert int(low) < 30 and int(high) > 70
     assert re.search(r"without any action: \d+% with 1 signal, \d+% with 2, \d+% with 3", text)
@@ -175,7 +175,7 @@ def test_real_log(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == "" and "R2" not in out and "AUROC" not in out
     assert "No preference is known" in out and "std. error (21 users)" in out
-    assert "One signal does not identify it" in " ".join(out.split())
+    assert "One signal identifies only the product" in " ".join(out.split())
     constant = cells(out, "constant (base rate)")[0]
     for name in ("logistic regression", "naive classifier", "estimator"):
         log_likelihood, gain, error = cells(out, name)

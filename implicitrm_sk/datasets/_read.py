@@ -69,7 +69,7 @@ def read_feedback_log(
     embedding : str, default=None
         Column of vectors, one list of numbers in each row. None: ``embedding``.
     turn : str, default="last"
-        The turn of a chat to which the actions of its row belong. It is the last assistant turn, or
+        The turn of a chat that the actions of its row belong to. It is the last assistant turn, or
         the name of a column. The column holds its position in the chat (an integer, from 0) or the
         ``id`` of its message. The chat is cut after this turn and the tool calls that follow.
     user_id, prompt_id, conversation_id, time : str, default=None

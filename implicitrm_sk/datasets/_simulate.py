@@ -92,8 +92,8 @@ def simulate_feedback(
         The kind of each signal, as in the parameter of the estimator; ``None`` means that all are
         positive actions. A dict names the columns, and `actions` is then a DataFrame. A kind other
         than :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of
-        A_ik. It has one column of A for each of its `n_outputs`, so the shapes (K,) and (n, K) of
-        the propensity count all of these columns. Columns that all rows share are 0.86, unless
+        A_ik. It has one column of A for each of its `n_outputs`. The shapes (K,) and (n, K) of the
+        propensity count all of these columns. Columns that all rows share are 0.86, unless
         `propensity` is an array. A :class:`~implicitrm_sk.signals.Graded` then has the shift 2, cut
         points at the distance 2, and the location logit A_ik.
 

@@ -1,4 +1,4 @@
-"""Were some rows not looked at? A comparison of two models by held-out likelihood."""
+"""A comparison of models with and without rows that nobody looked at, by likelihood."""
 
 import math
 

@@ -141,8 +141,8 @@ def identification_report(
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-            "pass the last step, and X as transformed by the others: "
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
+            "pass its last step, and X as transformed by the others: "
             "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
         )
     if not isinstance(n_starts, Integral) or n_starts < 2:
@@ -268,7 +268,7 @@ def _compare_attention(est, starts, rows, as_likely, parts):
 
 
 def _read_settings(est, X, y, fit_params):
-    """Return what settings tell, what is odd of labels and signals, and the rows of each part."""
+    """Return the verdict on settings, oddities of labels and signals, and the rows of each part."""
     whole = clone(est)
     side = {name: value for name, value in fit_params.items() if name != "groups"}
     with warnings.catch_warnings():
@@ -306,7 +306,8 @@ def _read_settings(est, X, y, fit_params):
     if not len(data.valid):
         raise ValueError(
             f"{len(data.usable)} responses with actions are too few to compare likelihoods on a "
-            "quarter of them; at least 20 with and 20 without action are needed, in several groups."
+            "quarter of them. At least 20 with and 20 without action are needed, in several groups. "
+            "Pass more rows."
         )
     is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
     is_fitted[data.train] = is_held[data.valid] = True
@@ -391,18 +392,18 @@ def _compare_refits(rows, starts):
 
 
 def _swap_test(rows, as_likely):
-    """Exchange reward and propensity (of the signal that minds it least) and compare."""
+    """Exchange reward and propensity (of the signal that changes least by it) and compare."""
     refit, log = rows.refit, rows.log
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
     if rows.measurement.examined:
         return {"applicable": False, "why": "the model has rows that nobody looked at"}
     if not all(isinstance(signal, Action) for signal in log.signals):
-        return {"applicable": False, "why": "the propensities of actions can be exchanged only"}
+        return {"applicable": False, "why": "only propensities of actions can be exchanged"}
     if log.can_show(0) and log.can_show(1):
-        return {"applicable": False, "why": "signals of both polarities tell the two apart"}
+        return {"applicable": False, "why": "signals of both polarities distinguish the two"}
     f, u = rows.reward_logit, rows.propensity_logit
-    sign = -1 if log.can_show(0) else 1  # of negative signals 1 - R is exchanged
+    sign = -1 if log.can_show(0) else 1  # for negative signals 1 - R is exchanged
     results = []
     for k in range(u.shape[-1]):
         reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
@@ -513,7 +514,7 @@ def _verdict(
     against_labels,
     examination,
 ):
-    """Return level, assumptions, reason and advice: settings, unless the data speak against."""
+    """Return level, assumptions, reason and advice of the settings, unless the data contradict."""
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
     against = None
