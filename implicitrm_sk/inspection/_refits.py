@@ -306,8 +306,8 @@ def _read_settings(est, X, y, fit_params):
     if not len(data.valid):
         raise ValueError(
             f"{len(data.usable)} responses with actions are too few to compare likelihoods on a "
-            "quarter of them. At least 20 with and 20 without action are needed, in several groups. "
-            "Pass more rows."
+            "quarter of them. At least 20 with and 20 without action are needed, in several "
+            "groups. Pass more rows."
         )
     is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
     is_fitted[data.train] = is_held[data.valid] = True
