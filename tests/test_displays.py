@@ -628,7 +628,7 @@ def test_comparison_errors():
         MethodComparisonDisplay.from_frame(
             FRAME.assign(data=FRAME.data.where(FRAME.seed > 0)), score="r2", by="data"
         )
-    with pytest.raises(ValueError, match="none of the methods"):
+    with pytest.raises(ValueError, match="not one of the methods"):
         MethodComparisonDisplay.from_scores({"a": [1]}, baseline="b")
     with pytest.raises(ValueError, match="seed by seed"):
         MethodComparisonDisplay.from_scores({"a": [1], "b": [1, 2]}, baseline="a")
