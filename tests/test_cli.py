@@ -577,7 +577,7 @@ def bad_logs():
         "uneven": (frame.assign(embedding=uneven), "different lengths, from 3 to 5"),
         "missing embedding": (frame.assign(embedding=holes), "is empty in 1 of 400 rows"),
         "NaN in embedding": (
-            frame.assign(embedding=numbers), "NaN or infinity in 1 rows, the first in row 9"),
+            frame.assign(embedding=numbers), "NaN or infinity in 1 rows; the first is row 9"),
         "text as embedding": (frame.assign(embedding="abc"), "expected a list of numbers"),
         "dates": (
             frame.assign(copied=pandas.Timestamp("2026-01-01")), "holds timestamp"),
@@ -651,7 +651,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["predict", "reward", "log.parquet", "-o", "x.csv"], "must end with .parquet or .jsonl"),
         (["predict", "text.jsonl", "log.parquet", "-o", "x.parquet"], "not a valid zip archive"),
         (["predict", "reward", "scored.parquet", "-o", "x.parquet"], "has a column 'reward'"),
-        (["report", "reward", "few.parquet", "--new", "few.parquet"], "at least 20 are needed"),
+        (["report", "reward", "few.parquet", "--new", "few.parquet"], "expected at least 20"),
         (["export", "reward", "x", "--as", "transformers"],
          "fitted on vectors, but --base-model is missing"),
         (["report", "reward", "log.parquet", "--new", "log.parquet", "--response-id", "label"],
@@ -847,7 +847,7 @@ def test_messages_are_in_words_of_the_command(log, run, chats):
     assert "filterwarnings" not in text and "labels=" not in text and "signals=" not in text
     assert "pass them as --labels." in text and "name it in --negative COLUMN" in text
     code, _, err = run("inspect", "log.jsonl", "--prompt", "user")
-    assert code == 2 and "--prompt 'user' needs --response, the column" in " ".join(err.split())
+    assert code == 2 and "--prompt 'user' is given without the column" in " ".join(err.split())
 
 
 COMMANDS = {

@@ -98,9 +98,9 @@ def test_default_text_and_figure(default_run):
     folder, out = default_run
     text = " ".join(out.split())
     assert "A digit represents a response" in text and "The log is simulated" in text
-    low, high = re.search(r"comes on (\d+)% .*, on (\d+)% in the highest", text).groups()
+    low, high = re.search(r"comes on (\d+)% .* on (\d+)% in the highest", text).groups()
     assert int(low) < 30 and int(high) > 70
-    assert re.search(r"without any action: \d+% with 1 signal, \d+% with 2, \d+% with 3", text)
+    assert re.search(r"without any action is \d+% with 1 signal, \d+% with 2 and \d+% with 3", text)
     assert "One signal does not identify the reward: it determines only the product of" in text
     assert max(map(len, out.splitlines())) <= 80 and len(out.splitlines()) <= 40
     assert f"Figure: {demo.DEFAULT_FIGURE}" in out

@@ -451,7 +451,9 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(tiny_model, monkeypatch
 
     monkeypatch.setattr(_compute, "_forward", forward_on_a_small_device)
     embedder = LLMEmbedder(tiny_model(), cache_dir=None, batch_tokens=4096)
-    with pytest.warns(UserWarning, match="do not fit into the memory of cpu: going on") as caught:
+    with pytest.warns(
+        UserWarning, match="do not fit into the memory of cpu. The embedding"
+    ) as caught:
         vectors = embedder.transform(pairs)
     assert len(caught) == 1
     np.testing.assert_allclose(vectors, expected, atol=1e-5)

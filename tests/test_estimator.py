@@ -546,7 +546,7 @@ BAD_SIDE_INFORMATION = {
     "missing ids": (
         {},
         {"response_id": np.where(np.arange(160) < 2, np.nan, 1.0)},
-        r"response_id is missing \(NaN\) in 2 rows, the first is row 0. Give each response an id",
+        r"response_id is missing \(NaN\) in 2 rows; the first is row 0. Give each response an id",
     ),
     "exposures smaller than actions": (
         {},

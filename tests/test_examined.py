@@ -459,7 +459,7 @@ def test_the_simulator_silences_rows():
     signals = {"thumb": Choice({"up": 1, "down": 0}, "none"), "copied": "positive"}
     table = simulate_feedback([1, 0] * 50, signals=signals, propensity="constant", examination=0)
     assert set(table.actions["thumb"]) == {"none"} and not table.actions["copied"].any()
-    with pytest.raises(ValueError, match="no value for users who did nothing"):
+    with pytest.raises(ValueError, match="no value for silent users"):
         simulate_feedback(
             [1, 0],
             signals=[Choice({"up": 1, "down": 0}, given_reaction=True)],

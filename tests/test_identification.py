@@ -127,8 +127,14 @@ def test_labels_that_actions_prove_identify_nothing():
 
 
 IDLE = {
-    "never acted": (np.zeros(100), "signal 1 of y is 0 in every row where it is logged: it carries"),
-    "always acted": (np.ones(100), "signal 1 of y is 1 in every row where it is logged: it carries"),
+    "never acted": (
+        np.zeros(100),
+        "signal 1 of y is 0 in every row where it is logged: it carries",
+    ),
+    "always acted": (
+        np.ones(100),
+        "signal 1 of y is 1 in every row where it is logged: it carries",
+    ),
     "never logged": (np.full(100, nan), "signal 1 of y is never logged: it carries"),
     "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy carries"),
     "copy with gaps": (np.where(np.arange(100) % 3, Y[:, 0], nan), "signal 1 of y equals signal 0"),

@@ -360,12 +360,10 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     fit(y[:, 0], labels=np.where(np.arange(400) % 4 == 0, preference, np.nan))
     few = np.zeros((400, 3))
     few[:15] = 1
-    message = (
-        "needs at least 5 acted and 5 not acted responses in each of 5 parts of the log, which"
-    )
+    message = "needs at least 5 acted and 5 not acted responses in each of 5 parts of the log"
     with pytest.raises(
-        ValueError, match=f"{message} has 15 acted and 385 not acted ones in 5 parts"
+        ValueError, match=f"{message}. .* 15 acted and 385 not acted responses in 5 parts"
     ):
         fit(few)
-    with pytest.raises(ValueError, match=f"{message} .* in 3 parts that no group is cut by"):
+    with pytest.raises(ValueError, match=f"{message}. .* in 3 parts that keep groups together"):
         fit(y, groups=np.arange(400) % 3)
