@@ -101,9 +101,8 @@ class ImplicitRewardEstimator(
     signals : dict or list, default=None
         The kind of each column of y. It is "positive" if users act because they like the response.
         It is "negative" if they act because they do not (regenerate, thumbs down, report). Other
-        kinds are a `Signal` of
-        `implicitrm_sk.signals`. Pass a dict with the names of all columns of y, or a list in their
-        order. None means that all are positive.
+        kinds are a `Signal` of `implicitrm_sk.signals`. Pass a dict with the names of all columns
+        of y, or a list in their order. None means that all are positive.
     shared_examination : bool, default=None
         Whether some rows were never looked at, so that all their signals are silent together
         (examination in click models). False: you state that every row was looked at. None: not
@@ -218,10 +217,10 @@ class ImplicitRewardEstimator(
         The trained heads.
     scaler_ : StandardScaler or None
         Mean and scale of the columns.
+    history_ : list of dict
         Per epoch, ``train_loss`` and, with early stopping, ``valid_loss``: lists with one value per
         member. ``train_loss`` is the training loss, and ``valid_loss`` the held-out criterion. For
         "stratified" both are the negative log-likelihood of the actions and labels, in nats per
-        row.
         row.
     n_iter_ : int
         Number of epochs trained.
@@ -495,8 +494,7 @@ class ImplicitRewardEstimator(
         delay : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             The time from showing the row to a late action, in the unit of `age`. It is NaN if there
             was no action, or if the time is not known. Known times make the estimated delay more
-            precise.
-            With several late signals, pass one column for each signal of y.
+            precise. With several late signals, pass one column for each signal of y.
 
         Returns
         -------

@@ -15,8 +15,8 @@ def refuse_late_with(signals, side, assumptions, name):
     Parameters
     ----------
     signals : sequence of Signal
-    Arguments of `fit` other than X and y.
-        Arguments of `fit` beside X and y.
+    side : dict
+        Arguments of `fit` other than X and y.
     assumptions : Assumptions
     name : str
         Name of y in the messages.

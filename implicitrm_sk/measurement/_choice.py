@@ -28,6 +28,7 @@ class Choice(Signal):
 
     Parameters
     ----------
+    outcomes : dict of label to {1, 0, None}
         The value of y for each outcome (a string or a number), and the preference that it shows.
         None means that the outcome does not show a preference (dismiss, unsure). Users choose it
         equally readily for both r*, relative to their other choices.

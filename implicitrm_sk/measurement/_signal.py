@@ -322,7 +322,8 @@ class Signal:
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n)
-            log P(y | r*, x) of the logged columns, given r*=0 and given r*=1; 0 if none is logged.
+            The values log P(y | r*, x) of the logged columns, given r*=0 and given r*=1; 0 if none
+            is logged.
         derivative : pair of Tensor of the shape of u, or None
             Given r*=0 and given r*=1; None for a derivative that is 0. None instead of the pair
             unless `grad`.
@@ -411,8 +412,8 @@ class Signal:
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n, D)
-            log P(shown j | r*, x), column by column, for each of the `values` that shows a
-            preference.
+            The values log P(shown j | r*, x), column by column, for each of the `values` that
+            shows a preference.
         shows : Tensor of int of shape (D,)
             The preference that each of them shows.
 

@@ -128,8 +128,8 @@ class ElkanNoto(Objective):
     First, g = P(y=1 | x) is fitted. The propensity c is its mean over the acted rows held out, or
     over those of training without early stopping. Then a row without an action counts as preferred
     with weight w, and as not preferred with weight 1 - w. The weight is w = (1 - c) / c * g / (1 -
-    g), at most 1.
-    The estimate of c assumes that the acted rows are certain to be preferred given x.
+    g), at most 1. The estimate of c assumes that the acted rows are certain to be preferred given
+    x.
 
     References
     ----------
