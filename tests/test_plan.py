@@ -348,7 +348,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     with pytest.raises(ValueError, match="Signal 0 has 10 responses .* 12 with a label of 0"):
         fit(apart, labels=rejected)
     unlogged = np.where(preference == 0, np.nan, y[:, 0])
-    with pytest.raises(ValueError, match="signal 0 has .* and 0 with a label of 0"):
+    with pytest.raises(ValueError, match="Signal 0 has .* and 0 with a label of 0"):
         fit(unlogged, labels=np.where(preference == 0, 0, np.nan))
     with pytest.raises(ValueError, match="signal 2 has 0 resp"):
         fit(
