@@ -631,7 +631,7 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),
         (["fit", "text.jsonl", "-o", "x"], "line 1 of text.jsonl is not JSON.*column 1"),
-        (["fit", "table.csv", "-o", "x"], "expected is .jsonl, .*read_csv"),
+        (["fit", "table.csv", "-o", "x"], "expected .jsonl, .*read_csv"),
         (["fit", "log.parquet", "-o", "x"], "which columns are actions\\? Pass --actions"),
         (["fit", "log.parquet", "--actions", ",", "-o", "x"], "a list of columns is empty"),
         (["fit", "log.parquet", "--actions", "copied", "-o", "x.bin"], "ends with .zip"),

@@ -408,7 +408,7 @@ def test_bad_use_after_fit(one_signal):
         estimator.score(X, y, true_preference=preference[:-1])
     with pytest.raises(ValueError, match=r"true_preference must lie in .* from 0 to 5"):
         estimator.score(X, y, true_preference=5 * preference)
-    with pytest.raises(ValueError, match="true_preference must be known"):
+    with pytest.raises(ValueError, match="true_preference is known"):
         estimator.score(X, y, true_preference=np.full(400, np.nan))
 
 
