@@ -1,4 +1,4 @@
-"""Reward models from implicit preference data, in scikit-learn's manner."""
+"""Reward models from implicit preference data, with the interface of scikit-learn."""
 
 from typing import TYPE_CHECKING
 

@@ -2,7 +2,7 @@
 
 
 class IdentificationWarning(UserWarning):
-    """What was passed to `fit` does not determine the reward, whatever the number of rows.
+    """The arguments of `fit` do not identify the reward, whatever the number of rows.
 
     Silence it with
     ``warnings.filterwarnings("ignore", category=implicitrm_sk.IdentificationWarning)``.
@@ -43,7 +43,7 @@ class ImplicitRMError(ValueError):
 
 
 class ModelFileError(ImplicitRMError):
-    """A file or folder is no saved model, or it is damaged, altered or of a newer format.
+    """A file or folder is not a saved model, or is damaged, altered or of a newer format.
 
     Examples
     --------
@@ -59,7 +59,7 @@ class ModelFileError(ImplicitRMError):
 
 
 class ShiftWarning(UserWarning):
-    """Responses lie outside the log that a reward was learned from: the reward extrapolates.
+    """Responses lie outside the log that the reward was learned from, so the reward extrapolates.
 
     Examples
     --------

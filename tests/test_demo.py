@@ -99,10 +99,10 @@ def test_default_table(default_run):
 def test_default_text_and_figure(default_run):
     folder, out = default_run
     text = " ".join(out.split())
-    assert "A digit stands for a response" in text and "The log is simulated" in text
-    low, high = re.search(r"comes on (\d+)% .*, on (\d+)% in the highest", text).groups()
+    assert "A digit represents a response" in text and "The log is simulated" in text
+    low, high = re.search(r"comes on (\d+)% .* on (\d+)% in the highest", text).groups()
     assert int(low) < 30 and int(high) > 70
-    assert re.search(r"without any action: \d+% with 1 signal, \d+% with 2, \d+% with 3", text)
+    assert re.search(r"without any action is \d+% with 1 signal, \d+% with 2 and \d+% with 3", text)
     assert "One signal does not identify the reward: it determines only the product of" in text
     assert max(map(len, out.splitlines())) <= 80 and len(out.splitlines()) <= 40
     assert f"Figure: {demo.DEFAULT_FIGURE}" in out
@@ -170,7 +170,7 @@ def test_real_log(capsys, tmp_path):
     out, err = capsys.readouterr()
     assert err == "" and "R2" not in out and "AUROC" not in out
     assert "No preference is known" in out and "std. error (21 users)" in out
-    assert "One signal does not identify it" in " ".join(out.split())
+    assert "One signal identifies only the product" in " ".join(out.split())
     constant = cells(out, "constant (base rate)")[0]
     for name in ("logistic regression", "naive classifier", "estimator"):
         log_likelihood, gain, error = cells(out, name)
@@ -251,10 +251,10 @@ def test_data_errors(capsys, tmp_path):
     (tmp_path / "broken.parquet").write_text("no parquet")
     assert "no data set 'none'" in fail("none")
     assert "could not be read" in fail("broken")
-    assert "'bare' has no embeddings" in fail("bare")
+    assert "'bare' does not have embeddings" in fail("bare")
     assert "by --encoder='big'" in fail("toy", "--encoder", "big")
     assert "0 of the 168 training rows" in fail("toy", "--threshold", 5)
-    assert "All rows are of one prompt" in fail("alone")
+    assert "All rows belong to one prompt" in fail("alone")
     assert "Seed must be" in failure(capsys, "--no-figure", "--seed=-1")
     pytest.importorskip("matplotlib", reason='needs pip install "implicitrm-sk[plot]"')
     for path in ("a.doc", "", tmp_path / "none" / "a.png"):

@@ -127,10 +127,16 @@ def test_labels_that_actions_prove_identify_nothing():
 
 
 IDLE = {
-    "never acted": (np.zeros(100), "signal 1 of y is 0 in every row where it is logged: it tells"),
-    "always acted": (np.ones(100), "signal 1 of y is 1 in every row where it is logged: it tells"),
-    "never logged": (np.full(100, nan), "signal 1 of y is never logged: it tells nothing"),
-    "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy tells"),
+    "never acted": (
+        np.zeros(100),
+        "signal 1 of y is 0 in every row where it is logged: it carries",
+    ),
+    "always acted": (
+        np.ones(100),
+        "signal 1 of y is 1 in every row where it is logged: it carries",
+    ),
+    "never logged": (np.full(100, nan), "signal 1 of y is never logged: it carries"),
+    "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy carries"),
     "copy with gaps": (np.where(np.arange(100) % 3, Y[:, 0], nan), "signal 1 of y equals signal 0"),
 }
 
@@ -147,7 +153,7 @@ def test_signals_that_tell_nothing_identify_nothing(case, response_id):
     assert any(message in str(warning.message) for warning in caught)
     if response_id is None:
         assert est.identification_.level == NOT_IDENTIFIED
-        assert "not counting constant ones and copies" in est.identification_.reason
+        assert "Constant signals, copies and steps" in est.identification_.reason
         assert any(issubclass(warning.category, IdentificationWarning) for warning in caught)
     else:
         assert est.evidence_.n_several_signals == 0

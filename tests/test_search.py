@@ -675,7 +675,7 @@ def test_verbose(capsys):
     quiet_fit(BatchedSearchCV(make_estimator(), grid, cv=CV, factor=2, verbose=2), X, y)
     printed = capsys.readouterr().out
     assert "Fitting 2 folds for each of 4 candidates, totalling 8 fits" in printed
-    assert "2 candidates go on after 2 epochs" in printed
+    assert "2 candidates continue after 2 epochs" in printed
     assert "[CV 2/2] END learning_rate_init=0.01, tol=0.1; score=" in printed
 
 

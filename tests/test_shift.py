@@ -94,7 +94,7 @@ def test_groups_keep_prompts_from_looking_like_a_shift(fitted_on_log):
     new = rng.normal(size=(100, 20))[prompt] + 0.01 * rng.normal(size=(1000, 20))
     report = shift_report(est, new, X, groups_new=prompt)
     assert abs(report.auc - 0.5) < 0.1
-    with pytest.raises(ValueError, match="belong to 1 groups on one side; at least 5 are needed"):
+    with pytest.raises(ValueError, match="belong to 1 groups on one side; expected at least 5"):
         shift_report(est, new, X, groups_new=np.zeros(1000))
 
 
@@ -106,7 +106,7 @@ def test_shift_report_reads_the_columns_of_the_reward_only(fitted_on_log):
     ).fit(X, y)
     report = shift_report(est, shifted(500, 20, location=9.0), X)  # in a column of users
     assert not report.extrapolates
-    with pytest.raises(ValueError, match="X_new has 5 rows; at least 20 are needed"):
+    with pytest.raises(ValueError, match="X_new has 5 rows; expected at least 20"):
         shift_report(est, X[:5], X)
 
 
