@@ -323,7 +323,7 @@ def test_models_that_are_not_there(tmp_path, monkeypatch):
     (tmp_path / "model.txt").write_text("x")
     with pytest.raises(ValueError, match="is a file; expected a model folder"):
         LLMEmbedder(tmp_path / "model.txt").fit()
-    with pytest.raises(ValueError, match="has no configuration that transformers can read"):
+    with pytest.raises(ValueError, match="configuration that transformers can read"):
         LLMEmbedder(tmp_path).fit()
 
 
