@@ -9,11 +9,11 @@ Commands:
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
 
-A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
-or empty where it was not logged; one column per kind of action), and either an embedding or text,
-which --embedder turns into one: a column of chats (messages), or prompt and response. What users do
-because they like a response (copy, share) is named by --actions, what they do because they do not
-(regenerate, thumbs down) by --negative.
+A log is a parquet or JSONL file with one row per response that was shown. One column per kind of
+action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
+embedding, or text that --embedder turns into one. Text is a column of chats (messages), or prompt
+and response. Name actions of users who like a response (copy, share) by --actions. Name actions of
+users who do not (regenerate, thumbs down) by --negative.
 
 Try:
   implicitrm inspect log.jsonl --actions copied,shared --negative regenerated
@@ -63,9 +63,7 @@ OBJECTIVES = (
     "counterif",
 )
 
-_ACTIONS = (
-    "what users did: columns with 1, 0 or nothing (not logged), separated by commas (default: "
-)
+_ACTIONS = "columns of actions with 1, 0 or nothing (not logged), separated by commas (default: "
 
 
 def main(argv=None):
@@ -465,8 +463,8 @@ def _add_users_and_times(sub):
     sub.add_argument(
         "--window",
         metavar="DURATION",
-        help="how long an action is waited for (24h, 7d; for times that are numbers a number): "
-        "actions of rows whose window is open at --now are not logged",
+        help="how long an action is waited for: 24h, 7d, or a number if the times are numbers. "
+        "Actions of rows whose window is open at --now are not logged",
     )
     sub.add_argument("--now", metavar="TIME", help="the time of the export, needed by --window")
 
