@@ -16,7 +16,7 @@ from sklearn.base import clone
 from .._estimator import ImplicitRewardEstimator
 from .._features import embed_text, read_features, set_embedder
 from .._fit import read_log, run_fit
-from .._prediction import HEADS, FittedMixture
+from .._prediction import FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX
 from .._typing import Rows
