@@ -29,6 +29,7 @@ columns, default settings.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -144,11 +145,16 @@ def coverage_of(case, difference, seed):
     }
 
 
+def kept_lines(path):
+    """Return what earlier runs have written."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def print_coverage(args):
     """Run the logs that are not in the file, and print the table."""
     start, path = time.perf_counter(), Path(args.out)
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = [json.loads(line) for line in lines if line.endswith("}")]
+    done = [one for one in kept_lines(path) if "case" in one]
     known = {(one["case"], one["difference"], one["seed"]) for one in done}
     missing = [
         (case, difference, seed)
@@ -315,35 +321,46 @@ def print_interval(args):
 N_LABELS = 100
 
 
-def labels_of(seed):
-    """Return R2 without labels, with labels of random rows, and with those of the queue."""
+LABELLED = {"none": "none", "random": "of random rows", "queue": "of the queue"}
+
+
+def labels_of(seed, kind):
+    """Return R2 without labels, with labels of random rows, or with those of the queue."""
     p = Problem("synthetic", None, seed)
     X, truth = p.X[p.train], p.z[p.train]
     y = p.simulate(n_signals=3).actions[p.train, 0]
     est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
-    found = []
+    rows, labels = [], np.full(len(X), np.nan)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        at_random = np.random.default_rng([seed, 2]).permutation(len(X))[:N_LABELS]
-        for rows in ([], at_random, label_queue(est, X, y, N_LABELS)):
-            labels = np.full(len(X), np.nan)
-            labels[rows] = truth[rows]
-            est.fit(X, y, labels=labels)
-            found.append(reward_metrics(p.z[p.is_test], est.predict(p.X[p.is_test]))["r2"])
-    return found
+        if kind == "random":
+            rows = np.random.default_rng([seed, 2]).permutation(len(X))[:N_LABELS]
+        elif kind == "queue":
+            rows = label_queue(est, X, y, N_LABELS)
+        labels[rows] = truth[rows]
+        est.fit(X, y, labels=labels)
+    return float(reward_metrics(p.z[p.is_test], est.predict(p.X[p.is_test]))["r2"])
 
 
 def print_labels(args):
-    """Print what labels of the queue are worth beside labels of random rows."""
-    start = time.perf_counter()
+    """Run the fits that are not in the file, and print what labels of the queue are worth."""
+    start, path = time.perf_counter(), Path(args.out)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    none, at_random, queue = np.array(
-        Parallel(n_jobs=args.jobs)(delayed(labels_of)(seed) for seed in seeds)
-    ).T
+    found = {(one["seed"], one["labels"]): one["r2"] for one in kept_lines(path) if "labels" in one}
+    missing = [one for one in itertools.product(seeds, LABELLED) if one not in found]
+    runs = Parallel(n_jobs=args.jobs, return_as="generator")(
+        delayed(labels_of)(*one) for one in missing
+    )
+    with path.open("a") as file:
+        for (seed, kind), r2 in zip(missing, runs, strict=True):
+            found[seed, kind] = r2
+            file.write(json.dumps({"seed": seed, "labels": kind, "r2": r2}) + "\n")
+            file.flush()
+    none, at_random, queue = (np.array([found[seed, kind] for seed in seeds]) for kind in LABELLED)
     print(f"\n{N_LABELS} labels, seeds {seeds[0]} to {seeds[-1]} (mean ± standard error)\n")
     print("| labels | R2 | gained over no labels | gained in each seed |")
     print("|---|---|---|---|")
-    for name, r2 in (("none", none), ("of random rows", at_random), ("of the queue", queue)):
+    for name, r2 in zip(LABELLED.values(), (none, at_random, queue), strict=True):
         each = ", ".join(f"{gain:.3f}" for gain in r2 - none) if r2 is not none else ""
         gained = mean_and_error(r2 - none) if r2 is not none else ""
         print(f"| {name} | {mean_and_error(r2)} | {gained} | {each} |")
@@ -401,7 +418,9 @@ def main(argv=None):
     parser.add_argument("--seeds", type=int, default=5, help="of all but the coverage")
     parser.add_argument("--first-seed", type=int, default=0, help="of intervals and labels")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", default="inference.jsonl", help="what is kept of the coverage")
+    parser.add_argument(
+        "--out", default="inference.jsonl", help="what is kept of coverage and labels"
+    )
     args = parser.parse_args(argv)
     for part in args.part:
         PARTS[part](args)
