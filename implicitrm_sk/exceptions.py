@@ -33,11 +33,13 @@ class ImplicitRMError(ValueError):
 
     Examples
     --------
+    >>> import tempfile
     >>> from implicitrm_sk import ImplicitRewardEstimator, ImplicitRMError
-    >>> try:
-    ...     ImplicitRewardEstimator(objective="bpr").fit([[0.5], [1.5]], [0, 1])
-    ... except ImplicitRMError as error:
-    ...     print("groups" in str(error))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     try:
+    ...         ImplicitRewardEstimator.load(folder)
+    ...     except ImplicitRMError as error:
+    ...         print(isinstance(error, ValueError))
     True
     """
 
