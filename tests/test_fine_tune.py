@@ -187,6 +187,55 @@ def losses_of(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def test_average_of_the_weights_is_evaluated_and_kept(calm, log, tmp_path, monkeypatch):
+    """Of six steps the first is the average, the second half of it, the others 1 / 1.2 of it."""
+    from implicitrm_sk.integrations import _tuned
+
+    est = fit(make_estimator(calm), log)
+    seen = []
+    average = _tuned.TunedReward.average
+
+    def noted(self, share):
+        seen.append((share, self.heads.reward.biases[-1].detach().clone()))
+        average(self, share)
+
+    monkeypatch.setattr(_tuned.TunedReward, "average", noted)
+    args = STEPS | {"save_strategy": "no", "load_best_model_at_end": False}
+    trainer, _ = run_of(est, *log[:2], tmp_path, args=args).train()
+    assert [share for share, _ in seen] == pytest.approx([1.0] + 5 * [1 / 1.2])
+    expected = 0.0
+    for share, bias in seen:
+        expected = (1 - share) * expected + share * bias
+    found = trainer.model.heads.reward.biases[-1]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert not torch.equal(found, seen[-1][1])
+    loss = -trainer.held_out(trainer.mixture).sum() / trainer.weight.sum()
+    last = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+    assert last == pytest.approx(loss, abs=1e-9)
+
+
+def test_column_that_does_not_vary_leaves_the_others_their_gradient(tmp_path, log):
+    """MiniLM has three of these: divided by their scale, the gradient of one is 1e30."""
+    folder = make_tiny_model(tmp_path / "m", "bert", hidden_size=16, intermediate_size=24)
+    import transformers
+
+    network = transformers.AutoModel.from_pretrained(folder)
+    norm = network.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.weight[3], norm.bias[3] = 1e-30, 0.0
+    network.save_pretrained(folder)
+    est = fit(make_estimator(folder), log)
+    assert 0 < est.scaler_.scale_[3] < 1e-29
+    args = STEPS | {"weight_decay": 0.0, "save_strategy": "no", "load_best_model_at_end": False}
+    trainer, _ = run_of(est, *log[:2], tmp_path / "run", lora=False, args=args).train()
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(norms) == 6
+    assert max(norms) < 100
+    found = trainer.model.trunk.network.encoder.layer[-1].output.LayerNorm
+    assert found.weight[3] == norm.weight[3]
+    assert (found.weight - norm.weight).abs().median() > 1e-4
+
+
 def test_accumulation_is_a_larger_batch(calm, log, tmp_path):
     """Also of the last, smaller batch of an epoch."""
     est = fit(make_estimator(calm, dropout=0.0), log)

@@ -375,6 +375,7 @@ def _recipe(est, output_dir, given, lora):
         "bf16": on_cuda and est.embedder_.dtype_ == "bfloat16",
         "use_cpu": resolve_device(est.embedder_.device).type == "cpu",
         "dataloader_pin_memory": on_cuda,
+        "ddp_broadcast_buffers": False,  # they are equal in all processes
         "disable_tqdm": not est.verbose,
         "report_to": "none",
     }
@@ -539,6 +540,7 @@ class Run:
         trainer = self.trainer()
         frozen = trainer.held_out(FittedMixture.of(self.est))
         trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
+        trainer.accelerator.unwrap_model(trainer.model).take_average()
         if trainer.constraint is not None:
             self._impose_rate(trainer)
         return trainer, frozen
