@@ -188,7 +188,7 @@ def losses_of(trainer):
 
 
 def test_average_of_the_weights_is_evaluated_and_kept(calm, log, tmp_path, monkeypatch):
-    """Of six steps the first is the average, the second half of it, the others 1 / 1.2 of it."""
+    """Of six steps the first is the average, the second half of it, the others 1 / 2.4 of it."""
     from implicitrm_sk.integrations import _tuned
 
     est = fit(make_estimator(calm), log)
@@ -202,7 +202,7 @@ def test_average_of_the_weights_is_evaluated_and_kept(calm, log, tmp_path, monke
     monkeypatch.setattr(_tuned.TunedReward, "average", noted)
     args = STEPS | {"save_strategy": "no", "load_best_model_at_end": False}
     trainer, _ = run_of(est, *log[:2], tmp_path, args=args).train()
-    assert [share for share, _ in seen] == pytest.approx([1.0] + 5 * [1 / 1.2])
+    assert [share for share, _ in seen] == pytest.approx([1.0, 0.5] + 4 * [1 / 2.4])
     expected = 0.0
     for share, bias in seen:
         expected = (1 - share) * expected + share * bias

@@ -21,7 +21,7 @@ from ..training._users import UserWeights, posterior
 #: Columns whose scale is below this share of the median one pass no gradient to the language model.
 STILL = 1e-3
 #: Share of the training over which weights are averaged.
-AVERAGED = 0.2
+AVERAGED = 0.4
 
 
 class KnownUsers(UserWeights):
