@@ -670,6 +670,9 @@ class Run:
                 f"{error:.4f}). Collect more rows, or try smaller steps or fewer epochs in args."
             )
             return self.est
+        factors = trainer.factors
+        if factors:
+            trainer.accelerator.unwrap_model(trainer.model).scale_logits(factors)
         state = trainer.state
         history = [entry for entry in state.log_history if "eval_loss" in entry]
         self.tuned.fine_tuning_ = {
@@ -680,6 +683,7 @@ class Run:
             "log_likelihood": after,
             "log_likelihood_frozen": before,
             "standard_error": error,
+            "factors": list(factors),
             "steps": state.global_step,
             "epochs": float(state.epoch or 0.0),
             "learning_rate": float(self.args.learning_rate),

@@ -8,6 +8,7 @@ import contextlib
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from scipy.optimize import minimize
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback
@@ -22,6 +23,8 @@ from ..training._users import UserWeights, posterior
 STILL = 1e-3
 #: Share of the training over which weights are averaged.
 AVERAGED = 0.4
+#: Least and greatest factor of logits that the held-out rows may ask for.
+SCALES = (0.1, 2.0)
 
 
 class KnownUsers(UserWeights):
@@ -106,6 +109,21 @@ class TunedReward(nn.Module):
             with torch.no_grad():
                 for value, parameter in zip(kept, self._trained(), strict=True):
                     parameter.copy_(value)
+
+    def scalable(self):
+        """Return the heads whose logits may be scaled on their own: reward, then propensity."""
+        config = self.heads.config
+        plain = config["propensity_form"] in ("head", "constant") and not config["shared_logits"]
+        if not plain or config["examination"] or self.criterion.users is not None:
+            return []
+        return [head for head in (self.heads.reward, self.heads.propensity) if head is not None]
+
+    @torch.no_grad()
+    def scale_logits(self, factors):
+        """Multiply the logits of the scalable heads by one factor each."""
+        for head, factor in zip(self.scalable(), factors, strict=True):
+            for parameter in (head.weights[-1], head.biases[-1]):
+                parameter.mul_(factor)
 
     @property
     def config(self):
@@ -322,6 +340,7 @@ class RewardTrainer(Trainer):
         self.mixture = mixture
         self.tokens = tokens
         self.constraint = constraint
+        self.factors = ()
         super().__init__(
             model=model,
             args=args,
@@ -397,7 +416,7 @@ class RewardTrainer(Trainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Return minus the mean log-likelihood of the held-out responses, in nats, as ``loss``.
 
-        The average of the weights is evaluated.
+        It is that of the average of the weights, see `held_out`.
         """
         with self.accelerator.unwrap_model(self.model).averaged():
             loss = -self.held_out(self.mixture).sum() / self.weight.sum()
@@ -411,22 +430,52 @@ class RewardTrainer(Trainer):
     def held_out(self, mixture):
         """Return the log-likelihood of each cluster of held-out responses, or of each user.
 
+        For responses it is the likelihood at the factors of the logits that make it largest, kept in
+        `factors`. Training makes heads over-confident before the ranking stops to improve (Guo et
+        al. 2017).
+
         The rows of a user are taken together, given the training rows. The posterior of the users
         is then used for the steps that follow (the E-step of EM).
         """
+        model = self.accelerator.unwrap_model(self.model)
         if self.by_user is None:
-            values = self.log_likelihood(mixture) * self.weight
+            logits = self.held_out_logits()
+            self.factors = self._best_factors(mixture, logits, len(model.scalable()))
+            values = self._likelihood(mixture, logits, self.factors) * self.weight
             return np.bincount(self.clusters, weights=values)
         rows = self.by_user(*self.logits(np.arange(len(self.tokens.lengths))))
-        model = self.accelerator.unwrap_model(self.model)
         model.user_weight.copy_(posterior(rows.train, model.criterion.users.log_prior.cpu()).exp())
         values = held_out(rows)
         return (torch.logsumexp(values, -1) - np.log(values.shape[-1])).numpy()
 
     def log_likelihood(self, mixture):
         """Return log P(y | x) of each held-out response under a mixture, including labels."""
+        return self._likelihood(mixture, self.held_out_logits())
+
+    def held_out_logits(self):
+        """Return reward and propensity logits of the held-out rows."""
         distinct, text = np.unique(self.texts, return_inverse=True)
-        f, u = (part[:, text] for part in self.logits(distinct))
+        return [part[:, text] for part in self.logits(distinct)]
+
+    def _best_factors(self, mixture, logits, n):
+        """Return the factors of reward and propensity logits that the held-out rows ask for."""
+        if not n or self.constraint is not None:
+            return ()
+
+        def loss(log_factors):
+            values = self._likelihood(mixture, logits, np.exp(log_factors))
+            return -(values @ self.weight) / self.weight.sum()
+
+        bounds = [np.log(SCALES)] * n
+        options = {"ftol": 1e-8}
+        found = minimize(loss, np.zeros(n), method="Powell", bounds=bounds, options=options)
+        return tuple(np.exp(found.x).tolist()) if found.fun < loss(np.zeros(n)) else (1.0,) * n
+
+    def _likelihood(self, mixture, logits, factors=()):
+        f, u = (
+            part if factor == 1 else part * factor
+            for part, factor in zip(logits, (*factors, 1.0, 1.0), strict=False)
+        )
         if mixture.is_mirrored:
             f, u = _mixture.with_mirror_images(f, u, mixture.measurement.signals[0].target)
         log = self.log_held_out
