@@ -430,9 +430,9 @@ class RewardTrainer(Trainer):
     def held_out(self, mixture):
         """Return the log-likelihood of each cluster of held-out responses, or of each user.
 
-        For responses it is the likelihood at the factors of the logits that make it largest, kept in
-        `factors`. Training makes heads over-confident before the ranking stops to improve (Guo et
-        al. 2017).
+        For responses it is the likelihood at the factors of the logits that make it largest. They
+        are kept in `factors`. Training makes heads over-confident before the ranking stops to
+        improve (Guo et al. 2017).
 
         The rows of a user are taken together, given the training rows. The posterior of the users
         is then used for the steps that follow (the E-step of EM).
