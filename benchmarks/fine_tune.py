@@ -6,12 +6,15 @@ Parts: `quality`, R2 and AUROC against true preference of a frozen and a tuned l
 learn from the same two signals, and from all labels; `step`, time and memory of a step beside a
 bare Trainer with a cross-entropy head; `costs`, arithmetic. The log is the one of
 `implicitrm_sk.datasets.simulate_feedback`; nothing is chosen on true preferences. `--rows` takes a
-part of the rows, for a look at whether it runs. Models: the packages that `make models`
+part of the rows, for a look at whether it runs. With `--output` a second run goes on where the
+first one was stopped. Models: the packages that `make models`
 installs (extra `finetune`).
 """
 
 import argparse
+import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,6 +35,15 @@ from .embedding import mean_and_error
 
 MAX_LENGTH = 256
 PARTS = ("quality", "step", "costs")
+SOURCES = ("actions", "labels")
+#: Of all weights of a small encoder, chosen by the held-out likelihood of actions of another seed.
+FULL_RECIPE = {
+    "num_train_epochs": 1,
+    "learning_rate": 1e-4,
+    "per_device_train_batch_size": 8,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+}
 #: Parameters in 10^9, hidden size and layers of models of these sizes, for the arithmetic.
 SIZES = {
     "MiniLM": (0.022, 384, 6),
@@ -42,62 +54,98 @@ SIZES = {
 
 
 def make_estimator(args, folder, objective, seed, signals=None):
-    embedder = LLMEmbedder(
-        packaged_model(args.encoder), max_length=MAX_LENGTH, cache_dir=args.cache_dir or folder
-    )
+    embedder = LLMEmbedder(packaged_model(args.encoder), max_length=MAX_LENGTH, cache_dir=folder)
     return ImplicitRewardEstimator(objective, embedder=embedder, signals=signals, random_state=seed)
 
 
 def quality(args, folder):
     """Compare frozen and tuned on the same actions, and on all labels."""
     data = load_rated_responses(args.data, args.data_home, encoder=args.encoder)
+    path = Path(folder) / "quality.jsonl"
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    for source in args.sources:
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            setting = {
+                "data": args.data,
+                "encoder": args.encoder,
+                "trained": "all weights" if args.full else "LoRA",
+                "rows": args.rows,
+                "epochs": args.epochs,
+                "source": source,
+                "seed": seed,
+            }
+            if not any(setting.items() <= result.items() for result in done):
+                result = setting | compare(args, folder, data, source, seed)
+                with path.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(json.dumps(result), file=sys.stderr, flush=True)
+    done = [json.loads(line) for line in path.read_text().splitlines()]
+    setting = {name: setting[name] for name in ("data", "encoder", "trained", "rows", "epochs")}
+    print_quality(setting, [result for result in done if setting.items() <= result.items()])
+
+
+def compare(args, folder, data, source, seed):
+    """Return the metrics of a frozen and a tuned model that learned from the same feedback."""
     truth, test = data.rating > 0.5, data.is_test
     pairs = list(zip(data.prompt, data.response, strict=True))
     train = np.flatnonzero(~test)[: args.rows]
     rated = np.flatnonzero(test)[: args.rows]
     texts, held_out = [pairs[i] for i in train], [pairs[i] for i in rated]
-    settings = {"num_train_epochs": args.epochs} if args.epochs else None
-    scores = {}
-    for seed in range(args.seeds):
+    if source == "labels":
+        objective, y = "naive", truth[train].astype(int)
+    else:
         log = simulate_feedback(truth, X=data.X, n_signals=2, random_state=seed)
-        for source, objective, y in (
-            ("two signals", "stratified", log.actions[train]),
-            ("all labels", "naive", truth[train].astype(int)),
-        ):
-            start = time.perf_counter()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                frozen = make_estimator(args, folder, objective, seed)
-                frozen.fit(texts, y, groups=data.groups[train])
-                tuned = fine_tune(
-                    frozen,
-                    texts,
-                    y,
-                    groups=data.groups[train],
-                    output_dir=Path(folder) / f"{source.replace(' ', '-')}-{seed}",
-                    lora=not args.full,
-                    args=settings,
-                )
-            for name, est in (("frozen", frozen), ("tuned", tuned)):
-                found = reward_metrics(truth[rated], est.predict(held_out))
-                found["kept"] = float(tuned is not frozen)
-                scores.setdefault((source, name), []).append(found)
-            print(
-                f"  seed {seed}, {source}: {time.perf_counter() - start:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-    kind = "all weights" if args.full else "LoRA"
-    print(f"{args.data}, {args.encoder}, {kind}, {len(train):,} rows, {args.seeds} seed(s)\n")
+        objective, y = "stratified", log.actions[train]
+    run = Path(folder) / f"{source}-{seed}-{args.encoder}-{args.full}-{args.rows}-{args.epochs}"
+    settings = dict(FULL_RECIPE) if args.full else {}
+    settings |= {"num_train_epochs": args.epochs} if args.epochs else {}
+    start = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        frozen = make_estimator(args, folder, objective, seed)
+        frozen.fit(texts, y, groups=data.groups[train])
+        tuned = fine_tune(
+            frozen,
+            texts,
+            y,
+            groups=data.groups[train],
+            output_dir=run,
+            lora=not args.full,
+            args=settings | {"resume_from_checkpoint": run.exists()},
+        )
+        found = {
+            name: reward_metrics(truth[rated], est.predict(held_out))
+            for name, est in (("frozen", frozen), ("tuned", tuned))
+        }
+    shutil.rmtree(run)
+    return found | {
+        "n_train": len(train),
+        "kept": tuned is not frozen,
+        "run": getattr(tuned, "fine_tuning_", None),
+        "seconds": round(time.perf_counter() - start),
+    }
+
+
+def print_quality(setting, results):
+    """Print the mean over seeds of each metric, and the gain of each seed."""
+    print(", ".join(f"{name} {value}" for name, value in setting.items() if value) + "\n")
     print("| learned from | language model | R2 | AUROC | MAE | ECE | tuned model kept |")
     print("|---|---|---|---|---|---|---|")
-    for (source, name), found in scores.items():
-        cells = [
-            shown([one[metric] for one in found])
-            for metric in ("r2", "auroc", "mae", "calibration_error")
+    metrics = ("r2", "auroc", "mae", "calibration_error")
+    for source in SOURCES:
+        of_source = [result for result in results if result["source"] == source]
+        if not of_source:
+            continue
+        of, n = f"{source}, {of_source[0]['n_train']:,} rows", len(of_source)
+        kept = f"{sum(result['kept'] for result in of_source)} of {n}"
+        for name in ("frozen", "tuned"):
+            cells = [shown([result[name][metric] for result in of_source]) for metric in metrics]
+            print(f"| {of} | {name} | {' | '.join(cells)} | {kept if name == 'tuned' else ''} |")
+        gains = [
+            shown([result["tuned"][metric] - result["frozen"][metric] for result in of_source])
+            for metric in metrics
         ]
-        kept = "" if name == "frozen" else f"{sum(one['kept'] for one in found):.0f}"
-        print(f"| {source} | {name} | {' | '.join(cells)} | {kept} |")
+        print(f"| {of} | gain | {' | '.join(gains)} | |")
     print()
 
 
@@ -121,7 +169,7 @@ def step(args, folder):
         for side in sorted(found, reverse=number % 2):
             command = [sys.executable, "-m", "benchmarks.fine_tune", "--only", f"step-{side}"]
             command += ["--encoder", args.encoder, "--steps", str(args.steps)]
-            command += ["--data", args.data, "--cache-dir", args.cache_dir or folder]
+            command += ["--data", args.data, "--output", folder]
             if args.data_home:
                 command += ["--data-home", args.data_home]
             output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -242,13 +290,16 @@ def main(argv=None):
     parser.add_argument("--full", action="store_true", help="train all weights, not LoRA")
     parser.add_argument("--rows", type=int, help="rows to train and to rate (default: all)")
     parser.add_argument("--epochs", type=float, help="default: that of the recipe")
+    parser.add_argument("--sources", nargs="+", default=SOURCES, choices=SOURCES)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--cache-dir", help="store of embeddings (default: a temporary one)")
+    parser.add_argument("--output", help="folder of vectors, runs and results, to go on from")
     args = parser.parse_args(argv)
     for part in args.only:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = args.output or temporary
             if part in sides:
                 one_side(args, part.removeprefix("step-"), folder)
             else:

@@ -187,6 +187,55 @@ def losses_of(trainer):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def test_average_of_the_weights_is_evaluated_and_kept(calm, log, tmp_path, monkeypatch):
+    """Of six steps the first is the average, the second half of it, the others 1 / 2.4 of it."""
+    from implicitrm_sk.integrations import _tuned
+
+    est = fit(make_estimator(calm), log)
+    seen = []
+    average = _tuned.TunedReward.average
+
+    def noted(self, share):
+        seen.append((share, self.heads.reward.biases[-1].detach().clone()))
+        average(self, share)
+
+    monkeypatch.setattr(_tuned.TunedReward, "average", noted)
+    args = STEPS | {"save_strategy": "no", "load_best_model_at_end": False}
+    trainer, _ = run_of(est, *log[:2], tmp_path, args=args).train()
+    assert [share for share, _ in seen] == pytest.approx([1.0, 0.5] + 4 * [1 / 2.4])
+    expected = 0.0
+    for share, bias in seen:
+        expected = (1 - share) * expected + share * bias
+    found = trainer.model.heads.reward.biases[-1]
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+    assert not torch.equal(found, seen[-1][1])
+    loss = -trainer.held_out(trainer.mixture).sum() / trainer.weight.sum()
+    last = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry][-1]
+    assert last == pytest.approx(loss, abs=1e-9)
+
+
+def test_column_that_does_not_vary_leaves_the_others_their_gradient(tmp_path, log):
+    """MiniLM has three of these: divided by their scale, the gradient of one is 1e30."""
+    folder = make_tiny_model(tmp_path / "m", "bert", hidden_size=16, intermediate_size=24)
+    import transformers
+
+    network = transformers.AutoModel.from_pretrained(folder)
+    norm = network.encoder.layer[-1].output.LayerNorm
+    with torch.no_grad():
+        norm.weight[3], norm.bias[3] = 1e-30, 0.0
+    network.save_pretrained(folder)
+    est = fit(make_estimator(folder), log)
+    assert 0 < est.scaler_.scale_[3] < 1e-29
+    args = STEPS | {"weight_decay": 0.0, "save_strategy": "no", "load_best_model_at_end": False}
+    trainer, _ = run_of(est, *log[:2], tmp_path / "run", lora=False, args=args).train()
+    norms = [entry["grad_norm"] for entry in trainer.state.log_history if "grad_norm" in entry]
+    assert len(norms) == 6
+    assert max(norms) < 100
+    found = trainer.model.trunk.network.encoder.layer[-1].output.LayerNorm
+    assert found.weight[3] == norm.weight[3]
+    assert (found.weight - norm.weight).abs().median() > 1e-4
+
+
 def test_accumulation_is_a_larger_batch(calm, log, tmp_path):
     """Also of the last, smaller batch of an epoch."""
     est = fit(make_estimator(calm, dropout=0.0), log)
@@ -380,7 +429,8 @@ def test_users_who_differ(of_users, tmp_path):
 def test_rate_of_the_result_is_the_one_given(folder, log, tmp_path):
     texts, y, _ = log
     est = fit(make_estimator(folder, preference_rate=0.5), log)
-    _, tuned = train(run_of(est, texts, y, tmp_path, args={"max_steps": 5, "learning_rate": 3e-3}))
+    args = {"max_steps": 5, "learning_rate": 3e-3, "eval_strategy": "no", "save_strategy": "no"}
+    _, tuned = train(run_of(est, texts, y, tmp_path, args=args))
     assert np.abs(tuned.predict(texts) - est.predict(texts)).max() > 0.01
     assert tuned.predict(texts).mean() == pytest.approx(0.5, abs=1e-4)
 
@@ -463,7 +513,7 @@ def tuned(folder, tmp_path_factory):
     log = make_texts(400, seed=1)
     est = fit(make_estimator(folder, max_epochs=40), log)
     output = tmp_path_factory.mktemp("tuned") / "run"
-    args = {"num_train_epochs": 4, "learning_rate": 1e-2}
+    args = {"num_train_epochs": 8, "learning_rate": 1e-2}
     before = random.getstate(), torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     found = fine_tune(est, log[0], log[1], output_dir=output, args=args)
     assert random.getstate() == before[0]
@@ -478,6 +528,7 @@ def test_result_is_better_and_says_how_it_was_made(tuned):
     assert not hasattr(est, "fine_tuning_")
     run = found.fine_tuning_
     assert run["log_likelihood"] > run["log_likelihood_frozen"] + run["standard_error"]
+    assert len(run["factors"]) == 2
     best = max(entry["log_likelihood"] for entry in run["history"])
     assert run["log_likelihood"] == pytest.approx(best, abs=1e-9)
     right = [((e.predict(texts) > 0.5) == liked).mean() for e in (est, found)]
@@ -489,6 +540,26 @@ def test_result_is_better_and_says_how_it_was_made(tuned):
     assert "## Fine-tuning" in card
     assert "LoRA, rank 16" in card
     assert f"{run['log_likelihood']:.4f}, before {run['log_likelihood_frozen']:.4f}" in card
+
+
+def test_over_confident_heads_are_softened(tuned, tmp_path, monkeypatch):
+    """The factors undo what the logits of all members were multiplied by."""
+    from implicitrm_sk.integrations import _tuned
+
+    monkeypatch.setattr(_tuned, "SCALES", (0.01, 100.0))
+    est, _, (texts, y, _), _ = tuned
+    trainer = run_of(est, texts, y, tmp_path).trainer()
+    mixture = FittedMixture.of(est)
+    values, factors = trainer.held_out(mixture), trainer.factors
+    logits = trainer.held_out_logits()
+    assert values.sum() >= (trainer.log_likelihood(mixture) * trainer.weight).sum()
+    apart = tuple(factor / wanted for factor, wanted in zip(factors, (0.4, 1.2), strict=True))
+    trainer.model.scale_logits(apart)
+    for found, logit, factor in zip(trainer.held_out_logits(), logits, apart, strict=True):
+        torch.testing.assert_close(found, factor * logit, atol=1e-4, rtol=1e-4)
+    again = trainer.held_out(mixture)
+    assert trainer.factors == pytest.approx((0.4, 1.2), rel=0.02)
+    assert again.sum() == pytest.approx(values.sum(), abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["reward", "reward.zip"])

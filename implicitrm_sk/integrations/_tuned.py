@@ -3,18 +3,28 @@
 Imported where it is used: the Trainer needs the package accelerate.
 """
 
+import contextlib
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
+from scipy.optimize import minimize
 from torch import nn
 from torch.utils.data import Dataset, Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from .._activity import held_out
 from ..measurement import _mixture
 from ..training._net import MemberRisk
 from ..training._users import UserWeights, posterior
+
+#: Columns whose scale is below this share of the median one pass no gradient to the language model.
+STILL = 1e-3
+#: Share of the training over which weights are averaged.
+AVERAGED = 0.4
+#: Least and greatest factor of logits that the held-out rows may ask for.
+SCALES = (0.1, 2.0)
 
 
 class KnownUsers(UserWeights):
@@ -48,11 +58,14 @@ class TunedReward(nn.Module):
         self.criterion = criterion
         is_all = len(used) == trunk.network.config.get_text_config().hidden_size
         scale = (None, None) if scaler is None else (scaler.mean_, scaler.scale_)
+        # A column that hardly varies is noise, but its gradient would drown that of all others.
+        still = None if scale[1] is None else scale[1] < STILL * np.median(scale[1])
         n_members = heads.config["n_members"]
         for name, value in (
             ("used", None if is_all else torch.as_tensor(used)),
             ("mean", None if scale[0] is None else torch.as_tensor(scale[0])),
             ("scale", None if scale[1] is None else torch.as_tensor(scale[1])),
+            ("still", torch.as_tensor(still) if np.any(still) else None),
         ):
             self.register_buffer(name, value, persistent=False)
         # State of `RateConstraint`, from which a resumed run continues; NaN means not yet set.
@@ -62,6 +75,55 @@ class TunedReward(nn.Module):
         # The weights of users over their activity, from the last evaluation.
         users = criterion.users
         self.register_buffer("user_weight", None if users is None else users.messages.exp())
+        # The average of the weights, in the checkpoints for runs that are resumed.
+        for number, parameter in enumerate(self._trained()):
+            wide = torch.promote_types(parameter.dtype, torch.float32)
+            self.register_buffer(f"average_{number}", parameter.detach().to(wide, copy=True))
+
+    def _trained(self):
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def _averages(self):
+        return [getattr(self, f"average_{n}") for n in range(len(self._trained()))]
+
+    @torch.no_grad()
+    def average(self, share):
+        """Move the average of the weights towards the weights by a share of the distance."""
+        for mean, parameter in zip(self._averages(), self._trained(), strict=True):
+            mean.lerp_(parameter.detach().to(mean.dtype), share)
+
+    @torch.no_grad()
+    def take_average(self):
+        """Let the weights be their average."""
+        for mean, parameter in zip(self._averages(), self._trained(), strict=True):
+            parameter.copy_(mean)
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Let the weights be their average for a while."""
+        kept = [p.detach().clone() for p in self._trained()]
+        self.take_average()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for value, parameter in zip(kept, self._trained(), strict=True):
+                    parameter.copy_(value)
+
+    def scalable(self):
+        """Return the heads whose logits may be scaled on their own: reward, then propensity."""
+        config = self.heads.config
+        plain = config["propensity_form"] in ("head", "constant") and not config["shared_logits"]
+        if not plain or config["examination"] or self.criterion.users is not None:
+            return []
+        return [head for head in (self.heads.reward, self.heads.propensity) if head is not None]
+
+    @torch.no_grad()
+    def scale_logits(self, factors):
+        """Multiply the logits of the scalable heads by one factor each."""
+        for head, factor in zip(self.scalable(), factors, strict=True):
+            for parameter in (head.weights[-1], head.biases[-1]):
+                parameter.mul_(factor)
 
     @property
     def config(self):
@@ -71,7 +133,8 @@ class TunedReward(nn.Module):
     def trained_names(self):
         """Return the names of the weights in a checkpoint, which leaves frozen ones out."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        return trained | {"rate_mean", "rate_multiplier", "user_weight"}
+        averages = {f"average_{n}" for n in range(len(trained))}
+        return trained | averages | {"rate_mean", "rate_multiplier", "user_weight"}
 
     @property
     def _keys_to_ignore_on_save(self):
@@ -120,6 +183,8 @@ class TunedReward(nn.Module):
         with torch.autocast(vectors.device.type, enabled=False):
             x = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
             x = x if self.used is None else x.index_select(1, self.used)
+            if self.still is not None:
+                x = torch.where(self.still, x.detach(), x)
             if self.mean is not None:
                 x = (x - self.mean.to(x)) / self.scale.to(x)
             x = x.to(self.heads.reward.biases[-1].dtype)
@@ -129,6 +194,14 @@ class TunedReward(nn.Module):
                 self.criterion.users.weight = self.user_weight
             outputs = self.heads.outputs(x.index_select(0, text), first)
             return self.criterion(outputs, fields, sample_weight), outputs[0]
+
+
+class Averages(TrainerCallback):
+    """Averages the weights after each step, recent steps counting most."""
+
+    def on_step_end(self, args, state, control, model=None, **kwargs):
+        """Take one more step into the average."""
+        model.average(1 / max(1, min(state.global_step, AVERAGED * state.max_steps)))
 
 
 class Responses(Dataset):
@@ -267,13 +340,14 @@ class RewardTrainer(Trainer):
         self.mixture = mixture
         self.tokens = tokens
         self.constraint = constraint
+        self.factors = ()
         super().__init__(
             model=model,
             args=args,
             data_collator=Collator(rows, tokens, model.trunk.pad),
             train_dataset=Responses(len(rows)),
             eval_dataset=Responses(log.n_responses),
-            callbacks=list(callbacks),
+            callbacks=[Averages(), *callbacks],
         )
         self.loss_is_scaled_for_ga = True
 
@@ -340,8 +414,12 @@ class RewardTrainer(Trainer):
     # ------------------------------------------------------------------ evaluation
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Return minus the mean log-likelihood of the held-out responses, in nats, as ``loss``."""
-        loss = -self.held_out(self.mixture).sum() / self.weight.sum()
+        """Return minus the mean log-likelihood of the held-out responses, in nats, as ``loss``.
+
+        It is that of the average of the weights, see `held_out`.
+        """
+        with self.accelerator.unwrap_model(self.model).averaged():
+            loss = -self.held_out(self.mixture).sum() / self.weight.sum()
         metrics = {f"{metric_key_prefix}_loss": float(loss)}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
@@ -352,22 +430,52 @@ class RewardTrainer(Trainer):
     def held_out(self, mixture):
         """Return the log-likelihood of each cluster of held-out responses, or of each user.
 
+        For responses it is the likelihood at the factors of the logits that make it largest. They
+        are kept in `factors`. Training makes heads over-confident before the ranking stops to
+        improve (Guo et al. 2017).
+
         The rows of a user are taken together, given the training rows. The posterior of the users
         is then used for the steps that follow (the E-step of EM).
         """
+        model = self.accelerator.unwrap_model(self.model)
         if self.by_user is None:
-            values = self.log_likelihood(mixture) * self.weight
+            logits = self.held_out_logits()
+            self.factors = self._best_factors(mixture, logits, len(model.scalable()))
+            values = self._likelihood(mixture, logits, self.factors) * self.weight
             return np.bincount(self.clusters, weights=values)
         rows = self.by_user(*self.logits(np.arange(len(self.tokens.lengths))))
-        model = self.accelerator.unwrap_model(self.model)
         model.user_weight.copy_(posterior(rows.train, model.criterion.users.log_prior.cpu()).exp())
         values = held_out(rows)
         return (torch.logsumexp(values, -1) - np.log(values.shape[-1])).numpy()
 
     def log_likelihood(self, mixture):
         """Return log P(y | x) of each held-out response under a mixture, including labels."""
+        return self._likelihood(mixture, self.held_out_logits())
+
+    def held_out_logits(self):
+        """Return reward and propensity logits of the held-out rows."""
         distinct, text = np.unique(self.texts, return_inverse=True)
-        f, u = (part[:, text] for part in self.logits(distinct))
+        return [part[:, text] for part in self.logits(distinct)]
+
+    def _best_factors(self, mixture, logits, n):
+        """Return the factors of reward and propensity logits that the held-out rows ask for."""
+        if not n or self.constraint is not None:
+            return ()
+
+        def loss(log_factors):
+            values = self._likelihood(mixture, logits, np.exp(log_factors))
+            return -(values @ self.weight) / self.weight.sum()
+
+        bounds = [np.log(SCALES)] * n
+        options = {"ftol": 1e-8}
+        found = minimize(loss, np.zeros(n), method="Powell", bounds=bounds, options=options)
+        return tuple(np.exp(found.x).tolist()) if found.fun < loss(np.zeros(n)) else (1.0,) * n
+
+    def _likelihood(self, mixture, logits, factors=()):
+        f, u = (
+            part if factor == 1 else part * factor
+            for part, factor in zip(logits, (*factors, 1.0, 1.0), strict=False)
+        )
         if mixture.is_mirrored:
             f, u = _mixture.with_mirror_images(f, u, mixture.measurement.signals[0].target)
         log = self.log_held_out

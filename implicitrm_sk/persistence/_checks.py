@@ -31,6 +31,7 @@ TUNING = (
     "log_likelihood",
     "log_likelihood_frozen",
     "standard_error",
+    "factors",
     "steps",
     "epochs",
     "learning_rate",
@@ -234,11 +235,14 @@ def _are_losses(history, fitted):
 
 
 def _is_tuning(found, fitted):
-    texts, numbers = ("method", "base_model"), set(TUNING) - {"method", "base_model", "history"}
+    texts = ("method", "base_model")
+    numbers = set(TUNING) - {*texts, "factors", "history"}
     return (
         set(found) == set(TUNING)
         and all(isinstance(found[name], str) for name in texts)
         and all(isinstance(found[name], float | int) for name in numbers)
+        and isinstance(found["factors"], list)
+        and all(isinstance(factor, float) for factor in found["factors"])
         and isinstance(found["history"], list)
         and all(
             isinstance(entry, dict)
