@@ -204,12 +204,19 @@ def test_one_answer_that_satisfies_the_model_is_called_identified():
     assert auroc >= 0.8
 
 
+def test_counts_of_one_answer_are_tested_on_all_responses():
+    # The 190 responses that are held out of this fit are too few to show it.
+    found, level_error, _ = fitted(survey, "yes", seed=1)
+    assert level_error > 0.15
+    assert found.level == "not identified"
+    assert "on 951 responses, and makes their variance" in found.reason
+
+
 @pytest.mark.parametrize(
     ("simulator", "way", "words"),
     [
         (thumbs, "labels", "labels are not counted: which responses have one depends on what"),
         (survey, "over-dispersed", "counts of one response vary more than exposures of one"),
-        (survey, "yes", "counts of one response vary more than exposures of one"),
         (views, "steps", "steps of one action"),
         (ratings, "inverted", "actions on most rows that would each prove preference"),
     ],
