@@ -9,8 +9,11 @@ Logs: those of `load_feedback_log` but ifllm, whose actions say nothing of its t
 
 Fitted on four folds and scored on the fifth. wikimedia_mvp has 50 responses: all are fitted and
 scored, the posterior only. Truth enters the scores, and the rows that name it: "all true labels",
-and those with a number of labels. The recommended way, one action alone, baselines and labels are
-scored on five folds, the other ways and objectives on fold 0.
+and those with a number of labels. The recommended way, one action alone, baselines and labels as a
+calibration or in a regression are scored on five folds, the other ways and objectives on fold 0.
+Labels in the likelihood take a fit of their own for each number: on five folds for logs of less
+than 2,000 rows, on fold 0 for kuairand and coat. This was settled by the time that cells take,
+before any such cell was scored.
 
 Each cell is appended to FILE.jsonl as it is done, and a second run goes on from there. The table
 has one row per log, way, question and fold; a way that `fit` refuses has no scores and the verdict
@@ -83,6 +86,8 @@ COLUMNS = [
     "verdict",
 ]
 N_LABELS = (50, 100, 200, 400)
+#: Labels in the likelihood are scored on fold 0 only: each number of labels is one more fit.
+LARGE = ("kuairand", "coat")
 REFUSED = "refused"
 #: Rewards are kept this far from 0 and 1 where their logit or likelihood is taken.
 EDGE = 1e-6
@@ -193,6 +198,11 @@ def recommended(log):
     return log.actions, {} if log.exposures is None else {"exposures": log.exposures}
 
 
+def six_of_users(log):
+    """Return six actions, with the users who took them; those to be scored are new."""
+    return log.frame[list(SIX)].astype(float), {"user_id": log.user_id}
+
+
 def thumb(log):
     """Return up, down or none; a response with more of one than of the other counts for it."""
     sign = np.sign(log.positive - log.negative)
@@ -275,6 +285,7 @@ def ways(name):
                 LOOKED | ESTIMATE,
                 trap=True,
             ),
+            Way("six actions, e = 0, users", six_of_users),
         ]
     else:
         found = [
@@ -511,6 +522,11 @@ def latent_class(log, train, test):
         sign = np.array([1.0, -1.0])
     if log.name == "oasst1":  # up and down add up to the reactions
         counts, shown, sign = counts[:, :1], shown[:, :1], sign[:1]
+    # Equal rows are counted once: six actions have few patterns.
+    patterns, number = np.unique(
+        np.column_stack([counts, shown])[train], axis=0, return_counts=True
+    )
+    counts_of_train, shown_of_train = np.split(patterns, 2, axis=1)
 
     def log_joint(counts, shown, prior, rate):
         rate = np.clip(rate, 1e-9, 1 - 1e-9)
@@ -520,18 +536,18 @@ def latent_class(log, train, test):
     best = None
     for start in range(5):
         rng = np.random.default_rng(start)
-        base = counts[train].sum(axis=0) / shown[train].sum(axis=0)
+        base = number @ counts_of_train / (number @ shown_of_train)
         factor = np.exp(rng.uniform(0.2, 1.5, counts.shape[1]))
         rate = np.clip(np.stack([base / factor**sign, base * factor**sign]), 1e-6, 0.999)
         prior = 0.5
         for _ in range(300):
-            joint = log_joint(counts[train], shown[train], prior, rate)
+            joint = log_joint(counts_of_train, shown_of_train, prior, rate)
             total = np.logaddexp(joint[:, 0], joint[:, 1])
-            weight = np.exp(joint - total[:, None])
-            prior = weight[:, 1].mean()
-            rate = (weight.T @ counts[train]) / np.maximum(weight.T @ shown[train], EDGE)
-        if best is None or total.sum() > best[0]:
-            best = total.sum(), prior, rate
+            weight = np.exp(joint - total[:, None]) * number[:, None]
+            prior = weight[:, 1].sum() / number.sum()
+            rate = (weight.T @ counts_of_train) / np.maximum(weight.T @ shown_of_train, EDGE)
+        if best is None or number @ total > best[0]:
+            best = number @ total, prior, rate
     _, prior, rate = best
     if (rate[0] @ sign) > (rate[1] @ sign):
         prior, rate = 1 - prior, rate[::-1]
@@ -564,7 +580,9 @@ def baseline_cell(log, fold):
         for question, rows in (("predict", predict), ("posterior", posterior))
         for way, reward in rows.items()
     ]
-    return [*found, *plain_rows(log, fold)]
+    for n in (None, *N_LABELS):
+        found += plain_rows(log, fold, n)
+    return found
 
 
 def on_features(log, train, test, fold):
@@ -637,7 +655,9 @@ def cells(args):
         for way in ways(name)[2:]:
             yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
     for name in args.logs:
-        for fold in folds[name] if name != "wikimedia_mvp" else ():
+        if name == "wikimedia_mvp":  # every label would be scored too
+            continue
+        for fold in [0] if name in LARGE else folds[name]:
             for n in N_LABELS:
                 yield {"log": name, "kind": "labels", "way": str(n), "fold": fold}
     for name in args.logs:
@@ -660,8 +680,7 @@ def run_cell(cell, data_home):
     if cell["kind"] == "baselines":
         rows = baseline_cell(log, cell["fold"])
     elif cell["kind"] == "labels":
-        n = int(cell["way"])
-        rows = label_cell(log, n, cell["fold"]) + plain_rows(log, cell["fold"], n)
+        rows = label_cell(log, int(cell["way"]), cell["fold"])
     elif cell["kind"] == "report":
         rows = [{"report": report_cell(log, by_name[cell["way"]])}]
     else:

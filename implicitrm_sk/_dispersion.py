@@ -12,9 +12,11 @@ from ._independence import minimise
 #: The counts vary too much for exposures of one preference if chance alone has less than this
 #: probability of it ...
 SIGNIFICANCE = 0.001
-#: ... and if a model that allows more variation gains more than this, in nats per response. A fit
-#: is never exact, and with many responses even small errors are significant.
+#: ... and if a model that allows more variation gains more than this, in nats per response, or
+#: multiplies the variance of the counts by more than this. A fit is never exact, and with many
+#: responses even small errors are significant.
 LEAST_GAIN = 0.05
+LEAST_INFLATION = 1.2
 #: With fewer responses that were shown repeatedly, the test is not done.
 MIN_RESPONSES = 20
 #: Of more responses than this, an evenly spaced sample is tested.
@@ -33,6 +35,9 @@ class Dispersion:
         The correlation of two exposures of one response given its preference.
     gain : float
         The gain in log-likelihood of the model with this correlation, in nats per response.
+    inflation : float
+        The variance of the counts of a response with the mean number of exposures, in units of the
+        binomial variance.
     p_value : float
     n_responses : int
         The responses tested.
@@ -40,19 +45,22 @@ class Dispersion:
 
     correlation: float
     gain: float
+    inflation: float
     p_value: float
     n_responses: int
 
     @property
     def rejected(self):
         """Whether the counts vary more, by more than chance and enough to matter."""
-        return self.p_value < SIGNIFICANCE and self.gain > LEAST_GAIN
+        matters = self.gain > LEAST_GAIN or self.inflation > LEAST_INFLATION
+        return self.p_value < SIGNIFICANCE and matters
 
     def __str__(self):
         return (
             "counts of one response vary more than exposures of one preference do. A correlation "
             f"of {self.correlation:.2g} between two of them raises the log-likelihood by "
-            f"{self.gain:.2g} nats per response, on {self.n_responses} responses"
+            f"{self.gain:.2g} nats per response, on {self.n_responses} responses, and makes their "
+            f"variance {self.inflation:.1f} times as large"
         )
 
 
@@ -141,9 +149,11 @@ def dispersion_test(reward_logit, propensity_logit, counts, exposures, weight, r
             value1, best = value, spread
     gain = max(value0 - value1, 0.0)
     statistic = 2 * len(w) * gain
+    correlation = float(RANGE[0] + (RANGE[1] - RANGE[0]) * torch.sigmoid(best[-1]))
     return Dispersion(
-        correlation=float(RANGE[0] + (RANGE[1] - RANGE[0]) * torch.sigmoid(best[-1])),
+        correlation=correlation,
         gain=gain,
+        inflation=1 + (float(n[n > 0].mean()) - 1) * correlation,
         p_value=math.erfc(math.sqrt(statistic / 2)) / 2,
         n_responses=len(rows),
     )

@@ -23,8 +23,9 @@ from .measurement._action import Action
 from .measurement._model import Measurement, mean_delays
 from .training._data import member_logits
 
-#: With fewer held-out responses, the variation of counts is tested on all responses.
-FEW_RESPONSES = 60
+#: With fewer responses held out, the counts of all responses are tested. A fit lets the counts that
+#: it has seen vary less around it, so that this does not favour a rejection.
+FEW_RESPONSES = 1000
 #: Labels contradict a model if their mean differs by more than this many standard errors ...
 LABEL_Z = 3.3
 #: ... and by more than this difference.

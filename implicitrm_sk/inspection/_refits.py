@@ -16,7 +16,14 @@ from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import own_random_state, read_log, reread_log, run_fit, take_evidence
-from .._held_out import against_labels, dispersion_of, part_of, signs_of, tests_independence
+from .._held_out import (
+    FEW_RESPONSES,
+    against_labels,
+    dispersion_of,
+    part_of,
+    signs_of,
+    tests_independence,
+)
 from .._identification import (
     ADVICE,
     BOUNDED,
@@ -177,7 +184,8 @@ def identification_report(
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
     dispersion = _test_dispersion(rows, as_likely)
-    if dispersion is None and rows.repeated:  # too few are kept aside: all are looked at
+    few = dispersion is None or dispersion.n_responses < FEW_RESPONSES
+    if rows.repeated and few:  # as in `fit`: with too few kept aside, all are tested
         dispersion = _test_dispersion(_HeldOut(refit, X, y, fit_params), as_likely)
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
     contradiction = any(pair.contradicts for pair in associations)
