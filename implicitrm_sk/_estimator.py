@@ -117,8 +117,9 @@ class ImplicitRewardEstimator(
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=None
         P(y_k=1 | r* is not what k shows): the share of not preferred responses that still draw a
         positive action, and of preferred ones that draw a negative action (misclicks). In [0, 1).
-        A_k > e_k is imposed. None is 0, but "estimate" with `exposures` above 1: one action by
-        mistake among many exposures would otherwise prove a preference. "estimate" learns the
+        A_k > e_k is imposed. None is 0, but "estimate" with `exposures` above 1 or several rows of
+        one `response_id`: one action by mistake among many exposures would otherwise prove a
+        preference. "estimate" learns the
         rates by EM on held-out rows, each fifth of the log held out once, and then fits with
         these; it needs three signals logged together, three exposures of the same response (two,
         if signals of both polarities were logged), or labels of responses with the other
