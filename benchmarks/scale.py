@@ -368,8 +368,8 @@ def users(args):
     known = est.user_activity_
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"\n{len(known.mean):,} users, {np.mean(known.n_rows):.1f} rows of each: 2 epochs of either "
-        f"model {time.perf_counter() - began:.0f} s, {peak:.1f} GiB at most, of which "
+        f"\n{len(known.mean):,} users, {np.mean(known.n_rows):.1f} rows of each: 2 epochs of "
+        f"either model {time.perf_counter() - began:.0f} s, {peak:.1f} GiB at most, of which "
         f"{X.nbytes / 2**30:.1f} GiB are X; their weights {known.log_weight.nbytes / 2**20:.0f} MiB"
     )
 

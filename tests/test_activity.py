@@ -171,7 +171,11 @@ def test_users_are_numbered(ids, expected, known):
         ({"user_id": np.zeros(39)}, {}, "user_id has shape (39,), but one user per row"),
         ({"user_id": [[1]] * 40}, {}, "user_id has shape (40, 1)"),
         ({"user_id": np.array([{}] * 40)}, {}, "a value that cannot be an id (unhashable type"),
-        ({"response_id": np.arange(40) // 2}, {}, "user_id is not available with response_id"),
+        (
+            {"response_id": np.arange(40) // 2},
+            {"false_action_rate": 0.0},
+            "user_id is not available with response_id",
+        ),
         ({"propensity": np.full(40, 0.5)}, {}, "user_id is not available with propensity"),
         ({"exposures": np.full(40, 3)}, {}, "where false-action rates are estimated"),
         ({}, {"objective": "naive"}, "Naive makes no use of user_id. Leave it out"),
