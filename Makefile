@@ -13,13 +13,14 @@ INSTALLED_MODELS := $(VENV)/.installed-models
 PYTHON ?=
 PYTHONS := python3 python3.13 python3.12 python3.11
 DEMO_ARGS ?=
-# A file of tests shares its fixtures, so that it stays in one process.
-PYTEST_ARGS ?= -n auto --maxprocesses 4 --dist loadfile
+# Neighbours share their fixtures: who is done takes tests from the end of another's list.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+PYTEST_ARGS ?= $(PARALLEL)
 DOCS_ARGS ?=
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test docs models lint format clean
+.PHONY: help demo test slow check spec docs models lint format clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1|\2/p' Makefile | awk -F'|' '{printf "%-12s %s\n", $$1, $$2}'
@@ -30,15 +31,26 @@ demo: $(INSTALLED)  ## fit on bundled data, print a table, save a figure (DEMO_A
 test: $(INSTALLED) $(INSTALLED_MODELS)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+slow: $(INSTALLED) $(INSTALLED_MODELS)  ## run the slow tests: half an hour
+	@$(BIN)/python -m pytest -m "slow and not alone" $(PARALLEL)
+	@$(BIN)/python -m pytest -m alone
+
+check: $(INSTALLED_DEV) $(INSTALLED_MODELS)  ## check style and types, and run the quick tests beside: within a minute
+	@$(MAKE) --no-print-directory -j2 lint spec
+
+spec: $(INSTALLED)
+	@$(BIN)/python -m pytest -q -m spec -n auto --maxprocesses 2 --dist worksteal
+
 docs: $(INSTALLED_DOCS) $(INSTALLED_MODELS)  ## build the documentation in docs/_build/html; a warning is an error
 	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q $(DOCS_ARGS) docs docs/_build/html
 	@echo "Open docs/_build/html/index.html"
 
 models: $(INSTALLED_MODELS)  ## install the two language models that tests and demo can use
 
-lint: $(INSTALLED_DEV)  ## check style, formatting and types
+lint: $(INSTALLED_DEV)  ## check style, formatting, prose and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python docs/prose.py
 	@$(BIN)/mypy
 
 format: $(INSTALLED_DEV)  ## fix style and formatting in place

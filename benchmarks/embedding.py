@@ -27,8 +27,8 @@ from sklearn.pipeline import make_pipeline
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
-from implicitrm_sk.demo import packaged_model
 from implicitrm_sk.embedding import _embedder
+from implicitrm_sk.embedding._models import packaged_model
 from implicitrm_sk.embedding._store import Records
 from implicitrm_sk.metrics import reward_metrics
 

@@ -24,7 +24,7 @@ import torch
 
 from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
-from implicitrm_sk.demo import packaged_model
+from implicitrm_sk.embedding._models import packaged_model
 from implicitrm_sk.integrations import _fine_tune, fine_tune
 from implicitrm_sk.metrics import reward_metrics
 

@@ -146,7 +146,7 @@ class Problem:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", IdentificationWarning)
             warnings.filterwarnings("ignore", message="Naive works on one signal")
-            warnings.filterwarnings("ignore", message="signal .* a copy tells nothing")
+            warnings.filterwarnings("ignore", message="signal .* a copy carries")
             estimator = ImplicitRewardEstimator(objective, random_state=self.seed, **params)
             log = X, actions[self.train]
             fit_params["groups"] = self.groups[self.train]

@@ -1,8 +1,14 @@
 """Sphinx configuration of the documentation: `make docs`."""
 
+import contextlib
+import io
+import os
 import re
+import unittest.mock
+from pathlib import Path
 
 import implicitrm_sk
+from implicitrm_sk import cli
 
 project = "implicitrm-sk"
 author = copyright = "The implicitrm-sk developers"
@@ -55,14 +61,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sourcelink = False
 html_copy_source = False
-# Pages without a section of their own: no empty sidebar.
-html_sidebars = {
-    page: []
-    for page in (
-        *("index", "start", "recipes", "faq", "benchmarks"),
-        *("how_it_works", "changelog", "references"),
-    )
-}
+html_sidebars = {"index": []}
 html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 6,
@@ -78,12 +77,61 @@ def _leave_out_request_setters(app, what, name, obj, skip, options):
     return True if re.fullmatch(r"set_\w+_request", name) else None
 
 
-def _link_to_examples(app, docname, source):
+def _linked_to_examples(text, ending):
     """Point links to scripts of examples, which lead somewhere on a code host, to their pages."""
-    source[0] = re.sub(r"\]\(gallery/(plot_\w+)\.py\)", r"](examples/\1.rst)", source[0])
+    text = text.replace("](gallery/GALLERY_HEADER.rst)", f"](examples/index.{ending})")
+    return re.sub(r"\]\(gallery/(plot_\w+)\.py\)", rf"](examples/\1.{ending})", text)
+
+
+def _prepare(app, docname, source):
+    source[0] = _linked_to_examples(source[0], "rst")
+    source[0] = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", source[0])  # not broken over lines
+
+
+def _help_of(command):
+    """Return what `implicitrm COMMAND --help` prints, at a width that fits the page."""
+    output = io.StringIO()
+    with (
+        contextlib.redirect_stdout(output),
+        contextlib.suppress(SystemExit),
+        unittest.mock.patch.dict(os.environ, COLUMNS="88"),
+    ):
+        cli.main([command, "--help"])
+    return output.getvalue().strip()
+
+
+def _help_of_the_commands(app, docname, source):
+    """Put the help of each command where the page of the command line asks for it."""
+    commands = re.findall(r"^\| `implicitrm (\S+)` \|", source[0], re.MULTILINE)
+    text = "\n\n".join(f"## {name}\n\n```text\n{_help_of(name)}\n```" for name in commands)
+    source[0] = source[0].replace("<!-- help of the commands -->", text)
+
+
+def _write_markdown(app, exception):
+    """Write the pages as Markdown beside the HTML, and `llms.txt`, the list of them."""
+    if exception is not None or app.builder.name != "html":
+        return
+    docs, out = Path(app.srcdir), Path(app.outdir)
+    for page in docs.glob("*.md"):
+        source = [page.read_text()]
+        _help_of_the_commands(app, page.stem, source)
+        text = _linked_to_examples(source[0], "html")
+        text = re.sub(r"\]\((\w+)\.rst\)", r"](\1.html)", text)
+        text = re.sub(r"```\{toctree\}.*?```\n", "", text, flags=re.DOTALL)
+        include = re.compile(r"```\{include\} (\S+)\n```\n")
+        text = include.sub(lambda match: (docs / match[1]).read_text(), text)
+        (out / page.name).write_text(text.rstrip() + "\n")
+    summary = (out / "index.md").read_text().split("\n## ")[0].split("\n\n", 1)
+    sections = ("use", "understand", "reference", "evidence")
+    lists = [(out / f"{name}.md").read_text().replace("# ", "## ", 1) for name in sections]
+    title, text = summary
+    quote = "> " + " ".join(text.split())
+    (out / "llms.txt").write_text("\n\n".join([title, quote, *map(str.strip, lists)]) + "\n")
 
 
 def setup(app):
     """Connect the hooks above."""
     app.connect("autodoc-skip-member", _leave_out_request_setters)
-    app.connect("source-read", _link_to_examples)
+    app.connect("source-read", _prepare)
+    app.connect("source-read", _help_of_the_commands)
+    app.connect("build-finished", _write_markdown)

@@ -1,14 +1,14 @@
 """Refresh the rows that pages quote from the measured tables: `python docs/quotes.py`.
 
-A table below the comment `<!-- rows of methods.md -->` quotes: its columns are found in that page
-by their header, its rows by the method and what it is given. So a measurement is typed nowhere.
+A table below the comment `<!-- rows of PAGE -->` quotes: its columns are found in that page by
+their header, its rows by their first two cells (`by 3`: three). So nobody types a measurement.
 """
 
 import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-QUOTE = re.compile(r"<!-- rows of (\S+) -->\n((?:\|.*\n)+)")
+QUOTE = re.compile(r"(<!-- rows of (\S+)(?: by (\d))? -->)\n((?:\|.*\n)+)")
 
 
 def cells(line):
@@ -23,7 +23,8 @@ def names(line):
 
 def quoted(match):
     """Return a quoting comment and table with the cells of its source."""
-    source, table = match.groups()
+    comment, source, n_keys, table = match.groups()
+    n_keys = int(n_keys or 2)
     header, rule, *rows = table.splitlines()
     columns = names(header)
     for candidate in re.findall(r"(?:^\|.*\n)+", (DOCS / source).read_text(), re.MULTILINE):
@@ -33,10 +34,10 @@ def quoted(match):
     else:
         raise ValueError(f"no table in {source} has the columns {columns}")
     where = [names(titles).index(name) for name in columns]
-    by_key = {tuple(row[i] for i in where[:2]): row for row in map(cells, values)}
-    lines = [cells(titles), *(by_key[tuple(cells(row)[:2])] for row in rows)]
+    by_key = {tuple(row[i] for i in where[:n_keys]): row for row in map(cells, values)}
+    lines = [cells(titles), *(by_key[tuple(cells(row)[:n_keys])] for row in rows)]
     first, *others = ("| " + " | ".join(line[i] for i in where) + " |" for line in lines)
-    return f"<!-- rows of {source} -->\n" + "\n".join([first, rule, *others]) + "\n"
+    return f"{comment}\n" + "\n".join([first, rule, *others]) + "\n"
 
 
 def refreshed(page):

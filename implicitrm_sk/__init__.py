@@ -1,4 +1,4 @@
-"""Reward models from implicit preference data, in scikit-learn's manner."""
+"""Reward models from implicit preference data, with the interface of scikit-learn."""
 
 from typing import TYPE_CHECKING
 
@@ -9,20 +9,26 @@ if TYPE_CHECKING:
     from ._estimator import ImplicitRewardEstimator
     from ._search import BatchedSearchCV
     from .embedding import LLMEmbedder
-    from .exceptions import IdentificationWarning, ModelFileError, ShiftWarning
+    from .exceptions import (
+        IdentificationWarning,
+        ImplicitRMError,
+        ModelFileError,
+        ShiftWarning,
+    )
     from .inspection import identification_report
 
 __all__ = [
     "BatchedSearchCV",
     "Checkpoint",
     "IdentificationWarning",
+    "ImplicitRMError",
     "ImplicitRewardEstimator",
     "LLMEmbedder",
     "ModelFileError",
     "ShiftWarning",
     "identification_report",
 ]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __getattr__, __dir__ = lazy(
     __name__,
     {
@@ -30,7 +36,12 @@ __getattr__, __dir__ = lazy(
         "_estimator": ("ImplicitRewardEstimator",),
         "_search": ("BatchedSearchCV",),
         "embedding": ("LLMEmbedder",),
-        "exceptions": ("IdentificationWarning", "ModelFileError", "ShiftWarning"),
+        "exceptions": (
+            "IdentificationWarning",
+            "ImplicitRMError",
+            "ModelFileError",
+            "ShiftWarning",
+        ),
         "inspection": ("identification_report",),
     },
     modules=(

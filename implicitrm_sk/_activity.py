@@ -20,18 +20,19 @@ HEADS = ("reward_logit", "propensity_logit")
 
 @dataclass(frozen=True, eq=False)
 class UserActivity:
-    """What a fit has learned of the activity of each user, in standard deviations of users.
+    """The activity of each user, as a fit learned it, in standard deviations of users.
 
     Attributes
     ----------
     user_id : ndarray of shape (users,)
-        As passed to `fit`; rows without an id are not among them.
+        The ids passed to `fit`, without rows that lack an id.
     mean, sd : ndarray of shape (users,)
-        Of the activity b_u given all rows of the user. Of the population they are 0 and 1.
+        Mean and sd of the activity b_u of user u, given all rows of the user. In the population
+        they are 0 and 1.
     n_rows : ndarray of int of shape (users,)
-        Rows of the user.
+        Number of rows of the user.
     log_weight : ndarray of float32 of shape (users, members, nodes)
-        Logarithms of the weights of a user over the quadrature nodes of each member.
+        Log-weights of a user over the quadrature nodes of each member.
 
     Examples
     --------
@@ -54,7 +55,7 @@ class UserActivity:
     log_weight: NDArray[np.float32]
 
     def codes(self, user_id: NDArray[Any]) -> NDArray[np.int64]:
-        """Return the position of each user in `user_id`, -1 of users who are not known.
+        """Return the position of each user in `user_id`, -1 for unknown users.
 
         Parameters
         ----------
@@ -146,10 +147,10 @@ def held_out(rows):
 
 
 def is_better(activity, plain):
-    """Return whether users who differ are more likely than users who do not.
+    """Return whether the model with activity predicts users better than the model without.
 
-    By one standard error of the paired difference of the log-likelihoods of users, the rows that
-    validate being taken together.
+    The gain must exceed one standard error of the paired differences between users, with the
+    validation rows of each user taken together.
 
     Parameters
     ----------
@@ -161,11 +162,11 @@ def is_better(activity, plain):
 
 
 def fit_users(est, begun, epochs, hooks):
-    """Fit the model without and the one with activity; keep one, and what it knows of users.
+    """Fit one model without activity and one with it; keep one, and the activity of the users.
 
-    Members of the second are weighted by their total held-out likelihood: they differ in it by
-    more than noise where starts lead to different optima. Where the plan gives the starts, members
-    are compared by whoever gave them, and each is kept.
+    The members of the second are weighted by their total held-out likelihood. If the starts lead to
+    different optima, they differ in it by more than noise. If the plan gives the starts, each
+    member is kept, to be compared with the others.
 
     Parameters
     ----------
@@ -174,17 +175,17 @@ def fit_users(est, begun, epochs, hooks):
     begun : BegunFit
     epochs : int
     hooks : Hooks
-        Of the second.
+        Hooks of the second fit.
 
     Returns
     -------
     result : FitResult
-        Of the model that is kept.
+        The result of the model that is kept.
     """
     if hooks.checkpoint is not None:
         raise ValueError(
-            "a Checkpoint is not available with user_id: it does not hold the weights of users, "
-            "and two models are fitted. Leave one of the two out."
+            "a Checkpoint is not available with user_id: two models are fitted, and it does not "
+            "hold the weights of users. Leave one of the two out."
         )
     plan, data, random_state = begun.plan, begun.data, begun.random_state
     history: list[dict[str, Any]] = []
@@ -222,7 +223,7 @@ def fit_users(est, begun, epochs, hooks):
 
 
 def slots(weight):
-    """Return which member has each place of an equal-weight mixture, as its weight says.
+    """Return the member in each place of an equal-weight mixture, in proportion to its weight.
 
     The largest remainders get the places that whole numbers leave.
 

@@ -1,4 +1,4 @@
-"""Do signals co-occur as their signs allow? A test for every pair, on rows held out of the fit."""
+"""A test, for every pair of signals, whether they co-occur as their signs allow."""
 
 import itertools
 import math
@@ -8,37 +8,37 @@ import numpy as np
 from scipy.special import ndtr
 from sklearn.linear_model import LogisticRegression
 
-#: An association counts if chance alone would bring one of all pairs about with less than this
-#: probability, ...
+#: An association counts if chance alone has less than this probability of bringing it about for one
+#: of all pairs ...
 SIGNIFICANCE = 0.01
-#: ... and if it is larger than this share of the expected co-occurrences: marginals that are fitted
-#: are never exact, which many rows make significant.
+#: ... and if it is larger than this share of the expected co-occurrences. Fitted marginals are
+#: never exact, and with many rows even small errors are significant.
 LEAST_SHARE = 0.2
-#: Fewer rows on which both signals are logged tell nothing.
+#: With fewer rows on which both signals are logged, a pair is not tested.
 MIN_ROWS = 100
-#: More rows than this, evenly spaced, are not looked at.
+#: Of more rows than this, an evenly spaced sample is tested.
 MAX_ROWS = 20_000
 
 
 @dataclass(frozen=True)
 class Association:
-    """Whether two signals co-occur as their signs allow.
+    """The test of one pair: whether two signals co-occur as their signs allow.
 
     Attributes
     ----------
     signals : (str, str)
         Their names.
     same_sign : bool
-        Whether both show the same preference. They may then not co-occur too rarely, else not too
-        often.
+        Whether both show the same preference. If so, they may not co-occur too rarely. If not, they
+        may not co-occur too often.
     seen, expected : float
-        Rows with both, and how many there would be were they independent given x.
+        The number of rows with both, and its expectation if they are independent given x.
     z : float
-        The covariance given x in standard errors.
+        The covariance given x, in standard errors.
     p_value : float
-        How likely chance alone brings a pair of all those tested this far to the wrong side.
+        The probability that chance alone brings a tested pair this far to the wrong side.
     n_rows : int
-        Rows on which both are logged.
+        The number of rows on which both are logged.
     """
 
     signals: tuple
@@ -51,7 +51,7 @@ class Association:
 
     @property
     def contradicts(self):
-        """Whether the association is on the wrong side, neither by chance nor too weak."""
+        """Whether the association has the wrong sign, beyond chance and enough to matter."""
         difference = self.seen - self.expected
         wrong = -difference if self.same_sign else difference
         return self.p_value < SIGNIFICANCE and wrong > LEAST_SHARE * self.expected
@@ -68,24 +68,25 @@ class Association:
 def association_test(counts, covariates, weight, clusters, target, column, names):
     """Test for every pair of acts whether it co-occurs as the signs of the two allow.
 
-    Let R(x) be the reward, A_j(x) the probability of act j where the preference is the one that it
-    shows, and e_j its probability elsewhere. Given x, two acts that show the same preference have
-    the covariance
+    R(x) is the reward. A_j(x) is the probability of act j if the preference is the one that it
+    shows, and e_j is its probability otherwise. Given x, two acts that show the same preference
+    have the covariance
 
     R (1 - R) (A_j - e_j) (A_k - e_k) >= 0,
 
-    and two that show opposite ones have its negative. The statistic is
+    and two acts that show opposite preferences have its negative. The statistic is
 
     z = sum_i w_i (y_ij - p_ij) (y_ik - p_ik) / sqrt(V),
     V = sum_g (sum_{i in g} w_i (y_ij - p_ij) (y_ik - p_ik))^2,
 
-    the generalised covariance measure [1]_ with a variance by cluster g [2]_. p_ij is a logistic
-    regression of y_j on `covariates`. These are what a fit that has not seen the rows predicts, and
-    the regression recalibrates it: a misfit that two marginals share looks like association.
+    the generalised covariance measure [1]_, for actions y_ij of row i with weight w_i, and a
+    variance by cluster g [2]_. p_ij is a logistic regression of y_j on `covariates`. These are the
+    predictions of a fit that has not seen the rows. The regression recalibrates them, because a
+    misfit that two marginals share looks like association.
 
-    V is at least its value under independence, sum_i w_i^2 p_ij (1 - p_ij) p_ik (1 - p_ik), as
-    co-occurrences that did not happen have no spread of their own. A few rare ones that did happen
-    raise V with them. The one-sided p-value is multiplied by the number of pairs (Bonferroni).
+    V is at least its value under independence, sum_i w_i^2 p_ij (1 - p_ij) p_ik (1 - p_ik), because
+    co-occurrences that did not happen do not have a spread of their own. A few rare ones that did
+    happen raise V too. The one-sided p-value is multiplied by the number of pairs (Bonferroni).
 
     Parameters
     ----------
@@ -94,17 +95,17 @@ def association_test(counts, covariates, weight, clusters, target, column, names
     covariates : ndarray of shape (n, q)
     weight : ndarray of shape (n,)
     clusters : ndarray of int of shape (n,) or None
-        Rows of one cluster may depend on each other; None: none do.
+        Rows of one cluster may depend on each other. None: all rows are independent.
     target, column : ndarray of int of shape (K,)
-        The preference that each act shows, and the column of y that it is of. Acts of one column
-        are not compared.
+        The preference that each act shows, and the column of y that it belongs to. Acts of one
+        column are not compared.
     names : list of str
-        Of the acts.
+        The names of the acts.
 
     Returns
     -------
     tested : list of Association
-        Without pairs that are logged together on fewer than 100 rows, or of which one is constant
+        All pairs except those logged together on fewer than 100 rows, and those with a constant act
         there.
 
     References
@@ -147,10 +148,10 @@ def association_test(counts, covariates, weight, clusters, target, column, names
 
 
 def _marginal(fitted, j, counts, covariates, weight):
-    """Return P(act j | covariates), of all rows."""
+    """Return P(act j | covariates) for all rows."""
     if j not in fitted:
         logged = ~np.isnan(counts[:, j]) & (weight > 0)
-        w = weight[logged] / weight[logged].mean()  # the penalty is relative to their sum
+        w = weight[logged] / weight[logged].mean()  # the penalty is relative to the sum of weights
         regression = LogisticRegression(C=100.0, max_iter=200)
         regression.fit(covariates[logged], counts[logged, j], sample_weight=w)
         fitted[j] = regression.predict_proba(covariates)[:, 1]
@@ -158,9 +159,9 @@ def _marginal(fitted, j, counts, covariates, weight):
 
 
 def explain(tested):
-    """Return in words what the pairs that contradict their signs are, and what can cause it.
+    """Describe the pairs that contradict their signs, and the possible causes, in words.
 
-    One cause is singled out only where three signals or more allow it.
+    One cause is singled out only if there are at least three signals.
 
     Parameters
     ----------
@@ -181,7 +182,7 @@ def explain(tested):
 
 
 def _suspect(tested, found):
-    """Return the one signal of three or more that all contradictions are with, or None."""
+    """Return the signal, of three or more, that is part of all contradictions, or None."""
     names = {name for each in tested for name in each.signals}
     common = set.intersection(*(set(each.signals) for each in found))
     if len(names) < 3 or len(common) != 1:

@@ -1,4 +1,4 @@
-"""What is taken as known of the world, and what a sensitivity analysis would vary."""
+"""The assumptions of a fit, which a sensitivity analysis varies."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,26 +9,27 @@ import torch
 from ._validation import check_interval
 from .measurement._model import Measurement
 
-#: Fewer responses of a kind than this are no basis for telling anything from them.
+#: With fewer responses of a kind than this, nothing is concluded from them.
 MIN_RESPONSES = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Assumptions:
-    """What is taken as known of the world.
+    """The facts that a fit assumes as known.
 
     Attributes
     ----------
     preference_rate : float, (float, float) or None
         As the user gave it.
     false_action_rate : float, array-like, "estimate" or None
-        As the user gave it, None being a matter of the log; `with_rates_of` and `with_rates` make
-        it an ndarray of shape (K,), NaN where it is still to be estimated.
+        As the user gave it; None depends on the log. `with_rates_of` and `with_rates` make it an
+        ndarray of shape (K,), NaN where it is still to be estimated.
     label_mechanism : {"random", "acted"}
     signals : dict, list or None
         As the user gave it: what each column of y is.
     examined : bool or None
-        Whether every row was looked at; None is not known. False: those that were not are modelled.
+        Whether every row was looked at. None: not known. False: some rows were not, and this is
+        modelled.
     shared_propensity : bool
         Whether all signals have one propensity function, with a factor for each.
     estimates_false_actions : bool
@@ -45,7 +46,7 @@ class Assumptions:
 
     @classmethod
     def of(cls, estimator):
-        """Return what the parameters of an estimator assume."""
+        """Return the assumptions made by the parameters of an estimator."""
         return cls(
             estimator.preference_rate,
             estimator.false_action_rate,
@@ -58,7 +59,7 @@ class Assumptions:
 
     @property
     def preference_interval(self):
-        """The interval that holds the mean reward, None if nothing is known of it."""
+        """The interval that contains the mean reward, None if it is not known."""
         if self.preference_rate is None:
             return None
         interval = check_interval(self.preference_rate, "preference_rate")
@@ -66,7 +67,7 @@ class Assumptions:
 
     @property
     def false_actions(self):
-        """How the false-action rates are known: "none" happen, "given" or "estimated"."""
+        """How the false-action rates are known: "none" (they are 0), "given" or "estimated"."""
         if self.estimates_false_actions:
             return "estimated"
         return "given" if self.false_action_rate.any() else "none"
@@ -77,19 +78,19 @@ class Assumptions:
         return self.examined is False
 
     def measurement(self, signals):
-        """Return how the preference shows in some signals."""
+        """Return the measurement model of some signals."""
         return Measurement(signals, self.models_examination)
 
     def with_rates(self, rates):
-        """Return the same with these false-action rates, of shape (K,)."""
+        """Return these assumptions with other false-action rates, of shape (K,)."""
         return replace(self, false_action_rate=rates)
 
     def with_rates_of(self, log, can_estimate=True):
-        """Return the same with one checked false-action rate for each signal of a log.
+        """Return these assumptions with one checked false-action rate per signal of a log.
 
-        Rates that are to be estimated, if the objective can, are NaN. None given is 0, or, where
-        responses were shown repeatedly, by `exposures` or as rows of one `response_id`, "estimate":
-        one stray action among many exposures would prove a preference.
+        Rates to be estimated are NaN, if the objective can estimate them. None means 0. With
+        repeated exposures, by `exposures` or as rows of one `response_id`, it means "estimate",
+        because one stray action among many exposures would prove a preference.
         """
         estimates = self.estimates_false_actions
         repeated = log.exposures is not None or (log.response is not None and log.repeats())
@@ -110,18 +111,18 @@ class Assumptions:
             rate = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"false_action_rate must be a number, one per signal or 'estimate', got "
-                f"{self.false_action_rate!r}."
+                "false_action_rate must be a number, one per signal or 'estimate', got "
+                f"{self.false_action_rate!r}. Pass one of these."
             ) from error
         if rate.ndim > 1 or (rate.ndim == 1 and len(rate) != log.n_signals):
             raise ValueError(
-                f"false_action_rate has shape {rate.shape}; expected is one number, or one per "
+                f"false_action_rate has shape {rate.shape}; expected one number, or one per "
                 f"signal: ({log.n_signals},)."
             )
         if not ((rate >= 0) & (rate < 1)).all():
             raise ValueError(
                 f"false_action_rate must lie in [0, 1), got {self.false_action_rate!r}. It is the "
-                "share of not preferred responses that still draw the action."
+                "share of responses that have the action although they are not preferred."
             )
         return self.with_rates(_own_rates(np.broadcast_to(rate, log.n_signals).copy(), log.signals))
 
@@ -132,21 +133,20 @@ class Assumptions:
             if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
             raise ValueError(
-                f"{asked} needs three signals logged together (or "
-                f"{'two' if both else 'three'} exposures) or labels of not preferred responses, at "
-                f"least {MIN_RESPONSES} "
-                f"responses of a kind for each signal; y has {log.n_signals} signal(s), and "
-                f"signal {log.signal_names[k]!r} has {counts[0]} responses on which it is one of "
-                f"three logged, {counts[1]} shown {'two' if both else 'three'} times, and "
-                f"{counts[2]} with a label of {1 - target}. "
-                "With less, false and true actions cannot be told apart: pass a number, "
-                "0.0 if users never act by mistake."
+                f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal. "
+                f"The evidence is three signals logged together, {'two' if both else 'three'} "
+                "exposures, or labels of not preferred responses. "
+                f"y has {log.n_signals} signal(s). Signal "
+                f"{log.signal_names[k]!r} has {counts[0]} responses where it is one of three "
+                f"logged signals, {counts[1]} shown {'two' if both else 'three'} times, and "
+                f"{counts[2]} with a label of {1 - target}. With less, false and true actions "
+                "cannot be distinguished. Pass a number, 0.0 if users never act by mistake."
             )
 
     def model_rates(self, objective):
-        """Return the rates that a model of this objective works with, of shape (K,).
+        """Return the rates that a model of this objective uses, of shape (K,).
 
-        None if all are 0 or the objective does without them.
+        None if all are 0 or the objective does not use rates.
         """
         if objective.single_signal or not self.false_action_rate.any():
             return None
@@ -154,7 +154,7 @@ class Assumptions:
 
 
 def _own_rates(rates, signals):
-    """Return the rates with those of signals that have one of their own, 0 of kinds without."""
+    """Return the rates, with a signal's own rate where it has one, 0 for kinds without rates."""
     for k, signal in enumerate(signals):
         own = getattr(signal, "false_rate", None)
         if own is not None or "rate" not in signal.takes:

@@ -1,4 +1,4 @@
-"""Fits that go on where they were interrupted."""
+"""Fits that continue where they were interrupted."""
 
 import tempfile
 from numbers import Integral
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from ._sklearn import callbacks_of
 from .training._state import TrainingState, settled
 
-#: They change nothing of an epoch.
+#: Parameters that do not affect an epoch.
 _FREE = ("max_epochs", "verbose")
 
 
 class ResumableMixin:
-    """Marks an estimator whose `fit` a `Checkpoint` can keep, and says what it has to have."""
+    """Marks an estimator whose `fit` a `Checkpoint` can keep, and lists what it must have."""
 
     random_state: Any
     get_params: Any
@@ -27,34 +27,34 @@ class ResumableMixin:
 
 
 class Checkpoint:
-    """Callback that keeps an unfinished `fit` in a file, from which the next `fit` goes on.
+    """Callback that keeps an unfinished `fit` in a file, from which the next `fit` continues.
 
-    After each epoch everything that training depends on is written: weights, state of the
-    optimiser, best weights of each member, generators, history. A `fit` with the same settings and
-    data that finds the file goes on after its last epoch, and ends with the weights that an
-    uninterrupted one would have: bit for bit on a CPU with the same number of threads. When a fit
-    is done the file is removed.
+    After each epoch it writes everything that training depends on: weights, optimiser state, best
+    weights of each member, generators and history. If a `fit` with the same settings and data
+    finds the file, it continues after the last epoch in it. It ends with the weights of an
+    uninterrupted fit, bit for bit on a CPU with the same number of threads. The file is removed
+    when a fit is done.
 
-    That data are the same is told by a hash of all of them, for which large files are read once
-    more before the first epoch.
+    A hash of all data shows whether they are the same. For large files this costs one more pass
+    before the first epoch.
 
-    With `warm_start` the weights that the fit started from must be the same too. A fit that was
-    interrupted can go on in the same process, since it leaves the estimator as it was before: what
-    it had learned is in the file.
+    With `warm_start`, the weights that the fit started from must be the same too. An interrupted
+    fit can continue in the same process: it leaves the estimator as it was before, and the file
+    holds what it had learned.
 
     Parameters
     ----------
     path : str or path-like
-        The file, in a folder that exists; written beside its place first and then moved there. One
-        per fit: not for an estimator within a search.
+        The file, in a folder that exists. It is first written beside this place and then moved
+        there. Each fit needs a file of its own, so a search cannot use this callback.
 
     Raises
     ------
     ValueError
-        By `fit`, before it trains: if the file is of other settings or data or of more epochs than
-        `max_epochs`, or is no such file; if there can be no file at this path; if `random_state`
-        is not an integer, without which a fit cannot be repeated; if the estimator has another
-        `Checkpoint`, or is no `ImplicitRewardEstimator`.
+        Raised by `fit` before it trains. The file belongs to other settings or data, has more
+        epochs than `max_epochs`, or is not a checkpoint. Or a file cannot be written at this path.
+        Or `random_state` is not an integer, so a fit cannot be repeated. Or the estimator has
+        another `Checkpoint`, or is not an `ImplicitRewardEstimator`.
 
     Examples
     --------
@@ -67,41 +67,41 @@ class Checkpoint:
     >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     est = est.set_callbacks(Checkpoint(f"{folder}/reward.checkpoint"))
-    ...     est = est.fit(X, y)  # started anew after an interruption, it goes on from the file
+    ...     est = est.fit(X, y)  # called again after an interruption, it continues from the file
     ...     print(os.listdir(folder))  # it is done
     []
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = path
-        #: By the id of the estimator: workers of a search share their callbacks.
+        #: By the id of the estimator, because workers of a search share their callbacks.
         self._fits: dict[int, TrainingState] = {}
 
     # ------------------------------------------------------------------ callback protocol
 
     def setup(self, estimator: Any, context: Any) -> None:
-        """Check that the fit can be repeated, and kept at this path."""
+        """Check that the fit can be repeated, and that the file can be written."""
         if not isinstance(estimator, ResumableMixin):
             raise ValueError(
-                f"Checkpoint is a callback of ImplicitRewardEstimator, not of "
-                f"{type(estimator).__name__}, whose training it cannot keep. Leave it out."
+                "Checkpoint is a callback of ImplicitRewardEstimator. It cannot keep the training "
+                f"of {type(estimator).__name__}. Leave it out."
             )
         if sum(isinstance(callback, Checkpoint) for callback in callbacks_of(estimator)) > 1:
             raise ValueError(
-                "the estimator has several callbacks of the kind Checkpoint, but a fit is kept in "
-                "one file. Pass one of them to set_callbacks."
+                "the estimator has several Checkpoint callbacks; expected one, because a fit is "
+                "kept in one file. Pass one of them to set_callbacks."
             )
         if not isinstance(estimator.random_state, Integral):
             raise ValueError(
-                f"random_state={estimator.random_state!r}, but a fit that goes on from a "
-                "Checkpoint has to repeat what was drawn: set random_state to an integer."
+                f"random_state={estimator.random_state!r}; expected an integer, because a fit that "
+                "continues from a Checkpoint must repeat its random numbers. Set random_state to "
+                "an integer."
             )
         path = Path(self.path).expanduser()
         if path.is_dir():
             raise ValueError(
-                f"the path of the Checkpoint, {str(path)!r}, is a folder. Expected is the path of "
-                "a file, which need not exist, for example "
-                f"{str(path / 'reward.checkpoint')!r}."
+                f"the path of the Checkpoint, {str(path)!r}, is a folder; expected the path of a "
+                f"file, which need not exist. For example {str(path / 'reward.checkpoint')!r}."
             )
         try:
             with tempfile.TemporaryFile(dir=path.parent):
@@ -109,8 +109,8 @@ class Checkpoint:
         except OSError as error:
             raise ValueError(
                 f"the Checkpoint {str(path)!r} cannot be written into the folder "
-                f"{str(path.parent)!r} ({error.strerror}). Create the folder, or name another that "
-                "you may write into."
+                f"{str(path.parent)!r} ({error.strerror}). Create the folder, or name another one "
+                "that is writable."
             ) from error
         self._fits[id(estimator)] = TrainingState(
             path,
@@ -124,30 +124,30 @@ class Checkpoint:
         )
 
     def teardown(self, estimator: Any, context: Any) -> None:
-        """Forget the fit, done or not."""
+        """Forget the fit, whether done or not."""
         self._fits.pop(id(estimator), None)
 
     def on_fit_task_begin(self, estimator: Any, context: Any, **_: Any) -> None:
         """Do nothing."""
 
     def on_fit_task_end(self, estimator: Any, context: Any, **_: Any) -> None:
-        """Do nothing: until `fit` returns, another callback can fail."""
+        """Do nothing, because another callback can still fail until `fit` returns."""
 
     # ------------------------------------------------------------------ for the engine
 
     @classmethod
     def of(cls, estimator: Any) -> "TrainingState | None":
-        """Return the state of an estimator's fit, None where it has no such callback.
+        """Return the state of an estimator's fit, or None if it does not have this callback.
 
         Parameters
         ----------
         estimator : ImplicitRewardEstimator
-            In `fit`.
+            The estimator, during `fit`.
 
         Returns
         -------
         state : TrainingState or None
-            For the training engine.
+            The state for the training engine.
 
         Examples
         --------

@@ -1,4 +1,4 @@
-"""Whether the counts of a response vary as independent exposures of one preference do."""
+"""A test whether the counts of a response vary as independent exposures of one preference."""
 
 import math
 from dataclasses import dataclass
@@ -9,30 +9,30 @@ from torch.nn.functional import logsigmoid
 
 from ._independence import minimise
 
-#: The counts vary more than exposures of one preference can, if chance alone would bring it about
-#: with less than this probability, ...
+#: The counts vary too much for exposures of one preference if chance alone has less than this
+#: probability of it ...
 SIGNIFICANCE = 0.001
-#: ... and if a model that allows for it is by more than this likelier, in nats per response: what
-#: is fitted is never exact, which many responses make significant.
+#: ... and if a model that allows more variation gains more than this, in nats per response. A fit
+#: is never exact, and with many responses even small errors are significant.
 LEAST_GAIN = 0.05
-#: Fewer responses that were shown repeatedly tell nothing.
+#: With fewer responses that were shown repeatedly, the test is not done.
 MIN_RESPONSES = 20
-#: More responses than this, evenly spaced, are not looked at.
+#: Of more responses than this, an evenly spaced sample is tested.
 MAX_RESPONSES = 20_000
-#: Least and largest correlation of two exposures of one response.
+#: The smallest and largest correlation of two exposures of one response.
 RANGE = (1e-5, 0.9)
 
 
 @dataclass(frozen=True)
 class Dispersion:
-    """Whether the counts of responses vary more than binomial ones.
+    """The result of `dispersion_test`: whether counts of responses vary more than binomial counts.
 
     Attributes
     ----------
     correlation : float
-        Of two exposures of one response given its preference.
+        The correlation of two exposures of one response given its preference.
     gain : float
-        By how much the model with this correlation is likelier, in nats per response.
+        The gain in log-likelihood of the model with this correlation, in nats per response.
     p_value : float
     n_responses : int
         The responses tested.
@@ -45,25 +45,25 @@ class Dispersion:
 
     @property
     def rejected(self):
-        """Whether the counts vary more, neither by chance nor too little to matter."""
+        """Whether the counts vary more, by more than chance and enough to matter."""
         return self.p_value < SIGNIFICANCE and self.gain > LEAST_GAIN
 
     def __str__(self):
         return (
-            f"counts of one response vary more than exposures of one preference do: two of them "
-            f"have a correlation of {self.correlation:.2g}, which is by {self.gain:.2g} nats per "
-            f"response likelier, on {self.n_responses} responses"
+            "counts of one response vary more than exposures of one preference do. A correlation "
+            f"of {self.correlation:.2g} between two of them raises the log-likelihood by "
+            f"{self.gain:.2g} nats per response, on {self.n_responses} responses"
         )
 
 
 def dispersion_test(reward_logit, propensity_logit, counts, exposures, weight, rate, target):
-    """Test counts against binomial ones given the preference, on responses not used in a fit.
+    """Test counts against binomial counts given the preference, on responses not used in a fit.
 
-    The fitted functions enter as offsets: logit R = a + b f, the logit of the propensity's free
-    part = c_k + d u_k, and the false-action rates are refitted, with binomial counts and with
-    beta-binomial ones [1]_ of the same means and one correlation for all. Twice the gain in
-    log-likelihood is compared with chi-squared of one degree of freedom, halved as the correlation
-    is not negative [2]_.
+    The fitted functions enter as offsets. The logit of the reward R is a + b f. The logit of the
+    free part of the propensity is c_k + d u_k for signal k. The false-action rates are refitted
+    too. One fit uses binomial counts, the other beta-binomial counts [1]_ with the same means and
+    one correlation for all. Twice the gain in log-likelihood is compared with chi-squared with one
+    degree of freedom, and the p-value is halved because the correlation is not negative [2]_.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def dispersion_test(reward_logit, propensity_logit, counts, exposures, weight, r
         NaN where not logged.
     weight : ndarray of shape (n,)
     rate : ndarray of shape (K,)
-        False-action rates; those of 0 stay 0.
+        False-action rates; a rate of 0 stays 0.
     target : ndarray of int of shape (K,)
         The preference that each signal shows.
 
@@ -121,7 +121,7 @@ def dispersion_test(reward_logit, propensity_logit, counts, exposures, weight, r
         if spread:
             correlation = RANGE[0] + (RANGE[1] - RANGE[0]) * torch.sigmoid(parameters[-1])
         hit = log_pmf(active.clamp(1e-7, 1 - 1e-7), correlation)
-        # Without false actions one action rules the other preference out.
+        # Without false actions, one action excludes the other preference.
         miss = log_pmf(e.clamp(1e-7, 1 - 1e-7).expand_as(y), correlation)
         miss = torch.where(known_zero, torch.where(y > 0, -60.0, 0.0), miss)
         liked = torch.where(shows_liked, hit, miss).sum(-1)

@@ -1,5 +1,6 @@
-"""The scikit-learn face of the package: parameters, fit, partial_fit."""
+"""The reward model as a scikit-learn estimator: parameters, fit and partial_fit."""
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -45,12 +46,28 @@ from .training._data import TrainingData
 from .training._plan import FitPlan
 
 OBJECTIVES_NOT_RANKED = (
-    "the likelihood of actions cannot rank objectives: with one signal, naive and "
-    "stratified models fit P(y | x) alike, and others do not model it. Tune each "
-    "objective by itself, and compare objectives by true preferences: "
+    "the likelihood of actions cannot rank objectives. With one signal, naive and stratified "
+    "models fit P(y | x) equally well, and the other objectives do not model it. Tune each "
+    "objective separately. Compare objectives by true preferences: pass "
     "scoring=make_preference_scorer(...) of implicitrm_sk.metrics, or "
     "fit(true_preference=...) of a search with metadata routing."
 )
+
+
+def _without_truth(fit):
+    """Let `fit` refuse the truth with a message; as an argument it would ask searches for it."""
+
+    @functools.wraps(fit)
+    def method(self, *args, **kwargs):
+        if "true_preference" in kwargs:
+            raise TypeError(
+                "fit got true_preference, which is for evaluation. Pass it to score, or pass what "
+                "may be learned from as labels=."
+            )
+        return fit(self, *args, **kwargs)
+
+    return method
+
 
 _needs_incremental = available_if_objective(
     "incremental", "learns from the whole log before training. Use fit."
@@ -62,131 +79,135 @@ class ImplicitRewardEstimator(
 ):
     """Reward model learned from what users do with responses, not from labels.
 
-    Users who do not act do not thereby dislike, and responses differ in how readily they draw
-    actions. The model separates the two [1]_: with reward R(x) = P(r*=1 | x) and propensity
-    A_k(x) = P(y_k=1 | r*=1, x) of the k-th action signal,
+    A missing action does not mean dislike, and some responses attract actions more than others.
+    The model separates preference from this tendency [1]_. Let r* be 1 if the user prefers the
+    response, and 0 if not. R(x) = P(r*=1 | x) is the reward of features x. y_k is the k-th action
+    signal, and A_k(x) = P(y_k=1 | r*=1, x) is its propensity. The model is
 
     ``P(y | x) = R(x) prod_k Bern(y_k; A_k(x)) + (1 - R(x)) prod_k Bern(y_k; e_k)``
 
     over the logged signals k, where e_k = P(y_k=1 | r*=0) is the false-action rate.
 
-    With one signal only the product R * A is determined by any amount of data: the reward may be
-    anything in [P(y=1 | x), 1], and (R, A) and (A, R) fit equally well. Both sides of this swap
-    then carry equal weight in the fitted mixture, and `fit` gives an `IdentificationWarning`.
-    Several signals of the same user on the same response determine the reward if they fire
-    independently given x and r*. So do labels of some responses, known propensities, and, up to
-    a factor, a propensity that depends on columns of its own.
+    A single signal identifies only the product R * A, however much data there is. The reward may
+    be anything in [P(y=1 | x), 1], and swapping R and A fits equally well. Both sides of this swap
+    then have equal weight in the fitted mixture, and `fit` gives an `IdentificationWarning`.
+    Several signals of the same user on the same response identify the reward, if they fire
+    independently given x and r*. So do labels of some responses, and known propensities. A
+    propensity that depends on columns of its own identifies the reward up to a factor.
 
     Parameters
     ----------
     objective : str or Objective, default="stratified"
-        How the heads are trained: a name of `implicitrm_sk.objectives.OBJECTIVES`. "naive" takes no
-        action for a dislike and is the baseline; the others are the methods of the literature, all
-        but "stratified" single-signal: with several signals they use "any logged action".
+        The training objective: a name of `implicitrm_sk.objectives.OBJECTIVES`, or an `Objective`.
+        "naive" treats a missing action as dislike and serves as the baseline. The others come from
+        the literature. All objectives except "stratified" use one signal; they reduce several
+        signals to "any logged action".
     hidden_layer_sizes : int or tuple of int, default=(64,)
-        Hidden units per layer of the reward head; ``()`` is a linear (logistic) reward.
+        Hidden units per layer of the reward head; ``()`` gives a linear (logistic) reward.
     propensity_hidden_layer_sizes : int or tuple of int, default=None
-        The same for the propensity head. None means `hidden_layer_sizes`.
+        The same for the propensity head. None means the value of `hidden_layer_sizes`.
     reward_features, propensity_features : column selection, default=None
         The columns of X that each head reads: names, positions, a slice, a boolean mask, or a
-        callable that gets X and returns one of these, as in ``ColumnTransformer``. None is all
-        columns; if only one is given, the other is its complement. For columns that both heads are
-        to read, give both. Columns named by neither are not used. Columns that only the propensity
-        reads (user, position, scenario) may be missing or NaN in `predict` and
-        `decision_function`. With an `embedder` names are those of the table that holds the text:
-        a column of text stands for the whole vector, other columns of numbers for themselves.
+        callable. A callable gets X and returns one of the others, as in ``ColumnTransformer``. None
+        selects all columns. If only one of the two is given, the other head reads the remaining
+        columns. To let both heads read a column, give both. Columns in neither selection are not
+        used. Columns that only the propensity reads (user, position, scenario) may be missing or
+        NaN in `predict` and `decision_function`. With an `embedder`, names refer to the table that
+        holds the text. A column of text then selects the whole vector, and a column of numbers
+        selects itself.
     signals : dict or list, default=None
-        What each column of y is: "positive" (users act because they like the response), "negative"
-        (because they do not: regenerate, thumbs down, report), or a `Signal` of
-        `implicitrm_sk.signals`. A dict by the names of all columns of y, or a list in their order.
-        None: all are positive.
+        The kind of each column of y. It is "positive" if users act because they like the response.
+        It is "negative" if they act because they do not (regenerate, thumbs down, report). Other
+        kinds are a `Signal` of `implicitrm_sk.signals`. Pass a dict with the names of all columns
+        of y, or a list in their order. None means that all are positive.
     shared_examination : bool, default=None
-        Whether some rows were never looked at, so that all their signals are silent together.
-        False: every row was looked at, which you state. None: not known; the verdict is then what
-        holds in either case. True: the probability of looking is modelled, by a network on the
-        columns of the propensity. This takes two signals of each polarity: with fewer, attention
-        and dislike cannot be distinguished, and the reward gets worse.
+        Whether some rows were never looked at, so that all their signals are silent together
+        (examination in click models). False: you state that every row was looked at. None: not
+        known; the verdict is then what holds in either case. True: a network on the propensity
+        columns models the probability of looking. This needs two signals of each polarity. With
+        fewer, attention and dislike cannot be distinguished, and the reward gets worse.
     shared_propensity : bool, default=False
-        Whether all signals have one propensity function, with a factor for each. With signals of
-        both polarities the order of the reward is then determined.
+        Whether all signals share one propensity function, each with a factor of its own. With
+        signals of both polarities, this identifies the order of the rewards.
     preference_rate : float or (float, float), default=None
-        The mean reward over the population, that is the responses of `fit` by their
-        `sample_weight`, if it is known: a number, or an interval that holds it. It is imposed on
-        every member, to rounding, over the responses that are logged or labelled. "upu" and "nnpu"
-        need it as a number, as the class prior of their risk.
+        The mean reward over the population, if it is known: a number, or an interval that contains
+        it. The population is the responses of `fit`, weighted by `sample_weight`. Every member
+        meets this rate, up to rounding, over the responses that are logged or labelled. The
+        objectives "upu" and "nnpu" need a number, which is the class prior of their risk.
     false_action_rate : float, array-like of shape (n_signals,) or "estimate", default=None
-        P(y_k=1 | r* is not what k shows): the share of not preferred responses that still draw a
-        positive action, and of preferred ones that draw a negative action (misclicks). In [0, 1).
-        A_k > e_k is imposed. None is 0, but "estimate" with `exposures` above 1 or several rows of
-        one `response_id`: one action by mistake among many exposures would otherwise prove a
-        preference. "estimate" learns the
-        rates by EM on held-out rows, each fifth of the log held out once, and then fits with
-        these; it needs three signals logged together, three exposures of the same response (two,
-        if signals of both polarities were logged), or labels of responses with the other
-        preference.
+        The rate e_k of false actions (misclicks), in [0, 1): P(y_k=1 | r* is not what k shows). It
+        is the share of not preferred responses with a positive action, or of preferred responses
+        with a negative one. The model requires A_k > e_k. None means 0. With `exposures` above 1,
+        or several rows of one `response_id`, None means "estimate", because one stray action among
+        many exposures would prove a preference. With "estimate", the rates are learned by EM on
+        held-out rows, and the fit then uses them. Each fifth of the log is held out once. This
+        needs three signals logged together, or labels of responses with the other preference.
+        Three exposures of the same response are also enough, or two if signals of both polarities
+        were logged.
     label_mechanism : {"random", "acted"}, default="random"
-        Which responses have a label in ``fit(labels=)``. "random": whether one is labelled
-        does not depend on its preference, given features and actions. "acted": only responses
-        that drew an action could be labelled; this tells something only with a given
+        Which responses have a label in ``fit(labels=)``. With "random", whether a response is
+        labelled does not depend on its preference, given features and actions. With "acted", only
+        responses with an action could be labelled. This is informative only with a given
         `false_action_rate` above 0, since without false actions all of them are preferred.
     n_estimators : int, default=4
-        Members of the fitted equal-weight mixture, trained side by side from different starts.
+        Number of members of the equal-weight mixture, trained side by side from different starts.
     learning_rate_init : float, default=0.0003
         Step size of AdamW.
     weight_decay : float, default=0.01
         Decoupled weight decay of AdamW.
     dropout : float, default=0.2
-        Share of hidden units dropped in training, in [0, 1).
+        Share of hidden units that are dropped in training, in [0, 1).
     batch_size : int, default=256
         Rows per training step.
     max_epochs : int, default=500
-        Most passes over the training rows.
+        Maximum number of passes over the training rows.
     early_stopping : bool, default=True
-        Hold out `validation_fraction` of the rows, stop each member when the objective's held-out
-        criterion no longer improves, and keep each member's best weights. With fewer than 5 acted
-        or not acted rows on either side of the split, a warning is given and min(max_epochs, 50)
-        epochs are trained on all rows.
+        Hold out `validation_fraction` of the rows, stop each member when the held-out criterion of
+        the objective no longer improves, and keep its best weights. Each side of the split needs 5
+        rows with and 5 without an action. Otherwise `fit` warns and trains on all rows for
+        min(max_epochs, 50) epochs.
     validation_fraction : float, default=0.2
-        Share of the groups (of `fit`) held out, in (0, 1).
+        Share of the groups (see `fit`) that is held out, in (0, 1).
     n_iter_no_change : int, default=10
         Epochs without an improvement of at least `tol` after which a member stops.
     tol : float, default=1e-4
         Smallest improvement that counts, in units of the held-out criterion (nats per row).
     standardize : bool, default=True
         Subtract the mean and divide by the standard deviation of the training rows, per column.
-        They run over all rows seen by `partial_fit` and by `fit` under `warm_start`.
+        With `partial_fit`, and with `fit` under `warm_start`, these cover all rows seen so far.
     warm_start : bool, default=False
         Start `fit` from the weights of the previous one.
     device : str, default="auto"
-        Torch device; "auto" is cuda if there is one, else mps, else cpu.
+        Torch device; "auto" uses cuda if available, else mps, else cpu.
     dtype : {"auto", "float32", "float64", "bfloat16"}, default="auto"
-        Number format of data and weights while training and predicting, whatever the dtype of X;
-        "auto" is bfloat16 on CUDA devices that support it and float32 elsewhere. "bfloat16" means
-        mixed precision: weights, losses and likelihoods stay in float32.
+        Number format of data and weights in training and prediction, whatever the dtype of X. With
+        "auto", it is bfloat16 on CUDA devices that support it and float32 elsewhere. Here bfloat16
+        means mixed precision: weights, losses and likelihoods stay in float32.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, validation split, batch order and dropout. Global generators are
         neither read nor changed.
     verbose : bool, default=False
         Print the losses of each epoch. For progress bars see `set_callbacks`.
     embedder : str, path-like or LLMEmbedder, default=None
-        Language model that turns text into vectors: X may then be text in every form that
-        `LLMEmbedder` reads, in all methods. A name or path stands for ``LLMEmbedder(embedder)``.
-        Vectors that this embedder has made may be passed too.
+        Language model that turns text into vectors. All methods then accept X as text, in every
+        form that `LLMEmbedder` reads. A name or path means ``LLMEmbedder(embedder)``. Vectors from
+        the same embedder may be passed too.
 
     Attributes
     ----------
     classes_ : ndarray of shape (2,)
         The values of an action, [0, 1].
     group_names_ : tuple of str
-        The columns of `predict_proba`: PA positive-active (r*=1, a=1), NA negative-active (0, 1),
-        PP positive-passive (1, 0), NP negative-passive (0, 0).
+        The columns of `predict_proba`, where a=1 means that the user is active: PA positive-active
+        (r*=1, a=1), NA negative-active (0, 1), PP positive-passive (1, 0), NP negative-passive
+        (0, 0).
     n_features_in_ : int
-        Number of columns of X; of text, of its vectors.
+        Number of columns of X, or of its vectors if X is text.
     feature_names_in_ : ndarray of str of shape (`n_features_in_`,)
         Column names, if X had any.
     side_columns_ : tuple of str
-        Of text, the columns beside it that `reward_features` or `propensity_features` name. They
-        stand behind the vector.
+        For text, the columns beside it that `reward_features` or `propensity_features` name. They
+        follow the columns of the vector.
     reward_columns_, propensity_columns_ : ndarray of int
         Positions of the columns that each head reads.
     embedder_ : LLMEmbedder
@@ -194,29 +215,29 @@ class ImplicitRewardEstimator(
     n_signals_ : int
         Number of signals K.
     signals_ : tuple of Signal
-        What each column of y is.
+        The kind of each column of y.
     signal_names_in_ : ndarray of str of shape (`n_signals_`,)
         Names of the signals, if y was a DataFrame with string columns.
     identification_ : Identification
-        What the settings of `fit` tell about the reward: `level`, `assumptions`, `reason`,
-        `advice`. See `identification_report` for what the data say.
+        The verdict on the settings of `fit`: its `level`, `assumptions`, `reason` and
+        `advice`. `identification_report` adds what the data show.
     objective_ : Objective
         The objective in use.
     false_action_rate_ : ndarray of shape (`n_signals_`,)
         The false-action rates in use, given or estimated.
     user_loading_ : ndarray of shape (`n_signals_`,)
-        With `user_id`: by how much one standard deviation of a user's activity shifts the logit of
-        each signal; 0 where users do not differ. With ``shared_examination=True`` one more, of
+        With `user_id`: how far one standard deviation of a user's activity shifts the logit of each
+        signal; 0 if users do not differ. With ``shared_examination=True``, one more entry for
         looking.
     user_activity_ : UserActivity
-        With `user_id`: `mean` and `sd` of the activity b_u of each known user, and `n_rows`.
+        With `user_id`: the `mean` and `sd` of the activity b_u of each known user u, and `n_rows`.
     model_ : torch.nn.Module
         The trained heads.
     scaler_ : StandardScaler or None
         Mean and scale of the columns.
     history_ : list of dict
-        Per epoch ``train_loss`` and, with early stopping, ``valid_loss``: lists with one value per
-        member. ``train_loss`` is the training loss, ``valid_loss`` the held-out criterion. For
+        Per epoch, ``train_loss`` and, with early stopping, ``valid_loss``: lists with one value per
+        member. ``train_loss`` is the training loss, and ``valid_loss`` the held-out criterion. For
         "stratified" both are the negative log-likelihood of the actions and labels, in nats per
         row.
     n_iter_ : int
@@ -224,16 +245,16 @@ class ImplicitRewardEstimator(
 
     See Also
     --------
-    implicitrm_sk.LLMEmbedder : Prompts and responses as vectors.
-    implicitrm_sk.identification_report : What the log can tell about the reward.
-    implicitrm_sk.datasets.simulate_feedback : A feedback log with known truth.
+    implicitrm_sk.LLMEmbedder : Turns prompts and responses into vectors.
+    implicitrm_sk.identification_report : Reports what the log identifies about the reward.
+    implicitrm_sk.datasets.simulate_feedback : Simulates a feedback log with known truth.
     implicitrm_sk.metrics.make_preference_scorer : Scores against known preferences.
 
     Notes
     -----
     ``score`` is the mean held-out log-likelihood of the actions. It compares settings of one
-    objective on the same signals; it cannot rank objectives, nor tell the two sides of the swap
-    apart.
+    objective on the same signals. It cannot rank objectives, and it cannot distinguish the two
+    sides of the swap.
 
     References
     ----------
@@ -423,6 +444,7 @@ class ImplicitRewardEstimator(
         note_clone(copied, self)
         return copied
 
+    @same(_without_truth)
     @same(fit_context(prefer_skip_nested_validation=True))
     def fit(
         self,
@@ -438,59 +460,60 @@ class ImplicitRewardEstimator(
         age: ArrayLike | None = None,
         delay: ArrayLike | None = None,
     ) -> Self:
-        """Learn reward and propensity from logged actions.
+        """Fit reward and propensity to logged actions.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), path, or text of n_samples rows
-            One embedding per (prompt, response); with `embedder`, the text itself. A path, of a
-            ``.npy``, ``.safetensors`` or ``.parquet`` file or of a folder of such files, stands
-            for the rows in it, here and in all methods. Files of more than 1 GiB are not held in
-            memory but read block by block, and shuffled within blocks. Of so large an
-            ``np.memmap`` the path is expected.
+            One embedding per (prompt, response), or the text itself with `embedder`. All methods
+            also accept a path: a ``.npy``, ``.safetensors`` or ``.parquet`` file, or a folder of
+            such files. A file of more than 1 GiB is not held in memory. It is read block by block,
+            and its rows are shuffled within blocks. Instead of an ``np.memmap`` of this size, pass
+            the path.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
-            Actions: 1 the user acted, 0 the user did not, NaN the signal was not logged; with
-            `exposures` the number of actions. Rows with nothing logged and no label carry no
-            information and are passed over. Rows are matched to X, and signals to those of later
-            calls, by position; names of signals are kept and must then agree. A table may be one of
-            pandas, polars or Arrow, as may all arguments.
+            Actions: 1 if the user acted, 0 if not, NaN if the signal was not logged. With
+            `exposures`, the number of actions. Rows without any logged signal or label are ignored.
+            Rows of y correspond to rows of X by position. If y has column names, they are stored as
+            `signal_names_in_` and must match in later calls. Tables may come from pandas, polars or
+            Arrow, here and in all arguments.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights, in training, validation and the column means.
+            Non-negative weights, used in training, in validation and in the column means.
         groups : array-like of shape (n_samples,), default=None
-            Rows of one group (prompt, user) stay on one side of the validation split; a row without
-            one (None, NaN) is a group of its own. None keeps identical rows, or the rows of one
-            response, together. Pairwise objectives ("bpr" ...)
-            compare responses of one group, and without groups any two.
+            Rows of one group (a prompt, a user) stay on one side of the validation split. A row
+            without a group (None, NaN) is a group of its own. None keeps identical rows, or the
+            rows of one response, together. Pairwise objectives (such as "bpr") compare responses of
+            one group, or any two responses if there are no groups.
         response_id : array-like of shape (n_samples,), default=None
-            Rows of one id are the same response shown repeatedly and share one preference r*,
-            while each row has its own propensity. Reward columns, weight, label and group must be
-            the same in all rows of an id, and no split cuts one. None: every row is a response of
-            its own.
+            Rows with the same id are one response shown repeatedly. They share one preference r*,
+            but each row has its own propensity. Reward columns, weight, label and group must be
+            equal in all rows of an id, and no split separates them. None: every row is a response
+            of its own.
         exposures : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            How often each row was shown: y then counts actions, 0 to exposures, of one preference
-            and one propensity. None is once. Columns with names follow those of y.
+            How often each row was shown. y then counts actions, 0 to exposures, with one preference
+            and one propensity per row. None means once. Named columns must have the names of y.
         labels : array-like of shape (n_samples,), default=None
-            Labels to train on, where the preference is known: 1 preferred, 0 not, a number in
-            between a graded label that stands for the posterior of r*; NaN unknown. Not to be
-            confused with the `true_preference` of `score`, which is for evaluation.
+            Known preferences to train on: 1 preferred, 0 not, NaN unknown. A number in between is a
+            graded label and means P(r*=1). The `true_preference` of `score` is different: it is
+            for evaluation only.
         propensity : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            P(y_k=1 | r*=1) in (0, 1] of rows for which it is known from a randomised experiment,
-            NaN elsewhere. The propensity head learns from the other rows, and from these only if
-            there are no others. Objectives that weigh by propensity ("ips" ...) estimate what is
-            not known by a convention.
+            P(y_k=1 | r*=1) in (0, 1] for rows where a randomised experiment gives it, NaN
+            elsewhere. The propensity head learns from the other rows; it uses these only if there
+            are no others. Objectives that weight by propensity (such as "ips") estimate the unknown
+            ones by a convention.
         user_id : array-like of shape (n_samples,), default=None
-            Who acted on each row: any hashable ids, NaN or None where that is not known. Users then
-            differ in activity: logit A_k(x, u) = a_k(x) + lambda_k b_u with b_u standard normal.
-            The model without is fitted beside, and kept unless the other one is better on held-out
-            rows by one standard error.
+            The user who acted on each row: any hashable ids, NaN or None if not known. Users u then
+            differ in activity b_u, which is standard normal: logit A_k(x, u) = a_k(x) + lambda_k
+            b_u, where a_k(x) is the logit of an average user. `fit` also trains a model without
+            activity. It keeps that one unless the other is better on held-out rows by one standard
+            error.
         age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            For signals that may come late, ``Action(delay="exponential")``: how long ago each row
-            was shown when the log was written, in any unit, inf where that is long enough.
-            Differences of times are read as days.
+            For signals that may come late, ``Action(delay="exponential")``: the time from showing
+            the row to writing the log. Any unit is possible; inf means long enough. Time
+            differences are converted to days.
         delay : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            How long after the row was shown a late action came, in the unit of `age`; NaN where
-            there was none or the time is not known. Known times make the delay more certain. With
-            several late signals one column for each signal of y.
+            The time from showing the row to a late action, in the unit of `age`. It is NaN if there
+            was no action, or if the time is not known. Known times make the estimated delay more
+            precise. With several late signals, pass one column for each signal of y.
 
         Returns
         -------
@@ -500,13 +523,13 @@ class ImplicitRewardEstimator(
         Raises
         ------
         ValueError
-            If an argument has the wrong shape or values, if labels contradict actions, or if the
-            logged actions are all equal.
+            If an argument has the wrong shape or values, if labels contradict actions, or if all
+            logged actions are equal.
 
         Warns
         -----
         IdentificationWarning
-            If nothing that was passed determines the reward; once per search.
+            If the arguments do not identify the reward; given once per search.
 
         Examples
         --------
@@ -553,20 +576,20 @@ class ImplicitRewardEstimator(
         labels: ArrayLike | None = None,
         propensity: ArrayLike | None = None,
     ) -> Self:
-        """Train one pass over some more rows: no split, no early stopping.
+        """Update the model with one pass over a new batch, without validation or early stopping.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
-            Actions as in `fit`; a batch without any action is legal. The first call fixes the
+            Actions as in `fit`. A batch without any action is allowed. The first call fixes the
             number of columns and signals.
         sample_weight : array-like of shape (n_samples,), default=None
-            Non-negative weights; the loss of the batch is multiplied by them, so that they also
-            weigh one batch against another.
+            Non-negative weights, which multiply the loss of the batch. So they also weight one
+            batch relative to another.
         response_id : array-like of shape (n_samples,), default=None
-            As in `fit`. All rows of an id belong in one batch.
+            As in `fit`. All rows of an id must be in one batch.
         exposures, labels, propensity : array-like, default=None
             As in `fit`.
 
@@ -577,10 +600,9 @@ class ImplicitRewardEstimator(
 
         Raises
         ------
-        ValueError
-            If an argument has the wrong shape or values, or does not go with what the first call
-            fixed; if nothing is logged; with `preference_rate` or ``false_action_rate="estimate"``,
-            which are about the whole log.
+            If an argument has the wrong shape or values, or does not match what the first call
+            fixed, or if nothing is logged. Also with `preference_rate` or
+            ``false_action_rate="estimate"``, which need the whole log.
 
         Examples
         --------
@@ -597,21 +619,21 @@ class ImplicitRewardEstimator(
         """
         if self.preference_rate is not None:
             raise ValueError(
-                f"preference_rate={self.preference_rate!r} is about the whole population, of which "
-                "partial_fit sees one batch. Use fit, or leave preference_rate out."
+                f"preference_rate={self.preference_rate!r} applies to the whole population, but "
+                "partial_fit gets one batch of it. Use fit, or leave preference_rate out."
             )
         first = not hasattr(self, "model_")
         signals = self.signals.values() if isinstance(self.signals, Mapping) else self.signals
         if any(getattr(signal, "delay", None) is not None for signal in signals or ()):
             raise ValueError(
-                "partial_fit is not available for an Action with a delay: a batch that is seen "
-                "once counts the actions of its youngest rows never. Use fit, or wait until the "
+                "partial_fit is not available for an Action with a delay: it sees a batch once, "
+                "so later actions of its youngest rows never count. Use fit, or wait until the "
                 "rows are old enough."
             )
         if not first and self.model_.log_loading is not None:
             raise ValueError(
                 "partial_fit is not available after a fit with user_id: the weights of users need "
-                "all of their rows. Fit anew, or fit without user_id."
+                "all of their rows. Fit again, or fit without user_id."
             )
         if first:
             set_embedder(self)
@@ -627,10 +649,9 @@ class ImplicitRewardEstimator(
             log, assumptions = read_log(self, len(X), y, side, "batch")
             if assumptions.estimates_false_actions:
                 raise ValueError(
-                    "false_action_rate='estimate', and None with exposures above 1, compare rows "
-                    "held out of training, of which partial_fit has none. Estimate it by fit on "
-                    "part of the log, and pass the false_action_rate_ found there as "
-                    "false_action_rate."
+                    "partial_fit cannot estimate false actions (false_action_rate='estimate', or "
+                    "None with exposures above 1): this needs held-out rows. Use fit on a part of "
+                    "the log, and pass the false_action_rate_ found there as false_action_rate."
                 )
         else:
             log = reread_log(self, len(X), y, side, purpose="batch")
@@ -643,8 +664,8 @@ class ImplicitRewardEstimator(
         data = TrainingData(X, log, columns, self.objective_, response_id=response_id)
         if not len(data.usable):
             raise ValueError(
-                "y logs nothing: all entries are NaN or have zero sample_weight. Leave such "
-                "batches out."
+                "y logs nothing: all entries are NaN or have zero sample_weight; expected some "
+                "actions 0 or 1. Leave such batches out."
             )
         update_scaler(self, data, reset=first)
         measurement = assumptions.measurement(data.log.signals)

@@ -1,4 +1,4 @@
-"""Which columns of X the two heads read, and the checks of X that go by them."""
+"""The columns of X that each of the two heads reads, and the checks of X that depend on them."""
 
 import os
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from .embedding import LLMEmbedder
 
 @dataclass(frozen=True, eq=False)
 class HeadColumns:
-    """Which columns of X each head reads.
+    """The columns of X that each head reads.
 
     Attributes
     ----------
@@ -38,7 +38,7 @@ class HeadColumns:
         Columns of X.
     names : ndarray of str of shape (n_features,) or None
     side : tuple of str
-        Names of the last columns, where the others are vectors of text.
+        Names of the last columns, if the columns before them are vectors of text.
     """
 
     reward: np.ndarray
@@ -49,7 +49,7 @@ class HeadColumns:
 
     @classmethod
     def of(cls, estimator):
-        """Return those of an estimator that has read X."""
+        """Return the columns of an estimator that has read X."""
         return cls(
             estimator.reward_columns_,
             estimator.propensity_columns_,
@@ -60,7 +60,7 @@ class HeadColumns:
 
     @cached_property
     def used(self):
-        """Positions in X of the columns that any head reads: those `select_features` returns."""
+        """Positions in X of the columns that any head reads, as `select_features` returns them."""
         return np.union1d(self.reward, self.propensity)
 
     @property
@@ -80,7 +80,7 @@ class HeadColumns:
 
     @property
     def positions(self):
-        """Positions of the reward and of the propensity columns among `used`, None for all."""
+        """Positions of the reward and the propensity columns within `used`, None for all."""
         return tuple(
             None
             if len(columns) == len(self.used)
@@ -102,20 +102,21 @@ class HeadColumns:
         return [name if isinstance(name, int) else str(name) for name in shown]
 
     def check_same_as(self, before):
-        """Raise unless these are the columns of an earlier fit, whose training goes on."""
+        """Raise unless an earlier fit, whose training continues, used the same columns."""
         for name, old, new in (
             ("reward_features", before.reward, self.reward),
             ("propensity_features", before.propensity, self.propensity),
         ):
             if not np.array_equal(old, new):
                 raise ValueError(
-                    f"training cannot go on from the fitted weights: {name} selected the columns "
-                    f"{old.tolist()} and now selects {new.tolist()}. Use the same, or fit a clone."
+                    f"training cannot continue from the fitted weights: {name} selected the "
+                    f"columns {old.tolist()} and now selects {new.tolist()}. Use the same columns, "
+                    "or fit a clone."
                 )
 
 
 def set_embedder(estimator):
-    """Make `embedder_` of the estimator's parameter; there is none without."""
+    """Set `embedder_` from the estimator's parameter, if it has an embedder."""
     estimator.__dict__.pop("embedder_", None)
     embedder = estimator.embedder
     if embedder is None:
@@ -126,9 +127,9 @@ def set_embedder(estimator):
 
 
 def embed_text(estimator, X, *, reset, with_propensity=True):
-    """Return X as vectors where it is text and the estimator has an embedder, or a path of them.
+    """Return X as vectors, or a path of vectors, if X is text and there is an embedder.
 
-    Behind the vectors stand the columns beside the text that the heads read, see `embedded`.
+    The vectors are followed by the columns beside the text that the heads read, see `embedded`.
     """
     X = open_rows(X)
     if isinstance(X, Source):
@@ -140,7 +141,7 @@ def embed_text(estimator, X, *, reset, with_propensity=True):
 
 
 def read_features(estimator, X, *, reset=False, with_propensity=True):
-    """Return what `select_features` makes of X, which may be text, or a path, too."""
+    """Return what `select_features` returns for X, where X may also be text or a path."""
     vectors = embed_text(estimator, X, reset=reset, with_propensity=with_propensity)
     return select_features(estimator, vectors, reset=reset, with_propensity=with_propensity)
 
@@ -149,8 +150,8 @@ def select_features(estimator, X, *, reset, with_propensity=True):
     """Return the columns of X in use, in the order of X, as floats; check or set what fit saw.
 
     Sets `reward_columns_` and `propensity_columns_` if `reset`. Columns that only the propensity
-    head reads may be missing or NaN unless `with_propensity`; they are then NaN. X holds vectors;
-    the rows of a large file become a `StreamedX`.
+    head reads may be missing or NaN if `with_propensity` is False; they are then NaN. X holds
+    vectors. The rows of a large file become a `StreamedX`.
     """
     keys = estimator.reward_features, estimator.propensity_features
     if reset:
@@ -187,7 +188,7 @@ def select_features(estimator, X, *, reset, with_propensity=True):
                 f"Input X contains NaN or infinity in {bad.any(axis=1).sum()} rows of the {role} "
                 f"columns {columns_in_use.labels(columns[bad.any(axis=0)])}. Fill them in"
                 + (
-                    "; only predict and decision_function do without them."
+                    "; only predict and decision_function work without them."
                     if role == "propensity" and not reset
                     else "."
                 )
@@ -196,14 +197,14 @@ def select_features(estimator, X, *, reset, with_propensity=True):
 
 
 def _select_from_source(estimator, source, *, reset, with_propensity):
-    """Return the columns in use as a `StreamedX`, whose rows are checked as they are read."""
+    """Return the columns in use as a `StreamedX`, which checks rows as it reads them."""
     keys = estimator.reward_features, estimator.propensity_features
     if reset and any(map(callable, keys)):
         raise ValueError(
-            "reward_features or propensity_features is a callable, which would get all of "
-            f"X={source.name!r}, too large to be held. Select the columns by position."
+            "reward_features or propensity_features is a callable, which would need all of "
+            f"X={source.name!r} in memory. Select the columns by position."
         )
-    # One row settles the columns, and is checked for their number.
+    # One row is enough to resolve the columns and to check their number.
     like = np.zeros((1, source.shape[1]), dtype=np.float32)
     select_features(estimator, like, reset=reset, with_propensity=with_propensity)
     columns = None
@@ -211,8 +212,8 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
         columns = HeadColumns.of(estimator).used
         if source.shape[1] < estimator.n_features_in_:
             raise ValueError(
-                f"X={source.name!r} has {source.shape[1]} of the {estimator.n_features_in_} "
-                "columns. Large files must hold all of them."
+                f"X={source.name!r} has {source.shape[1]} columns; expected "
+                f"{estimator.n_features_in_}, as in fit. Pass a file with all columns."
             )
     return StreamedX(
         source,
@@ -231,16 +232,16 @@ def _table(X):
 
 
 def _values(estimator, X, columns, needed):
-    """Return the columns in use as floats, NaN where a column that is not needed is missing."""
+    """Return the columns in use as floats; NaN for a missing column that is not needed."""
     names, used, reward = columns.names, columns.used, columns.reward
     if names is not None and column_names(X) is not None:
         there = {name: position for position, name in enumerate(column_names(X))}
         missing = [column for column in needed if names[column] not in there]
         if missing:
             raise ValueError(
-                f"X lacks the columns {columns.labels(missing)}, which were in use in fit. "
-                "Pass them; only predict and decision_function do without columns that the "
-                "propensity alone reads."
+                f"X lacks the columns {columns.labels(missing)}, which fit used. Pass them. Only "
+                "predict and decision_function work without the columns that the propensity alone "
+                "reads."
             )
         present = np.array([column for column in used if names[column] in there])
         block = taken(X, [there[names[column]] for column in present])
@@ -254,9 +255,9 @@ def _values(estimator, X, columns, needed):
         else:
             raise ValueError(
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
-                f"{estimator.n_features_in_} features as input. predict and decision_function "
-                f"also take the {len(reward)} reward columns alone, without the columns "
-                f"{columns.labels(np.setdiff1d(used, reward))} of the propensity."
+                f"{estimator.n_features_in_} features as input. Pass all of them. predict and "
+                f"decision_function also accept the {len(reward)} reward columns alone, without "
+                f"the columns {columns.labels(np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
     block = as_numbers(block)
@@ -281,9 +282,9 @@ def _resolve_both(estimator, X, keys):
             if not len(resolved[1 - i]):
                 other = ("reward_features", "propensity_features")[i]
                 raise ValueError(
-                    f"{other} selects all {n_features} columns of X, so that nothing is left for "
-                    f"{parameter}=None, which means the other columns. State both to let the heads "
-                    "share columns."
+                    f"{other} selects all {n_features} columns of X, so no columns are left for "
+                    f"{parameter}=None, which means all other columns. Set both parameters to let "
+                    "the heads share columns."
                 )
     return resolved
 
@@ -297,14 +298,15 @@ def _resolve(key, X, n_features, names, parameter):
     def position(name):
         if names is None:
             raise ValueError(
-                f"{parameter} names the column {str(name)!r}, but X has no column names: pass a "
-                "DataFrame with string columns, or select by position."
+                f"{parameter} names the column {str(name)!r}, but X does not have column names. "
+                "Pass a DataFrame with string columns, or select by position."
             )
         (found,) = np.nonzero(names == name)
         if not len(found):
             raise ValueError(
-                f"{parameter} names the column {str(name)!r}, which X lacks. Its columns are "
-                f"{', '.join(map(str, names[:10]))}{', ...' if len(names) > 10 else ''}."
+                f"{parameter} names the column {str(name)!r}, which X lacks. X has the columns "
+                f"{', '.join(map(str, names[:10]))}{', ...' if len(names) > 10 else ''}. Correct "
+                "the name."
             )
         return int(found[0])
 
@@ -313,7 +315,7 @@ def _resolve(key, X, n_features, names, parameter):
     if isinstance(key, slice):
         ends = [key.start, key.stop]
         if any(isinstance(end, str) for end in ends):
-            # Names include the last one, as in pandas.
+            # A slice of names includes its last one, as in pandas.
             start, stop = (
                 position(end) + last if isinstance(end, str) else end
                 for last, end in enumerate(ends)
@@ -332,15 +334,16 @@ def _resolve(key, X, n_features, names, parameter):
         elif key.dtype == bool:
             if len(key) != n_features:
                 raise ValueError(
-                    f"{parameter} is a mask of length {len(key)}, but X has {n_features} columns."
+                    f"{parameter} is a mask of length {len(key)}; expected one entry per column of "
+                    f"X, {n_features}."
                 )
             selected = columns[key]
         elif key.dtype.kind in "iu" or not key.size:
             outside = key[(key < -n_features) | (key >= n_features)] if key.size else key
             if len(outside):
                 raise ValueError(
-                    f"{parameter} selects column {outside[0]}, but X has {n_features} columns "
-                    f"(0 to {n_features - 1})."
+                    f"{parameter} selects column {outside[0]}, but X has {n_features} columns. Use "
+                    f"positions 0 to {n_features - 1}."
                 )
             selected = columns[key.astype(int)]
         else:
@@ -350,8 +353,8 @@ def _resolve(key, X, n_features, names, parameter):
             )
     if not len(selected):
         raise ValueError(
-            f"{parameter} selects no column of X. A head needs at least one; None means all "
-            "columns, or those that the other head does not read."
+            f"{parameter} selects none of the columns of X; expected at least one. None selects "
+            "all columns, or those that the other head does not read."
         )
     if len(np.unique(selected)) < len(selected):
         raise ValueError(f"{parameter} selects a column twice: {_duplicates(selected, names)}.")

@@ -1,7 +1,7 @@
-"""The path of a fit: from X, y and parameters to data and a plan, and from a result to attributes.
+"""The steps of a fit: from X, y and parameters to data and a plan, then to fitted attributes.
 
-What `fit`, a report's refits and a search's candidates have in common. An estimator is passed in
-and gets its fitted attributes here; nothing of it is private to it.
+`fit`, the refits of a report and the candidates of a search share these steps. They get the
+estimator as an argument and set its fitted attributes, using its public names only.
 """
 
 import copy
@@ -35,13 +35,13 @@ from .training._preliminary import estimate_false_action_rates, prepare_objectiv
 def own_random_state(random_state):
     """Return the generator of a parameter `random_state`."""
     if random_state is None:
-        # scikit-learn's None means numpy's global generator, which is not ours to advance.
+        # None means numpy's global generator in scikit-learn; a fit must not advance it.
         return np.random.RandomState()
     return check_random_state(random_state)
 
 
 def read_log(est, n_samples, y, side_information, purpose="fit"):
-    """Return the checked log and the assumptions; set what an estimator keeps of its signals.
+    """Return the checked log and the assumptions; store the signals on the estimator.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def read_log(est, n_samples, y, side_information, purpose="fit"):
 
 
 def reread_log(est, n_samples, y, side_information, *, purpose="query", name="y"):
-    """Return the checked log of a method other than the first fit."""
+    """Return the checked log for a method other than the first fit."""
     return FeedbackLog.from_arguments(
         y,
         n_samples,
@@ -95,7 +95,7 @@ def signal_names(est):
 
 
 def take_evidence(est, evidence, assumptions):
-    """Set what the counts of a log and the parameters tell about the reward."""
+    """Set what the counts of a log and the parameters identify about the reward."""
     sizes = est.hidden_layer_sizes, est.propensity_hidden_layer_sizes
     is_constant = est.objective_.propensity_form == "constant"
     est.evidence_ = evidence
@@ -117,7 +117,7 @@ def take_evidence(est, evidence, assumptions):
 def known_users(found, signals, loading, n_rows):
     """Return an `Identification` with what users who differ in activity add.
 
-    Users who act on whatever they like are found by signals of which shares bound the reward.
+    Very active users show the reward only in signals whose shares bound it.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ def known_users(found, signals, loading, n_rows):
 
 
 def identify(est, n_samples, y, side_information):
-    """Set what a log tells about the reward before any training; return log and assumptions."""
+    """Set what a log identifies about the reward, before training; return log and assumptions."""
     log, assumptions = read_log(est, n_samples, y, side_information)
     rate = assumptions.false_action_rate
     evidence = Evidence.of(log, rate, log.telling_signals(rate))
@@ -149,11 +149,11 @@ class BegunFit:
     plan : FitPlan
     data : TrainingData
     random_state : numpy.random.RandomState
-        As far as it has been drawn from.
+        The generator, in its state after the draws so far.
     further : dict of str to ndarray
         Further fields of `Batch`.
     keeps_weights : bool
-        Whether training goes on from the weights of the estimator.
+        Whether training continues from the weights of the estimator.
     """
 
     plan: FitPlan
@@ -163,14 +163,14 @@ class BegunFit:
     keeps_weights: bool
 
     def model(self, fitted):
-        """Return the heads where training starts, `fitted` being the estimator's before."""
+        """Return the heads where training starts, `fitted` being the estimator's earlier heads."""
         if self.keeps_weights:
             return self.plan.model_like(fitted, self.data)
         return self.plan.initial_model(self.data, self.random_state)
 
 
 def begin_fit(est, X, y, groups=None, **side_information):
-    """Check and split the data, do the preliminary fits, and settle the plan of a fit.
+    """Check and split the data, run the preliminary fits, and return the plan of a fit.
 
     Parameters
     ----------
@@ -188,8 +188,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
     users = side_information.get("user_id") is not None
     if keeps_weights and (users or est.model_.log_loading is not None):
         raise ValueError(
-            "warm_start=True is not available with user_id: of the two models that are fitted, one "
-            "is left to start from. Set warm_start=False."
+            "warm_start=True is not available with user_id: two models are fitted and only one is "
+            "kept, so the other has no start. Set warm_start=False."
         )
     before = HeadColumns.of(est) if keeps_weights else None
     X = select_features(est, X, reset=True)
@@ -220,7 +220,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
 
 
 def update_scaler(est, data, *, reset):
-    """Let the estimator's scaler learn the rows to train on."""
+    """Let the estimator's scaler learn from the training rows."""
     scaler = None
     if est.standardize:
         scaler = None if reset else getattr(est, "scaler_", None)
@@ -232,7 +232,7 @@ def update_scaler(est, data, *, reset):
 @same(all_or_nothing)
 @same(with_callbacks)
 def run_fit(est, X, y, *, adjust=None, **fit_params):
-    """Fit an estimator, with its callbacks.
+    """Fit an estimator and run its callbacks.
 
     Parameters
     ----------
@@ -241,10 +241,10 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     X, y, **fit_params
         Arguments of `fit`.
     adjust : callable(FitPlan) -> FitPlan, default=None
-        Changes the plan before it is run.
+        Changes the plan before it runs.
     """
     set_embedder(est)
-    # Callbacks score on X in every epoch, which is not to embed it again.
+    # Callbacks score on X in every epoch; X must not be embedded each time.
     X = embed_text(est, X, reset=True)
     begun = begin_fit(est, X, y, **fit_params)
     if adjust is not None:
@@ -296,7 +296,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
 
 
 def _hooks(est, context, details):
-    """Return what tells the callbacks of an estimator of each epoch."""
+    """Return the functions that report each epoch to the callbacks of an estimator."""
     epoch = None
 
     def epoch_begin():
@@ -312,7 +312,7 @@ def _hooks(est, context, details):
 
 
 def log_epoch(est, record):
-    """Append the losses of an epoch to the history of an estimator, and print them."""
+    """Append the losses of an epoch to the history of an estimator, and print them if verbose."""
     est.history_.append(record)
     if est.verbose:
         losses = ", ".join(f"{name} {np.mean(loss):.4f}" for name, loss in record.items())
@@ -326,22 +326,22 @@ def _fitted_attributes(est):
 
 
 def token_of(est, parent):
-    """Return what the fits have in common that one warning is enough for, None for a single fit.
+    """Return the object shared by fits that need only one warning, None for a single fit.
 
-    Within a search or pipeline it is the root of the callback contexts; functions such as
-    `cross_validate` have none, but fit clones of one estimator.
+    Within a search or pipeline, it is the root of the callback contexts. Functions such as
+    `cross_validate` do not have a context, but they fit clones of one estimator.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
     parent : CallbackContext or None
-        Of the search or pipeline.
+        The context of the search or pipeline.
     """
     return siblings_of(est) if parent is None else parent.root_uuid
 
 
 def warn_still_improving(est, n_members):
-    """Warn if members could have been trained for longer."""
+    """Warn if members were still improving when training stopped."""
     if n_members and est.n_iter_ == est.max_epochs:
         warn(
             f"{n_members} of {est.n_estimators} members were still improving after "
@@ -351,9 +351,9 @@ def warn_still_improving(est, n_members):
 
 
 def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit_params):
-    """Fit several estimators, equal but for `SIDE_BY_SIDE`, in one pass over the data.
+    """Fit several estimators that differ only in `SIDE_BY_SIDE`, in one pass over the data.
 
-    Each is fitted as it would be alone, up to rounding.
+    Each result equals that of a separate fit, up to rounding.
 
     Parameters
     ----------
@@ -362,24 +362,24 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
     X, y, **fit_params
         Arguments of `fit`.
     seed : int
-        For ``random_state=None``: what is drawn is to be the same in every round.
+        Seed for ``random_state=None``, so that every round draws the same numbers.
     paused : list of dict or None
-        What each head goes on from, if it was paused; None for a new one.
+        The state from which each paused head continues; None for a new one.
     pause : int, default=None
         The epoch after which to pause.
     token : object, default=None
-        Of the search, see `token_of`.
+        Token of the search, see `token_of`.
 
     Returns
     -------
     progress : list of dict or None
-        What each head goes on from if it was paused, nothing if it is done; None where it has
-        diverged, and is not fitted.
+        The state from which each paused head continues, empty if it is done. None if it has
+        diverged, in which case it is not fitted.
     """
     if fit_params.get("user_id") is not None:
         raise ValueError(
-            "BatchedSearchCV is not available with user_id: of each candidate two models are "
-            "fitted, one after the other. Use GridSearchCV."
+            "BatchedSearchCV is not available with user_id, because two models are fitted in turn "
+            "for each candidate. Use GridSearchCV."
         )
     lead = copy.copy(heads[0])
     lead.max_epochs = max(head.max_epochs for head in heads)

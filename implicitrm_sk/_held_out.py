@@ -1,4 +1,4 @@
-"""What the data say against a verdict: tests on rows that a fit has not seen."""
+"""Tests of a verdict on rows that the fit has not seen."""
 
 from dataclasses import dataclass, replace
 
@@ -23,27 +23,27 @@ from .measurement._action import Action
 from .measurement._model import Measurement, mean_delays
 from .training._data import member_logits
 
-#: Fewer responses held out say too little of how counts vary: all are then looked at.
+#: With fewer held-out responses, the variation of counts is tested on all responses.
 FEW_RESPONSES = 60
-#: Labels contradict a model if their mean is off by more standard errors than this, ...
+#: Labels contradict a model if their mean differs by more than this many standard errors ...
 LABEL_Z = 3.3
-#: ... and by more than this.
+#: ... and by more than this difference.
 LABEL_DIFFERENCE = 0.1
 
 
 @dataclass(eq=False)
 class HeldOut:
-    """Rows whose feedback is compared with what a fit that has not seen them predicts.
+    """Rows whose feedback is compared with the predictions of a fit that has not seen them.
 
     Attributes
     ----------
     X : ndarray of shape (n, d)
-        The columns in use.
+        The columns that the heads read.
     log : FeedbackLog
-        Of these rows; those of a response lie side by side.
+        The log of these rows; the rows of a response are adjacent.
     groups : ndarray of shape (m,) or None
     labelled_X : ndarray of shape (n_labels, d) or None
-        All rows with a label: they are too few to be held out.
+        All rows with a label, because too few of them would be held out.
     labelled : FeedbackLog or None
     """
 
@@ -55,14 +55,14 @@ class HeldOut:
 
     @classmethod
     def of(cls, data):
-        """Return those of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
+        """Return the rows of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
 
-        Without early stopping these are all rows. Residuals of rows that were trained on are too
-        small in both signals, and the regression of `association_test` corrects part of that only.
-        They are all rows too where few responses were shown repeatedly.
+        Without early stopping, these are all rows. Residuals of training rows are too small in both
+        signals, which the regression of `association_test` corrects only in part. All rows are also
+        used if few responses were shown repeatedly.
 
-        None for X in files: single rows of these cannot be read, and a further pass over all of
-        them costs as much as an epoch. `identification_report` on a part in memory tests them.
+        Returns None for X in files. Single rows of files cannot be read, and another pass over all
+        rows costs as much as an epoch. Use `identification_report` on a part in memory instead.
         """
         log = data.log
         if not isinstance(data.X, np.ndarray):
@@ -107,7 +107,7 @@ def part_of(log, rows, responses):
 
 
 def signs_of(log, groups, rows):
-    """Return what `association_test` compares of some rows of a log, a dict of its arguments.
+    """Return the arguments of `association_test` for some rows of a log, as a dict.
 
     Parameters
     ----------
@@ -127,14 +127,14 @@ def signs_of(log, groups, rows):
 
 
 def check_verdict(est, held_out, token=None, in_search=False):
-    """Let the level of a fitted estimator fall, with a warning, where the data speak against it.
+    """Lower the level of a fitted estimator, with a warning, if the data contradict it.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
     held_out : HeldOut
     token, in_search
-        As of `warn_not_identified`.
+        As in `warn_not_identified`.
     """
     before = est.identification_
     model_rates = Assumptions().with_rates(est.false_action_rate_).model_rates(est.objective_)
@@ -149,7 +149,7 @@ def check_verdict(est, held_out, token=None, in_search=False):
         )
         if any(each.contradicts for each in tested):
             est.identification_ = contradicted_signs(est.identification_, tested)
-    # Signals of users who differ depend on each other, but for a known user.
+    # Signals of users who differ depend on each other, unless the user is known.
     plain = not measurement.examined and log_weight is None
     independent = "independent signals" in est.identification_.assumptions
     if plain and independent and tests_independence(log):
@@ -176,7 +176,7 @@ def check_verdict(est, held_out, token=None, in_search=False):
 
 
 def tests_independence(log):
-    """Return whether a log has what the test of independence is for."""
+    """Return whether a log has the signals that the test of independence needs."""
     return (
         log.n_signals >= 3
         and log.exposures is None
@@ -186,12 +186,12 @@ def tests_independence(log):
 
 
 def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
-    """Return the test of the counts of responses, None where there is nothing to test.
+    """Return the test of the counts of responses, or None if nothing can be tested.
 
     Parameters
     ----------
     log : FeedbackLog
-        Repeated exposures, as counts or as rows of one response side by side.
+        Repeated exposures, as counts or as adjacent rows of one response.
     reward_logit : Tensor of shape (members, n or m)
     propensity_logit : Tensor of shape (members, n, K)
     false_action_rate : ndarray of shape (K,)
@@ -215,7 +215,7 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
 
 
 def against_labels(log, measurement, reward_logit, propensity_logit, rates):
-    """Return in words how labels contradict what a model expects of their responses, or None.
+    """Describe how labels contradict the model's expectation of their responses, or return None.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a log can tell about the reward, from its settings alone."""
+"""The verdict on what a log identifies of the reward, from its settings alone."""
 
 from dataclasses import dataclass, fields, replace
 
@@ -10,26 +10,26 @@ from ._warnings import in_worker, warn
 from .exceptions import IdentificationWarning
 from .measurement._action import Action
 
-#: What the fits had in common in which an IdentificationWarning was given last.
+#: Token of the fits that gave the last IdentificationWarning.
 _warned_in = None
 
 IDENTIFIED = "identified"
 RANKING_ONLY = "ranking only"
 LEVEL_ONLY = "level only"
 BOUNDED = "bounded"
-#: What the model of users who differ in activity assumes, and how much of it identifies.
+#: Assumptions of the model of users who differ in activity, and the activity that identifies.
 ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
 MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.4, 15, 200
-#: What a grade beside signals that may not have been looked at assumes.
+#: Assumption of a grade beside signals of rows that users may not have looked at.
 UNSEEN_GRADES = "rows that nobody looked at have the grades of responses {}preferred"
-#: What the model of rows that nobody looked at assumes of them.
+#: Assumption of the model of rows that nobody looked at.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """How many responses carry each kind of information; sums over batches with ``+``."""
+    """Numbers of responses with each kind of information; ``+`` adds batches."""
 
     n_responses: int = 0
     n_acted: int = 0
@@ -48,7 +48,7 @@ class Evidence:
 
     @property
     def shown_twice(self):
-        """The preferences, 0 and 1, that enough responses have two logged signals of."""
+        """The preferences, 0 and 1, that enough responses have two logged signals for."""
         counts = self.n_two_negative, self.n_two_positive
         return tuple(c for c in (0, 1) if counts[c] >= MIN_RESPONSES)
 
@@ -57,11 +57,11 @@ class Evidence:
 
     @classmethod
     def of(cls, log, false_action_rate, telling=True):
-        """Count the responses of a log; those of zero weight are left out.
+        """Count the responses of a log, without those of zero weight.
 
-        `false_action_rate`, of shape (K,), NaN where it is to be estimated, says which actions
-        prove preference: a label tells nothing of a response whose preference is proved. `telling`,
-        of shape (K',), says which acts count as several or as repeated.
+        `false_action_rate`, of shape (K,), is NaN where it is to be estimated. It decides which
+        actions prove preference: a label then carries no more information. `telling`, of shape
+        (K',), marks the acts that count as several or as repeated.
         """
         counted = log.sample_weight > 0
         logged = log.observations()
@@ -107,22 +107,22 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Identification:
-    """What the settings of a fit tell about the reward.
+    """The verdict on what the settings of a fit identify about the reward.
 
     Attributes
     ----------
     level : {"identified", "ranking only", "level only", "bounded", "not identified"}
-        Whether any amount of such data determines the reward; its order only; its mean only;
-        an interval at each row; or none of these.
+        The part of the reward that any amount of such data identifies. In this order: all of it,
+        its order, its mean, an interval at each row, or nothing.
     assumptions : tuple of str
-        What has to hold for it.
+        The assumptions of the verdict.
     reason : str
-        Why this level and no other.
+        The reason for the level.
     advice : tuple of str
-        What to log or to pass to `fit` next.
+        The next things to log or to pass to `fit`.
     swap_symmetric : bool
-        Whether reward and propensity could be exchanged without a trace. Both sides then carry
-        equal weight in the fitted mixture.
+        Whether reward and propensity could be exchanged without changing the fit. Both sides then
+        have equal weight in the fitted mixture.
     """
 
     level: str
@@ -140,7 +140,11 @@ class Identification:
 ADVICE = {
     "signals": (
         "Log a second kind of positive action of the same user on the same response (copy, share "
-        "...): two determine the reward if they fire independently and every row was looked at."
+        "...). Two identify the reward if they fire independently and every row was looked at."
+    ),
+    "several": (
+        "Use objective='stratified', which learns from each signal of this log. This objective "
+        "sees only whether any of them fired."
     ),
     "negative": (
         "Log a negative action (regenerate, thumbs down, report) and name it in signals="
@@ -167,15 +171,15 @@ ADVICE = {
         "rows were not looked at."
     ),
     "plain": (
-        "Leave shared_examination=True out here: with fewer than two signals of each polarity the "
-        "plain model fits as well, and how attention and dislike are told apart is a convention."
+        "Leave shared_examination=True out here. With fewer than two signals of each polarity the "
+        "plain model fits as well, so the split of attention and dislike is a convention."
     ),
     "signs": (
-        "Check what the signals named in the reason show: name negative ones in signals=, pass the "
-        "outcomes of one widget as a Choice, and NaN where a signal was not offered."
+        "Check the signals named in the reason. Name negative ones in signals=, pass the outcomes "
+        "of one widget as a Choice, and use NaN where a signal was not offered."
     ),
     "third": (
-        "Log a third kind of action: of two signals only negative association can be tested."
+        "Log a third kind of action: with two signals only negative association can be tested."
     ),
     "labels": (
         "Ask for explicit labels on a few hundred randomly chosen responses, acted on or not, and "
@@ -194,8 +198,8 @@ ADVICE = {
         "chose nothing (given_reaction=False), which bound it."
     ),
     "selected": (
-        "Thumbs and ratings that users give by their own choice are not labels: pass them as "
-        "signals (a Choice, or a positive and a negative action). Ask for labels at random."
+        "Thumbs and ratings that users give by their own choice are not labels. Pass them as "
+        "signals (a Choice, or a positive and a negative action), and ask for labels at random."
     ),
     "dispersion": (
         "Exposures of one response should be independent given its preference. Ask for labels on "
@@ -248,7 +252,7 @@ def assess(
         Whether signals of both polarities are ready in a constant ratio.
     """
     if objective.identifies is not None:
-        return _assess_by_assumption(evidence, objective)
+        return _assess_by_assumption(evidence, objective, n_signals)
     if not objective.models_propensity:
         return Identification(
             NOT_IDENTIFIED,
@@ -325,10 +329,10 @@ def _assumptions_of(signals, level, n_responses):
 
 
 def _assumptions_of_views(signals, ways, level, shown_twice):
-    """Return what has to hold for kinds that determine nothing not to mislead the others.
+    """Return the assumptions under which kinds that identify nothing do not mislead the others.
 
-    Bounds by single actions need none of it: they follow from the shares of actions, which the
-    model fits whatever a grade says.
+    Bounds by single actions do not need any of them. They follow from the shares of actions, which
+    the model fits independently of grades.
     """
     views = [s.assumption for s in signals if s.identifies is None and not s.bounds]
     if not views or not ways or level in (NOT_IDENTIFIED, LEVEL_ONLY):
@@ -339,7 +343,7 @@ def _assumptions_of_views(signals, ways, level, shown_twice):
 
 
 def _assess_log(evidence, false_actions, label_mechanism, examined):
-    """Return what in the log identifies the reward: assumptions, reasons, advice."""
+    """Return what in the log identifies the reward: assumptions, reasons and advice."""
     ways, reasons, advice = [], [], []
     if evidence.shown_twice and examined:
         ways += ["independent signals", "every row was looked at"]
@@ -381,7 +385,7 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
 
 
 def _assess_ranking(evidence, columns, shared_propensity):
-    """Return the assumption that determines the order of the reward, and the reason, or None."""
+    """Return the assumption that identifies the order of the reward, and the reason, or None."""
     if columns == "disjoint":
         return (
             "the reward depends on its columns only, the propensity on its own",
@@ -398,7 +402,7 @@ def _assess_ranking(evidence, columns, shared_propensity):
 
 
 def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
-    """Return level, reasons and advice where nothing determines the reward or its order."""
+    """Return level, reasons and advice if neither the reward nor its order is identified."""
     advice = [ADVICE["labels"], ADVICE["exclusion"]]
     if evidence.n_both >= MIN_RESPONSES or evidence.shown_twice:
         reasons = []
@@ -425,7 +429,7 @@ def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
 
 
 def _advice_on_attention(shown_twice, examined):
-    """Return what to state or to log where rows that nobody looked at leave the reward open."""
+    """Return what to state or log if rows that nobody looked at leave the reward open."""
     advice = []
     if examined is False:
         advice.append(ADVICE["plain"])
@@ -439,7 +443,7 @@ def _advice_on_attention(shown_twice, examined):
 
 
 def _what_is_missing(evidence, columns, linear, n_signals, signals):
-    """Return why nothing identifies the reward."""
+    """Return the reason why the reward is not identified."""
     reasons = []
     if signals and not any(s.bounds or s.identifies for s in signals):
         reasons.append(
@@ -455,9 +459,10 @@ def _what_is_missing(evidence, columns, linear, n_signals, signals):
         )
     else:
         reasons.append(
-            f"only {evidence.n_several_signals} responses have two signals logged together, "
-            "not counting constant ones and copies, steps of one action, actions on most rows that "
-            "would each prove preference, and signals of a sign that hardly happen together"
+            f"only {evidence.n_several_signals} responses have two signals logged together that "
+            "count. Constant signals, copies and steps of one action do not count. Nor do actions "
+            "on most rows that would each prove preference, or signals of a sign that hardly "
+            "happen together"
         )
     if columns == "overlapping":
         reasons.append("the columns that both heads read can be traded between them")
@@ -475,8 +480,8 @@ def _what_is_missing(evidence, columns, linear, n_signals, signals):
     return reasons
 
 
-def _assess_by_assumption(evidence, objective):
-    """Return the `Identification` of an objective that is no likelihood."""
+def _assess_by_assumption(evidence, objective, n_signals):
+    """Return the `Identification` of an objective that is not a likelihood."""
     name = type(objective).__name__
     if "propensity" in objective.uses and evidence.n_known_propensity < evidence.n_responses:
         return Identification(
@@ -491,23 +496,22 @@ def _assess_by_assumption(evidence, objective):
     return Identification(
         objective.identifies,
         (objective.assumption,),
-        f"{name} takes its assumption for granted: nothing in the log tests it.",
-        (ADVICE["signals"], ADVICE["labels"]),
+        f"{name} relies on its assumption, which the log does not test.",
+        (ADVICE["signals"] if n_signals == 1 else ADVICE["several"], ADVICE["labels"]),
     )
 
 
 def with_activity(found, loading, n_rows):
-    """Return an `Identification` with what users who differ in activity add.
+    """Return an `Identification` that includes users who differ in activity.
 
-    Users who act on whatever they like show the reward. They are there only if activity spreads
-    widely, and are known only by many rows.
+    Users who act on all responses that they like show the reward. There are such users only if
+    activity varies widely, and they are recognised only by many rows.
 
     Parameters
     ----------
     found : Identification
     loading : ndarray of shape (signals,)
-        By how much one standard deviation of activity shifts the logits; all 0 if users do not
-        differ.
+        How far one standard deviation of activity shifts the logits; all 0 if users do not differ.
     n_rows : ndarray of int of shape (users,)
     """
     largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
@@ -523,7 +527,7 @@ def with_activity(found, loading, n_rows):
     known = {"swap_symmetric": False, "reason": f"{found.reason[:-1]}; {text}."}
     with_users = (*found.assumptions, *ACTIVITY)
     if found.level == IDENTIFIED:
-        # Signals of users who differ are independent given their activity, if it is as modelled.
+        # Given their activity, signals of users who differ are independent, if the model is right.
         if any(each.startswith("independent signals") for each in found.assumptions):
             known["assumptions"] = with_users
         return replace(found, **known)
@@ -546,13 +550,13 @@ def with_activity(found, loading, n_rows):
 
 
 def contradicted(found, against, advice):
-    """Return an `Identification` that the data speak against.
+    """Return an `Identification` that the data contradict.
 
     Parameters
     ----------
     found : Identification
     against : str
-        What the data say.
+        The contradiction, in words.
     advice : str
         A key of `ADVICE`.
     """
@@ -572,7 +576,7 @@ def contradicted_signs(found, associations):
     ----------
     found : Identification
     associations : list of Association
-        Of all pairs, at least one of which contradicts its signs.
+        All pairs. At least one contradicts its signs.
     """
     return contradicted(
         found, f"the signals contradict their signs: {explain(associations)}", "signs"
@@ -587,10 +591,10 @@ def warn_not_identified(found, objective, token=None, *, in_search=False):
     found : Identification
     objective : Objective
     token : object or None
-        What these fits have in common; None is a fit by itself.
+        Shared object of these fits; None for a single fit.
     in_search : bool
-        Whether a search or pipeline fits: its workers share nothing but the refit, which is in the
-        main process and speaks for them.
+        Whether a search or pipeline fits. Its workers share nothing but the refit in the main
+        process, which gives the warning for them.
     """
     global _warned_in
     if found.level != NOT_IDENTIFIED or not objective.models_propensity:
@@ -601,8 +605,8 @@ def warn_not_identified(found, objective, token=None, *, in_search=False):
         return
     _warned_in = token
     warn(
-        f"the reward is not identified: {found.reason} It is then a convention: more rows do "
-        "not help, more kinds of information do (identification_.advice). To silence this: "
+        f"the reward is not identified: {found.reason} Its value is then a convention. More rows "
+        "do not help; other kinds of information do (identification_.advice). To silence this: "
         "warnings.filterwarnings('ignore', category=implicitrm_sk.IdentificationWarning).",
         IdentificationWarning,
     )

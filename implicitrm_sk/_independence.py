@@ -1,4 +1,4 @@
-"""Do the signals of a preferred response fire independently? A likelihood-ratio test."""
+"""A likelihood-ratio test whether signals of a preferred response fire independently."""
 
 import itertools
 from dataclasses import dataclass
@@ -7,36 +7,36 @@ import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
-#: Enumerating 2**K patterns per row: with more signals than this, the most often logged ones, ...
+#: 2**K patterns per row are enumerated. Of more signals, the most often logged ones are used ...
 MAX_SIGNALS = 5
-#: ... and of more rows than this divided by 2**K, so many drawn at random.
+#: ... and of more rows than this divided by 2**K, a random sample of that size.
 MAX_PATTERNS = 2**20
-#: Acted rows on which two signals agree at least this often look like one signal.
+#: Two signals look like one if they agree on at least this share of the acted rows.
 SAME_SIGNAL = 0.95
-#: Fewer acted rows, or rows with three signals, tell nothing of dependence.
+#: With fewer acted rows, or rows with three signals, dependence is not tested.
 MIN_ROWS = 20
-#: Dependence is held against the assumption of independent signals if chance alone would bring it
-#: about with less than this probability, ...
+#: Dependence contradicts the assumption of independent signals if chance alone has less than this
+#: probability of it ...
 SIGNIFICANCE = 0.001
-#: ... and if for some pair it is stronger than this. The fitted heads are never exact, which many
-#: rows make significant.
+#: ... and if it is stronger than this for some pair. The fitted heads are never exact, and with
+#: many rows even small errors are significant.
 LARGE_LOG_ODDS_RATIO = 0.5
-#: Largest log odds ratio of two signals that is told from "always together".
+#: The largest log odds ratio of two signals that is distinguished from "always together".
 MAX_INTERACTION = 8.0
 
 
 @dataclass(frozen=True)
 class IndependenceTest:
-    """Result of `independence_test`.
+    """The result of `independence_test`.
 
     Attributes
     ----------
     statistic : float
-        Likelihood ratio, twice the difference of the log-likelihoods.
+        The likelihood-ratio statistic, twice the difference of the log-likelihoods.
     degrees_of_freedom : int
     p_value : float
     log_odds_ratio : dict of (int, int) to float
-        Association of each pair of signals given preference; 0 is independence.
+        The association of each pair of signals given preference; 0 means independence.
     signals : tuple of int
         The signals tested.
     n_rows : int
@@ -52,7 +52,7 @@ class IndependenceTest:
 
     @property
     def rejected(self):
-        """Whether the dependence is neither chance nor too weak to matter."""
+        """Whether the dependence is beyond chance and strong enough to matter."""
         strongest = max(map(abs, self.log_odds_ratio.values()))
         return self.p_value < SIGNIFICANCE and strongest > LARGE_LOG_ODDS_RATIO
 
@@ -60,8 +60,9 @@ class IndependenceTest:
 def independence_test(reward_logit, propensity_logit, actions, weight, false_action_rate=None):
     """Test conditional independence of K >= 3 signals given preference on rows not used in fit.
 
-    The fitted functions enter as offsets: logit R = a + b f and logit of the propensity
-    = c_k + d_k u_k are refitted under independence and together with pairwise interactions,
+    The fitted functions enter as offsets. The logit of the reward R is a + b f, and the logit of
+    the propensity is c_k + d_k u_k for signal k. Both are refitted, once under independence and
+    once with pairwise interactions of the actions y, with A the propensity and r* the preference,
 
     P(y | r*=1) proportional to prod_k Bern(y_k; A_k) exp(sum_jk t_jk (y_j - A_j)(y_k - A_k)),
 
@@ -72,11 +73,12 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     ----------
     reward_logit : Tensor of shape (n,)
     propensity_logit : Tensor of shape (n, K)
-        Of the propensity's free part (A - e) / (1 - e).
+        Logits of the free part (A - e) / (1 - e) of the propensity A, e being the false-action
+        rate.
     actions : ndarray of shape (n, K)
         0, 1 or NaN.
     weight : ndarray of shape (n,)
-        The sum over rows is scaled to the effective number of rows (sum w)^2 / sum w^2 [4]_.
+        Weights. Their sum is scaled to the effective number of rows (sum w)^2 / sum w^2 [4]_.
     false_action_rate : Tensor of shape (K,) or None
 
     Returns
@@ -114,7 +116,7 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     K = len(signals)
     pairs = list(itertools.combinations(range(K), 2))
     patterns = torch.tensor(list(itertools.product([0.0, 1.0], repeat=K)), dtype=f.dtype)
-    # (n, patterns): which complete patterns agree with what was logged.
+    # (n, patterns): the complete patterns that agree with what was logged.
     agrees = ((patterns[None] == y[:, None]) | torch.isnan(y)[:, None]).all(-1)
     log_agrees = torch.where(agrees, 0.0, -torch.inf)
     log_e = torch.where(patterns == 1, torch.log(e), torch.log1p(-e)).sum(-1)
@@ -162,7 +164,7 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
 
 
 def minimise(function, start):
-    """Return the parameters at which a function of a tensor is least, and its value there."""
+    """Return the parameters that minimise a function of a tensor, and its value there."""
     parameters = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [parameters],
@@ -189,7 +191,7 @@ def signals_that_agree(actions, weight):
     Parameters
     ----------
     actions : ndarray of shape (n, K)
-        Actions or their number.
+        Actions, or their number.
     weight : ndarray of shape (n,)
     """
     found = []
@@ -203,13 +205,13 @@ def signals_that_agree(actions, weight):
 def exposures_that_agree(actions, exposures, response, weight):
     """Return (k, share) of signals whose exposures of one response agree whenever one acted.
 
-    Exposures are compared with the next one of the same response and, where they are counted,
-    within the row: all or none of them acted.
+    Each exposure is compared with the next one of the same response. Counted exposures are also
+    compared within the row: all or none of them acted.
 
     Parameters
     ----------
     actions : ndarray of shape (n, K)
-        Actions or, with exposures, their number; rows of a response side by side.
+        Actions, or their number if there are exposures. The rows of a response are adjacent.
     exposures : ndarray of shape (n, K) or None
     response : ndarray of int of shape (n,) or None
     weight : ndarray of shape (n,)
@@ -235,7 +237,7 @@ def exposures_that_agree(actions, exposures, response, weight):
 
 
 def _agreement(a, b, weight):
-    """Return the share of rows that agree among those on which either acted, 0 if these are few."""
+    """Return the share of agreement among rows on which either acted, 0 if there are few."""
     either = ((a > 0) | (b > 0)) & ~np.isnan(a) & ~np.isnan(b) & (weight > 0)
     if np.count_nonzero(either) < MIN_ROWS:
         return 0.0

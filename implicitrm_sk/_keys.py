@@ -1,4 +1,4 @@
-"""Equal ids, prompts and conversations, however a table holds them."""
+"""Keys of ids, prompts and conversations, equal for equal values in every kind of table."""
 
 import hashlib
 import json
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def plain(value):
-    """Return nested values, however a table holds them, as lists and dicts without empty fields.
+    """Return nested values from any table as lists and dicts without empty fields.
 
-    A table has every field in every row: one that is null was not there.
+    A table has every field in every row, so a null field was not in the original.
     """
     if isinstance(value, str):
         return value
@@ -24,14 +24,14 @@ def plain(value):
 
 
 def is_nested(value):
-    """Return whether a value is a message or a list of some: it has no place among plain ids."""
+    """Return whether a value is a message or a list of messages, not a plain id."""
     if isinstance(value, list | tuple | np.ndarray):
         return len(value) > 0 and all(isinstance(part, Mapping) for part in value)
     return isinstance(value, Mapping)
 
 
 def key_of(value):
-    """Return what is equal for equal ids or conversations, and can be a key."""
+    """Return a key that is equal for equal ids or conversations."""
     if isinstance(value, list | tuple | np.ndarray | Mapping):
         text = json.dumps(plain(value), sort_keys=True, default=str)
         return hashlib.blake2b(text.encode()).digest()  # long texts are not kept
@@ -42,14 +42,14 @@ def is_absent(value):
     """Return whether a value is NaN, NaT, None or pandas' NA."""
     if value is None or isinstance(value, str | list | tuple | np.ndarray | Mapping):
         return value is None
-    same = value == value  # pandas' NA is not even a truth value
+    same = value == value  # NA of pandas does not have a truth value
     return not (isinstance(same, bool | np.bool_) and same)
 
 
 def codes_of(values):
     """Return a number for each value.
 
-    Equal values and equal conversations have one number, each missing value one of its own.
+    Equal values, and equal conversations, have the same number. Each missing value has its own.
     """
     codes, n_absent = {}, 0
     found = np.empty(len(values), dtype=int)
@@ -63,6 +63,6 @@ def codes_of(values):
             except TypeError:
                 raise TypeError(
                     f"row {row} holds a {type(value).__name__} ({str(value)[:40]}) as an id, which "
-                    "cannot be compared; expected is text, a number or a conversation. Convert it."
+                    "cannot be compared; expected text, a number or a conversation. Convert it."
                 ) from None
     return np.where(found < 0, len(codes) - 1 - found, found)

@@ -1,4 +1,4 @@
-"""The checks of `labels`: their values, one per response, and what the actions say of them."""
+"""Checks of `labels`: values, one per response, and agreement with the actions."""
 
 from dataclasses import replace
 
@@ -8,12 +8,12 @@ from ._assumptions import MIN_RESPONSES
 from ._validation import as_float, shown_id
 from ._warnings import warn
 
-#: Labels that lie on acted rows only by a chance smaller than this are not missing at random.
+#: Significance level below which labels on acted rows are not missing at random.
 CHANCE = 1e-6
-#: The same in standard errors.
+#: The same level in standard errors.
 Z_OF_CHANCE = 4.9
-#: Labels of which acted responses have this many times the share of the others, or the reverse, are
-#: not asked at random.
+#: Labels are not missing at random if acted responses have them this many times as often as others,
+#: or the reverse.
 SELECTED = 2.0
 
 
@@ -22,30 +22,30 @@ def check_label_values(labels, n_samples):
     labels = as_float(labels, "labels")
     if labels.shape != (n_samples,):
         raise ValueError(
-            f"labels has shape {labels.shape}, but one label per row of X is expected: "
-            f"({n_samples},), NaN where it is not known."
+            f"labels has shape {labels.shape}; expected one label per row of X, ({n_samples},). "
+            "Use NaN where the label is not known."
         )
     bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
     if bad.any():
         raise ValueError(
-            "labels must lie in [0, 1] (1 preferred, 0 not, in between graded), NaN "
-            f"where unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. "
-            "Rescale ratings first."
+            "labels must lie in [0, 1] (1 preferred, 0 not, graded in between), NaN where "
+            f"unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. Rescale "
+            "ratings first."
         )
     return None if np.isnan(labels).all() else labels
 
 
 def shared_label(labels, response, first, ids):
-    """Return the label of each response; its rows that have one must agree."""
+    """Return the label of each response; all its labelled rows must agree."""
     labelled = np.flatnonzero(~np.isnan(labels))
     label = np.full(len(first), np.nan)
     label[response[labelled]] = labels[labelled]
     conflict = labelled[label[response[labelled]] != labels[labelled]]
     if len(conflict):
         raise ValueError(
-            f"labels differ between rows of one response_id in "
+            "labels differ between rows of one response_id in "
             f"{len(np.unique(response[conflict]))} responses; the first is "
-            f"{shown_id(ids[conflict[0]])}. Rows of one id share one preference: average their "
+            f"{shown_id(ids[conflict[0]])}. Rows of one id share one preference. Average their "
             "labels to a graded one, or give rows of different users different ids."
         )
     return label
@@ -56,9 +56,9 @@ def check_labels(log, false_action_rate, label_mechanism):
     preferred, not_preferred = log.proved(false_action_rate)
     if (preferred & not_preferred).any():
         raise ValueError(
-            f"{(preferred & not_preferred).sum()} responses have an action, which proves "
-            "preference as false_action_rate is 0, and lack one whose propensity is given as "
-            "1, which disproves it. Correct propensity, or set false_action_rate."
+            f"Contradiction in {(preferred & not_preferred).sum()} responses: an action proves "
+            "that they are preferred (false_action_rate=0), but an action with propensity=1 is "
+            "missing, which proves the opposite. Check propensity, or set false_action_rate > 0."
         )
     label = log.labels
     if label is None:
@@ -68,25 +68,25 @@ def check_labels(log, false_action_rate, label_mechanism):
     for wrong, what, cure in (
         (
             preferred & (label == 0) & proved[1],
-            f"labels are 0 on {{}} responses that drew {kind} action",
+            f"labels are 0 on {{}} responses that have {kind} action",
             "with false_action_rate=0 an action proves preference. Correct the labels, or set "
             "false_action_rate if misclicks happen",
         ),
         (
             not_preferred & (label == 1) & proved[0],
-            "labels are 1 on {} responses that drew a negative action",
+            "labels are 1 on {} responses that have a negative action",
             "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
             "or set false_action_rate if misclicks happen",
         ),
         (
             not_preferred & (label == 1) & ~proved[0],
             "labels are 1 on {} responses without an action whose propensity is given as 1",
-            "a preferred response would have drawn it. Correct the labels or propensity",
+            "a preferred response would have it. Correct the labels or propensity",
         ),
         (
             preferred & (label == 0) & ~proved[1],
             "labels are 0 on {} responses without a negative action whose propensity is given as 1",
-            "one that is not preferred would have drawn it. Correct the labels or propensity",
+            "a response that is not preferred would have it. Correct the labels or propensity",
         ),
     ):
         if wrong.any():
@@ -94,8 +94,8 @@ def check_labels(log, false_action_rate, label_mechanism):
     graded = (label > 0) & (label < 1) & (preferred | not_preferred)
     if graded.any():
         warn(
-            f"{graded.sum()} graded labels were replaced by the preference that the actions "
-            "prove: with false_action_rate=0 a response that drew an action is preferred, 1.",
+            f"{graded.sum()} graded labels were replaced by the preference that the actions prove: "
+            "with false_action_rate=0, a response that has an action is preferred, 1.",
         )
         label = np.where(graded, preferred.astype(float), label)
     _check_label_mechanism(log, label, false_action_rate, label_mechanism)
@@ -109,23 +109,23 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
     if label_mechanism == "acted":
         if len(passive_labels):
             raise ValueError(
-                "label_mechanism='acted' says that only acted responses have labels, but "
+                "label_mechanism='acted' means that only acted responses have labels, but "
                 f"{len(passive_labels)} without any action have one. Use label_mechanism='random' "
-                "if these were chosen without regard to preference, else leave them out."
+                "if these were chosen without regard to preference. If not, leave them out."
             )
         if not false_action_rate.any():
             raise ValueError(
-                "labels of acted responses tell nothing while false_action_rate is 0: every one of "
-                "them is preferred by assumption. Set false_action_rate, or label responses "
-                "without an action too (label_mechanism='random')."
+                "labels of acted responses carry no information while false_action_rate is 0: "
+                "every one of them is preferred by assumption. Set false_action_rate, or label "
+                "responses without an action too (label_mechanism='random')."
             )
         return
     share = acted.sum() / max(counted.sum(), 1)
     if len(passive_labels) == 0 and share ** labelled.sum() < CHANCE:
         raise ValueError(
-            f"all {labelled.sum()} labels lie on responses with an action, while {1 - share:.0%} "
-            "of all responses have none: these labels are not missing at random. Label responses "
-            "without an action too, or set label_mechanism='acted', which needs a "
+            f"all {labelled.sum()} labels lie on responses with an action, but {1 - share:.0%} of "
+            "all responses do not have one: these labels are not missing at random. Label "
+            "responses without an action too. Or set label_mechanism='acted', which needs a "
             "false_action_rate above 0."
         )
     if len(passive_labels) < MIN_RESPONSES:
@@ -133,8 +133,8 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
     for value, advice in (
         (
             1,
-            "a button that only likers press is a signal, not a label, and belongs into a column "
-            "of y",
+            "a button that only people who like the response press is a signal, not a label. Pass "
+            "it as a column of y",
         ),
         (0, "complaints alone do not represent all responses. Label randomly chosen responses"),
     ):
@@ -146,7 +146,7 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
 
 
 def selected_by_action(log):
-    """Return whether acted responses have labels more often than others, or less, beyond chance."""
+    """Return whether acted responses are labelled more or less often than others, beyond chance."""
     counted = log.sample_weight > 0
     labelled, acted = ~np.isnan(log.labels) & counted, log.fired() & counted
     sizes = np.array([acted.sum(), (counted & ~acted).sum()])

@@ -7,16 +7,16 @@ from importlib import import_module
 def lazy(package, names, modules=()):
     """Return `__getattr__` and `__dir__` of a package whose names are imported on first use.
 
-    The command line reads a log without torch, which takes seconds to import.
+    This lets the command line read a log without importing torch, which takes seconds.
 
     Parameters
     ----------
     package : str
-        Its ``__name__``.
+        The ``__name__`` of the package.
     names : dict of str to tuple of str
-        Public names by the module of the package that they come from.
+        Public names, by the module of the package that defines them.
     modules : tuple of str
-        Public modules and packages inside.
+        Public modules and packages inside it.
 
     Returns
     -------

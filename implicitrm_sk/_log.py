@@ -30,14 +30,14 @@ from .measurement._model import Measurement
 from .measurement._signal import Signal
 from .objectives._base import check_uses
 
-#: A signal that more of its logged rows have may be the absence of its opposite, ...
+#: A signal that more than this share of its logged rows have may be the absence of its opposite.
 NEARLY_ALL = 0.7
-#: ... unless these are fewer rows.
+#: Rows below which that suspicion is not raised.
 MIN_ROWS = 100
-#: An action of which a larger share comes with another is a step behind it.
+#: An action is a step of another if more than this share of its rows have the other too.
 NESTED = 0.98
-#: An action that meets others of its sign less often than this share of what chance gives is not a
-#: second signal of the same responses.
+#: An action that coincides with others of its sign less often than this share of what chance gives
+#: is not a second signal of the same responses.
 APART = 0.25
 
 
@@ -45,18 +45,18 @@ APART = 0.25
 class Acts:
     """A log as binary actions: one for each column of y and each preference that it can show.
 
-    Of a log of actions these are the columns of y.
+    For a log of actions, these are the columns of y.
 
     Attributes
     ----------
     counts : ndarray of shape (n, K')
-        How often users acted; NaN not logged.
+        How often users acted; NaN where not logged.
     column : ndarray of int of shape (K',)
-        The column of y.
+        The column of y that each act belongs to.
     target : ndarray of int of shape (K',)
         The preference that the act shows, 1 or 0.
     bounds : ndarray of bool of shape (K',)
-        Whether its share bounds the reward, as `Signal.bounds`.
+        Whether the share of the act bounds the reward, as `Signal.bounds`.
     """
 
     counts: np.ndarray
@@ -66,7 +66,7 @@ class Acts:
 
     @classmethod
     def of(cls, actions, signals):
-        """Return those of the columns of y."""
+        """Return the acts of some columns of y."""
         signals = signals or (Action(),) * actions.shape[1]
         pairs = [(k, c) for k, s in enumerate(signals) for c in sorted(s.shows, reverse=True)]
         column, target = np.array(pairs, dtype=int).reshape(-1, 2).T
@@ -88,8 +88,8 @@ class FeedbackLog:
     Attributes
     ----------
     actions : ndarray of shape (n, K)
-        Actions or, with exposures, their number; of other kinds the codes of what users did; NaN
-        not logged.
+        Actions, or their number if there are exposures. For other kinds of signal, the codes of
+        what users did. NaN where not logged.
     sample_weight : ndarray of shape (m,)
     exposures : ndarray of shape (n, K) or None
     response : ndarray of int of shape (n,) or None
@@ -99,17 +99,17 @@ class FeedbackLog:
     labels : ndarray of shape (m,) or None
     propensity : ndarray of shape (n, K) or None
     age, delay : ndarray of shape (n, K) or None
-        Of late actions: the time since the row was shown, and the time that an action took.
+        For late actions: the time since the row was shown, and the time until the action came.
     user : ndarray of int of shape (n,) or None
-        0 to `n_users` - 1; rows without an id are users of their own, and come last.
+        0 to `n_users` - 1. Each row without an id is a user of its own; these users come last.
     user_ids : ndarray or None
-        Of the first users, those with an id.
+        The ids of the users that have one; these users come first.
     signals : tuple of Signal
-        What each column of the actions is.
+        The kind of each column of the actions.
     names : ndarray of str of shape (K,) or None
-        Names of the signals, if y had any.
+        Names of the signals, if y had names.
     one_dimensional : bool
-        Whether y was.
+        Whether y was one-dimensional.
     """
 
     actions: np.ndarray
@@ -147,7 +147,7 @@ class FeedbackLog:
         age=None,
         delay=None,
     ):
-        """Check y and all that comes with it, each once, in this order.
+        """Return a log from y and the arguments of `fit`, each checked once.
 
         Parameters
         ----------
@@ -157,14 +157,15 @@ class FeedbackLog:
             Rows of X.
         assumptions : Assumptions
         objective : Objective
-            What it makes no use of is refused.
+            Arguments that it does not use are refused.
         purpose : {"fit", "batch", "query"}
-            Of a whole log both kinds of rows are needed, and what its signals tell is looked at;
-            of a "batch" of one the labels must agree with the actions; a "query" has no labels.
+            For "fit", y is a whole log, which needs rows with and without actions, and whose
+            signals are examined. For "batch", it is a part of one, whose labels must agree with its
+            actions. For "query", it is the rows to predict, without labels.
         name : str
-            Of the argument `y`, for the messages.
+            Name of the argument `y`, for the messages.
         known : KnownSignals or None
-            The signals of an earlier fit, which y must agree with.
+            The signals of an earlier fit, with which y must agree.
 
         Returns
         -------
@@ -251,7 +252,7 @@ class FeedbackLog:
         return log, assumptions
 
     def check_suits(self, objective):
-        """Raise unless the signals are what an objective learns from."""
+        """Raise if an objective cannot learn from the signals."""
         if objective.single_signal:
             self.check_reducible(objective)
         if objective.needs_both_polarities and not (self.can_show(0) and self.can_show(1)):
@@ -263,43 +264,43 @@ class FeedbackLog:
 
     @property
     def measurement(self):
-        """How the preference shows in the signals."""
+        """The model of how the preference shows in the signals."""
         return Measurement(self.signals)
 
     def with_users(self, user_id, assumptions):
-        """Return the log with its users, without them if they tell nothing."""
+        """Return the log with its users, or without them if they carry no information."""
         for what, given, why in (
             ("response_id", self.response, "the rows of a response belong to several users"),
             (
                 "propensity",
                 self.propensity,
-                "the P(action | preferred) of an experiment is that of all users together",
+                "the P(action | preferred) of an experiment averages over all users",
             ),
         ):
             if given is not None:
                 raise ValueError(
-                    f"user_id is not available with {what}: {why}, which is not modelled yet. "
-                    "Leave one of the two out."
+                    f"user_id is not available with {what}: {why}, and this is not modelled. Leave "
+                    "one of the two out."
                 )
         if assumptions.estimates_false_actions:
             raise ValueError(
-                "user_id is not available where false-action rates are estimated: their EM takes "
+                "user_id is not available with estimated false-action rates: their EM treats all "
                 "users as equally active. Give false_action_rate as a number, 0.0 if users never "
                 "act by mistake."
             )
         user, ids = number_users(user_id, len(self.actions))
         if len(np.unique(user)) == len(user):
             warn(
-                f"user_id has {len(user)} different users in {len(user)} rows: a user of one row "
-                "tells nothing about activity, and user_id is not used. Pass the id of who acted, "
-                "not of the row."
+                f"user_id has {len(user)} different users in {len(user)} rows and is ignored: "
+                "users with one row each carry no information about activity. Pass the id of the "
+                "person who acted, not of the row."
             )
             return self
         return replace(self, user=user, user_ids=ids)
 
     @property
     def n_users(self):
-        """Number of users, rows without an id counted one by one."""
+        """Number of users; each row without an id counts as one."""
         return int(self.user.max()) + 1
 
     @property
@@ -323,7 +324,7 @@ class FeedbackLog:
         return Acts.of(self.actions, self.signals)
 
     def act_names(self):
-        """Return the names of the acts, those of their signals."""
+        """Return the name of each act, which is the name of its signal."""
         names = self.signal_names
         return [names[k] for k in self.acts.column]
 
@@ -353,7 +354,7 @@ class FeedbackLog:
     def signals_of_nearly_all(self):
         """Return (name, share) of actions that most logged rows have, but not all.
 
-        Such a column may say that a negative action did not happen ("not regenerated").
+        Such a column may record that a negative action did not happen ("not regenerated").
         """
         weight = self.per_row(self.sample_weight)
         found = []
@@ -369,13 +370,13 @@ class FeedbackLog:
         return found
 
     def idle_signals(self):
-        """Return what keeps acts from telling anything, by act: a constant, or a copy.
+        """Return the acts that carry no information, and why: they are constant, or copies.
 
         Returns
         -------
         idle : dict of int to str or int
-            "never" or "always" fires where it is logged, "not logged", or the earlier act that it
-            is equal to wherever both are logged.
+            For each such act, "never" or "always" if it never or always fires where it is logged,
+            or "not logged". For a copy, the earlier act that it equals.
         """
         counted = (self.per_row(self.sample_weight) > 0)[:, None]
         counts = self.acts.counts
@@ -401,7 +402,7 @@ class FeedbackLog:
         if not len(positive):
             raise ValueError(
                 f"{name} learns from positive actions, but all signals of y are negative. Use "
-                "objective='stratified'."
+                "objective='stratified', which learns from both."
             )
         names = self.signal_names
         ignored = [
@@ -417,7 +418,7 @@ class FeedbackLog:
         if len(positive) > 1:
             warn(
                 f"{name} works on one signal: the {len(positive)} signals of y are reduced to "
-                '"any logged action". Pass one signal to silence this.',
+                '"any logged action". Pass one signal to avoid this warning.',
             )
 
     def shows(self, preference):
@@ -425,7 +426,7 @@ class FeedbackLog:
         return self.acts.target == preference
 
     def telling_of_level(self):
-        """Return the acts that bound the reward, all if none does, shape (K',)."""
+        """Return which acts bound the reward, or all acts if none does, shape (K',)."""
         bounds = self.acts.bounds
         return bounds if bounds.any() else ~bounds
 
@@ -434,12 +435,12 @@ class FeedbackLog:
         return bool(self.shows(preference).any())
 
     def proves(self, false_action_rate):
-        """Return which acts of which rows prove the preference that they show, shape (n, K')."""
+        """Return which acts prove the preference they show, by row, shape (n, K')."""
         certain = (false_action_rate[self.acts.column] == 0) & self.acts.bounds
         return certain & (self.acts.counts > 0)
 
     def check_contradictions(self, false_action_rate):
-        """Raise if actions of both kinds lie on one response while each proves its preference."""
+        """Raise if a response has actions that prove opposite preferences."""
         proves = self.proves(false_action_rate)
         counted = self.sample_weight > 0
         by_polarity = [
@@ -457,15 +458,15 @@ class FeedbackLog:
             next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
         )
         raise ValueError(
-            f"{both.sum()} responses have a positive and a negative action, which contradict each "
-            f"other while false_action_rate is 0: the first, row {first}, has {positive!r} (shows "
-            f"that it is preferred) and {negative!r} (shows that it is not). Give "
-            "false_action_rate, or false_action_rate='estimate', if users act by mistake; check "
-            "signals, if a column shows the other preference."
+            f"Contradiction in {both.sum()} responses: each has a positive and a negative action, "
+            f"and false_action_rate=0 says that both are proof. The first is row {first}: "
+            f"{positive!r} shows that it is preferred, {negative!r} that it is not. Set "
+            "false_action_rate (a number or 'estimate') if users act by mistake, or correct "
+            "signals=."
         )
 
     def warn_about_signals(self, assumptions):
-        """Name each signal that tells nothing or contradicts its false-action rate."""
+        """Warn of signals that carry no information or contradict their false-action rate."""
         row_weight = self.per_row(self.sample_weight)
         counts, names = self.acts.counts, self.act_names()
         shown = np.ones_like(counts) if self.exposures is None else self.exposures
@@ -478,20 +479,20 @@ class FeedbackLog:
                 row_weight[is_logged],
             )
             rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
-            if rate < e:  # never of one that is still to be estimated
+            if rate < e:  # false for a rate that is still to be estimated
                 warn(
-                    f"false_action_rate of signal {name!r} is {e:g}, but only {rate:.3g} of all "
-                    "rows draw that action, preferred or not: the two contradict each other, and "
-                    "the reward will come out near 0. Lower false_action_rate.",
+                    f"false_action_rate={e:g} of signal {name!r} contradicts the log: only "
+                    f"{rate:.3g} of all rows, preferred or not, have this action. The reward would "
+                    "come out near 0. Lower false_action_rate.",
                 )
         for name, share in self.signals_of_nearly_all():
             warn(
-                f"signal {name!r} of y is 1 on {share:.0%} of the rows where it is logged. Does it "
-                "say that a negative action did not happen? Then pass 1 - y as a negative signal; "
-                "if not, ignore this warning."
+                f"signal {name!r} of y is 1 on {share:.0%} of the rows where it is logged. If it "
+                "means that a negative action did not happen, pass 1 - y as a negative signal. If "
+                "not, ignore this warning."
             )
         if len(names) == 1:
-            return  # that a single signal is constant is an error
+            return  # a single constant signal is an error
         self._warn_of_steps()
         self._warn_of_signals_apart()
         whole = dict(enumerate(np.bincount(self.acts.column)))
@@ -510,29 +511,29 @@ class FeedbackLog:
             else:
                 problem = f"equals signal {names[why]!r} wherever both are logged: a copy"
             warn(
-                f"signal {names[signal]!r} of y {problem} tells nothing about the reward. Leave it "
-                "out, or check how the log was joined.",
+                f"signal {names[signal]!r} of y {problem} carries no information about the reward. "
+                "Leave it out, or check how the log was joined.",
             )
 
     def _warn_of_steps(self):
-        """Name the signals that hardly happen without another."""
+        """Warn of signals that hardly ever happen without another."""
         names = self.act_names()
         for k, j in self.nested_signals():
             warn(
                 f"signal {names[k]!r} of y hardly ever happens without {names[j]!r}: the two are "
-                "steps of one action and count as none that is independent of another. Keep the "
-                f"one that says more, or log {names[k]!r} as NaN where {names[j]!r} is 0."
+                "steps of one action, not independent signals. Keep the more informative one, or "
+                f"pass NaN for {names[k]!r} where {names[j]!r} is 0."
             )
 
     def _warn_of_signals_apart(self):
-        """Name the signals that hardly ever happen together with others of their sign."""
+        """Warn of signals that hardly ever happen together with others of their sign."""
         names = self.act_names()
         for k, seen, expected in self.signals_apart():
             warn(
-                f"signal {names[k]!r} of y happens together with others of its sign {seen} times, "
-                f"where chance gives {expected:.0f}. It may show the opposite preference (name it "
-                "in signals=), exclude the others (pass one Choice), or belong to other responses. "
-                "Signals of this sign count as one only."
+                f"signal {names[k]!r} of y coincides with others of its sign {seen} times, where "
+                f"chance gives {expected:.0f}. It may show the opposite preference (correct "
+                "signals=), exclude the others (pass one Choice), or belong to other responses. "
+                "Signals of this sign count as one."
             )
 
     def _warn_of_outcome(self, column, preference, why):
@@ -541,8 +542,8 @@ class FeedbackLog:
             which = {"never": "none", "always": "every one", "not logged": "none"}[why]
             warn(
                 f"signal {self.signal_names[column]!r} of y can show that a response is "
-                f"{'preferred' if preference else 'not preferred'}, and {which} of its rows does: "
-                "this tells nothing about the reward. Check how the log was joined."
+                f"{'preferred' if preference else 'not preferred'}, and {which} of its rows does. "
+                "So it carries no information about the reward. Check how the log was joined."
             )
 
     def warn_about_preference_rate(self, assumptions):
@@ -553,18 +554,17 @@ class FeedbackLog:
         disproved = np.average(self.fired(0), weights=self.sample_weight)
         if 1 - interval[0] < disproved:
             warn(
-                f"preference_rate={assumptions.preference_rate!r}, but {disproved:.3g} of all "
-                "responses drew a negative action, which with false_action_rate=0 proves that they "
-                "are not preferred: the two contradict each other. Lower preference_rate, or set "
-                "false_action_rate."
+                f"preference_rate={assumptions.preference_rate!r} contradicts the log: "
+                f"{disproved:.3g} of all responses have a negative action, which with "
+                "false_action_rate=0 proves that they are not preferred. Lower preference_rate, "
+                "or set false_action_rate."
             )
         proved = np.average(self.fired(1), weights=self.sample_weight)
         if interval[1] < proved:
             warn(
-                f"preference_rate={assumptions.preference_rate!r}, but {proved:.3g} of all "
-                "responses drew an action, which with false_action_rate=0 proves that they are "
-                "preferred: the two contradict each other. Raise preference_rate, or set "
-                "false_action_rate."
+                f"preference_rate={assumptions.preference_rate!r} contradicts the log: "
+                f"{proved:.3g} of all responses have an action, which with false_action_rate=0 "
+                "proves that they are preferred. Raise preference_rate, or set false_action_rate."
             )
 
     def check_same_reward(self, reward_part, response_id):
@@ -580,9 +580,9 @@ class FeedbackLog:
         )
 
     def nested_signals(self):
-        """Return (k, j) of acts of one sign of which k hardly ever happens without j.
+        """Return pairs (k, j) of acts of one sign where k hardly ever happens without j.
 
-        A video that is watched to its end has been opened: the two are steps of one thing.
+        Example: a video watched to its end was also opened. The two are steps of one act.
         """
         if self.exposures is not None:
             return []
@@ -606,11 +606,11 @@ class FeedbackLog:
         return found
 
     def signals_apart(self):
-        """Return (k, seen, expected) of acts that hardly meet others of their sign.
+        """Return (k, seen, expected) of acts that hardly coincide with others of their sign.
 
-        Two actions that show one preference meet at least as often as chance gives, unless they
-        happen to different responses. Then each is a single signal there, whether or not they are
-        independent given x: where x tells the preference, a wrong sign looks like this.
+        Two actions that show the same preference coincide at least as often as chance gives, unless
+        they happen to different responses. Then each of them is a single signal there, independent
+        given x or not. A wrong sign looks the same where x predicts the preference.
         """
         if self.exposures is not None:
             return []
@@ -635,11 +635,12 @@ class FeedbackLog:
         return apart
 
     def telling_signals(self, false_action_rate):
-        """Return which acts tell something, of shape (K',): no copy does, nor its original.
+        """Return which acts are informative, shape (K',): neither a copy nor its original is.
 
-        A model that takes both for signals of their own is wrong about either. So it is about an
-        act that hardly happens without another, about one that most rows have while it is taken for
-        a proof, and about all of a sign if one of them hardly meets the others.
+        A model that treats both as separate signals is wrong about both. The same holds for an act
+        that hardly happens without another, and for one that most rows have while it counts as
+        proof. If one act of a sign hardly coincides with the others, no act of that sign is
+        informative.
         """
         idle = self.idle_signals()
         originals = {why for why in idle.values() if not isinstance(why, str)}
@@ -656,15 +657,15 @@ class FeedbackLog:
         return ~np.isin(np.arange(len(self.acts.column)), doubtful)
 
     def labels_selected(self):
-        """Return whether which responses have a label depends on what users did, as thumbs do."""
+        """Return whether users' actions decide which responses have a label, as thumbs do."""
         return self.labels is not None and selected_by_action(self)
 
     def false_action_evidence(self, label_mechanism):
-        """Return per act how many responses can tell its false actions from true ones.
+        """Return how many responses distinguish each act's false actions from its true ones.
 
-        Three counts: the signal is one of three logged; it was observed three times, twice where
-        signals of both polarities were; it was observed where the preference is known to be the
-        one that it does not show. Responses of zero weight are left out.
+        There are three counts. First, the act is one of three logged. Second, it was observed three
+        times, or twice where both polarities were observed. Third, it was observed where the known
+        preference is the one that it does not show. Responses with zero weight do not count.
         """
         counted = self.sample_weight > 0
         # A grade is not an act, even a low one.
@@ -685,10 +686,11 @@ class FeedbackLog:
         return np.stack([kind.sum(axis=0) for kind in kinds], axis=1)
 
     def proved(self, false_action_rate):
-        """Return which responses the actions prove to be preferred, and which not to be.
+        """Return which responses the actions prove to be preferred, and which not preferred.
 
-        Without false actions an action proves the preference that it shows; an action that is
-        certain to follow it, and did not, disproves it. Responses of zero weight prove nothing.
+        Without false actions, an action proves the preference that it shows. If an action certainly
+        follows a preference and did not happen, it disproves that preference. Responses with zero
+        weight prove nothing.
         """
         counted = self.sample_weight > 0
         proves = self.proves(false_action_rate)
@@ -704,24 +706,24 @@ class FeedbackLog:
         return tuple(found)
 
     def not_acted(self):
-        """Return how often users did not act, by act, NaN where not logged."""
+        """Return how often users did not act, by act; NaN where not logged."""
         return (1 if self.exposures is None else self.exposures) - self.acts.counts
 
     def fired(self, preference=None):
         """Return whether any logged signal of a response fired, shape (m,).
 
-        Of all signals, or of those that show a preference, 1 or 0. A grade beside actions is none:
-        every row has one.
+        Counts all signals, or those that show a preference, 1 or 0. A grade beside actions does not
+        count, since every row has one.
         """
         mine = self.telling_of_level()
         mine = mine if preference is None else mine & self.shows(preference)
         return self.per_response((self.acts.counts[:, mine] > 0).any(axis=1)) > 0
 
     def balance(self):
-        """Return what all parts of a log are to have their share of, per response (m,).
+        """Return the value of each response that a split balances, shape (m,).
 
-        Whether it drew an action; where signals of both polarities are logged, or all drew one,
-        the share of its positive less that of its negative actions.
+        This is whether the response has an action. If both polarities are logged, or every response
+        has an action, it is the share of positive minus the share of negative actions.
         """
         if not self.can_show(0) and not self.fired()[self.usable()].all():
             return self.fired().astype(float)
@@ -741,7 +743,7 @@ class FeedbackLog:
         return self.observations().sum(axis=1)
 
     def usable(self):
-        """Return the responses that tell something: of positive weight, logged or labelled."""
+        """Return the responses of positive weight that are logged or labelled."""
         informative = self.n_events() > 0
         if self.labels is not None:
             informative |= ~np.isnan(self.labels)
@@ -770,7 +772,7 @@ class FeedbackLog:
         actions = np.where(self.n_events() > 0, fired, np.nan)[:, None]
         if self.propensity is None:
             return FeedbackLog(actions, self.sample_weight, signals=(Action(),))
-        # Any logged action, of independent ones; known where all of them are.
+        # The probability of any logged action, if they are independent; known where all are.
         shown = np.where(np.isnan(self.actions), 0, 1 if self.exposures is None else self.exposures)
         with np.errstate(divide="ignore", invalid="ignore"):
             log_none = np.where(shown > 0, shown * np.log1p(-self.propensity), 0.0)
@@ -783,7 +785,7 @@ class FeedbackLog:
         )
 
     def tensors(self):
-        """Return the likelihood's view of the log, a dict of tensors or None."""
+        """Return what the likelihood needs of the log, a dict of tensors or None."""
         fields = {
             name: getattr(self, name)
             for name in ("actions", "exposures", "response", "propensity", "age", "delay")
@@ -803,15 +805,14 @@ class FeedbackLog:
         }
 
     def matured(self, mean_delay):
-        """Return the log without what may still be to come: entries of late actions too young.
+        """Return the log without the entries of late actions that may still come.
 
-        Which are left depends on their age alone, so that shares of actions among them are those
-        of all.
+        The age alone decides which entries stay, so they have the same share of actions as all.
 
         Parameters
         ----------
         mean_delay : ndarray of shape (K,)
-            NaN of signals that are not late.
+            NaN for signals that are not late.
         """
         if self.age is None:
             return self
@@ -842,11 +843,11 @@ class FeedbackLog:
         )
 
     def rates(self, responses):
-        """Return the share of each act (K',) and those of responses with any action.
+        """Return the share of each act (K',), and the share of responses with any action.
 
-        The second is a pair: with a negative one, with a positive one. One row of each kind is
-        added, so that a signal without (or with only) actions is finite. Any action is one of those
-        that bound the reward, if there are some.
+        The second is a pair: with a negative, and with a positive action. One row of each kind is
+        added, so that the value is finite for a signal that never or always fires. "Any action"
+        means the acts that bound the reward, if there are such acts.
         """
         weight = np.zeros(self.n_responses)
         weight[responses] = self.sample_weight[responses]
@@ -876,7 +877,7 @@ class KnownSignals:
 
     @classmethod
     def of(cls, estimator):
-        """Return those of a fitted estimator."""
+        """Return the signals of a fitted estimator."""
         return cls(estimator.signals_, getattr(estimator, "signal_names_in_", None))
 
 
@@ -888,7 +889,7 @@ def resolve_signals(signals, names, n_columns):
     signals : dict, list or None
         Parameter of the estimator.
     names : array of str or None
-        Of the columns of y.
+        Names of the columns of y.
     n_columns : int
     """
     if signals is None:
@@ -896,14 +897,15 @@ def resolve_signals(signals, names, n_columns):
     if isinstance(signals, Mapping):
         if names is None:
             raise ValueError(
-                f"signals is a dict with the keys {list(signals)}, but the columns of y have no "
-                "names. Pass y as a DataFrame, or signals as a list in the order of the columns."
+                f"signals is a dict with the keys {list(signals)}, but the columns of y do not "
+                "have names. Pass y as a DataFrame, or signals as a list in the order of the "
+                "columns."
             )
         missing = [name for name in names if name not in signals]
         if missing:
             raise ValueError(
-                f"signals does not say what the columns {missing} of y are. Name every column: "
-                "'positive', 'negative' or a Signal."
+                f"signals lacks the columns {missing} of y. Name every column: 'positive', "
+                "'negative' or a Signal."
             )
         extra = [name for name in signals if name not in set(names)]
         if extra:
@@ -915,8 +917,8 @@ def resolve_signals(signals, names, n_columns):
         given = list(signals)
         if len(given) != n_columns:
             raise ValueError(
-                f"signals has {len(given)} entries, but y has {n_columns} columns. Give one for "
-                "each column, in their order."
+                f"signals has {len(given)} entries, but y has {n_columns} columns. Pass one entry "
+                "per column, in the order of the columns."
             )
     kinds = {"positive": Action(1), "negative": Action(0)}
     resolved = []
@@ -926,14 +928,14 @@ def resolve_signals(signals, names, n_columns):
             where = position if names is None else names[position]
             raise ValueError(
                 f"signals[{where!r}] is {value!r}; expected 'positive', 'negative' or a Signal of "
-                "implicitrm_sk.signals."
+                "implicitrm_sk.signals. Correct this entry."
             )
         resolved.append(signal)
     return tuple(resolved)
 
 
 def _encoded(y, signals, resolved, names, name):
-    """Return y with numbers in place of labels of kinds that have some, and the settled kinds."""
+    """Return y with labels replaced by numbers, and the settled kinds of signal."""
     given = signals.values() if isinstance(signals, Mapping) else signals or ()
     if y is None or all(
         not isinstance(signal, Signal) or type(signal).encode is Signal.encode for signal in given
@@ -958,7 +960,7 @@ def _encoded(y, signals, resolved, names, name):
 
 
 def _check_values(actions, signals, names, name):
-    """Let each kind check its columns of the actions, which become what it returns."""
+    """Let each kind of signal check, and replace, its columns of the actions."""
     shown = list(range(len(signals)) if names is None else names)
     blocks = Measurement(signals).blocks
     for block in blocks:
@@ -968,17 +970,17 @@ def _check_values(actions, signals, names, name):
 
 
 def _check_kinds(signals, assumptions, exposures, name):
-    """Raise where a kind of signal cannot be combined with what else is known of the log."""
+    """Raise if a kind of signal cannot be combined with the other arguments."""
     for what, asked, why in (
         (
             "exposures",
             exposures is not None,
-            "neither how often its outcomes were chosen is counted, nor when they were",
+            "neither the number nor the order of its outcomes is modelled",
         ),
         (
             "shared_propensity",
             assumptions.shared_propensity,
-            "its logits are not those of propensities",
+            "its logits are not the logits of propensities",
         ),
     ):
         others = [signal for signal in signals if what not in signal.takes]
@@ -990,25 +992,25 @@ def _check_kinds(signals, assumptions, exposures, name):
 
 
 def _check_examination(signals, exposures, propensity, name):
-    """Raise where rows that nobody looked at cannot be modelled."""
+    """Raise if rows that nobody looked at cannot be modelled."""
     mute = [signal for signal in signals if signal.silence is None]
     if mute:
         raise ValueError(
-            f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: no "
-            "value of it says that users did nothing, as on a row that nobody looked at. Leave the "
-            "column out, or use shared_examination=None."
+            f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: none "
+            "of its values means that users did nothing. Leave the column out, or use "
+            "shared_examination=None."
         )
     if exposures is not None and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any():
         raise ValueError(
-            "shared_examination=True is not available with exposures above 1: counts lose which "
-            "signals fired together, which is what tells rows that nobody looked at. Give each "
-            "exposure a row of its own, with response_id."
+            "shared_examination=True is not available with exposures above 1: counts do not "
+            "record which signals fired together, which is what identifies the rows that nobody "
+            "looked at. Give each exposure a row of its own, with response_id."
         )
     if propensity is not None:
         raise ValueError(
-            "shared_examination=True is not available with propensity: the P(action | preferred) "
-            "of an experiment holds for all rows, the propensity of this model for those that were "
-            "looked at. Leave one of the two out."
+            "shared_examination=True is not available with propensity. The P(action | preferred) "
+            "of an experiment is over all rows; the propensity of this model is over the rows "
+            "that were looked at. Leave one of the two out."
         )
 
 
@@ -1017,13 +1019,13 @@ def _check_known_propensities(propensity, log):
     for name, signal, given in zip(log.signal_names, log.signals, known, strict=True):
         if given and "propensity" not in signal.takes:
             raise ValueError(
-                f"propensity is given for signal {name!r}, which is {signal!r}; known propensities "
-                "are those of actions. Use NaN for this column."
+                f"propensity is given for signal {name!r}, which is {signal!r}; expected known "
+                "propensities of actions only. Use NaN for this column."
             )
 
 
 def _with_names(y, known):
-    """Return y with its rows, and names of its signals, None without any; they must be known."""
+    """Return y and the names of its signals, or None; they must agree with the known ones."""
     y = opened(y)
     names = column_names(y)
     names = None if names is None else np.asarray(names, dtype=object)
@@ -1031,14 +1033,14 @@ def _with_names(y, known):
         return y, names
     if names is not None and list(names) != list(known):
         raise ValueError(
-            f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. "
-            "Pass the same signals in the same order, NaN where one was not logged."
+            f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. Pass "
+            "the same signals in the same order, with NaN where one was not logged."
         )
     return y, np.asarray(known, dtype=object)
 
 
 def _in_order_of(names, table, what):
-    """Return a table with its columns in the order of the signals, where both have names."""
+    """Return a table with its columns in the order of the signals, if both have names."""
     table = opened(table)
     columns = None if names is None else column_names(table)
     if columns is None or columns == list(names):
@@ -1052,23 +1054,23 @@ def _in_order_of(names, table, what):
 
 
 def check_user_id(user_id, n_samples):
-    """Return ids of users as an array, of objects unless they are numbers or strings."""
+    """Return user ids as an array; of dtype object unless they are numbers or strings."""
     ids = as_values(user_id)
     if ids.shape != (n_samples,):
         raise ValueError(
-            f"user_id has shape {ids.shape}, but one user per row of X is expected: "
-            f"({n_samples},). Pass who acted on each row, NaN or None where that is not known."
+            f"user_id has shape {ids.shape}; expected one user per row of X, ({n_samples},). Pass "
+            "the person who acted on each row, NaN or None if not known."
         )
     return ids
 
 
 def number_users(user_id, n_samples):
-    """Return the number of each row's user, and the ids of those who have one.
+    """Return the number of each row's user, and the ids of the users that have one.
 
     Parameters
     ----------
     user_id : array-like of shape (n_samples,)
-        Hashable ids; rows where they are missing are users of their own.
+        Hashable ids. A row without an id is a user of its own.
     n_samples : int
     """
     ids = check_user_id(user_id, n_samples)
@@ -1080,8 +1082,8 @@ def number_users(user_id, n_samples):
             user[known] = [codes.setdefault(one, len(codes)) for one in ids[known].tolist()]
         except TypeError as error:
             raise ValueError(
-                f"user_id holds a value that cannot be an id ({error}); expected are hashable "
-                "ones: numbers, strings, tuples. Convert them first."
+                f"user_id holds a value that cannot be an id ({error}); expected hashable values: "
+                "numbers, strings or tuples. Convert them first."
             ) from error
         users = np.empty(len(codes), dtype=object)
         for one, code in codes.items():
@@ -1111,6 +1113,6 @@ def check_constant(values, response, first, ids, name, rule):
     where = "" if values.ndim == 1 else f" (position {columns[0]} of the reward columns)"
     raise ValueError(
         f"{name} differs{where} between rows of one response_id in "
-        f"{len(np.unique(response[differs]))} responses; the first is {shown_id(ids[row])} "
-        f"(row {row}). {rule}."
+        f"{len(np.unique(response[differs]))} responses. The first is {shown_id(ids[row])} (row "
+        f"{row}). {rule}."
     )

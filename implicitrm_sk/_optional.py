@@ -1,10 +1,10 @@
-"""Packages that are needed only by some functions."""
+"""Imports of packages that only some functions need."""
 
 from importlib import import_module
 
 
 def import_optional(module, extra, purpose):
-    """Import a package that belongs to an extra, or say how to install it.
+    """Import a package that belongs to an extra, or raise an error that says how to install it.
 
     Parameters
     ----------
@@ -15,7 +15,7 @@ def import_optional(module, extra, purpose):
         Name of the extra of this distribution that installs it, for example ``"data"``.
 
     purpose : str
-        What needs the module, as the subject of a sentence: ``"Reading a parquet file"``.
+        Feature that needs the module, as the subject of a sentence: ``"Reading a parquet file"``.
 
     Returns
     -------

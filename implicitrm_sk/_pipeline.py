@@ -11,10 +11,10 @@ from .embedding import LLMEmbedder
 
 
 def split_pipeline(est):
-    """Return the estimator, and the function that makes its input of X.
+    """Return the estimator, and the function that converts X to its input.
 
-    Text alone is enough for a pipeline that embeds it beside other columns in a
-    `ColumnTransformer`: what these columns become is then NaN.
+    A pipeline may embed text beside other columns in a `ColumnTransformer`. Text alone is then
+    enough, and the results of the other columns are NaN.
 
     Raises
     ------
@@ -27,15 +27,15 @@ def split_pipeline(est):
         return est[-1], est[:-1].transform if block is None else block.transform
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est must be an ImplicitRewardEstimator, or a Pipeline that ends with one, got "
-            f"{type(est).__name__}. Of a search, pass best_estimator_."
+            "est must be an ImplicitRewardEstimator, or a Pipeline that ends with one, got "
+            f"{type(est).__name__}. For a search, pass best_estimator_."
         )
     check_is_fitted(est, "model_")
     return est, lambda X: X
 
 
 def starts_with_embedder(step):
-    """Return whether a transformer reads text: an `LLMEmbedder`, or a pipeline that begins so."""
+    """Return whether a transformer is an `LLMEmbedder`, or a pipeline that begins with one."""
     if isinstance(step, Pipeline):
         return starts_with_embedder(step.steps[0][1])
     return isinstance(step, LLMEmbedder)
@@ -49,9 +49,9 @@ class TextBlock:
     pipeline : Pipeline
     embedder : LLMEmbedder or Pipeline
     columns : str or list of str
-        Of the table, that the embedder reads.
+        The columns of the table that the embedder reads.
     where : slice
-        Its output among that of all columns.
+        The slice of its output within the output of all columns.
     """
 
     def __init__(self, pipeline, embedder, columns, where):
@@ -62,7 +62,7 @@ class TextBlock:
 
     @classmethod
     def of(cls, pipeline):
-        """Return that of a pipeline, None where it has none, or several."""
+        """Return the text block of a pipeline, or None if it does not have exactly one."""
         first = pipeline.steps[0][1]
         if not isinstance(first, ColumnTransformer):
             return None
@@ -73,7 +73,7 @@ class TextBlock:
         return cls(pipeline, embedder, columns, first.output_indices_[name])
 
     def transform(self, X):
-        """Return the input of the estimator: of a whole table, or of rows of text."""
+        """Return the input of the estimator for a whole table, or for rows of text."""
         columns = getattr(X, "columns", None)
         first = self.pipeline.steps[0][1]
         names = getattr(first, "feature_names_in_", None)
@@ -88,7 +88,7 @@ class TextBlock:
         return self.beside(self.embedder.transform(X))
 
     def beside(self, vectors):
-        """Return the input of the estimator of the vectors of rows, NaN for all other columns."""
+        """Return the input of the estimator for the vectors of rows, NaN for all other columns."""
         first = self.pipeline.steps[0][1]
         width = max(part.stop for part in first.output_indices_.values())
         values = np.full((len(vectors), width), np.nan, dtype=np.asarray(vectors).dtype)

@@ -1,4 +1,4 @@
-"""The fitted model as predictions: a mixture of members, and the methods that ask it."""
+"""Predictions of the fitted model: a mixture of members, and the methods that query it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ HEADS = ("reward_logit", "propensity_logit")
 
 @dataclass(frozen=True, eq=False)
 class FittedMixture:
-    """The fitted heads as an equal-weight mixture of members, in logits and in what follows.
+    """The fitted heads as an equal-weight mixture of members, with their logits.
 
-    Where R and A could be swapped without a trace, the mirror images of the members belong to it.
-    X of its methods is what `read_features` returns.
+    If R and A can be swapped without changing the fit, the mirror images of the members are part
+    of it. Its methods take X as `read_features` returns it.
 
     Attributes
     ----------
@@ -44,14 +44,14 @@ class FittedMixture:
     scaler : StandardScaler or None
     objective : Objective
     measurement : Measurement
-        Of the signals as the objective sees them.
+        The measurement model of the signals, as the objective sees them.
     false_action_rate : Tensor of shape (K,) or None
     is_mirrored : bool
-        Whether each member has its mirror image beside it.
+        Whether the mixture contains the mirror image of each member.
     dtype : str
         Number format to compute in, as in `ImplicitRewardEstimator`.
     activity : UserActivity or None
-        What is known of users who differ in activity.
+        The activity of users, if they differ.
     """
 
     model: Any
@@ -100,18 +100,18 @@ class FittedMixture:
 
     @property
     def differs(self):
-        """Whether users differ in activity; components are then members at quadrature nodes."""
+        """Whether users differ in activity. The components are then members at quadrature nodes."""
         return self.model.log_loading is not None
 
     def log_weight(self, codes=None):
-        """Return log-weights of the components, (components,) or, of users, (components, n).
+        """Return log-weights of the components, (components,), or (components, n) for users.
 
-        None are equal weights.
+        None means equal weights.
 
         Parameters
         ----------
         codes : ndarray of int of shape (n,), default=None
-            Position in `activity` of the user of each row, -1 of an unknown one. None: all are.
+            Position in `activity` of the user of each row, -1 if unknown. None: all are unknown.
         """
         if not self.differs:
             return None
@@ -128,7 +128,7 @@ class FittedMixture:
         return found
 
     def codes(self, user_id, n_rows):
-        """Return the position of each row's user in `activity`, -1 of an unknown one, or None."""
+        """Return the position in `activity` of each row's user, -1 if unknown; None without ids."""
         if user_id is None:
             return None
         ids = check_user_id(user_id, n_rows)
@@ -137,9 +137,9 @@ class FittedMixture:
         return self.activity.codes(ids)
 
     def reduce(self, X, heads, function, out=None):
-        """Return arrays of `function(rows, *logits)`, tensors per row, made chunk by chunk of X."""
+        """Return arrays of `function(rows, *logits)`, tensors per row, computed in chunks of X."""
         results = None
-        # Half as many: rows, standardised rows and results stay in the cache together.
+        # Half the rows, so that rows, standardised rows and results fit into the cache together.
         for start, chunk in chunks(X, INFERENCE_ROWS // 2):
             rows = slice(start, start + len(chunk))
             parts = [part.numpy() for part in function(rows, *self.components(chunk, *heads))]
@@ -152,13 +152,13 @@ class FittedMixture:
         return results
 
     def model_log(self, log):
-        """Return a log as the objective sees it."""
+        """Return a log in the form that the objective uses."""
         return log.reduced() if self.objective.single_signal else log
 
     def of_log(self, X, log, function, codes=None):
-        """Return what a function of `measurement._mixture` makes of the logits and a log.
+        """Return the result of a function of `measurement._mixture` on the logits and a log.
 
-        `codes` are those of the users of the rows, see `log_weight`.
+        `codes` are the codes of the users of the rows, see `log_weight`.
         """
         model_log = self.model_log(log)
         fields, rate = model_log.tensors(), self.false_action_rate
@@ -183,7 +183,7 @@ class FittedMixture:
         return self.reduce(X, HEADS, of_rows)[0]
 
     def output(self, values):
-        """Cast to the format that was computed in."""
+        """Convert to the number format of the computation."""
         return values.to(next(self.model.parameters()).dtype)
 
 
@@ -195,7 +195,7 @@ def component_logits(est, X, *heads):
 
 
 def log_likelihood(est, X, y, **side_information):
-    """Return log P(y | x) of each response, and its weight, 0 where nothing is logged."""
+    """Return log P(y | x) of each response and its weight, which is 0 if nothing is logged."""
     mixture = FittedMixture.of(est)
     X = read_features(est, X)
     log = reread_log(est, len(X), y, side_information)
@@ -267,9 +267,9 @@ class OfUsers:
 
 
 def log_likelihood_of_users(est, X, y, user_id, **side_information):
-    """Return log P(y | x) of all rows, those of a user together, and the sum of their weights.
+    """Return log P(y | x) of all rows, computed per user, and the sum of their weights.
 
-    Known users have the weights of `fit`, others those of the population.
+    Known users have the weights that `fit` gave them, others those of the population.
     """
     mixture = FittedMixture.of(est)
     X = read_features(est, X)
@@ -303,7 +303,7 @@ def log_likelihood_of_users(est, X, y, user_id, **side_information):
 
 
 def available_if_objective(attribute: str, reason: str) -> Callable[[F], F]:
-    """Hide a method unless the objective has an attribute; the error's cause says why."""
+    """Hide a method unless the objective has an attribute; the error's cause gives the reason."""
 
     def check(estimator):
         objective = estimator.objective
@@ -325,7 +325,7 @@ _needs_actions_modelled = available_if_objective(
 
 
 class PredictionMixin:
-    """The methods of `ImplicitRewardEstimator` that ask the fitted mixture."""
+    """The methods of `ImplicitRewardEstimator` that query the fitted mixture."""
 
     shared_examination: bool | None
     model_: Any
@@ -347,32 +347,36 @@ class PredictionMixin:
     def predict(
         self, X: Rows, return_std: bool = False, out: NDArray[Any] | None = None
     ) -> Floats | tuple[Floats, Floats]:
-        """Predict the reward.
+        """Predict the reward, the probability that the user prefers each response.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
         return_std : bool, default=False
-            Also return the standard deviation over the components of the mixture: the members
-            and, with one signal, the two sides of the swap. It is no confidence interval, and a
-            lower bound of what one signal leaves open: members that start from the same split of
-            the action probability tend to agree on it.
+            Also return the standard deviation over the components of the mixture: the members and,
+            with one signal, the two sides of the swap. It is not a confidence interval. With one
+            signal it understates the ambiguity, because all members start from the same split of
+            the action probability and stay close to it.
         out : ndarray of shape (n_samples,), default=None
-            Of floats: where to write the reward, for example an ``np.memmap``. None makes an array.
+            Floating array to write the reward to, for example an ``np.memmap``. None makes a new
+            array.
 
         Returns
         -------
         reward : ndarray of shape (n_samples,)
-            P(r*=1 | x), in [0, 1]; `out`, if given.
+            P(r*=1 | x), where r* is 1 if the user prefers the response; in [0, 1]. It is `out`, if
+            given.
         std : ndarray of shape (n_samples,)
             Only if `return_std`.
 
         Raises
         ------
-        NotFittedError, ValueError
-            Before `fit`; if X has other columns than `fit` saw, or values far outside their range;
-            if `out` has another shape, is read-only or not of floats.
+        NotFittedError
+            Before `fit`.
+        ValueError
+            If X has other columns than in `fit`, or values far outside their range. If `out` has
+            another shape, is read-only or is not a floating array.
 
         Examples
         --------
@@ -409,7 +413,7 @@ class PredictionMixin:
         Returns
         -------
         logit : ndarray of shape (n_samples,)
-            Log odds R / (1 - R) of the mixture; finite also where `predict` rounds to 0 or 1.
+            Log-odds log(R / (1 - R)) of the reward R; finite even where `predict` rounds to 0 or 1.
 
         Raises
         ------
@@ -446,34 +450,35 @@ class PredictionMixin:
         user_id: ArrayLike | None = None,
         age: ArrayLike | None = None,
     ) -> Floats:
-        """Return the probabilities of the four latent groups: the stratification posterior.
+        """Return the probabilities of the four latent groups, the posterior of the stratification.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), or text of n_samples rows
             Responses, as in `fit`.
         actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            What the user did, as in `fit`. None is before the action is seen, as is all NaN.
+            The actions of the user, as in `fit`. None, like a row of NaN, means that nothing is
+            known.
         response_id, exposures, propensity : array-like, default=None
-            As in `fit`, for `actions`: what is known of a response from one row counts for all its
-            rows.
+            As in `fit`, for `actions`. Facts about a response from one row apply to all its rows.
         user_id : array-like of shape (n_samples,), default=None
-            Who sees each row. Users that `fit` has not seen, and all with None, are average ones.
+            The user who sees each row. Users unknown to `fit`, and None, count as average users.
         age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            As in `fit`, for `actions` that may come late. Active then includes what is to come.
+            As in `fit`, for `actions` that may come late. "Active" then includes actions yet to
+            come.
 
         Returns
         -------
         proba : ndarray of shape (n_samples, 4)
-            Columns PA, NA, PP, NP (`group_names_`), rows summing to 1. Active means that at least
-            one of the signals would fire, in at least one of the exposures of the row.
+            Columns PA, NA, PP, NP (`group_names_`); each row sums to 1. "Active" means that at
+            least one of the signals would fire, in at least one of the exposures of the row.
 
         Raises
         ------
         AttributeError
             If the objective does not model P(y | x).
         ValueError
-            If X or `actions` do not go with those of `fit`, or `response_id` or `exposures` are
+            If X or `actions` do not match those of `fit`, or if `response_id` or `exposures` are
             given without `actions`.
 
         Examples
@@ -500,7 +505,10 @@ class PredictionMixin:
                 ("age", age),
             ):
                 if value is not None:
-                    raise ValueError(f"{name} tells nothing without actions: pass actions too.")
+                    raise ValueError(
+                        f"{name} is given without actions and has no effect. Pass "
+                        f"actions too, or leave {name} out."
+                    )
             actions = np.full((len(X), self.n_signals_), np.nan)
         side = {
             "response_id": response_id,
@@ -518,7 +526,7 @@ class PredictionMixin:
 
     @_needs_actions_modelled
     def predict_action(self, X: Rows, user_id: ArrayLike | None = None) -> Floats:
-        """Predict how likely each action is, or each outcome that shows a preference.
+        """Predict the probability of each action, or of each outcome that shows a preference.
 
         Parameters
         ----------
@@ -530,15 +538,16 @@ class PredictionMixin:
         Returns
         -------
         action : ndarray of shape (n_samples,) or (n_samples, n_shown)
-            P(y_k=1 | x), in the order of the signals. A `Choice` has one column for each outcome
-            that shows a preference, in the order of its `outcomes`. A `Graded` has one for each
-            grade, the lowest first: they sum to 1, and ``columns @ np.arange(B)`` is the expected
-            grade. 1-D if `fit` got 1-D actions and there is one column.
+            P(y_k=1 | x) for each signal k, in the order of the signals. A `Choice` has one column
+            for each outcome that shows a preference, in the order of its `outcomes`. A `Graded` has
+            one column for each of its B grades, the lowest first. They sum to 1, and ``columns @
+            np.arange(B)`` is the expected grade. 1-D if `fit` got 1-D actions and there is one
+            column.
 
         Raises
         ------
         AttributeError, ValueError
-            If the objective does not model P(y | x), or not each of several signals.
+            If the objective does not model P(y | x), or models several signals as one.
 
         Examples
         --------
@@ -558,7 +567,7 @@ class PredictionMixin:
 
     @_needs_actions_modelled
     def propensity(self, X: Rows, user_id: ArrayLike | None = None) -> Floats:
-        """Predict how readily each response draws each action from users with its preference.
+        """Predict P(action | matching preference), the propensity as in PU learning.
 
         Parameters
         ----------
@@ -570,14 +579,15 @@ class PredictionMixin:
         Returns
         -------
         propensity : ndarray of shape (n_samples,) or (n_samples, n_shown)
-            P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a negative one,
-            P(grade | r*=target, x) of a `Graded`; columns as in `predict_action`. With
-            ``shared_examination=True`` too it is of all rows, looked at or not.
+            With r* the preference: P(y_k=1 | r*=1, x) of a positive action, P(y_k=1 | r*=0, x) of a
+            negative one, P(grade | r*=target, x) of a `Graded`. The columns are those of
+            `predict_action`. With ``shared_examination=True`` it also covers all rows, looked at or
+            not.
 
         Raises
         ------
         AttributeError, ValueError
-            If the objective does not model P(y | x), or not each of several signals.
+            If the objective does not model P(y | x), or models several signals as one.
 
         Examples
         --------
@@ -594,7 +604,7 @@ class PredictionMixin:
 
     @_needs_actions_modelled
     def predict_examination(self, X: Rows) -> Floats:
-        """Predict how likely it is that users look at a response.
+        """Predict the probability that users look at a response.
 
         Parameters
         ----------
@@ -635,8 +645,8 @@ class PredictionMixin:
         if not mixture.measurement.examined:
             raise ValueError(
                 "predict_examination is not available: the estimator was fitted with "
-                f"shared_examination={self.shared_examination}, which takes every row as looked "
-                "at. Fit with shared_examination=True."
+                f"shared_examination={self.shared_examination}, which assumes that every row was "
+                "looked at. Fit with shared_examination=True."
             )
         X = read_features(self, X)
 
@@ -648,9 +658,9 @@ class PredictionMixin:
 
     @property
     def mean_delay_(self) -> Floats:
-        """Mean delay of each signal that may come late, in the unit of `age`; NaN of others.
+        """Mean delay of each signal that may come late, in the unit of `age`; NaN for others.
 
-        Of shape (`n_signals_`,), averaged over the members.
+        The shape is (`n_signals_`,), averaged over the members.
 
         Examples
         --------
@@ -676,11 +686,11 @@ class PredictionMixin:
         return mean_delays(self.model_, Measurement(self.signals_))
 
     def _codes(self, mixture, user_id, n_rows):
-        """Return which known user each row is of, None without ids."""
+        """Return the code of the known user of each row, None without ids."""
         if user_id is not None and not hasattr(self, "user_loading_"):
             raise ValueError(
-                "user_id was given, but the estimator was fitted without: it knows no users. Fit "
-                "with user_id, or leave it out."
+                "user_id was given, but the estimator was fitted without user_id. Fit with "
+                "user_id, or leave it out."
             )
         return mixture.codes(user_id, n_rows)
 
@@ -689,7 +699,7 @@ class PredictionMixin:
         if self.objective_.single_signal and self.n_signals_ > 1:
             raise ValueError(
                 f"{method} is not available: {type(self.objective_).__name__} was fitted on "
-                f'"any logged action" and does not model the {self.n_signals_} signals one by one. '
+                f'"any logged action" and does not model the {self.n_signals_} signals separately. '
                 "Fit it on one signal, or use objective='stratified'."
             )
         X = read_features(self, X)
@@ -725,31 +735,31 @@ class PredictionMixin:
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions as in `fit`. Not used with `true_preference`.
         true_preference : array-like of shape (n_samples,), default=None
-            True preferences in [0, 1] to evaluate with, NaN where unknown: such rows are left out.
+            True preferences in [0, 1] for evaluation, NaN where unknown; these rows are left out.
         sample_weight : array-like of shape (n_samples,), default=None
             Non-negative weights.
         response_id, exposures, propensity : array-like, default=None
             As in `fit`, for the likelihood of `y`.
         user_id : array-like of shape (n_samples,), default=None
-            Who acted. The rows of a user are then taken together: the log-likelihoods of users are
-            summed, and divided by the number of rows.
+            The user who acted. The rows of a user are then evaluated together: the log-likelihoods
+            of users are summed, and divided by the number of rows.
         age, delay : array-like, default=None
             As in `fit`. The likelihood of a known delay depends on the unit of time.
 
         Returns
         -------
         score : float
-            Without `true_preference`: weighted mean of log P(y | x) in nats over the rows (with
-            `response_id`, the responses) with at least one logged signal, summed over the signals
-            and exposures ("any logged action" for single-signal objectives). The likelihood of
-            counts is that of the sequence of exposures, without the binomial coefficient. With
-            `true_preference`: R2 of the reward, over rows.
+            Without `true_preference`: the weighted mean of log P(y | x) in nats per row, or per
+            response with `response_id`. Only rows with a logged signal count. The log-likelihood is
+            summed over signals and exposures; single-signal objectives use "any logged action". For
+            counts it is that of the sequence of exposures, without the binomial coefficient. With
+            `true_preference`: the R2 of the reward, over rows.
 
         Raises
         ------
         ValueError
-            If nothing is logged in rows of positive weight, fewer than two preferences are known,
-            or, without `true_preference`, if the objective does not model P(y | x).
+            If nothing is logged in rows of positive weight, or fewer than two preferences are
+            known. Without `true_preference`, also if the objective does not model P(y | x).
 
         Examples
         --------
@@ -773,8 +783,8 @@ class PredictionMixin:
             return PREFERENCE_METRICS["r2"](true_preference, reward, sample_weight=weight)
         if not self.objective_.models_actions:
             raise ValueError(
-                f"{type(self.objective_).__name__} does not model P(y | x), so that actions have "
-                "no likelihood to score with. Pass true_preference, or use "
+                f"{type(self.objective_).__name__} does not model P(y | x), so actions cannot be "
+                "scored by their likelihood. Pass true_preference, or use "
                 "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
             )
         side = {
@@ -786,7 +796,8 @@ class PredictionMixin:
             "delay": delay,
         }
         nothing = (
-            "y logs nothing in rows of positive weight; the likelihood of no action is not defined."
+            "y logs nothing in rows of positive weight, so the likelihood is not defined. Pass "
+            "rows with logged actions."
         )
         if user_id is not None and self.model_.log_loading is not None:
             total, weight = log_likelihood_of_users(self, X, y, user_id, **side)

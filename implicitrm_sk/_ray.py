@@ -1,11 +1,11 @@
-"""Parquet in, parquet with more columns out, as a stage of Ray Data."""
+"""A stage of Ray Data that reads parquet and writes parquet with more columns."""
 
 import os
 
 from ._optional import import_optional
 from ._warnings import warn
 
-#: Of the files written: `fit` reads them group by group, and shuffles groups.
+#: Rows per group of the files written. `fit` reads them group by group, and shuffles groups.
 ROWS_PER_GROUP = 1024
 
 
@@ -21,7 +21,7 @@ def map_parquet(
     stage : type
         ``stage(*arguments)`` lives in a worker and maps one pyarrow table to another.
     arguments : callable
-        Returns the arguments, after `source` and `destination` were found to be in order.
+        Returns the arguments, after `source` and `destination` were checked.
     new : list of str
         Columns that `stage` adds.
     batch_size, n_workers, gpus_per_worker : number
@@ -35,7 +35,7 @@ def map_parquet(
             f"destination={destination!r} is not empty: rows of another job would mix with these. "
             "Choose another folder, or empty it."
         )
-    arguments = arguments()  # errors come here, not from a worker
+    arguments = arguments()  # raises errors here, not in a worker
     paths = [os.fspath(path) for path in source] if isinstance(source, list) else os.fspath(source)
     rows = data.read_parquet(paths)
     names = rows.schema().names
@@ -59,9 +59,9 @@ def map_parquet(
 
 
 def warn_if_starved(n_workers, n_cpus):
-    """Warn if workers of one CPU each leave none to read and write with."""
+    """Warn if workers of one CPU each leave no CPU to read and write."""
     if n_workers >= n_cpus:
         warn(
-            f"n_workers={n_workers} leaves none of the cluster's {n_cpus:g} CPUs to read and write "
-            "with: Ray waits until there are more. Use fewer workers, if the cluster does not grow."
+            f"n_workers={n_workers} leaves none of the cluster's {n_cpus:g} CPUs for reading and "
+            "writing: Ray waits until there are more. Use fewer workers, unless the cluster grows."
         )

@@ -51,26 +51,27 @@ from ._validation import as_labels
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
 
-#: Weights, gradients and moments, in bytes, that train side by side on a CPU: more would leave the
-#: caches.
+#: Bytes of weights, gradients and moments that train side by side on a CPU; more would not fit in
+#: the caches.
 CPU_BYTES = 2**24
 
 
 class BatchedSearchCV(GridSearchCV):
     """Grid search in which candidates train side by side, several in one matrix product.
 
-    Results are those of ``GridSearchCV``: each candidate and fold sees the initial weights, batches
-    and dropout masks of a fit of its own, up to rounding. Candidates train side by side if they
+    Results are those of ``GridSearchCV``, up to rounding: each candidate and fold gets the initial
+    weights, batches and dropout masks of a separate fit. Candidates train side by side if they
     differ only in `learning_rate_init`, `weight_decay`, `dropout` (all 0, or all above),
-    `n_iter_no_change`, `tol` and `max_epochs`; others in turns. The estimator is an
-    `ImplicitRewardEstimator` or a pipeline that ends in one. Whatever else can be searched over is,
-    by ordinary fits: other estimators, ``false_action_rate="estimate"``, objectives that learn
-    from the whole log before training, estimators or searches with callbacks.
+    `n_iter_no_change`, `tol` and `max_epochs`. Other candidates are trained in turn. The estimator
+    is an `ImplicitRewardEstimator` or a pipeline that ends in one. Other searches use ordinary
+    fits: over other estimators, ``false_action_rate="estimate"``, or objectives that learn from the
+    whole log before training. So do estimators or searches with callbacks.
 
-    With `factor`, the worst candidates are dropped early (successive halving [1]_): all train
-    `min_resources` epochs on all folds, the best ``1 / factor`` of them `factor` times as many, and
-    so on; the last `factor` or fewer train to their end. Each time they are compared by `scoring`
-    on the held-out folds with their best weights so far. Nothing is trained twice.
+    With `factor`, the worst candidates are dropped early (successive halving [1]_). All candidates
+    train `min_resources` epochs on all folds, the best ``1 / factor`` of them train `factor` times
+    as many, and so on. The last `factor` or fewer train to their end. After each round they are
+    compared by `scoring` on the held-out folds, with their best weights so far. Nothing is trained
+    twice.
 
     Parameters
     ----------
@@ -79,21 +80,22 @@ class BatchedSearchCV(GridSearchCV):
     param_grid : dict or list of dict
         As in ``GridSearchCV``: names of parameters and lists of values to try.
     factor : int, default=None
-        One in `factor` candidates goes on after each round. None trains all to their end.
+        One in `factor` candidates continues after each round. None trains all to their end.
     min_resources : int, default=2
-        Epochs of the first round. Only with `factor`.
+        Epochs of the first round. Used only with `factor`.
     scoring : str, callable, list, tuple or dict, default=None
         As in ``GridSearchCV``.
     n_jobs : int, default=None
-        As in ``GridSearchCV``. Each job trains some candidates on one fold. On a CPU a core per
-        job is best; with several GPUs and ``device="auto"`` or "cuda", each of `n_jobs` processes
-        has one.
+        As in ``GridSearchCV``. Each job trains some candidates on one fold. On a CPU, use one core
+        per job. With several GPUs and ``device="auto"`` or "cuda", each of `n_jobs` processes has
+        one GPU.
     refit : bool, str or callable, default=True
         As in ``GridSearchCV``.
     cv : int, cross-validation generator or iterable, default=None
         As in ``GridSearchCV``.
     verbose : int, default=0
-        As in ``GridSearchCV``.
+        1 prints the number of fits, then one line for all candidates that are done on one split;
+        more prints each fit with its score.
     pre_dispatch : int or str, default="2*n_jobs"
         As in ``GridSearchCV``.
     error_score : "raise" or float, default=np.nan
@@ -107,14 +109,14 @@ class BatchedSearchCV(GridSearchCV):
     multimetric_, classes_, n_features_in_, feature_names_in_
         As in ``GridSearchCV``.
     cv_results_ : dict of ndarray
-        As in ``GridSearchCV``; ``fit_time`` is the share of a candidate in the time of those that
-        trained beside it. With `factor` also ``iter``, the last round of each candidate, counted
-        from 0, and ``n_resources``, the epochs that it could train until then; candidates rank
-        behind all that went further.
+        As in ``GridSearchCV``. ``fit_time`` is the share of a candidate in the time of those that
+        trained beside it. With `factor` there are two more columns. ``iter`` is the last round of
+        each candidate, counted from 0. ``n_resources`` is the number of epochs that it could train
+        until then. Candidates are ranked by the last round they reached, then by score.
 
     See Also
     --------
-    sklearn.model_selection.GridSearchCV : One fit after another.
+    sklearn.model_selection.GridSearchCV : Fits one candidate after another.
 
     References
     ----------
@@ -177,7 +179,7 @@ class BatchedSearchCV(GridSearchCV):
     @same(with_callbacks)
     @same(fit_context(prefer_skip_nested_validation=False))
     def fit(self, X: Rows, y: ArrayLike | None = None, **params: Any) -> Self:
-        """Search.
+        """Fit all candidates and find the best one.
 
         Parameters
         ----------
@@ -185,7 +187,7 @@ class BatchedSearchCV(GridSearchCV):
         y : array-like of shape (n_samples,) or (n_samples, n_signals)
             Actions.
         **params : dict
-            What ``fit`` of the estimator, the scorer and the splitter are to get, as in
+            Arguments for ``fit`` of the estimator, for the scorer and for the splitter, as in
             ``GridSearchCV``.
 
         Returns
@@ -195,14 +197,15 @@ class BatchedSearchCV(GridSearchCV):
         Raises
         ------
         ValueError
-            If X is a path or an ``np.memmap`` of more than 1 GiB, or if `factor` is set and some
+            If X is a path or an ``np.memmap`` of more than 1 GiB. If `factor` is set and a
             candidate cannot be trained in rounds.
         """
         if isinstance(X, str | os.PathLike):
             raise ValueError(
-                f"X={str(X)!r} is a path, and a search cuts X into folds, row by row. Pass an "
-                "array of some of the rows, say np.array(np.load(X, mmap_mode='r')[:n]) for a "
-                ".npy file, and fit the best estimator on the whole file."
+                f"X={str(X)!r} is a path; expected an array, because a search splits X into folds "
+                "row by row. Pass an array of some of the rows, such as np.array(np.load(X, "
+                "mmap_mode='r')[:n]) for a .npy file. Then fit the best estimator on the whole "
+                "file."
             )
         refuse_mapped(X)  # now, not in the fit after the search
         X, y = opened(X), opened(y)
@@ -247,7 +250,7 @@ class BatchedSearchCV(GridSearchCV):
         if more_results:
             _rank_by_round(results)
 
-        # From here on as in BaseSearchCV.fit, which offers no way in after the fits.
+        # The rest is as in BaseSearchCV.fit, which cannot be entered after the fits.
         self.multimetric_ = isinstance(out[0]["test_scores"], dict)
         if callable(self.scoring) and self.multimetric_:
             self._check_refit_for_multimetric(out[0]["test_scores"])
@@ -272,12 +275,12 @@ class BatchedSearchCV(GridSearchCV):
         return self
 
     def _groups(self, candidates):
-        """Return the numbers of candidates that may train side by side; of key None, alone."""
+        """Return the numbers of candidates that may train side by side; key None trains alone."""
         groups = defaultdict(list)
         for number, parameters in enumerate(candidates):
             groups[self._group(number, parameters)].append(number)
         for key in set(groups) - {None}:
-            # Those that train long beside their like: few are left alone at the end.
+            # Candidates with long training come together, so that few are left at the end.
             groups[key].sort(
                 key=lambda number: _by_training_length(self.estimator, candidates[number])
             )
@@ -292,41 +295,41 @@ class BatchedSearchCV(GridSearchCV):
             if head is None or not _can_train_together(head):
                 return None
         except (TypeError, ValueError):
-            return None  # an ordinary fit says what is wrong
+            return None  # an ordinary fit reports the error
         own = {prefix + name for name in SIDE_BY_SIDE}
         rest = {name: value for name, value in parameters.items() if name not in own}
         try:
-            # Without dropout none is drawn, and the batches are others.
+            # Without dropout no masks are drawn, so the batches differ.
             return joblib.hash((rest, head.dropout > 0))
-        except Exception:  # what cannot be pickled may raise anything
+        except Exception:  # an object that cannot be pickled may raise any error
             return number
 
     def _check_rounds(self, candidates, groups):
         if None in groups:
             raise ValueError(
                 f"factor={self.factor} pauses candidates, but {candidates[groups[None][0]]} needs "
-                "an ordinary fit. Only an ImplicitRewardEstimator, or a pipeline that ends in one, "
-                "can be paused, without callbacks, with valid parameters and not with "
-                "false_action_rate='estimate' or an objective that learns from the whole log "
-                "before training. Leave factor out, or search over such candidates by themselves."
+                "an ordinary fit. Only an ImplicitRewardEstimator, or a pipeline that ends in "
+                "one, can be paused. It must have valid parameters and no callbacks. It may not "
+                "use false_action_rate='estimate' or an objective that learns from the whole log "
+                "before training. Leave factor out, or search over such candidates separately."
             )
         if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
             self._score_of_race(dict.fromkeys(self.scoring))
 
     def _score_of_race(self, scores):
-        """Return the score that candidates are compared by after a round."""
+        """Return the score that compares candidates after a round."""
         if not isinstance(scores, dict):
             return scores
         if isinstance(self.refit, str) and self.refit in scores:
             return scores[self.refit]
         raise ValueError(
             f"factor={self.factor} compares candidates by one score, but scoring has several "
-            f"({', '.join(scores)}) and refit={self.refit!r} names none of them. Set refit to "
-            "the name of one."
+            f"({', '.join(scores)}) and refit={self.refit!r} is not one of them. Set refit to the "
+            "name of one."
         )
 
     def _evaluate(self, candidates, groups, splits, data, context):
-        """Return what `fit_and_score` does, by candidate and split, and more columns."""
+        """Return the results of `fit_and_score`, by candidate and split, and further columns."""
         if not candidates or not splits:
             raise ValueError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
@@ -335,7 +338,7 @@ class BatchedSearchCV(GridSearchCV):
         n_jobs = joblib.effective_n_jobs(self.n_jobs)
         common = data | {
             "base": base,
-            # What random_state=None draws is to be the same in every round.
+            # With random_state=None, every round must draw the same numbers.
             "seed": int(np.random.RandomState().randint(2**31)),
             "return_train_score": self.return_train_score,
             "error_score": self.error_score,
@@ -401,12 +404,12 @@ class BatchedSearchCV(GridSearchCV):
                 rounds[in_race] += 1
                 paused = {key: state for key, state in paused.items() if key[0] in in_race}
                 if self.verbose > 0:
-                    print(f"{len(in_race)} candidates go on after {pause} epochs")  # noqa: T201
+                    print(f"{len(in_race)} candidates continue after {pause} epochs")  # noqa: T201
         more_results = {} if self.factor is None else {"iter": rounds, "n_resources": epochs}
         return [result for results in out for result in results], more_results
 
     def _best(self, in_race, out):
-        """Return the candidates that go on, in their order."""
+        """Return the candidates that continue, in their order."""
         means = np.array(
             [
                 np.mean([self._score_of_race(result["test_scores"]) for result in out[number]])
@@ -419,12 +422,12 @@ class BatchedSearchCV(GridSearchCV):
 
 
 def _with(estimator, parameters):
-    # Clones, since parameters may be estimators themselves.
+    # Clones, because parameters may themselves be estimators.
     return estimator.set_params(**clone(parameters, safe=False))
 
 
 def _head(estimator):
-    """Return the estimator of this package and the prefix of its parameters, None without any."""
+    """Return the estimator of this package and the prefix of its parameters, or None."""
     if type(estimator) is ImplicitRewardEstimator:
         return estimator, ""
     if type(estimator) is Pipeline and type(estimator.steps[-1][1]) is ImplicitRewardEstimator:
@@ -433,7 +436,7 @@ def _head(estimator):
 
 
 def _can_train_together(head):
-    """Return whether a fit can run beside others."""
+    """Return whether a fit can train beside others."""
     validate_params(head)
     layer_sizes(head, "hidden_layer_sizes")
     resolve_device(head.device)
@@ -454,7 +457,7 @@ def _max_epochs(base, parameters, pause):
 
 
 def _by_training_length(base, parameters):
-    """Return a key that sorts candidates from those that train long to those that do not."""
+    """Return a key that sorts candidates by the length of their training, longest first."""
     head, _ = _head(_with(clone(base), parameters))
     return -head.max_epochs, head.learning_rate_init
 
@@ -467,10 +470,10 @@ def n_side_by_side(estimator, X, n_candidates, n_splits, n_jobs):
         n_in = X.shape[1] if len(getattr(X, "shape", ())) == 2 else 1024
         sizes = [n_in, *layer_sizes(head, "hidden_layer_sizes"), 1]
         weights = 2 * head.n_estimators * sum(i * o for i, o in pairwise(sizes))
-        # Weights, gradients, two moments, and a direction: 4 bytes each.
+        # Weights, gradients, two moments and a direction, 4 bytes each.
         most = max(1, CPU_BYTES // (20 * weights))
         n_chunks = -(-n_candidates // most)
-    # The last jobs are not to wait for a single one of them.
+    # The last jobs should not wait for a single one of them.
     while (
         n_chunks < n_candidates
         and n_splits * n_chunks < 4 * n_jobs
@@ -481,7 +484,7 @@ def n_side_by_side(estimator, X, n_candidates, n_splits, n_jobs):
 
 
 def _run(parallel, tasks, base, n_jobs):
-    """Return the results of tasks in their order; several GPUs get a process each."""
+    """Return the results of tasks in their order; with several GPUs each has a process."""
     head, prefix = _head(base)
     device = "cpu" if head is None else head.device
     n_devices = torch.cuda.device_count() if device in ("auto", "cuda") else 0
@@ -530,8 +533,8 @@ def _fit_and_score_together(
     Returns
     -------
     results : list of (dict, dict or None)
-        Of each candidate what `fit_and_score` returns, and what it can go on from if it was
-        paused.
+        For each candidate, the result of `fit_and_score`, and the state from which it continues if
+        it was paused.
     """
 
     def ordinary(parameters):
@@ -554,9 +557,11 @@ def _fit_and_score_together(
             callback_ctx=context,
         )
 
+    begin = time.time()
     if alone:
-        return [(ordinary(parameters), None) for parameters in candidates]
-    start = time.time()
+        results = [(ordinary(parameters), None) for parameters in candidates]
+        _report_progress(verbose, split, len(results), begin)
+        return results
     estimators = [_with(clone(base), each) for each in candidates]
     together = _SideBySide([_head(each)[0] for each in estimators], seed, paused, pause)
     fitter = together
@@ -572,16 +577,16 @@ def _fit_and_score_together(
         with context.propagate_callback_context(fitter):
             fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
     except Exception:
-        # Each by itself fails, or not, in its own way.
+        # Fitted separately, each one fails or succeeds in its own way.
         return [(ordinary(each), None) for each in candidates]
-    fit_time = (time.time() - start) / len(candidates)
+    fit_time = (time.time() - begin) / len(candidates)
 
     results = []
     for parameters, head, progress in zip(
         candidates, together.heads, together.progress_, strict=True
     ):
         if progress is None:
-            results.append((ordinary(parameters), None))  # which diverges and says so
+            results.append((ordinary(parameters), None))  # it diverges again and reports that
             continue
         estimator = head
         if isinstance(base, Pipeline):
@@ -601,18 +606,26 @@ def _fit_and_score_together(
         if verbose > 1:
             named = ", ".join(f"{name}={parameters[name]}" for name in sorted(parameters))
             print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
+    _report_progress(verbose, split, len(results), begin)
     return results
 
 
+def _report_progress(verbose, split, n_candidates, begin):
+    """Print that candidates are done on one split; beyond 1 each of them was printed by itself."""
+    if verbose == 1:
+        text = f"{n_candidates} candidate{'s' * (n_candidates > 1)}, {time.time() - begin:.1f} s"
+        print(f"[CV {split[0] + 1}/{split[1]}] {text}", flush=True)  # noqa: T201
+
+
 def _seed(pipeline, seed):
-    """Let transformers that draw at random draw the same in every round."""
+    """Make random transformers draw the same numbers in every round."""
     for name, value in pipeline.get_params().items():
         if name.split("__")[-1] == "random_state" and value is None:
             pipeline.set_params(**{name: seed})
 
 
 class _SideBySide(BaseEstimator):
-    """What stands at the end of a pipeline to fit several estimators in one pass.
+    """The last step of a pipeline that fits several estimators in one pass.
 
     Parameters
     ----------
@@ -622,7 +635,7 @@ class _SideBySide(BaseEstimator):
     Attributes
     ----------
     progress_ : list of dict or None
-        What `fit_side_by_side` returned.
+        The result of `fit_side_by_side`.
     """
 
     def __init__(self, heads, seed, paused, pause):
@@ -635,7 +648,7 @@ class _SideBySide(BaseEstimator):
         return get_tags(self.heads[0])
 
     def get_metadata_routing(self):
-        """Return what `fit` of each of the estimators asks for."""
+        """Return the metadata that `fit` of the estimators requests."""
         return self.heads[0].get_metadata_routing()
 
     def fit(self, X, y=None, **fit_params):

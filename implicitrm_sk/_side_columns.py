@@ -1,4 +1,4 @@
-"""Text beside columns of numbers: a table of both becomes vectors with these columns behind."""
+"""Text beside columns of numbers: the table becomes vectors, followed by these columns."""
 
 from collections.abc import Mapping
 from numbers import Integral
@@ -7,19 +7,19 @@ import numpy as np
 
 from .embedding._text import text_columns
 
-#: Rounding of a column to the format of the vectors may be this share of its spread.
+#: Largest error, as a share of its spread, from rounding a column to the format of the vectors.
 _ROUNDING = 1e-3
 
 
 class SideRows(np.ndarray):
-    """Vectors of text, and behind them the columns that the table held beside the text.
+    """Vectors of text, followed by the columns that the table has beside the text.
 
     Attributes
     ----------
     side : tuple of str
         Names of the last columns.
     selected : dict of str to object
-        What `reward_features` and `propensity_features` select of the rows, by position.
+        The selections of `reward_features` and `propensity_features`, by position.
     """
 
     side: tuple = ()
@@ -31,14 +31,14 @@ class SideRows(np.ndarray):
 
 
 def embedded(estimator, X, embedder, *, reset, with_propensity):
-    """Return the vectors of text, with side columns behind them if there are any.
+    """Return the vectors of text, followed by the side columns if there are any.
 
     Parameters
     ----------
     estimator : ImplicitRewardEstimator
-        Its `side_columns_`, unless `reset`; its column selections, if `reset`.
+        Its `side_columns_` are used, or its column selections if `reset`.
     X : text of n rows
-        A table, or a list of dicts, where side columns are in use.
+        A table, or a list of dicts, if side columns are used.
     embedder : LLMEmbedder
     reset, with_propensity : bool
         As in `select_features`. Columns that are not needed may be missing, and are then NaN.
@@ -57,8 +57,8 @@ def embedded(estimator, X, embedder, *, reset, with_propensity):
         lacking = [name for name in needed if name in missing]
         if lacking:
             raise ValueError(
-                f"X lacks the columns {lacking}, which were in use in fit. Pass text as a table "
-                "that has them; only predict and decision_function do without columns that the "
+                f"X lacks the columns {lacking}, which fit used. Pass text as a table that has "
+                "them. Only predict and decision_function work without the columns that the "
                 "propensity alone reads."
             )
         return _beside(embedder.transform(X), X, side, missing)
@@ -73,16 +73,16 @@ def embedded(estimator, X, embedder, *, reset, with_propensity):
     if not text:
         name, key = next(iter(named.items()))
         raise ValueError(
-            f"{name} names the columns {key}, but X has no column names. Pass text and further "
-            "columns as one DataFrame, or as a list of dicts."
+            f"{name} names the columns {key}, but X does not have column names. Pass text and "
+            "further columns as one DataFrame, or as a list of dicts."
         )
     side = []
     for parameter, key in named.items():
         for name in key:
             if name not in text and not _has(X, name):
                 raise ValueError(
-                    f"{parameter} names the column {name!r}, which X lacks. Its columns are "
-                    f"{', '.join(map(str, _columns(X)[:10]))}."
+                    f"{parameter} names the column {name!r}, which X lacks. X has the columns "
+                    f"{', '.join(map(str, _columns(X)[:10]))}. Correct the name."
                 )
             if name not in text and name not in side:
                 side.append(name)
@@ -113,10 +113,10 @@ def _is_names(key):
 
 
 def _names(key, X):
-    """Return the names that a selection consists of as a list, any other selection as it is."""
+    """Return the names of a selection as a list, or the selection itself if it is not by name."""
     columns = _columns(X)
     if callable(key) and set(columns) - set(text_columns(columns)):
-        # A callable gets the table, and may return anything that selects columns of it.
+        # A callable gets the table, and may return any selection of its columns.
         key = key(X)
         if isinstance(key, slice) and not isinstance(key.start or key.stop, str):
             key = columns[key]
@@ -136,7 +136,7 @@ def _positions(names, text, side, width):
     found = []
     for name in names:
         found += range(width) if name in text else [width + side.index(name)]
-    # Prompt and response are one vector.
+    # The prompt and the response form one vector.
     return sorted(set(found))
 
 
@@ -166,7 +166,7 @@ def _numbers(X, name):
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"the column {name!r} of X cannot be read as numbers ({error}), which reward_features "
-            "or propensity_features names. Encode it first, by codes or one column per value; of "
-            "users pass user_id to fit instead."
+            f"the column {name!r} of X, which reward_features or propensity_features names, cannot "
+            f"be read as numbers ({error}). Encode it first, by codes or one column per value. For "
+            "users, pass user_id to fit instead."
         ) from None

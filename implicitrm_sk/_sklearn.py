@@ -1,4 +1,4 @@
-"""scikit-learn's private names, and what depends on how its searches are written, in one place."""
+"""The private names of scikit-learn, and what depends on how its searches work, in one place."""
 
 import sys
 
@@ -46,9 +46,9 @@ __all__ = [
     "warn_or_raise_about_fit_failures",
 ]
 
-#: Holds the metadata that an estimator asks for, once a request was set.
+#: Holds the metadata that an estimator requests, once a request was set.
 METADATA_REQUEST = "_metadata_request"
-#: Of an instance, but no part of what it learned: how to watch a fit, what to ask for.
+#: Attributes that are not learned: how to watch a fit, and what metadata to request.
 ATTRIBUTES_OF_SKLEARN = ("_skl_callbacks", "_sklearn_version", METADATA_REQUEST)
 
 
@@ -63,7 +63,7 @@ def begin_callbacks(estimator, max_subtasks):
 
 
 def scorers_of(scorer):
-    """Return the scorers of several metrics by name, the scorer itself of one."""
+    """Return the scorers of several metrics by name, or the single scorer itself."""
     return scorer._scorers if isinstance(scorer, MultimetricScorer) else scorer
 
 
@@ -80,9 +80,10 @@ def parent_context(estimator):
 def searches_by_own_score(name, without):
     """Return whether the search that fits now compares values of parameter `name` by `score`.
 
-    Only if `score` is passed no metadata `without`. The callback context says that there is a
-    search, but not what it varies nor how it scores: that is known to the function that fits one
-    candidate alone, and `score` is asked too late, when a refusal becomes a missing score.
+    It is true only if the search does not pass the metadata `without` to `score`. The callback
+    context shows that there is a search, but neither what it varies nor how it scores. Only the
+    function that fits one candidate knows that. `score` is called too late, when an error becomes a
+    missing score.
     """
     frame = sys._getframe(1)
     while frame is not None:

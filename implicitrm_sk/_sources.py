@@ -1,8 +1,8 @@
-"""X from files: what is small is read and held, what is large is read block by block.
+"""X from files: a small file is read and held, a large one is read block by block.
 
-A file of more than `STREAM_BYTES` is never held, nor mapped: blocks of consecutive rows are read
-by position, in the number format in which they are stored. Whether a file is large is a matter of
-its size alone, never of free memory, so that a fit means the same on every machine.
+A file of more than `STREAM_BYTES` is neither held nor mapped. Blocks of consecutive rows are read
+by position, in the number format of the file. Only the size of a file decides whether it is large,
+not the free memory, so a fit gives the same result on every machine.
 """
 
 import bisect
@@ -23,11 +23,11 @@ import torch
 from ._optional import import_optional
 from ._paths import local_path
 
-#: Files of more bytes than this are streamed.
+#: Files with more bytes than this are streamed.
 STREAM_BYTES = 2**30
-#: What is read at once: consecutive rows, so that a disk reads at its full speed.
+#: Bytes read at once. They are consecutive rows, so that a disk reads at its full speed.
 BLOCK_BYTES = 2**20
-#: Rows per array where rows are wanted in order.
+#: Rows per array if rows are read in order.
 CHUNK_ROWS = 8192
 
 _KINDS = (".npy", ".safetensors", ".parquet")
@@ -38,28 +38,28 @@ _SAFETENSORS = {
     "F32": torch.float32,
     "F64": torch.float64,
 }
-#: joblib hands arrays to its workers in files of such folders; to the user they are arrays.
+#: joblib passes arrays to its workers in files of such folders; users see arrays.
 _JOBLIB = "joblib_memmapping_folder"
 
 
 def open_rows(X):
-    """Return X itself unless it is a path: this becomes rows.
+    """Return the rows of X if it is a path, otherwise X itself.
 
     Parameters
     ----------
     X : object
-        A path (str or path-like) stands for a ``.npy``, ``.safetensors`` or ``.parquet`` file or
-        for a folder of files of one of these kinds.
+        A path (str or path-like) means a ``.npy``, ``.safetensors`` or ``.parquet`` file, or a
+        folder of files of one of these kinds.
 
     Returns
     -------
     X : object, ndarray or Source
-        An ndarray where the file is small, a `Source` where it is not.
+        An ndarray if the file is small, a `Source` if it is large.
 
     Raises
     ------
     ValueError
-        If X is a large memory-mapped array: paths say what is to be read, arrays do not.
+        If X is a large memory-mapped array. Pass a path instead, which says what to read.
     """
     refuse_mapped(X)
     if not isinstance(X, str | os.PathLike):
@@ -75,20 +75,20 @@ def open_rows(X):
 
 
 def refuse_mapped(X):
-    """Raise an error where X is a large array mapped from a file: a path says what to read."""
+    """Raise if X is a large array mapped from a file; a path says what to read."""
     if not isinstance(X, np.memmap) or X.nbytes <= STREAM_BYTES:
         return
-    # Copies lie in memory, although NumPy keeps their class; to joblib's user they are arrays.
+    # Copies are in memory, although they keep the class; arrays of joblib are arrays to its user.
     if X.filename is None or _JOBLIB in str(X.filename):
         return
     raise ValueError(
-        f"expected the path of a file ({', '.join(_KINDS)}) or of a folder of such files as X of "
-        f"more than {STREAM_BYTES / 2**30:.3g} GiB, got an np.memmap of {X.nbytes / 2**30:.3g} "
-        f"GiB ({X.dtype} of shape {X.shape}, mapped from {str(X.filename)!r}). A file is read "
-        "block by block, but which part of a file an array shows, and whether that file is still "
-        "the same, cannot be told from the array. If X is a whole file of one of these kinds, pass "
-        "the file's path. If not, write its rows with np.save, in one file or in parts in a "
-        "folder, and pass that path. If they fit into memory, pass np.array(X)."
+        f"X is an np.memmap of {X.nbytes / 2**30:.3g} GiB ({X.dtype} of shape {X.shape}, mapped "
+        f"from {str(X.filename)!r}). Above {STREAM_BYTES / 2**30:.3g} GiB, expected the path of a "
+        f"file ({', '.join(_KINDS)}) or of a folder of such files, got an np.memmap. A large file "
+        "is read block by block, but an array does not show its place in the file, or changes of "
+        "the file. If X is a whole file of one of these kinds, pass its path. If not, write its "
+        "rows with np.save, in one file or in parts in a folder, and pass that path. If they fit "
+        "into memory, pass np.array(X)."
     )
 
 
@@ -98,34 +98,34 @@ def as_array(rows):
 
 
 class Source:
-    """Rows that lie one after the other in some files.
+    """Rows stored one after the other in some files.
 
     Parameters
     ----------
     name : str
-        For messages.
+        The name in messages.
     shards : list of FlatShard or ParquetShard
 
     Attributes
     ----------
     shape : tuple of int
     stored : torch.dtype
-        As the files hold the numbers.
+        The number format in the files.
     """
 
     def __init__(self, name, shards):
         self.name = name
         self.shards = [shard for shard in shards if shard.shape[0]]
         if not self.shards:
-            raise ValueError(f"X={name!r} holds no rows.")
+            raise ValueError(f"X={name!r} does not contain any rows. Pass a file with rows.")
         first = self.shards[0]
         for shard in self.shards:
             if shard.shape[1] != first.shape[1] or shard.stored != first.stored:
                 raise ValueError(
                     f"the files of X={name!r} differ: {os.path.basename(first.path)} has "
                     f"{first.shape[1]} columns of {first.stored}, {os.path.basename(shard.path)} "
-                    f"has {shard.shape[1]} of {shard.stored}. All files of a folder must be parts "
-                    "of one table."
+                    f"has {shard.shape[1]} of {shard.stored}; expected parts of one table. Move "
+                    "the files of other tables elsewhere."
                 )
         self.starts = np.cumsum([0, *(shard.shape[0] for shard in self.shards)]).tolist()
         self.shape = self.starts[-1], first.shape[1]
@@ -136,11 +136,11 @@ class Source:
 
     @property
     def nbytes(self):
-        """Size of all numbers as they are stored."""
+        """Size of all numbers in bytes, as they are stored."""
         return math.prod(self.shape) * self.stored.itemsize
 
     def read(self, start, stop, out=None):
-        """Return rows start to stop - 1 as a tensor on the CPU, in `out` if that is given."""
+        """Return rows start to stop - 1 as a tensor on the CPU, in `out` if it is given."""
         if out is None:
             out = torch.empty((stop - start, self.shape[1]), dtype=self.stored)
         done = start
@@ -157,31 +157,31 @@ class Source:
         raise self.refusal()
 
     def refusal(self):
-        """Return the error of what needs rows in any order."""
+        """Return the error for callers that need rows in any order."""
         return ValueError(
-            f"X={self.name!r} has {self.nbytes / 2**30:.3g} GiB and is read block "
-            "by block, but what was asked for needs its rows in any order: response_id, pairwise "
-            "and counterfactual objectives and reports do. Join the rows of a response beforehand "
-            "(exposures=), use another objective, or pass a part that fits into memory as an array."
+            f"X={self.name!r} has {self.nbytes / 2**30:.3g} GiB and is read block by block. This "
+            "call needs its rows in any order, as do response_id, pairwise and counterfactual "
+            "objectives, and reports. Join the rows of a response beforehand (exposures=), use "
+            "another objective, or pass a part that fits into memory as an array."
         )
 
     def edges(self):
-        """Return the row numbers at which blocks begin, and the number of rows last."""
+        """Return the row numbers at which blocks begin, followed by the number of rows."""
         rows = max(BLOCK_BYTES // (self.shape[1] * self.stored.itemsize), 1)
         if isinstance(self.shards[0], FlatShard):
-            # Whatever files the rows lie in, so that a folder fits as one file does.
+            # Independent of the files, so that a folder gives the same fit as one file.
             return [*range(0, len(self), rows), len(self)]
         edges = [0]
         for shard, start in zip(self.shards, self.starts, strict=False):
             for edge in shard.edges(rows):
-                if start + edge - edges[-1] >= rows:  # row groups may be tiny
+                if start + edge - edges[-1] >= rows:  # row groups may be very small
                     edges.append(start + edge)
         return [*edges, len(self)]
 
 
 @dataclass(frozen=True)
 class FlatShard:
-    """Rows as plain bytes in one piece of a file, which had the state `seen` when it was found."""
+    """Rows as plain bytes in one part of a file, whose state was `seen` when it was found."""
 
     path: str
     offset: int
@@ -192,7 +192,7 @@ class FlatShard:
     def read(self, start, stop, out):
         """Read rows start to stop - 1 into the tensor `out`."""
         row = self.shape[1] * self.stored.itemsize
-        # Opened each time: no file of a thousand shards stays open, and none is ever mapped.
+        # Opened each time, so that no file of a thousand shards stays open or is mapped.
         view = memoryview(out.view(torch.uint8).numpy()).cast("B")
         with _open_again(self.path, self.seen) as file:
             file.seek(self.offset + start * row)
@@ -206,16 +206,16 @@ class FlatShard:
 class ParquetShard:
     """Rows in a column of lists of a parquet file.
 
-    A row group is decoded as a whole, and kept until its last row or another group is read.
+    A row group is decoded as a whole. It is kept until its last row, or another group, is read.
 
     Parameters
     ----------
     path : path-like
     held : dict
-        Of the shards of a source together: the row group that is kept, by path and number.
+        The row group that is kept, by path and number. All shards of a source share it.
     """
 
-    #: Decoding takes several times the size of a row group.
+    #: Decoding takes several times the memory of a row group.
     MAX_GROUP_BYTES = 2**25
 
     def __init__(self, path, held):
@@ -239,8 +239,8 @@ class ParquetShard:
             if self.column is None or (len(lists) > 1 and self.column != "embedding"):
                 raise ValueError(
                     f"{self.path!r} has {'no column' if not lists else 'several columns'} of lists "
-                    f"of floats ({', '.join(schema.names[:10])}). Expected is one, or one named "
-                    "'embedding', with the vector of each row."
+                    f"of floats ({', '.join(schema.names[:10])}); expected one, or one named "
+                    "'embedding', with the vector of each row. Rename or remove the others."
                 )
             kind = lists[self.column]
             self.stored = {"halffloat": torch.float16, "float": torch.float32}.get(
@@ -252,7 +252,7 @@ class ParquetShard:
             if arrow.types.is_fixed_size_list(kind):
                 self.shape = len(self), kind.list_size
             elif len(self):
-                # Of the first row alone, so that no row group is decoded to learn a width.
+                # From the first row alone, so that no row group is decoded to get a width.
                 batches = file.iter_batches(1, columns=[self.column], use_threads=False)
                 first = next(batches).column(0)
                 if not first[0].is_valid or not len(first[0]):
@@ -268,7 +268,7 @@ class ParquetShard:
         done = 0
         for cells in self._cells(start, stop):
             values = cells.flatten()
-            # Their sum is not enough: a row that is too long makes up for one that is too short.
+            # The sum is not enough: a row that is too long can hide one that is too short.
             lengths = self._compute.list_value_length(cells).to_numpy(zero_copy_only=False)
             if values.null_count or not (lengths == self.shape[1]).all():
                 raise self._refusal(cells, start + done)
@@ -278,7 +278,7 @@ class ParquetShard:
             done += len(cells)
 
     def _refusal(self, cells, first):
-        """Return the error of the first cell without a vector, `first` being their first row."""
+        """Return the error for the first cell without a vector, `first` being their first row."""
         width = self.shape[1]
 
         def wrong(cell):
@@ -291,8 +291,8 @@ class ParquetShard:
 
         row, found = next(item for item in enumerate(map(wrong, cells), first) if item[1])
         return ValueError(
-            f"row {row} of {self.path!r} holds {found} in column {self.column!r}. Expected is a "
-            f"list of {width or 'as many'} numbers in each row, none of them null."
+            f"row {row} of {self.path!r} holds {found} in column {self.column!r}; expected a list "
+            f"of {width or 'as many'} numbers in each row, none of them null. Correct the file."
         )
 
     @contextmanager
@@ -311,7 +311,7 @@ class ParquetShard:
             end = self.ends[group]
             cells = self._held.get((self.path, group))
             if cells is None:
-                self._held.clear()  # before the next is read
+                self._held.clear()  # frees the memory before the next is read
                 with self._opened() as file:
                     table = file.read_row_group(group, columns=[self.column], use_threads=False)
                 cells = self._held[self.path, group] = table.column(0)
@@ -322,13 +322,13 @@ class ParquetShard:
             start = min(stop, end)
 
     def edges(self, rows):
-        """Return the rows at which row groups begin: what can be read by itself."""
+        """Return the rows at which row groups begin; each group can be read separately."""
         size = max(self.groups) * self.shape[1] * self.stored.itemsize
         if size > self.MAX_GROUP_BYTES:
             raise ValueError(
                 f"{self.path!r} has row groups of up to {max(self.groups):,} rows "
-                f"({size / 2**20:.0f} MiB). To be shuffled, rows are read row group by row group, "
-                f"of at most {self.MAX_GROUP_BYTES / 2**20:.0f} MiB each. Write it with "
+                f"({size / 2**20:.0f} MiB); expected at most {self.MAX_GROUP_BYTES / 2**20:.0f} "
+                "MiB each. Rows are shuffled by reading single row groups. Write it with "
                 f"row_group_size={rows * 4:,} (pyarrow.parquet.write_table), or as .npy or "
                 ".safetensors."
             )
@@ -336,13 +336,13 @@ class ParquetShard:
 
 
 def _state(file):
-    """Return what changes whenever an open file is written to or another takes its place."""
+    """Return a state that changes if an open file is written to or replaced."""
     stat = os.fstat(file.fileno())
     return stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _open_again(path, seen):
-    """Return a file, open for reading, that must be in the state in which it was seen."""
+    """Return a file opened for reading; raise unless it is in the state in which it was seen."""
     try:
         file = open(path, "rb", buffering=0)
     except FileNotFoundError as error:
@@ -355,14 +355,16 @@ def _open_again(path, seen):
 
 def _changed(path):
     return OSError(
-        f"{path!r} changed while it was in use: it was written to, replaced or removed, and rows "
-        "read before and after need not belong together. Start again, and let nothing change the "
-        "file until the call has returned."
+        f"{path!r} changed while it was in use: it was written to, replaced or removed. Rows read "
+        "before and after may not belong together. Start again, and leave the file unchanged "
+        "until the call has returned."
     )
 
 
 def _unreadable(path, error):
-    return ValueError(f"{str(path)!r} is no {Path(path).suffix} file that can be read: {error}")
+    return ValueError(
+        f"{str(path)!r} is not a readable {Path(path).suffix} file: {error}. Write it again."
+    )
 
 
 def _open_path(path):
@@ -374,26 +376,26 @@ def _open_path(path):
                 f"X={str(path)!r} is a folder with files of {len(kinds) or 'none'} of the kinds "
                 f"{', '.join(_KINDS)}"
                 + (f" ({', '.join(sorted(kinds))})" if kinds else "")
-                + ". Expected are files of one kind, whose rows are taken in the order of the "
-                "files' names."
+                + "; expected files of one kind. Their rows are read in the order of the names of "
+                "the files."
             )
         folder = next((file for file in found if file.is_dir()), None)
         if folder is not None:
             raise ValueError(
-                f"{str(folder)!r} is a folder. Expected in X={str(path)!r} are files; move it "
+                f"{str(folder)!r} is a folder; expected only files in X={str(path)!r}. Move it "
                 "elsewhere or rename it."
             )
     elif not path.exists():
         raise FileNotFoundError(
             f"X={str(path)!r} does not exist. A string given as X is the path of a file "
-            f"({', '.join(_KINDS)}) or of a folder of such files."
+            f"({', '.join(_KINDS)}) or of a folder of such files. Correct the path."
         )
     else:
         found = [path]
         if path.suffix not in _KINDS:
             raise ValueError(
-                f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected is a file that "
-                f"ends in {', '.join(_KINDS)}, or a folder of such files."
+                f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected a file that ends "
+                f"in {', '.join(_KINDS)}, or a folder of such files."
             )
     read = {
         ".npy": _npy,
@@ -421,7 +423,7 @@ def _npy(path):
 
 
 def _safetensors(path):
-    # By hand: the library maps the whole file, and all that is needed is where the bytes lie.
+    # Read by hand: the library maps the whole file, and only the positions of the bytes are needed.
     with open(path, "rb") as file:
         size, *_ = seen = _state(file)
         (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
@@ -433,13 +435,15 @@ def _safetensors(path):
             if name is None or (len(tables) > 1 and name != "embedding"):
                 raise ValueError(
                     f"{str(path)!r} holds {len(tables)} two-dimensional tensors "
-                    f"({', '.join(list(tensors)[:10]) or 'none at all'}). Expected is one, or one "
-                    "named 'embedding'."
+                    f"({', '.join(list(tensors)[:10]) or 'none at all'}); expected one, or one "
+                    "named 'embedding'. Remove or rename the others."
                 )
             start, _ = tables[name]["data_offsets"]
             shape, dtype = tuple(tables[name]["shape"]), tables[name]["dtype"]
         except (AttributeError, KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{str(path)!r} is no valid safetensors file.") from error
+            raise ValueError(
+                f"{str(path)!r} is not a valid safetensors file. Write it again."
+            ) from error
     return _flat(path, 8 + length + start, shape, _SAFETENSORS.get(dtype), dtype, seen)
 
 
@@ -448,20 +452,20 @@ def _flat(path, offset, shape, stored, dtype, seen, fortran=False):
         raise ValueError(
             f"{str(path)!r} holds {dtype} of shape {shape}"
             + (", column by column" if fortran else "")
-            + ". Expected are float16, bfloat16, float32 or float64 of shape (n_samples, "
-            "n_features), row by row (C order)."
+            + "; expected float16, bfloat16, float32 or float64 of shape (n_samples, "
+            "n_features), row by row (C order). Convert the array."
         )
     needed = offset + math.prod(shape) * stored.itemsize
     if seen[0] < needed:
         raise ValueError(
-            f"{str(path)!r} has {seen[0]:,} bytes, but an array of shape {shape} "
-            f"needs {needed:,}: the file is incomplete."
+            f"{str(path)!r} has {seen[0]:,} bytes, but an array of shape {shape} needs {needed:,}: "
+            "the file is incomplete. Write it again."
         )
     return FlatShard(str(path), offset, tuple(shape), stored, seen)
 
 
 class StreamedX:
-    """X of an estimator, read from files: slices of it are arrays, checked as any X is.
+    """X of an estimator, read from files: its slices are arrays, checked as any X is.
 
     Parameters
     ----------
@@ -469,7 +473,7 @@ class StreamedX:
     select : callable(array) -> array
         Checks rows and picks the columns in use.
     columns : ndarray of int or None
-        The columns in use, None for all.
+        The columns in use, None for all columns.
     """
 
     ndim = 2
@@ -509,17 +513,17 @@ class StreamedX:
                     return True
                 return False
 
-            # Other columns may hold what they like, so that the check itself says which row it is.
+            # Other columns are not checked, so that the check itself reports the row.
             row = start + bisect.bisect_left(range(len(values)), True, key=fails)
             raise ValueError(f"row {row} of X={self.source.name!r}: {error}") from error
 
     def scaled_by(self, scaler):
-        """Set what the rows are standardised by in training; None is not at all."""
+        """Set the scaler that standardises the rows in training, None for no scaling."""
         self.mean, self.scale = (None, None) if scaler is None else (scaler.mean_, scaler.scale_)
         return self
 
     def on(self, device):
-        """Return all rows as they are stored, on a device that they fit on."""
+        """Return all rows, as they are stored, on a device that has room for them."""
         if self._resident is None:
             rows = max(BLOCK_BYTES // (self.source.shape[1] * self.source.stored.itemsize), 1)
             blocks = (
@@ -532,12 +536,12 @@ class StreamedX:
         return self._resident
 
     def refusal(self):
-        """Return the error of what needs rows in any order."""
+        """Return the error for callers that need rows in any order."""
         return self.source.refusal()
 
 
 def chunks(X, size=CHUNK_ROWS):
-    """Yield (start, rows) of X in order, as arrays; of files, the next are read meanwhile."""
+    """Yield (start, rows) of X in order, as arrays; files are read one block ahead."""
     starts = range(0, len(X), size)
     parts = ((start, X[start : start + size]) for start in starts)
     if not isinstance(X, StreamedX):
@@ -548,7 +552,7 @@ def chunks(X, size=CHUNK_ROWS):
 
 
 def picked(X, rows, size=CHUNK_ROWS):
-    """Yield (slice of rows, X of these rows), `rows` being sorted row numbers."""
+    """Yield (slice of rows, X of these rows) for sorted row numbers `rows`."""
     if not isinstance(X, StreamedX):
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
@@ -561,9 +565,9 @@ def picked(X, rows, size=CHUNK_ROWS):
 
 
 def read_ahead(items, depth=1):
-    """Yield the items of an iterable that runs in a thread, `depth` of them ahead.
+    """Yield the items of an iterable, which runs in a thread, `depth` items ahead.
 
-    What the thread raises is raised here. The thread ends with the iterable, or when this
+    An exception in the thread is raised here. The thread ends with the iterable, or when this
     generator is closed.
     """
     ready, closed = queue.Queue(depth), threading.Event()
@@ -580,7 +584,7 @@ def read_ahead(items, depth=1):
         try:
             for item in items:
                 put((item,))
-                del item  # it may be large, and the next is made now
+                del item  # frees a large item before the next is made
                 if closed.is_set():
                     break
         except BaseException as caught:

@@ -1,7 +1,7 @@
-"""Tables and columns of every library as arrays: read here, and nowhere else.
+"""Tables and columns of every library as arrays. No other module reads them.
 
-Frames and series of pandas, polars (also lazy), Arrow and all else that narwhals knows, masked
-arrays, tensors and lists come in. What holds the same values becomes the same array.
+The input may be a frame or series of pandas, polars (also lazy), Arrow or another library that
+narwhals knows. It may also be a masked array, a tensor or a list. Equal values give equal arrays.
 """
 
 import sys
@@ -15,10 +15,10 @@ from ._keys import is_absent, is_nested
 
 
 def opened(value):
-    """Return what a table or column holds in a form that has rows: lazy frames are collected.
+    """Return a table or column in a form that has rows; lazy frames are collected.
 
-    Torch tensors become arrays, batches and arrays of Arrow what narwhals reads. All else is
-    returned as it is.
+    Torch tensors become arrays. Batches and arrays of Arrow become objects that narwhals reads.
+    Other values are returned unchanged.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -60,13 +60,13 @@ def _read(value, kind, **options):
         if twice is None:
             raise
         raise ValueError(
-            f"a table has two columns {twice!r}, but expected is one. Rename one of them."
+            f"a table has two columns {twice!r}; expected one. Rename one of them."
         ) from error
     return found if isinstance(found, kind) else None
 
 
 def column_names(value):
-    """Return the names of the columns of a table as a list, None where they are not text."""
+    """Return the names of the columns of a table as a list, or None if they are not text."""
     frame = as_frame(value)
     if frame is None:
         return None
@@ -75,7 +75,7 @@ def column_names(value):
 
 
 def columns_of(value):
-    """Return the columns of a table or array of shape (n, d), or the one of a vector."""
+    """Return the columns of a table or array of shape (n, d), or the single one of a vector."""
     value = opened(value)
     frame = as_frame(value)
     if frame is not None:
@@ -98,17 +98,17 @@ def _native(frame, position):
 
 
 def as_list(value):
-    """Return a column, or rows, as a list of Python's own values."""
+    """Return a column, or rows, as a list of plain Python values."""
     value = opened(value)
     series = as_series(value)
     return list(value) if series is None else series.to_list()
 
 
 def as_numbers(value):
-    """Return a table, a column or an array of numbers as an ndarray, NaN where they are missing.
+    """Return a table, column or array of numbers as an ndarray, NaN where they are missing.
 
-    Numbers keep their type where nothing is missing and the columns agree. What holds anything but
-    numbers is returned as an array of it, for the check that follows to refuse.
+    Numbers keep their type if no value is missing and the columns agree. A value that is not
+    numeric is returned as an array of what it holds; the check that follows rejects it.
     """
     value = opened(value)
     if isinstance(value, np.ma.MaskedArray):
@@ -139,7 +139,7 @@ def as_numbers(value):
 
 
 def _is_plain(value):
-    """Return whether pandas holds numbers as NumPy does."""
+    """Return whether pandas stores the numbers in the format of NumPy."""
     dtypes = getattr(value, "dtypes", None)
     if not hasattr(value, "iloc") or dtypes is None:
         return False
@@ -148,7 +148,7 @@ def _is_plain(value):
 
 
 def _filled(values):
-    """Return objects as numbers, NaN where they are missing; as objects, if they are others."""
+    """Return objects as numbers, NaN where missing; or as objects if some are not numbers."""
     found = np.asarray(values, dtype=object)
     flat = [np.nan if is_absent(value) else value for value in found.ravel().tolist()]
     if all(isinstance(value, Real | Decimal | np.bool_) for value in flat):
@@ -165,9 +165,9 @@ def _filled(values):
 
 
 def as_vectors(value):
-    """Return a column of vectors as an array of shape (n, d); all else as it is.
+    """Return a column of vectors as an array of shape (n, d); other values unchanged.
 
-    A table of one such column is read like the column.
+    A table with one such column is read like the column.
     """
     value = opened(value)
     series = as_series(value)
@@ -189,7 +189,7 @@ def as_vectors(value):
     if wrong is not None:
         found = f"{lengths[wrong]} numbers" if lengths[wrong] else "nothing"
         raise ValueError(
-            f"X holds vectors, and row {wrong} holds {found}; expected {len(first)} numbers in "
+            f"X holds vectors, but row {wrong} holds {found}; expected {len(first)} numbers in "
             "each row. Compute this embedding again, or leave the row out."
         )
     if isinstance(first, np.ndarray):
@@ -227,17 +227,17 @@ def _is_number_column(series):
 
 
 def times_in(value):
-    """Return the names of the columns of a table that hold times, and of no other kind."""
+    """Return the names of the columns of a table that hold only times."""
     frame = as_frame(value)
     columns = () if frame is None else frame.iter_columns()
     return [str(column.name) for column in columns if column.dtype.is_temporal()]
 
 
 def as_values(value):
-    """Return a column of ids, of any kind, as a one-dimensional array of what they are.
+    """Return a column of ids of any kind as a one-dimensional array.
 
-    Missing ones are None or NaN. Numbers and strings that are all there are an array of these, all
-    else is one of objects: Python's own, so that equal ids are equal whatever held them.
+    Missing ids are None or NaN. If all are numbers, or all strings, the array has their type.
+    Otherwise it is an array of plain Python objects, so that equal ids are equal in every library.
     """
     value = opened(value)
     if isinstance(value, np.ma.MaskedArray):
@@ -254,7 +254,7 @@ def as_values(value):
         return value
     frame = as_frame(value)
     if frame is not None:
-        return np.empty(frame.shape)  # for the check of the shape to refuse
+        return np.empty(frame.shape)  # the check of the shape rejects it
     if not hasattr(value, "__iter__") or isinstance(value, str):
         return np.asarray(value)
     if getattr(value, "ndim", 1) != 1:
@@ -267,14 +267,14 @@ def as_values(value):
             return plain
     lengths = {len(one) if isinstance(one, list) and not is_nested(one) else -1 for one in values}
     if len(lengths) == 1 and lengths != {-1}:
-        return np.asarray(values, dtype=object)  # a table, for the check of the shape to refuse
+        return np.asarray(values, dtype=object)  # a table; the check of the shape rejects it
     found = np.empty(len(values), dtype=object)
     found[:] = values
     return found
 
 
 def _datetimes(value):
-    """Return times as Python's own where no part of one is lost, else as nanoseconds."""
+    """Return times as Python objects if this loses nothing, else as nanoseconds."""
     coarse = value.astype("datetime64[us]")
     if ((coarse == value) | np.isnat(value)).all():
         return coarse.tolist()

@@ -3,7 +3,7 @@
 import copy
 import functools
 
-#: What training goes on from and changes in place, and how to keep it.
+#: What training continues from and changes in place, and how to keep it.
 _IN_PLACE = {
     "scaler_": copy.deepcopy,
     "optimizer_state_": copy.deepcopy,
@@ -13,10 +13,10 @@ _IN_PLACE = {
 
 
 def all_or_nothing(fit):
-    """Make a method that fails, or is interrupted, leave its object as it was before the call.
+    """Make a method that fails or is interrupted leave its object as it was before the call.
 
-    That is about attributes. A generator or an embedder that was passed as a parameter is the
-    caller's, and what was drawn from it stays drawn.
+    This covers attributes only. A generator or embedder that was passed as a parameter belongs to
+    the caller and keeps its new state.
     """
 
     @functools.wraps(fit)
@@ -28,7 +28,7 @@ def all_or_nothing(fit):
         try:
             return fit(self, *args, **kwargs)
         except BaseException:
-            self.__dict__ = before  # one assignment: a second interrupt finds no half of it
+            self.__dict__ = before  # one assignment, so that a second interrupt cannot split it
             raise
 
     return method

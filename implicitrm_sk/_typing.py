@@ -19,13 +19,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def same(decorator: Any) -> Callable[[F], F]:
-    """Tell type checkers that a decorator keeps the signature; scikit-learn's say nothing."""
+    """Declare that a decorator keeps the signature; scikit-learn's types do not say so."""
     return decorator
 
 
-#: What the methods take as X.
+#: The types of X.
 Rows: TypeAlias = ArrayLike | SupportsRows
-#: What they return.
+#: The type of results.
 Floats: TypeAlias = NDArray[np.floating[Any]]
-#: Seeds, as scikit-learn takes them.
+#: Seeds, as scikit-learn accepts them.
 RandomState: TypeAlias = int | np.random.RandomState | None

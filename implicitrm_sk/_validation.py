@@ -1,4 +1,4 @@
-"""Checks of what the user passes in; every message names the argument, the finding and the cure."""
+"""Checks of the user's arguments; each message names the argument, the problem and a remedy."""
 
 from numbers import Real
 
@@ -19,7 +19,7 @@ from ._tables import (
 
 
 def check_not_text(X):
-    """Raise if X holds text, or arrays in its cells, in place of numbers."""
+    """Raise if X holds text, or arrays in its cells, instead of numbers."""
     frame = as_frame(X)
     values = X if frame is None else np.array(frame.head(1).rows(), dtype=object)
     if as_series(X) is not None:
@@ -27,29 +27,30 @@ def check_not_text(X):
     times = times_in(X)
     if times:
         raise ValueError(
-            f"X holds times in the columns {times}, but expected are numbers: encode them first, "
-            "for example as hours since an event, or select other columns."
+            f"X holds times in the columns {times}; expected numbers. Encode them first, for "
+            "example as hours since an event, or select other columns."
         )
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
     if isinstance(values, np.ndarray) and values.dtype == object and np.ndim(cell) == 1:
         raise ValueError(
-            "X holds one array per cell, but expected is one number per cell, shape (n_samples, "
-            "n_features): pass np.stack(column) of the column that holds the embeddings."
+            "Each cell of X contains an array; expected a 2-D array of numbers of shape "
+            "(n_samples, n_features). Pass np.stack(column) of the column that holds the "
+            "embeddings."
         )
     if isinstance(first, np.ndarray) and first.dtype == object:
         text = [column for column, value in enumerate(first) if isinstance(value, str)]
         if 0 < len(text) < len(first):
             names = text if frame is None else [frame.columns[column] for column in text]
             raise ValueError(
-                f"X holds text in the columns {list(names)}, but expected are numbers: encode them "
-                "first (OneHotEncoder in a ColumnTransformer), or select other columns."
+                f"X holds text in the columns {list(names)}; expected numbers. Encode them first "
+                "(OneHotEncoder in a ColumnTransformer), or select other columns."
             )
     if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
         raise ValueError(
-            "X holds text, but expected are embeddings of shape (n_samples, n_features): set "
-            "embedder= of ImplicitRewardEstimator to a language model ('org/name', a folder, or "
-            "an LLMEmbedder), or put an LLMEmbedder before it in a pipeline."
+            "X holds text; expected embeddings of shape (n_samples, n_features). Set embedder= of "
+            "ImplicitRewardEstimator to a language model ('org/name', a folder, or an "
+            "LLMEmbedder), or put an LLMEmbedder before it in a pipeline."
         )
 
 
@@ -59,7 +60,7 @@ _FLOATS = [np.float64, np.float32, np.float16]
 def check_features(estimator, X, *, reset):
     """Return X as a finite 2-D float array and check (or set) its width and column names.
 
-    float16, float32 and float64 are kept as they are, other numbers become float64.
+    float16, float32 and float64 are kept; other numbers become float64.
     """
     X = as_vectors(X)
     check_not_text(X)
@@ -86,16 +87,16 @@ def check_features(estimator, X, *, reset):
 
 
 def _is_surely_finite(X):
-    """Return whether the sum of X is finite, several times faster than scikit-learn tells it."""
+    """Return whether the sum of X is finite, several times faster than scikit-learn does."""
     if not isinstance(X, np.ndarray) or X.dtype not in (np.float32, np.float64):
         return False
-    if not (X.flags.writeable and X.flags.c_contiguous):  # others torch would not share
+    if not (X.flags.writeable and X.flags.c_contiguous):  # torch would not share the memory
         return False
     return bool(torch.from_numpy(X).sum().isfinite())
 
 
 def in_range(X, dtype):
-    """Return rows of X, a tensor, in the numbers of the model, none of which becomes infinite."""
+    """Return rows of X, a tensor, in the model's number format; raise if one becomes infinite."""
     converted = X.to(dtype)
     if X.dtype == torch.float64 and converted.isinf().any():
         raise ValueError(
@@ -104,7 +105,7 @@ def in_range(X, dtype):
     return converted
 
 
-#: What the numbers of an argument are.
+#: What an argument is expected to hold.
 _EXPECTED = {
     "labels": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",
     "exposures": "counts, of the shape of the actions or one column",
@@ -123,8 +124,8 @@ def as_float(y, name):
         return np.array(as_numbers(y), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"Unknown label type: {name} must be numbers, but could not be read as such ({error}). "
-            f"Expected are {_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
+            f"Unknown label type: {name} must be numbers ({error}). Expected "
+            f"{_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
         ) from error
 
 
@@ -148,19 +149,22 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
     actions : ndarray of float64 of shape (n, K)
         NaN also where `exposures` is 0 or NaN.
     one_dimensional : bool
+        Whether y was one-dimensional.
     exposures : ndarray of float64 of shape (n, K) or None
         1 where nothing is logged.
     """
     if y is None:
         raise ValueError(
-            f"This estimator requires {name} to be passed, but the target {name} is None. Pass "
-            "the actions, 0 or 1 per response."
+            f"This estimator requires {name} to be passed, but the target {name} is None. Pass the "
+            "actions, 0 or 1 per response."
         )
     actions, one_dimensional = _check_table(y, n_samples, name, "actions")
     if n_signals is not None:
         check_n_signals(actions.shape[1], n_signals, name)
     if actions.shape[1] == 0:
-        raise ValueError(f"{name} has no columns; at least one action signal is expected.")
+        raise ValueError(
+            f"{name} has no columns; expected one column per action signal. Pass at least one."
+        )
     if exposures is not None:
         actions, exposures = _check_counts(actions, exposures, name)
         return actions, one_dimensional, exposures
@@ -172,7 +176,7 @@ def check_n_signals(found, n_signals, name):
     if found != n_signals:
         raise ValueError(
             f"{name} has {found} signal(s), but the estimator was fitted with {n_signals}. Pass "
-            "the same signals in the same order, NaN where one was not logged."
+            "the same signals in the same order, with NaN where one was not logged."
         )
 
 
@@ -183,16 +187,15 @@ def check_binary(actions, name):
         wrong = np.unique(actions[~valid])
         shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
         hint = (
-            " (scikit-learn's cross_val_predict encodes y as class labels for method="
-            "'predict_proba' and turns NaN into 2: pass y without NaN there)"
+            " (scikit-learn's cross_val_predict encodes y as class labels for "
+            "method='predict_proba' and turns NaN into 2: pass y without NaN there)"
             if wrong.tolist() == [2.0]
             else ""
         )
         raise ValueError(
-            f"{name} must be an action in {{0,1}}, NaN where not logged, but "
-            f"{(~valid).sum()} value(s) are something else: {shown}{hint}. Turn ratings into "
-            "actions first, by a threshold of your scale as in (y >= 4), and pass counts together "
-            "with exposures=."
+            f"{name} must be an action in {{0,1}}, NaN where not logged, but {(~valid).sum()} "
+            f"value(s) are something else: {shown}{hint}. Turn ratings into actions first by a "
+            "threshold of your scale, as in (y >= 4). Pass counts together with exposures=."
         )
     return actions
 
@@ -202,27 +205,27 @@ def _check_table(value, n_samples, name, content):
     table = as_float(value, name)
     if table.ndim not in (1, 2):
         raise ValueError(
-            f"{name} has {table.ndim} dimensions (shape {table.shape}); expected are {content} "
-            "of shape (n_samples,) or (n_samples, n_signals)."
+            f"{name} has {table.ndim} dimensions (shape {table.shape}); expected {content} of "
+            "shape (n_samples,) or (n_samples, n_signals). Reshape it."
         )
     one_dimensional = table.ndim == 1
     if one_dimensional:
         table = table[:, None]
     if len(table) != n_samples:
         raise ValueError(
-            f"{name} has {len(table)} rows but X has {n_samples}: one row of {content} per "
-            "response is expected. Found input variables with inconsistent numbers of samples."
+            f"{name} has {len(table)} rows but X has {n_samples}; expected one row of {content} "
+            "per response. Found input variables with inconsistent numbers of samples."
         )
     return table, one_dimensional
 
 
 def _check_like_actions(value, actions, name):
-    """Return value as floats of the shape of actions; one column serves every signal."""
+    """Return value as floats with the shape of actions; a single column applies to every signal."""
     table, one_dimensional = _check_table(value, len(actions), name, name)
     if table.shape != actions.shape:
         if not one_dimensional:
             raise ValueError(
-                f"{name} has shape {table.shape}; expected is the shape of the actions, "
+                f"{name} has shape {table.shape}; expected the shape of the actions, "
                 f"{actions.shape}, or one column for all signals, ({len(actions)},)."
             )
         table = np.repeat(table, actions.shape[1], axis=1)
@@ -237,40 +240,40 @@ def _check_counts(actions, exposures, name):
         if bad.any():
             raise ValueError(
                 f"with exposures, {what} must hold counts (integers >= 0) where {name} is logged, "
-                f"but {bad.sum()} value(s) are something else, e.g. {values[bad][0]:g}. Use NaN in "
-                f"{name} where a signal was not logged."
+                f"but {bad.sum()} value(s) do not, e.g. {values[bad][0]:g}. Use NaN in {name} "
+                "where a signal was not logged."
             )
     too_many = logged & (actions > exposures)
     if too_many.any():
         row, column = np.argwhere(too_many)[0]
         raise ValueError(
-            f"{name} counts more actions than exposures in {too_many.any(axis=1).sum()} rows; in "
-            f"the first, row {row}, {actions[row, column]:g} actions of {exposures[row, column]:g} "
-            "exposures. Each exposure can draw an action once: check how the counts were joined, "
-            "or cap them at the exposures."
+            f"{name} counts more actions than exposures in {too_many.any(axis=1).sum()} rows. The "
+            f"first is row {row}: {actions[row, column]:g} actions in {exposures[row, column]:g} "
+            "exposures, but each exposure allows one. Check how the counts were joined, or cap "
+            "them at the exposures."
         )
-    # Never shown says as much as not logged.
+    # A row that was never shown carries no more information than one that was not logged.
     actions = np.where(exposures > 0, actions, np.nan)
     return actions, np.where(np.isnan(actions), 1.0, exposures)
 
 
 def check_propensity(propensity, actions, false_action_rate):
-    """Return known propensities of the shape of actions, in (e_k, 1] or NaN."""
+    """Return known propensities with the shape of actions, in (e_k, 1] or NaN."""
     propensity = _check_like_actions(propensity, actions, "propensity")
     known = ~np.isnan(propensity)
     bad = known & ~((propensity > 0) & (propensity <= 1))
     if bad.any():
         raise ValueError(
             f"propensity must lie in (0, 1], NaN where it is not known, but {bad.sum()} value(s) "
-            f"do not, e.g. {propensity[bad][0]:g}. It is P(action | preferred): a signal that "
-            "could not be given was not logged, which is NaN in y."
+            f"do not, e.g. {propensity[bad][0]:g}. It is P(action | preferred). If users could not "
+            "act at all, the signal was not logged: use NaN in y."
         )
     low = known & (propensity <= false_action_rate)
     if low.any():
         raise ValueError(
             f"propensity is not above false_action_rate in {low.sum()} value(s), e.g. "
-            f"{propensity[low][0]:g}: a preferred response must draw the action more readily than "
-            "one that is not. Lower false_action_rate."
+            f"{propensity[low][0]:g}. Users must act more often on preferred responses than on "
+            "others. Lower false_action_rate."
         )
     return propensity
 
@@ -288,31 +291,32 @@ def check_interval(rate, name):
         raise ValueError(f"{name} must lie in [0, 1], got {rate!r}.")
     if lower > upper:
         raise ValueError(
-            f"{name}={rate!r} is reversed: the lower end comes first, ({upper:g}, {lower:g})."
+            f"{name}={rate!r} is reversed; expected the lower end first. Pass ({upper:g}, "
+            f"{lower:g})."
         )
     if upper == 0 or lower == 1:
         raise ValueError(
-            f"{name}={rate!r} says that {'no' if upper == 0 else 'every'} response is preferred, "
-            "which leaves nothing to learn."
+            f"{name}={rate!r} means that {'no' if upper == 0 else 'every'} response is preferred, "
+            "which leaves nothing to learn. Pass a rate between 0 and 1."
         )
     return float(lower), float(upper)
 
 
 def check_both_classes(actions, sample_weight, exposures=None, name="y"):
-    """Raise unless something is logged and the logged actions hold both a 0 and a 1."""
+    """Raise unless the logged actions contain both a 0 and a 1."""
     counted = ~np.isnan(actions) & (sample_weight > 0)[:, None]
     if not counted.any():
         raise ValueError(
-            f"{name} logs nothing: all {actions.size} entries are NaN or have zero sample_weight. "
-            "At least some actions must be 0 or 1."
+            f"{name} logs nothing: all {actions.size} entries are NaN or have zero sample_weight; "
+            "expected some actions 0 or 1. Check how the log was joined."
         )
     acted = actions[counted] > 0
     not_acted = actions[counted] < (1 if exposures is None else exposures[counted])
     if not (acted.any() and not_acted.any()):
         raise ValueError(
-            f"{name} has one class only: all {acted.size} logged actions are {int(acted.any())}. A "
-            "reward can be learned only from a log with rows that drew an action (1) and rows "
-            "that drew none (0); check how the log was joined."
+            f"{name} has one class only: all {acted.size} logged actions are {int(acted.any())}; "
+            "expected both 0 and 1. A reward cannot be learned from one of them. Check how the "
+            "log was joined."
         )
 
 
@@ -323,14 +327,13 @@ def check_vector(value, n_samples, name):
     vector = check_array(as_numbers(value), ensure_2d=False, dtype=np.float64, input_name=name)
     if vector.shape != (n_samples,):
         raise ValueError(
-            f"{name} has shape {vector.shape}, but one number per row of X is expected: "
-            f"({n_samples},)."
+            f"{name} has shape {vector.shape}; expected one number per row of X, ({n_samples},)."
         )
     return vector
 
 
 def check_sample_weight(sample_weight, n_samples):
-    """Return a copy of non-negative float weights of shape (n,), ones where None is given."""
+    """Return a copy of non-negative float weights of shape (n,), or ones if None is given."""
     if sample_weight is None:
         return np.ones(n_samples)
     if isinstance(sample_weight, Real):
@@ -338,15 +341,19 @@ def check_sample_weight(sample_weight, n_samples):
     weight = check_vector(sample_weight, n_samples, "sample_weight")
     if (weight < 0).any():
         raise ValueError(
-            f"sample_weight has {(weight < 0).sum()} negative value(s); weights must be >= 0."
+            f"sample_weight has {(weight < 0).sum()} negative value(s); expected weights >= 0. "
+            "Leave such rows out, or give them the weight 0."
         )
     if not weight.any():
-        raise ValueError("sample_weight is zero for every row; at least one must be positive.")
+        raise ValueError(
+            "sample_weight is zero for every row; expected a positive weight. Leave it out for "
+            "equal weights."
+        )
     return weight.copy()
 
 
 def check_out(out, like):
-    """Return `out` if results of the shape of `like` can be written into it."""
+    """Return `out` if results of the shape of `like` can be written to it."""
     is_array = isinstance(out, np.ndarray)
     if not (
         is_array
@@ -356,60 +363,59 @@ def check_out(out, like):
     ):
         found = repr(out)
         if is_array:
-            found = f"an array of {out.dtype} of shape {out.shape}"
+            found = f"an array of {out.dtype} and shape {out.shape}"
             found += "" if out.flags.writeable else " that is read-only"
         raise ValueError(
             f"out must be a writeable array of shape {like.shape} and a floating dtype, got "
-            f"{found}. For example "
-            f"np.lib.format.open_memmap('reward.npy', 'w+', np.{like.dtype}, {like.shape})."
+            f"{found}. For example np.lib.format.open_memmap('reward.npy', 'w+', np.{like.dtype}, "
+            f"{like.shape})."
         )
     return out
 
 
 def as_labels(groups):
-    """Return labels as an array that can be put in order: numbers, if they are objects.
+    """Return labels as an array that can be sorted: objects become numbers.
 
-    Equal conversations are one group, and each missing label is one of its own.
+    Equal conversations form one group, and each missing label forms a group of its own.
     """
     groups = as_values(groups)
     return codes_of(groups) if groups.dtype == object or is_missing(groups).any() else groups
 
 
 def check_shape(labels, n_samples, name):
-    """Return labels if there is one for each row."""
+    """Return labels if there is one for each row; raise otherwise."""
     if labels.shape != (n_samples,):
         raise ValueError(
-            f"{name} has shape {labels.shape}, but one value per row of X is expected: "
-            f"({n_samples},)."
+            f"{name} has shape {labels.shape}; expected one value per row of X, ({n_samples},)."
         )
     return labels
 
 
 def check_groups(groups, n_samples, name="groups"):
-    """Return group labels as a 1-D array of length n, of numbers where they cannot be sorted.
+    """Return group labels as a 1-D array of length n, as numbers if they cannot be sorted.
 
-    Equal conversations are one group. A row whose label is missing is a group of its own, but it
-    needs a `response_id`.
+    Equal conversations form one group. A row whose label is missing is a group of its own, except
+    that a `response_id` may not be missing.
     """
     groups = check_shape(as_values(groups), n_samples, name)
     missing = is_missing(groups)
     if missing.any() and name == "response_id":
         raise ValueError(
-            f"{name} is missing (NaN) in {missing.sum()} rows, the first is row "
-            f"{missing.argmax()}. Give each response an id of its own; rows of equal id share one "
-            "preference."
+            f"{name} is missing (NaN) in {missing.sum()} rows; the first is row "
+            f"{missing.argmax()}. Give each response an id of its own; rows with equal ids share "
+            "one preference."
         )
     return as_labels(groups)
 
 
 def is_missing(labels):
-    """Return where labels are NaN, NaT, None or pandas' NA."""
+    """Return where labels are NaN, NaT, None or the NA of pandas."""
     if labels.dtype != object:
         return labels != labels
     return np.array([is_absent(label) for label in labels], dtype=bool)
 
 
 def shown_id(value):
-    """Return an id as messages show it."""
-    # Not np.str_('a') or np.int64(1).
+    """Return an id in the form that messages show."""
+    # Shows 'a' and 1 rather than np.str_('a') and np.int64(1).
     return repr(str(value)) if isinstance(value, str) else str(value)

@@ -5,28 +5,28 @@ import numpy as np
 from ._tables import opened
 from ._validation import as_float
 
-#: Of actions whose delay is exponential, 1.8 % are still to come after this many mean delays.
+#: If delays are exponential, 1.8 % of the actions come after this many mean delays.
 MATURE = 4.0
 
 
 def refuse_late_with(signals, side, assumptions, name):
-    """Raise where late actions cannot be combined with what else is known of a log.
+    """Raise if late actions cannot be combined with the other arguments.
 
     Parameters
     ----------
     signals : sequence of Signal
     side : dict
-        Arguments of `fit` beside X and y.
+        Arguments of `fit` other than X and y.
     assumptions : Assumptions
     name : str
-        Of y, for the messages.
+        Name of y in the messages.
     """
     late = [k for k, signal in enumerate(signals) if "age" in signal.takes]
     if not late:
         return
     rate = assumptions.false_action_rate
     rate = np.asarray(0.0 if rate is None or isinstance(rate, str) else rate, dtype=object)
-    # Of the wrong shape it is refused later.
+    # A wrong shape is rejected later.
     of_late = rate if rate.shape != (len(signals),) else rate[late]
     for what, asked, why in (
         (
@@ -37,24 +37,25 @@ def refuse_late_with(signals, side, assumptions, name):
         (
             "user_id",
             side["user_id"] is not None,
-            "whether active users are also quicker is not modelled",
+            "a link between activity and delay is not modelled",
         ),
-        ("false_action_rate", np.any(of_late), "when false actions come is not modelled"),
+        ("false_action_rate", np.any(of_late), "the delay of false actions is not modelled"),
     ):
         if asked:
             raise ValueError(
                 f"{what} is not available for the signal {signals[late[0]]!r} of {name}: {why}. "
-                f"Leave {what} out, or the delay, with NaN for rows younger than a window."
+                f"Leave {what} out. Or leave the delay out, and pass NaN for rows younger than a "
+                "window."
             )
 
 
 def check_waits(age, delay, actions, signals):
-    """Return checked ages and delays, of the shape of the actions, None where there are none.
+    """Return checked ages and delays with the shape of the actions, or None if not given.
 
     Parameters
     ----------
     age, delay : array-like of shape (n,) or (n, K), or None
-        Arguments of `fit`; differences of times are read as days.
+        Arguments of `fit`; time differences are converted to days.
     actions : ndarray of shape (n, K)
     signals : sequence of Signal
     """
@@ -63,16 +64,16 @@ def check_waits(age, delay, actions, signals):
         for name, value in (("age", age), ("delay", delay)):
             if value is not None:
                 raise ValueError(
-                    f"{name} was given, but no signal has a delay. Name the late ones in signals, "
-                    "as Action(delay='exponential'), or leave it out."
+                    f"{name} was given, but the signals do not have a delay. Name the late ones in "
+                    f"signals, as Action(delay='exponential'), or leave {name} out."
                 )
         return None, None
     logged = ~np.isnan(actions) & late
     if age is None:
         if logged.any() or delay is not None:
             raise ValueError(
-                f"age is missing: the signal {signals[np.flatnonzero(late)[0]]!r} may come late. "
-                "Pass the time since each row was shown, inf for rows that are old enough."
+                f"age is missing, but the signal {signals[np.flatnonzero(late)[0]]!r} may come "
+                "late. Pass the time since each row was shown, inf for rows that are old enough."
             )
         return None, None
     age = _as_times(age, actions.shape, "age")
@@ -80,9 +81,9 @@ def check_waits(age, delay, actions, signals):
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise ValueError(
-            f"age is {age[row, column]:g} in row {row} of {wrong.any(axis=1).sum()} such rows; "
-            "expected a time above 0 wherever a late signal was logged. Use NaN in y for rows that "
-            "were not watched."
+            f"age is {age[row, column]:g} in row {row}, the first of {wrong.any(axis=1).sum()} "
+            "such rows; expected a time above 0 where a late signal was logged. Use NaN in y for "
+            "rows that were not watched."
         )
     age = np.where(logged, age, np.inf)
     if delay is None:
@@ -93,7 +94,7 @@ def check_waits(age, delay, actions, signals):
     for wrong, what, cure in (
         (
             ~np.isnan(delay) & ~acted,
-            "is given where there is no action",
+            "is given without an action",
             "Use NaN there",
         ),
         (acted & (delay < 0), "is negative", "It counts from when the row was shown"),
@@ -103,7 +104,7 @@ def check_waits(age, delay, actions, signals):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise ValueError(
-                f"delay {what} in {wrong.any(axis=1).sum()} rows, the first is row {row} (delay "
+                f"delay {what} in {wrong.any(axis=1).sum()} rows; the first is row {row} (delay "
                 f"{delay[row, column]:g}, age {age[row, column]:g}). {cure}."
             )
     return age, None if np.isnan(delay).all() else delay
@@ -117,15 +118,16 @@ def _as_times(values, shape, name, one_per_row=True):
         table = np.where(missing, np.nan, table / np.timedelta64(1, "D"))
     elif table.dtype.kind == "M":
         raise ValueError(
-            f"{name} holds points in time, but expected how much time had passed since each row "
-            "was shown. Subtract the time at which it was shown."
+            f"{name} holds points in time; expected the time that had passed since each row was "
+            "shown. Subtract the time at which it was shown."
         )
     else:
         try:
             table = as_float(values, name)
         except ValueError as error:
             raise ValueError(
-                f"{name} must be numbers, or differences of times, NaN where not known ({error})."
+                f"{name} must be numbers or time differences, NaN where not known ({error}). "
+                "Convert it."
             ) from None
     if table.ndim == 1 and len(table) == shape[0] and (one_per_row or shape[1] == 1):
         table = np.broadcast_to(table[:, None], shape)

@@ -1,4 +1,4 @@
-"""Warnings that point to the user's line, however many library frames lie before it."""
+"""Warnings that point to the user's line, past all frames of libraries."""
 
 import multiprocessing
 import os
@@ -14,13 +14,13 @@ _LIBRARIES = tuple(
     os.path.dirname(path) + os.sep for path in (__file__, sklearn.__file__, joblib.__file__)
 )
 
-#: Of estimators, what their clones have in common; and of clones, what they have in common with
-#: others. Not attributes, since they would be pickled, copied and saved.
+#: For estimators, the object that their clones share; for clones, the object shared with the other
+#: clones. They are not attributes, because those would be pickled, copied and saved.
 _of_clones, _siblings = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
 
 
 def _library_frames():
-    """Return the frames of this package and of what calls it, innermost first."""
+    """Return the frames of this package and of its callers, innermost first."""
     frames = []
     frame = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename.startswith(_LIBRARIES):
@@ -43,13 +43,13 @@ def in_worker():
 
 
 def note_clone(clone, original):
-    """Remember that a clone is one of those of an estimator."""
+    """Remember that a clone belongs to the clones of an estimator."""
     _siblings[clone] = _of_clones.setdefault(original, object())
 
 
 def siblings_of(estimator):
-    """Return what an estimator has in common with other clones of one, None if it is no clone.
+    """Return what an estimator shares with other clones of one, None if it is not a clone.
 
-    `cross_validate` and the like fit clones, for which one warning is enough.
+    Functions such as `cross_validate` fit clones, and one warning is enough for all of them.
     """
     return _siblings.get(estimator)

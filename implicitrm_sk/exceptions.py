@@ -1,8 +1,8 @@
-"""Warning categories of the package."""
+"""Errors and warning categories of the package."""
 
 
 class IdentificationWarning(UserWarning):
-    """What was passed to `fit` does not determine the reward, whatever the number of rows.
+    """The arguments of `fit` do not identify the reward, whatever the number of rows.
 
     Silence it with
     ``warnings.filterwarnings("ignore", category=implicitrm_sk.IdentificationWarning)``.
@@ -24,8 +24,26 @@ class IdentificationWarning(UserWarning):
     """
 
 
-class ModelFileError(ValueError):
-    """A file or folder is no saved model, or it is damaged, altered or of a newer format.
+class ImplicitRMError(ValueError):
+    """An argument or file has a value that the caller can mend; the message says how.
+
+    It is a `ValueError`, so that code for scikit-learn's own errors catches it, too. An argument
+    of the wrong type raises `TypeError`, a missing file `FileNotFoundError`, and what
+    scikit-learn itself checks raises the errors of scikit-learn.
+
+    Examples
+    --------
+    >>> from implicitrm_sk import ImplicitRewardEstimator, ImplicitRMError
+    >>> try:
+    ...     ImplicitRewardEstimator(objective="bpr").fit([[0.5], [1.5]], [0, 1])
+    ... except ImplicitRMError as error:
+    ...     print("groups" in str(error))
+    True
+    """
+
+
+class ModelFileError(ImplicitRMError):
+    """A file or folder is not a saved model, or is damaged, altered or of a newer format.
 
     Examples
     --------
@@ -41,7 +59,7 @@ class ModelFileError(ValueError):
 
 
 class ShiftWarning(UserWarning):
-    """Responses lie outside the log that a reward was learned from: the reward extrapolates.
+    """Responses lie outside the log that the reward was learned from, so the reward extrapolates.
 
     Examples
     --------

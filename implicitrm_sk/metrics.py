@@ -1,4 +1,4 @@
-"""How well a reward agrees with true preference: metrics, and scorers that get it by routing."""
+"""Metrics of how well a reward agrees with true preference, and scorers that get it by routing."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -38,8 +38,8 @@ def reward_metrics(
     Parameters
     ----------
     true_preference : array-like of shape (n,)
-        True preference: r* in {0, 1}, or graded in [0, 1] (a win rate). Rows with NaN are unknown
-        and left out.
+        True preference: r* in {0, 1}, where 1 means preferred, or graded in [0, 1] (a win rate).
+        Rows with NaN are unknown and left out.
 
     reward : array-like of shape (n,)
         Reward in [0, 1], the probability of preference.
@@ -60,8 +60,8 @@ def reward_metrics(
     -------
     metrics : dict of str to float
         ``r2``, ``mae``, ``rmse``, ``nll``, ``auroc``, ``calibration_error`` and, if `groups` is
-        given, ``paired_accuracy``. The AUROC is NaN where the known preference is graded or all
-        of one kind, the paired accuracy where no group has two different preferences.
+        given, ``paired_accuracy``. The AUROC is NaN if the known preference is graded, or has only
+        one value. The paired accuracy is NaN if no group has two different preferences.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def reward_metrics(
     Notes
     -----
     R2 = 1 - sum(w (t - r)^2) / sum(w (t - mean t)^2) for preference t, reward r and weight w.
-    The MAE is no proper score: it is lowest when every reward is rounded to 0 or 1. Read it
+    The MAE is not a proper score: it is lowest when every reward is rounded to 0 or 1. Read it
     together with RMSE, NLL and calibration error.
 
     Examples
@@ -83,7 +83,7 @@ def reward_metrics(
     'calibration_error': 0.35, 'paired_accuracy': 0.5}
     """
     options = {"calibration_error": {"n_bins": n_bins, "strategy": strategy}}
-    # Arguments are checked before the metrics, whose own errors then only mean "not defined".
+    # Arguments are checked first, so that the errors of the metrics mean only "not defined".
     _check_unit_interval("reward", check_rewards(true_preference, reward, sample_weight, groups)[1])
     metrics = {}
     for name, metric in PREFERENCE_METRICS.items():
@@ -104,8 +104,9 @@ def preference_nll(
 ) -> float:
     """Compute the negative log-likelihood of true preference under a reward.
 
-    The mean over the rows of ``-(t log r + (1 - t) log(1 - r))`` for preference t and reward r: the
-    log loss of :func:`sklearn.metrics.log_loss`, also for graded t (then the cross-entropy).
+    It is the mean over the rows of ``-(t log r + (1 - t) log(1 - r))`` for preference t and reward
+    r. This is the log loss of :func:`sklearn.metrics.log_loss`, and the cross-entropy if t is
+    graded.
 
     Parameters
     ----------
@@ -113,9 +114,9 @@ def preference_nll(
         True preference in [0, 1], binary or graded. Rows with NaN are unknown and left out.
 
     reward : array-like of shape (n,)
-        Reward in [0, 1]. Values are clipped to [eps, 1 - eps], eps being the machine epsilon of
-        their dtype, as scikit-learn does: a wrong 0 or 1 costs about 16 in float32 and 36 in
-        float64, never infinity.
+        Reward in [0, 1]. Values are clipped to [eps, 1 - eps], where eps is the machine epsilon of
+        their dtype, as in scikit-learn. A wrong 0 or 1 costs about 16 in float32 and 36 in float64,
+        never infinity.
 
     sample_weight : array-like of shape (n,), default=None
         Weight of each row, not negative.
@@ -154,8 +155,8 @@ def calibration_error(
 ) -> float:
     """Compute the expected calibration error of a reward.
 
-    Rows are put into bins by their reward. The error is the mean over the bins, weighted by their
-    share of the rows, of ``|mean preference - mean reward|`` [1]_.
+    Rows are grouped into bins by their reward. The error is the mean over the bins of ``|mean
+    preference - mean reward|``, weighted by their share of the rows [1]_.
 
     Parameters
     ----------
@@ -179,8 +180,8 @@ def calibration_error(
     Returns
     -------
     error : float
-        Calibration error in [0, 1], lower is better. It is not a proper score: a constant at the
-        rate of preference has error 0. Finite bins bias it upwards in small samples.
+        Calibration error in [0, 1], lower is better. It is not a proper score: a constant equal to
+        the rate of preference has error 0. In small samples, finite bins bias it upwards.
 
     Raises
     ------
@@ -206,11 +207,13 @@ def calibration_error(
 
 
 def reward_bins(reward, weight, n_bins, strategy):
-    """Return in which bin each row is, for :func:`calibration_error` and the reliability curve."""
+    """Return the bin of each row, for :func:`calibration_error` and the reliability curve."""
     if not isinstance(n_bins, (int, np.integer)) or isinstance(n_bins, bool) or n_bins < 1:
-        raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}.")
+        raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}. Pass 10.")
     if strategy not in ("uniform", "quantile"):
-        raise ValueError(f"strategy must be 'uniform' or 'quantile', got {strategy!r}.")
+        raise ValueError(
+            f"strategy must be 'uniform' or 'quantile', got {strategy!r}. Pass one of them."
+        )
     _check_unit_interval("reward", reward)
     reward = reward.astype(np.float64)
     if strategy == "uniform":
@@ -228,11 +231,11 @@ def paired_accuracy(
     *,
     sample_weight: ArrayLike | None = None,
 ) -> float:
-    """Compute the share of pairs of one group that a reward orders as the truth does.
+    """Compute the share of pairs within groups that a reward orders like the true preference.
 
-    All pairs of rows of one group (the responses to one prompt) with different true preference
-    count alike, whatever their group; a pair of equal rewards counts half. With one group and
-    binary preference this is the area under the ROC curve.
+    All pairs of rows of one group (the responses to one prompt) with different true preference have
+    the same weight, in every group. A pair of equal rewards counts half. With one group and binary
+    preference, this is the area under the ROC curve.
 
     Parameters
     ----------
@@ -247,8 +250,8 @@ def paired_accuracy(
         Group (prompt) of each row, any labels.
 
     sample_weight : array-like of shape (n,), default=None
-        Weight of each row, not negative. A pair weighs the product of its two rows, as if rows
-        were repeated.
+        Weight of each row, not negative. The weight of a pair is the product of its two rows, as if
+        rows were repeated.
 
     Returns
     -------
@@ -263,8 +266,8 @@ def paired_accuracy(
 
     Notes
     -----
-    Pairs are counted by sorting, in O(n log(n) log(m)) for groups of at most m rows, not one by
-    one.
+    Pairs are counted by sorting, not one by one. It takes O(n log(n) log(m)) for groups of at most
+    m rows.
 
     Examples
     --------
@@ -282,9 +285,9 @@ def paired_accuracy(
     pairs = _pair_weight(weight, groups) - _pair_weight(weight, _joint_codes(groups, truth))
     if not _has_different(truth, groups).any():
         raise _UndefinedMetricError(
-            "paired_accuracy needs a group with at least two rows of different true_preference, "
-            f"found none among {len(np.unique(groups))} group(s) of {len(truth)} row(s). "
-            "Pass the prompt of each row as groups, not an identifier of the row."
+            "paired_accuracy needs a group with at least two rows of different true_preference; "
+            f"found none among {len(np.unique(groups))} group(s) of {len(truth)} row(s). Pass the "
+            "prompt of each row as groups, not an identifier of the row."
         )
     by_reward = _joint_codes(groups, reward)
     ties = _pair_weight(weight, by_reward) - _pair_weight(weight, _joint_codes(by_reward, truth))
@@ -295,8 +298,8 @@ def make_preference_scorer(metric: str | list[str] = "r2", **kwargs: Any) -> Cal
     """Make a scorer that compares the predicted reward with the true preference.
 
     The scorer is used as ``scoring=`` of :class:`~sklearn.model_selection.GridSearchCV`,
-    :func:`~sklearn.model_selection.cross_validate` and so on. The true preference comes to it by
-    metadata routing and goes to no ``fit``; the `y` of the search, the actions, is not looked at.
+    :func:`~sklearn.model_selection.cross_validate` and so on. Metadata routing passes the true
+    preference to it, and to no ``fit``. It ignores the `y` of the search, the actions.
 
     Parameters
     ----------
@@ -311,9 +314,9 @@ def make_preference_scorer(metric: str | list[str] = "r2", **kwargs: Any) -> Cal
     -------
     scorer : callable
         ``scorer(estimator, X, y, *, true_preference, sample_weight=None, groups=None)`` returns
-        the score of ``estimator.predict(X)``, greater is better: errors (MAE, RMSE, NLL,
-        calibration error) have their sign turned. `groups` is accepted for ``paired_accuracy``
-        only. Rows whose true preference is NaN are left out; two known rows are needed.
+        the score of ``estimator.predict(X)``; greater is better, so errors (MAE, RMSE, NLL,
+        calibration error) have a negative sign. `groups` is accepted for ``paired_accuracy`` only.
+        Rows whose true preference is NaN are left out. At least two known rows are needed.
 
         It requests ``true_preference``, ``sample_weight`` (and ``groups``) by itself;
         ``scorer.set_score_request(sample_weight=False)`` changes that.
@@ -321,17 +324,17 @@ def make_preference_scorer(metric: str | list[str] = "r2", **kwargs: Any) -> Cal
     Raises
     ------
     ValueError
-        If a name is unknown or an option is none of the metric's. When called: if the true
-        preference did not arrive.
+        If a name is unknown, or the metric does not have an option. When called: if the true
+        preference was not passed.
 
     See Also
     --------
-    preference_scorers : All of them by name.
+    preference_scorers : Returns all scorers by name.
 
     Notes
     -----
-    A search catches errors of its scorer, warns and goes on with NaN. With ``error_score="raise"``
-    it stops.
+    A search catches errors of its scorer, warns and continues with NaN. With
+    ``error_score="raise"`` it stops.
 
     Examples
     --------
@@ -364,8 +367,8 @@ def preference_scorers() -> dict[str, Callable[..., Any]]:
     -------
     scorers : dict of str to callable
         ``r2``, ``neg_mae``, ``neg_rmse``, ``neg_nll``, ``auroc``, ``neg_calibration_error`` and
-        ``paired_accuracy``, see :func:`make_preference_scorer`. The last one needs ``groups``:
-        remove it where there are none.
+        ``paired_accuracy``, see :func:`make_preference_scorer`. The last one needs ``groups``;
+        remove it if you have none.
 
     Examples
     --------
@@ -377,7 +380,7 @@ def preference_scorers() -> dict[str, Callable[..., Any]]:
 
 
 class _UndefinedMetricError(ValueError):
-    """The arguments are right, but the metric does not exist for these data."""
+    """The arguments are right, but the metric is not defined for these data."""
 
 
 class _PreferenceScorer:
@@ -392,13 +395,14 @@ class _PreferenceScorer:
         ):
             raise ValueError(
                 f"metric must be one of {list(PREFERENCE_METRICS)} or a list of them, got "
-                f"{metric!r}."
+                f"{metric!r}. Correct the name."
             )
         options = {name: _options(name) for name in names}
         for key in kwargs:
             if not any(key in known for known in options.values()):
                 raise ValueError(
-                    f"{key!r} is no option of metric={metric!r}. Options by metric: {options}."
+                    f"{key!r} is not an option of metric={metric!r}. Options by metric: {options}. "
+                    "Correct the name."
                 )
         self._metric = metric
         self._names = tuple(names)
@@ -456,7 +460,9 @@ class _PreferenceScorer:
         """
         unknown = sorted(set(requests) - set(self._request))
         if unknown:
-            raise TypeError(f"{self!r} takes only {sorted(self._request)}, got {unknown}.")
+            raise TypeError(
+                f"{self!r} takes only {sorted(self._request)}, got {unknown}. Correct the name."
+            )
         self._request.update(requests)
         return self
 
@@ -474,7 +480,7 @@ class _PreferenceScorer:
         return routing
 
     def _accept_sample_weight(self):
-        # Searches ask this of a scorer when they get sample_weight and routing is off.
+        # Searches ask this of a scorer if they get sample_weight and routing is off.
         return True
 
 
@@ -548,7 +554,10 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
     if groups is not None:
         groups = as_values(groups)
         if groups.ndim != 1:
-            raise ValueError(f"groups must be one-dimensional, got shape {groups.shape}.")
+            raise ValueError(
+                f"groups must be one-dimensional, got shape {groups.shape}. Pass the prompt of "
+                "each row."
+            )
     others = {"reward": reward, "sample_weight": weight, "groups": groups}
     for name, array in others.items():
         if array is not None and len(array) != len(truth):
@@ -570,13 +579,14 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
     known = ~np.isnan(truth)
     if known.sum() < 2:
         raise ValueError(
-            f"true_preference must be known (not NaN) in at least 2 rows, it is in "
-            f"{int(known.sum())} of {len(truth)}. Evaluate on more rows."
+            f"true_preference is known (not NaN) in {int(known.sum())} of {len(truth)} rows; "
+            "expected at least 2. Evaluate on more rows."
         )
     truth, reward, weight = truth[known], reward[known], weight[known]
     if weight.sum() == 0:
         raise ValueError(
-            "sample_weight is 0 in every row of known true_preference. Give some row a weight."
+            "sample_weight is 0 in every row of known true_preference; expected a positive "
+            "weight. Give some row a weight."
         )
     if unit_interval:
         _check_unit_interval("true_preference", truth)
@@ -612,14 +622,14 @@ def _check_unit_interval(name, array):
 
 
 def _joint_codes(codes, values):
-    """Codes of the pairs (codes, values), in the order of the codes, then of the values."""
+    """Return codes of the pairs (codes, values), in the order of the codes, then of the values."""
     rank = np.unique(values, return_inverse=True)[1].astype(np.int64)
     joint = codes.astype(np.int64) * (rank.max() + 1) + rank
     return np.unique(joint, return_inverse=True)[1]
 
 
 def _pair_weight(weight, codes):
-    """Total weight of the pairs of rows with the same code."""
+    """Return the total weight of the pairs of rows with the same code."""
     total = np.bincount(codes, weight)
     squares = np.bincount(codes, weight**2)
     return float((total**2 - squares).sum() / 2)
@@ -632,14 +642,14 @@ def _has_different(truth, groups):
 
 
 def _concordant_weight(truth, by_reward, weight, groups):
-    """Total weight of the pairs of one group whose reward rises strictly with the truth.
+    """Return the total weight of the pairs of one group whose reward rises strictly with the truth.
 
-    Rows are sorted by truth within each group, so that such a pair is a rise of the reward. Two
-    ranks a < b first differ in one bit, 0 in a and 1 in b: for each bit, rows that agree in the
-    group and the higher bits are brought together, and the weight of the zeros before each one
-    is added up.
+    Rows are sorted by truth within each group, so such a pair is a rise of the reward. Two ranks a
+    < b first differ in one bit, which is 0 in a and 1 in b. For each bit, the rows that agree in
+    the group and the higher bits are put together. The weight of the zeros before each one is then
+    added up.
     """
-    # Equal truth by falling reward, so that none of its pairs is a rise.
+    # Equal truth is sorted by falling reward, so that none of its pairs is a rise.
     order = np.lexsort((-by_reward, truth, groups))
     groups, weight = groups[order], weight[order]
     first = np.full(groups.max() + 1, np.iinfo(np.int64).max)

@@ -15,6 +15,37 @@ torch.set_num_threads(1)
 # Nor are they to depend on how many cores share a sum.
 threadpool_limits(1)
 
+# ---------------------------------------------------------------------- kinds
+
+#: Kind of the tests by file; "fit" is that of all other files. `make check` runs "spec".
+KINDS = {
+    "spec": """
+        test_assumptions test_datasets test_feedback_logs test_features test_log test_measurement
+        test_metrics test_mixture test_modules test_read test_release test_split
+        test_structure
+    """,
+    "docs": "test_benchmarks test_docs test_docstrings test_gallery",
+    "process": """
+        test_cli test_cli_files test_demo test_embedder test_fine_tune test_integrations
+        test_persistence test_ray test_sources test_store
+    """,
+}
+KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--renew-snapshots",
+        action="store_true",
+        help="write the files of tests/snapshots anew",
+    )
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        item.add_marker(KIND_OF.get(item.path.stem, "fit"))
+
+
 # ---------------------------------------------------------------------- settings and logs
 
 #: Parameters of a fit that takes no time, where it matters little how good it is.

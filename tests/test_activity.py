@@ -168,7 +168,7 @@ def test_users_are_numbered(ids, expected, known):
 @pytest.mark.parametrize(
     ("fit_params", "params", "message"),
     [
-        ({"user_id": np.zeros(39)}, {}, "user_id has shape (39,), but one user per row"),
+        ({"user_id": np.zeros(39)}, {}, "user_id has shape (39,); expected"),
         ({"user_id": [[1]] * 40}, {}, "user_id has shape (40, 1)"),
         ({"user_id": np.array([{}] * 40)}, {}, "a value that cannot be an id (unhashable type"),
         (
@@ -177,7 +177,7 @@ def test_users_are_numbered(ids, expected, known):
             "user_id is not available with response_id",
         ),
         ({"propensity": np.full(40, 0.5)}, {}, "user_id is not available with propensity"),
-        ({"exposures": np.full(40, 3)}, {}, "where false-action rates are estimated"),
+        ({"exposures": np.full(40, 3)}, {}, "user_id is not available with estimated"),
         ({}, {"objective": "naive"}, "Naive makes no use of user_id. Leave it out"),
     ],
 )
@@ -209,16 +209,16 @@ def test_where_users_are_not_taken(tmp_path):
     with pytest.raises(ValueError, match="warm_start=True is not available with user_id"):
         est.set_params(warm_start=True).fit(X, log.actions)
     plain = ImplicitRewardEstimator(**SHORT).fit(X, log.actions)
-    with pytest.raises(ValueError, match="the estimator was fitted without: it knows no users"):
+    with pytest.raises(ValueError, match="user_id was given, but the estimator was fitted without"):
         plain.propensity(X, user_id=user)
-    with pytest.raises(ValueError, match="the estimator was fitted without"):
+    with pytest.raises(ValueError, match="user_id was given, but"):
         plain.score(X, log.actions, user_id=user)
 
 
 def test_a_column_that_numbers_the_rows_is_no_user():
     X, log, *_ = simulated(400)
     est = ImplicitRewardEstimator(**SHORT)
-    with pytest.warns(UserWarning, match="400 different users in 400 rows: a user of one row"):
+    with pytest.warns(UserWarning, match="400 different users in 400 rows and is ignored"):
         est.fit(X, log.actions, user_id=np.arange(400))
     plain = ImplicitRewardEstimator(**SHORT).fit(X, log.actions)
     assert_array_equal(est.predict(X), plain.predict(X))
@@ -382,7 +382,7 @@ def test_the_report_has_the_verdict_of_the_fit():
     assert "200 users of 16 rows (median) differ" in report.reason
     assert report.level == "identified" or "this log is too small to show it" in report.reason
     assert report.user_loading.shape == (2,) and (report.user_loading > 1.4).all()
-    assert report.swap["why"] == "users who differ in activity tell the two apart"
+    assert report.swap["why"] == "users who differ in activity distinguish the two"
     text = str(report)
     assert "activity of users  differs by a standard deviation of up to" in text
     assert "whether they share one taste" in " ".join(text.split())

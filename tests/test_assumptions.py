@@ -78,8 +78,8 @@ def test_rates_are_no_view_of_what_was_given():
     [
         (["a"], "false_action_rate must be a number, one per signal or 'estimate', got ['a']."),
         ([[0.1], [0.1, 0.2]], "false_action_rate must be a number, one per signal or 'estimate'"),
-        ([0.1], "false_action_rate has shape (1,); expected is one number, or one per signal:"),
-        ([[0.1, 0.2]], "false_action_rate has shape (1, 2); expected is one number, or one per"),
+        ([0.1], "false_action_rate has shape (1,); expected one number"),
+        ([[0.1, 0.2]], "false_action_rate has shape (1, 2); expected one number"),
         ([0.1, 1.0], "false_action_rate must lie in [0, 1), got [0.1, 1.0]. It is the share"),
         (-0.1, "false_action_rate must lie in [0, 1), got -0.1."),
         (nan, "false_action_rate must lie in [0, 1), got nan."),
@@ -113,8 +113,12 @@ def test_evidence_of_false_actions(n):
     y = np.zeros(40)
     three = np.where(rows[:, None] < n, np.zeros((40, 3)), [0, 0, nan])
     cases = [
-        ((three,), {}, f"has 3 signal(s), and signal 0 has {n} responses on which it is one of"),
-        ((y,), {"exposures": np.where(rows < n, 3, 1)}, f"one of three logged, {n} shown three"),
+        ((three,), {}, f"has 3 signal(s). Signal 0 has {n} responses"),
+        (
+            (y,),
+            {"exposures": np.where(rows < n, 3, 1)},
+            f"three logged signals, {n} shown three",
+        ),
         ((y,), {"labels": known}, f"0 shown three times, and {n} with a label of 0"),
     ]
     for arguments, side, counted in cases:
@@ -122,10 +126,10 @@ def test_evidence_of_false_actions(n):
         if n >= MIN_RESPONSES:
             assert np.isnan(estimated().with_rates_of(log).false_action_rate).all()
             continue
-        with pytest.raises(ValueError, match="needs three signals logged together") as error:
+        with pytest.raises(ValueError, match="three signals logged together") as error:
             estimated().with_rates_of(log)
         assert counted in str(error.value)
-        assert "cannot be told apart: pass a number, 0.0 if users never" in str(error.value)
+        assert "Pass a number, 0.0" in str(error.value)
 
 
 def test_labels_of_acted_responses_are_no_evidence_of_false_actions():

@@ -1,7 +1,10 @@
 """The benchmark of all methods on a small made-up data set, and the preparation of real ones."""
 
 import os
+import re
+import subprocess
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data
 pytest.importorskip("pyarrow", reason='needs pip install "implicitrm-sk[data]"')
 
 from benchmarks import (  # noqa: E402
+    gpu,
     identification,
     late,
     prepare,
@@ -21,6 +25,8 @@ from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
 from implicitrm_sk.datasets import load_feedback_log, load_rated_responses  # noqa: E402
 from tests.test_datasets import helpsteer  # noqa: E402
 from tests.test_feedback_logs import oasst1  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -198,6 +204,7 @@ def test_what_further_information_is_worth_on_the_synthetic_log():
     np.testing.assert_allclose(rates, 0.05, atol=0.01)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the page cache as on Linux")
 def test_scale_runs(tmp_path, capsys):
@@ -214,6 +221,29 @@ def test_scale_runs(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit, match="GB are needed"):
         scale.main(["stream", "--gb", "1e9", "--folder", str(tmp_path)])
+
+
+def test_gpu_runs_on_a_processor(capsys):
+    gpu.main(
+        ["--device", "cpu", "--rows", "300", "--features", "8", "--batch-size", "100"]
+        + ["--copy", "100000"]
+    )
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert [int(row[0]) for row in rows] == [1, 4, 8]
+    assert rows[0][-1].strip() == "1.00x"
+    assert all(float(row[1]) >= 0 and row[3].strip().endswith("%") for row in rows)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").glob("*.sh")))
+def test_commands_of_a_script_are_known(script):
+    """The options of each `python -m benchmarks.NAME` of it, to the parser of that module."""
+    assert subprocess.run(["bash", "-n", script]).returncode == 0
+    commands = re.findall(r"-m (benchmarks\.\w+)(.*)", script.read_text())
+    assert len(commands) >= 5
+    for module, options in commands:
+        text = (ROOT / f"{module.replace('.', '/')}.py").read_text()
+        for option in re.findall(r"--[a-z-]+", options):
+            assert f'"{option}"' in text, (module, option)
 
 
 # Real logs

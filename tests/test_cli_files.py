@@ -128,7 +128,7 @@ def test_results_of_json_keep_values_and_fields(saved, log, run, tmp_path):  # n
         del row["reward"], row["reward_std"], other["embedding"]
         assert json.dumps(row) == json.dumps(other)
     code, _, err = run("predict", saved, "new.jsonl", "-o", "out.parquet")
-    assert code == 2 and "as results write .jsonl" in err
+    assert code == 2 and "can be written as .jsonl" in err
 
 
 # ---------------------------------------------------------------------- folders
@@ -209,7 +209,7 @@ def test_users_are_passed_to_fit(log, run, tmp_path, monkeypatch):  # noqa: F811
             "needs the time of each row: name its column by --time",
         ),
         (["--time", "day", "--window", "10", "--now", "2026-01-01"], "times cannot be compared"),
-        (["--time", "day", "--window", "1h", "--now", "300"], "expected is a number > 0"),
+        (["--time", "day", "--window", "1h", "--now", "300"], "expected a number > 0"),
     ):
         code, _, err = run("fit", "log.parquet", *FIT, "-o", "x", *options)
         assert code == 2 and message in err, err

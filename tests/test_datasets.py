@@ -208,12 +208,12 @@ def test_published_data_set_without_network(monkeypatch, tmp_path):
 
 def test_published_data_set_that_has_changed(tmp_path):
     pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
-    with pytest.raises(FileNotFoundError, match="is no folder"):
+    with pytest.raises(FileNotFoundError, match="is not a folder"):
         fetch_helpsteer(tmp_path / "none")
-    with pytest.raises(ValueError, match="which has no revision"):
+    with pytest.raises(ValueError, match="is a folder, which does not have a revision"):
         fetch_helpsteer(tmp_path, revision="main")
     (tmp_path / "other.csv").touch()
-    with pytest.raises(ValueError, match=r"no file 'train.jsonl.gz'.*other.csv.*revision="):
+    with pytest.raises(ValueError, match=r"lacks the file 'train.jsonl.gz'.*other.csv.*revision="):
         fetch_helpsteer(tmp_path)
     helpsteer(tmp_path)
     lines = [{"prompt": "p", "response": "r", "helpfulness": rating} for rating in (1, None)]
@@ -223,7 +223,7 @@ def test_published_data_set_that_has_changed(tmp_path):
         assert fetch_helpsteer(tmp_path).rating.tolist() == [1, 2]
     with gzip.open(tmp_path / "train.jsonl.gz", "wt") as file:
         file.write('{"question": "p"}')
-    with pytest.raises(ValueError, match="train split is not as published.*KeyError"):
+    with pytest.raises(ValueError, match="train split differs from the published.*KeyError"):
         fetch_helpsteer(tmp_path)
 
 
@@ -366,11 +366,11 @@ def test_missing_files_list_what_is_there(tmp_path):
     write(tmp_path, encoders=("minilm", "smollm2"))
     with pytest.raises(FileNotFoundError, match=r"no data set 'nope'.*Data sets there: toy\."):
         load_rated_responses("nope", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"nope.parquet' is no file.*: toy.parquet"):
+    with pytest.raises(FileNotFoundError, match=r"nope.parquet' is not a file.*: toy.parquet"):
         load_rated_responses(tmp_path / "nope.parquet")
     with pytest.raises(FileNotFoundError, match=r"encoder='bert'.*Encoders there: minilm, smollm2"):
         load_rated_responses("toy", tmp_path, encoder="bert")
-    with pytest.raises(FileNotFoundError, match=r"embeddings='none.safetensors' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"embeddings='none.safetensors' is not a file"):
         load_rated_responses("toy", tmp_path, embeddings="none.safetensors")
     with pytest.raises(FileNotFoundError, match=r"'absent' \(from data_home\) does not exist"):
         load_rated_responses("toy", "absent")
@@ -383,7 +383,7 @@ def test_bad_arguments(tmp_path):
     write(tmp_path)
     with pytest.raises(ValueError, match="name must be the name of a data set.*None"):
         load_rated_responses(None)
-    with pytest.raises(ValueError, match="Give one of them"):
+    with pytest.raises(ValueError, match="Pass one of them"):
         load_rated_responses("toy", tmp_path, encoder="smollm2", embeddings="x.safetensors")
 
 
@@ -395,16 +395,19 @@ def test_bad_arguments(tmp_path):
         ({"rating": [1.0, np.inf, 1.0, 0.0]}, r"'rating'.*infinite value in row 1"),
         ({"rating": list("abcd")}, r"'rating'.*must hold numbers.*to_numeric"),
         ({"response": ["a", None, "b", "c"]}, r"'response'.*1 missing.*row 1"),
-        ({"prompt": [1, 2, 3, 4]}, r"'prompt'.*must hold text, row 0 holds a int"),
+        ({"prompt": [1, 2, 3, 4]}, r"'prompt'.*must hold text, but row 0 holds a int"),
         ({"prompt_id": ["p0", None, "p1", "p2"]}, r"'prompt_id'.*1 missing"),
-        ({"split": ["train", "val", "test", "test"]}, r"'split'.*found also 'val'"),
+        ({"split": ["train", "val", "test", "test"]}, r"'split'.*also holds 'val'"),
         ({"split": ["train", None, "test", "test"]}, r"'split'.*1 missing"),
-        ({"tensors": {"embeddings": None}}, r"no tensor 'embeddings'. Tensors found: is_test, lab"),
+        (
+            {"tensors": {"embeddings": None}},
+            r"lacks the tensor 'embeddings'. It has the tensors is",
+        ),
         ({"tensors": {"embeddings": np.ones((3, 2))}}, r"\(3, 2\) in 'embeddings'.*has 4 rows"),
         ({"tensors": {"embeddings": np.ones(4)}}, r"must have shape \(n, d\), got \(4,\)"),
         (
             {"tensors": {"embeddings": np.full((4, 2), np.nan)}},
-            r"NaN or infinity, the first in row 0",
+            r"NaN or infinity; the first is in row 0",
         ),
         ({"tensors": {"labels": np.ones(3)}}, r"\(3,\) in 'labels'.*has 4 rows"),
         ({"tensors": {"labels": np.ones(4)}}, r"'labels'.*differs.*'rating'.*3 of 4 rows.*row 1"),
@@ -748,7 +751,7 @@ def test_hard_preference_is_kept(make):
         ({"true_preference": [[0, 1, 1]]}, r"true_preference must be one-dimensional.*\(1, 3\)"),
         ({"true_preference": []}, "true_preference must be one-dimensional and not empty"),
         ({"true_preference": list("abc")}, "true_preference must hold numbers"),
-        ({"threshold": 1}, "threshold=1 is used only where true_preference is None"),
+        ({"threshold": 1}, "threshold=1 is used only if true_preference is None"),
         (
             {"true_preference": None, "rating": [1, 2, 3], "threshold": "a"},
             "threshold must be a number",
@@ -951,8 +954,8 @@ def test_certain_propensities_of_other_kinds():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"signals": "negative"}, "signals must be a dict or a list .* got 'negative'"),
-        ({"signals": []}, r"at least one, got \[\]"),
+        ({"signals": "negative"}, "signals must be a non-empty dict or list .* got 'negative'"),
+        ({"signals": []}, r"non-empty .* got \[\]"),
         ({"signals": ["bad"]}, r"signals\[0\] is 'bad'; expected 'positive', 'negative' or a Sig"),
         ({"signals": {"a": 1}}, r"signals\['a'\] is 1; expected 'positive'"),
         ({"signals": ["negative"], "n_signals": 2}, "n_signals=2, but signals has 1 entries"),
@@ -964,11 +967,11 @@ def test_certain_propensities_of_other_kinds():
         ),
         (
             {"signals": [Choice({"up": 1}, silent="")], "shared_activity": 0.5},
-            "shared_activity is available for actions only, got the signal Choice",
+            "shared_activity is available only for actions, got the signal Choice",
         ),
         (
             {"signals": [Choice({"up": 1}, silent="")], "propensity": "rating"},
-            "propensity='rating' is available for actions only",
+            "propensity='rating' is available only for actions",
         ),
     ],
 )

@@ -358,7 +358,7 @@ def test_the_verdict_on_two_late_signals():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("age"), "age is missing: the signal Action.*delay='exponential'"),
+        (lambda d: d.pop("age"), "age is missing, .* signal Action.*delay='exponential'"),
         (lambda d: d.update(age=np.r_[0.0, d["age"][1:]]), "age is 0 in row 0 of 1 such rows"),
         (lambda d: d.update(age=-d["age"]), "expected a time above 0"),
         (lambda d: d.update(age=np.r_[np.nan, d["age"][1:]]), "age is nan in row 0"),
@@ -368,7 +368,7 @@ def test_the_verdict_on_two_late_signals():
             lambda d: d.update(age=pd.date_range("2026-01-01", periods=300)),
             "age holds points in time.*Subtract the time",
         ),
-        (lambda d: d.update(delay=np.full(300, 0.1)), "delay is given where there is no action"),
+        (lambda d: d.update(delay=np.full(300, 0.1)), "delay is given without an action"),
         (lambda d: d.update(delay=-d["delay"]), "delay is negative"),
         (lambda d: d.update(delay=d["delay"] + 99), "delay is longer than the age"),
         (lambda d: d.update(exposures=np.full(300, 2)), "exposures is not available for the sig"),
@@ -391,7 +391,7 @@ def test_what_fit_refuses(change, message, log):
         ({"false_action_rate": 0.1}, "false_action_rate is not available for the signal"),
         ({"signals": ["positive", Action(1, 0.1, "exponential")]}, "false_rate=0.1 is not avail"),
         ({"signals": ["positive", Action(delay="weibull")]}, "delay='weibull' of an Action"),
-        ({"signals": None}, "age was given, but no signal has a delay"),
+        ({"signals": None}, "age was given, but the signals"),
         ({"shared_propensity": True}, "shared_propensity is not available"),
         ({"objective": "naive"}, "Naive makes no use of age"),
     ],
@@ -415,7 +415,7 @@ def test_what_other_methods_refuse(log, fitted):
         est.score(X, y)
     with pytest.raises(ValueError, match="age is missing"):
         est.predict_proba(X, y)
-    with pytest.raises(ValueError, match="age tells nothing without actions"):
+    with pytest.raises(ValueError, match="age is given without actions"):
         est.predict_proba(X, age=age)
     with pytest.raises(ValueError, match="partial_fit is not available for an Action with a delay"):
         ImplicitRewardEstimator(**SETTINGS).partial_fit(X, y)

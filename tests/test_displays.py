@@ -231,8 +231,8 @@ def test_a_column_named_all_does_not_hide_the_whole():
         ({"proba": PROBA[:, :3]}, r"proba has shape \(400, 3\)"),
         ({"proba": PROBA + 0.1}, "probabilities that sum to 1"),
         ({"proba": PROBA, "by": ["a"]}, r"by has shape \(1,\)"),
-        ({"proba": PROBA, "by": "kind"}, "by='kind' is no column of X"),
-        ({"proba": PROBA[:2], "by": np.array([1, "a"], dtype=object)}, "put in order"),
+        ({"proba": PROBA, "by": "kind"}, "by='kind' is not a column of X"),
+        ({"proba": PROBA[:2], "by": np.array([1, "a"], dtype=object)}, "cannot be sorted"),
         ({"proba": PROBA[:2], "by": [1, 2], "sample_weight": [0, 1]}, "zero for all rows of 1"),
     ],
 )
@@ -333,7 +333,7 @@ def test_stratification_of_both_polarities(both):
 def test_propensity_errors(fitted):
     with pytest.raises(ValueError, match="target must be 1 or 0, got -1"):
         PropensityDisplay.from_predictions([0.1], [0.5], target=-1)
-    with pytest.raises(ValueError, match="no signal 'click'; the estimator was fitted on"):
+    with pytest.raises(ValueError, match="signal='click' does not exist; the estimator has"):
         PropensityDisplay.from_estimator(fitted, X, signal="click")
     with pytest.raises(ValueError, match="propensity must lie in"):
         PropensityDisplay.from_predictions([0.1], [1.5])
@@ -460,6 +460,10 @@ def test_identification_of_a_report(report):
     left, right = report.plot()
     assert right.get_title() == display.ax_.get_title()
     assert_array_equal(right.lines[0].get_ydata(), display.mean)
+    # Legends cover nothing that is drawn.
+    left.figure.canvas.draw()
+    for ax in (left, right):
+        assert ax.get_legend().get_window_extent().y1 <= ax.get_window_extent().y0
 
 
 def test_identification_of_an_estimator_is_that_of_its_report(report):
@@ -626,15 +630,15 @@ def test_comparison_of_scores_and_of_a_wide_frame():
 
 
 def test_comparison_errors():
-    with pytest.raises(ValueError, match="no column 'score'.*Name its columns"):
+    with pytest.raises(ValueError, match="lacks the column 'score'.*Name its columns"):
         MethodComparisonDisplay.from_frame(FRAME)
-    with pytest.raises(ValueError, match="in the table twice"):
+    with pytest.raises(ValueError, match="occur twice in the table"):
         MethodComparisonDisplay.from_frame(FRAME, score="r2")
     with pytest.raises(ValueError, match=r"\['data'\] have missing values"):
         MethodComparisonDisplay.from_frame(
             FRAME.assign(data=FRAME.data.where(FRAME.seed > 0)), score="r2", by="data"
         )
-    with pytest.raises(ValueError, match="none of the methods"):
+    with pytest.raises(ValueError, match="not one of the methods"):
         MethodComparisonDisplay.from_scores({"a": [1]}, baseline="b")
     with pytest.raises(ValueError, match="seed by seed"):
         MethodComparisonDisplay.from_scores({"a": [1], "b": [1, 2]}, baseline="a")

@@ -15,6 +15,7 @@ import sklearn
 from conftest import make_tiny_model
 
 import implicitrm_sk
+from implicitrm_sk import cli
 from implicitrm_sk.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
@@ -195,9 +196,20 @@ def public_objects():
 
 
 def test_api_page_lists_everything_public():
-    listed = re.findall(r"^   (\w+)$", (ROOT / "docs/api.rst").read_text(), re.MULTILINE)
+    pages = [path.read_text() for path in (ROOT / "docs").glob("api*.rst")]
+    listed = re.findall(r"^   (\w+)$", "\n".join(pages), re.MULTILINE)
     for names in public_objects():
-        assert sum(name in names for name in listed) == 1, f"list {names} in docs/api.rst"
+        assert sum(name in names for name in listed) == 1, f"list {names} in a docs/api*.rst"
+
+
+def test_page_of_the_command_line_names_every_command(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    described = capsys.readouterr().out.split("\n  COMMAND\n")[1].split("\n\n")[0]
+    names = re.findall(r"^ {4}([a-z-]+)", described, re.MULTILINE)
+    listed = re.findall(r"`implicitrm (\S+)`", (ROOT / "docs/command_line.md").read_text())
+    assert sorted(listed) == sorted(names)
+    assert len(names) >= 7
 
 
 def test_layout_names_every_module():
@@ -222,6 +234,12 @@ def test_references_are_those_of_the_docstrings():
             cited |= titles(part)
     assert titles((ROOT / "docs/references.md").read_text()) == cited
     assert len(cited) > 20
+
+
+def test_evidence_is_one_page():
+    text = (ROOT / "docs/evidence.md").read_text().split("```{toctree}")[0]
+    assert len([word for word in text.split() if re.search(r"[a-zA-Z]", word)]) <= 600
+    assert text.count("<!-- rows of ") >= 4  # its numbers are those of the tables
 
 
 def test_table_of_the_methods_is_what_they_declare():

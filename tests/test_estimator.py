@@ -272,10 +272,10 @@ def test_partial_fit_takes_side_information_but_no_whole_population():
     assert np.isfinite(estimator.predict(X)).all()
     estimator.partial_fit(X, np.ones(120), exposures=np.full(120, 3))
     for params, message in (
-        ({"preference_rate": 0.5}, "preference_rate=0.5 is about the whole population, of which"),
+        ({"preference_rate": 0.5}, "preference_rate=0.5 applies to the whole population"),
         (
             {"false_action_rate": "estimate"},
-            "false_action_rate='estimate', and None with exposures",
+            "partial_fit cannot estimate false actions",
         ),
     ):
         with pytest.raises(ValueError, match=message):
@@ -447,7 +447,7 @@ BAD_FIT = {
     "too short": (X_GOOD, Y_GOOD[:-1], "y has 159 rows but X has 160"),
     "3-d": (X_GOOD, np.zeros((160, 2, 2)), "y has 3 dimensions"),
     "no signal": (X_GOOD, np.zeros((160, 0)), "y has no columns"),
-    "strings": (X_GOOD, np.array(["copied", "no"] * 80), "y must be numbers.*Expected are actions"),
+    "strings": (X_GOOD, np.array(["copied", "no"] * 80), "y must be numbers.*Expected actions"),
     "no y": (X_GOOD, None, "requires y to be passed"),
     "X with NaN": (np.where(X_GOOD > 2, np.nan, X_GOOD), Y_GOOD, "Input X contains NaN"),
     "X with inf": (np.where(X_GOOD > 1, np.inf, X_GOOD), Y_GOOD, "Input X contains infinity"),
@@ -500,17 +500,17 @@ BAD_SIDE_INFORMATION = {
     "a selector that selects nothing": (
         {"propensity_features": []},
         {},
-        "propensity_features selects no column of X. A head needs at least one",
+        "propensity_features selects none of the columns of X; expected at least one",
     ),
     "a selector of a missing column": (
         {"reward_features": ["a", "user"]},
         {"X": pd.DataFrame(X_GOOD, columns=list("abcdef"))},
-        "reward_features names the column 'user', which X lacks. Its columns are a, b, c, d, e, f",
+        "reward_features names the column 'user', which X lacks. X has the columns a, b, c, d, e",
     ),
     "a reversed interval": (
         {"preference_rate": (0.7, 0.3)},
         {},
-        r"preference_rate=\(0.7, 0.3\) is reversed: the lower end comes first, \(0.3, 0.7\)",
+        r"preference_rate=\(0.7, 0.3\) is reversed; .* Pass \(0.3, 0.7\)",
     ),
     "an interval beyond 1": (
         {"preference_rate": (0.7, 1.3)},
@@ -518,7 +518,11 @@ BAD_SIDE_INFORMATION = {
         r"preference_rate must lie in \[0, 1\], got \(0.7, 1.3\)",
     ),
     "three ends": ({"preference_rate": (0.1, 0.2, 0.3)}, {}, "preference_rate must be a number or"),
-    "no end": ({"preference_rate": (None, 0.5)}, {}, r"preference_rate must lie in \[0, 1\]"),
+    "no end": (
+        {"preference_rate": (None, 0.5)},
+        {},
+        r"preference_rate must lie in \[0, 1\]",
+    ),
     "a rate above 1": ({"preference_rate": 1.5}, {}, "'preference_rate' parameter"),
     "a rate in words": ({"preference_rate": "half"}, {}, "'preference_rate' parameter"),
     "nobody likes anything": ({"preference_rate": 0}, {}, "no response is preferred, which leaves"),
@@ -537,24 +541,24 @@ BAD_SIDE_INFORMATION = {
     "ids of the wrong length": (
         {},
         {"response_id": np.arange(159)},
-        r"response_id has shape \(159,\), but one value per row of X is expected: \(160,\)",
+        r"response_id has shape \(159,\); expected one value per row of X, \(160,\)",
     ),
     "missing ids": (
         {},
         {"response_id": np.where(np.arange(160) < 2, np.nan, 1.0)},
-        r"response_id is missing \(NaN\) in 2 rows, the first is row 0. Give each response an id",
+        r"response_id is missing \(NaN\) in 2 rows; the first is row 0. Give each response an id",
     ),
     "exposures smaller than actions": (
         {},
         {"y": np.full(160, 3), "exposures": np.full(160, 2)},
-        "y counts more actions than exposures in 160 rows; in the first, row 0, 3 actions of 2 exp",
+        "y counts more actions than exposures in 160 rows. The first is row 0: 3 actions in 2 exp",
     ),
     "exposures of the wrong length": (
         {},
         {"exposures": np.ones(159)},
         "exposures has 159 rows but",
     ),
-    "counts without exposures": ({}, {"y": Y_GOOD * 3}, "pass counts together with exposures="),
+    "counts without exposures": ({}, {"y": Y_GOOD * 3}, "Pass counts together with exposures="),
     "always acted on": (
         {"false_action_rate": 0.0},
         {"y": np.full(160, 2), "exposures": np.full(160, 2)},
@@ -563,7 +567,7 @@ BAD_SIDE_INFORMATION = {
     "a label that an action contradicts": (
         {},
         {"labels": np.zeros(160)},
-        f"labels are 0 on {Y_GOOD.sum()} responses that drew an action: with false_action_rate",
+        f"labels are 0 on {Y_GOOD.sum()} responses that have an action: with false_action_rate",
     ),
     "labels where users acted": (
         {},
@@ -596,7 +600,7 @@ def test_useless_signal_is_named(column, message):
 
 
 def test_false_action_rate_above_the_action_rate_is_named():
-    with pytest.warns(UserWarning, match=r"false_action_rate of signal 0 is 0.6, but only 0\.\d+"):
+    with pytest.warns(UserWarning, match=r"false_action_rate=0.6 of signal 0 .* only 0\.\d+"):
         ImplicitRewardEstimator(**FAST | {"false_action_rate": 0.6}).fit(X_GOOD, Y_GOOD)
 
 

@@ -91,7 +91,7 @@ def test_columns_of_an_estimator(by_name, by_position):
 def test_columns_of_a_fit_that_goes_on(reward, propensity, message):
     before = columns_of([0, 1], [3])
     columns_of([0, 1], [3]).check_same_as(before)
-    with pytest.raises(ValueError, match=f"training cannot go on .*{message}"):
+    with pytest.raises(ValueError, match=f"training cannot continue .*{message}"):
         columns_of(reward, propensity).check_same_as(before)
 
 
@@ -189,18 +189,21 @@ def test_floats_are_kept_as_they_are(data, selection, given, kept):
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ([], "reward_features selects no column of X. A head needs at least one"),
-        ([False] * 5, "reward_features selects no column of X"),
-        (slice(7, 9), "reward_features selects no column of X"),
-        (slice("d", "b"), "reward_features selects no column of X"),
-        (lambda X: [], "reward_features selects no column of X"),
-        ("f", "names the column 'f', which X lacks. Its columns are a, b, c, d, e."),
+        ([], "reward_features selects none of the columns of X; expected at least one"),
+        ([False] * 5, "reward_features selects none of the columns of X"),
+        (slice(7, 9), "reward_features selects none of the columns of X"),
+        (slice("d", "b"), "reward_features selects none of the columns of X"),
+        (lambda X: [], "reward_features selects none of the columns of X"),
+        ("f", "names the column 'f', which X lacks. X has the columns a, b, c, d, e."),
         (["a", "f"], "names the column 'f', which X lacks"),
         (slice("a", "f"), "names the column 'f', which X lacks"),
         (["a", 1], "names the column '1', which X lacks"),
-        ([True] * 4, "reward_features is a mask of length 4, but X has 5 columns"),
-        ([0, 5], "reward_features selects column 5, but X has 5 columns (0 to 4)"),
-        (-6, "reward_features selects column -6, but X has 5 columns (0 to 4)"),
+        (
+            [True] * 4,
+            "reward_features is a mask of length 4; expected one entry per column",
+        ),
+        ([0, 5], "reward_features selects column 5, but X has 5 columns. Use positions 0 to 4"),
+        (-6, "reward_features selects column -6, but X has 5 columns. Use positions 0 to 4"),
         (["b", "a", "b"], "reward_features selects a column twice: ['b']"),
         ([0, -5], "reward_features selects a column twice: ['a']"),
         ([0.0], "reward_features must select columns by name, position, slice or mask"),
@@ -223,7 +226,7 @@ def test_bad_selection(key, message):
 def test_all_columns_for_one_head_leave_none_for_the_other(key):
     one, other = "reward_features", "propensity_features"
     for a, b in ((one, other), (other, one)):
-        message = f"{a} selects all 5 columns of X, .* nothing is left for {b}=None.* State both"
+        message = f"{a} selects all 5 columns of X, .* are left for {b}=None.* Set both"
         with pytest.raises(ValueError, match=message):
             ImplicitRewardEstimator(**{a: key}, **QUICK).fit(FRAME, Y)
 
@@ -231,14 +234,14 @@ def test_all_columns_for_one_head_leave_none_for_the_other(key):
 @pytest.mark.parametrize("key", ["a", ["a", "b"], slice("a", "b"), slice(None, "b")])
 @pytest.mark.parametrize("data", [X, pd.DataFrame(X)])
 def test_names_need_named_columns(key, data):
-    message = "reward_features names the column '[ab]', but X has no column names: pass a DataFrame"
+    message = "reward_features names the column '[ab]', but X does not have column names"
     with pytest.raises(ValueError, match=message):
         ImplicitRewardEstimator(reward_features=key, **QUICK).fit(data, Y)
 
 
 def test_many_columns_are_not_all_listed():
     wide = pd.DataFrame(np.zeros((3, 20)), columns=[f"e{i}" for i in range(20)])
-    with pytest.raises(ValueError, match=r"Its columns are e0, .*, e9, \.\.\.\.$"):
+    with pytest.raises(ValueError, match=r"X has the columns e0, .*, e9, \.\.\.\."):
         select(wide, "user")
 
 

@@ -95,12 +95,12 @@ def test_a_log_is_fitted_as_it_is_loaded(tmp_path):
 def test_bad_arguments(tmp_path):
     with pytest.raises(ValueError, match="name is 'coats'; expected one of 'oasst1', "):
         load_feedback_log("coats", tmp_path)
-    with pytest.raises(ValueError, match="the log 'coat' has no text to embed. Leave it out"):
+    with pytest.raises(ValueError, match="the log 'coat' does not contain text"):
         load_feedback_log("coat", tmp_path, encoder="minilm")
     with pytest.raises(FileNotFoundError, match="There is no data set 'log_coat'"):
         load_feedback_log("coat", tmp_path)
     relevance(tmp_path, drop=["fold"])
-    with pytest.raises(ValueError, match=r"lacks the column\(s\) fold. Make the file by"):
+    with pytest.raises(ValueError, match=r"lacks the column\(s\) fold. Make the file with"):
         load_feedback_log("wikimedia_relevance", tmp_path)
     relevance(tmp_path, drop=["n_no"])
     with pytest.raises(ValueError, match=r"lacks the column\(s\).*n_no.*benchmarks/prepare.py"):
@@ -183,11 +183,11 @@ def test_oasst1_feedback_from_the_hub(monkeypatch, tmp_path):
 
 def test_oasst1_feedback_that_has_changed(tmp_path):
     oasst1(tmp_path, message("orphan", parent="not there"))
-    with pytest.raises(ValueError, match="train split is not as published.*not there"):
+    with pytest.raises(ValueError, match="train split differs from the published.*not there"):
         fetch_oasst1_feedback(tmp_path)
     for split in ("train", "validation"):
         pd.DataFrame([message("p", "prompter", None)]).to_parquet(
             tmp_path / "data" / f"{split}-00000-of-00001.parquet"
         )
-    with pytest.raises(ValueError, match="has no rated answer"):
+    with pytest.raises(ValueError, match="does not have a rated answer"):
         fetch_oasst1_feedback(tmp_path)

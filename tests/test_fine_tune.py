@@ -260,6 +260,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_two_processes_are_one_with_twice_the_batch(calm, tmp_path):
     """Also of the constraint, which is on the mean reward of all."""

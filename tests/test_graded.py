@@ -101,12 +101,12 @@ def test_categories():
     ("arguments", "column", "message"),
     [
         ((2,), [1, 2, 3], "target of Graded is 2; expected 1 or 0"),
-        ((1, 2), [1, 2, 3], "bins of Graded is 2; expected the number of quantile bins, at least"),
-        ((1, [0, 1, 2]), [1, 2], "bins of Graded is [0, 1, 2]; expected the number of quantile"),
-        ((1, [0, 2, 1, 3]), [1, 2], "bins of Graded is [0, 2, 1, 3]; expected the number of"),
-        ((1, ["a", "b", "a"]), ["a"], "bins of Graded is ['a', 'b', 'a']; expected the number of"),
-        ((1, "abc"), ["a"], "bins of Graded is 'abc'; expected the number of quantile bins"),
-        ((1, None), [1.0], "bins of Graded is None; expected the number of quantile bins"),
+        ((1, 2), [1, 2, 3], "bins of Graded is 2; expected a number of quantile bins"),
+        ((1, [0, 1, 2]), [1, 2], "bins of Graded is [0, 1, 2]; expected a number of quantile"),
+        ((1, [0, 2, 1, 3]), [1, 2], "bins of Graded is [0, 2, 1, 3]; expected a number of"),
+        ((1, ["a", "b", "a"]), ["a"], "bins of Graded is ['a', 'b', 'a']; expected a number of"),
+        ((1, "abc"), ["a"], "bins of Graded is 'abc'; expected a number of quantile bins"),
+        ((1, None), [1.0], "bins of Graded is None; expected a number of quantile bins"),
         ((1, [0, 1, 2, 3]), [1, 3.5], "dwell is 3.5 in row 1; expected a value from 0 to 3"),
         ((1, [0, 1, 2, 3]), [-1, 2], "dwell is -1 in row 0; expected a value from 0 to 3"),
         ((1, ["a", "b", "c"]), ["a", "d"], "dwell is 'd' in row 1; expected one of 'a', 'b', 'c'"),
@@ -114,7 +114,7 @@ def test_categories():
         ((), [0, 1, 1], "dwell has 2 distinct values (0, 1); expected at least 3 for Graded("),
         ((), [None, None], "dwell has 0 distinct values (none); expected at least 3"),
         ((1, [0, 10, 20, 30]), [1, 2], "dwell has the same grade in every row where it is logged"),
-        ((), ["a", "b"], "dwell must be numbers, but could not be read as such"),
+        ((), ["a", "b"], "dwell must be numbers"),
     ],
 )
 def test_what_is_wrong_is_named(arguments, column, message):
@@ -241,7 +241,7 @@ def test_what_has_to_hold_of_grades_is_named(examined, expected):
 
 def test_what_a_grade_cannot_be_combined_with(log):
     for settings, message in (
-        ({"shared_examination": True}, "no value of it says that users did nothing"),
+        ({"shared_examination": True}, "shared_examination=True is not available for the signal"),
         ({"shared_propensity": True}, "shared_propensity is not available for the signal Graded"),
     ):
         with pytest.raises(ValueError, match=message):

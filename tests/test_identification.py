@@ -30,7 +30,7 @@ from implicitrm_sk._identification import (
     assess,
 )
 from implicitrm_sk._log import FeedbackLog
-from implicitrm_sk.objectives import Naive, Objective, Stratified
+from implicitrm_sk.objectives import OBJECTIVES, Naive, Objective, Stratified
 
 nan = np.nan
 QUICK = FAST | {"max_epochs": 2, "early_stopping": False}
@@ -127,10 +127,16 @@ def test_labels_that_actions_prove_identify_nothing():
 
 
 IDLE = {
-    "never acted": (np.zeros(100), "signal 1 of y is 0 in every row where it is logged: it tells"),
-    "always acted": (np.ones(100), "signal 1 of y is 1 in every row where it is logged: it tells"),
-    "never logged": (np.full(100, nan), "signal 1 of y is never logged: it tells nothing"),
-    "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy tells"),
+    "never acted": (
+        np.zeros(100),
+        "signal 1 of y is 0 in every row where it is logged: it carries",
+    ),
+    "always acted": (
+        np.ones(100),
+        "signal 1 of y is 1 in every row where it is logged: it carries",
+    ),
+    "never logged": (np.full(100, nan), "signal 1 of y is never logged: it carries"),
+    "copy": (Y[:, 0], "signal 1 of y equals signal 0 wherever both are logged: a copy carries"),
     "copy with gaps": (np.where(np.arange(100) % 3, Y[:, 0], nan), "signal 1 of y equals signal 0"),
 }
 
@@ -147,7 +153,7 @@ def test_signals_that_tell_nothing_identify_nothing(case, response_id):
     assert any(message in str(warning.message) for warning in caught)
     if response_id is None:
         assert est.identification_.level == NOT_IDENTIFIED
-        assert "not counting constant ones and copies" in est.identification_.reason
+        assert "Constant signals, copies and steps" in est.identification_.reason
         assert any(issubclass(warning.category, IdentificationWarning) for warning in caught)
     else:
         assert est.evidence_.n_several_signals == 0
@@ -385,6 +391,20 @@ def test_naive_identifies_nothing(evidence):
     assert found.reason.startswith("Naive has no propensity")
     assert found.advice == ("Use objective='stratified'.",)
     assert not found.swap_symmetric
+
+
+@pytest.mark.parametrize("name", [n for n, cls in OBJECTIVES.items() if cls.identifies is not None])
+def test_who_has_several_signals_is_not_told_to_log_a_second_one(name):
+    objective = OBJECTIVES[name]()
+    one, two = (
+        assess(evidence, objective=objective, n_signals=n_signals).advice
+        for evidence, n_signals in ((ONE + KNOWN, 1), (TWO + KNOWN, 2))
+    )
+    if "propensity" in objective.uses:
+        assert one == two != ()
+        return
+    assert one == (ADVICE["signals"], ADVICE["labels"])
+    assert two == (ADVICE["several"], ADVICE["labels"])
 
 
 @pytest.mark.parametrize("case", CASES)

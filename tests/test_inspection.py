@@ -154,7 +154,7 @@ def test_exclusion_is_a_ranking():
     assert "different columns" in repr(report)
 
 
-@pytest.mark.filterwarnings("ignore:signal .* a copy tells nothing")
+@pytest.mark.filterwarnings("ignore:signal .* a copy carries")
 def test_a_copied_signal_is_detected_among_three():
     y = simulate(3, copied_signal=(0, 2))
     report = identification_report(estimator(), X, y, n_starts=2)
@@ -171,7 +171,7 @@ def test_half_a_copy_is_dependence_of_its_pair():
     assert max(ratio, key=ratio.get) == (0, 2)
 
 
-@pytest.mark.filterwarnings("ignore:signal .* a copy tells nothing")
+@pytest.mark.filterwarnings("ignore:signal .* a copy carries")
 def test_a_copied_signal_of_two_is_flagged():
     y = pd.DataFrame(simulate(2, copied_signal=(0, 1)), columns=["copy", "copied"])
     report = identification_report(estimator(), X, y, n_starts=2)
@@ -403,7 +403,7 @@ def test_many_signals_are_tested_in_part(monkeypatch):
     assert independence_test(F, U, pair(0.0, 0), np.ones(N)).n_rows == 1000
 
 
-@pytest.mark.filterwarnings("ignore:signal .* a copy tells nothing")
+@pytest.mark.filterwarnings("ignore:signal .* a copy carries")
 @pytest.mark.parametrize("n_signals", [2, 3])
 @pytest.mark.parametrize(
     "extra", [{"response_id": np.arange(N).astype(str)}, {"exposures": np.ones(N)}]
@@ -472,7 +472,7 @@ def test_a_negative_signal_passed_as_positive_is_reported(newcomer, columns):
     est = ImplicitRewardEstimator(shared_examination=False, random_state=0)
     with pytest.warns(UserWarning, match="with others of its sign 0 times") as record:
         report = identification_report(est, features, actions[columns], n_starts=2, groups=text)
-    assert "signal 'regenerated' of y happens" in str([each.message for each in record])
+    assert "signal 'regenerated' of y coincides" in str([each.message for each in record])
     assert report.verdict == report.settings.level == "not identified"
     pairs = {pair.signals: pair for pair in report.associations}
     assert len(pairs) == len(columns) * (len(columns) - 1) // 2
@@ -484,7 +484,7 @@ def test_a_negative_signal_passed_as_positive_is_reported(newcomer, columns):
         assert cause in report.reason
     singled_out = "'regenerated' disagrees with each of the others" in report.reason
     assert singled_out == (len(columns) == 3)
-    assert "Check what the signals named in the reason show" in report.advice[0]
+    assert "Check the signals named in the reason" in report.advice[0]
     text = " ".join(repr(report).split())
     assert "contradicts the signals" in text and counts in text and "fit any table" not in text
 

@@ -192,7 +192,7 @@ def test_paired_accuracy_of_many_rows():
 
 
 def test_paired_accuracy_needs_pairs():
-    message = r"rows of different true_preference, found none among 3 group\(s\) of 3 row\(s\)"
+    message = r"rows of different true_preference; found none among 3 group\(s\) of 3 row\(s\)"
     with pytest.raises(ValueError, match=message):
         paired_accuracy([0, 1, 1], [0.1, 0.2, 0.3], [0, 1, 2])
     with pytest.raises(ValueError, match="found none"):
@@ -224,8 +224,8 @@ def test_undefined_metrics_are_nan_in_the_summary():
         (([0, 1], ["a", "b"]), {}, "reward must hold numbers"),
         (([0, 4], [0.1, 0.2]), {}, r"true_preference must lie in \[0, 1\].*0 to 4.*threshold"),
         (([0, np.inf], [0.1, 0.2]), {}, "true_preference holds infinity"),
-        (([0, np.nan, np.nan], [0.1, 0.2, 0.3]), {}, "at least 2 rows, it is in 1 of 3"),
-        (([], []), {}, "at least 2 rows, it is in 0 of 0"),
+        (([0, np.nan, np.nan], [0.1, 0.2, 0.3]), {}, r"known \(not NaN\) in 1 of 3 rows"),
+        (([], []), {}, r"known \(not NaN\) in 0 of 0 rows"),
         (([0, 1], [0.1, 0.2]), {"sample_weight": [1]}, "sample_weight has 1 rows"),
         (([0, 1], [0.1, 0.2]), {"sample_weight": [1, -1]}, "finite and not negative"),
         (([0, 1], [0.1, 0.2]), {"sample_weight": [0, 0]}, "sample_weight is 0 in every row"),
@@ -491,8 +491,8 @@ def test_repr_pickle_copy_and_request(log):
         (r2_score, {}, "metric must be one of"),
         ([], {}, "metric must be one of"),
         (["r2", "f1"], {}, "metric must be one of"),
-        ("r2", {"n_bins": 3}, "'n_bins' is no option of metric='r2'"),
-        ("paired_accuracy", {"groups": [1]}, "'groups' is no option"),
+        ("r2", {"n_bins": 3}, "'n_bins' is not an option of metric='r2'"),
+        ("paired_accuracy", {"groups": [1]}, "'groups' is not an option"),
     ],
 )
 def test_bad_scorer_arguments(metric, kwargs, message):

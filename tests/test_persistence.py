@@ -240,7 +240,10 @@ class Mine(Objective):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"objective": Mine()}, "objective is an objective of class Mine, which is none of this"),
+        (
+            {"objective": Mine()},
+            "objective is an objective of class Mine, which is not part",
+        ),
         (
             {"reward_features": lambda X: [0, 1]},
             r"reward_features is a callable .*set_params\(reward_features=est.reward_columns_\)",
@@ -290,6 +293,7 @@ def test_model_card(tmp_path):
     ):
         assert text in card, text
     assert "\n# Heading" not in card
+    assert "](http" not in card  # the package has no page of its own yet
     (tmp_path / "model" / "README.md").write_text("edited by its owner")
     ImplicitRewardEstimator.load(tmp_path / "model")
     with pytest.raises(ValueError, match="metrics must map names to numbers, got 'AUROC': '0.8'"):
@@ -299,7 +303,7 @@ def test_model_card(tmp_path):
 def test_card_says_what_one_signal_leaves_open(tmp_path):
     for objective, text in {
         "stratified": "any reward between P(action given x) and 1 fits the log equally well",
-        "naive": "the probability of an action, which is no reward",
+        "naive": "the probability of an action, which is not a reward",
     }.items():
         fitted(1, objective=objective).save(tmp_path / objective)
         card = (tmp_path / objective / "README.md").read_text()
@@ -881,7 +885,7 @@ def test_hub(estimator, tmp_path):
     empty, none, local = online["errors"]
     assert empty.startswith("ModelFileError 'someone/empty' cannot be loaded: the folder has no")
     assert none.startswith("RepositoryNotFoundError")
-    assert local.startswith("ValueError") and "local path, which has no revision" in local
+    assert local.startswith("ValueError") and "is a local path" in local
     # What was downloaded is there without the hub; the token is nowhere on the disk.
     offline = run(online["urls"], HF_HUB_OFFLINE="1")
     assert offline["rewards"] == online["rewards"]

@@ -390,7 +390,7 @@ def test_known_propensities_enter_likelihood_and_posterior():
 def test_exposures_and_ids_tell_nothing_without_actions(one_signal):
     estimator, X, *_ = one_signal
     for name in ("response_id", "exposures"):
-        with pytest.raises(ValueError, match=f"{name} tells nothing without actions"):
+        with pytest.raises(ValueError, match=f"{name} is given without actions"):
             estimator.predict_proba(X, **{name: np.ones(400)})
 
 
@@ -409,7 +409,7 @@ def test_bad_use_after_fit(one_signal):
         estimator.score(X, y, true_preference=preference[:-1])
     with pytest.raises(ValueError, match=r"true_preference must lie in .* from 0 to 5"):
         estimator.score(X, y, true_preference=5 * preference)
-    with pytest.raises(ValueError, match="true_preference must be known"):
+    with pytest.raises(ValueError, match="true_preference is known"):
         estimator.score(X, y, true_preference=np.full(400, np.nan))
 
 

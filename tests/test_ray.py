@@ -96,6 +96,7 @@ def run_job(code, *arguments):
 
 
 @needs_ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
     frame = make_frame(400)
@@ -117,6 +118,7 @@ def test_equal_to_the_local_path_row_by_row(tmp_path, tiny_model):
 
 
 @needs_ray
+@pytest.mark.alone
 @pytest.mark.slow
 def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
     import pyarrow.parquet
@@ -136,7 +138,7 @@ def test_searches_and_rewards_on_a_cluster_of_two(tmp_path):
     names = ("log.parquet", "scored", "reward.zip")
     places = [str(tmp_path / name) for name in names]
     process = run_job(CLUSTER_JOB, *places)
-    assert "source has no column 'vector'; there are number, embedding" in process.stdout
+    assert "source lacks the column 'vector'; it has number, embedding" in process.stdout
     scores = json.loads(
         next(line for line in process.stdout.splitlines() if line.startswith('{"nodes"'))
     )

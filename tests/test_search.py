@@ -1,6 +1,7 @@
 """Search with candidates side by side: what separate fits give, faster; rounds; interface."""
 
 import pickle
+import re
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -674,5 +675,19 @@ def test_verbose(capsys):
     quiet_fit(BatchedSearchCV(make_estimator(), grid, cv=CV, factor=2, verbose=2), X, y)
     printed = capsys.readouterr().out
     assert "Fitting 2 folds for each of 4 candidates, totalling 8 fits" in printed
-    assert "2 candidates go on after 2 epochs" in printed
+    assert "2 candidates continue after 2 epochs" in printed
     assert "[CV 2/2] END learning_rate_init=0.01, tol=0.1; score=" in printed
+
+
+def test_verbose_of_one_shows_progress(capsys):
+    """A line when candidates that trained side by side are done, and for each that trains alone."""
+    X, y, _ = draw_log(n_signals=3)
+    grid = [{"tol": [0.0, 0.1]}, {"false_action_rate": ["estimate"]}]
+    search = BatchedSearchCV(make_estimator(max_epochs=2), grid, cv=CV, refit=False, verbose=1)
+    quiet_fit(search, X, y)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "Fitting 2 folds for each of 3 candidates, totalling 6 fits"
+    line = re.compile(r"\[CV (./2)\] (\d candidates?), \d+\.\d s")
+    found = sorted(line.fullmatch(text).groups() for text in lines)
+    sizes = ("1 candidate", "2 candidates")
+    assert found == [(split, size) for split in ("1/2", "2/2") for size in sizes]

@@ -175,11 +175,11 @@ def test_defaults_are_what_the_log_can_have(log):
     ("violations", "message"),
     [
         ({}, "violations must be a dict of amounts by kind"),
-        ({"typo": 0.1}, "violations has the kind 'typo'; expected are false_positive"),
-        ({"false_positive": [1.5]}, "holds 1.5; expected numbers between 0 and 1"),
+        ({"typo": 0.1}, "violations has the kind 'typo'; expected false_positive"),
+        ({"false_positive": [1.5]}, "holds 1.5; expected numbers strictly between 0 and 1"),
         ({"false_positive": ["0.1"]}, "holds '0.1'"),
-        ({"ratio": [0.0]}, "holds 0.0; expected numbers between 0 and inf"),
-        ({"left_out": ["copied"]}, "names 'copied'; the signals are 0, 1"),
+        ({"ratio": [0.0]}, "holds 0.0; expected numbers strictly between 0 and inf"),
+        ({"left_out": ["copied"]}, "names 'copied'; expected one of the signals 0, 1"),
         ({"preference_rate": [1.2]}, "preference_rate"),
     ],
 )
@@ -190,5 +190,5 @@ def test_bad_violations(violations, message, log):
 
 
 def test_a_violation_that_the_log_cannot_have(log):
-    with pytest.raises(ValueError, match="'ratio', which this log or these settings cannot have"):
+    with pytest.raises(ValueError, match="'ratio', which is not possible"):
         sensitivity_report(estimator(), log["X"], log["y"][:, 0], violations={"ratio": 2.0})

@@ -384,7 +384,7 @@ def test_an_unknown_label_is_named_with_those_known():
         ((THUMB,), "silent of Choice(outcomes={'up': 1, 'down': 0}"),
         ((THUMB, "up"), "silent='up' of Choice is an outcome too; expected a label of its own"),
         ((THUMB, "none", 0.5), "false_rate of Choice must lie in [0, 0.5), got 0.5"),
-        (({"up": 1}, "none", 0.0, True), "with given_reaction=True some must show 1 and some 0"),
+        (({"up": 1}, "none", 0.0, True), "expected some outcomes that show 1 and some that show 0"),
     ],
 )
 def test_bad_arguments_of_a_choice(arguments, message):
@@ -423,7 +423,7 @@ def test_a_thumb_that_proves_contradicts_an_action():
     thumb[3] = "down"
     y = pd.DataFrame({"thumb": thumb, "copied": np.arange(40) == 3})
     signals = {"thumb": KINDS["thumb"], "copied": "positive"}
-    with pytest.raises(ValueError, match="the first, row 3, has 'copied' .* and 'thumb'"):
+    with pytest.raises(ValueError, match="The first is row 3: 'copied' .* 'thumb'"):
         ImplicitRewardEstimator(signals=signals).fit(X, y)
 
 

@@ -217,6 +217,12 @@ def test_true_preference_reaches_score_and_no_fit(scoring):
         Spy(**FAST).fit(X, y, true_preference=preference)
 
 
+def test_fit_refuses_the_truth_and_says_what_to_pass():
+    X, y, preference = make_log(n=40)
+    with pytest.raises(TypeError, match="true_preference, which is for evaluation.* labels="):
+        ImplicitRewardEstimator(**FAST).fit(X, y, true_preference=preference)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_routing_with_and_without_weights_and_groups(weighted, grouped):

@@ -1,5 +1,6 @@
 """The store of embeddings: several processes, killed processes, damaged files."""
 
+import functools
 import os
 import random
 import sqlite3
@@ -212,7 +213,7 @@ def test_file_that_is_no_database_any_more(tmp_path, kind):
     else:
         held = b"text"
     path.write_bytes(held)
-    with pytest.warns(UserWarning, match="was damaged .* whole embeddings were moved"):
+    with pytest.warns(UserWarning, match="was damaged .* embeddings were moved"):
         found = read(tmp_path, keys)
     least = {"header": 1000, "root": 700}.get(kind, 0)
     assert len(found) >= least
@@ -341,14 +342,20 @@ def test_claims_of_a_killed_process_are_taken_over(tmp_path):
     assert not list(tmp_path.glob("owner-*"))
 
 
-def run_alone(tiny_model, folder, n):
-    """Return the vectors of an uninterrupted run, and its batches."""
-    job = Job(tiny_model(), folder, "alone", 0, n, store="store of its own")
-    return job.wait(), job.batches()
+@pytest.fixture(scope="module")
+def run_alone(tmp_path_factory, tiny_model):
+    """Return a function that gives the vectors of an uninterrupted run, and its batches."""
+
+    @functools.cache
+    def run(n):
+        job = Job(tiny_model(), tmp_path_factory.mktemp("alone"), "alone", 0, n)
+        return job.wait(), job.batches()
+
+    return run
 
 
-def test_two_processes_share_the_work(tmp_path, tiny_model):
-    alone, batches = run_alone(tiny_model, tmp_path, 400)
+def test_two_processes_share_the_work(tmp_path, tiny_model, run_alone):
+    alone, batches = run_alone(400)
     one = Job(tiny_model(), tmp_path, "one", 0, 300, pause=0.05)
     two = Job(tiny_model(), tmp_path, "two", 100, 400, pause=0.05)
     np.testing.assert_allclose(one.wait(), alone[:300], atol=1e-5)
@@ -357,8 +364,8 @@ def test_two_processes_share_the_work(tmp_path, tiny_model):
     assert one.n_rows() + two.n_rows() <= 400 + max(int(batch.split()[0]) for batch in batches)
 
 
-def test_survivor_takes_over(tmp_path, tiny_model):
-    alone, batches = run_alone(tiny_model, tmp_path, 400)
+def test_survivor_takes_over(tmp_path, tiny_model, run_alone):
+    alone, batches = run_alone(400)
     one = Job(tiny_model(), tmp_path, "one", 0, 400, pause=0.2)
     two = Job(tiny_model(), tmp_path, "two", 0, 400, pause=0.2)
     while len(one.batches()) < 2:
@@ -369,8 +376,8 @@ def test_survivor_takes_over(tmp_path, tiny_model):
     assert n_computed <= 400 + max(int(batch.split()[0]) for batch in batches)
 
 
-def check_kills(tiny_model, tmp_path, n_kills, n):
-    alone, batches = run_alone(tiny_model, tmp_path, n)
+def check_kills(tiny_model, tmp_path, run_alone, n_kills, n):
+    alone, batches = run_alone(n)
     rng = random.Random(0)
     runs = []
     for number in range(n_kills):
@@ -395,13 +402,14 @@ def check_kills(tiny_model, tmp_path, n_kills, n):
     assert done == batches
 
 
-def test_killed_job_resumes(tmp_path, tiny_model):
-    check_kills(tiny_model, tmp_path, n_kills=2, n=800)
+def test_killed_job_resumes(tmp_path, tiny_model, run_alone):
+    check_kills(tiny_model, tmp_path, run_alone, n_kills=2, n=400)
 
 
+@pytest.mark.alone
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments(tmp_path, tiny_model):
-    check_kills(tiny_model, tmp_path, n_kills=20, n=6000)
+def test_twenty_kills_at_random_moments(tmp_path, tiny_model, run_alone):
+    check_kills(tiny_model, tmp_path, run_alone, n_kills=20, n=6000)
 
 
 def test_killed_jobs_leave_nothing_behind(tmp_path, tiny_model):

@@ -898,15 +898,16 @@ def test_threads_of_joblib_workers(backend, monkeypatch):
 
 def constrained(interval, batch_size=8, weight=None, epochs=30):
     """Return the weighted mean reward of each member after training, before the shift."""
-    X, actions, _ = make_tensors(n=400)
-    weight = torch.ones(400, dtype=torch.float64) if weight is None else weight / weight.mean()
+    n = 200
+    X, actions, _ = make_tensors(n=n)
+    weight = torch.ones(n, dtype=torch.float64) if weight is None else weight / weight.mean()
     model = make_model()
-    constraint = RateConstraint(*interval, 3, 400 / batch_size, CPU)
+    constraint = RateConstraint(*interval, 3, n / batch_size, CPU)
     options = OPTIONS | {"learning_rate_init": 0.002}
     net = build_net(model, Stratified(), constraint=constraint, **options)
     generator = torch.Generator().manual_seed(0)
     net.fit_loop(
-        (rows_of((X, actions, weight), torch.arange(400), batch_size, generator=generator), None),
+        (rows_of((X, actions, weight), torch.arange(n), batch_size, generator=generator), None),
         epochs=epochs,
     )
     with torch.no_grad():
@@ -916,12 +917,12 @@ def constrained(interval, batch_size=8, weight=None, epochs=30):
 @pytest.mark.parametrize("batch_size", [8, 100])
 @pytest.mark.parametrize("rate", [0.4, 0.7])
 def test_the_preference_rate_holds_whatever_the_batch(rate, batch_size):
-    mean, _ = constrained((rate, rate), batch_size, epochs=30 if batch_size == 8 else 200)
+    mean, _ = constrained((rate, rate), batch_size, epochs=30 if batch_size == 8 else 150)
     np.testing.assert_allclose(mean, rate, atol=0.03)
 
 
 def test_the_preference_rate_is_that_of_the_weighted_population():
-    X = make_tensors(n=400)[0]
+    X = make_tensors(n=200)[0]
     weight = torch.where(X[:, 0] > 0, 1.9, 0.1).double()
     mean, _ = constrained((0.6, 0.6), weight=weight)
     np.testing.assert_allclose(mean, 0.6, atol=0.03)
@@ -944,8 +945,8 @@ def test_weights_do_not_cancel_in_batches_of_one_row():
 
 
 def test_an_interval_that_does_not_bind_does_nothing():
-    free, _ = constrained((0.0, 1.0))
-    wide, constraint = constrained((0.01, 0.99))
+    free, _ = constrained((0.0, 1.0), epochs=5)
+    wide, constraint = constrained((0.01, 0.99), epochs=5)
     torch.testing.assert_close(wide, free)
     assert not constraint.multiplier.any()
 

@@ -4,6 +4,7 @@ The shapes are those of the public logs of `load_feedback_log`: sizes, rates, ex
 co-occurs. No row of them is copied.
 """
 
+import functools
 import warnings
 
 import numpy as np
@@ -124,6 +125,7 @@ def ratings(rng, way):
     return X, choice, {}, params, r
 
 
+@functools.cache
 def fitted(simulator, way, seed):
     """Return the level, the level error and the AUROC of the reward of a way to pass a log."""
     X, y, side, params, r = simulator(np.random.default_rng(seed), way)

@@ -8,9 +8,9 @@ where a response stood, the propensity can take the position into account, and t
 """
 
 # %%
-# Tumours stand for answers, benign ones for good answers. An existing ranker has put good answers
-# on top more often than not, so that position and preference go together: the case in which a
-# classifier goes wrong whether it sees the position or not.
+# Tumours play the role of answers, benign ones of good answers. An existing ranker has put good
+# answers on top more often than not, so that position and preference go together. A classifier
+# then goes wrong whether it sees the position or not.
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer

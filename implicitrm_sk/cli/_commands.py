@@ -1,4 +1,4 @@
-"""What the commands do: one public function for each, its docstring the help of the command."""
+"""The commands: one public function for each, whose docstring is the help of the command."""
 
 import ast
 import json
@@ -35,7 +35,7 @@ from ._table import (
     write_frame,
 )
 
-# What is slow to import is imported where a command has checked what it can without.
+# Slow imports come after the checks that a command can do without them.
 
 #: Options by the names that arguments have in Python.
 OPTIONS = {
@@ -114,7 +114,7 @@ def fit(args):
 
 
 def inspect(args):
-    """Say what a log holds and what it would identify, without a model."""
+    """Show what a log holds and what it would identify, without a model."""
     from ..datasets._read import read_log
 
     described, late = choices(args.choice), late_columns(args.late)
@@ -179,7 +179,7 @@ def inspect(args):
 
 
 def predict(args):
-    """Give every response of a file its reward."""
+    """Add the reward to every response of a file."""
     out = local_path(args.out)
     check_writable(out, kinds=(".parquet", ".jsonl"), force=args.force, read=[args.data])
     est = _load(args.model)
@@ -205,7 +205,7 @@ def predict(args):
 
 
 def report(args):
-    """Say what a log tells about the reward, and how far other responses are from it."""
+    """Report what a log identifies of the reward, and how far other responses are from it."""
     from .. import inspection
 
     est = _load(args.model)
@@ -221,8 +221,8 @@ def report(args):
     unused = used(args, (*ACTIONS, *SIDE))
     if unused:
         raise ValueError(
-            f"{unused[0]} has no use with --new, which compares responses, not "
-            "what users did. Leave out one of them."
+            f"{unused[0]} has no effect with --new, which compares responses, not actions. Leave "
+            "one of them out."
         )
     groups = table.groups(args)
     new = Table(args.new)
@@ -274,8 +274,8 @@ def fine_tune(args):
     table = Table(args.log)
     if getattr(est, "embedder_", None) is None:
         raise ValueError(
-            f"{args.model} was fitted on vectors, so that there is no language model to train. Fit "
-            "it with --embedder MODEL."
+            f"{args.model} was fitted on vectors, so there is no language model to train. Fit it "
+            "with --embedder MODEL."
         )
     X = table.texts(args, beside=getattr(est, "side_columns_", ()))
     y, side = table.feedback_of(est, args)
@@ -311,7 +311,7 @@ def fine_tune(args):
 
 
 def compare(args):
-    """Say which group of responses users prefer: models, prompt versions, days."""
+    """Compare which group of responses users prefer: models, prompt versions, days."""
     if args.out is not None:
         check_writable(
             local_path(args.out), (".parquet", ".jsonl"), force=args.force, read=[args.log]
@@ -354,7 +354,7 @@ def compare(args):
 
 
 def export(args):
-    """Make of a saved reward what other tools read."""
+    """Convert a saved reward into a form that other tools read."""
     if args.kind != "hub":
         out = local_path(args.out)
         kinds = None if args.kind == "transformers" else (".parquet", ".jsonl")
@@ -365,8 +365,8 @@ def export(args):
 
         if args.base_model is None and getattr(est, "embedder_", None) is None:
             raise ValueError(
-                f"{args.model} was fitted on vectors: pass --base-model MODEL, the language model "
-                "(hub name or folder) that made them."
+                f"{args.model} was fitted on vectors, but --base-model is missing. Pass "
+                "--base-model MODEL, the language model (hub name or folder) that made them."
             )
         found = to_transformers(
             est, args.base_model, out, custom_code=False if args.no_custom_code else None
@@ -411,8 +411,8 @@ def _why_empty(args, texts):
     if not several:
         return f"A pair needs a prompt with two or more responses; all {len(sizes):,} have one."
     return (
-        f"Of the {several:,} prompts with two or more responses none has two that differ, and "
-        f"whose rewards differ as {limits} ask; lower them."
+        f"None of the {several:,} prompts with two or more responses has two different ones whose "
+        f"rewards differ as {limits} ask. Lower them."
     )
 
 
@@ -433,7 +433,7 @@ def _load(path):
 
 
 def _embedder(args, n_rows):
-    """Return the embedder; its bar is for a terminal, others get one line."""
+    """Return the embedder. Its progress bar is for a terminal only; others get one line."""
     from ..embedding import LLMEmbedder
 
     is_terminal = sys.stderr.isatty()
@@ -443,7 +443,7 @@ def _embedder(args, n_rows):
 
 
 def _settings(args):
-    """Return the settings of the estimator that the options say, each of them once."""
+    """Return the settings of the estimator from the options; each may be given once."""
     options = {
         "objective": args.objective,
         "preference_rate": _interval(args.preference_rate),
@@ -480,15 +480,16 @@ def _check_settings(settings, estimator):
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(
-            f"--set {unknown[0]}=...: there is no such setting. There are {', '.join(known)}."
+            f"--set {unknown[0]}=...: this setting does not exist. The settings are "
+            f"{', '.join(known)}."
         )
 
 
 def _setting(text):
-    """Return name and value of a setting, written as in Python or JSON; else it is a string."""
+    """Return name and value of a setting, in the form of Python or JSON, or as a string."""
     name, found, value = text.partition("=")
     if not found:
-        raise ValueError(f"--set {text}: expected is NAME=VALUE.")
+        raise ValueError(f"--set {text}: expected NAME=VALUE.")
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(value)
@@ -506,7 +507,7 @@ def _interval(text):
     except ValueError:
         values = ()
     if len(values) not in (1, 2):
-        raise ValueError(f"--preference-rate {text}: expected is a number, or LOW,HIGH.")
+        raise ValueError(f"--preference-rate {text}: expected a number, or LOW,HIGH.")
     return values[0] if len(values) == 1 else values
 
 
@@ -529,7 +530,7 @@ def _say_identification(found):
 
 
 def in_own_words(text):
-    """Return a message of the package with options in place of arguments of Python."""
+    """Return a message of the package with options instead of arguments of Python."""
 
     def option(found):
         name, after = found.groups()
@@ -538,7 +539,7 @@ def in_own_words(text):
         return f"--set {name}=" if name in args else found.group()
 
     args = ()
-    if "torch" in sys.modules:  # else the message is none of an estimator
+    if "torch" in sys.modules:  # otherwise the message is not from an estimator
         from .._estimator import ImplicitRewardEstimator
 
         args = ImplicitRewardEstimator().get_params()

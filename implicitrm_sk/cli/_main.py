@@ -6,7 +6,7 @@ Commands:
   predict   give every response of a file its reward
   compare   which group of responses users prefer: models, prompt versions, days
   interval  give every response its reward with an interval, from the log
-  report    what the log tells about the reward; how far other responses are from it
+  report    what the log identifies of the reward; how far other responses are from it
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
 
@@ -108,7 +108,7 @@ def main(argv=None):
 
 
 def _note_warning(text, category, *_, **__):
-    if category.__name__ != "IdentificationWarning":  # of which the command says all
+    if category.__name__ != "IdentificationWarning":  # the command prints this itself
         note(f"note: {in_own_words(str(text))}")
 
 
@@ -251,9 +251,7 @@ def _add_fine_tune(commands):
         metavar="FOLDER",
         help="new folder for checkpoints and tuned weights",
     )
-    sub.add_argument(
-        "--resume", action="store_true", help="go on with the run in FOLDER that was interrupted"
-    )
+    sub.add_argument("--resume", action="store_true", help="continue the interrupted run in FOLDER")
     sub.add_argument(
         "--full",
         action="store_true",
@@ -324,7 +322,7 @@ def _add_export(commands):
         "--base-model",
         metavar="MODEL",
         help="for --as transformers: the language model (hub name or folder) that made the "
-        "embeddings, needed if MODEL was fitted on vectors; else where it is now, if it moved",
+        "embeddings. Needed if MODEL was fitted on vectors, or if the language model moved",
     )
     sub.add_argument(
         "--no-custom-code",

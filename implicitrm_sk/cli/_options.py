@@ -65,8 +65,8 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         (
             "window",
             "DURATION",
-            "how long an action is waited for (24h, 7d; for times that are numbers a number): "
-            "actions of rows whose window is open at --now are not logged",
+            "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
+            "of rows whose window is open at --now are not logged",
         ),
         ("now", "TIME", "the time of the export, needed by --window and --late"),
     ):
@@ -75,9 +75,9 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         "--choice",
         action="append",
         metavar="COLUMN:VALUE=MEANING,...",
-        help="a widget with exclusive values, such as thumbs: thumb:up=positive,down=negative,"
-        "none=silent; a MEANING is positive, negative, neither or silent (offered, and nothing "
-        "chosen); null=silent if empty rows are silent, else they are not logged; may be repeated",
+        help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
+        "MEANING is positive, negative, neither or silent (offered, and nothing chosen). With "
+        "null=silent empty rows are silent, else they are not logged. May be repeated",
     )
     add_features(sub)
     rows = sub.add_argument_group("what is known of the rows")

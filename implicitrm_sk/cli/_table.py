@@ -20,16 +20,16 @@ from ..datasets._times import as_times, check_kinds, windows_open
 from ._options import NULL, SIDE, choices, late_columns, named_columns, signal_of, split_names
 
 EMBEDDING = "embedding"
-#: Taken for prompts where --groups names no column; the first one found.
+#: Columns of prompts if --groups does not name one; the first one found is used.
 GROUPS = ("prompt_id", "prompt")
-#: Taken for times where --time names no column.
+#: Columns of times if --time does not name one; the first one found is used.
 TIMES = ("time", "timestamp", "created_at")
-#: Endings of files that somebody might want instead of a folder; model-1.0 is none.
+#: Endings of files that are not folders; model-1.0 does not have one of them.
 _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
 
 class Table:
-    """Files of a log, of which columns are read as they are needed.
+    """The files of a log, whose columns are read when they are needed.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ class Table:
     Attributes
     ----------
     summary : LogSummary or None
-        What the reader of text found, once the text is read.
+        The summary of the reader of text, once the text is read.
     kept : ndarray of int or None
-        The rows that have a response, where some have none.
+        The rows that have a response, if some do not.
     """
 
     def __init__(self, path):
@@ -50,7 +50,7 @@ class Table:
         self.summary = self.kept = self._groups = self._values = None
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
-            raise ValueError(f"{empty.name} is empty (0 bytes).")
+            raise ValueError(f"{empty.name} is empty (0 bytes). Export it again.")
         if all(file.suffix.lower() == ".parquet" for file in self.files):
             self._parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
             opened = [self._opened(file) for file in self.files]
@@ -63,7 +63,7 @@ class Table:
             self._values, self._keys = _columns_of(records)
             self.columns, self.n_rows = list(self._values), len(self._keys)
         if self.n_rows == 0:
-            raise ValueError(f"{self.name} has no rows.")
+            raise ValueError(f"{self.name} has no rows. Check the export.")
 
     def _opened(self, file):
         import pyarrow
@@ -77,7 +77,7 @@ class Table:
     def _read(self, names, join="default"):
         """Return columns as an Arrow table; a column that a file lacks is null in its rows.
 
-        `join` is how the types of several files are brought together, see pyarrow.concat_tables.
+        `join` is how the types of several files are combined, see pyarrow.concat_tables.
         """
         missing = [name for name in names if name not in self.columns]
         if missing:
@@ -119,7 +119,8 @@ class Table:
             first = str(error).splitlines()[0]
             raise ValueError(
                 f"column {name!r} of {self.name} holds values of several types ({first}); expected "
-                "is one. Convert them, or name another column; as results write .jsonl."
+                "one. Convert them, or name another column. Results with such a column can be "
+                "written as .jsonl."
             ) from error
 
     def ids(self, name):
@@ -189,7 +190,7 @@ class Table:
     def numbers(self, names, labels=()):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
 
-        Those of `labels` are returned as they are.
+        Columns of `labels` are returned unchanged.
         """
         import pandas
         import pyarrow
@@ -212,8 +213,9 @@ class Table:
             ):
                 example = next((value for value in column.to_pylist() if value is not None), None)
                 raise ValueError(
-                    f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}), but "
-                    "expected are numbers: 1 acted, 0 did not, empty (null or NaN) not logged."
+                    f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
+                    "expected numbers: 1 acted, 0 did not, empty (null or NaN) not logged. "
+                    "Convert it."
                 )
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)
@@ -307,7 +309,7 @@ class Table:
     def actions_of(self, est, args):
         """Return y for a fitted estimator: the columns given, else those of its fit.
 
-        What each column shows is known by its name, whatever the order.
+        The name of a column decides which signal it is, not its position.
         """
         known = getattr(est, "signal_names_in_", None)
         given = getattr(args, "negative", None) or getattr(args, "choice", None)
@@ -368,14 +370,14 @@ class Table:
         return (y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y), side
 
     def groups(self, args):
-        """Return which prompt each row belongs to, None if no column says it."""
+        """Return the prompt of each row, None if no column names it."""
         if args.groups is None and "prompt_id" not in self.columns and self._groups is not None:
             return self._groups  # equal prompts
         name = args.groups or next((name for name in GROUPS if name in self.columns), None)
         return None if name is None else self.ids(name)
 
     def side_information(self, args):
-        """Return what `fit` takes beside X and y."""
+        """Return the arguments of `fit` other than X and y."""
         side = {}
         given = {name: getattr(args, name, None) for name in SIDE}
         for name, column in (("labels", given["labels"]), ("sample_weight", given["weight"])):
@@ -394,7 +396,7 @@ class Table:
         return side
 
     def feature_columns(self, args, est=None):
-        """Return the names of the columns that X is made of; none of them if it is text."""
+        """Return the names of the columns that X is made of, or none if it is text."""
         names = getattr(est, "feature_names_in_", None)
         if names is not None and args.embedding is None:
             return list(map(str, names))
@@ -461,35 +463,35 @@ class Table:
             pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)
         ):
             raise ValueError(
-                f"column {name!r} of {self.name} holds {kind}, but expected is a list of numbers "
-                "in each row: the embedding."
+                f"column {name!r} of {self.name} holds {kind}; expected a list of numbers in each "
+                "row, the embedding. Name another column by --embedding."
             )
         if column.null_count:
             raise ValueError(
                 f"column {name!r} of {self.name} is empty in {column.null_count:,} of "
-                f"{self.n_rows:,} rows; every row needs its embedding."
+                f"{self.n_rows:,} rows; expected an embedding in each row. Leave these rows out."
             )
         lengths = column.value_lengths().unique().sort().to_pylist()
         if len(lengths) > 1:
             raise ValueError(
                 f"the lists in column {name!r} of {self.name} have different lengths, from "
-                f"{lengths[0]} to {lengths[-1]}; all embeddings must come from one model."
+                f"{lengths[0]} to {lengths[-1]}; expected embeddings from one model. Compute them "
+                "again."
             )
-        values = column.flatten().to_numpy(zero_copy_only=False)  # NaN where there is nothing
+        values = column.flatten().to_numpy(zero_copy_only=False)  # NaN for missing values
         X = values.reshape(self.n_rows, -1)
         bad = ~np.isfinite(X).all(axis=1)
         if bad.any():
             raise ValueError(
-                f"column {name!r} of {self.name} holds NaN or infinity in {bad.sum():,} rows, the "
-                f"first in row {bad.argmax()}. Compute these embeddings again."
+                f"column {name!r} of {self.name} holds NaN or infinity in {bad.sum():,} rows; the "
+                f"first is row {bad.argmax()}. Compute these embeddings again."
             )
         return X
 
     def texts(self, args, with_id=False, beside=()):
         """Return prompts and responses; rows whose chat has no response are left out everywhere.
 
-        Columns of numbers that are to stand beside the text may be missing: whoever needs them
-        says so.
+        Columns of numbers beside the text may be missing: those that need them say so.
         """
         from ..datasets import read_feedback_log
 
@@ -514,7 +516,7 @@ class Table:
         return frame.assign(**self.numbers(beside)) if beside else frame
 
     def describe(self, y, signals, embedder, X):
-        """Return what was read, in words."""
+        """Describe what was read, in words."""
         lines = [f"{self.name}: {self.n_rows:,} rows, embeddings of {X.shape[1]} columns"]
         if self.files[1:]:
             lines.append(f"  files: {len(self.files)}, in the order of their names")
@@ -536,7 +538,7 @@ class Table:
         return "\n".join(lines)
 
     def write(self, path, found, leave_out):
-        """Write the columns of the file, but some, and new ones."""
+        """Write the columns of the file, except some, and new ones."""
         taken = sorted(set(found) & set(self.columns))
         if taken:
             raise ValueError(f"{self.name} has a column {taken[0]!r} already; rename it first.")
@@ -556,7 +558,7 @@ class Table:
         _in_place(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
     def _write_json(self, path, names, found):
-        """Write the values as they were read: a table has no column of mixed types."""
+        """Write the values as they were read, because a table has no column of mixed types."""
         with open(path, "wb") as file:
             for number, record in enumerate(self._records(names)):
                 record |= {name: float(values[number]) for name, values in found.items()}
@@ -609,7 +611,7 @@ def _as_text(value):
 
 
 def _as_json(value):
-    """Return what JSON has no form for in one that reads back as the same."""
+    """Return a value that JSON cannot hold in a form that is read back as the same."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "isoformat"):
@@ -617,8 +619,8 @@ def _as_json(value):
     if isinstance(value, Decimal):
         return str(value)
     raise ValueError(
-        f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON has no form for. "
-        "Write .parquet."
+        f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON cannot hold. Write "
+        ".parquet."
     )
 
 
@@ -649,11 +651,11 @@ def _in_place(path, write):
 
 
 def check_writable(path, kinds=None, *, force=False, read=()):
-    """Find out before the work, not after it, that the result cannot be written."""
+    """Check before the work, not after it, that the result can be written."""
     if kinds is not None and path.suffix not in kinds:
         raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
     if kinds is None and path.suffix.lower() in _FILE_KINDS:
-        raise ValueError(f"{path}: expected is a folder, or a file that ends with .zip.")
+        raise ValueError(f"{path}: expected a folder, or a file that ends with .zip.")
     if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
         raise ValueError(f"{path} is a folder.")
     if any(path.resolve() == Path(other).resolve() for other in read):
@@ -670,13 +672,13 @@ def check_writable(path, kinds=None, *, force=False, read=()):
 
 
 def note(text):
-    """Tell the user something beside the result."""
+    """Print a note for the user beside the result."""
     print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
 
 
 @contextlib.contextmanager
 def working(what):
-    """Say what goes on, and on a terminal for how long it has been."""
+    """Say what the command works on, and on a terminal for how long."""
     began, ended = time.monotonic(), threading.Event()
     if not sys.stderr.isatty():
         note(f"{what} ...")

@@ -1,4 +1,4 @@
-"""Logs of what users did with responses: read, public, simulated, or made of rated responses."""
+"""Logs of what users did with responses: read, public, simulated, or from rated responses."""
 
 from typing import TYPE_CHECKING
 

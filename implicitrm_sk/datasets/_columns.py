@@ -1,4 +1,4 @@
-"""Which column of a log is what: those that arguments name, and those that are guessed."""
+"""The columns of a log by role: those that arguments name, and those that are guessed."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ import numpy as np
 from .._keys import is_absent
 from ..embedding._text import CHATS
 
-#: Columns that are looked for where no argument names one.
+#: Columns that are searched for if no argument names one.
 GUESSES = {
     "messages": CHATS,
     "prompt": ("prompt",),
@@ -19,7 +19,7 @@ GUESSES = {
     "time": ("time", "timestamp", "created_at"),
 }
 TEXT = ("messages", "prompt", "response")
-#: A column of this name, or of a name that begins with the second, is an action.
+#: A column with this name, or with a name that begins with the second, is an action.
 _ACTIONS = ("action", "action_")
 
 
@@ -30,9 +30,9 @@ class Columns:
     ----------
     records : Records
     given : dict
-        The columns that arguments name, by role; None are not named.
+        The columns that arguments name, by role; None if not named.
     signals : dict or None
-        What each column of actions shows, None where they are to be found by their names.
+        The kind of each column of actions, None if they are to be found by their names.
     keep : list of str
     needs_features : bool
         Whether a log without text and vectors is refused.
@@ -40,13 +40,13 @@ class Columns:
     Attributes
     ----------
     roles : dict of str
-        The column of each role that there is.
+        The column of each role that exists.
     values : dict of list
-        The columns by name, None where a row has no value.
+        The columns by name, None if a row has no value.
     rows : list
-        Where each row stands, see `Records.place`; `positions` their numbers in the source.
+        The place of each row, see `Records.place`; `positions` are their numbers in the source.
     found : dict of int
-        What the summary says, rows by what was found.
+        Numbers of rows for the summary, by finding.
     """
 
     def __init__(self, records, given, signals, keep, needs_features):
@@ -69,7 +69,8 @@ class Columns:
         for name in [*self.roles.values(), *signals, *keep]:
             if name not in self.values:
                 raise ValueError(
-                    f"{records.name} has no column {name!r}. Its columns are {self._listing()}."
+                    f"{records.name} lacks the column {name!r}. It has the columns "
+                    f"{self._listing()}. Correct the name."
                 )
 
     def _collect(self, names, guess_actions):
@@ -103,7 +104,7 @@ class Columns:
                 column.extend([None] * (len(self.rows) - len(column)))
 
     def _inside(self, value, path, row):
-        """Return the field of a nested value that a path leads to, None if it is not there."""
+        """Return the field of a nested value at the end of a path, None if it does not exist."""
         for step in path:
             if isinstance(value, Mapping):
                 value = value.get(step)
@@ -114,21 +115,21 @@ class Columns:
                 named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
                 if len(named) > 1:
                     raise ValueError(
-                        f"{self.place(row)} holds {len(named)} entries named {step!r}, but "
-                        "expected is one. Make rows or events of them: see actions_from_events."
+                        f"{self.place(row)} holds {len(named)} entries named {step!r}; expected "
+                        "one. Turn them into rows or events, see actions_from_events."
                     )
                 value = _value_of(named[0]) if named else None
             elif not is_absent(value):
                 raise ValueError(
-                    f"{self.place(row)} holds {str(value)[:40]!r} where {'.'.join(path)!r} leads "
-                    "into it, but expected is a record or a list. Name another column."
+                    f"{self.place(row)} holds {str(value)[:40]!r} in the path {'.'.join(path)!r}; "
+                    "expected a record or a list. Name another column."
                 )
             else:
                 return None
         return value
 
     def place(self, row):
-        """Return where a row stands, in words."""
+        """Return the place of a row, in words."""
         return self.records.place(self.rows[row])
 
     def of(self, role):
@@ -143,12 +144,12 @@ class Columns:
         return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
     def _settle(self, given, needs_features):
-        """Return the column of each role: the given one, else the only one of its names."""
+        """Return the column of each role: the given one, or the only one with one of its names."""
         roles = {role: name for role, name in given.items() if name is not None}
         given_text = set(roles) & set(TEXT)
         if "messages" in given_text and len(given_text) > 1:
             raise ValueError(
-                "messages and prompt or response are given, which both say what the text is. Give "
+                "messages and prompt or response are given, but both name the text. Pass "
                 "messages=, or prompt= and response=."
             )
         for role, names in GUESSES.items():
@@ -167,25 +168,26 @@ class Columns:
                 roles.pop("prompt", None)
         if "prompt" in given_text and "response" not in roles:
             raise ValueError(
-                f"prompt={roles['prompt']!r} needs response=, the column of responses."
+                f"prompt={roles['prompt']!r} is given without the column of responses. Pass "
+                "response= too."
             )
         if needs_features and not {"messages", "response", "embedding"} & set(roles):
             raise ValueError(
                 f"{self.records.name} has no column that is known to hold text or vectors. Name "
-                "it: messages= (chats), response= and prompt=, or embedding=. The columns are "
+                "it: messages= (chats), response= and prompt=, or embedding=. It has the columns "
                 f"{self._listing()}."
             )
         if "turn" in roles and "messages" not in roles:
             raise ValueError(
-                f"turn={roles['turn']!r} says which turn of a chat was acted on, but no column of "
-                "chats is read. Give messages=, or leave turn out."
+                f"turn={roles['turn']!r} names the turn of a chat that was acted on, but no column "
+                "of chats is read. Pass messages=, or leave turn out."
             )
         return roles
 
     def _refuse_guess(self, role, present):
         raise ValueError(
-            f"{self.records.name} has the columns {' and '.join(map(repr, present))}, and which "
-            f"of them is meant is not known. Name it: {role}={present[0]!r}."
+            f"{self.records.name} has the columns {' and '.join(map(repr, present))}, but only one "
+            f"of them can be meant. Name it: {role}={present[0]!r}."
         )
 
     @property

@@ -1,53 +1,53 @@
-"""The container of what loaders, readers and the simulator return."""
+"""The container that loaders, readers and the simulator return."""
 
 from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-#: Arguments of `fit` that are facts of the log; known propensities and labels are not among them,
-#: lest the truth of a simulated log train.
+#: Arguments of `fit` that are facts of the log. Known propensities and labels are not among them,
+#: so that the truth of a simulated log is never used for training.
 _FIT_PARAMS = ("groups", "response_id", "exposures", "user_id")
 
 
 class FeedbackData(Bunch):
-    """Responses, what users did with them, and apart from that the truth where it is known.
+    """Responses and what users did with them, with the truth, where known, kept apart.
 
-    Attributes are also items: ``data.X`` is ``data["X"]``. One that a source does not have is
-    None.
+    Attributes are also items: ``data.X`` is ``data["X"]``. An attribute that a source does not have
+    is None.
 
     Parameters
     ----------
     X : array-like of shape (n, d), default=None
         Vectors of the responses.
     actions : array-like of shape (n,) or (n, K), default=None
-        What users did, the ``y`` of `fit`; NaN where it was not logged.
+        The actions of users, the ``y`` of `fit`; NaN where not logged.
     signals : dict or list, default=None
-        What each column of `actions` is, as the parameter `signals` of the estimator; None is all
-        positive actions.
+        The kind of each column of `actions`, as in the parameter `signals` of the estimator. None
+        means that all are positive actions.
     prompt, response : array-like of shape (n,), default=None
         Texts.
     user_id : array-like of shape (n,), default=None
-        Who acted.
+        The user who acted.
     groups : array-like of shape (n,), default=None
         Rows that no split may separate, such as those of one prompt.
     response_id : array-like of shape (n,), default=None
-        Equal where rows are exposures of one response.
+        Equal for rows that are exposures of one response.
     exposures : array-like of shape (n,) or (n, K), default=None
         How often a response was shown; `actions` are then counts.
     time : array-like of shape (n,), default=None
-        When a response was shown.
+        The time when a response was shown.
     true_preference : array-like of shape (n,), default=None
-        The preference r* (1 or 0), to judge a reward by; never to learn one from.
+        The preference r* (1 or 0). It serves to evaluate a reward, never to learn one.
     **further : dict
-        What else a source knows; each becomes an attribute.
+        Other facts of a source; each becomes an attribute.
 
     See Also
     --------
-    read_feedback_log : Returns one.
-    actions_from_events : Returns one.
-    simulate_feedback : Returns one.
-    load_rated_responses : Returns one.
+    read_feedback_log : Reads such data from a log.
+    actions_from_events : Makes such data from a table of events.
+    simulate_feedback : Simulates such data.
+    load_rated_responses : Loads such data from rated responses.
 
     Examples
     --------
@@ -107,12 +107,12 @@ class FeedbackData(Bunch):
         return f"{type(self).__name__}({', '.join(known)})"
 
     def fit_params(self) -> dict[str, NDArray[Any]]:
-        """Return what `fit` takes beside X and y; never the truth.
+        """Return the arguments of `fit` other than X and y; never the truth.
 
         Returns
         -------
         fit_params : dict
-            Those of ``groups``, ``response_id``, ``exposures`` and ``user_id`` that are there.
+            Those of ``groups``, ``response_id``, ``exposures`` and ``user_id`` that exist.
 
         Examples
         --------

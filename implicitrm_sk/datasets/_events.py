@@ -1,4 +1,4 @@
-"""A table of events, one row for each thing a user did, becomes actions."""
+"""Actions from a table of events, which has one row for each thing that a user did."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -41,53 +41,53 @@ def actions_from_events(
 ) -> FeedbackData:
     """Return the responses with one column of actions for each kind of event.
 
-    An event belongs to the row of its response, or of the response that its conversation had shown
-    last; where users are known, to a row of its own user. Events that belong to no row are left
-    out, and the summary says how many and why.
+    An event belongs to the row of its response. Without one, it belongs to the response that its
+    conversation had shown last. If users are known, it belongs to a row of its own user. Events
+    that do not belong to a row are left out, and the summary reports their number and the reason.
 
     Parameters
     ----------
     responses : FeedbackData or table of n rows
-        What `read_feedback_log` returns, or a table (pandas, polars, Arrow, list of dicts) with
-        the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``, ``time``,
-        ``prompt_id``, ``parent_id`` and ``client``. Other columns are not read.
+        The result of `read_feedback_log`, or a table (pandas, polars, Arrow, list of dicts). A
+        table has the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``,
+        ``time``, ``prompt_id``, ``parent_id`` and ``client``. Other columns are ignored.
     events : path, table or list of dict
         One row for each event, with ``kind``, ``response_id`` or ``conversation_id`` and, if known,
-        ``user_id`` and ``time``. With both ids the one of the response counts.
+        ``user_id`` and ``time``. If both ids are given, that of the response counts.
     kinds : dict
-        What each kind of event shows: ``"positive"``, ``"negative"``, a `Signal`, or None for
-        events to leave out. Every kind of `events` must be named.
+        The preference that each kind of event shows: ``"positive"``, ``"negative"``, a `Signal`, or
+        None for events to leave out. Every kind of `events` must be named.
     window : float, str, timedelta, "next_turn" or tuple, default=None
-        How long after its response an event counts: a duration such as ``"24h"``, until the next
-        response of the conversation, or ``("next_turn", "24h")``, whichever comes first. All
-        actions of a row whose window is open at `now` are NaN. None: there is no limit.
+        How long after its response an event counts. It is a duration such as ``"24h"``, the next
+        response of the conversation, or both in ``("next_turn", "24h")``, where the first to come
+        counts. All actions of a row whose window is open at `now` are NaN. None means no limit.
     now : float, str or datetime, default=None
         The time of the export, needed with a duration.
     tracked : dict, default=None
-        Clients on which a kind is tracked, ``{"shared": ["web"]}``: the action is NaN in rows of
+        Clients on which a kind is tracked, ``{"shared": ["web"]}``. The action is NaN in rows with
         any other ``client``. A kind that is not named is tracked everywhere.
     infer : dict, default=None
-        Kinds that also follow from what was shown, ``{"regenerated": "regenerate"}``.
-        "regenerate": the same user got another response to the same prompt later (``prompt_id``, in
-        data that were read the equal prompts). "edit": the same user later sent another prompt
+        Kinds that also follow from what was shown, ``{"regenerated": "regenerate"}``. With
+        "regenerate", the same user later got another response to the same prompt (``prompt_id``, or
+        equal prompts in data that were read). With "edit", the same user later sent another prompt
         after the same ``parent_id``, the response before the prompt.
 
     Returns
     -------
     data : FeedbackData
-        ``actions`` is a DataFrame of n rows, in their order, with a column for each kind: 1 if
-        there was an event, however often, 0 if there was none, NaN if that is not known.
-        ``signals`` says what the columns show. Data that were read keep what they hold, actions
-        among it; of a table, ``user_id``, ``time`` and ``groups`` (numbers of the prompts) are
-        there.
+        ``actions`` is a DataFrame of n rows, in their order, with a column for each kind. It is 1
+        if there was an event, however often, 0 if there was none, and NaN if that is not known.
+        ``signals`` gives the preference that each column shows. Data that were read keep their
+        attributes, including earlier actions. A table gives ``user_id``, ``time`` and ``groups``
+        (numbers of the prompts).
 
     Raises
     ------
     ValueError, TypeError
-        If a column is missing or cannot be read, a kind is not named, or it is not known which row
-        an event belongs to.
+        If a column is missing or cannot be read, a kind is not named, or the row of an event is not
+        known.
     ImportError
-        Without pandas (extra ``data``).
+        If pandas (extra ``data``) is not installed.
 
     See Also
     --------
@@ -130,9 +130,7 @@ def actions_from_events(
     found["events that repeat another one"] = len(place) - int(acted.sum())
     for name, rule in (infer or {}).items():
         rows = job.inferred(rule)
-        found[f"rows of which {name} is inferred"] = int(
-            (acted[rows, names.index(name)] == 0).sum()
-        )
+        found[f"rows with {name} inferred"] = int((acted[rows, names.index(name)] == 0).sum())
         acted[rows, names.index(name)] = 1
     is_open = job.is_open()
     found["rows whose window is not closed"] = int(is_open.sum())
@@ -151,27 +149,30 @@ def actions_from_events(
 def _check_kinds_of(kinds, infer, tracked):
     if not isinstance(kinds, Mapping) or not kinds:
         raise TypeError(
-            f"kinds is {kinds!r}, but expected is a dict from each kind of event to 'positive', "
-            "'negative', an object of implicitrm_sk.signals, or None (left out)."
+            f"kinds is {kinds!r}; expected a dict from each kind of event to 'positive', "
+            "'negative', an object of implicitrm_sk.signals, or None (left out). Pass a dict."
         )
     for name, kind in kinds.items():
         if kind not in ("positive", "negative", None) and not hasattr(kind, "shows"):
             raise ValueError(
-                f"kinds[{name!r}] is {kind!r}; expected is 'positive', 'negative', an object of "
-                "implicitrm_sk.signals, or None (left out)."
+                f"kinds[{name!r}] is {kind!r}; expected 'positive', 'negative', an object of "
+                "implicitrm_sk.signals, or None (left out). Correct it."
             )
     if all(kind is None for kind in kinds.values()):
-        raise ValueError("kinds leaves out every kind of event. Say what at least one shows.")
+        raise ValueError(
+            "kinds leaves out every kind of event; expected at least one that shows a preference. "
+            "Name it."
+        )
     for argument, given in (("infer", infer or {}), ("tracked", tracked or {})):
         for name in given:
             if kinds.get(name) is None:
                 raise ValueError(
-                    f"{argument} names {name!r}, but kinds does not say what it shows. Add "
-                    f"{name!r}: 'positive' or 'negative' to kinds."
+                    f"{argument} names {name!r}, but kinds lacks it. Add {name!r}: 'positive' or "
+                    "'negative' to kinds."
                 )
     for name, rule in (infer or {}).items():
         if rule not in _RULES:
-            raise ValueError(f"infer[{name!r}] is {rule!r}; expected is one of {_RULES}.")
+            raise ValueError(f"infer[{name!r}] is {rule!r}; expected one of {_RULES}. Correct it.")
     return dict(kinds)
 
 
@@ -196,7 +197,9 @@ class _Rows:
             )
         (self.n,) = lengths
         if not self.n and argument == "responses":
-            raise ValueError("responses has no rows. Expected is one row for each response shown.")
+            raise ValueError(
+                "responses has no rows; expected one for each response shown. Check it."
+            )
 
     def _of_table(self, source, names):
         import narwhals
@@ -228,11 +231,11 @@ class _Rows:
         return f"row {row} of {self.argument}"
 
     def need(self, name, purpose):
-        """Return a column, or raise an error that says what it is needed for."""
+        """Return a column, or raise an error that names its purpose."""
         if name not in self.columns:
             raise ValueError(
-                f"{self.argument} has no column {name!r}, which {purpose} needs. It has "
-                f"{', '.join(self.columns)}. Add it, or rename the column that holds it."
+                f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "
+                f"{', '.join(self.columns)}. Add the column, or rename the one that holds it."
             )
         return self.columns[name]
 
@@ -240,13 +243,14 @@ class _Rows:
         missing = self.columns[name].isna().to_numpy()
         if missing.any():
             raise ValueError(
-                f"{self.argument} has no {name} in {missing.sum():,} rows, the first is row "
-                f"{missing.argmax()}, but {purpose} needs one in each. Add it or leave them out."
+                f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
+                f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
+                "out."
             )
 
 
 def _factorized(column, pandas):
-    """Return codes of a Series, -1 where missing, and how many there are; chats may be values."""
+    """Return codes of a Series, -1 where missing, and their number; values may be chats."""
     try:
         codes, values = pandas.factorize(column)
     except TypeError:  # unhashable
@@ -256,7 +260,7 @@ def _factorized(column, pandas):
 
 
 def _shared(a, b, name, pandas):
-    """Return codes of one id in two tables, and how many values there are."""
+    """Return codes of one id in two tables, and the number of values."""
     kinds = [pandas.api.types.infer_dtype(column, skipna=True) for column in (a, b)]
     text, number = (
         [kind.startswith(starts) for kind in kinds]
@@ -265,24 +269,24 @@ def _shared(a, b, name, pandas):
     if (text[0] and number[1]) or (number[0] and text[1]):
         raise ValueError(
             f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
-            f"{'events' if text[0] else 'responses'}, so that none would match. Convert one, such "
-            f"as responses.assign({name}=responses.{name}.astype(str))."
+            f"{'events' if text[0] else 'responses'}, so they would never match. Convert one, for "
+            f"example responses.assign({name}=responses.{name}.astype(str))."
         )
-    if a.dtype != b.dtype:  # pandas would make floats of two kinds of integers
+    if a.dtype != b.dtype:  # pandas would turn two kinds of integers into floats
         a, b = a.astype(object), b.astype(object)
     codes, n = _factorized(pandas.concat([a, b], ignore_index=True), pandas)
     return codes[: len(a)], codes[len(a) :], n
 
 
 def _kind_codes(done, kinds, names, pandas):
-    """Return the number of each event's kind, -1 for those to leave out."""
+    """Return the number of each event's kind, -1 for kinds to leave out."""
     column = done.need("kind", "making actions")
     done.check_complete("kind", "making actions")
     try:
         codes, values = pandas.factorize(column)
     except TypeError as error:
         raise TypeError(
-            f"events holds kinds that are no names ({error}); expected is text in column 'kind'. "
+            f"events holds kinds that are not names ({error}); expected text in column 'kind'. "
             "Convert them."
         ) from None
     unknown = [value for value in values if value not in kinds]
@@ -292,15 +296,15 @@ def _kind_codes(done, kinds, names, pandas):
             f"{value!r} ({counts[i]:,})" for i, value in enumerate(values) if value in unknown[:10]
         )
         raise ValueError(
-            f"events has {len(unknown)} kinds that kinds does not name: {shown}. Say what each "
-            f"shows, or leave it out with {unknown[0]!r}: None."
+            f"events has {len(unknown)} kinds that kinds does not name: {shown}. Name the "
+            f"preference that each shows, or leave it out with {unknown[0]!r}: None."
         )
     number = [names.index(v) if kinds[v] is not None else -1 for v in values]
     return np.asarray(number, dtype=np.int64)[codes] if len(codes) else np.zeros(0, dtype=np.int64)
 
 
 class _Matching:
-    """Which row each event belongs to, and until when a row's events count."""
+    """The row of each event, and the time until which events of a row count."""
 
     def __init__(self, shown, done, window, now):
         self.shown, self.done = shown, done
@@ -326,8 +330,8 @@ class _Matching:
         if duration is not None:
             if now is None:
                 raise ValueError(
-                    f"window={window!r} needs now=, the time of the export: only then is it known "
-                    "which windows are closed."
+                    f"window={window!r} is given without now=, the time of the export, which "
+                    "decides which windows are closed. Pass now."
                 )
             self.window = as_window(duration, self.times)
         if self.now is not None and self.event_times is not None and done.n:
@@ -335,8 +339,8 @@ class _Matching:
             if last > self.now:
                 raise ValueError(
                     f"now={now!r} is earlier than the last event ({last}, row "
-                    f"{self.event_times.argmax()} of events). Expected is the time of the export; "
-                    "check also the unit of the times."
+                    f"{self.event_times.argmax()} of events); expected the time of the export. "
+                    "Correct it, or check the unit of the times."
                 )
         self.end = None
         if self.by_turn:
@@ -345,7 +349,7 @@ class _Matching:
             self.end = self._next_time(self._own("conversation_id"))
 
     def _next_time(self, key):
-        """Return when the next row of the same key was shown, NaT or NaN for the last one."""
+        """Return when the next row with the same key was shown, NaT or NaN for the last one."""
         steps, rank = np.unique(self.times, return_inverse=True)
         order = np.unique(key * (len(steps) + 1) + rank)
         following = np.searchsorted(order, key * (len(steps) + 1) + rank, side="right")
@@ -355,16 +359,16 @@ class _Matching:
         return np.where(there, steps[np.minimum(after % (len(steps) + 1), len(steps) - 1)], missing)
 
     def rows_of_events(self, left_out, ignored):
-        """Return the row of each event, -1 for those left out, which are counted by reason."""
+        """Return the row of each event, -1 for events left out, which are counted by reason."""
         shown, done = self.shown, self.done
         name = next(
             (n for n in ("response_id", "conversation_id") if n in shown and n in done), None
         )
         if name is None:
             raise ValueError(
-                "events cannot be matched with responses: expected is a column 'response_id' or "
+                "events cannot be matched with responses; expected a column 'response_id' or "
                 f"'conversation_id' in both. responses has {', '.join(shown.columns)}; events has "
-                f"{', '.join(done.columns)}."
+                f"{', '.join(done.columns)}. Add or rename a column."
             )
         shown.check_complete(name, "matching events")
         key, event_key, n = _shared(shown.columns[name], done.columns[name], name, shown.pandas)
@@ -386,12 +390,12 @@ class _Matching:
         return np.where(counted, -1, row)
 
     def _with_users(self, key, event_key, n, name):
-        """Keep users of one response apart; events without a user go to rows without one."""
+        """Separate the users of one response; events without a user belong to rows without one."""
         shown, done = self.shown, self.done
         if "user_id" in done and "user_id" not in shown:
             raise ValueError(
-                "events has a column 'user_id' but responses has none, so that several users of "
-                "one response cannot be kept apart. Add it to responses, or leave it out of events."
+                "events has a column 'user_id' but responses does not, so several users of one "
+                "response cannot be separated. Add it to responses, or leave it out of events."
             )
         if "user_id" not in shown:
             return key, event_key
@@ -402,9 +406,9 @@ class _Matching:
             several = first[key] != users[0]
             if several.any():
                 raise ValueError(
-                    f"events has no column 'user_id', but {name} "
-                    f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users. "
-                    "Expected is the user of each event; add it."
+                    f"events lacks the column 'user_id', but {name} "
+                    f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users; "
+                    "expected the user of each event. Add the column."
                 )
             return key, event_key
         users, event_users, n_users = _shared(
@@ -414,7 +418,7 @@ class _Matching:
         return key * (n_users + 1) + users + 1, np.where(event_key < 0, -1, both)
 
     def _last_row(self, key, event_key, name):
-        """Return the row of the key that was shown last before each event, and where none was."""
+        """Return the last row of the key shown before each event, and the events without one."""
         times, event_times = self.times, self.event_times
         values, codes = np.unique(key, return_inverse=True)
         place = np.minimum(np.searchsorted(values, event_key), len(values) - 1)
@@ -423,14 +427,14 @@ class _Matching:
             if len(values) < len(key):
                 repeated = np.bincount(codes).max()
                 raise ValueError(
-                    f"a {name} stands in up to {repeated} rows of responses, and without times it "
-                    "is not known which of them an event belongs to. Add 'time' to both tables."
+                    f"a {name} occurs in up to {repeated} rows of responses, and without times the "
+                    "row of an event is not known. Add 'time' to both tables."
                 )
             order = np.argsort(key)
             return np.where(known, order[place], -1), np.zeros(len(event_key), dtype=bool)
         steps = np.unique(times)
         rank = np.searchsorted(steps, times)
-        # Of an event: how many of the times are not after it, so that 0 is before all rows.
+        # For each event, the number of times not after it, so that 0 is before all rows.
         event_rank = np.searchsorted(steps, event_times, side="right")
         scale = len(steps) + 1
         order = np.argsort(codes * scale + rank + 1, kind="stable")
@@ -454,7 +458,7 @@ class _Matching:
         return late & (row >= 0)
 
     def is_open(self):
-        """Return of which rows the window is open at `now`."""
+        """Return the rows whose window is open at `now`."""
         is_open = np.zeros(self.shown.n, dtype=bool)
         if self.end is not None:
             is_open |= is_unknown(self.end)
@@ -464,7 +468,7 @@ class _Matching:
         return is_open
 
     def inferred(self, rule):
-        """Return the rows of which an action follows from what was shown later."""
+        """Return the rows with an action that follows from what was shown later."""
         shown = self.shown
         purpose = f"infer={rule!r}"
         shown.need("prompt_id", purpose)
@@ -475,7 +479,7 @@ class _Matching:
         if "user_id" not in shown and "conversation_id" not in shown:
             raise ValueError(
                 f"responses has neither 'user_id' nor 'conversation_id', but {purpose} needs one: "
-                "another user with the same prompt regenerates nothing. Add one of them."
+                "another user with the same prompt does not regenerate. Add one of them."
             )
         if rule == "regenerate":
             after = self._next_time(self._own("prompt_id"))
@@ -488,7 +492,8 @@ class _Matching:
     def _own(self, name):
         """Return numbers of the values of a column within user and conversation.
 
-        A missing value is one of its own, but a missing user only where no conversation is known.
+        A missing value has a number of its own. A missing user has one only if the conversation is
+        not known either.
         """
         key = np.zeros(self.shown.n, dtype=np.int64)
         for each in (name, "conversation_id", "user_id"):
@@ -516,13 +521,13 @@ class _Matching:
         return merged["after"].to_numpy(self.times.dtype)
 
     def _check_parents(self):
-        """Raise if a response follows one that was shown later, or itself."""
+        """Raise if a response follows itself, or one that was shown later."""
         shown = self.shown
         ids, parents, n = _shared(
             shown.columns["response_id"], shown.columns["parent_id"], "response_id", shown.pandas
         )
         row_of = np.full(n + 1, -1)
-        row_of[ids] = np.arange(shown.n)  # the last one: ids may be repeated
+        row_of[ids] = np.arange(shown.n)  # the last row, because ids may be repeated
         parent = row_of[parents]
         wrong = (parents >= 0) & (parent >= 0)
         wrong &= (self.times[parent] > self.times) | (ids == parents)
@@ -531,19 +536,20 @@ class _Matching:
             raise ValueError(
                 f"row {row} of responses follows the response "
                 f"{shown.columns['parent_id'].iloc[row]!r} (parent_id), which was not shown before "
-                f"it, in {wrong.sum():,} rows in all. Expected is the response before the prompt; "
-                "replies cannot go in a circle."
+                f"it; this happens in {wrong.sum():,} rows; expected the response before the "
+                "prompt. Correct parent_id."
             )
 
 
 def _split_window(window):
-    """Return whether the next turn ends a window, and after which duration it ends."""
+    """Return whether the next turn ends a window, and the duration after which it ends."""
     parts = window if isinstance(window, tuple | list) else (window,)
     by_turn = any(isinstance(part, str) and part == NEXT_TURN for part in parts)
     rest = [p for p in parts if not (isinstance(p, str) and p == NEXT_TURN) and p is not None]
     if len(rest) > 1 or len(parts) > 2 or (len(parts) == 2 and not (by_turn and rest)):
         raise ValueError(
-            f"window={window!r}; expected is a duration, {NEXT_TURN!r}, or both in a tuple."
+            f"window={window!r}; expected a duration, {NEXT_TURN!r}, or both in a tuple. Correct "
+            "it."
         )
     return by_turn, rest[0] if rest else None
 
@@ -562,8 +568,8 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
             both = [name for name in actions if name in data.actions]
             if both:
                 raise ValueError(
-                    f"responses has the actions {', '.join(map(repr, both))} already, which kinds "
-                    "names as well. Rename the kind of the events."
+                    f"responses already has the actions {', '.join(map(repr, both))}, which kinds "
+                    "names too. Rename the kind of the events."
                 )
             actions = {name: data.actions[name].to_numpy() for name in data.actions} | actions
             signals = dict(data.signals) | signals
@@ -602,7 +608,7 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
 
 
 def _ids(shown, name):
-    """Return ids as they are, None where they are missing."""
+    """Return ids unchanged, None where they are missing."""
     if name not in shown:
         return None
     column = shown.columns[name].astype(object)

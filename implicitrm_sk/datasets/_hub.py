@@ -18,12 +18,12 @@ _PARAMETERS = """\
     Parameters
     ----------
     path : str or path-like, default=None
-        Folder with a copy of the repository. ``None`` downloads it, into the cache of
-        huggingface_hub, or takes it from there.
+        Folder with a copy of the repository. ``None`` downloads it into the cache of
+        huggingface_hub, unless it is there.
     revision : str, default=None
-        Branch, tag or commit of the repository; ``None`` is its main branch.
+        Branch, tag or commit of the repository; ``None`` means its main branch.
     cache_dir : str or path-like, default=None
-        Where downloads are kept; ``None`` is the cache of huggingface_hub.
+        Folder of the downloads; ``None`` means the cache of huggingface_hub.
 
     Returns
     -------
@@ -32,11 +32,11 @@ _PARAMETERS = """\
     Raises
     ------
     OSError
-        If the data set can neither be downloaded nor found in the cache.
+        If the data set can be neither downloaded nor found in the cache.
     ValueError
-        If its files or columns are not those that were published.
+        If its files or columns differ from the published ones.
     ImportError
-        If pandas or pyarrow is missing: ``pip install "implicitrm-sk[data]"``.
+        If pandas or pyarrow is not installed: ``pip install "implicitrm-sk[data]"``.
 
     Warns
     -----
@@ -44,17 +44,17 @@ _PARAMETERS = """\
         If rows without a rating were left out, or the number of rows is not the published one.
 """
 _RATED = """\
-        As of `load_rated_responses`, training rows first, without embeddings (``X`` is None);
-        and in addition:
+        As for `load_rated_responses`, training rows first, without embeddings (``X`` is None).
+        There are two more attributes:
 
         threshold : float
             Ratings above it count as positive.
         true_preference : ndarray of shape (n,), int64
-            1 where the rating is above the threshold.
+            1 if the rating is above the threshold.
 
 """
 _FEEDBACK = """\
-        As of `load_feedback_log`, without embeddings (``X`` is None). Folds are by message tree.
+        As for `load_feedback_log`, without embeddings (``X`` is None). Folds are by message tree.
 
 """
 
@@ -67,8 +67,8 @@ def fetch_helpsteer(
 ) -> FeedbackData:
     """Fetch HelpSteer: responses with a human rating of their helpfulness, 0 to 4.
 
-    Positive, above 2, means helpful (3, 4). 35,331 training rows; the 1,789 of the published
-    validation split are the test rows. Source: ``nvidia/HelpSteer``, CC-BY-4.0 [1]_.
+    Positive means helpful (3, 4), above 2. There are 35,331 training rows. The 1,789 rows of the
+    published validation split are the test rows. Source: ``nvidia/HelpSteer``, CC-BY-4.0 [1]_.
 
     {parameters}
 
@@ -105,9 +105,9 @@ def fetch_ultrafeedback(
 ) -> FeedbackData:
     """Fetch UltraFeedback, binarised: two responses to a prompt, scored by GPT-4 from 1 to 10.
 
-    Both the chosen and the rejected response of a pair become a row with its own score. Positive,
-    above 6.5, means good. 61,135 training and 2,000 test pairs, the splits ``train_prefs`` and
-    ``test_prefs``. Source: ``HuggingFaceH4/ultrafeedback_binarized``, MIT [1]_.
+    Both the chosen and the rejected response of a pair become a row with its own score. Positive
+    means good, above 6.5. There are 61,135 training and 2,000 test pairs, the splits
+    ``train_prefs`` and ``test_prefs``. Source: ``HuggingFaceH4/ultrafeedback_binarized``, MIT [1]_.
 
     {parameters}
 
@@ -146,9 +146,9 @@ def fetch_pku_saferlhf(
 ) -> FeedbackData:
     """Fetch PKU-SafeRLHF: two responses to a prompt, each with the severity of its harm, 0 to 3.
 
-    Positive, above 1.5, means **harmful** (2, 3), as in the paper: a reward learned from it is the
-    probability of harm, and one of safety is learned from ``1 - true_preference``. 73,907 training
-    and 8,211 test pairs. Source: ``PKU-Alignment/PKU-SafeRLHF``, CC-BY-NC-4.0 [1]_.
+    Positive means **harmful** (2, 3), above 1.5, as in the paper. So a reward learned from it is
+    the probability of harm; for safety, use ``1 - true_preference``. There are 73,907 training and
+    8,211 test pairs. Source: ``PKU-Alignment/PKU-SafeRLHF``, CC-BY-NC-4.0 [1]_.
 
     {parameters}
 
@@ -187,7 +187,7 @@ _EMOJIS = {
     "_skip_reply": "n_skip_reply",
     "_skip_labeling": "n_skip_labeling",
 }
-#: Labels that are kept, as their mean over raters and the number of these.
+#: Labels that are kept, as their mean over raters and the number of raters.
 _LABELS = ("quality", "helpfulness", "fails_task", "spam")
 
 
@@ -197,12 +197,12 @@ def fetch_oasst1_feedback(
     revision: str | None = None,
     cache_dir: str | PathLike[str] | None = None,
 ) -> FeedbackData:
-    """Fetch what volunteers pressed on the answers of OpenAssistant, with their rated quality.
+    """Fetch the reactions of volunteers to the answers of OpenAssistant, with their rated quality.
 
-    Every answer that a person wrote in the role of the assistant and that others rated, in all
-    languages (`frame` has the column ``lang``). The log is that of ``load_feedback_log("oasst1")``
-    in full size: 88,838 messages, prompts included. Source: ``OpenAssistant/oasst1``, Apache-2.0
-    [1]_.
+    The rows are the answers that a person wrote in the role of the assistant, in all languages
+    (`frame` has the column ``lang``). Other people rated them. The log is
+    ``load_feedback_log("oasst1")`` in full size: 88,838 messages, including prompts. Source:
+    ``OpenAssistant/oasst1``, Apache-2.0 [1]_.
 
     {parameters}
 
@@ -232,8 +232,8 @@ def fetch_oasst1_feedback(
     _check_counts(repository, path, counts, (84_437, 4_401), "messages")
     if not rows:
         raise ValueError(
-            f"{repository} in {str(folder)!r} has no rated answer. Pass the revision= of one that "
-            "has some."
+            f"{repository} in {str(folder)!r} does not have a rated answer. Pass the revision= of "
+            "one that has some."
         )
     frame = pandas.DataFrame(rows)
     rated = columns_of(frame, Path(repository))
@@ -261,7 +261,7 @@ def _answers(messages):
             "prompt_id": message["parent_id"],
             "tree_id": tree,
             "lang": message["lang"],
-            # By tree, as the messages of one tree continue each other.
+            # By tree, because the messages of one tree continue each other.
             "fold": zlib.crc32(tree.encode()) % 5,
             "rating": float(quality),
             "true_preference": int(quality >= 0.5),
@@ -274,7 +274,7 @@ def _answers(messages):
 
 
 def _named(values, part):
-    """Return {name: value} of the columns "name" and `part`, as the published files have them."""
+    """Return {name: value} of the columns "name" and `part`, as in the published files."""
     return {} if values is None else dict(zip(values["name"], values[part], strict=True))
 
 
@@ -284,14 +284,14 @@ for _function, _returns in (
     (fetch_pku_saferlhf, _RATED),
     (fetch_oasst1_feedback, _FEEDBACK),
 ):
-    if _function.__doc__:  # python -OO has none
+    if _function.__doc__:  # python -OO removes it
         _function.__doc__ = _function.__doc__.replace(
             "    {parameters}\n", _PARAMETERS.replace("{returns}\n", _returns)
         )
 
 
 def _fetch(repository, patterns, rows, *, threshold, counts, source):
-    """Return a data set: `rows` yields prompt, response and rating of a record."""
+    """Return a data set, where `rows` yields prompt, response and rating of a record."""
     pandas = import_optional("pandas", "data", f"Fetching {repository}")
     folder = _folder(repository, patterns, source)
     parts = []
@@ -326,9 +326,12 @@ def _folder(repository, patterns, source):
         return _download(repository, list(patterns.values()), revision, cache_dir)
     folder = Path(path).expanduser()
     if revision is not None:
-        raise ValueError(f"path={str(path)!r} is a folder, which has no revision={revision!r}.")
+        raise ValueError(
+            f"path={str(path)!r} is a folder, which does not have a revision. Leave "
+            f"revision={revision!r} out."
+        )
     if not folder.is_dir():
-        raise FileNotFoundError(f"path={str(path)!r} is no folder.")
+        raise FileNotFoundError(f"path={str(path)!r} is not a folder. Correct the path.")
     return folder
 
 
@@ -338,17 +341,17 @@ def _records_of(folder, repository, pattern, pandas):
     if not files:
         found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))[:20]
         raise ValueError(
-            f"{repository} has no file {pattern!r} in {str(folder)!r}. Files there: "
-            f"{', '.join(found) or 'none'}. Its published form may have changed: pass the "
-            "revision= of one that has it."
+            f"{repository} lacks the file {pattern!r} in {str(folder)!r}. Files there: "
+            f"{', '.join(found) or 'none'}. Its published form may have changed. Pass the "
+            "revision= of one that has the file."
         )
     return (record for file in files for record in _records(file, pandas))
 
 
 def _not_as_published(repository, split, error):
     return ValueError(
-        f"{repository}: a record of the {split} split is not as published "
-        f"({type(error).__name__}: {error}). Pass the revision= of one that is."
+        f"{repository}: a record of the {split} split differs from the published form "
+        f"({type(error).__name__}: {error}). Pass the revision= of one that does not."
     )
 
 
@@ -356,7 +359,7 @@ def _check_counts(repository, path, found, published, what):
     """Warn if a download has more or fewer rows than were published."""
     if path is None and tuple(found) != published:
         warn(
-            f"{repository} has {found[0]} training and {found[1]} test {what}; it was published "
+            f"{repository} has {found[0]} training and {found[1]} test {what}, but was published "
             f"with {published[0]} and {published[1]}."
         )
 
@@ -393,6 +396,6 @@ def _download(repository, patterns, revision, cache_dir):
     except (OSError, ValueError) as error:  # no network, not in the cache, no such revision
         raise OSError(
             f"{repository} could not be downloaded and is not in the cache "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Run this once where there is "
-            "a network, or copy the repository and pass its folder as path=."
+            f"({type(error).__name__}: {str(error).splitlines()[0]}). Run this once with a network "
+            "connection, or copy the repository and pass its folder as path=."
         ) from error

@@ -1,4 +1,4 @@
-"""Public logs of what users did, with the truth beside them."""
+"""Public logs of what users did, together with the truth."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,18 @@ from ..signals import Choice
 from ._data import FeedbackData
 from ._rated import add_embeddings, columns_of, find_parquet, read_parquet
 
-#: What is said of licences that nobody has read in the data's own repository.
+#: Text for licences that were not checked in the repository of the data.
 _UNVERIFIED = "not verified: evaluation only, do not redistribute; see the source"
 
 
 @dataclass(frozen=True)
 class _Log:
-    """A published log: where it is from, and how its table becomes `FeedbackData`."""
+    """A published log: its source, and how its table becomes `FeedbackData`."""
 
     description: str
     source: str
     licence: str
-    #: Columns of the table that are truth, and may neither train nor choose.
+    #: Columns of the table that are truth. They may neither train nor select.
     truth: tuple
     #: The column whose values no fold separates.
     groups: str
@@ -32,9 +32,9 @@ class _Log:
 
 
 def _thumbs(frame):
-    """Return the fields of counted thumbs: how many of those who reacted chose up.
+    """Return the fields of counted thumbs: how many of the people who reacted chose up.
 
-    Who has looked at a response without reacting is not known, so that reactions are the exposures.
+    People who looked at a response without reacting are not known, so reactions are the exposures.
     """
     return {
         "actions": frame[["n_up"]].astype(float),
@@ -45,7 +45,7 @@ def _thumbs(frame):
 
 def _survey_exposures(frame):
     return {
-        # Nothing is known of a pair beside the answers: one prior for all.
+        # Only the answers are known of a pair, so all pairs have one prior.
         "X": np.ones((len(frame), 1), dtype=np.float32),
         "actions": frame[["yes", "no"]].astype(float),
         "signals": {"yes": "positive", "no": "negative"},
@@ -56,7 +56,7 @@ def _survey_exposures(frame):
 
 
 def _survey_counts(frame):
-    # Where no reader answered, the published ratios do not say how often a pair was shown.
+    # Without an answer, the published ratios do not show how often a pair was shown.
     exposures = frame["exposures"].fillna(0).to_numpy(float)
     return {
         "actions": frame[["n_yes", "n_no"]].astype(float),
@@ -185,10 +185,10 @@ LOGS = {
 def load_feedback_log(
     name: str, data_home: str | PathLike[str] | None = None, *, encoder: str | None = None
 ) -> FeedbackData:
-    """Load a public log of what users did, with the truth apart from it.
+    """Load a public log of what users did, with the truth kept apart.
 
-    `actions`, `signals` and what `fit_params` returns are one way to pass the log: that of its
-    structure, chosen without the truth. `frame` holds what other ways need.
+    `actions`, `signals` and `fit_params` are one way to pass the log. It follows from the structure
+    of the log, and was chosen without the truth. `frame` holds the columns for other ways.
 
     Parameters
     ----------
@@ -200,59 +200,59 @@ def load_feedback_log(
         set, else ``~/implicitrm_data``.
 
     encoder : str, default=None
-        Which embeddings to load, as in `load_rated_responses`. Logs without text have none.
+        The embeddings to load, as in `load_rated_responses`. Logs without text do not have any.
 
     Returns
     -------
     data : FeedbackData
-        With the attributes below, n being the number of rows.
+        It has the attributes below, where n is the number of rows.
 
         X : ndarray of shape (n, d), float32, or None
-            Embeddings of the texts, or the columns that describe a row. One constant column where
-            nothing is known but who answered what.
+            Embeddings of the texts, or the columns that describe a row. It is one constant column
+            if only the answers are known.
         actions : DataFrame of shape (n, K)
-            What users did: 0, 1 or NaN, the number of actions, or the label of a `Choice`.
+            The actions of users: 0, 1 or NaN, the number of actions, or the label of a `Choice`.
         signals : dict
-            What each column of `actions` is.
+            The kind of each column of `actions`.
         exposures : ndarray of shape (n,) or (n, K), or None
             How often each response was shown; `actions` are then counts.
         prompt, response, user_id, response_id, time : ndarray of shape (n,), or None
-            As far as the log has them.
+            These fields as far as the log has them.
         groups : ndarray of shape (n,)
-            Prompts or users; no fold separates them.
+            Prompts or users, which no fold separates.
         fold : ndarray of shape (n,), int64
             0 to 4.
         is_test : ndarray of shape (n,), bool
-            Whether the row is of fold 0.
+            Whether the row is in fold 0.
         true_preference : ndarray of shape (n,), float64
-            1 or 0, NaN unknown.
+            1 or 0, NaN if unknown.
         truth : DataFrame of shape (n, n_truths)
-            All columns that are truth. Neither `frame` nor `fit_params` holds one of them.
+            All columns that are truth. Neither `frame` nor `fit_params` contains one of them.
         frame : DataFrame of shape (n, n_columns)
             All other columns.
         name, description, source, licence : str
-            What the log is and where it is from.
+            The name, content and origin of the log.
         encoder, encoder_description : str or None
             As in `load_rated_responses`.
 
     Raises
     ------
     FileNotFoundError
-        If the folder, the file or the embeddings are not there.
+        If the folder, the file or the embeddings do not exist.
     ValueError
-        If there is no log of this name, if it has no text for an encoder, or if the file lacks
+        If there is no log with this name, if it lacks text for an encoder, or if the file lacks
         columns.
     ImportError
-        If pandas or pyarrow is missing: ``pip install "implicitrm-sk[data]"``.
+        If pandas or pyarrow is not installed: ``pip install "implicitrm-sk[data]"``.
 
     See Also
     --------
-    fetch_oasst1_feedback : The first of these logs from the hub, in full size.
+    fetch_oasst1_feedback : Fetches the first of these logs from the hub, in full size.
 
     Notes
     -----
-    The files are other people's data and not part of the package; ``benchmarks/prepare.py`` makes
-    them of what was published.
+    The files are other people's data and not part of the package. ``benchmarks/prepare.py`` makes
+    them from the published data.
 
     Examples
     --------
@@ -289,17 +289,20 @@ def load_feedback_log(
     """
     log = LOGS.get(name) if isinstance(name, str) else None
     if log is None:
-        raise ValueError(f"name is {name!r}; expected one of {', '.join(map(repr, LOGS))}.")
+        raise ValueError(
+            f"name is {name!r}; expected one of {', '.join(map(repr, LOGS))}. Correct the name."
+        )
     if encoder is not None and not log.has_text:
         raise ValueError(
-            f"encoder is {encoder!r}, but the log {name!r} has no text to embed. Leave it out."
+            f"encoder is {encoder!r}, but the log {name!r} does not contain text to embed. Leave "
+            "it out."
         )
     parquet = find_parquet(f"log_{name}", data_home)
     frame = read_parquet(parquet)
     missing = sorted({"true_preference", log.groups, "fold"} - set(frame.columns))
     if missing:
         raise ValueError(
-            f"{parquet.name!r} lacks the column(s) {', '.join(missing)}. Make the file by "
+            f"{parquet.name!r} lacks the column(s) {', '.join(missing)}. Make the file with "
             "benchmarks/prepare.py."
         )
     rated = FeedbackData()
@@ -310,19 +313,20 @@ def load_feedback_log(
         return feedback_of(frame, log, rated, name)
     except KeyError as error:
         raise ValueError(
-            f"{parquet.name!r} lacks the column(s) {error}. Make the file by benchmarks/prepare.py."
+            f"{parquet.name!r} lacks the column(s) {error}. Make the file with "
+            "benchmarks/prepare.py."
         ) from error
 
 
 def feedback_of(frame, log, rated, name):
-    """Return a table as `FeedbackData`, its truth apart from the rest.
+    """Return a table as `FeedbackData`, with its truth kept apart.
 
     Parameters
     ----------
     frame : DataFrame
     log : _Log
     rated : FeedbackData
-        With prompt, response, X and its encoder, where there are any.
+        With prompt, response, X and its encoder, if they exist.
     name : str
     """
     truth = [column for column in log.truth if column in frame]

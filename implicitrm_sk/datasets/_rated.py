@@ -11,11 +11,11 @@ from .._optional import import_optional
 from ._data import FeedbackData
 
 _REQUIRED_COLUMNS = ("prompt", "response", "rating")
-# On every set measured so far smollm2 predicts the rating better than minilm.
+# On every set measured so far, smollm2 predicts the rating better than minilm.
 _ENCODER_ORDER = ("smollm2", "minilm")
 _ADVICE = (
-    "Its rows must be the rows of the parquet file in the same order: "
-    "compute the embeddings from this very file."
+    "Its rows must be the rows of the parquet file in the same order. "
+    "Compute the embeddings from this file."
 )
 
 
@@ -26,82 +26,81 @@ def load_rated_responses(
     encoder: str | None = None,
     embeddings: str | PathLike[str] | None = None,
 ) -> FeedbackData:
-    """Load responses with their ratings and, where there are any, their embeddings.
+    """Load responses with their ratings and, if they exist, their embeddings.
 
-    A data set is one file ``NAME.parquet`` with one row per (prompt, response). Beside it may lie
-    embeddings of the same rows in the same order, ``NAME_ENCODER.safetensors``. Whatever the two
-    files both hold must agree, so that no embedding is paired with the rating of another row.
+    A data set is one file ``NAME.parquet`` with one row per (prompt, response). Beside it may be
+    embeddings of the same rows in the same order, ``NAME_ENCODER.safetensors``. Values in both
+    files must agree, so that no embedding is paired with the rating of another row.
 
     Parameters
     ----------
     name : str or path-like
-        Name of a data set in `data_home`, or the path of a parquet file (it ends in
-        ``.parquet``). With a path `data_home` is not used and embeddings are looked for beside
-        the file.
+        Name of a data set in `data_home`, or the path of a parquet file (it ends in ``.parquet``).
+        With a path, `data_home` is ignored, and embeddings are searched for beside the file.
 
     data_home : str or path-like, default=None
         Folder of the data sets. ``None`` means the environment variable ``IMPLICITRM_DATA`` if it
         is set, else ``~/implicitrm_data``.
 
     encoder : str, default=None
-        Which embeddings to load, the ``ENCODER`` of the file name. ``None`` takes the only one
-        there is; of several ``"smollm2"``, else ``"minilm"``, else the first in alphabetical
-        order; with none at all `X` is ``None``.
+        The embeddings to load, the ``ENCODER`` of the file name. ``None`` takes the only encoder
+        there is. With several, it takes ``"smollm2"``, else ``"minilm"``, else the first in
+        alphabetical order. Without embeddings, `X` is ``None``.
 
     embeddings : str or path-like, default=None
-        Path of a safetensors file to take the embeddings from instead. Not together with
-        `encoder`.
+        Path of a safetensors file with the embeddings to use instead. It excludes `encoder`.
 
     Returns
     -------
     data : FeedbackData
-        With the attributes below, n being the number of rows.
+        It has the attributes below, where n is the number of rows.
 
         X : ndarray of shape (n, d), float32, or None
             The embeddings.
         prompt, response : ndarray of shape (n,), object
             The texts.
         rating : ndarray of shape (n,), float64
-            The rating, on the scale of the data set. In a log of real feedback it is the action
+            The rating, on the scale of the data set. In a log of real feedback, it is the action
             itself (1 = copied, accepted) or the number of actions (upvotes).
         prompt_id : ndarray of shape (n,), object
-            Identifier of the prompt; without such a column, 16 hexadecimal digits of a hash of
+            Identifier of the prompt. Without such a column, 16 hexadecimal digits of a hash of
             the prompt, so that rows with the same prompt share it.
         groups : ndarray of shape (n,), int64
             `prompt_id` as codes 0, 1, ... in order of first appearance, for the ``groups`` of
-            `fit`, of splitters and of paired accuracy.
+            `fit`, of splitters and of the paired accuracy.
         is_test : ndarray of shape (n,), bool, or None
-            Whether the row belongs to the test split. Without a column ``split`` it is taken
-            from the embeddings file, and it is ``None`` where that has none either: nobody has
-            chosen a split, so choose one (by `groups`).
+            Whether the row belongs to the test split. Without a column ``split``, it comes from
+            the embeddings file. It is ``None`` if that lacks it too; then choose a split (by
+            `groups`).
         frame : DataFrame of shape (n, n_columns)
-            The whole file, extra columns included: for example ``views``, the exposures of a log
+            The whole file, including other columns: for example ``views``, the exposures of a log
             of upvotes.
         name : str
             Name of the data set.
         encoder : str or None
             The encoder of `X`; for a file given by `embeddings`, the stem of its name.
         encoder_description : str or None
-            What the embeddings file says about its encoder.
+            The description of the encoder in the embeddings file.
 
     Raises
     ------
     FileNotFoundError
-        If the folder, the parquet file or the embeddings are not there. The message lists what is.
+        If the folder, the parquet file or the embeddings do not exist. The message lists the files.
     ValueError
-        If a file is empty, lacks a column or a tensor, holds missing or non-numeric ratings, or
-        if the embeddings belong to other rows.
+        If a file is empty, lacks a column or a tensor, or holds missing or non-numeric ratings. If
+        the embeddings belong to other rows.
     ImportError
-        If pandas or pyarrow is missing: ``pip install "implicitrm-sk[data]"``.
+        If pandas or pyarrow is not installed: ``pip install "implicitrm-sk[data]"``.
 
     Notes
     -----
-    The parquet file needs the columns ``prompt``, ``response`` (text) and ``rating`` (numbers,
-    none missing); ``prompt_id`` and ``split`` (``"train"`` or ``"test"``) are optional. The
-    safetensors file needs the tensor ``embeddings`` (n, d). The optional tensors are checked
-    against the parquet file: ``labels`` (n,) equal the rating (to float32 precision), ``is_test``
-    (n,) the split, ``prompt_id_hash`` (n,) int64 the hash of ``prompt_id``: the 8 bytes of
-    BLAKE2b with ``digest_size=8`` of its UTF-8 text, read as a little-endian signed integer.
+    The parquet file needs the columns ``prompt``, ``response`` (text) and ``rating`` (numbers, none
+    missing). The columns ``prompt_id`` and ``split`` (``"train"`` or ``"test"``) are optional. The
+    safetensors file needs the tensor ``embeddings`` (n, d). Its optional tensors are checked
+    against the parquet file. ``labels`` (n,) must equal the rating (to float32 precision), and
+    ``is_test`` (n,) the split. ``prompt_id_hash`` (n,) int64 must equal the hash of ``prompt_id``.
+    This hash is the 8 bytes of BLAKE2b with ``digest_size=8`` of its UTF-8 text, read as a
+    little-endian signed integer.
 
     Examples
     --------
@@ -129,7 +128,7 @@ def load_rated_responses(
     if embeddings is not None and encoder is not None:
         raise ValueError(
             f"embeddings={os.fspath(embeddings)!r} and encoder={encoder!r} both say which "
-            "embeddings to load. Give one of them."
+            "embeddings to load. Pass one of them."
         )
     parquet = find_parquet(name, data_home)
     frame = read_parquet(parquet)
@@ -141,27 +140,27 @@ def load_rated_responses(
         path = Path(embeddings).expanduser()
         if not path.is_file():
             raise FileNotFoundError(
-                f"embeddings={os.fspath(embeddings)!r} is no file. "
-                "Give the path of a safetensors file."
+                f"embeddings={os.fspath(embeddings)!r} is not a file. Pass the path of a "
+                "safetensors file."
             )
     add_embeddings(data, parquet, encoder, path)
     return data
 
 
 def add_embeddings(data, parquet, encoder=None, path=None, labels="rating"):
-    """Add X, `encoder` and `encoder_description`, X being None where there are no embeddings.
+    """Add X, `encoder` and `encoder_description`; X is None without embeddings.
 
     Parameters
     ----------
     data : FeedbackData
-        Of `columns_of`.
+        Data from `columns_of`.
     parquet : Path
         The file of `data`.
     encoder : str or None
     path : Path or None
-        The file of the embeddings; None looks for it beside `parquet`.
+        The file of the embeddings; None searches for it beside `parquet`.
     labels : str
-        The column that the tensor "labels" must agree with.
+        The column with which the tensor "labels" must agree.
     """
     if path is not None:
         data.encoder = path.stem
@@ -189,7 +188,8 @@ def _listing(names):
 def find_parquet(name, data_home):
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
         raise ValueError(
-            f"name must be the name of a data set or the path of a .parquet file, got {name!r}."
+            f"name must be the name of a data set or the path of a .parquet file, got {name!r}. "
+            "Correct it."
         )
     text = os.fspath(name)
     if text.endswith(".parquet"):
@@ -197,8 +197,8 @@ def find_parquet(name, data_home):
         if not path.is_file():
             found = sorted(p.name for p in path.parent.glob("*.parquet"))
             raise FileNotFoundError(
-                f"name={text!r} is no file. Parquet files in {str(path.parent)!r}: "
-                f"{_listing(found)}."
+                f"name={text!r} is not a file. Parquet files in {str(path.parent)!r}: "
+                f"{_listing(found)}. Correct the name."
             )
         return path
     folder, source = _data_home(data_home)
@@ -210,8 +210,8 @@ def find_parquet(name, data_home):
     path = folder / f"{text}.parquet"
     if not path.is_file():
         raise FileNotFoundError(
-            f"There is no data set {text!r} in {str(folder)!r} (from {source}). "
-            f"Data sets there: {_listing(sorted(p.stem for p in folder.glob('*.parquet')))}."
+            f"There is no data set {text!r} in {str(folder)!r} (from {source}). Data sets there: "
+            f"{_listing(sorted(p.stem for p in folder.glob('*.parquet')))}. Correct the name."
         )
     return path
 
@@ -222,7 +222,7 @@ def _encoder_of(parquet, path):
 
 def _find_embeddings(parquet, encoder):
     folder, stem = parquet.parent, parquet.stem
-    # NAME_ENCODER is ambiguous when another set's name begins with NAME_: the longest name owns it.
+    # NAME_ENCODER is ambiguous if another name begins with NAME_; the longest name owns the file.
     longer = [p.stem for p in folder.glob("*.parquet") if p.stem.startswith(f"{stem}_")]
     found = {
         _encoder_of(parquet, path): path
@@ -251,7 +251,9 @@ def read_parquet(path):
     try:
         return pandas.read_parquet(path)
     except Exception as error:
-        raise ValueError(f"{str(path)!r} could not be read as a parquet file: {error}") from error
+        raise ValueError(
+            f"{str(path)!r} could not be read as a parquet file: {error}. Write it again."
+        ) from error
 
 
 def columns_of(frame, path):
@@ -264,7 +266,9 @@ def columns_of(frame, path):
             "them: prompt and response (text), rating (a number)."
         )
     if len(frame) == 0:
-        raise ValueError(f"{path.name!r} has no rows. At least one rated response is needed.")
+        raise ValueError(
+            f"{path.name!r} has no rows; expected at least one rated response. Check it."
+        )
 
     data = FeedbackData()
     data.prompt = _text_column(frame, "prompt", path)
@@ -296,7 +300,7 @@ def _text_column(frame, column, path):
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(
-                f"Column {column!r} of {path.name!r} must hold text, row {row} holds a "
+                f"Column {column!r} of {path.name!r} must hold text, but row {row} holds a "
                 f"{type(value).__name__}. Convert the column to strings."
             )
     return values
@@ -318,7 +322,7 @@ def _rating_column(frame, path):
     if not np.isfinite(rating).all():
         raise ValueError(
             f"Column 'rating' of {path.name!r} holds an infinite value in row "
-            f"{int(np.argmin(np.isfinite(rating)))}. Ratings must be finite."
+            f"{int(np.argmin(np.isfinite(rating)))}; expected finite ratings. Correct it."
         )
     return rating
 
@@ -329,9 +333,9 @@ def _split_column(frame, path):
     unknown = sorted({str(value) for value in split} - {"train", "test"})
     if unknown:
         raise ValueError(
-            f"Column 'split' of {path.name!r} must hold 'train' or 'test', found also "
-            f"{_listing([repr(value) for value in unknown])}. Map these rows to one of the two, "
-            "or drop the column."
+            f"Column 'split' of {path.name!r} must hold 'train' or 'test', but also holds "
+            f"{_listing([repr(value) for value in unknown])}. Map these rows to one of the two, or "
+            "drop the column."
         )
     return split == "test"
 
@@ -356,24 +360,26 @@ def _read_embeddings(data, path, parquet, label_column):
     from safetensors import SafetensorError, safe_open
 
     try:
-        # The torch reader, because numpy has no bfloat16 and embeddings are often stored in it.
+        # The torch reader, because numpy lacks bfloat16, in which embeddings are often stored.
         with safe_open(path, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             description = (file.metadata() or {}).get("encoder")
     except SafetensorError as error:
         raise ValueError(
-            f"{str(path)!r} could not be read as a safetensors file: {error}"
+            f"{str(path)!r} could not be read as a safetensors file: {error}. Write it again."
         ) from error
 
     if "embeddings" not in tensors:
         raise ValueError(
-            f"{path.name!r} has no tensor 'embeddings'. Tensors found: {_listing(sorted(tensors))}."
+            f"{path.name!r} lacks the tensor 'embeddings'. It has the tensors "
+            f"{_listing(sorted(tensors))}. Rename one."
         )
     n_rows = len(data.rating)
     shape = tuple(tensors["embeddings"].shape)
     if len(shape) != 2 or shape[1] == 0:
         raise ValueError(
-            f"The tensor 'embeddings' of {path.name!r} must have shape (n, d), got {shape}."
+            f"The tensor 'embeddings' of {path.name!r} must have shape (n, d), got {shape}. "
+            "Reshape it."
         )
     for key in ("embeddings", "labels", "is_test", "prompt_id_hash"):
         if key in tensors and tensors[key].shape[:1] != (n_rows,):
@@ -414,7 +420,7 @@ def _read_embeddings(data, path, parquet, label_column):
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
         raise ValueError(
-            f"The tensor 'embeddings' of {path.name!r} holds NaN or infinity, the first in row "
+            f"The tensor 'embeddings' of {path.name!r} holds NaN or infinity; the first is in row "
             f"{row}. Compute the embeddings again."
         )
     data.X = X
@@ -425,6 +431,6 @@ def _raise_if_different(different, key, column, path, parquet):
     if different.any():
         raise ValueError(
             f"The tensor {key!r} of {path.name!r} differs from {column} of {parquet.name!r} in "
-            f"{int(different.sum())} of {len(different)} rows, the first in row "
+            f"{int(different.sum())} of {len(different)} rows; the first is row "
             f"{int(different.argmax())}. {_ADVICE}"
         )

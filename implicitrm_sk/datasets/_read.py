@@ -1,4 +1,4 @@
-"""A log as products export it becomes `FeedbackData`."""
+"""Logs in the form in which products export them, read as `FeedbackData`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from ._turns import is_blank, split_chat, split_pair, turn_named
 if TYPE_CHECKING:
     from ._data import FeedbackData
 
-_EXPECTED = "Expected are 1 (acted), 0 (did not), true, false, or nothing (not logged)"
+_EXPECTED = "Expected 1 (acted), 0 (did not), true, false, or nothing (not logged)"
 
 
 def read_feedback_log(
@@ -43,10 +43,10 @@ def read_feedback_log(
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
 ) -> "FeedbackData":
-    """Return what a log holds: text or vectors, actions, users, prompts and times.
+    """Return the contents of a log: text or vectors, actions, users, prompts and times.
 
-    Rows keep their order. One is left out only if its chat has no assistant turn, and the summary
-    says how many were. What cannot be read is an error that names file and line.
+    Rows keep their order. A row is left out only if its chat has no assistant turn, and the summary
+    counts these rows. A value that cannot be read raises an error that names file and line.
 
     Parameters
     ----------
@@ -57,8 +57,9 @@ def read_feedback_log(
         DataFrame of pandas or polars, a LazyFrame, an Arrow table, a Hugging Face Dataset, or any
         iterable of dicts.
     signals : dict or list of str, default=None
-        Columns of actions. A dict says what each shows, as the parameter `signals` of the
-        estimator; the columns of a list are positive. None: ``action`` and ``action_*``.
+        Columns of actions. A dict gives the preference that each shows, as in the parameter
+        `signals` of the estimator; the columns of a list are positive. None: ``action`` and
+        ``action_*``.
     messages : str, default=None
         Column of chats: lists of messages, or JSON of such. None: ``messages`` or
         ``conversations``.
@@ -68,50 +69,52 @@ def read_feedback_log(
     embedding : str, default=None
         Column of vectors, one list of numbers in each row. None: ``embedding``.
     turn : str, default="last"
-        The turn of a chat that the actions of its row belong to: the last assistant turn, or the
-        name of a column that holds its position in the chat (an integer, from 0) or the ``id`` of
-        its message. The chat is cut behind it and the calls of tools that follow.
+        The turn of a chat that the actions of its row belong to. It is the last assistant turn, or
+        the name of a column. The column holds its position in the chat (an integer, from 0) or the
+        ``id`` of its message. The chat is cut after this turn and the tool calls that follow.
     user_id, prompt_id, conversation_id, time : str, default=None
         Columns of ids and of times. None: columns of these names, for times also ``timestamp`` and
         ``created_at``. Times are dates, ISO 8601 text or numbers, all of one kind; those with a
         time zone come back in UTC.
     response_id : str, default=None
-        Column of ids of responses; never guessed, since for `fit` equal ids are one response.
+        Column of ids of responses. It is never guessed, because equal ids are one response in
+        `fit`.
     keep : list of str, default=()
         Further columns; each becomes an attribute of the result.
     window : float, str or timedelta, default=None
         How long after `time` an action is waited for, such as ``"24h"``. All actions of a row whose
-        window is still open at `now` are NaN, those that happened among them: a row that is logged
-        only if users acted would make them look eager.
+        window is still open at `now` are NaN, even those that happened. Rows that are logged only
+        if users acted would make users look eager.
     now : float, str or datetime, default=None
         The time of the export, needed with `window`.
 
     Returns
     -------
     data : FeedbackData
-        ``X`` are the vectors, or else a DataFrame of ``prompt`` and ``response`` (of ``text`` where
-        there is no prompt). ``actions`` is a DataFrame of float, ``signals`` what its columns show.
-        ``groups`` numbers the prompts: equal ids, or else equal texts. ``summary`` is a
-        `LogSummary`, ``row`` the position of each row in the source. ``user_id``, ``prompt_id``,
-        ``conversation_id``, ``response_id``, ``time`` and those of `keep` are there if a column is.
+        ``X`` is the vectors, or else a DataFrame of ``prompt`` and ``response`` (of ``text`` if
+        there is no prompt). ``actions`` is a DataFrame of float, and ``signals`` gives what its
+        columns show. ``groups`` numbers the prompts: equal ids, or else equal texts. ``summary`` is
+        a `LogSummary`, and ``row`` the position of each row in the source. ``user_id``,
+        ``prompt_id``, ``conversation_id``, ``response_id``, ``time`` and those of `keep` exist if
+        their columns do.
 
     Raises
     ------
     ValueError, TypeError
-        If something cannot be read; the message names the place, the finding and the remedy.
+        If something cannot be read. The message names the place, the problem and the remedy.
     ImportError
-        Without pandas (extra ``data``).
+        If pandas (extra ``data``) is not installed.
 
     See Also
     --------
-    actions_from_events : Makes actions of a table of events.
+    actions_from_events : Makes actions from a table of events.
 
     Notes
     -----
-    A dot in the name of a column leads into nested records: ``"output.message"`` is the field
-    ``message`` of the column ``output``, ``"choices.0"`` the first entry of a list, and
-    ``"scores.thumbs"`` the value of that entry of a list of scores whose ``name`` or ``key`` is
-    ``thumbs``.
+    A dot in the name of a column leads into nested records. ``"output.message"`` is the field
+    ``message`` of the column ``output``, and ``"choices.0"`` the first entry of a list.
+    ``"scores.thumbs"`` is the value of one entry of a list of scores, the one whose ``name`` or
+    ``key`` is ``thumbs``.
 
     Examples
     --------
@@ -162,14 +165,14 @@ def read_log(
     needs_features : bool
         Whether a log without text and vectors is refused.
     silent : dict of str to str, default=None
-        Of columns of a `Choice`, what empty rows hold: users chose nothing there.
+        By column of a `Choice`, the label of empty rows, in which users chose nothing.
     """
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
     if window is not None and now is None:
         raise ValueError(
-            f"window={window!r} needs now=, the time of the export: only then is it known which "
-            "windows are closed."
+            f"window={window!r} is given without now=, the time of the export, which decides which "
+            "windows are closed. Pass now."
         )
     signals = _as_signals(signals)
     keep = _names(keep, "keep")
@@ -244,8 +247,8 @@ def _as_signals(signals):
     for name, kind in signals.items():
         if kind not in ("positive", "negative") and not hasattr(kind, "shows"):
             raise ValueError(
-                f"signals[{name!r}] is {kind!r}; expected is 'positive', 'negative' or an object "
-                "of implicitrm_sk.signals."
+                f"signals[{name!r}] is {kind!r}; expected 'positive', 'negative' or an object of "
+                "implicitrm_sk.signals. Correct it."
             )
     return dict(signals)
 
@@ -270,7 +273,7 @@ def _series(columns, pandas):
 
 
 class _Log(Columns):
-    """A log of which the columns are known: its texts, ids and actions."""
+    """A log with known columns: its texts, ids and actions."""
 
     # ------------------------------------------------------------------ text
 
@@ -375,14 +378,14 @@ class _Log(Columns):
                 vector = np.zeros(0)
             if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
                 raise ValueError(
-                    f"{self.place(row)} holds {str(value)[:40]!r} in {name}; expected is a list "
-                    "of finite numbers. Compute this embedding again, or leave the row out."
+                    f"{self.place(row)} holds {str(value)[:40]!r} in {name}; expected a list of "
+                    "finite numbers. Compute this embedding again, or leave the row out."
                 )
             width = width or len(vector)
             if len(vector) != width:
                 raise ValueError(
                     f"{self.place(row)} holds {len(vector)} numbers in {name}, but the rows before "
-                    f"hold {width}; expected is one length, that of one model."
+                    f"hold {width}; expected equal lengths. Compute the embeddings with one model."
                 )
             rows.append(vector.astype(np.float64))
         return np.stack(rows)

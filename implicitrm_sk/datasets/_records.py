@@ -9,7 +9,7 @@ from os import PathLike
 from .._optional import import_optional
 from .._paths import local_path
 
-#: Endings of files by how they are read; .gz and .zst may follow those of JSON.
+#: File endings by reader; .gz and .zst may follow those of JSON.
 _JSON = (".jsonl", ".ndjson", ".json")
 _ARROW = (".arrow", ".feather")
 _PACKED = (".gz", ".zst")
@@ -19,14 +19,14 @@ _BATCH = 2048
 
 
 class Records:
-    """The rows of a log, each a mapping, with the place where it stands.
+    """The rows of a log, each a mapping with its place.
 
     Attributes
     ----------
     name : str
-        Of the source, for the messages.
+        Name of the source, for the messages.
     files : list of Path
-        What is read, in order; empty for a table in memory.
+        The files that are read, in order; empty for a table in memory.
     left_out : list of str
         Files of a folder that are not read.
     """
@@ -37,7 +37,8 @@ class Records:
             path = local_path(source)
             if not path.exists():
                 raise FileNotFoundError(
-                    f"{source} does not exist. Expected is a file ({KINDS}) or a folder of such."
+                    f"{source} does not exist; expected a file ({KINDS}) or a folder of such "
+                    "files. Correct it."
                 )
             self.name = path.name or str(path)
             self.files = self._folder(path) if path.is_dir() else [path]
@@ -47,8 +48,8 @@ class Records:
             isinstance(source, Iterable) or hasattr(source, "collect") or hasattr(source, "columns")
         ):
             raise TypeError(
-                f"source is a {type(source).__name__}, but expected is a path, a table (pandas, "
-                "polars, Arrow, Hugging Face), or a list of dicts."
+                f"source is a {type(source).__name__}; expected a path, a table (pandas, polars, "
+                "Arrow, Hugging Face), or a list of dicts. Convert it."
             )
         else:
             self.name = f"the {type(source).__name__}"
@@ -63,11 +64,11 @@ class Records:
         folder = next((file for file in found if file.is_dir()), None)
         if folder is not None or not found:
             what = f"holds the folder {folder.name!r}" if folder else "holds no files"
-            raise ValueError(f"{path} {what}. Expected are files ({KINDS}); move them into one.")
+            raise ValueError(f"{path} {what}; expected files ({KINDS}). Move them into one folder.")
         return found
 
     def place(self, number):
-        """Return where a row stands, in words."""
+        """Return the place of a row, in words."""
         file, row = number
         if not self.files:
             return f"row {row} of {self.name}"
@@ -80,7 +81,7 @@ class Records:
         Parameters
         ----------
         wanted : callable(list of str) -> list of str
-            Picks the columns of a table that are needed. Records of JSON have all their fields.
+            Selects the columns of a table that are needed. Records of JSON have all their fields.
         """
         for number, path in enumerate(self.files):
             kind = _kind(path)
@@ -91,8 +92,8 @@ class Records:
             for row, record in enumerate(_of_memory(self.source, self.name, wanted)):
                 if not isinstance(record, Mapping):
                     raise TypeError(
-                        f"row {row} of {self.name} is a {type(record).__name__}, but expected is a "
-                        "dict: one row of the log."
+                        f"row {row} of {self.name} is a {type(record).__name__}; expected a dict "
+                        "with one row of the log. Convert it."
                     )
                 yield (0, row), record
 
@@ -109,7 +110,7 @@ def _kind(path):
         return "parquet" if last == ".parquet" else "arrow"
     hint = " Write a table as parquet: pandas.read_csv(LOG).to_parquet(...)."
     raise ValueError(
-        f"{path.name} ends with {path.suffix or 'nothing'!r}; expected is {KINDS}."
+        f"{path.name} ends with {path.suffix or 'nothing'!r}; expected {KINDS}."
         + (hint if path.suffix.lower() in (".csv", ".tsv") else "")
     )
 
@@ -135,7 +136,7 @@ def _without_duplicates(pairs):
     if len(record) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DuplicateKey(f"the key {twice!r} stands twice in one object")
+        raise _DuplicateKey(f"the key {twice!r} occurs twice in one object")
     return record
 
 
@@ -143,7 +144,7 @@ _decode = json.JSONDecoder(object_pairs_hook=_without_duplicates).decode
 
 
 def _parsed(raw, where):
-    """Return JSON as Python values, or raise an error that says where it is damaged."""
+    """Return JSON as Python values, or raise an error that names the damaged place."""
     try:
         return _decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -155,16 +156,16 @@ def _parsed(raw, where):
         reason = str(error)
     except RecursionError:
         reason = "it is nested too deeply"
-    except ValueError as error:  # numbers of thousands of digits
+    except ValueError as error:  # numbers with thousands of digits
         reason = str(error).partition(";")[0]
     raise ValueError(
-        f"{where} is not JSON that can be read: {reason}. Expected is one JSON object per line, or "
+        f"{where} is not JSON that can be read: {reason}; expected one JSON object per line, or "
         "one array of objects in the file. Repair or remove it."
     ) from None
 
 
 def _of_json(path):
-    """Yield (line, record), or (number of the object, record) where the file is one array."""
+    """Yield (line, record), or (number of the object, record) if the file is one array."""
     name, line = path.name, 0
     try:
         with _opened(path) as file:
@@ -181,8 +182,8 @@ def _of_json(path):
                 record = _parsed(raw, where)
                 if not isinstance(record, dict):
                     raise ValueError(
-                        f"{where} is a JSON {type(record).__name__}, but expected is an object: "
-                        '{"column": value, ...}.'
+                        f"{where} is a JSON {type(record).__name__}; expected an object, "
+                        '{"column": value, ...}. Convert it.'
                     )
                 yield line, record
     except (EOFError, OSError, gzip.zlib.error) as error:
@@ -198,8 +199,8 @@ def _of_array(raw, name):
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
             raise ValueError(
-                f"entry {number} of the array in {name} is a JSON {type(record).__name__}, but "
-                'expected is an object: {"column": value, ...}.'
+                f"entry {number} of the array in {name} is a JSON {type(record).__name__}; "
+                'expected an object, {"column": value, ...}. Convert it.'
             )
         yield number, record
 
@@ -222,7 +223,7 @@ def _of_arrow_file(path, kind, wanted):
             try:
                 file = arrow.ipc.open_file(mapped)
                 batches = (file.get_batch(i) for i in range(file.num_record_batches))
-            except arrow.ArrowInvalid:  # as the files that Hugging Face writes
+            except arrow.ArrowInvalid:  # files that Hugging Face writes
                 mapped.seek(0)
                 batches = file = arrow.ipc.open_stream(mapped)
             names = _picked(file.schema.names, wanted, path.name)
@@ -232,7 +233,7 @@ def _of_arrow_file(path, kind, wanted):
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path.name} is damaged or no {kind} file: {first}. Copy or export it again."
+            f"{path.name} is damaged or not a {kind} file: {first}. Copy or export it again."
         ) from error
 
 
@@ -244,13 +245,11 @@ def _picked(names, wanted, source):
 def check_once(names, source):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
-            f"{source} has two columns {twice!r}, but expected is one. Rename one of them."
-        )
+        raise ValueError(f"{source} has two columns {twice!r}; expected one. Rename one of them.")
 
 
 def check_names(table, name):
-    """Raise if a table has two columns of one name, as pandas and Arrow allow."""
+    """Raise if a table has two columns with one name, as pandas and Arrow allow."""
     if hasattr(table, "column_names"):
         check_once(list(table.column_names), name)
     elif hasattr(table, "iloc"):
@@ -266,7 +265,7 @@ def _of_batches(batches, names, n_rows=0):
         for values in zip(*columns, strict=True):
             yield row, dict(zip(names, values, strict=False))
             row += 1
-    while row < n_rows:  # a file of which no column is needed has batches without rows
+    while row < n_rows:  # a file without needed columns has batches without rows
         yield row, {}
         row += 1
 
@@ -276,7 +275,7 @@ def _of_batches(batches, names, n_rows=0):
 
 def _of_memory(source, name, wanted):
     if hasattr(source, "select_columns") and getattr(source, "column_names", None):
-        # A data set of Hugging Face: formats make arrays of what are lists.
+        # A data set of Hugging Face: its formats turn lists into arrays.
         source = source.with_format(None)
         return iter(source.select_columns(_picked(list(source.column_names), wanted, name)))
     if hasattr(source, "collect") or hasattr(source, "columns"):
@@ -287,8 +286,8 @@ def _of_memory(source, name, wanted):
             table = narwhals.from_native(source)
         except TypeError:
             raise TypeError(
-                f"source is a {type(source).__name__}, but expected is a path, a table (pandas, "
-                "polars, Arrow, Hugging Face), or a list of dicts."
+                f"source is a {type(source).__name__}; expected a path, a table (pandas, polars, "
+                "Arrow, Hugging Face), or a list of dicts. Convert it."
             ) from None
         table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
         names = _picked([str(column) for column in table.columns], wanted, name)

@@ -62,8 +62,8 @@ def simulate_feedback(
 ) -> FeedbackData:
     """Simulate a log of user actions on responses whose preference is known.
 
-    The log follows the generative model of the package, and can be made to break its assumptions
-    one at a time. For row i and signal k (copy, click, ...)::
+    The log follows the generative model of the package, and can break its assumptions one at a
+    time. For row i and signal k (copy, click, ...), with r*_i = 1 if the response is preferred::
 
         r*_i ~ Bernoulli(true_preference_i)
         a_ik ~ Bernoulli(A_ik)                            activity, A_ik the propensity
@@ -72,61 +72,60 @@ def simulate_feedback(
         y_ik = 0 for all k with probability 1 - v_i       nobody looked at row i
         y_ik = NaN (not logged) with probability 1 - logged_rate_k
 
-    so that, of rows that were looked at, P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) =
-    e_k, independently over the signals and of the rating, the user or the features given A_ik.
-    Unless `examination` says otherwise, all rows were. A negative action (regenerate,
-    thumbs down) is the mirror image: P(y_ik = 1 | r*_i = 0) = A_ik and P(y_ik = 1 | r*_i = 1) =
-    e_k.
+    So on rows that were looked at, P(y_ik = 1 | r*_i = 1) = A_ik and P(y_ik = 1 | r*_i = 0) = e_k.
+    Given A_ik, this is independent over the signals, and of the rating, the user and the features.
+    By default all rows were looked at, see `examination`. A negative action (regenerate, thumbs
+    down) is the mirror image: P(y_ik = 1 | r*_i = 0) = A_ik and P(y_ik = 1 | r*_i = 1) = e_k.
 
     Parameters
     ----------
     true_preference : array-like of shape (n,), default=None
-        The true preference: r* itself (0 or 1), or its probability in [0, 1] from which r* is
-        drawn. ``None`` takes r* = 1 where `rating` > `threshold`.
+        The true preference: r* itself (0 or 1), or its probability in [0, 1], from which r* is
+        drawn. ``None`` sets r* = 1 if `rating` > `threshold`.
 
     n_signals : int, default=None
-        Number K of signals. ``None`` means one signal and 1-D output; an integer, 1 included,
-        means output of shape (n, K). With `signals`, or a 2-D array as `propensity`, it may be
-        left out.
+        Number K of signals. ``None`` means one signal and 1-D output. An integer, including 1,
+        means output of shape (n, K). It is not needed with `signals`, or with a 2-D array as
+        `propensity`.
 
     signals : dict or list of {"positive", "negative"} or Signal, default=None
-        What each signal is, as the parameter of the estimator; ``None`` is all positive actions. A
-        dict names the columns, and `actions` is then a DataFrame. A kind other than
-        :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of A_ik;
-        it has one column of A for each of its `n_outputs`, and so has what is said below to be of
-        shape (K,) or (n, K) for the propensity. The columns that all rows share are 0.86 unless
-        `propensity` is an array: a :class:`~implicitrm_sk.signals.Graded` has the shift 2, cut
+        The kind of each signal, as in the parameter of the estimator; ``None`` means that all are
+        positive actions. A dict names the columns, and `actions` is then a DataFrame. A kind other
+        than :class:`~implicitrm_sk.signals.Action` is drawn by its `sample`, with the logits of
+        A_ik. It has one column of A for each of its `n_outputs`. The shapes (K,) and (n, K) of the
+        propensity count all of these columns. Columns that all rows share are 0.86, unless
+        `propensity` is an array. A :class:`~implicitrm_sk.signals.Graded` then has the shift 2, cut
         points at the distance 2, and the location logit A_ik.
 
     propensity : {"covariate", "constant", "rating", "user"} or array-like, default="covariate"
-        How A_ik = P(y_ik = 1 | the r* that signal k shows) comes about:
+        The mechanism of A_ik = P(y_ik = 1 | the r* that signal k shows):
 
         - ``"constant"``: A_ik = `rate`.
-        - ``"rating"``: liked responses draw more actions, the simulation of the literature [1]_.
-          With s the rating: t_i = 1 + 4 (s_i - min s) / (max s - min s),
+        - ``"rating"``: responses with a higher rating attract more actions, as in the simulation of
+          the literature [1]_. With s the rating: t_i = 1 + 4 (s_i - min s) / (max s - min s),
           q_i = rating_decay ** (5 - t_i), c = n rate / sum(q), A_ik = min(1, c q_i).
-          Because of the minimum the mean may fall short of `rate`. For a negative action 6 - t_i
-          takes the place of t_i.
+          Because of the minimum, the mean may be below `rate`. For a negative action, 6 - t_i
+          replaces t_i.
         - ``"covariate"``: the scenario (code, chat, ...) decides.
-          A_ik = sigmoid(slope s_ik + intercept), where s_ik is X_i, its columns standardised,
+          A_ik = sigmoid(slope s_ik + intercept). Here s_ik is X_i with standardised columns,
           projected on a standard normal direction drawn for signal k, and standardised over the
           rows. Constant columns of X do not matter.
         - ``"user"``: some users act more. A_ik = sigmoid(slope v_uk + intercept) for all rows of
-          user u, v_uk = sqrt(user_correlation) v_u + sqrt(1 - user_correlation) w_uk, all v_u and
-          w_uk standard normal.
+          user u. Here v_uk = sqrt(user_correlation) v_u + sqrt(1 - user_correlation) w_uk, and all
+          v_u and w_uk are standard normal.
         - array of shape (n,), the same for all signals, or (n, K): A_ik itself, in [0, 1].
 
     X : array-like of shape (n, d), default=None
         Features (embeddings) of the rows, for ``propensity="covariate"``.
 
     rating : array-like of shape (n,), default=None
-        Ratings, for ``propensity="rating"`` and where `true_preference` is ``None``.
+        Ratings, for ``propensity="rating"``, or if `true_preference` is ``None``.
 
     user_id : array-like of shape (n,), default=None
-        Who saw the row, any labels, for ``propensity="user"`` and `user_activity`.
+        The user who saw the row, any labels, for ``propensity="user"`` and `user_activity`.
 
     threshold : float, default=None
-        Ratings above it are preferred (strictly), when `true_preference` is ``None``. ``None`` is
+        Ratings strictly above it are preferred, if `true_preference` is ``None``. ``None`` means
         the median of the distinct ratings.
 
     rate : float or array-like of shape (K,), default=0.5
@@ -140,72 +139,73 @@ def simulate_feedback(
         ``"user"``.
 
     user_correlation : float, default=0.0
-        Correlation of the user effects of two signals in ``"user"``; in [0, 1]. Above 0, a user
-        active in one signal is active in the others, so that the signals are independent given
-        r* only for an estimator that sees the user.
+        Correlation of the user effects of two signals in ``"user"``; in [0, 1]. Above 0, a user who
+        is active in one signal is active in the others. The signals are then independent given r*
+        only for an estimator that sees the user.
 
     user_activity : float, default=0.0
-        How much users differ in activity, beside what `propensity` says: logit A_ik is shifted by
-        user_activity b_u for all signals, b_u standard normal, u the user of row i; at least 0.
+        How much users differ in activity, in addition to `propensity`; at least 0. The logit of
+        A_ik is shifted by user_activity b_u for all signals, where u is the user of row i and b_u
+        is standard normal.
 
     false_action_rate : float or array-like of shape (K,), default=0.0
-        The misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). Nothing
-        keeps A_ik above e_k. The `false_rate` of an ``Action``, where it is set, takes its place.
+        The rate of misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). It
+        may exceed A_ik. If the `false_rate` of an ``Action`` is set, it is used instead.
 
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
 
     examination : float or array-like of shape (n,), default=1.0
         The probability v_i that row i was looked at, independent of r*_i; in [0, 1]. All signals of
-        a row that was not are silent. Of kinds that have a value for it.
+        the other rows are silent. Not available for kinds without a value for silence.
 
     own_preference : float, default=0.0
-        Broken assumption: the signals of a row do not share one r*. Each row, with this
-        probability, gets each signal from another user with their own preference,
-        r*_ik ~ Bernoulli(true_preference_i) independently over k. It takes effect only where
-        `true_preference` is a probability, hence it may be above 0 only if some entry is strictly
+        Broken assumption: the signals of a row do not share one r*. With this probability, each
+        signal of a row comes from another user with their own preference, r*_ik ~
+        Bernoulli(true_preference_i) independently over k. It has an effect only if
+        `true_preference` is a probability. So it may be above 0 only if some entry is strictly
         between 0 and 1.
 
     shared_activity : float, default=0.0
-        Broken assumption: the signals of a row are not independent given r*. Each row, with this
-        probability, decides all its activities by one uniform number, a_ik = 1[u_i < A_ik] in
-        place of 1[u_ik < A_ik]: a user active in everything or in nothing. Each P(a_ik = 1)
-        stays A_ik. Of actions only.
+        Broken assumption: the signals of a row are not independent given r*. With this probability,
+        one uniform number decides all activities of a row, a_ik = 1[u_i < A_ik] instead of
+        1[u_ik < A_ik]: the user is active in everything or in nothing. Each P(a_ik = 1) stays A_ik.
+        Available only for actions.
 
     copied_signal : tuple of two int, default=None
-        Broken assumption: (source, target), one signal repeats another. In each row, with
-        probability `copied_rate`, preference, activity, misclick and action of signal `target`
-        are those of signal `source`. Of two actions that show the same preference.
+        Broken assumption: (source, target), one signal repeats another. With probability
+        `copied_rate`, a row copies preference, activity, misclick and action of signal `target`
+        from signal `source`. Both must be actions that show the same preference.
 
     copied_rate : float, default=1.0
-        Share of the rows in which `copied_signal` applies; in (0, 1].
+        Share of the rows with `copied_signal`; in (0, 1].
 
     random_state : int, RandomState instance, Generator or None, default=None
         Seed. An int gives the same log in every call. Every signal and every source of randomness
-        has its own stream: signals 0 .. k-1 are the same whatever `n_signals`, and changing one
-        setting leaves the draws of the others in place. A RandomState or Generator is advanced by
-        one draw; ``None`` takes fresh entropy. The global state of numpy is never used.
+        has its own stream. So signals 0 .. k-1 are the same for every `n_signals`, and changing one
+        setting leaves the draws of the others unchanged. A RandomState or Generator is advanced by
+        one draw; ``None`` uses fresh entropy. The global state of numpy is never used.
 
     Returns
     -------
     log : FeedbackData
-        With the attributes below, and `X`, `rating`, `user_id` and `signals` as given. "(n,) or
-        (n, K)" is 1-D if and only if `n_signals` and `signals` are ``None`` and `propensity` is
-        not 2-D.
+        It has the attributes below, and `X`, `rating`, `user_id` and `signals` as given. The shape
+        "(n,) or (n, K)" is 1-D if `n_signals` and `signals` are ``None`` and `propensity` is not
+        2-D. Otherwise it is 2-D.
 
         actions : ndarray of shape (n,) or (n, K), or DataFrame
-            y, int64; float64 with NaN for entries not logged if a `logged_rate` is below 1; objects
-            if a kind of signal has labels.
+            The actions y as int64. If a `logged_rate` is below 1, float64 with NaN for entries that
+            were not logged. Objects if a kind of signal has labels.
         propensity : ndarray of shape (n,) or (n, K), float64
-            P(y_ik = 1 | the r*_ik that signal k shows); for a copied signal the mixture with that
+            P(y_ik = 1 | the r*_ik that signal k shows). For a copied signal, the mixture with that
             of its source.
         activity : ndarray of shape (n,) or (n, K), int64
-            a_ik, whether the user would act if r* were what the signal shows, logged or not; NaN
-            for other kinds than actions.
+            a_ik, whether the user would act if r* were what the signal shows, logged or not. NaN
+            for kinds other than actions.
         true_preference : ndarray of shape (n,), int64
             r*_i.
         signal_preference : ndarray of shape (n,) or (n, K), int64
-            r*_ik, the preference of the user of that signal: r*_i unless `own_preference` > 0.
+            r*_ik, the preference of the user of that signal; r*_i unless `own_preference` > 0.
         reward : ndarray of shape (n,), float64
             P(r*_i = 1), the preference as given.
         logged : ndarray of shape (n,) or (n, K), bool
@@ -217,23 +217,23 @@ def simulate_feedback(
         user_effect : ndarray of shape (n,), float64, or None
             b_u of the user of each row; None if `user_activity` is 0.
         false_action_rate : ndarray of shape (K,), float64
-            P(y_ik = 1 | the r*_ik that signal k does not show); for a copied signal the mixture
-            with that of its source; NaN for other kinds than actions.
+            P(y_ik = 1 | the r*_ik that signal k does not show). For a copied signal, the mixture
+            with that of its source. NaN for kinds other than actions.
 
     Raises
     ------
     ValueError
-        If an argument has the wrong type, shape or range, or if the chosen mechanism lacks the
-        data it depends on. The message names the parameter, what was given and what to do.
+        If an argument has the wrong type, shape or range, or if the chosen mechanism lacks its
+        data. The message names the parameter, the given value and a remedy.
 
     Notes
     -----
-    The defaults of ``"covariate"`` are the reference log of the package's benchmarks. Simulate
-    train and test rows in one call: projections are standardised over the rows given.
+    The defaults of ``"covariate"`` give the reference log of the package's benchmarks. Simulate
+    training and test rows in one call, because projections are standardised over the rows given.
 
-    With ``"rating"`` the activity depends on the rating, hence on r* beyond what the features
-    tell. P(y_ik = 1 | r*_i = 1, x), which is what an estimator calls the propensity, then differs
-    from the mean activity at x.
+    With ``"rating"``, the activity depends on the rating, and so on r* beyond what the features
+    predict. The propensity of an estimator, P(y_ik = 1 | r*_i = 1, x), then differs from the mean
+    activity at x.
 
     References
     ----------
@@ -253,7 +253,7 @@ def simulate_feedback(
     >>> bool((log.actions <= liked).all())
     True
 
-    Three signals, of which a fifth of the entries was not logged:
+    Three signals, with a fifth of the entries not logged:
 
     >>> log = simulate_feedback(liked, X=X, n_signals=3, logged_rate=0.8, random_state=0)
     >>> log.actions.shape
@@ -348,7 +348,7 @@ def simulate_feedback(
 
 
 def _draw_preference(stream, reward, n_signals, own_preference):
-    """Draw r* of each row, and of each signal's user: the same but in the rows of many users."""
+    """Draw r* of each row, and of each signal's user, who differs only in rows of many users."""
     preferred = stream("preference").random(len(reward)) < reward
     signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
     if own_preference > 0:
@@ -359,7 +359,7 @@ def _draw_preference(stream, reward, n_signals, own_preference):
 
 
 def _draw_activity(stream, A, shared_activity):
-    """Draw who would act if r* were what the signal shows."""
+    """Draw who would act if r* were the preference that the signal shows."""
     uniform = _uniform(stream, "activity", *A.shape)
     if shared_activity > 0:
         shared = stream("shared_activity").random(len(A)) < shared_activity
@@ -369,7 +369,7 @@ def _draw_activity(stream, A, shared_activity):
 
 
 def _recorded(stream, actions, kinds, examination, logged_rate):
-    """Return the columns of actions that reach the log, which rows were looked at, and logged."""
+    """Return the columns of actions in the log, the rows looked at, and the entries logged."""
     shape = len(examination), len(actions)
     examined = stream("examination").random(shape[0]) < examination
     actions = _silenced(actions, kinds, examined)
@@ -383,7 +383,7 @@ def _silenced(actions, kinds, examined):
     """Return the columns of actions, silent on rows that nobody looked at."""
     if examined.all():
         return actions
-    # A kind with labels has one for silence.
+    # A kind with labels has a label for silence.
     silent = [getattr(kind, "silent", kind.silence) for kind in kinds]
     return [
         np.where(examined, y, value).astype(y.dtype)
@@ -392,7 +392,7 @@ def _silenced(actions, kinds, examined):
 
 
 def _from_effect(effect, slope, intercept):
-    """Return the propensities of rows whose signals depend on something to some degree."""
+    """Return the propensities of rows whose signals depend on an effect to some degree."""
     n_outputs = effect.shape[1]
     slope = _per_signal("slope", slope, n_outputs)
     intercept = _per_signal("intercept", intercept, n_outputs)
@@ -419,7 +419,9 @@ class _Streams:
             self.entropy = np.random.SeedSequence().entropy
         elif isinstance(random_state, Integral) and not isinstance(random_state, bool):
             if random_state < 0:
-                raise ValueError(f"random_state must not be negative, got {random_state}.")
+                raise ValueError(
+                    f"random_state must not be negative, got {random_state}. Pass a seed >= 0."
+                )
             self.entropy = int(random_state)
         elif isinstance(random_state, np.random.RandomState):
             self.entropy = random_state.randint(2**32, size=4, dtype=np.uint32).tolist()
@@ -428,7 +430,7 @@ class _Streams:
         else:
             raise ValueError(
                 "random_state must be None, an integer, a numpy RandomState or a numpy Generator, "
-                f"got {random_state!r}."
+                f"got {random_state!r}. Pass one of these."
             )
 
     def __call__(self, purpose, k=0):
@@ -448,7 +450,7 @@ def _table(columns, names):
 
 
 def _logit(p):
-    # Of certain outcomes too, for which a softmax has no finite logit.
+    # A softmax has no finite logit for certain outcomes, so these are clipped too.
     p = np.clip(p, 1e-12, 1 - 1e-12)
     return np.log(p) - np.log1p(-p)
 
@@ -478,7 +480,7 @@ def _numeric(name, values):
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must hold numbers: {error}") from error
+        raise ValueError(f"{name} must hold numbers: {error}. Convert it.") from error
     if not np.isfinite(array).all():
         raise ValueError(
             f"{name} holds NaN or infinity. Leave these rows out, or fill the values in."
@@ -489,7 +491,8 @@ def _numeric(name, values):
 def _check_unit_interval(name, array):
     if array.size and (array.min() < 0 or array.max() > 1):
         raise ValueError(
-            f"{name} must lie in [0, 1], got values from {array.min():g} to {array.max():g}."
+            f"{name} must lie in [0, 1], got values from {array.min():g} to {array.max():g}. "
+            "Rescale it."
         )
 
 
@@ -505,9 +508,11 @@ def _outside(value, low, high, closed):
 
 def _number(name, value, low=0, high=1, closed=(True, True)):
     if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value):
-        raise ValueError(f"{name} must be a number, got {value!r}.")
+        raise ValueError(f"{name} must be a number, got {value!r}. Pass a number.")
     if _outside(np.float64(value), low, high, closed):
-        raise ValueError(f"{name} must lie in {_interval(low, high, closed)}, got {value!r}.")
+        raise ValueError(
+            f"{name} must lie in {_interval(low, high, closed)}, got {value!r}. Correct it."
+        )
     return float(value)
 
 
@@ -516,20 +521,22 @@ def _per_signal(name, value, n_signals, low=-np.inf, high=np.inf, closed=(True, 
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_signals):
         raise ValueError(
             f"{name} must be one number or one for each of the {n_signals} signal(s), got shape "
-            f"{array.shape}."
+            f"{array.shape}. Correct it."
         )
     if _outside(array, low, high, closed).any():
-        raise ValueError(f"{name} must lie in {_interval(low, high, closed)}, got {value!r}.")
+        raise ValueError(
+            f"{name} must lie in {_interval(low, high, closed)}, got {value!r}. Correct it."
+        )
     return np.array(np.broadcast_to(array, (n_signals,)))
 
 
 def _given_propensity(propensity, n_rows, n_signals):
-    """Return the propensity if it is an array, checked; None if it names a mechanism."""
+    """Return the checked propensity if it is an array, None if it names a mechanism."""
     if isinstance(propensity, str):
         if propensity not in _MECHANISMS:
             raise ValueError(
                 f"propensity must be one of {_MECHANISMS} or an array of probabilities, got "
-                f"{propensity!r}."
+                f"{propensity!r}. Correct it."
             )
         return None
     given = _numeric("propensity", propensity)
@@ -547,7 +554,7 @@ def _given_propensity(propensity, n_rows, n_signals):
 
 
 def _check_kinds(kinds, target, propensity, shared_activity, source_target):
-    """Raise where what is asked for has a meaning for actions only."""
+    """Raise if a setting for actions only is used with other kinds."""
     others = [kind for kind in kinds if type(kind) is not Action]
     for what, used in (
         ("propensity='rating'", isinstance(propensity, str) and propensity == "rating"),
@@ -556,24 +563,24 @@ def _check_kinds(kinds, target, propensity, shared_activity, source_target):
     ):
         if used and others:
             raise ValueError(
-                f"{what} is available for actions only, got the signal {others[0]!r}. Leave one of "
+                f"{what} is available only for actions, got the signal {others[0]!r}. Leave one of "
                 "the two out."
             )
     if source_target is not None and np.ptp(target[list(source_target)]):
         raise ValueError(
             f"copied_signal={source_target!r} names a positive and a negative action; expected two "
-            "that show the same preference."
+            "that show the same preference. Name others."
         )
 
 
 def _kinds(signals, n_signals):
-    """Return the kind of each signal, None without `signals`."""
+    """Return the kind of each signal, or None without `signals`."""
     if signals is None:
         return None
     if not isinstance(signals, Mapping | list | tuple) or not signals:
         raise ValueError(
-            "signals must be a dict or a list of 'positive', 'negative' or Signal objects, at "
-            f"least one, got {signals!r}."
+            "signals must be a non-empty dict or list of 'positive', 'negative' or Signal "
+            f"objects, got {signals!r}. Correct it."
         )
     if n_signals not in (None, len(signals)):
         raise ValueError(
@@ -584,7 +591,7 @@ def _kinds(signals, n_signals):
 
 
 def _false_action_rate(rate, kinds):
-    """Return the rate of each action, its own or the one given; NaN for other kinds."""
+    """Return the rate of each action, its own or the given one; NaN for other kinds."""
     rate = _per_signal("false_action_rate", rate, len(kinds), 0, 1, closed=(True, False))
     for k, kind in enumerate(kinds):
         if type(kind) is not Action:
@@ -599,8 +606,8 @@ def _count_signals(n_signals, given):
         return 1 if given is None or given.ndim == 1 else given.shape[1]
     if not isinstance(n_signals, Integral) or isinstance(n_signals, bool) or n_signals < 1:
         raise ValueError(
-            f"n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
-            f"{n_signals!r}."
+            "n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
+            f"{n_signals!r}. Correct it."
         )
     return n_signals
 
@@ -611,8 +618,8 @@ def _reward(true_preference, rating, threshold):
         return _reward_from_rating(rating, threshold)
     if threshold is not None:
         raise ValueError(
-            f"threshold={threshold!r} is used only where true_preference is None, but it was "
-            "given. Leave one of the two out."
+            f"threshold={threshold!r} is used only if true_preference is None, but true_preference "
+            "was given. Leave one of the two out."
         )
     reward = _vector("true_preference", true_preference)
     _check_unit_interval("true_preference", reward)
@@ -623,13 +630,13 @@ def _reward_from_rating(rating, threshold):
     if rating is None:
         raise ValueError(
             "true_preference and rating are both None. Pass true_preference (r* or its "
-            "probability), or rating, from which r* = 1[rating > threshold]."
+            "probability), or rating, which gives r* = 1[rating > threshold]."
         )
     rating = _vector("rating", rating)
     if threshold is None:
         threshold = np.median(np.unique(rating))
     elif not isinstance(threshold, Real) or not np.isfinite(threshold):
-        raise ValueError(f"threshold must be a number or None, got {threshold!r}.")
+        raise ValueError(f"threshold must be a number or None, got {threshold!r}. Correct it.")
     return (rating > threshold).astype(np.float64)
 
 
@@ -644,7 +651,8 @@ def _rating_propensity(rating, n_rows, rate, rating_decay, target):
     low, high = rating.min(), rating.max()
     if low == high:
         raise ValueError(
-            f"propensity='rating' needs at least two levels of rating, got only {low:g}. "
+            f"propensity='rating' needs at least two levels of rating, got only {low:g}. Choose "
+            "propensity='constant'."
             "Choose propensity='constant'."
         )
     t = 1 + 4 * (rating - low) / (high - low)
@@ -662,7 +670,8 @@ def _covariate_effect(X, n_rows, n_signals, stream):
     X = np.asarray(X)
     if X.ndim != 2 or len(X) != n_rows or X.shape[1] == 0:
         raise ValueError(
-            f"X must have shape ({n_rows}, d), one row for each true_preference, got {X.shape}."
+            f"X must have shape ({n_rows}, d), one row for each true_preference, got {X.shape}. "
+            "Correct it."
         )
     if not np.issubdtype(X.dtype, np.floating):
         X = _numeric("X", X)
@@ -670,16 +679,16 @@ def _covariate_effect(X, n_rows, n_signals, stream):
         raise ValueError("X holds NaN or infinity. Leave these rows out, or impute the values.")
     if not np.ptp(X, axis=0).any():
         raise ValueError(
-            "X has the same features in every row, so that no propensity can depend on them. "
+            "X has the same features in every row, so the propensity cannot depend on them. "
             "Choose propensity='constant'."
         )
     scale = StandardScaler().fit(X)
     directions = [stream("projection", k).standard_normal(X.shape[1]) for k in range(n_signals)]
     effect = np.empty((n_signals, n_rows))
-    # In batches, to hold no standardised float64 copy of a large X.
+    # In batches, so that no standardised float64 copy of a large X is needed.
     for rows in gen_batches(n_rows, 4096):
         Z = (X[rows].astype(np.float64) - scale.mean_) / scale.scale_
-        # One product for each signal: the rounding of a joint one depends on n_signals.
+        # One product for each signal, because the rounding of a joint one depends on n_signals.
         for k, direction in enumerate(directions):
             effect[k, rows] = Z @ direction
     return np.column_stack([(s - s.mean()) / s.std() for s in effect])
@@ -695,13 +704,15 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     if user_id.shape != (n_rows,):
         raise ValueError(
             f"user_id must have shape ({n_rows},), one user for each true_preference, got "
-            f"{user_id.shape}."
+            f"{user_id.shape}. Correct it."
         )
     user_correlation = _number("user_correlation", user_correlation)
     try:
         users, code = np.unique(user_id, return_inverse=True)
     except TypeError as error:
-        raise ValueError(f"user_id must hold labels of one kind: {error}") from error
+        raise ValueError(
+            f"user_id must hold labels of one kind: {error}. Convert them to one type."
+        ) from error
     common = stream("user_effect").standard_normal(len(users))
     own = np.column_stack(
         [stream("user_effect", 1 + k).standard_normal(len(users)) for k in range(n_signals)]
@@ -711,7 +722,7 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
 
 
 def _examination(examination, kinds, n_rows):
-    """Return the probability of each row that it was looked at."""
+    """Return the probability, for each row, that it was looked at."""
     if isinstance(examination, Real):
         v = np.full(n_rows, _number("examination", examination))
     else:
@@ -721,13 +732,13 @@ def _examination(examination, kinds, n_rows):
     if mute and (v < 1).any():
         raise ValueError(
             f"examination below 1 is not available with the signal {mute[0]!r}, which has no value "
-            "for users who did nothing. Leave one of the two out."
+            "for silent users. Leave one of the two out."
         )
     return v
 
 
 def _share_logits(A, kinds, given):
-    """Set the columns of A that all rows share, unless they are given, and return which."""
+    """Set the columns of A that all rows share, unless they are given, and return these columns."""
     shared = list(Measurement(kinds).shared_logits() or ())
     if given is None:
         A[:, shared] = _SHARED
@@ -774,7 +785,7 @@ def _check_copied_signal(copied_signal, n_signals):
         valid = False
     if not valid or source == target:
         raise ValueError(
-            f"copied_signal must be a tuple (source, target) of two different signals among "
-            f"0 .. {n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
+            "copied_signal must be a tuple (source, target) of two different signals among 0 .. "
+            f"{n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
         )
     return int(source), int(target)

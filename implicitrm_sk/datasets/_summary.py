@@ -1,41 +1,41 @@
-"""What a reader found in a log, in numbers and in words."""
+"""The findings of a reader in a log, in numbers and in words."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 _HINT = (
-    "Check the sign of these signals, whether one excludes the other (as the outcomes of one "
-    "widget do), and whether 0 was logged where one was not offered."
+    "Check the sign of these signals, and whether one excludes the other (as the outcomes of one "
+    "widget do). Check also whether 0 was logged where one was not offered."
 )
 
 
 @dataclass(frozen=True)
 class LogSummary:
-    """What a log holds, what was left out of it, and what looks odd; ``print`` shows it.
+    """The contents of a log, the rows left out, and oddities; ``print`` shows it.
 
     Attributes
     ----------
     source : str
-        What was read.
+        Name of the source.
     n_read, n_rows : int
         Rows of the source, and rows kept.
     columns : dict
-        The column that each role was read from; guessed ones end with " (guessed)".
+        The column that each role was read from; the names of guessed ones end with " (guessed)".
     left_out : dict
         Number of rows or events left out, by reason.
     found : dict
-        Number of rows that were kept but may be wrong, by what is odd about them.
+        Number of rows that were kept but may be wrong, by the oddity.
     users, prompts : tuple of int or None
-        How many there are, and fewest, median and most rows of one; None where not known.
+        Their number, and the fewest, median and most rows of one; None if not known.
     signals : dict
-        By name: what it shows, in how many rows it is logged, and the share of these in which
-        users acted.
+        For each name: the preference it shows, the number of rows where it is logged, and the share
+        of these in which users acted.
     pairs : list of tuple
-        Two signals, the rows in which both are logged, the rows with both actions, and how many
-        there would be were they independent.
+        Two signals, the number of rows with both logged, the number of rows with both actions, and
+        its expectation if they are independent.
     warnings : list of str
-        What contradicts the signs of the signals.
+        Contradictions with the signs of the signals.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def _sizes(n, fewest, median, most):
 
 
 def sizes(codes):
-    """Return how many groups there are, and fewest, median and most rows of one."""
+    """Return the number of groups, and the fewest, median and most rows of one."""
     if not len(codes):
         return 0, 0, 0, 0
     counts = np.bincount(codes)
@@ -115,12 +115,12 @@ def sizes(codes):
 
 
 def of_signals(actions, signals, clusters=None):
-    """Return the parts of a summary that are about actions.
+    """Return the parts of a summary that describe actions.
 
     Parameters
     ----------
     actions : dict of str to ndarray of shape (n,)
-        0, 1 or NaN; of kinds that are no actions what users did, as objects.
+        0, 1 or NaN. For kinds other than actions, the codes of what users did, as objects.
     signals : dict
         "positive", "negative" or a Signal by name.
     clusters : ndarray of int of shape (n,) or None
@@ -154,14 +154,14 @@ def of_signals(actions, signals, clusters=None):
 
 
 def sign_of(signal):
-    """Return "positive" or "negative" of a signal that is an action."""
+    """Return "positive" or "negative" for a signal that is an action."""
     if isinstance(signal, str):
         return signal
     return "positive" if signal.shows == (1,) else "negative"
 
 
 def _contradictions(actions, signals, names, clusters):
-    from .._association import association_test  # scikit-learn takes a second to import
+    from .._association import association_test  # importing scikit-learn takes a second
 
     counts = np.column_stack([actions[name] for name in names])
     n = len(counts)

@@ -1,4 +1,4 @@
-"""Times as logs hold them, and how long a user's action is waited for."""
+"""Times in the forms found in logs, and windows in which users' actions count."""
 
 import math
 from datetime import date, datetime, timedelta
@@ -13,28 +13,28 @@ NUMBERS = "numbers"
 NAIVE = "dates without a time zone"
 ZONED = "dates with a time zone"
 _EXPECTED = (
-    "Expected are dates (datetime, ISO 8601 text) or numbers of one unit, in all rows of one kind"
+    "Expected dates (datetime, ISO 8601 text) or numbers of one unit, the same kind in all rows"
 )
 
 
 def as_times(values, place, name):
-    """Return times as datetime64[us] (in UTC where they have a zone) or as floats.
+    """Return times as datetime64[us] (in UTC if they have a zone) or as floats.
 
     Parameters
     ----------
     values : sequence of n
         Dates with or without a time zone, ISO 8601 text, or numbers; missing is allowed.
     place : callable(int) -> str
-        Where a row stands, for the messages.
+        Returns the place of a row, for the messages.
     name : str
-        Of the column or argument, for the messages.
+        Name of the column or argument, for the messages.
 
     Returns
     -------
     times : ndarray of shape (n,)
         NaT or NaN where missing.
     kind : str or None
-        What they are, in words; None if all are missing.
+        The kind of the times, in words; None if all are missing.
     """
     kinds, found = {}, [None] * len(values)
     for row, value in enumerate(values):
@@ -46,7 +46,7 @@ def as_times(values, place, name):
         (first, a), (second, b) = list(kinds.items())[:2]
         raise ValueError(
             f"{name} holds {first} ({values[a]!r}, {place(a)}) and {second} ({values[b]!r}, "
-            f"{place(b)}), which cannot be compared. {_EXPECTED}; convert them."
+            f"{place(b)}), which cannot be compared. {_EXPECTED}. Convert them."
         )
     if NUMBERS in kinds:
         return np.array([np.nan if t is None else t for t in found], dtype=float), NUMBERS
@@ -64,7 +64,7 @@ def _time(value, place, name):
             value = datetime.fromisoformat(value.strip())
         except ValueError:
             raise ValueError(
-                f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}; convert it first."
+                f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}. Convert it first."
             ) from None
     if isinstance(value, Real) and not isinstance(value, bool):
         value = _float(value)
@@ -81,7 +81,7 @@ def _time(value, place, name):
             pass
     elif isinstance(value, date):
         return NAIVE, datetime(value.year, value.month, value.day)
-    raise ValueError(f"{place()} holds {given!r} in {name}. {_EXPECTED}; convert it first.")
+    raise ValueError(f"{place()} holds {given!r} in {name}. {_EXPECTED}. Convert it first.")
 
 
 def _float(value):
@@ -92,7 +92,7 @@ def _float(value):
 
 
 def with_zone(times, kind):
-    """Return times so that they still say whether they have a time zone."""
+    """Return times that keep the information whether they have a time zone."""
     if kind != ZONED:
         return times
     pandas = import_optional("pandas", "data", "Reading times")
@@ -100,7 +100,7 @@ def with_zone(times, kind):
 
 
 def column_times(column, place, name):
-    """Return the times of a pandas Series as `as_times` does, many at once."""
+    """Return the times of a pandas Series like `as_times`, but faster."""
     pandas = import_optional("pandas", "data", "Reading times")
     if hasattr(column.dtype, "pyarrow_dtype"):
         arrow = import_optional("pyarrow", "data", "Reading times")
@@ -108,7 +108,7 @@ def column_times(column, place, name):
     if pandas.api.types.infer_dtype(column, skipna=True) == "string":
         try:
             column = pandas.to_datetime(column, format="ISO8601")
-        except (ValueError, TypeError):  # with and without a zone, or no times
+        except (ValueError, TypeError):  # with and without a zone, or not times
             return as_times(column.tolist(), place, name)
     if isinstance(column.dtype, pandas.DatetimeTZDtype):
         return column.dt.tz_convert(None).to_numpy("datetime64[us]"), ZONED
@@ -122,23 +122,23 @@ def column_times(column, place, name):
 
 
 def check_kinds(kinds):
-    """Raise unless times of several arguments, kind by name, can be compared."""
+    """Raise unless times of several arguments, given by name and kind, can be compared."""
     kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     if len(set(kinds.values())) > 1:
         found = "; ".join(f"{name} holds {kind}" for name, kind in kinds.items())
         raise ValueError(
-            f"times cannot be compared: {found}. Give all of them in one form, such as "
+            f"times cannot be compared: {found}. Convert all of them to one form, for example with "
             "pandas.to_datetime(column, utc=True)."
         )
 
 
 def as_window(window, times):
-    """Return a duration in the numbers of `times`."""
+    """Return a duration in the units of `times`."""
     if times.dtype.kind == "f":
         if not isinstance(window, Real) or isinstance(window, bool) or not window > 0:
             raise ValueError(
-                f"window={window!r}, but the times are numbers: expected is a number > 0 in their "
-                "unit."
+                f"window={window!r}, but the times are numbers; expected a number > 0 in their "
+                "unit. Pass a number."
             )
         return float(window)
     if isinstance(window, str):
@@ -151,24 +151,24 @@ def as_window(window, times):
         window = window.astype("timedelta64[us]").astype(timedelta)
     if not isinstance(window, timedelta) or not window > timedelta(0):
         raise ValueError(
-            f"window={window!r}, but the times are dates: expected is a duration > 0, such as "
-            "'24h', '30min' or a datetime.timedelta."
+            f"window={window!r}, but the times are dates; expected a duration > 0, such as '24h', "
+            "'30min' or a datetime.timedelta. Correct it."
         )
     return np.timedelta64(window // timedelta(microseconds=1), "us")
 
 
 def windows_open(times, kind, window, now):
-    """Return in which rows the window is still open at `now`.
+    """Return the rows whose window is still open at `now`.
 
     Parameters
     ----------
     times, kind
-        As `as_times` returns them; None without times.
+        The result of `as_times`; None without times.
     window, now
-        As of `read_feedback_log`, or text of a number where the times are numbers.
+        As for `read_feedback_log`, or the text of a number if the times are numbers.
     """
     if times is None:
-        raise ValueError(f"window={window!r} needs the time of each row: name its column by time=.")
+        raise ValueError(f"window={window!r} needs the time of each row. Name its column by time=.")
     if kind == NUMBERS:
         window, now = map(_number, (window, now))
     (now,), kind_of_now = as_times([now], lambda _: "now", "now")

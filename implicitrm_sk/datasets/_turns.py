@@ -6,15 +6,15 @@ from ..embedding._text import as_messages, last_response, messages_of, read_chat
 
 
 def split_chat(value, where, turn_of=None):
-    """Return ((prompt, response), whether something was cut off), None without a response.
+    """Return ((prompt, response), whether something was cut off), or None without a response.
 
     Parameters
     ----------
     value : list of messages, or JSON of such
     where : str
-        Where it stands, for the messages.
+        Place of the row, for the messages.
     turn_of : callable(chat) -> int, default=None
-        The position of the turn that was acted on; None is the last one.
+        Returns the position of the turn that was acted on; None means the last one.
     """
     if isinstance(value, list | tuple | np.ndarray) and not len(value):
         return None
@@ -37,7 +37,7 @@ def split_chat(value, where, turn_of=None):
 
 def turn_named(given, value, chat, *, where, name):
     """Return the position of the turn of a chat that the column `name` gives for it."""
-    if isinstance(given, float) and given.is_integer():  # an integer beside missing ones
+    if isinstance(given, float) and given.is_integer():  # integers beside missing values
         given = int(given)
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         turn = int(given)
@@ -45,26 +45,26 @@ def turn_named(given, value, chat, *, where, name):
         ids = [message.get("id") for message in messages_of(value, where)]
         if ids.count(given) != 1:
             raise ValueError(
-                f"{where} has {ids.count(given) or 'no'} messages of the id {given!r} that "
-                f"{name} names; expected is one."
+                f"{where} has {ids.count(given) or 'no'} messages with the id {given!r} from "
+                f"{name}; expected one. Correct the id."
             )
         turn = ids.index(given)
     else:
         raise ValueError(
-            f"{where} has {given!r} in {name}; expected is the position of a turn (an "
-            "integer, from 0) or the id of a message."
+            f"{where} has {given!r} in {name}; expected the position of a turn (an integer, from "
+            "0) or the id of a message. Correct it."
         )
     if not 0 <= turn < len(chat) or chat[turn][0] != "assistant":
         what = f"a turn of {chat[turn][0]}" if 0 <= turn < len(chat) else "not there"
         raise ValueError(
-            f"{where} has {len(chat)} turns, and the one that {name} names ({given!r}) is "
-            f"{what}; expected is an assistant turn. Positions count from 0."
+            f"{where} has {len(chat)} turns, and {name} names {given!r}, which is {what}; expected "
+            "an assistant turn. Positions count from 0. Correct it."
         )
     return turn
 
 
 def split_pair(prompt, response, where):
-    """Return prompt and response, each as text, or as messages where it is no single one."""
+    """Return prompt and response, each as text, or as messages if it is more than one message."""
     chat = read_pair(prompt, response, where)
     if isinstance(prompt, str) and isinstance(response, str):
         return prompt, response
@@ -75,7 +75,7 @@ def split_pair(prompt, response, where):
 
 
 def is_blank(response):
-    """Return whether a response holds nothing but space."""
+    """Return whether a response contains only white space."""
     if isinstance(response, str):
         return not response.strip()
     return not any(message["content"].strip() for message in response)

@@ -1,4 +1,4 @@
-"""Text in: embeddings by language models, computed once and kept on disk."""
+"""Embeddings of text by language models, computed once and kept on disk."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Low-rank changes of the weights of a language model: what fine-tuning with LoRA leaves."""
+"""Low-rank changes of the weights of a language model, as fine-tuning with LoRA makes them."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -10,16 +10,17 @@ import torch
 
 @dataclass(frozen=True, eq=False)
 class LowRankAdapter:
-    """What LoRA (Hu et al. 2022) adds to the weights of a language model.
+    """The changes that LoRA (Hu et al. 2022) makes to the weights of a language model.
 
-    The weight W of a linear layer becomes W + B A. Two adapters are equal if their numbers are.
+    The weight W of a linear layer becomes W + B A. Two adapters are equal if their numbers are
+    equal.
 
     Parameters
     ----------
     down : dict of str to ndarray of float32 of shape (rank, n_in)
         A of each layer, by the name of its module in ``AutoModel``.
     up : dict of str to ndarray of float32 of shape (n_out, rank)
-        B of each layer, the scaling of LoRA included.
+        B of each layer, including the scaling of LoRA.
 
     Attributes
     ----------
@@ -29,7 +30,7 @@ class LowRankAdapter:
     Raises
     ------
     ValueError
-        If the two do not fit together.
+        If the two do not have the same layers and ranks.
 
     Examples
     --------
@@ -53,20 +54,26 @@ class LowRankAdapter:
         if not self.down or set(self.down) != set(self.up):
             raise ValueError(
                 f"down and up must hold the same layers, at least one: got {len(self.down)} and "
-                f"{len(self.up)}."
+                f"{len(self.up)}. Pass both matrices of each layer."
             )
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(self.down):
             a, b = self.down[name], self.up[name]
             for array in (a, b):
                 if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-                    raise ValueError(f"layer {name!r:.80}: expected arrays of float32.")
+                    raise ValueError(
+                        f"layer {name!r:.80} has another type; expected arrays of float32. Convert "
+                        "it with astype."
+                    )
                 if not np.isfinite(array).all():
-                    raise ValueError(f"layer {name!r:.80} holds NaN or infinity.")
+                    raise ValueError(
+                        f"layer {name!r:.80} holds NaN or infinity; expected finite numbers. Train "
+                        "the adapter again."
+                    )
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
                 raise ValueError(
-                    f"layer {name!r:.80}: down has shape {a.shape} and up {b.shape}, but expected "
-                    "(rank, n_in) and (n_out, rank)."
+                    f"layer {name!r:.80}: down has shape {a.shape} and up {b.shape}; expected "
+                    "(rank, n_in) and (n_out, rank). Transpose or correct them."
                 )
             digest.update(f"{name}\0{a.shape}{b.shape}".encode())
             digest.update(np.ascontiguousarray(a).tobytes())
@@ -90,12 +97,12 @@ class LowRankAdapter:
         Parameters
         ----------
         network : torch.nn.Module
-            The base model, as ``AutoModel.from_pretrained`` gives it.
+            The base model, as ``AutoModel.from_pretrained`` returns it.
 
         Raises
         ------
         ValueError
-            If the model lacks a layer, or has it in another shape.
+            If the model lacks a layer, or its shape differs.
 
         Examples
         --------
@@ -106,7 +113,7 @@ class LowRankAdapter:
         >>> adapter.add_to(torch.nn.Sequential(torch.nn.Linear(3, 2)))
         Traceback (most recent call last):
             ...
-        ValueError: the model has no layer '1', which the adapter changes. Use its base model.
+        ValueError: the model lacks the layer '1', which the adapter changes. Use its base model.
         """
         from transformers.pytorch_utils import Conv1D
 
@@ -115,11 +122,11 @@ class LowRankAdapter:
             weight = getattr(modules.get(name), "weight", None)
             if weight is None:
                 raise ValueError(
-                    f"the model has no layer {name!r:.80}, which the adapter changes. Use its base "
-                    "model."
+                    f"the model lacks the layer {name!r:.80}, which the adapter changes. Use its "
+                    "base model."
                 )
             change = torch.as_tensor(self.up[name]) @ torch.as_tensor(down)
-            if isinstance(modules[name], Conv1D):  # which keeps its weight transposed
+            if isinstance(modules[name], Conv1D):  # its weight is transposed
                 change = change.T
             if change.shape != weight.shape:
                 raise ValueError(
@@ -127,6 +134,6 @@ class LowRankAdapter:
                     f"adapter changes one of {tuple(change.shape)}. Use its base model."
                 )
             with torch.no_grad():
-                # Added in float32 at least: half of the digits of a small change would be lost.
+                # Added at least in float32: otherwise a small change loses half of its digits.
                 wide = torch.promote_types(weight.dtype, torch.float32)
                 weight.copy_(weight.to(wide) + change.to(weight.device, wide))

@@ -1,4 +1,4 @@
-"""From token numbers to vectors: batches of similar length, one transfer each, pooling."""
+"""From token numbers to vectors: batches of similar length, one transfer each, and pooling."""
 
 import numpy as np
 import torch
@@ -7,18 +7,18 @@ from .._warnings import warn
 
 
 def plan_batches(lengths, max_tokens):
-    """Put texts into batches of similar length, longest first.
+    """Return batches of texts of similar length, longest first.
 
     Parameters
     ----------
     lengths : ndarray of int of shape (n,)
     max_tokens : int
-        Tokens of a batch, padding included; a longer text is a batch of its own.
+        Maximum number of tokens of a batch, including padding; a longer text is a batch of its own.
 
     Returns
     -------
     batches : list of ndarray of int
-        Positions in `lengths`, all of them, each once.
+        Positions in `lengths`; each appears once.
 
     Examples
     --------
@@ -60,21 +60,21 @@ class TokenArrays:
 def embed_batch(model, tokens, rows, *, pad, pooling, layer, max_tokens):
     """Return the vectors of some texts, in float32 or wider, on the CPU.
 
-    Where they do not fit on the device, half as many at a time, from then on.
+    If they do not fit on the device, half as many are computed at a time from then on.
 
     Parameters
     ----------
     model : LoadedModel
     tokens : TokenArrays
     rows : ndarray of int of shape (n,)
-        Which texts, longest first.
+        The texts, longest first.
     pad : int
         Number of the padding token.
     pooling : {"mean", "last", "cls"}
     layer : int or None
-        Which of the hidden states; None is the output of the last layer.
+        Index of the hidden state; None means the output of the last layer.
     max_tokens : int
-        Tokens per forward pass, padding included.
+        Maximum number of tokens per forward pass, including padding.
 
     Returns
     -------
@@ -101,13 +101,14 @@ def embed_batch(model, tokens, rows, *, pad, pooling, layer, max_tokens):
             model.token_limit = size // 2
         else:
             continue
-        # Outside the handler, whose exception keeps the tensors alive.
+        # Outside the handler, because its exception keeps the tensors alive.
         if model.device.type == "cuda":
             torch.cuda.empty_cache()
         if first:
             warn(
-                f"{size} tokens at once do not fit into the memory of {model.device}: going on "
-                "with half as many, and less if need be. Set batch_tokens lower to avoid this."
+                f"{size} tokens at once do not fit into the memory of {model.device}. The "
+                "embedding continues with half as many, or fewer if necessary. Set batch_tokens "
+                "lower to avoid this."
             )
     return np.concatenate(parts)
 
@@ -126,7 +127,7 @@ def _forward(model, both, pooling, layer):
     if model.device.type == "cuda":
         both = both.pin_memory()
     ids, mask = both.to(model.device, non_blocking=True)
-    # Without padding there is nothing to mask, and attention is faster.
+    # Without padding no mask is needed, and attention is faster.
     mask = None if both[1].all() else mask
     with model.lock:
         vectors = text_vectors(model.network, ids, mask, pooling, layer)
@@ -142,10 +143,10 @@ def text_vectors(network, ids, mask, pooling, layer):
         A model of transformers.
     ids : Tensor of int of shape (n, length)
     mask : Tensor of int of shape (n, length) or None
-        1 for tokens, 0 for padding at their right; None: there is none.
+        1 for tokens, 0 for padding at their right; None: no padding.
     pooling : {"mean", "last", "cls"}
     layer : int or None
-        Which of the hidden states; None is the output of the last layer.
+        Index of the hidden state; None means the output of the last layer.
 
     Returns
     -------

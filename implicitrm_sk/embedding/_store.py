@@ -1,8 +1,8 @@
-"""The on-disk store of embeddings: one SQLite file, shared by processes, checked record by record.
+"""The on-disk store of embeddings: a SQLite file, shared by processes, with checked records.
 
-A record carries its own key and checksum and lies in one piece within a page, so that a damaged
-file is healed by reading its bytes from end to end and keeping every record that is whole,
-whatever happened to the tables and indices around it.
+A record contains its own key and checksum, in one piece within a page. To repair a damaged file,
+its bytes are read from end to end, and every intact record is kept. The tables and indices around
+the records do not matter.
 """
 
 import contextlib
@@ -29,18 +29,18 @@ from .._warnings import warn
 ENVIRONMENT_VARIABLE = "IMPLICITRM_CACHE"
 KEY_BYTES = 16
 _MAGIC = b"\x93irmEmb\n"
-#: Magic, checksum of what follows, key, tokens embedded, tokens cut, dtype, dimension.
+#: Magic, checksum of the rest, key, tokens embedded, tokens cut, dtype, dimension.
 _HEADER = struct.Struct(f"<8sI{KEY_BYTES}sIIcxxxI")
 _CHECKED_FROM = 12
 _DTYPES = {b"e": np.dtype(np.float16), b"f": np.dtype(np.float32), b"d": np.dtype(np.float64)}
 _CODES = {dtype: code for code, dtype in _DTYPES.items()}
-#: The largest there is: 16,000 float32 numbers lie in one piece.
+#: The largest page: 16,000 float32 numbers fit in one piece.
 _PAGE_BYTES = 65536
 _KEYS_PER_QUERY = 500
 _LOCK_SECONDS = 120
-#: How exactly the last use of a record is kept.
+#: Precision of the last use of a record.
 _USE_SECONDS = 3600
-#: What is kept when the size limit is reached.
+#: Share of the limit that is kept when it is reached.
 _KEPT_SHARE = 0.9
 _SCHEMA = """
 CREATE TABLE vectors(
@@ -58,7 +58,7 @@ _NOT_DAMAGE = {
 
 
 def default_folder():
-    """Return the folder of the store that is used unless one is named."""
+    """Return the folder of the store that is used by default."""
     if os.environ.get(ENVIRONMENT_VARIABLE):
         return Path(os.environ[ENVIRONMENT_VARIABLE]).expanduser()
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
@@ -68,20 +68,20 @@ def default_folder():
 class EmbeddingStore:
     """Embeddings on disk, by the hash of what they were computed from.
 
-    It holds hashes and vectors, never texts. Several processes may use one store at once. What
-    `LLMEmbedder` computes is durable batch by batch; damage is found by checksums and healed, and
-    only what is lost is computed again. The folder must be on a local disk: SQLite's write-ahead
-    log does not work over a network.
+    It contains hashes and vectors, never texts. Several processes may use one store at once. The
+    results of `LLMEmbedder` are durable batch by batch. Damage is found by checksums and repaired,
+    only lost vectors are computed again. The folder must be on a local disk, because SQLite's
+    write-ahead log does not work over a network.
 
     Parameters
     ----------
     folder : str or path-like, default=None
-        Where the store is; made when something is written. None means the environment variable
-        ``IMPLICITRM_CACHE`` if it is set, else ``~/.cache/implicitrm_sk`` (or the same below
+        Folder of the store, which is made on the first write. None means the environment variable
+        ``IMPLICITRM_CACHE`` if it is set, else ``~/.cache/implicitrm_sk`` (or the same under
         ``XDG_CACHE_HOME``).
     max_bytes : int, default=None
-        When vectors take more than this, those not used for longest are dropped until a tenth of
-        it is free. None is no limit.
+        If the vectors take more than this, the least recently used ones are dropped until a tenth
+        of it is free. None means no limit.
 
     Examples
     --------
@@ -102,7 +102,7 @@ class EmbeddingStore:
         return f"EmbeddingStore({str(self.folder)!r}, max_bytes={self.max_bytes})"
 
     def info(self) -> dict[str, Any]:
-        """Return what the store holds.
+        """Return the counts and sizes of the store.
 
         Returns
         -------
@@ -129,7 +129,7 @@ class EmbeddingStore:
         }
 
     def clear(self) -> None:
-        """Delete all embeddings. A job that is running goes on, and stores what it computes.
+        """Delete all embeddings. A running job continues, and stores its new results.
 
         Examples
         --------
@@ -146,13 +146,13 @@ class EmbeddingStore:
 
 
 class Records:
-    """What a store holds. The embedder reads and writes it within a ``with`` statement.
+    """The contents of a store, which the embedder reads and writes within a ``with`` statement.
 
     Parameters
     ----------
     folder : Path
     max_bytes : int or None
-        As of `EmbeddingStore`.
+        As for `EmbeddingStore`.
     """
 
     def __init__(self, folder: Path, max_bytes: int | None = None) -> None:
@@ -167,8 +167,8 @@ class Records:
         except OSError as error:
             raise OSError(
                 f"the store of embeddings cannot be made in {str(self.folder)!r}: {error}. Pass "
-                f"another cache_dir, set {ENVIRONMENT_VARIABLE}, or set cache_dir=None to go "
-                "without."
+                f"another cache_dir, set {ENVIRONMENT_VARIABLE}, or set cache_dir=None to work "
+                "without it."
             ) from error
         self.n_damaged = 0
         self._guarded(self._open)
@@ -185,25 +185,25 @@ class Records:
         if self.n_damaged:
             warn(
                 f"{self.n_damaged} embedding(s) in the store {str(self.folder)!r} were damaged and "
-                "have been dropped; what is needed of them is computed again. Check the disk."
+                "have been dropped. They are computed again if needed. Check the disk."
             )
 
     def get(self, keys: Sequence[bytes]) -> Iterator[tuple[int, NDArray[Any], int, int]]:
-        """Yield those of some vectors that are stored and whole.
+        """Yield the requested vectors that are stored and intact.
 
         Parameters
         ----------
         keys : sequence of bytes
-            16 bytes each, the hashes of what was embedded.
+            16 bytes each, the hashes of the embedded texts and settings.
 
         Yields
         ------
         position : int
-            In `keys`.
+            Position in `keys`.
         vector : ndarray of shape (n_features,)
             The embedding.
         n_tokens, n_cut : int
-            Tokens embedded, and cut off.
+            Numbers of tokens embedded, and cut off.
         """
         position = {key: i for i, key in enumerate(keys)}
         now = int(time.time())
@@ -231,19 +231,19 @@ class Records:
                 )
 
     def claim(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
-        """Return a mask of the keys that are now this process's to compute.
+        """Return a mask of the keys that this process has to compute.
 
-        The others are stored already, or another living process has claimed them.
+        The others are stored, or another running process has claimed them.
 
         Parameters
         ----------
         keys : sequence of bytes
-            16 bytes each, the hashes of what is to be embedded.
+            16 bytes each, the hashes of the texts and settings to embed.
 
         Returns
         -------
         mine : ndarray of bool of shape (n_keys,)
-            True for those to compute and `put`.
+            True for the keys to compute and `put`.
         """
         owner = self._own()
 
@@ -276,7 +276,7 @@ class Records:
         n_tokens: Sequence[int],
         n_cut: Sequence[int],
     ) -> None:
-        """Store vectors, durable on return, and give up the claims on their keys.
+        """Store vectors durably, and release the claims on their keys.
 
         Parameters
         ----------
@@ -285,7 +285,7 @@ class Records:
         vectors : ndarray of shape (n_keys, n_features)
             The embeddings, in float16, float32 or float64.
         n_tokens, n_cut : sequence of int
-            Tokens embedded, and cut off, of each.
+            Numbers of tokens embedded, and cut off, for each key.
         """
         now = int(time.time())
         rows = [
@@ -304,7 +304,7 @@ class Records:
             self._evict()
 
     def count(self) -> int:
-        """Return how many embeddings there are; called outside the ``with`` statement."""
+        """Return the number of embeddings; called outside the ``with`` statement."""
         if self._newest() is None:
             return 0
         with self:
@@ -345,7 +345,7 @@ class Records:
         return self.folder / f"owner-{owner}.lock"
 
     def _own(self):
-        """Return this process's name in the claims; the lock on its file dies with the process."""
+        """Return this process's name in the claims; the lock on its file ends with the process."""
         if self._owner is None:
             name = uuid.uuid4().hex
             lock = filelock.FileLock(self._lock_path(name))
@@ -374,8 +374,8 @@ class Records:
     def _newest(self):
         """Return (generation, path) of the file in use, None if there is none.
 
-        Healing and clearing make a new file: SQLite must not find another one under a name that a
-        process has open.
+        Repairing and clearing make a new file, because SQLite must not find another file under a
+        name that a process has open.
         """
         found = [
             (int(match[1]), path)
@@ -403,7 +403,7 @@ class Records:
             self._connection = None
 
     def _make(self, generation, records):
-        """Make the file of a generation, all or nothing, and return it as `_newest` does."""
+        """Make the file of a generation, all or nothing, and return it like `_newest`."""
         unfinished = self.folder / "unfinished.sqlite"
         _delete(unfinished)
         connection = _connect(unfinished)
@@ -415,7 +415,7 @@ class Records:
             "INSERT OR IGNORE INTO vectors(key, used, record) VALUES (?, ?, ?)", records
         )
         connection.execute("COMMIT")
-        # Readers and one writer at a time then do not wait for one another.
+        # Readers and one writer at a time then do not wait for each other.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
         path = self.folder / f"embeddings-{generation}.sqlite"
@@ -423,7 +423,7 @@ class Records:
         return generation, path
 
     def _heal(self, error):
-        """Make a new file of all records of the damaged one that are whole."""
+        """Make a new file from all intact records of the damaged one."""
         damaged = getattr(self, "_generation", 0)
         self._close()
         with self._repair_lock():
@@ -443,27 +443,27 @@ class Records:
                 _delete(newest[1])
                 warn(
                     f"the store of embeddings {str(newest[1])!r} was damaged ({error}). {n_kept} "
-                    "whole embeddings were moved to a new file; what is lost is computed again. "
+                    "intact embeddings were moved to a new file; lost ones are computed again. "
                     "Check the disk."
                 )
         self._open()
 
     def _guarded(self, action):
-        """Do something with the file; if it turns out damaged, heal it and do it again."""
+        """Run an action on the file; if the file is damaged, repair it and run the action again."""
         for attempt in range(3):
             try:
                 if self._connection is not None and not self._path.exists():
-                    self._close()  # healed or cleared by another process
+                    self._close()  # repaired or cleared by another process
                     self._open()
                 return action()
-            # A message that cannot be decoded quotes damaged bytes.
+            # If a message cannot be decoded, it quotes damaged bytes.
             except (sqlite3.DatabaseError, UnicodeError) as error:
                 code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
                 if code in _NOT_DAMAGE or attempt == 2:
                     why = _NOT_DAMAGE.get(code, str(error)).format(seconds=_LOCK_SECONDS)
                     raise OSError(
                         f"the store of embeddings in {str(self.folder)!r} cannot be used: {why}. "
-                        "Set cache_dir to another folder, or to None to go without."
+                        "Set cache_dir to another folder, or to None to work without it."
                     ) from error
                 self._heal(error)
 
@@ -492,7 +492,7 @@ class Records:
 
 def _connect(path):
     connection = sqlite3.connect(path, timeout=_LOCK_SECONDS, isolation_level=None)
-    # Each commit reaches the disk; the log is copied into the file every 4 MB.
+    # Each commit is written to the disk; the log is copied into the file every 4 MB.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA wal_autocheckpoint = 64")
     return connection

@@ -1,4 +1,4 @@
-"""The one reader of text: whatever users pass becomes plain strings or chat messages."""
+"""The only reader of text: it turns all input forms into plain strings or chat messages."""
 
 import json
 from collections.abc import Mapping
@@ -10,16 +10,16 @@ from .._tables import as_list, as_series, opened
 
 _PAIRS = (("prompt", "response"), ("prompt", "completion"))
 _SINGLES = ("messages", "conversations", "text")
-#: Columns that hold a chat in each row.
+#: Columns that contain a chat in each row.
 CHATS = _SINGLES[:2]
-#: What a row may be, for the messages.
+#: The forms of a row, for the messages.
 FORMS = (
     "a (prompt, response) tuple, a dict or row with 'prompt' and 'response' (or 'completion'), "
     "with 'messages' or with 'text', a list of chat messages ({'role': ..., 'content': ...}), or a "
     "plain string"
 )
 #: Roles under the names of ShareGPT ("from") and LangChain ("type"), which have a form of their
-#: own; what stands in "role" is kept as it is.
+#: own; a value of "role" is kept as it is.
 _ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -33,9 +33,9 @@ _ROLES = {
     "user": "user",
     "assistant": "assistant",
 }
-#: Kinds of parts that are text, and the field that holds it.
+#: Kinds of parts that are text, and the field that contains it.
 _PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
-#: What may follow the last assistant turn: it is not what somebody says next.
+#: Roles that may follow the last assistant turn, because they are not the next user turn.
 _TOOLS = ("tool", "function", "ipython")
 
 
@@ -45,25 +45,24 @@ def read_text(X):
     Parameters
     ----------
     X : list, tuple, ndarray, Series, DataFrame or Hugging Face Dataset of n rows
-        Not one tuple of two strings, which might be one row.
-        A row is a (prompt, response) tuple; a mapping or row of a table with ``prompt`` and
-        ``response`` (or ``completion``), with ``messages`` (or ``conversations``), or with ``text``
-        (other columns are not read); a list of chat messages; or a plain string. Prompt and
-        response may be lists of chat messages themselves. A response that begins with the messages
-        of its prompt repeats them, and they are read once. In a column of messages a string is
-        JSON.
+        It may not be one tuple of two strings, which might be one row. A row is a (prompt,
+        response) tuple, a list of chat messages, a plain string, or a mapping or row of a table. A
+        mapping has ``prompt`` and ``response`` (or ``completion``), ``messages`` (or
+        ``conversations``), or ``text``; other columns are ignored. Prompt and response may
+        themselves be lists of chat messages. If a response begins with the messages of its prompt,
+        they are read once. In a column of messages, a string is JSON.
 
     Returns
     -------
     rows : list of str or of tuple of (role, content)
-        A prompt and a response become messages of the roles "user" and "assistant". Calls of tools
+        A prompt and a response become messages with the roles "user" and "assistant". Tool calls
         are part of the content, see `as_content`.
 
     Raises
     ------
     TypeError, ValueError
-        If X or one of its rows is anything else, or a chat has no assistant turn or does not end
-        with it (turns of tools apart); the message names the row.
+        If X or one of its rows has another form. If a chat has no assistant turn, or does not end
+        with one (apart from tool turns). The message names the row.
 
     Examples
     --------
@@ -73,13 +72,13 @@ def read_text(X):
     """
     if isinstance(X, str | bytes | Mapping):
         raise TypeError(
-            f"X is one {type(X).__name__}, but expected is a list with one entry per response: "
-            f"each {FORMS}. Put a single response into a list."
+            f"X is one {type(X).__name__}; expected a list with one entry per response: each "
+            f"{FORMS}. Put a single response into a list."
         )
     if isinstance(X, tuple) and len(X) == 2 and all(isinstance(row, str) for row in X):
         raise ValueError(
-            "X is one tuple of two strings, which may be a prompt and a response or two texts. Put "
-            "it into a list, [(prompt, response)], or make it a list of two texts."
+            "X is one tuple of two strings, which may be a prompt and a response or two texts. "
+            "Put it into a list, [(prompt, response)], or make it a list of two texts."
         )
     X = opened(X)
     columns = list(getattr(X, "column_names", getattr(X, "columns", ())))
@@ -89,19 +88,19 @@ def read_text(X):
         X = as_list(X)
     if not hasattr(X, "__len__") or not hasattr(X, "__getitem__"):
         raise TypeError(
-            f"X is a {type(X).__name__}, but expected is a list with one entry per response: each "
-            f"{FORMS}."
+            f"X is a {type(X).__name__}; expected a list with one entry per response: each "
+            f"{FORMS}. Convert X to a list."
         )
     if isinstance(X, np.ndarray):
         if X.ndim not in (1, 2) or (X.ndim == 2 and X.shape[1] not in (1, 2)):
             raise ValueError(
-                f"X is an array of shape {X.shape}, but expected is text: n strings, or n rows of "
-                "prompt and response."
+                f"X is an array of shape {X.shape}; expected text: n strings, or n rows of prompt "
+                "and response. Reshape it."
             )
         X = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
     if len(X) and all(is_message(row) for row in X):
         raise ValueError(
-            "X is one list of chat messages, but expected is one per response: put it into a list."
+            "X is one list of chat messages; expected one list per response. Put it into a list."
         )
     return [_read_row(row, f"row {number} of X") for number, row in enumerate(X)]
 
@@ -115,13 +114,13 @@ def _read_table(X, columns):
         read = _read_chat_row if names[0] in CHATS else _read_row
         return [read(cell, f"row {n} of X") for n, cell in enumerate(as_list(X[names[0]]))]
     raise ValueError(
-        f"X has the columns {[str(name) for name in columns]}, but expected are 'prompt' and "
-        "'response' (or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
+        f"X has the columns {[str(name) for name in columns]}; expected 'prompt' and 'response' "
+        "(or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
     )
 
 
 def text_columns(columns):
-    """Return which of the columns of a table hold its text, none where that is not known."""
+    """Return the columns of a table that hold its text, or none if they are not known."""
     for names in (*_PAIRS, *((name,) for name in _SINGLES)):
         if set(names) <= set(columns):
             return names
@@ -129,8 +128,8 @@ def text_columns(columns):
 
 
 def is_message(value):
-    """Return whether a value is a chat message, in any of the forms that logs hold."""
-    if not isinstance(value, dict | Mapping):  # dict is found faster
+    """Return whether a value is a chat message, in any of the forms found in logs."""
+    if not isinstance(value, dict | Mapping):  # the check for dict is faster
         return False
     if "role" in value:
         return any(name in value for name in ("content", "tool_calls", "function_call"))
@@ -160,8 +159,8 @@ def _read_row(row, where):
             if name in row:
                 return (_read_chat_row if name in CHATS else _read_row)(row[name], where)
         raise ValueError(
-            f"{where} is a dict with the keys {[str(key) for key in row]}, but expected "
-            "are 'prompt' and 'response' (or 'completion'), or 'messages', or 'text'."
+            f"{where} is a dict with the keys {[str(key) for key in row]}; expected 'prompt' and "
+            "'response' (or 'completion'), or 'messages', or 'text'. Rename the keys."
         )
     if isinstance(row, tuple | list | np.ndarray) and len(row) == 2:
         return read_pair(*row, where)
@@ -173,14 +172,14 @@ def _read_chat_row(value, where):
 
 
 def messages_of(value, where):
-    """Return the messages of a chat as they are: mappings, in a list; a string is JSON."""
+    """Return the messages of a chat unchanged, as a list of mappings; a string is JSON."""
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"{where} holds a string in a column of chats that is not JSON ({error}). Expected "
-                "is a list of messages, or JSON of one; name a column of plain texts 'text' or "
+                f"{where} holds a string in a column of chats that is not JSON ({error}); expected "
+                "a list of messages, or JSON of one. Name a column of plain texts 'text' or "
                 "'response'."
             ) from None
     if not _is_messages(value):
@@ -188,8 +187,9 @@ def messages_of(value, where):
             wrong = next(part for part in value if not is_message(part))
             shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
             raise ValueError(
-                f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}). "
-                "Expected are {'role': ..., 'content': ...} or {'from': ..., 'value': ...}."
+                f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); "
+                f"expected {{'role': ..., 'content': ...}} or {{'from': ..., 'value': ...}}. "
+                "Convert the turn."
             )
         raise _unreadable(value, where)
     return list(value)
@@ -201,25 +201,26 @@ def read_chat(value, where):
 
 
 def _complete(row, where):
-    """Return a chat if a response stands at its end, the turns of tools apart."""
+    """Return a chat if it ends with a response, apart from tool turns."""
     last = last_response(row)
     roles = ", ".join(dict.fromkeys(role for role, _ in row))
     if last is None:
         raise ValueError(
-            f"{where} is a chat without an assistant turn (its roles are {roles}), so there is no "
-            "response in it. Leave such rows out, or name the role of the responses 'assistant'."
+            f"{where} is a chat without an assistant turn (its roles are {roles}), so it does not "
+            "contain a response. Leave such rows out, or name the role of the responses "
+            "'assistant'."
         )
     if any(role not in _TOOLS for role, _ in row[last + 1 :]):
         raise ValueError(
-            f"{where} is a chat that goes on after its last assistant turn (with {row[-1][0]}). "
-            "Expected is a chat that ends with the response. Cut it there; "
-            "datasets.read_feedback_log(turn=) does so."
+            f"{where} is a chat that continues after its last assistant turn (with {row[-1][0]}); "
+            "expected a chat that ends with the response. Cut it there, for example with "
+            "datasets.read_feedback_log(turn=)."
         )
     return row
 
 
 def last_response(row):
-    """Return the position of the last assistant turn of a chat, None if there is none."""
+    """Return the position of the last assistant turn of a chat, or None."""
     turns = range(len(row) - 1, -1, -1)
     return next((turn for turn in turns if row[turn][0] == "assistant"), None)
 
@@ -233,19 +234,19 @@ def _unreadable(value, where):
         )
     if isinstance(value, tuple | list | np.ndarray | Mapping):
         kind = f"{kind} of {len(value)}"
-    return TypeError(f"{where} holds a {kind}, but expected is {FORMS}.")
+    return TypeError(f"{where} holds a {kind}; expected {FORMS}. Convert it, or leave it out.")
 
 
 def read_pair(prompt, response, where):
-    """Return a prompt and its response as one chat; messages that both hold are read once."""
+    """Return a prompt and its response as one chat; messages that both contain are read once."""
     prompt, response = _turn(prompt, "user", where), _turn(response, "assistant", where)
     if len(response) > len(prompt) and _repeats(response, prompt):
         prompt = ()
     if last_response(response) is None:
         roles = ", ".join(dict.fromkeys(role for role, _ in response))
         raise ValueError(
-            f"{where} has a response without an assistant turn (its roles are {roles}). Expected "
-            "is text, or messages with one of the role 'assistant'."
+            f"{where} has a response without an assistant turn (its roles are {roles}); expected "
+            "text, or messages with one of the role 'assistant'. Rename the role."
         )
     return _complete(prompt + response, where)
 
@@ -260,7 +261,7 @@ def _turn(value, role, where):
     if is_message(value):
         return (_message(value, where),)
     if role == "user" and isinstance(value, list | tuple | np.ndarray) and not len(value):
-        return ()  # the assistant spoke first
+        return ()  # a prompt may be missing if the assistant spoke first
     if _is_messages(value):
         return tuple(_message(message, where) for message in value)
     return ((role, as_text(value, where)),)
@@ -276,7 +277,7 @@ def _message(message, where):
         name = as_text(message["from"], where)
         if name not in _ROLES:
             raise ValueError(
-                f"{where} has a message from {name!r}. Expected are {', '.join(_ROLES)}; rename it."
+                f"{where} has a message from {name!r}; expected {', '.join(_ROLES)}. Rename it."
             )
         role, content = _ROLES[name], message["value"]
     if isinstance(content, list | tuple | np.ndarray):
@@ -295,15 +296,15 @@ def _part(part, where):
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if not isinstance(kind, str) or kind not in _PARTS or _PARTS[kind] not in part:
         raise ValueError(
-            f"{where} has a message whose content is not text only: a part is {kind!r}. Expected "
-            f"is a string, or parts of the kinds {', '.join(_PARTS)}. Leave such rows out, or "
-            "write what the model is to see of them as text."
+            f"{where} has a message whose content is not text only: a part is {kind!r}; expected a "
+            f"string, or parts of the kinds {', '.join(_PARTS)}. Leave such rows out, or describe "
+            "these parts as text."
         )
     return as_text(part[_PARTS[kind]], where)
 
 
 def _calls(message, where):
-    """Yield the calls of tools in a message as text."""
+    """Yield the tool calls in a message as text."""
     calls = message.get("tool_calls")
     calls = [] if calls is None else calls
     single = message.get("function_call")
@@ -316,9 +317,9 @@ def _calls(message, where):
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str):
             raise ValueError(
-                f"{where} has a message with tool_calls that cannot be read ({str(call)[:80]}). "
-                "Expected is a list of {'function': {'name': ..., 'arguments': ...}}; write what "
-                "the model is to see of them into 'content'."
+                f"{where} has a message with tool_calls that cannot be read ({str(call)[:80]}); "
+                f"expected a list of {{'function': {{'name': ..., 'arguments': ...}}}}. Write what "
+                "the model is to see into 'content'."
             )
         arguments = function.get("arguments", function.get("args"))
         if not isinstance(arguments, str):
@@ -331,7 +332,7 @@ def _calls(message, where):
 
 
 def as_text(value, where):
-    """Return a string that is valid text, as a plain string."""
+    """Return a string as a plain string of valid text; raise if it is not valid."""
     if not isinstance(value, str):
         raise _unreadable(value, where)
     if not value.isascii():
@@ -339,9 +340,9 @@ def as_text(value, where):
             value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{where} is no valid Unicode text ({error}): half of a surrogate pair, "
-                "as a cut emoji leaves it. Repair it with text.encode('utf-16', 'surrogatepass')"
-                ".decode('utf-16', 'replace')."
+                f"{where} is not valid Unicode text ({error}): it has half of a surrogate pair, as "
+                "a cut emoji leaves it. Repair it with text.encode('utf-16', "
+                "'surrogatepass').decode('utf-16', 'replace')."
             ) from None
     return str(value)
 

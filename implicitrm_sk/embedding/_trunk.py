@@ -1,4 +1,4 @@
-"""The language model as a module from tokens to vectors, to be trained."""
+"""The language model as a trainable module from tokens to vectors."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from ._compute import text_vectors
 
 
 class Trunk(nn.Module):
-    """A language model, pooling and rounding: token numbers to the vectors of an embedder.
+    """A language model with pooling and rounding, from token numbers to the vectors of an embedder.
 
     Parameters
     ----------
@@ -17,7 +17,7 @@ class Trunk(nn.Module):
         Number of the padding token.
     pooling : {"mean", "last", "cls"}
     layer : int or None
-        Which of the hidden states; None is the output of the last layer.
+        Index of the hidden state; None means the output of the last layer.
     normalize : bool
     output_dtype : str
         As in `LLMEmbedder`; gradients pass through the rounding.

@@ -1,4 +1,4 @@
-"""What a log and a fitted reward can be asked about, in text, tables and figures."""
+"""Inspection of a log and a fitted reward, in text, tables and figures."""
 
 from ._comparison import GroupComparison
 from ._groups import compare_groups

@@ -1,4 +1,4 @@
-"""Were some rows not looked at? A comparison of two models by held-out likelihood."""
+"""A comparison of models with and without rows that nobody looked at, by likelihood."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ STANDARD_ERRORS = 2.0
 
 
 def can_be_compared(est, log):
-    """Return whether held-out likelihood tells rows that nobody looked at from dislike.
+    """Return whether held-out likelihood distinguishes rows not looked at from dislike.
 
     It does with two signals of each polarity. With fewer, the model in which every row was looked
     at fits the same data exactly, with v R in place of the reward R.
@@ -33,8 +33,8 @@ def compare(plain, examined):
     Parameters
     ----------
     plain, examined : (ndarray of shape (units,), ndarray of shape (units,))
-        Log-likelihoods of the mixture of the refits that are as likely as the best, of units that
-        do not depend on each other (responses, users), and their weights.
+        Log-likelihoods of the mixture of the likeliest refits, and weights. Units (responses or
+        users) do not depend on each other.
 
     Returns
     -------

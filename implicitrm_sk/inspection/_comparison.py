@@ -12,26 +12,27 @@ from .._optional import import_optional
 from .._typing import Floats
 from ._plot._base import COLOURS, MARKERS
 
-#: A mean whose error comes from fewer rows than this is no case for a normal interval.
+#: With fewer rows than this behind its error, a mean is not suited to a normal interval.
 FEW_ROWS = 10
 
 
 @dataclass(frozen=True, eq=False)
 class GroupComparison:
-    """Mean rewards of groups of responses, and what the raw rates say. Prints as text.
+    """Mean rewards of groups of responses, beside their raw rates. Prints as text.
 
     Attributes
     ----------
     groups : ndarray of shape (n_groups,)
         The groups, in order.
     by : object
-        Name of what they are groups of, or None.
+        Name of the property that defines the groups, or None.
     reference : object
-        The group that others are compared with.
+        The group with which the others are compared.
     n_rows : ndarray of int of shape (n_groups,)
-        Rows that the mean is taken over.
+        Number of rows in the mean.
     n_clusters : int
-        Independent parts: users, prompts, or rows; with users and prompts the fewer.
+        Number of independent parts: users, prompts or rows. With users and prompts, the smaller
+        number.
     rates : dict of str to ndarray of shape (n_groups,)
         Share of the logged rows with an action, by signal.
     shows : dict of str to int
@@ -39,22 +40,22 @@ class GroupComparison:
     reward : ndarray of shape (n_groups,)
         Mean reward; NaN unless `estimated`.
     reward_interval : ndarray of shape (n_groups, 2)
-        Its confidence interval; unless `estimated` one that holds all values that the log allows.
+        Its confidence interval. If not `estimated`, an interval of all values that the log allows.
     difference, difference_interval : ndarray of shape (n_groups,) and (n_groups, 2)
-        The same of the mean reward less that of the reference, for which they are 0.
+        The same for the mean reward minus that of the reference; 0 for the reference itself.
     confidence : float
-        Of the intervals, each by itself.
+        Confidence of the intervals, each separately.
     identification : Identification
-        What the log determines, and the assumptions.
+        The verdict on the log, with its assumptions.
     estimated : bool
-        Whether the log determines the means; otherwise the intervals are bounds.
+        Whether the log identifies the means. Otherwise the intervals are bounds.
     reason : str
-        Why.
+        The reason for the verdict.
     same_prompts : bool
-        Whether all groups are taken at the same prompts.
+        Whether all groups are compared on the same prompts.
     n_effective : ndarray of shape (n_groups,)
-        How many rows of equal weight would have squared errors as uneven as those of the group.
-        Where actions are rare few rows weigh a lot, and intervals are less certain than they look.
+        Number of rows of equal weight that would have equally uneven squared errors. If actions are
+        rare, few rows have a large weight, and intervals are less certain than they look.
 
     Examples
     --------
@@ -183,7 +184,7 @@ class GroupComparison:
         return "\n".join(lines)
 
     def _sentences(self):
-        """Yield what the comparison says, in plain words."""
+        """Yield the results of the comparison in plain words."""
         at = int(np.flatnonzero(self.groups == self.reference)[0])
         for g, group in enumerate(self.groups):
             if g == at:
@@ -211,7 +212,7 @@ class GroupComparison:
             )
 
     def _against(self, g, reference, sign):
-        """Return which raw rates point to the other group."""
+        """Return which raw rates favour the other group."""
         found = []
         for name, rate in self.rates.items():
             gap = rate[g] - rate[reference]
@@ -224,7 +225,7 @@ class GroupComparison:
     # ------------------------------------------------------------------ drawn
 
     def plot(self, axes: Any = None) -> NDArray[Any]:
-        """Draw the raw rates beside the mean rewards.
+        """Plot the raw rates beside the mean rewards.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""A log whose rows are of several groups, checked, and what its rows show by themselves."""
+"""A checked log whose rows belong to several groups."""
 
 import warnings
 from numbers import Real
@@ -17,26 +17,26 @@ from .._validation import check_groups, is_missing
 from ..training._split import cross_fitting_folds, row_codes
 from ._one_step import MAX_OUTCOMES, Patterns, one_step
 
-#: A group with fewer rows gives no mean worth an interval; so do fewer prompts that groups share.
+#: Groups with fewer rows do not get an interval; nor do groups that share fewer prompts.
 MIN_ROWS = 20
 
 
 class GroupedLog:
-    """A checked log with its groups, and how parts of it are fitted.
+    """A checked log with its groups, and the way in which parts of it are fitted.
 
     Parameters
     ----------
     caller : str
         Name of the function, for the messages.
     est, X, y, by, user_id, groups, labels, sample_weight, n_folds
-        Its arguments; without `by` all rows are one group.
+        Its arguments; without `by`, all rows are one group.
 
     Attributes
     ----------
     est : ImplicitRewardEstimator
         A clone that has read X and y.
     X : ndarray of shape (n, d)
-        The columns in use.
+        The columns that the heads read.
     log : FeedbackLog
     labels : ndarray of shape (n_groups,)
     code : ndarray of int of shape (n,)
@@ -62,30 +62,31 @@ class GroupedLog:
         self.caller = caller
         if not isinstance(est, ImplicitRewardEstimator):
             raise TypeError(
-                f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-                "pass the last step, and X as transformed by the others."
+                f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a "
+                "pipeline, pass its last step, and X as transformed by the others."
             )
         self.est = clone(est)
         validate_params(self.est)
         if isinstance(est.false_action_rate, str):
             raise ValueError(
-                f"{caller} needs false-action rates as numbers, got {est.false_action_rate!r}: its"
-                " intervals do not hold their error. Pass those of a fit, false_action_rate_."
+                f"{caller} needs false-action rates as numbers, got {est.false_action_rate!r}: its "
+                "intervals do not include the error of estimated rates. Pass those of a fit, "
+                "false_action_rate_."
             )
         set_embedder(self.est)
         X = embed_text(self.est, X, reset=True)
         self.X = select_features(self.est, X, reset=True)
         if not isinstance(self.X, np.ndarray):
             raise ValueError(
-                f"{caller} fits parts of X, and does not read it from files. Load it, or a "
-                "random part of it, into memory."
+                f"{caller} fits parts of X, so X cannot be read from files. Load it, or a random "
+                "part of it, into memory."
             )
         if isinstance(sample_weight, Real):
-            sample_weight = None  # one weight for all is none
+            sample_weight = None  # equal weights are no weights
         side = {"labels": labels, "sample_weight": sample_weight}
         side = {name: value for name, value in side.items() if value is not None}
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the fits give them
+            warnings.simplefilter("ignore")  # the fits give the warnings
             self.log, _ = identify(self.est, len(self.X), y, side)
         self._check_model()
         self.by_name = getattr(by, "name", None)
@@ -103,7 +104,7 @@ class GroupedLog:
         if groups is not None:
             self.prompt = number_responses(check_groups(groups, n))[0]
         if not isinstance(n_folds, int | np.integer) or n_folds < 2:
-            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}.")
+            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}. Pass 5.")
         self.n_folds = int(n_folds)
 
     def _check_model(self):
@@ -116,14 +117,14 @@ class GroupedLog:
         without = [s for s in self.log.signals if s.values is None]
         if without:
             raise ValueError(
-                f"{self.caller} sums over all outcomes of a signal, and {without[0]!r} has no end "
-                "of them. Leave it out, or make a few bins of it."
+                f"{self.caller} sums over all outcomes of a signal, but {without[0]!r} has "
+                "infinitely many. Leave it out, or divide it into a few bins."
             )
         n = Patterns.of(self.log, np.arange(len(self.X))).n_outcomes(self.log.signals)
         if n > MAX_OUTCOMES:
             raise ValueError(
-                f"the signals have {n:,} outcomes together, with all patterns of what was logged; "
-                f"{self.caller} sums over {MAX_OUTCOMES:,} at most. Leave out some signals."
+                f"the signals have {n:,} outcomes together, with all patterns of logged signals; "
+                f"{self.caller} sums over at most {MAX_OUTCOMES:,}. Leave out some signals."
             )
 
     def _check_sizes(self):
@@ -132,8 +133,8 @@ class GroupedLog:
             small = int(counts.argmin())
             raise ValueError(
                 f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
-                f"weight with something logged; at least {MIN_ROWS} are needed. Leave its rows "
-                "out, or join it with another group."
+                f"weight with something logged; expected at least {MIN_ROWS}. Leave its rows out, "
+                "or join it with another group."
             )
 
     def check_reference(self, reference):
@@ -143,12 +144,14 @@ class GroupedLog:
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
             shown = ", ".join(map(repr, self.labels[:8].tolist()))
-            raise ValueError(f"reference={reference!r} is not a group of by, which has {shown}.")
+            raise ValueError(
+                f"reference={reference!r} is not a group of by, which has {shown}. Correct it."
+            )
         return int(found[0])
 
     @property
     def names(self):
-        """Names of the acts: of the signals, with their sign where one column shows both."""
+        """Names of the acts: those of the signals, with a sign if one column shows both."""
         names, columns = self.log.act_names(), self.log.acts.column.tolist()
         sign = {1: "positive", 0: "negative"}
         return [
@@ -162,9 +165,7 @@ class GroupedLog:
         if not same_prompts:
             return weight
         if self.prompt is None:
-            raise ValueError(
-                "same_prompts=True compares on the same prompts: pass them as groups=."
-            )
+            raise ValueError("same_prompts=True needs the prompt of each row. Pass it as groups=.")
         cell = self.prompt * len(self.labels) + self.code
         n_prompts = self.prompt.max() + 1
         total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
@@ -180,18 +181,18 @@ class GroupedLog:
     # ------------------------------------------------------------------ fits
 
     def folds(self):
-        """Return the fold of each row, and which rows no split may separate."""
+        """Return the fold of each row, and the groups of rows that no split may separate."""
         split = self.prompt if self.prompt is not None else self.user
         if split is None:
             split = row_codes(self.X)
         rng = own_random_state(self.est.random_state)
-        # In the order of group and actions, so that folds have their share of either.
+        # Sorted by group and actions, so that each fold has its share of both.
         stratum = self.code + (self.log.balance() + 1) / 4
         fold = cross_fitting_folds(stratum, split, self.n_folds, rng)
         if not np.bincount(fold, minlength=self.n_folds).all():
             raise ValueError(
-                f"the rows belong to {len(np.unique(split))} prompts or users; at least "
-                f"{self.n_folds} are needed for n_folds={self.n_folds}. Lower n_folds."
+                f"the rows belong to {len(np.unique(split))} prompts or users; "
+                f"n_folds={self.n_folds} needs at least {self.n_folds}. Lower n_folds."
             )
         return fold, split
 
@@ -229,44 +230,47 @@ def _check_by(by, n_samples):
     values = as_values(by)
     if values.shape != (n_samples,):
         raise ValueError(
-            f"by has shape {values.shape}, but one group per row of X is expected: ({n_samples},)."
+            f"by has shape {values.shape}; expected one group per row of X, ({n_samples},)."
         )
     missing = is_missing(values)
     if missing.any():
         raise ValueError(
-            f"by is missing in {missing.sum()} rows, the first in row {missing.argmax()}. Leave "
+            f"by is missing in {missing.sum()} rows; the first is row {missing.argmax()}. Leave "
             "these rows out, or give them a group of their own."
         )
     try:
         labels, code = np.unique(values, return_inverse=True)
     except TypeError as error:
         raise ValueError(
-            f"by holds labels that cannot be put in order ({error}). Use one type for all."
+            f"by holds labels that cannot be sorted ({error}). Use one type for all."
         ) from error
     if len(labels) < 2:
-        raise ValueError(f"by has one group only, {labels.tolist()[0]!r}; expected at least two.")
+        raise ValueError(
+            f"by has only one group, {labels.tolist()[0]!r}; expected at least two. Pass the group "
+            "of each row."
+        )
     return labels, code
 
 
 def one_step_values(work, measurement, ends, logits, rates=None, log=None, activity=None):
-    """Return one-step values of all rows, and where there are none.
+    """Return one-step values of all rows, and the rows without one.
 
     Parameters
     ----------
     work : GroupedLog
     measurement, ends, rates
-        As of `one_step`.
+        As for `one_step`.
     logits : (Tensor, Tensor)
-        Of the reward and the propensities, by fits that have not seen the rows.
+        Logits of the reward and the propensities, from fits that have not seen the rows.
     log : FeedbackLog, default=None
-        In place of that of `work`.
+        Replaces the log of `work`.
     activity : Activity, default=None
-        Of the users of all rows, where users differ.
+        Activity of the users of all rows, if users differ.
 
     Returns
     -------
     values : ndarray of shape (n, 2)
-        0 where a row tells nothing.
+        0 for rows without information.
     singular : ndarray of bool of shape (n,)
     """
     log, (f, u) = work.log if log is None else log, logits

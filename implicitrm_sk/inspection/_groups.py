@@ -1,4 +1,4 @@
-"""Which group of responses users prefer: mean rewards with intervals, from the log itself."""
+"""Comparison of groups of responses: mean rewards with intervals, from the log itself."""
 
 import warnings
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from ._comparison import GroupComparison
 from ._grouped import GroupedLog, one_step_values
 from ._one_step import Activity, bounds_of, reward_of
 
-#: Levels from what tells least to what tells most.
+#: Levels from the least to the most informative.
 LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
 
 
@@ -50,87 +50,87 @@ def compare_groups(
     n_folds: int = 5,
     confidence: float = 0.9,
 ) -> GroupComparison:
-    """Compare the mean reward of groups of responses, with intervals: which model is preferred.
+    """Compare the mean reward of groups of responses, with intervals.
 
-    Shares of actions compare how readily the responses of a model, a prompt version or a locale
-    draw actions. This compares how often they are preferred, as far as the log determines it.
+    Shares of actions show how readily users act on the responses of a model, a prompt version or a
+    locale. This function compares how often users prefer them, as far as the log identifies it.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        The settings, with what they assume; it need not be fitted and is not changed.
+        The settings and their assumptions. It need not be fitted and is not changed.
     X : array-like of shape (n_samples, n_features), or text of n_samples rows
         The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     by : array-like of shape (n_samples,)
-        The group of each row: model, prompt version, locale, day. At least two, of 20 rows each.
+        The group of each row: model, prompt version, locale, day. At least two groups of 20 rows
+        each.
     reference : object, default=None
-        The group that others are compared with; None is the largest one.
+        The group with which the others are compared; None means the largest one.
     user_id : array-like of shape (n_samples,), default=None
-        Who acted. Rows of a user may depend on each other; rows without an id are users of their
-        own. The fits look for users who differ in activity, and the estimates allow for it.
+        The user who acted. Rows of a user may depend on each other; a row without an id is a user
+        of its own. The fits test whether users differ in activity, and the estimates allow for it.
     groups : array-like of shape (n_samples,), default=None
         The prompt of each row. Rows of a prompt may depend on each other.
     labels : array-like of shape (n_samples,), default=None
-        Labels of some rows, as in `fit`. Which rows have one may depend on whether there was an
-        action, and on the group.
+        Labels of some rows, as in `fit`. Whether a row has a label may depend on its group, and on
+        whether there was an action.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows; the means are those of the weighted rows.
+        Weights of the rows, also in the means.
     same_prompts : bool, default=False
-        Compare on the same prompts: those of `groups` that have rows in every group, each with the
-        same weight. Otherwise each group is taken at its own responses.
+        Compare on the same prompts: those of `groups` with rows in every group, each with the same
+        weight. Otherwise each group is evaluated on its own responses.
     n_folds : int, default=5
-        Parts of the log, each scored by a fit on the others.
+        Number of parts of the log; each is scored by a fit on the others.
     confidence : float, default=0.9
-        Of the intervals, each by itself: they are not widened for the number of groups.
+        Confidence of the intervals, each separately: they are not widened for the number of groups.
 
     Returns
     -------
     comparison : GroupComparison
-        Prints as text; `to_frame` and `plot` are its other forms.
+        The result, which prints as text; `to_frame` and `plot` are its other forms.
 
     Raises
     ------
     TypeError
-        If `est` is no `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`.
     ValueError
-        If there is one group only, a group has fewer than 20 rows, `by` has missing values, the
-        reference does not exist, or the settings have no model of every signal.
+        If there is only one group, a group has fewer than 20 rows, or `by` has missing values. If
+        the reference does not exist, or the settings do not model every signal.
 
     Warns
     -----
     UserWarning
-        What the fits warn of, one of each kind.
+        The warnings of the fits, one of each kind.
 
     Notes
     -----
-    With reward R, propensities A_k and a row of features x, the estimate of the reward of the row
-    is R(x) plus the first entry of I(x)^-1 s. Here s is the score of (R, A_k) at the row, the
+    The estimate of the reward of a row with features x is R(x) plus the first entry of I(x)^-1 s.
+    Here R is the fitted reward and A_k the propensities. The score s of (R, A_k) at the row is the
     derivative of log P(y | x), and I(x) = E[s s'] is its information. R and A_k come from a fit to
-    other folds, which also gets the group of each row as columns of X. The mean over a group is
+    the other folds, which also gets the group of each row as columns of X. The mean over a group is
     free of errors of the fit to first order [1]_. For two positive actions it is the estimator of
-    [2]_. What is logged, and labelled, is taken to depend on the group and the other actions, not
-    on x. The mean over rows of P(r*=1 | x, y) is another estimator, and its own standard error is
-    far too small.
+    [2]_. Logging and labelling are assumed to depend on the group and the other actions, but not on
+    x. The mean over rows of P(r*=1 | x, y) is another estimator. Its own standard error is far too
+    small.
 
-    Standard errors sum over users, or prompts; with both they are those of two-way clusters [3]_.
-    Intervals are normal ones. They carry the sampling error, not a broken assumption: see
+    Standard errors sum over users, or prompts; with both, they are two-way clustered [3]_. The
+    intervals are normal. They cover the sampling error, not a broken assumption: see
     `sensitivity_report`.
 
-    I(x) is singular where the log does not determine the reward, such as with one positive and one
-    negative action. The comparison then has no estimate but bounds: a mean reward is at least the
-    share of responses with a positive action, and at most 1 less that with a negative one. With
-    false-action rates e_k it is at least (share_k - e_k) / (1 - e_k). Where two signals of one sign
-    are independent among rows that were looked at, and this is all that is known, the bounds are
-    the one-step estimates of those of `IdentificationReport.bounds`. The ends include the sampling
-    error, so that they hold the whole set of possible values.
+    I(x) is singular if the log does not identify the reward, for example with one positive and one
+    negative action. The comparison then has bounds instead of an estimate. A mean reward is at
+    least the share of responses with a positive action, and at most 1 minus that with a negative
+    one. With false-action rates e_k, it is at least (share_k - e_k) / (1 - e_k). The known facts
+    may be only that two signals of one sign are independent among rows that were looked at. Then
+    the bounds are the one-step estimates of `IdentificationReport.bounds`. The ends include the
+    sampling error, so that they contain the whole set of possible values.
 
-    Users who differ in activity make the signals of a row depend on each other. Where the fits find
-    such users, s is the score of a row given the other rows of its user, and I(x) a mean over
-    users. The error of the loadings is not part of the intervals, which are too short with few
-    users. Where the level is *bounded* only
-    the bounds that need no independence are then given.
+    Users who differ in activity make the signals of a row depend on each other. If the fits find
+    such users, s is the score of a row given the other rows of its user. I(x) is then a mean over
+    users. The intervals do not include the error of the loadings, so they are too short with few
+    users. If the level is *bounded*, only the bounds that do not need independence are then given.
 
     References
     ----------
@@ -164,7 +164,7 @@ def compare_groups(
     True
     """
     if by is None:
-        raise ValueError("by is None; expected the group of each row, such as its model.")
+        raise ValueError("by is None; expected the group of each row, such as its model. Pass it.")
     work = GroupedLog(
         "compare_groups",
         est,
@@ -179,7 +179,7 @@ def compare_groups(
     )
     position = work.check_reference(reference)
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}.")
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}. Pass 0.9.")
     weight = work.weights(same_prompts)
     fits = _cross_fit(work)
     ends, verdict = _ends(work, fits)
@@ -187,7 +187,7 @@ def compare_groups(
 
 
 class _Fits:
-    """What the fits to all folds found.
+    """The results of the fits to all folds.
 
     Attributes
     ----------
@@ -203,7 +203,7 @@ class _Fits:
         self.identifications, self.parts, self.n_active = [], [], 0
 
     def add(self, fitted, X, rows, work):
-        """Take over what a fit says of rows that it has not seen."""
+        """Add the predictions of a fit for rows that it has not seen."""
         mixture = FittedMixture.of(fitted)
         f, u = mixture.members(X, *HEADS)
         f, u = _mixture.mean_logit(f), u.mean(0)
@@ -232,7 +232,7 @@ class _Fits:
 
     @property
     def activity(self):
-        """The users of all rows; None where they do not differ."""
+        """The users of all rows; None if they do not differ."""
         if not self.active:
             return None
         shift, log_weight = (torch.cat(self._of_parts(k), 1)[:, self._order()] for k in (3, 4))
@@ -248,8 +248,8 @@ class _Fits:
 def _activity(mixture, f, u, rows, work):
     """Return how activity shifts the logits of rows at each node, and log-weights of the nodes.
 
-    The weights are those of the user of a row given the other rows of that user: those that the
-    fit has seen, and those beside it. Rows of one fit without activity are not shifted.
+    The weights are those of the user of a row given the other rows of that user, seen by the fit or
+    not. Rows of a fit without activity are not shifted.
     """
     nodes, log_prior = quadrature()
     shift = torch.zeros(len(nodes), *u.shape, dtype=u.dtype)
@@ -277,7 +277,7 @@ def _activity(mixture, f, u, rows, work):
 
 
 def _cross_fit(work):
-    """Return what fits to all folds but one say of the rows of that one."""
+    """Return the predictions, for each fold, of a fit to the other folds."""
     fold, split = work.folds()
     settings, X = work.settings()
     found, caught = _Fits(), {}
@@ -298,7 +298,7 @@ def _cross_fit(work):
 
 @dataclass(frozen=True, eq=False)
 class _Verdict:
-    """What the log determines of the groups."""
+    """The verdict on what the log identifies of the groups."""
 
     identification: Identification
     estimated: bool
@@ -309,9 +309,9 @@ class _Verdict:
 
 
 def _ends(work, fits):
-    """Return what the lower and upper means are taken of, and the verdict.
+    """Return the values whose means are the lower and upper ends, and the verdict.
 
-    Either (n, 2) one-step values of the rows, or None: shares of actions bound the means.
+    They are (n, 2) one-step values of the rows, or None: shares of actions then bound the means.
     """
     found = fits.identification
     whole = work.est.identification_
@@ -330,8 +330,8 @@ def _ends(work, fits):
         if not singular.any():
             return values, _Verdict(found, True, reason)
         reason = (
-            f"the signals of a row by themselves do not determine its reward, in "
-            f"{singular.sum():,} of {len(singular):,} rows; compare_groups uses nothing else."
+            f"the signals of a row do not by themselves identify its reward, in {singular.sum():,} "
+            f"of {len(singular):,} rows; compare_groups uses nothing else."
         )
     elif (
         found.level == BOUNDED
@@ -351,8 +351,8 @@ def _ends(work, fits):
 def _share_ends(log, rates, rows, weight):
     """Return values (n, 2) whose means bound the mean reward of some rows, NaN left out.
 
-    They need no assumption but A_k <= 1. Of single signals with false actions the one that says
-    most is taken.
+    They need only the assumption A_k <= 1. Among single signals with false
+    actions, the most informative one is used.
     """
     acts, values = log.acts, np.zeros((len(log.actions), 2))
     values[:, 1] = 1.0
@@ -411,7 +411,7 @@ def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     error = np.sqrt(np.diag(covariance)).reshape(n_groups, 2)
     interval = means + z * error * [-1, 1]
-    # The lowest difference is from the lower end to the upper end of the reference.
+    # The lowest difference is the lower end minus the upper end of the reference.
     gap = np.zeros((n_groups, 2))
     for g in set(range(n_groups)) - {reference}:
         for end, sign in ((0, -1), (1, 1)):
@@ -454,7 +454,7 @@ def _raw_rates(work, weight):
 
 
 def _n_effective(influence):
-    """Return how many rows of equal weight would have a squared error as uneven as this."""
+    """Return the number of rows of equal weight with an equally uneven squared error."""
     squares = influence**2
     spread = (squares**2).sum(axis=1)
     return np.where(spread > 0, squares.sum(axis=1) ** 2 / np.maximum(spread, 1e-300), np.inf)
@@ -466,7 +466,7 @@ def _clustered(influence, work):
     Parameters
     ----------
     influence : ndarray of shape (means, n)
-        Of each row on each mean.
+        Influence of each row on each mean.
     work : GroupedLog
     """
     ways = [codes for codes in (work.user, work.prompt) if codes is not None]
@@ -474,7 +474,7 @@ def _clustered(influence, work):
     if len(ways) == 2:
         both = number_responses(ways[0] * (ways[1].max() + 1) + ways[1])[0]
         twice = found[0][0] + found[1][0] - _one_way(influence, both)[0]
-        # It need not be positive; then the larger of the two ways holds.
+        # The sum may be negative; then the larger of the two one-way results is used.
         larger = max(found, key=lambda one: np.trace(one[0]))[0]
         least = np.linalg.eigvalsh(twice)[0]
         return (twice if least >= 0 else larger), min(found[0][1], found[1][1])

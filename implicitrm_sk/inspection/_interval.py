@@ -1,4 +1,4 @@
-"""Intervals of single rewards by the bootstrap."""
+"""Bootstrap intervals of single rewards."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..objectives import OBJECTIVES
 
-#: Replicates train this many times as long as early stopping would have them. A network stopped at
-#: its best predicts well because it is drawn towards the middle: where the reward is near 0 or 1
-#: that error is as large as the spread of the replicates, and an interval has to hold it too.
+#: Replicates train this many times as long as early stopping would let them. A network stopped at
+#: its best epoch predicts well because it is pulled towards the middle. Where the reward is near 0
+#: or 1, this error is as large as the spread of the replicates, and an interval must include it.
 UNDERSMOOTHING = 3.0
-#: Rows whose rewards of all replicates are held at a time.
+#: Rows for which the rewards of all replicates are held at a time.
 CHUNK = 4096
 
 
@@ -41,15 +41,15 @@ class RewardInterval:
     Attributes
     ----------
     reward : ndarray of shape (n_samples,)
-        Of the fit on the log as it is.
+        The reward from the fit on the original log.
     low, high : ndarray of shape (n_samples,)
         Ends of the intervals.
     confidence : float
-        Of each interval by itself, not of all of them together.
+        Confidence of each interval separately, not of all of them together.
     n_bootstrap : int
-        Replicates.
+        Number of replicates.
     identification : Identification
-        What the log can tell, as `identification_` of a fit.
+        The verdict on the log, like `identification_` of a fit.
 
     Examples
     --------
@@ -128,58 +128,58 @@ def reward_interval(
     user_id: ArrayLike | None = None,
     **fit_params: Any,
 ) -> RewardInterval:
-    """Return the reward of each response with an interval, by the bootstrap.
+    """Return the reward of each response with a bootstrap interval.
 
-    The interval covers what another log of the same users would change: the rows that happened to
-    be logged, the split, the start values. It does not cover a wrong assumption: where the level
-    is "identified (assuming ...)", the interval is right only if the assumption is.
+    The interval covers differences between logs of the same users: the rows that happened to be
+    logged, the split, and the start values. It does not cover a wrong assumption. If the level is
+    "identified (assuming ...)", the interval is right only if the assumption is.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        The settings to fit with; it need not be fitted and is not changed.
+        The settings of the fits. It need not be fitted and is not changed.
     X : array-like of shape (n_samples, n_features), or text of n_samples rows
         The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     X_new : array-like of shape (n_new, n_features), or text of n_new rows
-        The responses whose reward is asked for.
+        The responses whose reward is requested.
     n_bootstrap : int, default=50
-        Replicates, at least 2. The ends of 90 % intervals need 20 or more.
+        Number of replicates, at least 2. The ends of 90 % intervals need 20 or more.
     confidence : float, default=0.9
-        Probability with which the interval of a response is to hold its reward.
+        Probability that the interval of a response contains its reward.
     groups : array-like of shape (n_samples,), default=None
-        As in `fit`. Rows of one group are drawn together too: without it, rows of one prompt that
-        resemble each other make the intervals too narrow.
+        As in `fit`. Rows of one group are also resampled together. Otherwise, similar rows of one
+        prompt make the intervals too narrow.
     user_id : array-like of shape (n_samples,), default=None
-        As in `fit`. Rows of one user are then drawn together, not those of a group.
+        As in `fit`. Rows of one user are then resampled together, instead of those of a group.
     **fit_params : dict
         Further arguments of `fit`: sample_weight, response_id, exposures, labels, propensity.
 
     Returns
     -------
     interval : RewardInterval
-        With `reward`, `low` and `high`, each of shape (n_new,).
+        It has `reward`, `low` and `high`, each of shape (n_new,).
 
     Raises
     ------
     TypeError
         If `est` is not an `ImplicitRewardEstimator`.
     ValueError
-        If `n_bootstrap` or `confidence` are out of range, with X in files, or if the objective is
+        If `n_bootstrap` or `confidence` is out of range, if X is in files, or if the objective is
         not the likelihood of each row.
 
     Notes
     -----
-    Each replicate is one member with weights of its own, drawn from an exponential distribution
-    for each user, group or row: the Bayesian bootstrap [1]_. All train side by side, each with a
-    validation split of its own, in whose early stopping its weights count. It trains three times
-    as long as to its best epoch: an interval needs a bias that is small beside its width
-    (undersmoothing [2]_). The ends are quantiles over the replicates. False-action rates that are
-    estimated are estimated by each.
+    Each replicate is one member with its own weights, drawn from an exponential distribution for
+    each user, group or row (Bayesian bootstrap [1]_). All replicates train side by side. Each has
+    its own validation split, where its weights also count for early stopping. It trains three times
+    as long as to its best epoch, because the bias must be small compared with the width of an
+    interval (undersmoothing [2]_). The ends are quantiles over the replicates. If false-action
+    rates are estimated, each replicate estimates them.
 
-    Unless the level is "identified", the ends are quantiles of the ends of what the actions leave
-    open (`IdentificationReport.bounds`) instead.
+    Unless the level is "identified", the ends are quantiles of the ends of the interval that the
+    actions leave open (`IdentificationReport.bounds`).
 
     References
     ----------
@@ -208,8 +208,8 @@ def reward_interval(
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-            "pass the last step, and X as transformed by the others."
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
+            "pass its last step, and X as transformed by the others."
         )
     fitted = clone(est).set_params(warm_start=False)
     validate_params(fitted)
@@ -221,25 +221,29 @@ def reward_interval(
         warnings.simplefilter("ignore", IdentificationWarning)
         fitted.fit(X, y, groups=groups, user_id=user_id, **fit_params)
     X_new = embed_text(fitted, X_new, reset=False)
-    # What users who differ leave open is that of the average user.
+    # With users who differ, the bounds are those of the average user.
     found = fitted.identification_
     differs = user_id is not None and found.level == IDENTIFIED and fitted.user_loading_.any()
     fit_params |= {"groups": groups, "user_id": user_id}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the first fit gave them
+        warnings.simplefilter("ignore")  # the first fit gave the warnings
         _fit_replicates(replicates, X, y, n_bootstrap, fit_params, differs)
     ends = _ends(replicates, X_new, found.level, confidence)
     reward = fitted.predict(X_new)
-    # The fit averages members, a replicate is one: the reward may lie beyond all of them.
+    # The fit averages members, and a replicate is one member. So the reward may lie outside.
     low, high = np.minimum(ends[0], reward), np.maximum(ends[1], reward)
     return RewardInterval(reward, low, high, float(confidence), int(n_bootstrap), found)
 
 
 def _check(est, n_bootstrap, confidence):
     if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, Integral) or n_bootstrap < 2:
-        raise ValueError(f"n_bootstrap must be an integer of at least 2, got {n_bootstrap!r}.")
+        raise ValueError(
+            f"n_bootstrap must be an integer of at least 2, got {n_bootstrap!r}. Pass 50."
+        )
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
-        raise ValueError(f"confidence must be a number between 0 and 1, got {confidence!r}.")
+        raise ValueError(
+            f"confidence must be a number between 0 and 1, got {confidence!r}. Pass 0.9."
+        )
     objective = est.objective
     objective = OBJECTIVES[objective]() if isinstance(objective, str) else objective
     if objective.pairs or objective.single_signal or not objective.models_propensity:
@@ -250,7 +254,7 @@ def _check(est, n_bootstrap, confidence):
 
 
 def _fit_replicates(est, X, y, n_bootstrap, fit_params, differs):
-    """Fit an estimator whose members are the replicates; `differs` is whether users do."""
+    """Fit an estimator whose members are the replicates; `differs` says whether users do."""
     begun = begin_fit(est, X, y, **fit_params)
     plan, data, random_state = begun.plan, begun.data, begun.random_state
     if isinstance(data.X, StreamedX):

@@ -1,17 +1,17 @@
-"""One-step estimates at single rows: a fitted value, put right by what the row itself shows.
+"""One-step estimates of single rows: a fitted value, corrected by what the row itself shows.
 
-For a row with features x let theta be the logits of the model there: f of the reward R(x), u of
-the propensities A_k(x), and with examination one of v(x). With the score s(y) =
-d log P(y | x) / d theta and the information I(x) = E[s s'] of theta in one row, the one-step
+For a row with features x, let theta be the logits of the model. These are f of the reward R(x), u
+of the propensities A_k(x), and with examination one of v(x). The score is s(y) =
+d log P(y | x) / d theta, and the information is I(x) = E[s s'] of theta in one row. The one-step
 estimate of a function h of theta is
 
 ``h(theta) + h'(theta) I(x)^-1 s(y)``
 
-Its mean over rows is, to first order, free of the errors of the fitted theta, all functions of x,
-if theta was fitted on other rows (van der Vaart, Asymptotic Statistics, 1998, chapter 25;
-Chernozhukov et al., Econometrics Journal 21, 2018). For two positive actions and h = R it is the
-estimator of Das, Kennedy & Jewell (Journal of the American Statistical Association, 2023) for
-capture and recapture.
+If theta was fitted on other rows, its mean over rows is free of the errors of the fitted theta to
+first order. All of these are functions of x (van der Vaart, Asymptotic Statistics, 1998, chapter
+25; Chernozhukov et al., Econometrics Journal 21, 2018). For two positive actions and h = R, it is
+the capture-recapture estimator of Das, Kennedy & Jewell (Journal of the American Statistical
+Association, 2023).
 """
 
 import itertools
@@ -22,26 +22,26 @@ import torch
 
 from ..measurement import _mixture
 
-#: The least eigenvalue of the information, scaled to a unit diagonal, that is not 0 by rounding.
+#: Smallest eigenvalue of the information, scaled to a unit diagonal, that is not a rounded 0.
 SINGULAR = 1e-9
-#: Outcomes of all patterns of a log that the information is summed over, at most.
+#: Maximum number of outcomes, over all patterns of a log, in the sum for the information.
 MAX_OUTCOMES = 4096
-#: Users that the information is averaged over, at most.
+#: Maximum number of users over which the information is averaged.
 MAX_USERS = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Patterns:
-    """Which signals a row of a kind has logged, and how often it is labelled.
+    """The patterns of logged signals in rows of a kind, and how often such rows are labelled.
 
     Attributes
     ----------
     logged : ndarray of bool of shape (patterns, K)
     share : ndarray of shape (patterns,)
-        Of the rows.
+        Share of the rows.
     labelled : (float, float)
-        Share of labelled rows among those without and with an action. Which rows are labelled may
-        depend on that, not on the preference.
+        Share of labelled rows among those without and with an action. Labelling may depend on the
+        action, but not on the preference.
     """
 
     logged: np.ndarray
@@ -50,7 +50,7 @@ class Patterns:
 
     @classmethod
     def of(cls, log, rows):
-        """Return those of some rows of a log."""
+        """Return the patterns of some rows of a log."""
         weight = log.sample_weight[rows]
         logged, code = np.unique(log.logged()[rows], axis=0, return_inverse=True)
         share = np.bincount(code.ravel(), weights=weight) / weight.sum()
@@ -63,7 +63,7 @@ class Patterns:
         return cls(logged, share, tuple(labelled))
 
     def outcomes(self, signals):
-        """Yield (y, share) of all that these rows can show, y of shape (K,), NaN not logged."""
+        """Yield (y, share) of all possible outcomes, y of shape (K,) with NaN for not logged."""
         for logged, share in zip(self.logged, self.share, strict=True):
             pairs = zip(signals, logged, strict=True)
             values = [signal.values if known else (np.nan,) for signal, known in pairs]
@@ -71,23 +71,24 @@ class Patterns:
                 yield np.array(y, dtype=float), float(share)
 
     def n_outcomes(self, signals):
-        """Return how many there are."""
+        """Return the number of outcomes."""
         n_values = np.array([len(signal.values) for signal in signals])
         return int(np.where(self.logged, n_values, 1).prod(axis=1).sum())
 
 
 @dataclass(frozen=True, eq=False)
 class Activity:
-    """Users who differ in activity, at quadrature nodes of it.
+    """The activity of users who differ, at quadrature nodes.
 
     Attributes
     ----------
     shift : Tensor of shape (Q, n, P)
-        Of the logits of the propensities, at each node.
+        Shift of the logits of the propensities, at each node.
     log_weight : Tensor of shape (Q, n)
-        Of the nodes, for the user of a row given the other rows of that user.
+        Log-weights of the nodes, for the user of a row given the other rows of that user.
     sample : Tensor of shape (users, Q)
-        Weights of the nodes for users as the rows have them: the information is a mean over these.
+        Weights of the nodes for users in proportion to their rows. The information is a mean over
+        these.
     """
 
     shift: torch.Tensor
@@ -95,7 +96,7 @@ class Activity:
     sample: torch.Tensor
 
     def of_rows(self, rows, like):
-        """Return that of some rows, users being those of the rows `like`, or of some of these."""
+        """Return the activity of some rows; users are those of the rows `like` or some of them."""
         chosen = like[:: -(-len(like) // MAX_USERS)]
         sample = self.log_weight[:, chosen].exp().T
         return Activity(self.shift[:, rows], self.log_weight[:, rows], sample)
@@ -110,9 +111,9 @@ def score(
     labels=None,
     activity=None,
 ):
-    """Return log P(y | x), or log P(y, r* | x) where labelled, and its derivative in the logits.
+    """Return log P(y | x), or log P(y, r* | x) if labelled, and its derivative in the logits.
 
-    With users who differ it is of the row given the other rows of its user.
+    With users who differ, it is that of the row given the other rows of its user.
 
     Parameters
     ----------
@@ -123,20 +124,20 @@ def score(
     rates : Tensor of shape (K,) or None
     labels : Tensor of shape (n,) or None
     activity : Activity or None
-        Of users who differ.
+        Activity of users who differ.
 
     Returns
     -------
     log_prob : Tensor of shape (n,)
     score : Tensor of shape (n, 1 + P)
-        0 where y cannot be.
+        0 if y is impossible.
     """
     found = _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity)
     return found if activity is None else _averaged(*found, activity.log_weight)
 
 
 def _at_nodes(measurement, reward_logit, propensity_logit, actions, rates, labels, activity):
-    """Return what `score` does, with the nodes of the activity in front where users differ."""
+    """Return the results of `score`, with the nodes of the activity in front if users differ."""
     f, u = reward_logit.detach(), propensity_logit.detach()
     if activity is not None:
         f, u = f.repeat(len(activity.shift), 1), u + activity.shift
@@ -157,10 +158,10 @@ def _averaged(log_prob, grad, log_weight):
 
 
 def information(measurement, reward_logit, propensity_logit, patterns, rates=None, activity=None):
-    """Return I(x) = E[s s'], of shape (n, 1 + P, 1 + P): the mean over all outcomes of the model.
+    """Return I(x) = E[s s'], shape (n, 1 + P, 1 + P), the mean over all outcomes of the model.
 
-    Parameters are those of `score`; `patterns` are the `Patterns` of the rows. With users who
-    differ it is the mean over users too: what the row of one user leaves open others show.
+    The parameters are those of `score`; `patterns` are the `Patterns` of the rows. With users who
+    differ, it is also the mean over users, because other users show what one user leaves open.
     """
     n, p = propensity_logit.shape[0], propensity_logit.shape[1] + 1
     total = reward_logit.new_zeros(n, p, p)
@@ -197,7 +198,7 @@ def information(measurement, reward_logit, propensity_logit, patterns, rates=Non
 
 
 def correction(gradient, information, score):
-    """Return h' I^-1 s of each row, and where I does not determine h.
+    """Return h' I^-1 s of each row, and the rows where I does not determine h.
 
     Parameters
     ----------
@@ -207,7 +208,7 @@ def correction(gradient, information, score):
     Returns
     -------
     correction : Tensor of shape (n,)
-        0 where it is not determined.
+        0 if it is not determined.
     singular : Tensor of bool of shape (n,)
     """
     scale = information.diagonal(dim1=-2, dim2=-1).sqrt()
@@ -224,13 +225,13 @@ def correction(gradient, information, score):
 
 
 def reward_of(measurement, reward_logit, propensity_logit):
-    """Return the reward, as a pair of ends that are the same."""
+    """Return the reward, as a pair of equal ends."""
     reward = torch.sigmoid(reward_logit)
     return reward, reward
 
 
 def bounds_of(shown_twice):
-    """Return the function of the logits that the bounds of the reward are."""
+    """Return the function of the logits that computes the bounds of the reward."""
 
     def ends(measurement, reward_logit, propensity_logit):
         found = _mixture.bounds(
@@ -252,15 +253,15 @@ def one_step(
     labels,
     activity=None,
 ):
-    """Return the one-step estimates of two functions of the logits, and where they are none.
+    """Return the one-step estimates of two functions of the logits, and the rows without one.
 
     Parameters
     ----------
     measurement : Measurement
     ends : callable(measurement, reward_logit, propensity_logit) -> (Tensor, Tensor)
-        Each of shape (n,).
+        Each has shape (n,).
     reward_logit, propensity_logit, actions, rates, labels, activity
-        As of `score`.
+        As for `score`.
     patterns : Patterns
 
     Returns

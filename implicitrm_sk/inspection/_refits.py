@@ -1,4 +1,4 @@
-"""What the log can tell about the reward: settings, refits and tests."""
+"""The report on what a log identifies of the reward: settings, refits and tests."""
 
 import warnings
 from dataclasses import replace
@@ -41,11 +41,11 @@ from ..training._users import quadrature
 from . import _attention
 from ._report import IdentificationReport
 
-#: Refits that differ in held-out likelihood by fewer standard errors are equally likely.
+#: Refits whose held-out likelihoods differ by fewer standard errors are equally likely.
 STANDARD_ERRORS = 2.0
 
 
-#: Equally likely refits whose mean rewards differ by more do not show what the log identifies.
+#: If the mean rewards of equally likely refits differ by more, the log does not show the reward.
 LARGE_RANGE = 0.1
 
 
@@ -62,30 +62,30 @@ SIDE_INFORMATION = (
 )
 
 
-#: Share of the responses kept aside to compare likelihoods on.
+#: Share of the responses that is kept aside to compare likelihoods.
 HELD_OUT = 0.25
 
 
 def identification_report(
     est: Any, X: Rows, y: ArrayLike, *, n_starts: int = 8, **fit_params: Any
 ) -> IdentificationReport:
-    """Report what a log can tell about the reward, and what would make it tell more.
+    """Report what a log identifies of the reward, and which information would identify more.
 
-    The estimator's settings are refitted from `n_starts` different starts in one pass on three
-    quarters of the responses, from a reward near 1 (all passivity is the user's) to one near the
-    action probability (all of it is dislike), and compared on the other quarter: equal likelihood
-    with different rewards is the signature of a reward that is not identified.
+    The settings are refitted from `n_starts` different starts in one pass, on three quarters of the
+    responses. The starts reach from a reward near 1 (all passivity is the user's) to one near the
+    action probability (all of it is dislike). The refits are compared on the other quarter. Equal
+    likelihood with different rewards is the signature of a reward that is not identified.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        The settings to report on; it need not be fitted and is not changed.
+        The settings to report on. It need not be fitted and is not changed.
     X : array-like of shape (n_samples, n_features), or text of n_samples rows
         The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     n_starts : int, default=8
-        Refits, at least 2.
+        Number of refits, at least 2.
     **fit_params : dict
         Further arguments of `fit`: sample_weight, groups, response_id, exposures, labels,
         propensity, user_id, age, delay.
@@ -93,14 +93,14 @@ def identification_report(
     Returns
     -------
     report : IdentificationReport
-        Prints as text; `to_frame` and `plot` are its other forms.
+        The report, which prints as text; `to_frame` and `plot` are its other forms.
 
     Raises
     ------
     TypeError
-        If `est` is no `ImplicitRewardEstimator`, or an argument is none of `fit`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
-        If the log is too small to keep a quarter aside, `n_starts` is below 2, or the objective
+        If the log is too small to keep a quarter aside, or `n_starts` is below 2. If the objective
         does not split each action into reward and propensity.
 
     Notes
@@ -109,11 +109,12 @@ def identification_report(
     what the refits predict. Given x, two signals of one sign do not co-occur less often than
     independence allows, and two of opposite signs not more often [1]_. A pair counts against the
     signs if chance brings it about with a probability below 0.01, corrected for the number of
-    pairs, and if seen and expected co-occurrences differ by more than 20 %. Rows of one of `groups`
-    may depend on each other. `fit` does the same on the rows that early stopping holds out.
+    pairs. Seen and expected co-occurrences must also differ by more than 20 %. Rows of one of
+    `groups` may depend on each other. `fit` does the same on the rows that early stopping holds
+    out.
 
-    With two signals of each polarity, the settings are fitted a second time, with rows that nobody
-    looked at (``shared_examination``) if the first time was without them, and the other way round.
+    With two signals of each polarity, the settings are fitted a second time. One of the two fits
+    has rows that nobody looked at (``shared_examination``), and the other does not.
     The model with such rows is named if its likelihood on the rows kept aside is better by two
     standard errors. With fewer signals both models fit exactly, and none is named.
 
@@ -125,8 +126,8 @@ def identification_report(
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
     odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
-    features do not show, make signals dependent too. Of more than five signals the most often
-    logged are tested, and of more than 2**20 / 2**K rows a random part. Signals that agree on 95 %
+    features do not show, make signals dependent too. With more than five signals, the most often
+    logged are tested; with more than 2**20 / 2**K rows, a random part. Signals that agree on 95 %
     of the rows on which either acted count as one, and so do exposures of a response.
 
     Counts over exposures are compared with beta-binomial ones of the same means. They count
@@ -156,8 +157,8 @@ def identification_report(
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-            "pass the last step, and X as transformed by the others: "
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
+            "pass its last step, and X as transformed by the others: "
             "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
         )
     if not isinstance(n_starts, Integral) or n_starts < 2:
@@ -283,7 +284,7 @@ def _compare_attention(est, starts, rows, as_likely, parts):
 
 
 def _read_settings(est, X, y, fit_params):
-    """Return what settings tell, what is odd of labels and signals, and the rows of each part."""
+    """Return the verdict on settings, oddities of labels and signals, and the rows of each part."""
     whole = clone(est)
     side = {name: value for name, value in fit_params.items() if name != "groups"}
     with warnings.catch_warnings():
@@ -321,7 +322,8 @@ def _read_settings(est, X, y, fit_params):
     if not len(data.valid):
         raise ValueError(
             f"{len(data.usable)} responses with actions are too few to compare likelihoods on a "
-            "quarter of them; at least 20 with and 20 without action are needed, in several groups."
+            "quarter of them. At least 20 with and 20 without action are needed, in several "
+            "groups. Pass more rows."
         )
     is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
     is_fitted[data.train] = is_held[data.valid] = True
@@ -348,7 +350,7 @@ class _HeldOut:
     Attributes
     ----------
     weight : ndarray of shape (m,)
-        Of the responses.
+        Weights of the responses.
     log_likelihood : ndarray of shape (refits, units)
         Nats per row of units that do not depend on each other: responses or, where ids are given,
         users.
@@ -457,20 +459,20 @@ def _compare_refits(rows, starts):
 
 
 def _swap_test(rows, as_likely):
-    """Exchange reward and propensity (of the signal that minds it least) and compare."""
+    """Exchange reward and propensity (of the signal that changes least by it) and compare."""
     refit, log = rows.refit, rows.log
     if rows.differs:
-        return {"applicable": False, "why": "users who differ in activity tell the two apart"}
+        return {"applicable": False, "why": "users who differ in activity distinguish the two"}
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
     if rows.measurement.examined:
         return {"applicable": False, "why": "the model has rows that nobody looked at"}
     if not all(isinstance(signal, Action) for signal in log.signals):
-        return {"applicable": False, "why": "the propensities of actions can be exchanged only"}
+        return {"applicable": False, "why": "only propensities of actions can be exchanged"}
     if log.can_show(0) and log.can_show(1):
-        return {"applicable": False, "why": "signals of both polarities tell the two apart"}
+        return {"applicable": False, "why": "signals of both polarities distinguish the two"}
     f, u = rows.reward_logit, rows.propensity_logit
-    sign = -1 if log.can_show(0) else 1  # of negative signals 1 - R is exchanged
+    sign = -1 if log.can_show(0) else 1  # for negative signals 1 - R is exchanged
     results = []
     for k in range(u.shape[-1]):
         reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
@@ -579,7 +581,7 @@ def _verdict(
     against_labels,
     examination,
 ):
-    """Return level, assumptions, reason and advice: settings, unless the data speak against."""
+    """Return level, assumptions, reason and advice of the settings, unless the data contradict."""
     level, assumptions = settings.level, settings.assumptions
     reason, advice = settings.reason, list(settings.advice)
     against = None

@@ -1,4 +1,4 @@
-"""What the log can tell about the reward: the result."""
+"""The report on what a log identifies of the reward: its result."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -25,26 +25,26 @@ from ._plot._identification import IdentificationDisplay
 
 @dataclass(frozen=True, repr=False)
 class IdentificationReport:
-    """What a log can tell about the reward. Made by `identification_report`.
+    """The report on what a log identifies of the reward. Made by `identification_report`.
 
     Attributes
     ----------
     level : {"identified", "ranking only", "level only", "bounded", "not identified"}
-        Whether any amount of such data determines the reward; its order only; its mean only;
-        an interval at each row; or none of these.
+        The part of the reward that any amount of such data identifies. In this order: all of it,
+        its order, its mean, an interval at each row, or nothing.
     assumptions : tuple of str
-        What has to hold for it.
+        The assumptions of the verdict.
     reason : str
-        Why this level and no other.
+        The reason for the level.
     advice : tuple of str
-        What to log, or to pass to `fit`, next.
+        The next things to log, or to pass to `fit`.
     settings : Identification
         The verdict from the settings alone, as in `identification_` of the estimator.
     refits : dict of str to ndarray of shape (n_starts,)
-        Refits from different starts, by held-out rows: ``start`` (share of the logarithm of the
-        action rate that the reward starts with), ``log_likelihood`` (nats per response),
-        ``difference`` from the best and its ``standard_error``, ``as_likely`` (whether it is as
-        likely as the best), ``mean_reward``.
+        Refits from different starts, evaluated on held-out rows. ``start`` is the share of the
+        logarithm of the action rate at which the reward starts. ``log_likelihood`` is in nats per
+        response, beside its ``difference`` from the best and the ``standard_error`` of that.
+        ``as_likely`` is whether the refit is as likely as the best. Then ``mean_reward``.
     reward_spread : float
         Mean over held-out rows of the standard deviation of the reward over the refits that are as
         likely as the best.
@@ -59,27 +59,27 @@ class IdentificationReport:
         ``signals``, ``same_sign``, ``seen`` and ``expected`` co-occurrences, ``z``, ``p_value``,
         ``contradicts``. Empty with repeated exposures.
     frequent_signals : list of (str, float)
-        Signals that more than 70 % of the rows have, with that share: is one the absence of a
-        negative action?
+        Signals that more than 70 % of the rows have, with that share. Such a signal may be the
+        absence of a negative action.
     agreeing_signals : list of (str, str, float)
-        Pairs that agree on nearly every row on which either acted, with that share: one signal or
-        two?
+        Pairs that agree on nearly every row on which either acted, with that share. They may be one
+        signal.
     agreeing_exposures : list of (str, float)
-        Signals of which repeated exposures of one response agree in nearly every case in which one
-        acted, with that share: one exposure logged twice?
+        Signals whose repeated exposures of one response agree in nearly every case in which one
+        acted, with that share. They may be one exposure logged twice.
     labelled_share : dict or None
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
     dispersion : Dispersion or None
-        Of repeated exposures: whether the counts of a response vary more than exposures of one
+        For repeated exposures, whether the counts of a response vary more than exposures of one
         preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``).
     examination : dict or None
-        Whether rows that nobody looked at show in the likelihood: ``winner``, "plain" (every row
-        was looked at) or "examined"; ``difference`` in log-likelihood (nats per response) of the
-        second from the first, and its ``standard_error``. None with fewer than two signals of
-        each polarity: nothing in the log tells the two apart.
+        Whether the likelihood shows rows that nobody looked at. ``winner`` is "plain" (every row
+        was looked at) or "examined". ``difference`` is the log-likelihood (nats per response) of
+        the second minus the first, beside its ``standard_error``. None with fewer than two signals
+        of each polarity, because the log does not distinguish the two then.
     user_loading : ndarray of shape (n_signals,) or None
         By how many logits one standard deviation of the activity of users shifts each propensity;
-        0 where users do not differ. None without `user_id`.
+        0 if users do not differ. None without `user_id`.
     estimator : ImplicitRewardEstimator
         The refits, fitted on three quarters of the responses.
 
@@ -121,7 +121,8 @@ class IdentificationReport:
     def bounds(self, X: Rows) -> Floats:
         """Return the rewards that no log of these actions alone can rule out.
 
-        Of each refit that is as likely as the best, joined: no log tells such refits apart.
+        They join the bounds of the refits that are as likely as the best, because the log does not
+        distinguish these.
 
         Parameters
         ----------
@@ -131,15 +132,16 @@ class IdentificationReport:
         Returns
         -------
         bounds : ndarray of shape (n_samples, 2)
-            [P(any positive action | x), 1 - P(any negative action | x)] without false actions; an
-            end without a signal that shows it is 0 or 1. With false-action rates e_k the lower end
-            is the largest (P(y_k=1 | x) - e_k) / (1 - e_k) of the positive signals, the upper end
-            the least 1 - (P(y_k=1 | x) - e_k) / (1 - e_k) of the negative ones, both within
-            [0, 1]. They need no assumption but A_k <= 1; what further information the fit had is
-            not used. Where the level is "bounded (assuming independent signals of rows that were
-            looked at)" and there are no false actions, two positive signals raise the lower end
-            to c = P(preferred and looked at | x), and with n = P(any negative action | x) the
-            upper end is c / (c + n); two negative ones are the mirror image.
+            [P(any positive action | x), 1 - P(any negative action | x)] without false actions. An
+            end without a signal that shows it is 0 or 1. Let y_k be signal k with propensity A_k
+            and false-action rate e_k. The lower end is then the largest (P(y_k=1 | x) - e_k) / (1 -
+            e_k) of the positive signals. The upper end is the lowest 1 - (P(y_k=1 | x) - e_k) / (1
+            - e_k) of the negative signals. Both are clipped to [0, 1]. They need only the
+            assumption A_k <= 1; other information of the fit is not used. The level may be "bounded
+            (assuming independent signals of rows that were looked at)". Without false actions, two
+            positive signals then raise the lower end to c = P(preferred and looked at | x). With n
+            = P(any negative action | x), the upper end is c / (c + n). Two negative signals are the
+            mirror image.
 
         Examples
         --------
@@ -426,7 +428,8 @@ class IdentificationReport:
             title="Refits from different starts",
             xlim=(0, 1),
         )
-        left.legend(loc="lower right")
+        # Below, as on the right: error bars may reach into any corner.
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         IdentificationDisplay.from_report(self, ax=right)
         return np.array([left, right])
 

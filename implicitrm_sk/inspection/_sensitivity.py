@@ -1,4 +1,4 @@
-"""How the reward moves if an assumption is broken by a given amount: refits side by side."""
+"""Changes of the reward if an assumption is broken by a given amount, from refits side by side."""
 
 import warnings
 from collections.abc import Mapping
@@ -25,9 +25,9 @@ from ._grouped import GroupedLog, one_step_values
 from ._one_step import reward_of
 from ._violations import BASE, VIOLATIONS, SensitivityReport
 
-#: Held-out likelihoods that are lower by more standard errors reject a violation.
+#: A violation is rejected if its held-out likelihood is lower by more standard errors.
 STANDARD_ERRORS = 2.0
-#: Amounts that are tried of rates and of shares, as far as a log can have them.
+#: Amounts of rates and of shares to try, as far as they are possible for a log.
 RATES = (0.01, 0.02, 0.05, 0.1, 0.2)
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4)
 RATIOS = (1.0, 1 / 3, 1 / 2, 2 / 3, 3 / 2, 2.0, 3.0)
@@ -47,65 +47,65 @@ def sensitivity_report(
     sample_weight: ArrayLike | None = None,
     n_folds: int = 2,
 ) -> SensitivityReport:
-    """Report how the reward, and a comparison, move if an assumption is broken.
+    """Report how the reward, and a comparison, change if an assumption is broken.
 
     The settings are refitted under each violation, all side by side in one pass per fold. Each
-    shows the mean reward, the order of the responses, the difference of each group to the
-    reference, and whether the data reject it.
+    refit gives the mean reward, the order of the responses, and the difference of each group from
+    the reference. It also shows whether the data reject the violation.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        The settings, with what they assume; it need not be fitted and is not changed.
+        The settings and their assumptions. It need not be fitted and is not changed.
     X : array-like of shape (n_samples, n_features), or text of n_samples rows
         The responses of the log.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     by : array-like of shape (n_samples,), default=None
-        The group of each row, as in `compare_groups`; None compares none.
+        The group of each row, as in `compare_groups`. Without it, groups are not compared.
     reference : object, default=None
-        The group that others are compared with; None is the largest one.
+        The group with which the others are compared; None means the largest one.
     violations : dict, default=None
-        Amounts to try by kind of violation; None tries all that the log can have.
-        "false_positive" and "false_negative": the false-action rate of the positive, and of the
-        negative actions. "not_looked_at": the share of rows that nobody looked at, whatever x.
-        "ratio": of one positive and one negative action, how ready users are for the negative one
-        as a multiple of the positive one; 1 is always among them. "preference_rate": the mean
-        reward. "left_out" and "sign": names (positions, without names) of signals to leave out, or
-        to turn round.
+        Amounts to try, by kind of violation. None tries all kinds that are possible for the log.
+        The kinds "false_positive" and "false_negative" are the false-action rates of the positive
+        and of the negative actions. The kind "not_looked_at" is the share of rows that nobody
+        looked at, the same for all x. The kind "ratio" needs one positive and one negative action.
+        It is the readiness for the negative one as a multiple of that for the positive one; 1 is
+        always included. The kind "preference_rate" is the mean reward. The kinds "left_out" and
+        "sign" hold names of signals (or positions) to leave out, or whose sign to reverse.
     groups : array-like of shape (n_samples,), default=None
-        The prompt of each row; no fold cuts one.
+        The prompt of each row. No fold separates the rows of a prompt.
     labels : array-like of shape (n_samples,), default=None
         Labels of some rows, as in `fit`.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows.
     n_folds : int, default=2
-        Parts of the log, each scored by fits on the others.
+        Number of parts of the log; each is scored by fits on the others.
 
     Returns
     -------
     report : SensitivityReport
-        Prints as text; `to_frame` and `plot` are its other forms.
+        The report, which prints as text; `to_frame` and `plot` are its other forms.
 
     Raises
     ------
     TypeError, ValueError
-        As of `compare_groups`; if a violation or an amount is not one that the log can have.
+        As for `compare_groups`. Also if a violation or an amount is not possible for the log.
 
     Notes
     -----
-    Each violation is a model of the same log with a number in place of an assumption, fitted with
-    one member from the same start. Its mean reward is the one-step estimate of `compare_groups`
-    where the model determines the reward of a row, else the mean of the fitted reward: then it
-    shows the convention of the fit. With a preference rate it is that of the fit too.
+    Each violation is a model of the same log with a number in place of an assumption. It is fitted
+    with one member from the same start. If the model determines the reward of a row, its mean
+    reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
+    is the mean of the fitted reward, which shows the convention of the fit.
 
     The held-out likelihood is compared with that of the base, row by row. A violation is rejected
-    if it is less likely by two standard errors. Many violations fit as well as the base: the data
-    cannot say which holds, which is why they have to be tried.
+    if it is less likely by two standard errors. Many violations fit as well as the base. The data
+    cannot distinguish these, so they have to be tried.
 
     The robustness value of a comparison is the smallest amount of a violation at which the
-    difference of two groups changes its sign, between the amounts tried by linear interpolation,
-    infinite if none of them does [1]_.
+    difference of two groups changes its sign. Between the amounts tried, it is interpolated
+    linearly; it is infinite if the sign never changes [1]_.
 
     References
     ----------
@@ -156,7 +156,7 @@ class _Case:
         A number, or the name of a signal.
     view : View
     preference_rate : float or None
-        That is imposed in place of what the settings say.
+        The imposed rate, which replaces that of the settings.
     """
 
     violation: str
@@ -177,23 +177,24 @@ def _cases(work, violations):
         if not isinstance(violations, Mapping) or not violations:
             raise ValueError(
                 f"violations must be a dict of amounts by kind, got {violations!r}. The kinds are "
-                f"{', '.join(VIOLATIONS)}."
+                f"{', '.join(VIOLATIONS)}. Pass a dict."
             )
         chosen = {}
         for kind, amounts in violations.items():
             if kind not in VIOLATIONS:
                 raise ValueError(
-                    f"violations has the kind {kind!r}; expected are {', '.join(VIOLATIONS)}."
+                    f"violations has the kind {kind!r}; expected {', '.join(VIOLATIONS)}. Correct "
+                    "it."
                 )
             if kind not in possible:
                 raise ValueError(
-                    f"violations has {kind!r}, which this log or these settings cannot have; "
-                    f"possible are {', '.join(possible)}."
+                    f"violations has {kind!r}, which is not possible for this log or these "
+                    f"settings; expected {', '.join(possible)}. Leave it out."
                 )
             amounts = [amounts] if isinstance(amounts, Real | str) else list(amounts)
             chosen[kind] = [_checked(work, kind, amount) for amount in amounts]
             if kind == "ratio" and 1.0 not in chosen[kind]:
-                chosen[kind].insert(0, 1.0)  # where the curve starts
+                chosen[kind].insert(0, 1.0)  # the start of the curve
     base = View(_measurement(work), work.log.signals)
     cases = [_Case(BASE, None, base)]
     for kind, amounts in chosen.items():
@@ -206,7 +207,7 @@ def _measurement(work):
 
 
 def _possible(work):
-    """Return {kind: amounts} of the violations that a log can have."""
+    """Return {kind: amounts} of the violations that are possible for a log."""
     log, est, found = work.log, work.est, {}
     signals = log.signals
     acts = log.acts
@@ -250,20 +251,22 @@ def _targets(signals):
 
 
 def _checked(work, kind, amount):
-    """Return an amount, or raise unless the kind can have it."""
+    """Return an amount; raise if it is not possible for the kind."""
     if kind in ("left_out", "sign"):
         names = list(work.log.signal_names)
         if amount not in names:
             shown = ", ".join(map(repr, names))
-            raise ValueError(f"violations[{kind!r}] names {amount!r}; the signals are {shown}.")
+            raise ValueError(
+                f"violations[{kind!r}] names {amount!r}; expected one of the signals {shown}."
+            )
         return amount
     if kind == "preference_rate":
         return check_interval(amount, f"violations[{kind!r}]")[0]
     low, high = (0, np.inf) if kind == "ratio" else (0, 1)
     if not isinstance(amount, Real) or isinstance(amount, bool) or not low < amount < high:
         raise ValueError(
-            f"violations[{kind!r}] holds {amount!r}; expected numbers between {low} and {high}, "
-            "ends left out."
+            f"violations[{kind!r}] holds {amount!r}; expected numbers strictly between {low} and "
+            f"{high}. Correct it."
         )
     return float(amount)
 
@@ -294,7 +297,7 @@ def _case(work, base, kind, amount):
 
 
 def _refit(work, cases):
-    """Return logits of all rows under each case, by fits on other rows."""
+    """Return logits of all rows under each case, from fits on other rows."""
     fold, split = work.folds()
     settings, X = work.settings()
     settings.set_params(n_estimators=1)
@@ -305,7 +308,7 @@ def _refit(work, cases):
         y, side = work.part(train)
         refit = clone(settings)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of one log many times; fit gives them
+            warnings.simplefilter("ignore")  # the same for each case; fit gives them
             begun = begin_fit(refit, X[train], y, groups=split[train], **side)
         plan = begun.plan
         fits = [
@@ -337,7 +340,7 @@ def _refit(work, cases):
 
 
 def _report(work, cases, logits, position):
-    """Return what the refits show."""
+    """Return the results of the refits."""
     weight = np.where(work.usable, work.log.sample_weight, 0.0)
     w = weight / weight.sum()
     rates = work.est.false_action_rate_
@@ -388,7 +391,7 @@ def _report(work, cases, logits, position):
 def _values(work, case, f, u, rates):
     """Return one value per row whose means are rewards, and whether these are determined.
 
-    A signal with its sign turned leaves a model that hardly fits: a step from there leads nowhere.
+    If the sign of a signal is reversed, the model hardly fits, so a step from it is not useful.
     """
     reward = torch.sigmoid(f).numpy()
     imposed = case.preference_rate is not None or case.violation == "sign"
@@ -404,7 +407,7 @@ def _values(work, case, f, u, rates):
 
 
 def _log_likelihood(work, case, f, u, rates):
-    """Return log P(y, labels | x) of the rows, 0 of those that tell nothing."""
+    """Return log P(y, labels | x) of the rows, 0 for rows without information."""
     labels = None if work.log.labels is None else torch.as_tensor(work.log.labels)
     values = case.view.log_likelihood(
         f, u, torch.as_tensor(work.log.actions), rates, labels=labels

@@ -1,4 +1,4 @@
-"""How far new responses are from the log that a reward was learned from."""
+"""The distance of new responses from the log that a reward was learned from."""
 
 import math
 from dataclasses import dataclass, field
@@ -26,17 +26,19 @@ from .._validation import check_shape
 from .._warnings import warn
 from ..exceptions import ShiftWarning
 
-#: Share of the log below which it says little about the new responses.
+#: Below this share of the log, the log has little information about the new responses.
 FEW = 0.1
-#: Share of the log that counts as its edge: new responses beyond it extrapolate.
+#: Share of the log that counts as its edge; beyond the edge the reward extrapolates.
 EDGE = 0.01
-#: The report warns if this share of the new responses lies beyond the edge of the log.
+#: The report warns if this share of the new responses is beyond the edge of the log.
 WARN_SHARE = 0.05
-#: Rows of each side that a classifier is trained on, at most.
+#: Maximum number of rows of each side for training a classifier.
 MAX_ROWS = 5000
-#: Principal components that the classifier sees, and of how many of them it sees the squares.
+#: Numbers of principal components, and of their squares, that the classifier uses.
 N_COMPONENTS = 512
 N_SQUARES = 64
+#: Columns whose range is less than this part of their largest value are left to rounding.
+VARIES = 1e-6
 MIN_ROWS = 20
 
 
@@ -47,26 +49,27 @@ class ShiftReport:
     Attributes
     ----------
     auc : float
-        How well a classifier tells new responses from those of the log, on rows that it was not
-        trained on: 0.5 not at all, 1 always.
+        How well a classifier distinguishes new responses from those of the log, on rows outside its
+        training: 0.5 not at all, 1 always.
     auc_error : float
         Standard error of `auc`.
     effective_sample_size : float
-        As how many responses of the new kind the log counts: n_log / mean(w^2), with w the
-        estimated ratio of the densities of new and logged responses; at least 1.
+        The number of new responses that would be as informative as the log, after importance
+        weighting. It is n_log / mean(w^2), where w is the estimated ratio of the densities of new
+        and logged responses; at least 1.
     n_log, n_new : int
         Number of responses.
     share_outside : float
-        Share of the new responses that look less like the log than 99 % of the log does: about
-        0.01 without shift.
+        Share of the new responses that resemble the log less than 99 % of the log does; about 0.01
+        without shift.
     outside : ndarray of bool of shape (n_new,)
-        Which ones: there the reward extrapolates.
+        The new responses outside the log, where the reward extrapolates.
     log_density_ratio : ndarray of shape (n_new,)
         log of new over logged density at each new response.
     reward, reward_log : tuple of float
-        Mean and spread (over the members) of the reward, of new and of logged responses.
+        Mean and spread (over the members) of the reward, for new and for logged responses.
     reward_outside : tuple of float
-        The same of the new responses outside the log, NaN without any.
+        The same for the new responses outside the log, NaN without any.
 
     Examples
     --------
@@ -120,7 +123,7 @@ class ShiftReport:
             f"domain classifier AUC    {self.auc:.3f} ± {self.auc_error:.3f}   "
             "(0.5 alike, 1 nothing in common)",
             f"effective sample size    {self.effective_sample_size:,.0f} of {self.n_log:,} "
-            f"({share:.1%} of the log speaks about the new responses)",
+            f"({share:.1%} of the log counts for the new responses)",
             f"outside the log          {self.share_outside:.1%} of the new responses "
             f"(without shift {EDGE:.0%})",
             "mean reward (spread)     log "
@@ -139,7 +142,7 @@ class ShiftReport:
 
     @property
     def verdict(self) -> str:
-        """What to make of it, in one sentence.
+        """The conclusion in one sentence.
 
         Examples
         --------
@@ -161,8 +164,8 @@ class ShiftReport:
             )
         if self.effective_sample_size < FEW * self.n_log:
             return (
-                "few new responses lie outside the log, but few of the log are like the new ones: "
-                "they come from a small part of it, or are too few to tell."
+                "few new responses lie outside the log, but few of the log are like the new ones. "
+                "They come from a small part of it, or they are too few to decide."
             )
         if self.auc - 3 * self.auc_error > 0.7:
             return "the new responses differ from the log on average, but lie within it."
@@ -180,36 +183,36 @@ def shift_report(
 ) -> ShiftReport:
     """Report how far new responses are from the log, and whether the reward extrapolates.
 
-    A policy that is trained on a reward leaves the responses that the reward was learned from, and
-    a reward model says something about every response. This says for which of them it has grounds.
+    A policy that is trained on a reward leaves the responses that the reward was learned from. But
+    a reward model has a value for every response. This report shows where it has evidence.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        Fitted on the log.
+        An estimator fitted on the log.
     X_new : array-like of shape (n_new, n_features), or text
-        The responses to judge, for example those of the policy in training.
+        The responses to check, for example those of the policy in training.
     X_log : array-like of shape (n_log, n_features), or text
-        The log, or a random sample of it; some thousand rows do. It is passed anew because the
-        estimator keeps no rows: embeddings can be turned back into text, and a saved model that
-        held some would carry its users' words wherever it goes.
+        The log, or a random sample of it; some thousand rows are enough. It is passed again because
+        the estimator does not keep rows. Embeddings can be turned back into text, so a saved model
+        with rows would contain words of its users.
     groups_new, groups_log : array-like, default=None
-        Prompt (or user) of each row. Rows of one group are never in training and test part of the
-        classifier at once. Give them where a prompt has several responses, else the classifier
-        recognises prompts and the AUC comes out too high. The same label on both sides is the same
-        group.
+        Prompt (or user) of each row. Rows of one group are never in the training and the test part
+        of the classifier at once. Pass them if a prompt has several responses. Otherwise the
+        classifier recognises prompts, and the AUC is too high. The same label on both sides means
+        the same group.
     random_state : int, RandomState instance or None, default=0
-        Seed of the folds and of the rows that are fitted on.
+        Seed of the folds and of the rows used for fitting.
 
     Returns
     -------
     report : ShiftReport
-        Prints as text.
+        The report, which prints as text.
 
     Raises
     ------
     NotFittedError, ValueError
-        Before `fit`; if there are too few rows or groups to compare distributions.
+        Before `fit`, or if there are too few rows or groups to compare distributions.
 
     Warns
     -----
@@ -218,12 +221,14 @@ def shift_report(
 
     Notes
     -----
-    The classifier is a logistic regression, its penalty chosen by log loss, on up to 512 principal
-    components of the columns that the reward reads, the squares of the first 64, and the distance
-    that these leave, so that it sees shifts of location and of scale. It is fitted on up to 5,000
-    rows of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_; the mean of w^2
-    over the log is taken as the mean of w over the new responses. The standard error of the AUC is
-    that of Hanley and McNeil [3]_.
+    The classifier is a logistic regression, with a penalty chosen by log loss. It uses up to 512
+    principal components of the reward columns, the squares of the first 64, and the distance that
+    these leave. So it finds shifts of location and of scale. It does not use columns whose range
+    is below a millionth of their largest value, nor components that are as small: they are
+    rounding errors, which differ between machines. It is fitted on up to 5,000 rows of each side,
+    in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over the log is
+    computed as the mean of w over the new responses. The standard error of the AUC is that of
+    Hanley and McNeil [3]_.
 
     References
     ----------
@@ -249,7 +254,7 @@ def shift_report(
     random_state = check_random_state(random_state)
     rows, rewards = [], []
     for X in (X_log, X_new):
-        # As the heads see them, text embedded once.
+        # As the heads read them, with text embedded once.
         values = read_features(est, X, with_propensity=False)
         rows.append(HeadColumns.of(est).reward_part(values).astype(np.float32))
         rewards.append(_reward_and_spread(est, values))
@@ -257,7 +262,8 @@ def shift_report(
     for name, n in zip(("X_log", "X_new"), sizes, strict=True):
         if n < MIN_ROWS:
             raise ValueError(
-                f"{name} has {n} rows; at least {MIN_ROWS} are needed to compare distributions."
+                f"{name} has {n} rows; expected at least {MIN_ROWS} to compare distributions. Pass "
+                "more."
             )
     X = np.concatenate(rows)
     is_new = np.repeat([0, 1], sizes)
@@ -265,8 +271,8 @@ def shift_report(
         X, is_new, _groups(groups_log, groups_new, sizes), random_state
     )
     of_log, of_new = log_ratio[is_new == 0], log_ratio[is_new == 1]
-    # The mean of w^2 over the log is that of w over the new responses, which, unlike the former,
-    # also sees new responses where the log has none. No weight is more than the whole log.
+    # The mean of w^2 over the log is that of w over the new responses. Unlike the former,
+    # the latter also covers new responses where the log has none. No weight exceeds the whole log.
     mean_square = np.exp(np.minimum(of_new, math.log(sizes[0]))).mean()
     auc = float(roc_auc_score(is_new, log_ratio))
     outside = of_new > np.quantile(of_log, 1 - EDGE)
@@ -306,7 +312,7 @@ def _groups(groups_log, groups_new, sizes):
         ("groups_log", groups_log, sizes[0]),
         ("groups_new", groups_new, sizes[1]),
     ):
-        # Rows without a group are groups of their own.
+        # Each row without a group is a group of its own.
         parts.append(
             [None] * n if groups is None else check_shape(as_values(groups), n, name).tolist()
         )
@@ -314,23 +320,28 @@ def _groups(groups_log, groups_new, sizes):
 
 
 class _Shape(TransformerMixin, BaseEstimator):
-    """Principal components, the squares of the first ones, and the distance left by these."""
+    """Principal components, the squares of the first ones, and the distance that these leave."""
 
     def fit(self, X, y=None):
         n_components = min(N_COMPONENTS, *X.shape)
-        # Without the randomised solver for few columns, which the full one is faster for.
+        # For few columns the full solver is faster than the randomised one.
         solver = "covariance_eigh" if X.shape[1] <= 2 * N_COMPONENTS else "randomized"
         self.pca_ = PCA(n_components, svd_solver=solver, random_state=0).fit(X)
+        # Of what varies less, rounding makes a part that differs between machines.
+        variance = self.pca_.explained_variance_
+        self.floor_ = 100 * np.finfo(variance.dtype).eps * variance.sum()
+        self.n_kept_ = max(1, int((variance > self.floor_).sum()))
         return self
 
     def transform(self, X):
-        components = self.pca_.transform(X)
+        components = self.pca_.transform(X)[:, : self.n_kept_]
         first = components[:, :N_SQUARES]
         rest = ((X - self.pca_.mean_) ** 2).sum(1) - (first**2).sum(1)
-        # Bounded, so that one far response does not decide what far is.
-        scale = np.sqrt(np.maximum(self.pca_.explained_variance_[:N_SQUARES], 1e-12))
+        # Bounded, so that one far response does not determine the scale of distance.
+        scale = np.sqrt(np.maximum(self.pca_.explained_variance_[: first.shape[1]], 1e-12))
+        rest[rest < self.floor_] = 0.0
         squares = np.minimum((first / scale) ** 2, 25)
-        return np.column_stack([components, squares, np.sqrt(np.maximum(rest, 0))])
+        return np.column_stack([components, squares, np.sqrt(rest)])
 
 
 def _cross_fitted_log_ratio(X, is_new, groups, random_state):
@@ -342,8 +353,11 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
         n_groups = min(len(np.unique(groups[is_new == side])) for side in (0, 1))
         if n_groups < n_splits:
             raise ValueError(
-                f"the rows belong to {n_groups} groups on one side; at least {n_splits} are needed."
+                f"the rows belong to {n_groups} groups on one side; expected at least {n_splits}. "
+                "Pass more rows."
             )
+    varies = np.ptp(X, axis=0) > VARIES * np.abs(X).max(axis=0)
+    X = X[:, varies] if varies.any() else X[:, :1]
     log_ratio = np.empty(len(X))
     for train, test in folds.split(X, is_new, groups):
         chosen = np.concatenate(
@@ -362,7 +376,7 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
                 use_legacy_attributes=False,
             ),
         ).fit(X[chosen], is_new[chosen])
-        # Odds are the ratio of densities times that of the sample sizes.
+        # Odds are the ratio of densities times the ratio of the sample sizes.
         n_log, n_new = np.bincount(is_new[chosen])
         log_ratio[test] = classifier.decision_function(X[test]) - math.log(n_new / n_log)
     return log_ratio

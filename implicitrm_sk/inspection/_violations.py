@@ -11,7 +11,7 @@ from .._identification import Identification
 from .._optional import import_optional
 from ._plot._base import COLOURS, MARKERS
 
-#: The model of the settings, with nothing broken.
+#: The model of the settings, without a violation.
 BASE = "none"
 #: Kinds of violations in words.
 VIOLATIONS = {
@@ -23,26 +23,26 @@ VIOLATIONS = {
     "left_out": "without the signal",
     "sign": "with the sign turned of",
 }
-#: Where a violation starts: at this amount nothing is broken, or, of a ratio, both are as ready.
+#: The amount at which a violation starts: nothing is broken, or the ratio is 1.
 NOTHING = {"false_positive": 0.0, "false_negative": 0.0, "not_looked_at": 0.0, "ratio": 1.0}
 
 
 @dataclass(frozen=True, eq=False)
 class SensitivityReport:
-    """How a reward and a comparison move under violations of what they assume. Prints as text.
+    """How a reward and a comparison change if their assumptions are violated. Prints as text.
 
     Attributes
     ----------
     rows : list of dict
-        What each refit shows, the base first; see `to_frame`.
+        The results of each refit, the base first; see `to_frame`.
     groups : ndarray of shape (n_groups - 1,)
-        The groups that are compared with the reference.
+        The groups compared with the reference.
     reference : object
         None without groups.
     identification : Identification
-        What the log determines under the base assumptions.
+        The verdict on the log under the base assumptions.
     n_rows : int
-        Rows of the log that tell something.
+        Number of rows with information.
 
     Examples
     --------
@@ -66,10 +66,10 @@ class SensitivityReport:
 
     @property
     def robustness(self) -> dict[str, dict[Any, float]]:
-        """The smallest amount of each violation that turns each comparison round; inf if none does.
+        """The smallest amount of each violation that reverses each comparison; inf if none does.
 
-        Of violations by a number. Of a ratio it is the one nearest to 1, of a preference rate the
-        one nearest to the mean reward of the base.
+        It covers violations with a number. For a ratio it is the amount nearest to 1, and for a
+        preference rate the amount nearest to the mean reward of the base.
 
         Examples
         --------
@@ -100,9 +100,9 @@ class SensitivityReport:
         return {kind: values for kind, values in found.items() if values}
 
     def _curve(self, kind):
-        """Return the rows of a violation by a number, first the one where nothing is broken.
+        """Return the rows of a violation with a number, beginning with the one without a violation.
 
-        Of a ratio it is that of equal readiness: the base does not hold any ratio.
+        For a ratio, the first one is equal readiness, because the base does not assume a ratio.
         """
         rows = [row for row in self.rows if row["violation"] == kind]
         if kind == "ratio":
@@ -116,13 +116,13 @@ class SensitivityReport:
         Returns
         -------
         frame : DataFrame
-            One row per refit, the base first. Columns: violation, amount, mean_reward;
-            rank_correlation of the reward with that of the base; log_likelihood of rows that the
-            refit has not seen, less that of the base, in nats per row, and its standard_error.
-            Without a signal both are NaN; -inf says that the log has rows that cannot be. Then
-            rejected, whether it is less by two standard errors; determined, whether the mean
-            reward is a one-step estimate, not the convention of the fit; and difference_GROUP to
-            the reference.
+            One row per refit, the base first. The columns are violation, amount and mean_reward.
+            Then rank_correlation, of the reward with that of the base. Then log_likelihood of rows
+            that the refit has not seen, minus that of the base, in nats per row. Then its
+            standard_error. Without a signal both are NaN; -inf means that the log has impossible
+            rows. Then rejected, whether it is less by two standard errors. Then determined, whether
+            the mean reward is a one-step estimate instead of the convention of the fit. Then
+            difference_GROUP from the reference.
 
         Examples
         --------
@@ -193,22 +193,22 @@ class SensitivityReport:
         yield f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations."
 
     def plot(self, axes: Any = None) -> Any:
-        """Draw mean reward, or differences, against the amount of each violation.
+        """Plot mean reward, or differences, against the amount of each violation.
 
         Parameters
         ----------
         axes : array-like of matplotlib Axes, default=None
-            One for each kind of violation by a number. None makes a figure.
+            One for each kind of violation with a number. None makes a figure.
 
         Returns
         -------
         axes : ndarray of Axes
-            Hollow marks are rejected by the data.
+            Hollow marks are violations that the data reject.
 
         Raises
         ------
         ValueError
-            If no violation by a number was tried.
+            If no violation with a number was tried.
 
         Examples
         --------
@@ -231,7 +231,7 @@ class SensitivityReport:
         ]
         if not kinds:
             raise ValueError(
-                "no violation by a number was tried, and there is nothing to draw. Print the "
+                "no violation with a number was tried, so there is nothing to plot. Print the "
                 "report, or name more in violations=."
             )
         if axes is None:
@@ -268,11 +268,11 @@ def _crossing(start, base, points, is_ratio):
     Parameters
     ----------
     start, base : float
-        Amount and difference where nothing is broken.
+        Amount and difference without a violation.
     points : list of (float, float)
         Amounts and differences.
     is_ratio : bool
-        Amounts are then compared by their logarithms.
+        Whether the amounts are compared by their logarithms.
     """
     scale = np.log if is_ratio else np.asarray
     found = []

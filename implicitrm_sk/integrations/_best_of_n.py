@@ -1,4 +1,4 @@
-"""Choosing the best of several responses, and how often a reward chooses right."""
+"""Choice of the best of several responses, and the accuracy of a reward on pairs."""
 
 import math
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ class Ranking:
     Attributes
     ----------
     order : ndarray of int of shape (n,)
-        Positions of the candidates, best first; of equal ones, the first given comes first.
+        Positions of the candidates, best first; equal ones stay in the order given.
     reward : ndarray of shape (n,)
-        What they were ranked by, in the order given: reward minus pessimism times spread.
+        The value that ranks them, in the order given: reward minus pessimism times spread.
     spread : ndarray of shape (n,)
         Standard deviation of the reward over the members.
 
@@ -54,19 +54,19 @@ class Ranking:
 
 
 def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> Ranking:
-    """Rank candidate responses to one prompt by their reward: best-of-n.
+    """Rank candidate responses to one prompt by their reward (best-of-n).
 
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted.
+        A fitted estimator.
     prompt : str, list of chat messages or None
-        None if `candidates` are vectors, which stand for prompt and response.
+        None if `candidates` are vectors, which already include the prompt.
     candidates : list of n responses, or array-like of shape (n, n_features)
         Text (or chat messages) if the estimator has an embedder, else vectors.
     pessimism : float, default=0.0
-        How many times the spread over the members is taken off the reward. The best of many is
-        often one that the reward is wrong about; this takes its doubt into account.
+        This many times the spread over the members is subtracted from the reward. The best of many
+        often has a wrong reward; this accounts for the uncertainty.
 
     Returns
     -------
@@ -76,7 +76,8 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     Raises
     ------
     TypeError, ValueError
-        If there are no candidates, or `prompt` does not go with them: text needs one, vectors none.
+        If there are no candidates, or `prompt` does not match them: text needs a prompt, vectors do
+        not.
 
     Examples
     --------
@@ -95,15 +96,16 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     numeric = is_numeric(candidates)
     if numeric != (prompt is None):
         raise ValueError(
-            "prompt must be None, since candidates are vectors, which stand for prompt and "
-            "response."
+            "prompt must be None, because candidates are vectors, which already include the "
+            "prompt. Leave prompt out."
             if numeric
-            else "prompt is None, but candidates are text: pass the prompt they respond to."
+            else "prompt is None, but candidates are text; expected the prompt that they answer. "
+            "Pass it."
         )
     if isinstance(candidates, str):
-        raise TypeError("candidates is one string, but expected is a list of responses.")
+        raise TypeError("candidates is one string; expected a list of responses. Pass a list.")
     if len(candidates) == 0:
-        raise ValueError("candidates is empty: there is nothing to rank.")
+        raise ValueError("candidates is empty; expected at least one response. Pass some.")
     X = candidates if numeric else [(prompt, candidate) for candidate in as_list(candidates)]
     reward, spread = rewards(est, X, pessimism=pessimism)
     return Ranking(np.argsort(-reward, kind="stable"), reward, spread)
@@ -118,7 +120,7 @@ class PairedAccuracy:
     accuracy : float
         Share of pairs in which the chosen response has the higher reward; equal rewards count half.
     standard_error : float
-        Of `accuracy`, pairs taken as independent.
+        Standard error of `accuracy`, if pairs are independent.
     n_pairs : int
     by_subset : dict of str to (float, int)
         Accuracy and number of pairs of each subset.
@@ -162,21 +164,21 @@ def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted.
+        A fitted estimator.
     pairs : DataFrame, Hugging Face Dataset, list of dict, or (X_chosen, X_rejected)
-        Columns ``prompt``, ``chosen``, ``rejected`` (text or chat messages; without ``prompt``
-        the other two are whole conversations) and, if there is one, ``subset``. Or two arrays of
-        vectors of shape (n_pairs, n_features).
+        A table with the columns ``prompt``, ``chosen``, ``rejected`` (text or chat messages) and,
+        optionally, ``subset``. Without ``prompt``, the other two are whole conversations. Or two
+        arrays of vectors of shape (n_pairs, n_features).
 
     Returns
     -------
     result : PairedAccuracy
-        Prints as text.
+        The accuracy, which prints as text.
 
     Raises
     ------
     TypeError, ValueError
-        If `pairs` is no such table, is empty, or lacks a column.
+        If `pairs` is not such a table, is empty, or lacks a column.
 
     References
     ----------
@@ -198,7 +200,7 @@ def evaluate_pairs(est: Any, pairs: Any) -> PairedAccuracy:
     """
     chosen, rejected, subset = _read_pairs(pairs)
     n = len(chosen)
-    if is_numeric(chosen):  # each has its own names of columns
+    if is_numeric(chosen):  # the names of their columns may differ
         (a, _), (b, _) = rewards(est, chosen), rewards(est, rejected)
     else:
         both, _ = rewards(est, [*chosen, *rejected])
@@ -226,8 +228,8 @@ def _read_pairs(pairs):
         chosen, rejected = map(opened, pairs)
         if len(chosen) != len(rejected):
             raise ValueError(
-                f"X_chosen has {len(chosen)} rows and X_rejected {len(rejected)}. Row i of one and "
-                "of the other are a pair."
+                f"X_chosen has {len(chosen)} rows and X_rejected {len(rejected)}; expected equal "
+                "numbers, because rows i of both are a pair. Pass the missing rows."
             )
         return chosen, rejected, None
     pairs = opened(pairs)
@@ -243,25 +245,25 @@ def _read_pairs(pairs):
         }
     else:
         raise TypeError(
-            f"pairs is a {type(pairs).__name__}, but expected is a table or a list of dicts with "
-            "chosen and rejected, or a tuple of two arrays of vectors."
+            f"pairs is a {type(pairs).__name__}; expected a table or a list of dicts with chosen "
+            "and rejected, or a tuple of two arrays of vectors. Convert it."
         )
     if len(pairs) == 0:
-        raise ValueError("pairs is empty: there is nothing to evaluate.")
+        raise ValueError("pairs is empty; expected at least one pair. Pass some.")
     missing = [name for name in ("chosen", "rejected") if name not in table]
     if missing:
         raise ValueError(
-            f"pairs lacks {' and '.join(missing)} in some rows; it has "
-            f"{', '.join(sorted(map(str, columns)))}. Expected are prompt, chosen, rejected and, "
-            "if there is one, subset."
+            f"pairs lacks {' and '.join(missing)} in some rows. It has "
+            f"{', '.join(sorted(map(str, columns)))}; expected prompt, chosen, rejected and, "
+            "optionally, subset. Rename or add them."
         )
     sides = [table["chosen"], table["rejected"]]
     if "prompt" in table:
         sides = [list(zip(table["prompt"], side, strict=True)) for side in sides]
     elif any(isinstance(response, str) for response in sides[0]):
         raise ValueError(
-            "pairs lacks prompt: without it chosen and rejected must be whole conversations (lists "
-            "of chat messages), not text."
+            "pairs lacks prompt, so chosen and rejected must be whole conversations (lists of "
+            "chat messages), but they are text. Add the column prompt."
         )
     else:
         sides = [[{"messages": response} for response in side] for side in sides]

@@ -1,4 +1,4 @@
-"""Debiased labels of a log as data sets to train on: unpaired (KTO) and paired (DPO)."""
+"""Debiased labels of a log as training data sets: unpaired (KTO) and paired (DPO)."""
 
 from typing import Any
 
@@ -31,36 +31,38 @@ def to_preference_dataset(
     pairs_per_prompt: int = 1,
     output: str = "datasets",
 ) -> Any:
-    """Turn a log into a preference data set, with what the reward makes of it as labels.
+    """Turn a log into a preference data set whose labels come from the reward.
 
-    What p = P(r*=1) says of each response is its reward or, with `actions`, the stratification
-    posterior: what the user did is then known too, and no action is no dislike.
+    The probability p = P(r*=1), that the user prefers a response, is its reward. With `actions`, it
+    is the stratification posterior, which also knows what the user did. A missing action does not
+    mean dislike there either.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted.
+        A fitted estimator.
     df : DataFrame of pandas or polars, Arrow table or Hugging Face Dataset, of n rows
-        Columns ``prompt`` and ``response`` (or ``completion``): text or chat messages. Further
-        columns are not read, but ``prompt_id``, which tells prompts apart if it is there. Rows
-        without one, or whose prompts differ, are never of one prompt.
+        Columns ``prompt`` and ``response`` (or ``completion``): text or chat messages. The optional
+        column ``prompt_id`` distinguishes prompts; other columns are ignored. Rows without an id,
+        or with different prompts, never share a prompt.
     form : {"unpaired", "paired"}, default="unpaired"
-        "unpaired" is one row per response for KTO [1]_: ``prompt``, ``completion``, ``label`` =
-        p > 1/2, and ``weight`` = abs(2p - 1). "paired" is pairs of responses to one prompt for
-        DPO [2]_ or a reward model: ``prompt``, ``chosen``, ``rejected``, ``reward_gap`` = p of the
-        chosen minus p of the rejected one, and ``confidence`` that the chosen one is better.
+        The form "unpaired" has one row per response, for KTO [1]_: ``prompt``, ``completion``,
+        ``label`` = p > 1/2, and ``weight`` = abs(2p - 1). The form "paired" has pairs of responses
+        to one prompt, for DPO [2]_ or a reward model. Its columns are ``prompt``, ``chosen``,
+        ``rejected``, ``reward_gap`` and ``confidence``. The gap is p of the chosen minus p of the
+        rejected one, and the confidence is that the chosen one is better.
     X : array-like of shape (n, n_features), default=None
         Vectors of the rows. None: the text of `df`, if the estimator has an embedder.
     actions : array-like of shape (n,) or (n, n_signals), or list of str, default=None
-        What users did, as in `fit`, or the names of these columns of `df`.
+        The actions of users, as in `fit`, or the names of these columns of `df`.
     min_confidence : float, default=0.0
-        Least ``weight`` (unpaired) or least ``confidence`` (paired, where chance is 0.5) of a row.
+        Minimum ``weight`` (unpaired) or ``confidence`` (paired, where chance is 0.5) of a row.
     min_margin : float, default=0.0
-        Least ``reward_gap`` of a pair. Pairs without any gap, of equal responses or that repeat
-        another are left out in any case.
+        Minimum ``reward_gap`` of a pair. Pairs without a gap, with equal responses or that repeat
+        another pair are always left out.
     pairs_per_prompt : int, default=1
-        Most pairs of a prompt: the best with the worst response, the second best with the second
-        worst ..., so that no response is in two pairs.
+        Maximum number of pairs of a prompt: the best with the worst response, the second best with
+        the second worst, and so on. So no response is in two pairs.
     output : {"datasets", "pandas"}, default="datasets"
         A Hugging Face ``Dataset`` (extra ``trl``) or a ``DataFrame``. Both have ``to_parquet``.
 
@@ -74,18 +76,18 @@ def to_preference_dataset(
     ValueError
         If an option is out of range, a column is missing, or X and `df` differ in length.
     ImportError
-        Without pandas (extra ``data``) or, for `output`, datasets (extra ``trl``).
+        If pandas (extra ``data``) or, for `output`, datasets (extra ``trl``) is not installed.
 
     Notes
     -----
-    A response is preferred with probability p and not with 1 - p; its expected loss is p l(1) +
-    (1 - p) l(0). For losses with l(1) + l(0) = constant, that of KTO with equal weights among them,
-    this is abs(2p - 1) l(label) plus a constant: the weight makes one row say the same. TRL does
-    not read it; pass it on as sampling weight, or set `min_confidence`.
+    A response is preferred with probability p, so its expected loss is p l(1) + (1 - p) l(0). If
+    l(1) + l(0) is constant, as for KTO with equal weights, this is abs(2p - 1) l(label) plus a
+    constant. So the weight makes one row carry the same information. TRL does not read the weight.
+    Pass it on as sampling weight, or set `min_confidence`.
 
-    The confidence is p_c (1 - p_r) / (p_c (1 - p_r) + p_r (1 - p_c)): given that one of the two is
-    preferred and the other not, that it is the chosen one. It is averaged over the components of
-    the mixture: where they disagree, it is near 1/2.
+    The confidence is p_c (1 - p_r) / (p_c (1 - p_r) + p_r (1 - p_c)), for the chosen and the
+    rejected response. It is the probability that the chosen one is preferred, given that exactly
+    one is. It is averaged over the components of the mixture; if they disagree, it is near 1/2.
 
     References
     ----------
@@ -113,11 +115,13 @@ def to_preference_dataset(
     {'chosen': ['First ...'], 'rejected': ['No.']}
     """
     if form not in ("unpaired", "paired"):
-        raise ValueError(f"form must be 'unpaired' or 'paired', got {form!r}.")
+        raise ValueError(f"form must be 'unpaired' or 'paired', got {form!r}. Pass one of them.")
     if output not in ("datasets", "pandas"):
-        raise ValueError(f"output must be 'datasets' or 'pandas', got {output!r}.")
+        raise ValueError(
+            f"output must be 'datasets' or 'pandas', got {output!r}. Pass one of them."
+        )
     pandas = import_optional("pandas", "data", "A preference data set")
-    if output == "datasets":  # before the work, not after it
+    if output == "datasets":  # fails before the work, not after it
         datasets = import_optional("datasets", "trl", "output='datasets'")
     split_pipeline(est)
     df = opened(df)
@@ -125,7 +129,9 @@ def to_preference_dataset(
     prompts, responses = _texts(df, names)
     X = list(zip(prompts, responses, strict=True)) if X is None else opened(X)
     if len(X) != len(df):
-        raise ValueError(f"X has {len(X)} rows and df {len(df)}. They must belong together.")
+        raise ValueError(
+            f"X has {len(X)} rows and df {len(df)}; expected equal numbers. Pass matching rows."
+        )
     actions = _actions(df, names, actions)
     p, components = _probabilities(est, X, actions)
     make = _unpaired if form == "unpaired" else _paired
@@ -147,12 +153,14 @@ def to_preference_dataset(
 def _texts(df, names):
     if names is None:
         raise TypeError(
-            f"df must be a DataFrame with prompt and response, got {type(df).__name__}."
+            f"df is a {type(df).__name__}; expected a DataFrame with prompt and response. Convert "
+            "it."
         )
     name = next((name for name in _RESPONSES if name in names), None)
     if "prompt" not in names or name is None:
         raise ValueError(
-            f"df must have the columns 'prompt' and 'response' (or 'completion'), it has {names}."
+            f"df has the columns {names}; expected 'prompt' and 'response' (or 'completion'). "
+            "Rename them."
         )
     return as_list(df["prompt"]), as_list(df[name])
 
@@ -163,13 +171,15 @@ def _actions(df, names, actions):
     if isinstance(actions, list | tuple) and all(isinstance(name, str) for name in actions):
         missing = [name for name in actions if name not in names]
         if missing:
-            raise ValueError(f"df lacks the columns {missing} of actions.")
+            raise ValueError(
+                f"df lacks the columns {missing}, which actions names. Correct the names."
+            )
         return taken(df, [names.index(name) for name in actions])
     return actions
 
 
 def _prompt_keys(df, names, prompts):
-    """Return a number for each prompt; rows of one id whose prompts differ are not of one."""
+    """Return a number for each prompt; rows of one id differ in it if their prompts do."""
     codes = codes_of(prompts)
     if "prompt_id" in names:
         both = np.stack([codes_of(as_values(df["prompt_id"])), codes], axis=1)
@@ -178,7 +188,7 @@ def _prompt_keys(df, names, prompts):
 
 
 def _plain(value):
-    """Return chat messages, however a table holds them, as lists and dicts."""
+    """Return chat messages from any table as lists and dicts."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -210,7 +220,7 @@ def _probabilities(est, X, actions):
         )
         return groups[:, preferred].sum(-1).to(torch.float64).numpy()
 
-    # Of a member there is one component for each node of the activity of users.
+    # Each member has one component for each node of the activity of users.
     n = est.model_.config["n_members"] if mixture.differs else len(logits[0])
     components = [posterior(slice(i, None, n)) for i in range(n)]
     return posterior(slice(None)), np.stack(components)

@@ -72,31 +72,31 @@ def fine_tune(
 ) -> ImplicitRewardEstimator:
     """Train the language model of a fitted estimator together with its heads.
 
-    The fitted heads are the start: a head that fits already keeps the first steps from distorting
-    what the language model knows (Kumar et al. 2022). The loss is the objective of the estimator,
-    with all that `fit` knows, its mean over the members; the engine is transformers' ``Trainer``.
-    Training stops by the likelihood of held-out rows, and the result is returned only if that is
-    better than before by more than one standard error.
+    The fitted heads are the start. A head that fits keeps the first steps from distorting the
+    knowledge of the language model (Kumar et al. 2022). The loss is the objective of the estimator,
+    with all arguments of `fit`, averaged over the members. The engine is the ``Trainer`` of
+    transformers. Training stops by the likelihood of held-out rows. The result is returned only if
+    it is better than before by more than one standard error.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator
-        Fitted on text, with an `embedder`. It is left as it is.
+        An estimator fitted on text, with an `embedder`. It is not changed.
     X : text of n_samples rows
-        As in `fit`: best the rows that the heads were fitted on.
+        As in `fit`; preferably the rows that the heads were fitted on.
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     output_dir : str or path-like
         Folder for checkpoints and the tuned weights; new or empty, unless a run is resumed.
     lora : bool or peft.LoraConfig, default=True
-        True trains a low-rank change of rank 16 of all linear layers, a ``LoraConfig`` another
-        one. False trains all weights, and writes a model of full size.
+        True trains a low-rank change of rank 16 of all linear layers. A ``LoraConfig`` describes
+        another change. False trains all weights, and writes a model of full size.
     args : dict or transformers.TrainingArguments, default=None
         A dict changes single arguments of the recipe, see Notes. ``TrainingArguments`` replace it;
-        only `output_dir` is set in them. ``resume_from_checkpoint`` (True, or a folder) goes on
-        with a run that was interrupted.
+        only `output_dir` is set in them. ``resume_from_checkpoint`` (True, or a folder) continues
+        an interrupted run.
     eval_fraction : float, default=None
-        Share of the groups of rows to hold out. None is `validation_fraction` of the estimator.
+        Share of the groups of rows to hold out. None means `validation_fraction` of the estimator.
     **fit_params : dict
         Arguments of `fit`: sample_weight, groups, response_id, exposures, labels, propensity,
         user_id.
@@ -104,21 +104,22 @@ def fine_tune(
     Returns
     -------
     tuned : ImplicitRewardEstimator
-        Fitted, with an embedder of the tuned model: all methods work as before. With LoRA, `save`
-        writes the low-rank change beside the heads, and the name of the base model. `fine_tuning_`
-        describes the run. The estimator `est` itself, if it was not beaten.
+        A fitted estimator with an embedder of the tuned model; all methods work as before. With
+        LoRA, `save` writes the low-rank change beside the heads, and the name of the base model.
+        `fine_tuning_` describes the run. It is `est` itself if it is not better.
 
     Raises
     ------
     ImportError
-        Without accelerate, or peft for LoRA: ``pip install "implicitrm-sk[finetune]"``.
+        If accelerate, or peft for LoRA, is not installed: ``pip install
+        "implicitrm-sk[finetune]"``.
     TypeError, ValueError
-        Before a model is loaded: if `est` has no embedder or X holds vectors, if an argument is
-        wrong or does not go with what was fitted, if labels contradict actions, if the model has
-        no layers for LoRA, or if something is not supported: objectives that do not model
-        P(y | x), compare pairs or need the whole log.
+        Raised before a model is loaded. `est` has no embedder, or X holds vectors. An argument is
+        wrong or does not match the fit, or labels contradict actions. The model has no layers for
+        LoRA. Or something is not supported: objectives that do not model P(y | x), compare pairs or
+        need the whole log.
     FileExistsError
-        If `output_dir` holds something, and nothing is resumed; or another run than this one.
+        If `output_dir` is not empty and nothing is resumed, or if it holds another run.
 
     Warns
     -----
@@ -129,13 +130,14 @@ def fine_tune(
 
     Notes
     -----
-    The recipe: three epochs in batches of 16 texts of similar length; steps of 2e-4 for LoRA and
-    2e-5 for all weights, over the heads too, with 6 % warm-up and linear decay; two evaluations
-    per epoch; an end after three that found nothing better; the best checkpoint is kept.
+    The recipe is three epochs in batches of 16 texts of similar length. The step size is 2e-4 for
+    LoRA and 2e-5 for all weights, also for the heads, with 6 % warm-up and linear decay. There are
+    two evaluations per epoch. Training ends after three of them without an improvement, and the
+    best checkpoint is kept.
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
     early stopping of `fit` held out. Otherwise the heads may have been fitted on some of them,
-    which speaks for the frozen model in the comparison.
+    which favours the frozen model in the comparison.
 
     With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
     then has 16 texts per process. Torch's global random state is what it was before.
@@ -189,8 +191,8 @@ def check_start(est, X, lora, eval_fraction, fit_params):
     """Raise if an estimator, its data or an argument cannot be fine-tuned; no model is loaded."""
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est is a {type(est).__name__}, but expected is an ImplicitRewardEstimator with an "
-            "embedder. Of a pipeline, fit ImplicitRewardEstimator(embedder=...) on the texts."
+            f"est is a {type(est).__name__}; expected an ImplicitRewardEstimator with an embedder. "
+            "Instead of a pipeline, fit ImplicitRewardEstimator(embedder=...) on the texts."
         )
     check_is_fitted(est, "model_")
     embedder = getattr(est, "embedder_", None)
@@ -301,8 +303,8 @@ def lora_config(embedder, lora):
     for layer in _lora_layers(wrapped).values():
         if not layer.lora_A:
             raise ValueError(
-                f"lora changes a {type(layer.get_base_layer()).__name__}, but expected are linear "
-                "layers only. Name them in target_modules."
+                f"lora changes a {type(layer.get_base_layer()).__name__}; expected linear layers "
+                "only. Name them in target_modules."
             )
     return copy.deepcopy(lora)
 
@@ -421,9 +423,9 @@ class Run:
     numbers : ndarray of int of shape (n,)
         The text of each row of X.
     tokens : TokenArrays
-        Of the distinct texts.
+        Tokens of the distinct texts.
     data : TrainingData
-        Whose X are numbers of texts; split.
+        Its X are numbers of texts; split.
     plan : FitPlan
     args : TrainingArguments
     config : peft.LoraConfig or None
@@ -494,7 +496,7 @@ class Run:
         if not resumes and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(
                 f"output_dir={str(folder)!r} holds another run, or other files. Choose a new "
-                "folder, or pass args={'resume_from_checkpoint': True} to go on with that run."
+                f"folder, or pass args={{'resume_from_checkpoint': True}} to continue that run."
             )
         if resumes:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -660,10 +662,10 @@ class Run:
         error = float(torch.sqrt(((gain - gain.mean()) ** 2).sum()) / total)
         if not is_better(*sums):
             warn(
-                f"the tuned model is not better than the frozen one by more than a standard error: "
-                f"the log-likelihood per held-out response is {after:.4f}, and was {before:.4f} "
-                f"(standard error of the difference {error:.4f}). The estimator is returned as it "
-                "was. Collect more rows, or try smaller steps or fewer epochs in args."
+                "the tuned model is not better than the frozen one by more than a standard error, "
+                "so the estimator is returned unchanged. The log-likelihood per held-out response "
+                f"is {after:.4f}, and was {before:.4f} (standard error of the difference "
+                f"{error:.4f}). Collect more rows, or try smaller steps or fewer epochs in args."
             )
             return self.est
         state = trainer.state
@@ -768,7 +770,7 @@ class Run:
             )
 
     def _check_verdict(self):
-        """Let the verdict on identification fall where the held-out rows speak against it."""
+        """Lower the verdict on identification if the held-out rows contradict it."""
         tuned = self.tuned
         warn_not_identified(tuned.identification_, tuned.objective_)
         held_out = HeldOut.of(self.data)

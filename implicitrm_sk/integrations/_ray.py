@@ -12,7 +12,7 @@ from ._rewards import split_pipeline
 
 
 class _PredictBatch:
-    """One worker: an estimator of its own, on the worker's device."""
+    """One worker, with its own estimator on the worker's device."""
 
     def __init__(self, est, embedding):
         self.est = est
@@ -22,8 +22,8 @@ class _PredictBatch:
     def check_columns(names, est, embedding):
         if embedding is not None and embedding not in names:
             raise ValueError(
-                f"source has no column {embedding!r}; there are {', '.join(names)}. Name the "
-                "column of vectors in embedding, or, for an estimator with an embedder, pass "
+                f"source lacks the column {embedding!r}; it has {', '.join(names)}. Name the "
+                "column of vectors in embedding. For an estimator with an embedder, pass "
                 "embedding=None and the columns prompt and response."
             )
 
@@ -49,38 +49,38 @@ def predict_dataset(
     n_workers: int = 1,
     gpus_per_worker: float = 0,
 ) -> None:
-    """Give every response of a parquet data set its reward, on a Ray cluster.
+    """Add the reward to every response of a parquet data set, on a Ray cluster.
 
-    Reads `source`, adds the columns ``reward`` and ``reward_std`` (the spread over the members) and
-    writes `destination`, without holding the data set in memory. Every row keeps its columns, but
-    Ray may write blocks of rows in another order: keep a column that identifies them.
+    It reads `source`, adds the columns ``reward`` and ``reward_std`` (the spread over the members)
+    and writes `destination`, without holding the data set in memory. Every row keeps its columns.
+    Ray may write blocks of rows in another order, so keep a column that identifies the rows.
 
     Parameters
     ----------
     source : str, path-like or list
-        Parquet file, folder or files, in any place that Ray reads from.
+        A parquet file, folder or list of files, in any place that Ray reads from.
     destination : str or path-like
         Folder to write parquet files into. It must be empty or absent.
     est : ImplicitRewardEstimator, Pipeline, str or path-like
-        Fitted, or where `ImplicitRewardEstimator.save` saved it.
+        A fitted estimator, or the path where `ImplicitRewardEstimator.save` saved it.
     embedding : str or None, default="embedding"
         The column of vectors, as `implicitrm_sk.embedding.embed_dataset` writes it. None: the
         columns of text, as `LLMEmbedder` reads them, for an estimator with an embedder.
     batch_size : int, default=8192
-        Rows at a time.
+        Rows per batch.
     n_workers : int, default=1
-        Workers, each with an estimator in its memory and, without GPU, a CPU of its own; reading
-        and writing need another.
+        Number of workers. Each holds an estimator in memory and, without a GPU, needs a CPU of its
+        own. Reading and writing need another CPU.
     gpus_per_worker : float, default=0
-        GPUs of each.
+        GPUs of each worker.
 
     Raises
     ------
     ImportError
-        Without Ray: ``pip install "implicitrm-sk[ray]"``.
+        If Ray is not installed: ``pip install "implicitrm-sk[ray]"``.
     ValueError
-        If `destination` is not empty, or `source` lacks the column `embedding` or has a column of
-        rewards already.
+        If `destination` is not empty, or if `source` lacks the column `embedding` or already has a
+        column of rewards.
 
     Examples
     --------
@@ -92,7 +92,7 @@ def predict_dataset(
     def arguments():
         path = isinstance(est, str | os.PathLike)
         fitted = ImplicitRewardEstimator.load(est) if path else est
-        split_pipeline(fitted)  # refuses what has no reward
+        split_pipeline(fitted)  # raises if it has no reward
         return fitted, embedding
 
     map_parquet(

@@ -9,15 +9,15 @@ from ..measurement import _mixture
 
 
 def check_pessimism(pessimism):
-    """Return pessimism as a float, if it is a number >= 0."""
+    """Return pessimism as a float; raise unless it is a number >= 0."""
     try:
         value = float(pessimism)
     except (TypeError, ValueError):
         value = np.nan
     if not (np.isfinite(value) and value >= 0):
         raise ValueError(
-            f"pessimism must be a number >= 0, got {pessimism!r}: how many times the spread over "
-            "the members is taken off the reward."
+            f"pessimism must be a number >= 0, got {pessimism!r}. This many times the spread over "
+            "the members is subtracted from the reward."
         )
     return value
 
@@ -25,7 +25,7 @@ def check_pessimism(pessimism):
 def rewards(est, X, *, output="probability", pessimism=0.0):
     """Return reward and spread of each row, as ndarrays in float64.
 
-    The reward is mean - pessimism * spread; the spread is the standard deviation over the
+    The reward is mean - pessimism * spread. The spread is the standard deviation over the
     components of the mixture, of the probability or of the logit.
     """
     est, transform = split_pipeline(est)
@@ -38,7 +38,7 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
 
 
 def component_rewards(est, X):
-    """Return R of each component of the mixture, shape (components, n)."""
+    """Return the reward R of each component of the mixture, shape (components, n)."""
     est, transform = split_pipeline(est)
     (logits,) = component_logits(est, transform(X), "reward_logit")
     return torch.sigmoid(logits.to(torch.float64)).numpy()

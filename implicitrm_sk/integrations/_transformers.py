@@ -23,9 +23,9 @@ from ..embedding import LLMEmbedder
 from ..embedding._embedder import ensure_fitted, token_numbers
 from ..persistence._card import model_card
 
-#: A larger shift of the logits leaves bfloat16 too few digits for what is on top of it.
+#: With a larger shift of the logits, bfloat16 has too few digits left for the logits.
 MAX_SHIFT = 16.0
-#: What an export is checked with before it is written.
+#: The texts on which an export is checked before it is written.
 _SAMPLES = (
     ("What is 2 + 2?", "4."),
     ("Name a colour of the sky, and say why it has that colour.", "Blue: light is scattered."),
@@ -36,25 +36,25 @@ _SAMPLES = (
 
 @dataclass(frozen=True)
 class TransformersExport:
-    """What `to_transformers` wrote. Prints as text.
+    """The result of `to_transformers`. Prints as text.
 
     Attributes
     ----------
     path : str
     model_class : str
     custom_code : bool
-        Whether the folder brings its own class, which needs ``trust_remote_code=True``.
+        Whether the folder contains its own class, which needs ``trust_remote_code=True``.
     logit_shift : float
         The reward is ``sigmoid(logits + logit_shift)``; 0 with custom code.
     reasons : tuple of str
-        Why a stock class would not have been exact.
+        The reasons why a stock class is not exact.
 
     Examples
     --------
     >>> from implicitrm_sk.integrations import TransformersExport
     >>> export = TransformersExport("rm", "LlamaForSequenceClassification", False, 0.25, ())
     >>> print(export)  # doctest: +NORMALIZE_WHITESPACE
-    rm: LlamaForSequenceClassification, a stock class, which has no bias:
+    rm: LlamaForSequenceClassification, a stock class without bias:
     reward = sigmoid(logits + 0.25).
     """
 
@@ -68,10 +68,10 @@ class TransformersExport:
         if self.custom_code:
             return (
                 f"{self.path}: {self.model_class}, loads with trust_remote_code=True; reward = "
-                f"sigmoid(logits). No stock class, because {'; '.join(self.reasons)}."
+                f"sigmoid(logits). No stock class is exact, because {'; '.join(self.reasons)}."
             )
         return (
-            f"{self.path}: {self.model_class}, a stock class, which has no bias: reward = "
+            f"{self.path}: {self.model_class}, a stock class without bias: reward = "
             f"sigmoid(logits + {self.logit_shift:.6g})."
         )
 
@@ -85,47 +85,48 @@ def to_transformers(
 ) -> TransformersExport:
     """Write a folder that ``AutoModelForSequenceClassification.from_pretrained`` loads.
 
-    Language model, pooling, standardisation, heads, members, chat template and padding go into one
-    model. Before it is written it is compared with the estimator on some texts.
+    It combines language model, pooling, standardisation, heads, members, chat template and padding
+    in one model. Before writing, it compares the model with the estimator on some texts.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted. A pipeline is an `LLMEmbedder`, alone or in a `ColumnTransformer`, and the
-        estimator, nothing between. Columns that the propensity alone reads are left behind.
+        A fitted estimator. A pipeline consists of an `LLMEmbedder`, alone or in a
+        `ColumnTransformer`, and the estimator. Columns that the propensity alone reads are left
+        out.
     base_model : str, path-like or LLMEmbedder, default=None
-        None is the model of the estimator's embedder; a path or name says where this very model is
-        now. For an estimator that was fitted on vectors, it says how they were made: an
-        `LLMEmbedder`, or the name of a model, which stands for one with its default settings.
+        None means the model of the estimator's embedder. A path or name says where this model is
+        now. For an estimator fitted on vectors, it is the model that made them. The name of a model
+        then means an `LLMEmbedder` with default settings.
     path : str or path-like
         The folder to write, which must be new or empty.
     custom_code : bool, default=None
-        None is a stock class where it is exact, else a class of its own, in a file in the folder.
-        False raises where no stock class is exact, True takes the class of its own in any case.
+        None uses a stock class if it is exact, else a class of its own, in a file in the folder.
+        False raises if no stock class is exact. True always uses the class of its own.
 
     Returns
     -------
     export : TransformersExport
-        Which class it became and what the logits mean.
+        The class of the model, and the meaning of its logits.
 
     Raises
     ------
     ValueError
-        If `custom_code` is False and no stock class gives the reward, with the reasons; if the
+        If `custom_code` is False and no stock class gives the reward, with the reasons. If the
         model cannot be exported.
 
     Notes
     -----
-    A stock class is exact for a decoder, last-token pooling of the last layer without
-    normalisation, a linear reward head (``hidden_layer_sizes=()``) and one member
-    (``n_estimators=1``), if the log tells reward and propensity apart, and if a padding token of
-    its own keeps the last token from being mistaken. Standardisation is folded into the weights.
-    The head has no bias: the logits are shifted by a constant, which is kept as
-    ``config.implicitrm["logit_shift"]`` and changes nothing in GRPO, RLOO and best-of-n.
+    A stock class is exact under several conditions. The model is a decoder, with last-token pooling
+    of the last layer and no normalisation. The reward head is linear (``hidden_layer_sizes=()``)
+    and has one member (``n_estimators=1``). The log distinguishes reward and propensity. The
+    padding token is not used otherwise, so the last token is found. Standardisation is folded into
+    the weights. The head has no bias, so the logits are shifted by a constant, which is stored as
+    ``config.implicitrm["logit_shift"]``. It does not affect GRPO, RLOO and best-of-n.
 
-    Texts longer than `max_length` of the embedder are to be cut as the saved tokenizer does
-    (``truncation=True``), from the left. It cuts a BOS token that the template writes, too, which
-    the embedder keeps: for models with one, the rewards of such texts differ somewhat.
+    Texts longer than `max_length` of the embedder must be cut from the left, as the saved tokenizer
+    does (``truncation=True``). The tokenizer also cuts a BOS token that the template writes, which
+    the embedder keeps. For models with such a token, the rewards of these texts differ slightly.
 
     Examples
     --------
@@ -148,7 +149,7 @@ def to_transformers(
     (True, 0.0)
     """
     if path is None:
-        raise TypeError("path is missing: to_transformers(est, base_model, path).")
+        raise TypeError("path is missing. Call to_transformers(est, base_model, path).")
     fitted, embedder, where = _embedder_of(est, base_model)
     config = fitted.model_.config
     mirrored = fitted.identification_.swap_symmetric and config["propensity_form"] != "reward"
@@ -159,22 +160,22 @@ def to_transformers(
     if source.trust_remote_code:
         raise ValueError(
             f"base_model={embedder.model!r} runs code of its own (trust_remote_code=True), which "
-            "cannot be packed into another model's folder."
+            "cannot be packed into another model's folder. Use a model without such code."
         )
     base = source.load(transformers.AutoModel, dtype="auto", **(embedder.model_kwargs or {}))
     if base.config.is_encoder_decoder:
         raise ValueError(
-            f"base_model={embedder.model!r} is an encoder-decoder model, of which the embedder "
-            "uses the encoder: this cannot be exported."
+            f"base_model={embedder.model!r} is an encoder-decoder model, which cannot be exported: "
+            "the embedder uses its encoder only. Use another model."
         )
     if embedder.adapter is not None:
         embedder.adapter.add_to(base)
     base.eval()
     if source.gguf_file is not None:
-        # Its tensors were unpacked when they were loaded, and are saved as they are.
+        # Its tensors were unpacked on loading, and are saved unpacked.
         base.hf_quantizer = None
         base.config.__dict__.pop("quantization_config", None)
-    # As arguments: what is set later is not saved with a tokenizer.
+    # Passed as arguments, because later settings are not saved with a tokenizer.
     sides = {"truncation_side": "left", "padding_side": "right"}
     tokenizer = source.load(
         transformers.AutoTokenizer, model_max_length=embedder.max_length_, **sides
@@ -192,7 +193,7 @@ def to_transformers(
             (embedder.output_dtype == "float16", "vectors are rounded to float16"),
             (not _is_linear(config), "the reward head has hidden layers"),
             (config["n_members"] > 1, f"{config['n_members']} members are averaged"),
-            (mirrored, "each member has a mirror image, reward and propensity exchanged"),
+            (mirrored, "each member has a mirror image, with reward and propensity exchanged"),
             (pad_reason is not None, pad_reason),
             (
                 MAX_SHIFT < abs(shift) < math.inf,
@@ -202,7 +203,10 @@ def to_transformers(
         if applies
     )
     if custom_code is False and reasons:
-        raise ValueError(f"no stock class gives this reward, because {'; '.join(reasons)}.")
+        raise ValueError(
+            "custom_code=False, but no stock class gives this reward, because "
+            f"{'; '.join(reasons)}. Use custom_code=None."
+        )
     custom = bool(reasons) or bool(custom_code)
     settings = {
         "reward": "sigmoid(logits)" if custom else "sigmoid(logits + logit_shift)",
@@ -216,7 +220,7 @@ def to_transformers(
     if custom:
         model = _custom_model(fitted, embedder, base, settings, mirrored, where)
     else:
-        # A sigmoid, which the pipeline would take, is of the logits with the shift only.
+        # The sigmoid that the pipeline would apply needs the shifted logits.
         base.config.problem_type = "regression"
         base.config.implicitrm = settings
         model = _stock_model(stock, base, weight)
@@ -232,7 +236,7 @@ def to_transformers(
 
 
 def _embedder_of(est, base_model):
-    """Return the fitted estimator, the fitted embedder, and where its columns are the vector."""
+    """Return the fitted estimator, the fitted embedder, and the columns that are the vector."""
     fitted, _ = split_pipeline(est)
     embedder = getattr(fitted, "embedder_", None)
     where = slice(0, fitted.n_features_in_ - len(getattr(fitted, "side_columns_", ())))
@@ -245,13 +249,14 @@ def _embedder_of(est, base_model):
             names = ", ".join(type(step).__name__ for step in steps) or "nothing"
             raise ValueError(
                 f"the pipeline has {names} before the estimator, but only an LLMEmbedder can be "
-                "exported. The estimator standardises by itself."
+                "exported. Remove them; the estimator standardises by itself."
             )
         embedder = steps[0]
     if embedder is None:
         if base_model is None:
             raise ValueError(
-                "est was fitted on vectors: pass base_model, the LLMEmbedder that made them."
+                "est was fitted on vectors, but base_model is None. Pass base_model, the "
+                "LLMEmbedder that made them."
             )
         embedder = (
             base_model
@@ -260,7 +265,8 @@ def _embedder_of(est, base_model):
         )
     elif isinstance(base_model, LLMEmbedder):
         raise TypeError(
-            "est has an embedder of its own: pass a name, a path or None as base_model."
+            "est has its own embedder; expected a name, a path or None as base_model. Pass one of "
+            "these."
         )
     elif base_model is not None:
         ensure_fitted(embedder)
@@ -272,24 +278,24 @@ def _embedder_of(est, base_model):
     n_features = len(embedder.get_feature_names_out())
     if n_features != where.stop - where.start:
         raise ValueError(
-            f"base_model={embedder.model!r} gives vectors of {n_features} columns, "
-            f"but est was fitted on {where.stop - where.start}."
+            f"base_model={embedder.model!r} gives vectors of {n_features} columns, but est was "
+            f"fitted on {where.stop - where.start}. Pass the model that made the vectors."
         )
     return fitted, embedder, where
 
 
 def _check_is_of_text(fitted, mirrored, where):
-    """Raise unless the reward is a function of the vector of the text, in a form that is known."""
+    """Raise unless the reward is a function of the vector of the text, in a known form."""
     config = fitted.model_.config
     if mirrored and config["propensity_form"] != "head":
         raise ValueError(
-            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported: its "
-            f"propensity has the form {config['propensity_form']!r}."
+            f"the mirror images of {type(fitted.objective_).__name__} cannot be exported, because "
+            f"its propensity has the form {config['propensity_form']!r}. Use another objective."
         )
     if mirrored and config["shared_logits"] is not None:
         raise ValueError(
-            "the mirror image of a late action cannot be exported: its propensity has a further "
-            "output. Fit with a second signal, which tells reward and propensity apart."
+            "the mirror image of a late action cannot be exported, because its propensity has a "
+            "further output. Fit with a second signal, which distinguishes reward and propensity."
         )
     read = fitted.reward_columns_
     if mirrored:
@@ -298,13 +304,13 @@ def _check_is_of_text(fitted, mirrored, where):
     if len(beside):
         raise ValueError(
             f"the reward reads the columns {HeadColumns.of(fitted).labels(beside)} beside the "
-            "text, but a model of transformers gets text alone. Name them in propensity_features, "
+            "text, but a model of transformers gets only text. Name them in propensity_features, "
             "or leave them out."
         )
 
 
 def _make_tokenizer(embedder, tokenizer):
-    """Return the tokenizer that reads text as the embedder does, and what is wrong with padding."""
+    """Return the tokenizer that reads text like the embedder, and any problem with padding."""
     whole, inner = (token_numbers(tokenizer, ["a"], special)[0] for special in (True, False))
     n_before = next(
         (i for i in range(len(whole)) if whole[i : i + len(inner)] == inner), len(whole)
@@ -312,7 +318,7 @@ def _make_tokenizer(embedder, tokenizer):
     before, after = whole[:n_before], whole[n_before + len(inner) :]
     template = embedder.chat_template_
     if template is None:
-        # What the embedder does without a template, as one.
+        # A template that does what the embedder does without one.
         tokenizer.chat_template = (
             _literal(tokenizer, before)
             + "{% for message in messages %}{{ message['content'] }}"
@@ -327,18 +333,18 @@ def _make_tokenizer(embedder, tokenizer):
             tokenizer.chat_template = _literal(tokenizer, before) + template
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     if pad is None:
-        # Padding is masked, so that the end-of-text token can serve.
+        # Padding is masked, so the end-of-text token may be used.
         token = tokenizer.eos_token or tokenizer.unk_token
         if token is None:
             raise ValueError(
-                f"the tokenizer of {embedder.model!r} has no token to pad with: set its pad_token."
+                f"the tokenizer of {embedder.model!r} has no padding token. Set its pad_token."
             )
         tokenizer.pad_token = token
-        return tokenizer, "the tokenizer has no padding token of its own, and a stock class tells "\
+        return tokenizer, "the tokenizer has no padding token of its own, and a stock class finds "\
             "padding by its token"  # fmt: skip
     if pad == eos:
         return tokenizer, (
-            "padding and end of text are one token, and a stock class would take the token before "
+            "padding and end of text are one token, so a stock class would take the token before "
             "the end for the last one"
         )
     return tokenizer, None
@@ -376,7 +382,7 @@ def _used_columns(fitted):
 
 
 def _standardisation(fitted, where):
-    """Return mean and scale of all columns of the vectors, 0 and 1 where there is none."""
+    """Return mean and scale of all columns of the vectors, 0 and 1 without standardisation."""
     mean, scale = np.zeros(fitted.n_features_in_), np.ones(fitted.n_features_in_)
     if fitted.scaler_ is not None:
         used = _used_columns(fitted)
@@ -449,7 +455,7 @@ def _custom_model(fitted, embedder, base, settings, mirrored, where):
 
 
 def _verify(model, tokenizer, embedder, fitted, where, shift):
-    """Compare the export with the estimator on texts, in the format that is saved."""
+    """Compare the export with the estimator on texts, in the number format that is saved."""
     messages = [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
         for prompt, response in _SAMPLES
@@ -459,7 +465,8 @@ def _verify(model, tokenizer, embedder, fitted, where, shift):
     if any(row != ids for row, ids in zip(ours, tokens, strict=True) if len(row) == len(ids)):
         raise RuntimeError(
             f"the chat template of {embedder.model!r} cannot be exported: the saved tokenizer "
-            "would read texts as other tokens than the embedder. Set chat_template of the embedder."
+            "would read texts as other tokens than the embedder. Set chat_template of the "
+            "embedder."
         )
     length = max(map(len, tokens))
     ids = torch.tensor([row + [tokenizer.pad_token_id] * (length - len(row)) for row in tokens])
@@ -468,7 +475,7 @@ def _verify(model, tokenizer, embedder, fitted, where, shift):
         logits = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy() + shift
     plain = clone(embedder).set_params(cache_dir=None)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that samples are cut by a short max_length
+        warnings.simplefilter("ignore")  # a short max_length cuts the samples
         rows = np.full((len(messages), fitted.n_features_in_), np.nan)
         rows[:, where] = plain.transform(messages)
         reward = fitted.predict(rows).astype(float)
@@ -479,8 +486,8 @@ def _verify(model, tokenizer, embedder, fitted, where, shift):
     if not error < (0.05 if half else 1e-4):
         raise RuntimeError(
             "the exported model gives other rewards than the estimator (they differ by "
-            f"{error:.2g} on {len(tokens)} texts); nothing was written. Please report this, with "
-            f"the model {embedder.model!r}."
+            f"{error:.2g} on {len(tokens)} texts), so nothing was written. Please report this, "
+            f"with the model {embedder.model!r}."
         )
 
 
@@ -489,7 +496,7 @@ def _verify(model, tokenizer, embedder, fitted, where, shift):
 
 def _write(path, model, tokenizer, card, custom):
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{str(path)!r} is there already. Choose a new or empty folder.")
+        raise FileExistsError(f"{str(path)!r} exists. Choose a new or empty folder.")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
@@ -513,7 +520,7 @@ def _card(fitted, export):
     arguments = ", trust_remote_code=True" if export.custom_code else ""
     shift = "" if export.custom_code else f" + {export.logit_shift!r}"
     note = (
-        "This model brings a class of its own (`modeling_implicitrm.py`)."
+        "This model has its own class (`modeling_implicitrm.py`)."
         if export.custom_code
         else "The class is one of transformers, whose head has no bias: **the logits are "
         "shifted**; add the constant before taking the sigmoid."

@@ -1,4 +1,4 @@
-"""The reward as TRL's trainers call it."""
+"""The reward in the form that TRL's trainers call."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ from ._rewards import check_pessimism, rewards
 
 
 class RewardFunction:
-    """What `reward_function` returns: an object to call, which can be pickled."""
+    """The result of `reward_function`: a callable object, which can be pickled."""
 
     def __init__(self, est, output, pessimism, name):
         self.est = est
         self.output = output
         self.pessimism = pessimism
-        self.__name__ = name  # what TRL writes into its logs
+        self.__name__ = name  # the name in TRL's logs
 
     def __repr__(self):
         return (
@@ -32,9 +32,9 @@ class RewardFunction:
         ----------
         prompts, completions : list of str or of chat messages
         log_metric : callable, default=None
-            TRL's; gets the mean spread of the batch.
+            Function of TRL, which gets the mean spread of the batch.
         **columns : dict
-            Further columns of the data set and what else TRL passes; not read.
+            Further columns of the data set and other arguments of TRL; ignored.
 
         Returns
         -------
@@ -42,8 +42,8 @@ class RewardFunction:
         """
         if len(prompts) != len(completions):
             raise ValueError(
-                f"prompts has {len(prompts)} entries and completions {len(completions)}: expected "
-                "is one prompt per completion."
+                f"prompts has {len(prompts)} entries and completions {len(completions)}; expected "
+                "one prompt per completion. Pass the missing ones."
             )
         if not len(completions):
             return []
@@ -61,23 +61,24 @@ class RewardFunction:
 def reward_function(
     est: Any, *, output: str = "probability", pessimism: float = 0.0, name: str = "implicit_reward"
 ) -> RewardFunction:
-    """Make of a fitted estimator the reward function of TRL's GRPOTrainer and RLOOTrainer.
+    """Return a fitted estimator as the reward function of TRL's GRPOTrainer and RLOOTrainer.
 
     Parameters
     ----------
     est : ImplicitRewardEstimator or Pipeline
-        Fitted on text: with an `embedder`, or a pipeline that starts with an `LLMEmbedder` or with
-        a `ColumnTransformer` that has one. Columns beside the text are not needed if the propensity
-        alone reads them. The texts of a batch are embedded together, on the device of the embedder.
-        Completions are new each time; ``LLMEmbedder(cache_dir=None)`` keeps them out of the store.
+        Fitted on text, with an `embedder`, or a pipeline that starts with an `LLMEmbedder` or with
+        a `ColumnTransformer` that contains one. Columns beside the text are not needed if only the
+        propensity reads them. The texts of a batch are embedded together, on the device of the
+        embedder. Completions are new each time, so ``LLMEmbedder(cache_dir=None)`` keeps them out
+        of the store.
     output : {"probability", "logit"}, default="probability"
-        The reward in [0, 1], or its log odds, which still rise where the probability is near 1.
+        The reward in [0, 1], or its log-odds, which still rise when the probability is near 1.
     pessimism : float, default=0.0
-        The reward is mean - pessimism * spread, with the standard deviation over the members as
-        spread (of the probability or of the logit): it is lower where the members disagree, which
-        they do far from the log. It may be below 0.
+        The reward is mean - pessimism * spread, where the spread is the standard deviation over the
+        members (of the probability or of the logit). So it is lower where the members disagree,
+        which happens far from the log. It may be below 0.
     name : str, default="implicit_reward"
-        Under which TRL logs it, as ``rewards/<name>/mean``.
+        The name in the logs of TRL, as ``rewards/<name>/mean``.
 
     Returns
     -------
@@ -88,12 +89,12 @@ def reward_function(
     Raises
     ------
     ValueError
-        If the estimator reads vectors only, or its reward reads columns that are no text.
+        If the estimator reads only vectors, or its reward reads columns that are not text.
 
     Notes
     -----
-    GRPO divides the advantage by the standard deviation of the group by default: then a linear
-    change of the reward changes nothing, and `output` matters by its curvature only.
+    By default, GRPO divides the advantage by the standard deviation of the group. A linear change
+    of the reward then changes nothing, and `output` matters only by its curvature.
 
     Examples
     --------
@@ -114,7 +115,9 @@ def reward_function(
     """
     _check_reads_text(est)
     if output not in ("probability", "logit"):
-        raise ValueError(f"output must be 'probability' or 'logit', got {output!r}.")
+        raise ValueError(
+            f"output must be 'probability' or 'logit', got {output!r}. Pass one of them."
+        )
     return RewardFunction(est, output, check_pessimism(pessimism), name)
 
 
@@ -128,7 +131,7 @@ def _check_reads_text(est):
             raise ValueError(
                 f"the pipeline starts with {type(est.steps[0][1]).__name__}, which does not read "
                 "text, but a trainer passes text. Start it with an LLMEmbedder, or with a "
-                "ColumnTransformer that has one."
+                "ColumnTransformer that contains one."
             )
         if block is None:
             return
@@ -138,13 +141,13 @@ def _check_reads_text(est):
         except ValueError as error:
             raise ValueError(
                 "the reward of the pipeline reads columns beside the text, which a trainer does "
-                f"not pass ({error}). Give them to the propensity alone: propensity_features=."
+                f"not pass ({error}). Let only the propensity read them: propensity_features=."
             ) from error
     elif getattr(fitted, "embedder_", None) is None:
         raise ValueError(
-            "est reads vectors, but a trainer passes text: fit ImplicitRewardEstimator("
-            "embedder=...) on the texts of the log, or pass a pipeline that starts with an "
-            "LLMEmbedder."
+            "est reads vectors, but a trainer passes text. Fit "
+            "ImplicitRewardEstimator(embedder=...) on the texts of the log, or pass a pipeline "
+            "that starts with an LLMEmbedder."
         )
     side = read.reward[read.reward >= read.n_features - len(read.side)]
     if len(side):

@@ -18,10 +18,10 @@ from ..training._users import UserWeights, posterior
 
 
 class KnownUsers(UserWeights):
-    """Weights of users that are refreshed where the likelihood is evaluated, not by batches."""
+    """Weights of users that are refreshed when the likelihood is evaluated, not in batches."""
 
     def collect(self, nll, user, sample_weight):
-        """Leave the batch alone: its rows were read with dropout, and by weights that moved."""
+        """Ignore the batch, whose rows were read with dropout and changing weights."""
 
 
 class TunedReward(nn.Module):
@@ -38,7 +38,7 @@ class TunedReward(nn.Module):
     criterion : MemberRisk
     """
 
-    #: Tells the Trainer that the loss is divided by the responses of a whole step.
+    #: Declares to the Trainer that the loss is divided by the responses of a whole step.
     accepts_loss_kwargs = True
 
     def __init__(self, trunk, heads, scaler, used, criterion: MemberRisk):
@@ -55,21 +55,21 @@ class TunedReward(nn.Module):
             ("scale", None if scale[1] is None else torch.as_tensor(scale[1])),
         ):
             self.register_buffer(name, value, persistent=False)
-        # Of `RateConstraint`, which a run that is resumed goes on from; NaN: not yet.
+        # State of `RateConstraint`, from which a resumed run continues; NaN means not yet set.
         like = heads.reward.biases[-1].detach()
         self.register_buffer("rate_mean", like.new_full((n_members,), torch.nan))
         self.register_buffer("rate_multiplier", like.new_zeros(n_members))
-        # The weights of users over their activity, as the last evaluation left them.
+        # The weights of users over their activity, from the last evaluation.
         users = criterion.users
         self.register_buffer("user_weight", None if users is None else users.messages.exp())
 
     @property
     def config(self):
-        """Configuration of the language model, which engines ask for its sizes."""
+        """The configuration of the language model, from which engines read its sizes."""
         return self.trunk.network.config
 
     def trained_names(self):
-        """Return the names of what a checkpoint holds: frozen weights are those of the base."""
+        """Return the names of the weights in a checkpoint, which leaves frozen ones out."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         return trained | {"rate_mean", "rate_multiplier", "user_weight"}
 
@@ -78,10 +78,10 @@ class TunedReward(nn.Module):
         return sorted(set(self.state_dict()) - self.trained_names())
 
     def tie_weights(self):
-        """Do nothing: what a checkpoint leaves out is there already."""
+        """Do nothing: the weights that a checkpoint leaves out are already loaded."""
 
     def activation_checkpointing_enable(self, **kwargs):
-        """Let the language model compute its activations again in the backward pass."""
+        """Make the language model compute its activations again in the backward pass."""
         network = self.trunk.network
         network.enable_input_require_grads()
         enable = getattr(network, "activation_checkpointing_enable", None)
@@ -91,7 +91,7 @@ class TunedReward(nn.Module):
         enable(**kwargs)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None):
-        """Do the same, under the name that transformers 4 has for it."""
+        """Do the same, under the name that transformers 4 uses."""
         self.activation_checkpointing_enable(
             activation_checkpointing_kwargs=gradient_checkpointing_kwargs
         )
@@ -116,7 +116,7 @@ class TunedReward(nn.Module):
             As `ResidentRows` serves them.
         """
         vectors = self.trunk(input_ids, attention_mask)
-        # As in the estimator, whatever format the language model computes in.
+        # As in the estimator, whatever number format the language model uses.
         with torch.autocast(vectors.device.type, enabled=False):
             x = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
             x = x if self.used is None else x.index_select(1, self.used)
@@ -132,7 +132,7 @@ class TunedReward(nn.Module):
 
 
 class Responses(Dataset):
-    """Numbers of the responses to train on; one past the last is a filler of weight 0."""
+    """Numbers of the responses to train on; a number past the last one is a filler of weight 0."""
 
     def __init__(self, n):
         self.n = n
@@ -145,15 +145,15 @@ class Responses(Dataset):
 
 
 class LengthGrouped(Sampler):
-    """Responses in random order, those of similar length together, filled up to whole steps.
+    """Responses in random order, with similar lengths together, filled up to whole steps.
 
-    The order depends on seed and epoch alone, and on the responses per step over all processes
-    and parts of a step: two processes see what one with twice the batch sees.
+    The order depends only on seed and epoch, and on the responses per step over all processes and
+    parts of a step. So two processes get the same order as one with twice the batch.
 
     Parameters
     ----------
     lengths : list of int
-        Tokens of each response.
+        Number of tokens of each response.
     per_step : int
     seed : int
     """
@@ -165,7 +165,7 @@ class LengthGrouped(Sampler):
         self.epoch = 0
 
     def set_epoch(self, epoch):
-        """Take the order of an epoch."""
+        """Set the epoch that determines the order."""
         self.epoch = epoch
 
     def __len__(self):
@@ -184,7 +184,7 @@ class Collator:
     Parameters
     ----------
     rows : ResidentRows
-        Whose X are the numbers of texts.
+        Its X are the numbers of texts.
     tokens : TokenArrays
     pad : int
     """
@@ -210,33 +210,33 @@ class Collator:
 
 
 def padded(tokens, texts, pad):
-    """Return token numbers and mask of some texts, the mask None where nothing is padded."""
+    """Return token numbers and mask of some texts; the mask is None without padding."""
     ids, mask = tokens.padded(texts, pad)
     return {"input_ids": ids, "attention_mask": None if mask.all() else mask}
 
 
 class RewardTrainer(Trainer):
-    """The Trainer whose loss is the objective of the estimator, its evaluation the likelihood.
+    """A Trainer with the objective of the estimator as loss, evaluated by the likelihood.
 
     Parameters
     ----------
     model : TunedReward
     args : TrainingArguments
     rows : ResidentRows
-        To train on.
+        The rows to train on.
     log : FeedbackLog
-        Of the responses that are held out.
+        The log of the responses held out.
     texts : ndarray of int of shape (n,)
         The text of each row of `log`.
     weight : ndarray of shape (m,)
-        Of the responses of `log`.
+        Weights of the responses of `log`.
     clusters : ndarray of int of shape (m,)
-        Responses of one number may depend on each other.
+        Responses with the same number may depend on each other.
     by_user : callable(reward_logit, propensity_logit) -> Rows, default=None
-        Of users who differ in activity: sums the log-likelihoods of their rows, given the logits
-        of all texts.
+        If users differ in activity, it sums the log-likelihoods of their rows, given the logits of
+        all texts.
     mixture : FittedMixture
-        Whose measurement and mirror images the likelihood is of.
+        The mixture, with measurement and mirror images, that defines the likelihood.
     tokens : TokenArrays
     constraint : RateConstraint or None
     callbacks : list of TrainerCallback
@@ -283,7 +283,7 @@ class RewardTrainer(Trainer):
         return self.get_train_sampler()
 
     def get_train_sampler(self):
-        """Return which responses are served in which order."""
+        """Return the responses in the order in which they are served."""
         args, rows = self.args, self.rows
         first = rows.part if rows.offsets is None else rows.offsets[rows.part]
         lengths = self.tokens.lengths[rows.X[first].numpy()].tolist()
@@ -298,7 +298,7 @@ class RewardTrainer(Trainer):
         return batches, self.accelerator.gather(count).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Return the objective's mean over members and the responses of the step."""
+        """Return the mean loss of the objective over members and the responses of the step."""
         inputs = dict(inputs)
         inputs.pop("n_responses")
         risks, reward_logit = model(**inputs)
@@ -311,7 +311,7 @@ class RewardTrainer(Trainer):
         return (loss, reward_logit) if return_outputs else loss
 
     def _rate_term(self, reward_logit, weight):
-        """Return the constraint's term of each member, by the rewards of all processes."""
+        """Return the term of the constraint for each member, from the rewards of all processes."""
         constraint = self.constraint
         state = self.accelerator.unwrap_model(self.model_wrapped)
         if not state.rate_mean.isnan().any():
@@ -328,7 +328,7 @@ class RewardTrainer(Trainer):
         with torch.no_grad():
             state.rate_mean.copy_(constraint.mean)
             state.rate_multiplier.copy_(constraint.multiplier)
-        # Gradients are averaged over the processes, each of which has that of its own rewards.
+        # Gradients are averaged over the processes, and each has that of its own rewards.
         return world * term - (world - 1) * term.detach()
 
     def _save(self, output_dir=None, state_dict=None):
@@ -352,8 +352,8 @@ class RewardTrainer(Trainer):
     def held_out(self, mixture):
         """Return the log-likelihood of each cluster of held-out responses, or of each user.
 
-        The rows of a user are taken together, given those that train; what these say of the users
-        is then taken over for the steps that follow (the E-step of EM).
+        The rows of a user are taken together, given the training rows. The posterior of the users
+        is then used for the steps that follow (the E-step of EM).
         """
         if self.by_user is None:
             values = self.log_likelihood(mixture) * self.weight
@@ -365,7 +365,7 @@ class RewardTrainer(Trainer):
         return (torch.logsumexp(values, -1) - np.log(values.shape[-1])).numpy()
 
     def log_likelihood(self, mixture):
-        """Return log P(y | x) of each held-out response as a mixture has it, labels included."""
+        """Return log P(y | x) of each held-out response under a mixture, including labels."""
         distinct, text = np.unique(self.texts, return_inverse=True)
         f, u = (part[:, text] for part in self.logits(distinct))
         if mixture.is_mirrored:
@@ -383,7 +383,7 @@ class RewardTrainer(Trainer):
     def logits(self, texts):
         """Return reward and propensity logits of the members for some texts, in float64.
 
-        Every process reads its share, and all get all: each calls this.
+        Every process must call this: it reads its share, and all get all.
 
         Parameters
         ----------
@@ -399,7 +399,7 @@ class RewardTrainer(Trainer):
         order = np.argsort(-self.tokens.lengths[texts], kind="stable")
         size, world, rank = args.eval_batch_size, args.world_size, args.process_index
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        # As many for each process: engines that spread weights wait for each other.
+        # Equal numbers for each process, because engines that spread weights wait for each other.
         batches += batches[:1] * (-len(batches) % world)
         was_training = model.training
         model.eval()

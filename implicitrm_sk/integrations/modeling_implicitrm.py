@@ -1,6 +1,6 @@
 """Reward model of implicitrm-sk for transformers: a language model with a reward head.
 
-This file is copied into every exported model folder and needs nothing but torch and transformers.
+This file is copied into every exported model folder and needs only torch and transformers.
 """
 
 import math
@@ -38,7 +38,7 @@ class Head(nn.Module):
 
 
 class RewardHead(nn.Module):
-    """Vector to the log odds of the mean reward of all members, always in float32."""
+    """Maps a vector to the log-odds of the mean reward of all members, always in float32."""
 
     def __init__(self, n_in, n_members, sizes, columns=None, mirrored=False):
         super().__init__()
@@ -65,7 +65,7 @@ class RewardHead(nn.Module):
 class ImplicitRewardModel(PreTrainedModel):
     """A language model, pooling of its hidden states, and the reward heads.
 
-    ``logits`` of shape (n, 1) are the log odds of the reward: ``logits.sigmoid()`` is P(preferred).
+    ``logits`` of shape (n, 1) are the log-odds of the reward: ``logits.sigmoid()`` is P(preferred).
     """
 
     base_model_prefix = "model"
@@ -74,7 +74,7 @@ class ImplicitRewardModel(PreTrainedModel):
     def __init__(self, config):
         base = AutoModel._model_mapping[type(config)]
         for kind in ("sdpa", "flash_attn", "flex_attn", "attention_backend"):
-            # The attention is that of the language model; before `nn.Module` is set up.
+            # The attention is that of the language model; set before `nn.Module` is set up.
             name = f"_supports_{kind}"
             object.__setattr__(self, name, getattr(base, name, False))
         super().__init__(config)
@@ -98,7 +98,10 @@ class ImplicitRewardModel(PreTrainedModel):
     def forward(self, input_ids=None, attention_mask=None, inputs_embeds=None, **kwargs):
         """Return the logits of a batch of texts."""
         if kwargs.pop("labels", None) is not None:
-            raise ValueError("this reward model was learned from a log; it is not trained further.")
+            raise ValueError(
+                "labels were given, but this reward model was learned from a log and cannot be "
+                "trained further. Leave labels out."
+            )
         for name in ("return_dict", "use_cache", "output_hidden_states", "output_attentions"):
             kwargs.pop(name, None)
         settings = self.config.implicitrm
@@ -125,7 +128,10 @@ class ImplicitRewardModel(PreTrainedModel):
         pad, eos = config.pad_token_id, config.eos_token_id
         eos = eos if isinstance(eos, list | tuple) else [eos]
         if len(tokens) > 1 and (input_ids is None or pad is None or pad in eos):
-            raise ValueError("pass attention_mask: padding cannot be told from the tokens.")
+            raise ValueError(
+                "attention_mask is missing, and padding cannot be distinguished from the tokens. "
+                "Pass attention_mask."
+            )
         if input_ids is None or pad is None or pad in eos:
             return torch.ones(tokens.shape, dtype=torch.long, device=tokens.device)
         return (input_ids != pad).long()

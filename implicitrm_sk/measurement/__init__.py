@@ -1,1 +1,1 @@
-"""The measurement model: how preference shows in what users do."""
+"""The measurement model: how a preference shows in what users do."""

@@ -10,24 +10,25 @@ from ._signal import Signal, full_precision, initial_logit, times
 
 
 class Action(Signal):
-    """Something that users do, or do not do, because they like a response, or because they do not.
+    """An act that users do, or do not do, because they like a response or because they dislike it.
 
-    A positive action (`target` 1: copy, share) has the propensity A = e + (1 - e) sigmoid(u) where
-    r*=1, and the false-action rate e where r*=0. A negative action (`target` 0: regenerate, thumbs
-    down, report) is its mirror: A where r*=0, and e where r*=1.
+    r* is 1 if the user prefers the response, and 0 if not. Let u be a logit of the model. A
+    positive action (`target` 1: copy, share) has the propensity A = e + (1 - e) sigmoid(u) if r*=1.
+    If r*=0, it has the false-action rate e. A negative action (`target` 0: regenerate, thumbs down,
+    report) is the mirror image: A if r*=0, and e if r*=1.
 
     Parameters
     ----------
     target : {1, 0}, default=1
         The preference that the action shows.
     false_rate : float, default=None
-        The rate e, P(action | the other preference), in [0, 1). None is `false_action_rate` of the
-        estimator.
+        The rate e, P(action | the other preference), in [0, 1). None means the `false_action_rate`
+        of the estimator.
     delay : {"exponential"}, default=None
-        Whether the action may come late. "exponential": of those who will act, a share
-        1 - exp(-age / mean delay) has acted by the age of a row, so that a young row that is silent
-        counts as far as its age allows. `fit` then takes the ages as `age=`, and learns one mean
-        delay for the signal. There are no false actions then. None: all rows are old enough.
+        Whether the action may come late. With "exponential", of the users who will act, a share
+        1 - exp(-age / mean delay) has acted at each age of the row. So a silent row counts less
+        the younger it is. `fit` then takes the ages as `age=`, and learns one mean delay for the
+        signal. False actions are not available then. None: all rows are old enough.
 
     Examples
     --------
@@ -57,19 +58,19 @@ class Action(Signal):
 
     @property
     def takes(self):
-        """What the action can be combined with."""
+        """The arguments with which the action can be combined."""
         if self.delay is not None:
             return frozenset({"age", "delay"})
         return frozenset({"rate", "exposures", "propensity", "shared_propensity"})
 
     @property
     def n_outputs(self):
-        """The logit of the propensity; of a late action, the logarithm of its rate too."""
+        """One logit, of the propensity; for a late action also the logarithm of its rate."""
         return 1 if self.delay is None else 2
 
     @property
     def n_shared(self):
-        """The rate of the delay, the last output, does not depend on x."""
+        """One for a late action, whose last output (the rate of the delay) does not depend on x."""
         return 0 if self.delay is None else 1
 
     @property
@@ -78,22 +79,22 @@ class Action(Signal):
         return (self.target,)
 
     def check(self, y, name):
-        """Return y if all of it is 0, 1 or NaN.
+        """Return y if all its values are 0, 1 or NaN.
 
         Raises
         ------
         ValueError
-            If it is not, or if the delay is of no kind that is known.
+            If they are not, or if the kind of delay is unknown.
         """
         if self.delay not in (None, "exponential"):
             raise ValueError(
-                f"delay={self.delay!r} of an Action; expected 'exponential', or None for actions "
-                "that come at once."
+                f"delay={self.delay!r} of an Action; expected 'exponential' or None. Pass None for "
+                "actions that come at once."
             )
         if self.delay is not None and self.false_rate:
             raise ValueError(
-                f"false_rate={self.false_rate!r} is not available for an Action with a delay: when "
-                "false actions come is not modelled. Leave one of the two out."
+                f"false_rate={self.false_rate!r} is not available for an Action with a delay, "
+                "because the delay of false actions is not modelled. Leave one of the two out."
             )
         return check_binary(y, name)
 
@@ -103,7 +104,7 @@ class Action(Signal):
         return self._by_class(acted, acted & False)
 
     def sample(self, u, preferred, rng):
-        """Draw actions, those that are still to come included."""
+        """Sample actions, including those that are still to come."""
         u = u if self.delay is None else u[..., ::2]
         e = 0.0 if self.false_rate is None else self.false_rate
         p = e + (1 - e) / (1 + np.exp(-u))
@@ -114,7 +115,7 @@ class Action(Signal):
         return (other, matching) if self.target else (matching, other)
 
     def log_prob(self, u, y, preferred):
-        """Return the log-probability of actions at the false-action rate of their own."""
+        """Return the log-probability of actions at their own false-action rate."""
         rate = u.new_tensor(self.false_rate or 0.0)
         log_a, log_not_a = torch.log(rate), torch.log1p(-rate)
         if preferred == self.target:
@@ -133,10 +134,10 @@ class Action(Signal):
         age=None,
         delay=None,
     ):
-        """Return log P(y | r*, x) and its derivative; of late actions see `late_terms`.
+        """Return log P(y | r*, x) and its derivative; for late actions see `late_terms`.
 
-        With s = sigmoid(u) and E exposures, d log P(y | r*=target) / du = (y - E A) s / A, and 0
-        for the other preference, where the action has the rate e.
+        With s = sigmoid(u) and E exposures, d log P(y | r*=target) / du = (y - E A) s / A. The
+        derivative is 0 for the other preference, because the action then has the rate e.
         """
         acted, unlogged = y > 0, torch.isnan(y)
         if self.delay is not None:
@@ -165,7 +166,7 @@ class Action(Signal):
         if grad:
             a, not_a = log_a.exp(), log_not_a.exp()
             if exposures is None:
-                # 1 - A where acted: no cancellation where A is close to 1.
+                # 1 - A for an action: no cancellation if A is close to 1.
                 derivative = torch.where(acted, not_a, -a)
             else:
                 derivative = count * not_a - rest * a
@@ -180,8 +181,8 @@ class Action(Signal):
     ):
         """Return log P(no action | r*, y).
 
-        Where r* is what the action shows, the logged ones are seen; where it is not, they say
-        nothing of it.
+        If r* is the preference that the action shows, y is known for logged signals. Otherwise y
+        carries no information about it.
         """
         if self.delay is not None:
             return torch.stack(self._by_class(*late_log_passive(u, y, age)))
@@ -194,7 +195,7 @@ class Action(Signal):
         return torch.stack(self._by_class(seen, log_not_a.sum(-1)))
 
     def log_shown(self, u, *, rate=None):
-        """Return log P(action, at whatever age | r*, x) of each column, and what it shows."""
+        """Return log P(action, at any age | r*, x) of each column, and the preference it shows."""
         u = u if self.delay is None else split(u)[0]
         log_a, _ = action_log_probs(u, rate)
         e = torch.zeros(1, dtype=log_a.dtype, device=log_a.device) if rate is None else rate
@@ -211,7 +212,7 @@ class Action(Signal):
 
 
 def action_log_probs(propensity_logit, false_action_rate=None, propensity=None):
-    """Return log A and log(1 - A) of actions, A = e + (1 - e) sigmoid(u).
+    """Return log A and log(1 - A) of actions, where A = e + (1 - e) sigmoid(u).
 
     Parameters
     ----------

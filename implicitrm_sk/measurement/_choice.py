@@ -1,4 +1,4 @@
-"""One widget with exclusive outcomes: thumbs, or yes, no and dismiss."""
+"""A widget with exclusive outcomes: thumbs, or yes, no and dismiss."""
 
 from collections.abc import Hashable, Mapping
 
@@ -11,35 +11,37 @@ from ._signal import Signal, full_precision, initial_logit
 
 
 class Choice(Signal):
-    """A widget of which users choose one outcome, or none: thumbs; yes, no, dismiss.
+    """A widget with several outcomes; users choose one or none: thumbs; yes, no, dismiss.
 
-    With S_c the softmax over silence and the outcomes that show r*=c or nothing (silence has the
-    logit 0, each outcome one of its own, the same for both r*), T the softmax over the outcomes
-    that show the same preference, and e the false rate,
+    r* is 1 if the user prefers the response, and 0 if not. S_c is the softmax over silence and the
+    outcomes that show r*=c or nothing. Silence has the logit 0, and each outcome has one logit, the
+    same for both r*. T is the softmax over the outcomes that show the same preference. With the
+    false rate e,
 
     ``P(y | r*=c, x) = (1 - s e) S_c(y) + e T(y)``
 
-    where s is how many preferences the widget can show, T(y) is 0 unless y shows one, and S_c(y)
-    is 0 where y shows the other one. So P(an outcome that shows the other preference | r*) = e.
-    With one outcome for each preference and e = 0 this is a positive and a negative `Action`, which
-    exclude each other: P(up | r*=1) = sigmoid(u_1), P(down | r*=0) = sigmoid(u_2).
+    Here s is the number of preferences that the widget can show. T(y) is 0 if y does not show a
+    preference, and S_c(y) is 0 if y shows the other one. So e = P(an outcome that shows the other
+    preference | r*). With one outcome for each preference and e = 0, this is a positive and a
+    negative `Action` that exclude each other: P(up | r*=1) = sigmoid(u_1), and P(down | r*=0) =
+    sigmoid(u_2).
 
     Parameters
     ----------
     outcomes : dict of label to {1, 0, None}
-        What y holds where users chose something (strings or numbers), and the preference that each
-        outcome shows. None is an outcome that shows none (dismiss, unsure); users choose it equally
-        readily for both r* beside what else they can choose.
+        The value of y for each outcome (a string or a number), and the preference that it shows.
+        None means that the outcome does not show a preference (dismiss, unsure). Users choose it
+        equally readily for both r*, relative to their other choices.
     silent : label, default=None
-        What y holds where the widget was offered and users chose nothing. Missing (NaN, None) is
-        not offered. It can be left out with `given_reaction`.
+        The value of y if the widget was offered and users did not choose. Missing values (NaN,
+        None) mean that it was not offered. Not needed with `given_reaction`.
     false_rate : float, default=0.0
         The rate e, P(an outcome that shows the other preference | r*), in [0, 1 / s).
     given_reaction : bool, default=False
-        Whether to learn only from the choices that show a preference: S_c is then T. Which
-        responses users react to is not modelled, and other rows count as not logged. The
-        reward is P(r*=1 | x, reaction), which ranks responses as P(r*=1 | x) does if users react
-        to preferred ones in a constant ratio more (or less) readily.
+        Whether to learn only from choices that show a preference: S_c is then T. Which responses
+        users react to is not modelled, and other rows count as not logged. The reward is then
+        P(r*=1 | x, reaction). It ranks responses like P(r*=1 | x) if the readiness to react to
+        preferred responses and to others has a constant ratio.
 
     Examples
     --------
@@ -73,7 +75,7 @@ class Choice(Signal):
         self.given_reaction = given_reaction
 
     def __eq__(self, other):
-        # The order of the outcomes is that of the logits.
+        # Equal outcomes in another order are another widget: the logits follow this order.
         return super().__eq__(other) and list(self.outcomes) == list(other.outcomes)
 
     __hash__ = Signal.__hash__
@@ -82,14 +84,14 @@ class Choice(Signal):
 
     @property
     def values(self):
-        """Codes of the outcomes from 1 on, 0 for silence, which `given_reaction` leaves out."""
+        """Codes of the outcomes, from 1, and 0 for silence, which `given_reaction` leaves out."""
         if self.given_reaction:
             return tuple(1.0 + j for j in np.flatnonzero(self._showing))
         return tuple(float(code) for code in range(len(self.outcomes) + 1))
 
     @property
     def shows(self):
-        """The preferences that some outcome shows."""
+        """The preferences that the outcomes show."""
         return tuple(c for c in (0, 1) if c in self.outcomes.values())
 
     @property
@@ -99,7 +101,7 @@ class Choice(Signal):
 
     @property
     def takes(self):
-        """A shared propensity, if each logit is that of the propensity for a preference."""
+        """A shared propensity, if each logit is the propensity for one preference."""
         alone = len(self.outcomes) == len(self.shows) and not self.given_reaction
         return frozenset({"shared_propensity"} if alone else ())
 
@@ -115,7 +117,7 @@ class Choice(Signal):
 
     @property
     def identifies(self):
-        """The order of the reward, if it is given a reaction."""
+        """The order of the reward, with `given_reaction`."""
         return "ranking only" if self.given_reaction and len(self.shows) == 2 else None
 
     @property
@@ -146,13 +148,15 @@ class Choice(Signal):
             )
         if self.given_reaction and len(self.shows) < 2:
             raise ValueError(
-                f"outcomes of Choice is {self.outcomes!r}; with given_reaction=True some must show "
-                "1 and some 0: given a reaction, nothing else is left to learn from."
+                f"outcomes of Choice is {self.outcomes!r}; expected some outcomes that show 1 and "
+                "some that show 0, because given_reaction=True learns from nothing else. Add the "
+                "missing ones."
             )
         if self.silent is None and not self.given_reaction:
             raise ValueError(
-                f"silent of {self!r} is None. Name the label of rows in which users were offered "
-                "the widget and chose nothing, or set given_reaction=True if y does not have them."
+                f"silent of {self!r} is None; expected the label of rows in which users were "
+                "offered the widget and did not choose. Set silent, or set given_reaction=True if "
+                "y does not have such rows."
             )
         if self.silent in self.outcomes:
             raise ValueError(
@@ -162,16 +166,17 @@ class Choice(Signal):
         most = 1 / len(self.shows)
         if not 0 <= self.false_rate < most:
             raise ValueError(
-                f"false_rate of Choice must lie in [0, {most:g}), got {self.false_rate!r}."
+                f"false_rate of Choice must lie in [0, {most:g}), got {self.false_rate!r}. It is "
+                "the share of choices that show the wrong preference."
             )
 
     def encode(self, column, name):
-        """Return the codes of labels: their position in `outcomes` from 1 on, 0 for silence.
+        """Return the codes of labels: their position in `outcomes`, from 1, and 0 for silence.
 
         Raises
         ------
         ValueError
-            If the arguments describe no widget, or a label is not known.
+            If the arguments do not describe a widget, or a label is unknown.
         """
         self._check()
         labels = np.asarray(as_values(column), dtype=object)
@@ -193,14 +198,14 @@ class Choice(Signal):
         return found
 
     def check(self, y, name):
-        """Return the codes; with `given_reaction` NaN where no outcome shows a preference."""
+        """Return the codes; with `given_reaction`, NaN for outcomes that show no preference."""
         if not self.given_reaction:
             return super().check(y, name)
         no, yes = self.seen(y)
         return np.where(no | yes, y, np.nan)
 
     def seen(self, y):
-        """Return where users chose an outcome that shows 0, and one that shows 1."""
+        """Return where users chose an outcome that shows 0, and where one that shows 1."""
         found = []
         for c in (0, 1):
             here = y < 0
@@ -261,9 +266,9 @@ class Choice(Signal):
     def terms(self, u, y, grad=False):
         """Return log P(y | r*, x) and its derivative.
 
-        With a = (1 - s e) S_c(y) / P(y | r*=c, x) and b = 1 - a where y shows a preference, else 0,
-        d log P(y | r*=c, x) / du_j = a ([y = j] - S_c(j)) + b ([y = j] - T(j)), T(j) counting only
-        where j shows the same preference as y.
+        Let a = (1 - s e) S_c(y) / P(y | r*=c, x). Let b = 1 - a if y shows a preference, else 0.
+        Then d log P(y | r*=c, x) / du_j = a ([y = j] - S_c(j)) + b ([y = j] - T(j)). T(j) counts
+        only if j shows the same preference as y.
         """
         u = full_precision(u)
         n_columns = y.shape[-1]
@@ -285,7 +290,7 @@ class Choice(Signal):
             total = torch.logaddexp(log_own, log_false) if self.false_rate else log_own
             parts.append(total[..., 0].masked_fill(unlogged, 0.0).sum(-1))
             if grad:
-                # Of what cannot happen, 0: it has no weight in the gradient.
+                # 0 for impossible outcomes, which have no weight in the gradient.
                 derivative = torch.nan_to_num((log_own - total).exp()) * _residual(each, chosen)
                 if self.false_rate:
                     derivative = derivative + torch.nan_to_num((log_false - total).exp()) * false
@@ -296,7 +301,8 @@ class Choice(Signal):
     def log_passive(self, u, y):
         """Return log P(no outcome that shows r* | r*, y).
 
-        Where y is not logged it is (1 - s e) S_c(silent or None) + e [the other one can be shown].
+        If y is not logged, it is (1 - s e) S_c(silent or None) + e [the other preference can be
+        shown].
         """
         u = full_precision(u).unflatten(-1, (y.shape[-1], self.n_outputs))
         *log_s, log_t = self._softmaxes(u)
@@ -328,7 +334,7 @@ class Choice(Signal):
         return torch.stack(log_prob), shows.repeat(u.shape[-2])
 
     def initial_logits(self, y, weight, reward, acted):
-        """Return the logits at which S_c has the shares of the outcomes in the log."""
+        """Return the logits at which S_c equals the shares of the outcomes in the log."""
         counts = np.bincount(
             np.nan_to_num(y).astype(int),
             weights=np.where(np.isnan(y), 0.0, weight),
@@ -340,7 +346,7 @@ class Choice(Signal):
         preference, e = self._preference, self.false_rate
         share = np.where(self._showing, share - e, share)
         share = np.clip(share / (1 - len(self.shows) * e), 1e-3, None)
-        # S_c(j) = share / P(r*=c); of what shows nothing, share.
+        # S_c(j) = share / P(r*=c); the share itself if j does not show a preference.
         own = share[:, None] / np.where(self._showing[:, None], prior[preference], 1.0)
         if len(self.outcomes) == len(self.shows):
             return initial_logit(own).T.reshape(*reward.shape[:-1], -1)

@@ -7,9 +7,9 @@ from torch.nn.functional import logsigmoid
 
 from ._signal import full_precision, initial_logit, log1mexp
 
-#: Beyond, exp(-z) is 0 in float32, and the product of both not a number where z is infinite.
+#: Beyond this, exp(-z) is 0 in float32, and the product is NaN if z is infinite.
 MAX_Z = 80.0
-#: A finite age that is old in every unit.
+#: A finite age that is large in every unit.
 OLDEST = 1e30
 
 
@@ -28,11 +28,11 @@ def split(u):
 def late_terms(u, y, age, delay, grad):
     """Return log P(y | x) given the preference that an action shows, and its derivative.
 
-    Of those who will act, a share F(t) = 1 - exp(-lambda t) has acted by age t [1]_. With the
-    propensity A and z = lambda t, the rows of a column that show r* are
+    A share F(t) = 1 - exp(-lambda t) of the users who will act has acted by age t [1]_. With the
+    propensity A and z = lambda t, a row of a column that shows r* has one of three states. Each has
+    a log-probability, and derivatives in logit A and log lambda:
 
-    - silent at age t: log(1 - A F), whose derivatives in logit A and log lambda are
-      -A (1 - A) F / (1 - A F) and -A z exp(-z) / (1 - A F);
+    - silent at age t: log(1 - A F), with -A (1 - A) F / (1 - A F) and -A z exp(-z) / (1 - A F);
     - acted by age t: log A + log F, with 1 - A and z exp(-z) / F;
     - acted after the time d: log A + log lambda - lambda d, with 1 - A and 1 - lambda d.
 
@@ -42,8 +42,8 @@ def late_terms(u, y, age, delay, grad):
         Logits of A, and log lambda.
     y : Tensor of shape (n, K)
     age, delay : Tensor of shape (n, K), or None
-        Time since the row was shown; time that an action took, NaN where it is not known. Without
-        ages rows are old.
+        Time since the row was shown, and time until the action, NaN if not known. Without ages, all
+        rows are old.
     grad : bool
 
     Returns
@@ -83,15 +83,15 @@ def late_terms(u, y, age, delay, grad):
 def _z(log_rate, age, y):
     if age is None:
         return torch.full_like(log_rate, MAX_Z)
-    # Where nothing is logged, any age will do; an infinite one has no derivative.
+    # Where nothing is logged any age will do, but an infinite one does not have a derivative.
     age = torch.where(torch.isnan(y), 1.0, age).clamp(max=OLDEST)
     return (log_rate.exp() * age).clamp(max=MAX_Z)
 
 
 def late_log_passive(u, y, age):
-    """Return log P(never acts | r*, y) given the preference that an action shows, and the other.
+    """Return log P(never acts | r*, y) for the preference that an action shows, and for the other.
 
-    Silence at a young age leaves open whether the action is still to come:
+    Silence at a young age leaves open whether the action will still come:
     P(never | silent by t) = (1 - A) / (1 - A F).
     """
     logit, log_rate = split(u)
@@ -102,16 +102,16 @@ def late_log_passive(u, y, age):
 
 
 def truncated_rate(delay, age, weight, default):
-    """Return the rate of exponential delays of which only those below an age were seen.
+    """Return the rate of exponential delays that are observed only below an age.
 
-    The root of sum_i w_i (1 / lambda - d_i - t_i / (exp(lambda t_i) - 1)), the derivative of the
-    log-likelihood of d given d < t.
+    It is the root of sum_i w_i (1 / lambda - d_i - t_i / (exp(lambda t_i) - 1)), which is the
+    derivative of the log-likelihood of d given d < t.
 
     Parameters
     ----------
     delay, age, weight : ndarray of shape (n,)
     default : float
-        Where there is no such rate: without delays, or where they are as long as ages allow.
+        The result if there is no such rate: without delays, or if they are as long as ages allow.
     """
 
     def slope(log_rate):
@@ -131,8 +131,8 @@ def truncated_rate(delay, age, weight, default):
 def late_initial_logits(y, weight, prior, acted, age, delay):
     """Return the logits at which propensity and delay of one column start, (members, 2).
 
-    The rate is the likeliest of known delays given that each is shorter than the age of its row, or
-    that of half of the actions within half the median age.
+    The rate maximises the likelihood of known delays, given that each is shorter than the age of
+    its row. Without known delays, half of the actions come within half the median age.
 
     Parameters
     ----------

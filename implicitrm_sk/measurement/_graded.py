@@ -11,47 +11,47 @@ from .._tables import as_values
 from .._validation import as_float, is_missing
 from ._signal import Signal, full_precision, log1mexp
 
-#: Fewer grades are an action.
+#: A signal with fewer grades is an action.
 MIN_GRADES = 3
-#: The least distance of two cut points: their difference stays exact in single precision.
+#: The smallest distance of two cut points, whose difference is then exact in single precision.
 MIN_GAP = 1e-3
-#: The shift where training starts.
+#: The shift at which training starts.
 FIRST_SHIFT = 1.0
 
 
 class Graded(Signal):
-    """A signal with a degree, of which more shows one preference: dwell time, share of text kept.
+    """A signal whose degree shows the preference: dwell time, share of the text kept.
 
     The values fall into B ordered grades j = 0 .. B - 1, which follow an ordered logit
-    (proportional odds [1]_):
+    (proportional odds [1]_). r* is 1 if the user prefers the response, and 0 if not:
 
     ``P(grade >= j | r*, x) = sigmoid(m(x) +- s / 2 - c_j)``,  j = 1 .. B - 1
 
-    with + where r* = `target` and - where it is not. The location m(x) is the output of the
-    propensity head, the same for both preferences: what makes readers dwell whether or not they
-    like the response, such as its length, belongs into the propensity columns. The shift s >= 0 and
-    the distances of the cut points c_1 < c_2 < ... are estimated with the heads, one of each per
-    member, the same for all rows. The mean of the first and the last cut point is 0, since m(x)
-    could take up any other. The bins of the values are not estimated: they are given, or settled
-    once from the values that `fit` gets.
+    with + if r* = `target` and - otherwise. The location m(x) is the output of the propensity head,
+    the same for both preferences. Columns that make readers dwell whether or not they like the
+    response, such as its length, belong in the propensity columns. The shift s >= 0 and the
+    distances of the cut points c_1 < c_2 < ... are estimated with the heads. Each member has its
+    own, the same for all rows. The mean of the first and the last cut point is 0, because m(x) can
+    take any other value. The bins of the values are not estimated. They are given, or fixed once
+    from the values that `fit` gets.
 
-    A graded signal proves nothing: alone it leaves the reward not identified. Beside other signals
-    it is one more view of the same preference, and changes no verdict.
+    A graded signal proves nothing. Alone, it does not identify the reward. Beside other signals, it
+    is one more view of the same preference, and does not change the verdict.
 
     Parameters
     ----------
     target : {1, 0}, default=1
         The preference that high values show: 1 for dwell time, 0 for the edit distance.
     bins : int or sequence, default=5
-        How values become grades. An int is the largest number of quantile bins, which `fit` settles
-        from all values in y. Values that are equal share a bin, and with no more distinct values
-        than `bins` each is a grade of its own; `signals_` shows the bins. A sequence of
-        B + 1 increasing numbers are the edges of B bins (low, high], the lowest with its own edge.
-        A sequence of strings are categories, the lowest first. At least three bins are needed.
+        How values become grades. An int is the largest number of quantile bins, which `fit` finds
+        from all values in y. Equal values share a bin. With no more distinct values than `bins`,
+        each value is a grade of its own; `signals_` shows the bins. A sequence of B + 1 increasing
+        numbers gives the edges of B bins (low, high], where the lowest bin includes its own edge. A
+        sequence of strings gives the categories, the lowest first. At least three bins are needed.
 
     See Also
     --------
-    Action : Something that users do or do not do.
+    Action : An act that users do or do not do.
 
     References
     ----------
@@ -89,7 +89,7 @@ class Graded(Signal):
 
     @property
     def values(self):
-        """The grades, from 0 on."""
+        """The grades, from 0."""
         return tuple(float(grade) for grade in range(self._n_grades))
 
     @property
@@ -99,7 +99,7 @@ class Graded(Signal):
 
     @property
     def n_shared(self):
-        """All of them but the location."""
+        """All logits except the location."""
         return self._n_grades - 1
 
     @property
@@ -112,7 +112,10 @@ class Graded(Signal):
     def _check(self):
         """Raise unless the arguments describe grades."""
         if self.target not in (0, 1):
-            raise ValueError(f"target of Graded is {self.target!r}; expected 1 or 0.")
+            raise ValueError(
+                f"target of Graded is {self.target!r}; expected 1 or 0. Pass the preference that "
+                "high values show."
+            )
         bins, valid = self.bins, False
         if isinstance(bins, Integral):
             valid = not isinstance(bins, bool) and bins >= MIN_GRADES
@@ -124,18 +127,18 @@ class Graded(Signal):
                 valid = len(bins) > MIN_GRADES and bool((np.diff(bins) > 0).all())
         if not valid:
             raise ValueError(
-                f"bins of Graded is {self.bins!r}; expected the number of quantile bins, at least "
-                f"{MIN_GRADES}, or as many increasing edges and one more, or different strings "
-                "from the lowest category to the highest. Use 'positive' or 'negative' for two."
+                f"bins of Graded is {self.bins!r}; expected a number of quantile bins, increasing "
+                f"edges, or different strings from the lowest category to the highest. At least "
+                f"{MIN_GRADES} bins are needed. For two categories, use 'positive' or 'negative'."
             )
 
     def settled(self, column, name):
-        """Return the kind with its bins, found from the values unless they are given.
+        """Return the signal with its bins, which are found from the values unless given.
 
         Raises
         ------
         ValueError
-            If the arguments describe no grades, or the column has too few of them.
+            If the arguments do not describe grades, or the column has too few of them.
         """
         self._check()
         if isinstance(self.bins, Integral):
@@ -145,8 +148,8 @@ class Graded(Signal):
                 shown = ", ".join(f"{value:g}" for value in distinct) or "none"
                 raise ValueError(
                     f"{name} has {len(distinct)} distinct values ({shown}); expected at least "
-                    f"{MIN_GRADES} for {self!r}. Leave a constant column out, and name one of two "
-                    "values 'positive' or 'negative' in signals."
+                    f"{MIN_GRADES} for {self!r}. Leave a constant column out. For two values, name "
+                    "one 'positive' or 'negative' in signals."
                 )
             edges = _quantile_edges(distinct, counts, int(self.bins))
             return Graded(self.target, (-np.inf, *edges, np.inf))
@@ -155,8 +158,8 @@ class Graded(Signal):
         found = np.unique(kept.encode(column, name))
         if np.count_nonzero(~np.isnan(found)) < 2:
             raise ValueError(
-                f"{name} has the same grade in every row where it is logged, by {self!r}. Leave "
-                "the column out, or give bins that tell its values apart."
+                f"{name} has the same grade in every row where it is logged, by {self!r}; expected "
+                "several grades. Leave the column out, or give bins that separate its values."
             )
         return kept
 
@@ -169,7 +172,7 @@ class Graded(Signal):
         Raises
         ------
         ValueError
-            If a value lies in no bin, or a category is not known.
+            If a value is outside all bins, or a category is unknown.
         """
         self._check()
         if self._has_categories:
@@ -188,7 +191,7 @@ class Graded(Signal):
             return found
         y = self._numbers(column, name)
         if isinstance(self.bins, Integral):
-            return y  # grades already
+            return y  # these are grades already
         edges = np.asarray(self.bins, dtype=float)
         outside = (y < edges[0]) | (y > edges[-1])
         if outside.any():
@@ -196,7 +199,7 @@ class Graded(Signal):
             raise ValueError(
                 f"{name} is {y[row]:g} in row {row}; expected a value from {edges[0]:g} to "
                 f"{edges[-1]:g}, the bins of Graded, or NaN where it was not logged. Widen the "
-                "bins (-np.inf and np.inf take every value), or correct the column."
+                "bins (-np.inf and np.inf accept every value), or correct the column."
             )
         grades = np.searchsorted(edges[1:-1], y, side="left").astype(float)
         return np.where(np.isnan(y), np.nan, grades)
@@ -204,15 +207,15 @@ class Graded(Signal):
     def seen(self, y):
         """Return where the grade is in the lower half, and where in the upper, by `target`.
 
-        The middle one of an odd number is in the upper half. It is a convention, for start values
-        and for the four groups: no grade proves a preference.
+        The middle grade of an odd number is in the upper half. This convention serves start values
+        and the four groups; a grade does not prove a preference.
         """
         middle = self._n_grades // 2
         low, high = y < middle, y >= middle
         return (low, high) if self.target else (high, low)
 
     def sample(self, u, preferred, rng):
-        """Draw categories, the middle of bins (1 beyond their edge if they are open), or grades."""
+        """Draw categories, the middle of bins (1 beyond the edge if they are open), or grades."""
         grades = super().sample(u, preferred, rng).astype(int)
         if isinstance(self.bins, Integral):
             return grades.astype(float)
@@ -227,7 +230,7 @@ class Graded(Signal):
 
     def _parts(self, u):
         """Return location, shift, gaps (..., B - 2) and cut points (..., B - 1)."""
-        # softplus, whose own derivative is rounded to 1 from 20 on.
+        # softplus by hand: the derivative of torch's is rounded to 1 from 20 on.
         shift, gaps = -logsigmoid(-u[..., 1]), MIN_GAP - logsigmoid(-u[..., 2:])
         cuts = torch.cat([torch.zeros_like(gaps[..., :1]), gaps.cumsum(-1)], -1)
         return u[..., 0], shift, gaps, cuts - cuts[..., -1:] / 2
@@ -249,7 +252,7 @@ class Graded(Signal):
     def log_prob(self, u, y, preferred):
         """Return the log-probability of the grades.
 
-        With a and b the cut points above and below, less the location, it is
+        With a and b the cut points above and below the grade, minus the location, it is
         log(sigmoid(a) - sigmoid(b)) = log sigmoid(a) + log sigmoid(-b) + log(1 - exp(b - a)).
         """
         m, shift, _, upper, lower, width, _ = self._ends(full_precision(u), y)
@@ -259,9 +262,9 @@ class Graded(Signal):
     def terms(self, u, y, grad=False):
         """Return log P(y | r*, x) and its derivative.
 
-        In the location it is D = sigmoid(b) - sigmoid(-a), in the shift D / 2 or - D / 2. With g_i
-        the width of the inner bin i, the derivative in g_i is D / 2 where i > j, - D / 2 where
-        i < j, and D / 2 + sigmoid(-a) + 1 / (exp(g_j) - 1) where i = j.
+        With respect to the location, the derivative is D = sigmoid(b) - sigmoid(-a); for the shift,
+        D / 2 or - D / 2. For the width g_i of the inner bin i, it is D / 2 if i > j, and - D / 2 if
+        i < j. If i = j, it is D / 2 + sigmoid(-a) + 1 / (exp(g_j) - 1).
         """
         u = full_precision(u).unflatten(-1, (y.shape[-1], self.n_outputs))
         m, shift, gaps, upper, lower, width, at = self._ends(u, y)
@@ -301,8 +304,8 @@ class Graded(Signal):
 def _quantile_edges(distinct, counts, n_bins):
     """Return the inner edges of at most `n_bins` bins of about equal counts, none of them empty.
 
-    The edges are the quantiles. Where values that are equal span several quantiles, the largest
-    bins of the others are halved until there are as many bins as asked for.
+    The edges are quantiles. If equal values span several quantiles, the largest other bins are
+    halved until there are as many bins as requested.
 
     Parameters
     ----------
@@ -314,7 +317,7 @@ def _quantile_edges(distinct, counts, n_bins):
     n_bins = min(n_bins, len(distinct))
     total = np.cumsum(counts)
     asked = total[-1] * np.arange(1, n_bins) / n_bins
-    # A bin ends with the value at which the quantile is reached; the last one has no edge.
+    # A bin ends with the value that reaches the quantile; the last bin does not need an edge.
     ends = set(np.searchsorted(total, asked)) - {len(distinct) - 1}
     while len(ends) < n_bins - 1:
         edges = np.array([-1, *sorted(ends), len(distinct) - 1])

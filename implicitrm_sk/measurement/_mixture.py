@@ -1,9 +1,9 @@
 """The fitted model as a mixture of its members: pure tensor functions.
 
-Components are the first dimension: reward logits of shape (components, n), propensity logits of
-shape (components, n, K). All averages are of probabilities, taken in logs where they may be tiny.
-False-action rates are of shape (K,). `log_weight`, of shape (components,) or (components, n), are
-the logarithms of the weights of the components, which sum to 1; None is equal weights.
+The components are the first dimension. Reward logits have shape (components, n), propensity logits
+(components, n, K). Averages are always of probabilities, computed in logs if they may be tiny.
+False-action rates have shape (K,). `log_weight` has shape (components,) or (components, n) and
+holds the log-weights of the components, which sum to 1; None means equal weights.
 """
 
 import math
@@ -25,7 +25,7 @@ def _mean(values, log_weight=None):
 
 
 def _like(log_weight, values):
-    """Return weights with further dimensions, those that values have."""
+    """Return weights with as many trailing dimensions as the values have."""
     return log_weight.reshape(*log_weight.shape, *[1] * (values.ndim - log_weight.ndim)).to(values)
 
 
@@ -42,7 +42,7 @@ def with_nodes(reward_logit, propensity_logit, loading, nodes):
     Returns
     -------
     reward_logit, propensity_logit : Tensors of shape (Q * members, n) and (Q * members, n, P)
-        Node by node.
+        One node after the other.
     """
     u = propensity_logit + nodes.to(propensity_logit)[:, None, None, None] * loading.to(
         propensity_logit
@@ -53,11 +53,11 @@ def with_nodes(reward_logit, propensity_logit, loading, nodes):
 def with_mirror_images(reward_logit, propensity_logit, target=1):
     """Append to each member of a one-signal model its image with R and A swapped.
 
-    Of a negative action (`target` 0) 1 - R and A are swapped.
+    For a negative action (`target` 0), 1 - R and A are swapped.
 
-    With A = e + (1 - e) sigmoid(u) the likelihood e + (1 - e) sigmoid(f) sigmoid(u) of an action
-    is symmetric in f and u, so that a member and its image fit every log equally well. So is that
-    of a late action at each age: its delay, a further output, stays.
+    With A = e + (1 - e) sigmoid(u), the likelihood e + (1 - e) sigmoid(f) sigmoid(u) of an action
+    is symmetric in f and u. So a member and its image fit every log equally well. The same holds
+    for a late action at each age; its delay, a further output, stays.
     """
     sign = 1 if target == 1 else -1
     mirrored, further = propensity_logit[..., 0], propensity_logit[..., 1:]
@@ -71,12 +71,12 @@ def mean(reward_logit, log_weight=None):
 
 
 def mean_of_logs(log_values, log_weight=None):
-    """Return the mean over the components of what the logarithms are given of."""
+    """Return the mean over the components of values given as logarithms."""
     return _mean(log_values.exp(), log_weight)
 
 
 def reward(reward_logit, log_weight=None):
-    """Return mean and standard deviation of R over the components, each of shape (n,)."""
+    """Return the mean and standard deviation of R over the components, each of shape (n,)."""
     rewards = torch.sigmoid(reward_logit)
     if log_weight is None:
         return rewards.mean(0), rewards.std(0, correction=0)
@@ -93,9 +93,9 @@ def mean_logit(reward_logit, log_weight=None):
 def propensity(
     measurement, reward_logit, propensity_logit, false_action_rate=None, log_weight=None
 ):
-    """Return how readily each signal shows the preference that it shows, shape (n, D).
+    """Return P(signal j shows c | r*=c) for the preference c that j shows, shape (n, D).
 
-    mean(P(r*=c) P(shown j | c)) / mean(P(r*=c)), c being the preference that j shows.
+    It is mean(P(r*=c) P(shown j | c)) / mean(P(r*=c)) over the components.
     """
     log_prob, shows = measurement.log_shown(propensity_logit, false_action_rate)
     log_class = torch.stack([logsigmoid(-reward_logit), logsigmoid(reward_logit)])[..., None]
@@ -108,7 +108,7 @@ def propensity(
 
 
 def action(measurement, reward_logit, propensity_logit, false_action_rate=None, log_weight=None):
-    """Return how likely each action is, mean(R P(j | r*=1) + (1 - R) P(j | r*=0)), shape (n, D)."""
+    """Return the probability of each action, mean(R P(j | r*=1) + (1 - R) P(j | r*=0)), (n, D)."""
     log_prob, _ = measurement.log_shown(propensity_logit, false_action_rate)
     rewards = torch.sigmoid(reward_logit)[..., None]
     return _mean(rewards * log_prob[1].exp() + (1 - rewards) * log_prob[0].exp(), log_weight)
@@ -133,28 +133,28 @@ def bounds(
 ):
     """Return the rewards that agree with each member's action probabilities: two tensors (m, n).
 
-    With P_k = P(y_k=1 | x), e_k its false-action rate and A_k <= 1, R >= (P_k - e_k) / (1 - e_k)
-    for every positive signal and 1 - R >= (P_k - e_k) / (1 - e_k) for every negative one; with
-    e = 0, R >= P(any positive action | x) and 1 - R >= P(any negative action | x). The bounds of
-    single signals need no independence.
+    P_k = P(y_k=1 | x) is the probability of signal k, e_k its false-action rate, and A_k <= 1 its
+    propensity. Then R >= (P_k - e_k) / (1 - e_k) for every positive signal, and 1 - R >= (P_k -
+    e_k) / (1 - e_k) for every negative one. With e = 0, R >= P(any positive action | x) and 1 - R
+    >= P(any negative action | x). The bounds of single signals do not need independence.
 
-    Two signals that show one preference, and are independent on rows that were looked at, give
-    more. With e = 0 the reward R' of the model is then c = P(r*=1, looked at | x) where they are
-    positive, and with n = P(any negative action | x) the reward lies in [c, c / (c + n)]. Where
-    they are negative, 1 - R' is d = P(r*=0, looked at | x), and with p = P(any positive action | x)
-    the reward lies in [p / (p + d), 1 - d].
+    Two signals that show one preference, and are independent on rows that were looked at, narrow
+    the interval. Take e = 0, and let R' be the reward of the model. If they are positive, R' is c =
+    P(r*=1, looked at | x). With n = P(any negative action | x), the reward lies in [c, c / (c +
+    n)]. If they are negative, 1 - R' is d = P(r*=0, looked at | x). With p = P(any positive action
+    | x), the reward lies in [p / (p + d), 1 - d].
 
     Parameters
     ----------
     shown_twice : tuple of {0, 1}
-        The preferences that several independent signals show. With both of them R' need not be
-        either of these probabilities, and the bounds of single signals stay.
+        The preferences that several independent signals show. With both of them, R' may be neither
+        of these probabilities, so only the bounds of single signals hold.
     node_log_weight : Tensor of shape (Q,), default=None
-        The logits are those of members at the nodes of the activity of users, as `with_nodes` has
-        them; probabilities are means over users with these weights.
+        The logits are then those of members at the nodes of the activity of users, as `with_nodes`
+        returns them. Probabilities are means over users with these weights.
 
-    Where the measurement models who looked, c is R' v(x), d is (1 - R') v(x), and actions fire on
-    rows that were looked at.
+    If the measurement models who looked, c is R' v(x) and d is (1 - R') v(x). Actions then fire
+    only on rows that were looked at.
     """
     log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]

@@ -1,31 +1,32 @@
 """The likelihood of all signals together: two classes, four groups, one gradient.
 
-For features x of a response, R = P(r*=1 | x) is the reward, and each signal says how r* shows:
+For features x of a response, R = P(r*=1 | x) is the reward, r* being 1 if the user prefers the
+response. Each signal k depends on r*:
 
 ``P(y | x) = R prod_k P(y_k | r*=1, x) + (1 - R) prod_k P(y_k | r*=0, x)``
 
-over the logged k. With one positive action and e = 0 this is the model of ImplicitRM (Wang et al.
-2026, arXiv 2603.23184); its printed Eq. 6 swaps the groups NA and PP and is not used. With
-`examined` a row was looked at with probability v(x) only, see `_examined`.
+over the logged k. With one positive action and the false-action rate e = 0, this is the model of
+ImplicitRM (Wang et al. 2026, arXiv 2603.23184). Its printed Eq. 6 swaps the groups NA and PP and is
+not used. With `examined`, a row was looked at only with probability v(x), see `_examined`.
 
-Arguments that the methods share:
+The methods share these arguments:
 
-- ``reward_logit``, f, shape (..., m): one per response; m = n unless rows share one;
-- ``propensity_logit``, u, shape (..., n, P): of the signals in the order of their outputs; with
-  `examined` one more, the last, is the logit of v;
-- ``actions``, y, shape (n, K), NaN where a signal was not logged: it drops out of the product;
-- ``false_action_rate``, e, shape (K,) or (..., 1, K): one per column of y, None where all are 0;
+- ``reward_logit``, f, shape (..., m): one per response; m = n unless rows share a response;
+- ``propensity_logit``, u, shape (..., n, P): for the signals, in the order of their outputs; with
+  `examined`, one more at the end, the logit of v;
+- ``actions``, y, shape (n, K), NaN where a signal was not logged, which drops it from the product;
+- ``false_action_rate``, e, shape (K,) or (..., 1, K): one per column of y, None if all are 0;
 - ``exposures``, shape (n, K): how often a response was shown; y then counts actions, 0 to
   exposures. Likelihoods are those of the sequence, without the binomial coefficient;
-- ``response``, shape (n,): rows of one integer, 0 to m - 1, share one r*, as the same response
-  shown repeatedly, and the products run over the rows of a response too;
+- ``response``, shape (n,): rows with the same integer, 0 to m - 1, share one r*, like a response
+  shown repeatedly. The products then also run over the rows of a response;
 - ``propensity``, shape (n, K): P(y_k=1 | the r* that k shows) where it is known, NaN elsewhere;
-- ``age`` and ``delay``, shape (n, K): of late actions, the time since the row was shown, and the
-  time that an action took, NaN where it is not known;
-- ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that takes the place
-  of the posterior of r*; NaN unknown.
+- ``age`` and ``delay``, shape (n, K): the time since the row was shown, and the time until a late
+  action, NaN if not known;
+- ``labels``, shape (m,): r* itself (0 or 1), or a graded label q in (0, 1) that replaces the
+  posterior of r*; NaN if unknown.
 
-Half-precision logits are computed with in float32.
+Half-precision logits are converted to float32.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ GROUP_NAMES = ("PA", "NA", "PP", "NP")
 
 @dataclass(frozen=True)
 class Block:
-    """A signal, and which columns of y and which outputs of the propensity head are its own."""
+    """A signal, with its columns of y and its outputs of the propensity head."""
 
     signal: Signal
     columns: tuple
@@ -51,7 +52,7 @@ class Block:
 
 
 def _take(values, positions):
-    """Return some of the last dimension; a slice of them where they lie side by side."""
+    """Return some entries of the last dimension, as a slice if they are adjacent."""
     if values is None:
         return None
     first, last = positions[0], positions[-1]
@@ -61,19 +62,19 @@ def _take(values, positions):
 
 
 class Measurement:
-    """How the preference shows in the signals of a log.
+    """The model of how the preference shows in the signals of a log.
 
     Parameters
     ----------
     signals : sequence of Signal
-        One per column of y. Columns of equal signals are computed as one block.
+        One per column of y. Columns with equal signals are computed as one block.
     examined : bool, default=False
         Whether rows that nobody looked at are modelled.
 
     Attributes
     ----------
     n_outputs : int
-        Logits of the signals, that of v left out.
+        Number of logits of the signals, without the logit of v.
     """
 
     def __init__(self, signals, examined=False):
@@ -109,7 +110,7 @@ class Measurement:
         return hash((self.signals, self.examined))
 
     def of_members(self, positions):
-        """Return the measurement of some of the members: all have this one."""
+        """Return the measurement of some of the members, which is this one for all."""
         return self
 
     def shows(self, preference):
@@ -117,12 +118,12 @@ class Measurement:
         return any(preference in block.signal.shows for block in self.blocks)
 
     def loads(self):
-        """Return which loading each logit has: one per column of y, and one of looking."""
+        """Return the loading of each logit: one per column of y, and one for looking."""
         outputs = [k for k, signal in enumerate(self.signals) for _ in range(signal.n_outputs)]
         return (*outputs, len(self.signals)) if self.examined else tuple(outputs)
 
     def shared_logits(self):
-        """Return the positions of logits that all rows share, None if there are none."""
+        """Return the positions of logits that all rows share, or None."""
         shared, end = [], 0
         for signal in self.signals:
             end += signal.n_outputs
@@ -135,7 +136,7 @@ class Measurement:
         return torch.tensor(["rate" in s.takes and s.false_rate is None for s in self.signals])
 
     def _side(self, block, false_action_rate=None, **side):
-        """Return what a signal takes beside u and y, of its own columns."""
+        """Return the arguments of a signal other than u and y, for its own columns."""
         given = {"rate": false_action_rate} | side
         return {
             name: _take(value, block.columns)
@@ -155,9 +156,9 @@ class Measurement:
         response=None,
         **side,
     ):
-        """Return log P(r*, y | x), of shape (2, ..., m), r*=0 first.
+        """Return log P(r*, y | x), shape (2, ..., m), r*=0 first.
 
-        `side` are `exposures`, `propensity`, `age` and `delay`.
+        `side` contains `exposures`, `propensity`, `age` and `delay`.
         """
         joint, *_ = self._log_joint(
             full_precision(reward_logit),
@@ -176,8 +177,8 @@ class Measurement:
     def _rows(self, u, actions, side, grad=False):
         """Return log P(y | r*, x) of rows, who looked at them, and derivatives by block.
 
-        Who looked is None, or the pair of log-probabilities of `examined`. The derivatives are
-        those of rows that were looked at.
+        Who looked is None, or the pair of log-probabilities of `examined`. The derivatives hold for
+        rows that were looked at.
         """
         rows, derivatives = 0.0, []
         for block in self.blocks:
@@ -211,11 +212,11 @@ class Measurement:
         labels=None,
         **log,
     ):
-        """Return log P(y | x), or log P(y, r* | x) where r* is known, of shape (..., m).
+        """Return log P(y | x), or log P(y, r* | x) if r* is known, shape (..., m).
 
-        It is summed over the logged signals of a response; with nothing logged it is 0. A graded
-        label q gives q log P(y, r*=1 | x) + (1 - q) log P(y, r*=0 | x), whose gradient is that of
-        generalised EM with q in place of the posterior of r*.
+        It is summed over the logged signals of a response, and is 0 if nothing is logged. A graded
+        label q gives q log P(y, r*=1 | x) + (1 - q) log P(y, r*=0 | x). Its gradient is that of
+        generalised EM with q instead of the posterior of r*.
         """
         joint = self.log_joint(reward_logit, propensity_logit, actions, false_action_rate, **log)
         return _labelled(joint, labels)
@@ -233,12 +234,11 @@ class Measurement:
     ):
         """Return minus `log_likelihood`, differentiable once in both logits.
 
-        Its gradient in closed form costs a fraction of autograd's: with q = P(r*=1 | y) or the
-        label, d/df = R - q and d/du = -sum_c P(r*=c | y) d log P(y | c) / du. Where rows may not
-        have been looked at, P(r*=c, looked at | y) takes the place of P(r*=c | y), and the
-        derivative in the logit of v is v - P(looked at | y). It is that of
-        E_pref + E_prop of ImplicitRM with the posteriors held fixed (generalised EM; Dempster,
-        Laird & Rubin 1977).
+        Its closed-form gradient costs a fraction of autograd's. With q = P(r*=1 | y) or the label,
+        d/df = R - q and d/du = -sum_c P(r*=c | y) d log P(y | c) / du. If rows may not have been
+        looked at, P(r*=c, looked at | y) replaces P(r*=c | y), and the derivative in the logit of v
+        is v - P(looked at | y). This is the gradient of E_pref + E_prop of ImplicitRM with the
+        posteriors held fixed (generalised EM; Dempster, Laird & Rubin 1977).
         """
         side = {"false_action_rate": false_action_rate} | side
         return _NLL.apply(reward_logit, propensity_logit, self, actions, response, labels, side)
@@ -255,13 +255,13 @@ class Measurement:
         response=None,
         **side,
     ):
-        """Return log P(group, y | x) of the four groups, of shape (..., n, 4).
+        """Return log P(group, y | x) of the four groups, shape (..., n, 4).
 
-        "Active" means that at least one of the signals that show the row's own r* would fire,
-        logged or not, in at least one of the exposures of the row: a positive one where r*=1, a
-        negative one where r*=0. Where no signal shows r*=0 it means that a positive one would fire
-        were the response preferred, which is independent of r* (and likewise for r*=1). Of rows
-        that share a response, y is that of all of them and the activity that of the row. A row that
+        "Active" means that a signal that shows the row's own r* would fire in at least one exposure
+        of the row, logged or not. This is a positive signal if r*=1, and a negative
+        one if r*=0. If no signal shows r*=0, it means that a positive signal would fire if the
+        response were preferred. This is independent of r* (and likewise for r*=1). For rows that
+        share a response, y is that of all of them, but the activity is that of the row. A row that
         nobody looked at is passive.
         """
         given = {"false_action_rate": false_action_rate} | side
@@ -296,9 +296,9 @@ class Measurement:
         )
 
     def posterior(self, reward_logit, propensity_logit, actions, false_action_rate=None, **log):
-        """Return the stratification posterior P(group | y, x), of shape (..., n, 4), summing to 1.
+        """Return the stratification posterior P(group | y, x), shape (..., n, 4), summing to 1.
 
-        With one positive action and e = 0, y = 1 gives PA = 1 and y = 0 gives NA, PP, NP in
+        With one positive action and e = 0, y = 1 gives PA = 1. Then y = 0 gives NA, PP, NP in
         proportion to (1-R)A, R(1-A), (1-R)(1-A) (ImplicitRM, Table 1 and appendix).
         """
         return torch.softmax(
@@ -309,7 +309,7 @@ class Measurement:
     # ------------------------------------------------------------------ what the signals show
 
     def shown(self, actions, preference):
-        """Return how often each column of y showed a preference, of shape (n, K)."""
+        """Return how often each column of y showed a preference, shape (n, K)."""
         parts = []
         for signal, y in zip(self.signals, actions.unbind(-1), strict=True):
             times_shown = y if "exposures" in signal.takes else torch.ones_like(y)
@@ -317,10 +317,10 @@ class Measurement:
         return torch.stack(parts, -1)
 
     def log_shown(self, propensity_logit, false_action_rate=None):
-        """Return log P(shown j | r*, x) of shape (2, ..., n, D), and what each shows, (D,).
+        """Return log P(shown j | r*, x), shape (2, ..., n, D), and the preference each shows, (D,).
 
-        In the order of the columns of y; of all rows, looked at or not. Of kinds with a preference
-        `given` it takes the place of what each shows.
+        The order is that of the columns of y; all rows count, looked at or not. For kinds with a
+        preference `given`, that preference replaces the one that each shows.
         """
         log_prob, shows, column = self._log_shown(propensity_logit, false_action_rate)
         for k, signal in enumerate(self.signals):
@@ -331,16 +331,16 @@ class Measurement:
         return log_prob, shows
 
     def log_examined(self, propensity_logit):
-        """Return log v, that a row was looked at, of shape (..., n); 0 where all were."""
+        """Return log v, that a row was looked at, shape (..., n); 0 if all rows were."""
         if self.examined:
             return logsigmoid(self._examination_logit(propensity_logit))
         return full_precision(propensity_logit).new_zeros(propensity_logit.shape[:-1])
 
     def log_acts(self, propensity_logit, false_action_rate=None):
-        """Return log P(act | r*, x) of shape (2, ..., n, K'), what each shows, and if it bounds.
+        """Return log P(act | r*, x), (2, ..., n, K'), the preference each shows, and if it bounds.
 
-        An act is that a column shows a preference, by whichever outcome. Of rows that were looked
-        at.
+        An act means that a column shows a preference, by any outcome. It holds for rows that were
+        looked at.
         """
         log_prob, shows, column = self._log_shown(propensity_logit, false_action_rate)
         acts = [(k, c) for k, signal in enumerate(self.signals) for c in signal.shows]
@@ -394,9 +394,9 @@ class Measurement:
         q = _posterior(joint, labels)
         q = q if response is None else q[..., response]
         if looked is not None:
-            # Where nobody looked there was no opportunity.
+            # Without anyone looking there was no opportunity.
             q = q * looked[0].exp()
-        # Of kinds without such rates, 0.
+        # 0 for kinds without such rates.
         contrary = torch.tensor(
             [[s.target == c if "rate" in s.takes else 0 for s in self.signals] for c in (1, 0)],
             dtype=q.dtype,
@@ -415,7 +415,7 @@ class Measurement:
         Parameters
         ----------
         propensity_logit : Tensor of shape (..., n, K)
-            Of actions.
+            Logits of actions.
         target : Tensor of shape (n, K)
             NaN entries are left out.
         false_action_rate : Tensor of shape (K,) or (..., 1, K), or None
@@ -436,7 +436,7 @@ class Measurement:
         return total
 
     def propensities(self, propensity_logit, false_action_rate, propensity, n_rows):
-        """Return A_k of actions, known or not, NaN for other kinds, of shape (..., n, K)."""
+        """Return A_k of actions, known or not, and NaN for other kinds, shape (..., n, K)."""
         found = full_precision(propensity_logit).new_full(
             (*propensity_logit.shape[:-2], n_rows, len(self.signals)), torch.nan
         )
@@ -452,7 +452,7 @@ class Measurement:
 
 
 def mean_delays(model, measurement):
-    """Return the mean delay of each signal, mean over the members, NaN of those without one."""
+    """Return the mean delay of each signal, averaged over the members; NaN if not late."""
     found = torch.full((len(measurement.signals),), torch.nan, dtype=torch.float64)
     owners = [k for k, signal in enumerate(measurement.signals) for _ in range(signal.n_shared)]
     late = [k for k, signal in enumerate(measurement.signals) if "age" in signal.takes]
@@ -464,7 +464,7 @@ def mean_delays(model, measurement):
 
 
 def _posterior(joint, labels):
-    """Return P(r* | y, x), of shape (2, ..., m), labels in place of it where there are any."""
+    """Return P(r* | y, x), shape (2, ..., m), with labels in its place where they are known."""
     q = torch.softmax(joint, dim=0)
     if labels is None:
         return q

@@ -11,47 +11,51 @@ from .._typing import Floats
 
 
 class Signal:
-    """How one kind of feedback shows the preference r*: P(y | r*, x) of a block of columns of y.
+    """Base class of a kind of feedback: P(y | r*, x) of its columns of y, given the preference r*.
 
-    A kind of feedback is one class. Its constructor stores each argument under its own name, as in
-    scikit-learn, so that it can be compared, cloned and saved. A kind with finitely many `values`
-    needs `log_prob` and `seen`; the other methods follow from these two. Any other kind also
-    defines `check`, `sample` and `log_shown`. `terms` and `log_passive` can be replaced by closed
-    forms, which are faster.
+    r* is 1 if the user prefers the response, and 0 if not. A kind of feedback is one class. Its
+    constructor stores each argument under its own name, as in scikit-learn, so that it can be
+    compared, cloned and saved. A kind with finitely many `values` needs `log_prob` and `seen`; the
+    other methods follow from these two. Any other kind also defines `check`, `sample` and
+    `log_shown`. Closed forms of `terms` and `log_passive` are faster and may replace them.
 
-    Shapes: y is (n, C), NaN where a column was not logged; u is (..., n, C * n_outputs), the logits
-    of the propensity head for this block, column by column. Leading dimensions of u are members.
+    The feedback y has shape (n, C), NaN where a column was not logged. The logits u have shape
+    (..., n, C * n_outputs). They come from the propensity head, for one column after the other.
+    Leading dimensions of u are members.
 
     Attributes
     ----------
     values : tuple of float, or None
-        All numbers that y can be, NaN apart; None where there is no end of them.
+        All numbers that y can be, except NaN; None if there are infinitely many.
     shows : tuple of int
         The preferences that the signal can show: (1,) for a positive action, (0,) for a negative
         one.
     n_outputs : int
-        How many logits of the propensity head a column needs.
+        Number of logits of the propensity head that a column needs.
     n_shared : int
-        How many of them, the last ones, are parameters that all rows share, such as cut points
-        or the rate of a delay.
+        How many of them, at the end, are parameters that all rows share, such as cut points or the
+        rate of a delay.
     takes : frozenset of str
-        What the signal can be combined with. `terms`, `log_passive` and `log_shown` get these as
-        further arguments: "rate", the false-action rates of shape (C,) or (members, 1, C), None
-        where all are 0; "exposures", "propensity", "age" and "delay", of shape (n, C), None where
-        not given. `log_shown` gets "rate" only, and `initial_logits` "age" and "delay".
-        "shared_propensity" says that each logit is that of the propensity of one outcome.
+        The arguments that the signal can be combined with. `terms`, `log_passive` and `log_shown`
+        get these as further arguments. The "rate" is the false-action rates, of shape (C,) or
+        (members, 1, C), None if all are 0. The others are "exposures", "propensity", "age" and
+        "delay", of shape (n, C), None if not given. `log_shown` gets "rate" only, and
+        `initial_logits` gets "age" and "delay". The name "shared_propensity" means that each logit
+        is the propensity of one outcome.
     bounds : bool
-        Whether the share of responses that show the preference that they do not have is known:
-        only then do shares bound the reward.
+        Whether the share of responses that show the wrong preference is known. Only then do shares
+        bound the reward.
     given : int or None
-        The preference given which `propensity` reports all outcomes; None is what each shows.
+        The preference given which `propensity` reports all outcomes; None means the one that each
+        outcome shows.
     silence : float or None
-        What y is where users did nothing, as on a row that nobody looked at. None where there is no
-        such value: `shared_examination` is then refused.
+        The value of y if users did nothing, as on a row that nobody looked at. None if there is no
+        such value; `shared_examination` is then not available.
     identifies : {"identified", "ranking only"} or None
-        What the signal determines by itself, given its `assumption`; None is nothing.
+        The part of the reward that the signal identifies by itself, given its `assumption`; None
+        means nothing.
     assumption : str
-        What has to hold for it; of a kind that determines nothing, for it not to mislead.
+        The condition for this. If the kind identifies nothing, the condition for not misleading.
 
     Examples
     --------
@@ -90,7 +94,7 @@ class Signal:
         Parameters
         ----------
         deep : bool, default=True
-            Not used: for scikit-learn's `clone`.
+            Ignored; needed by the `clone` of scikit-learn.
 
         Returns
         -------
@@ -125,19 +129,19 @@ class Signal:
         u : Tensor of shape (..., n, C, n_outputs)
             Logits of the propensity head.
         y : Tensor of shape (n, C)
-            Feedback; what is returned for NaN is not used.
+            Feedback; the result for NaN is ignored.
         preferred : {0, 1}
             The preference r*.
 
         Returns
         -------
         log_prob : Tensor of shape (..., n, C)
-            Of all `values` together, the probabilities are 1.
+            The probabilities of all `values` sum to 1.
 
         Raises
         ------
         NotImplementedError
-            Unless a kind defines it.
+            If the kind does not define it.
 
         Examples
         --------
@@ -166,7 +170,7 @@ class Signal:
         Raises
         ------
         NotImplementedError
-            Unless a kind defines it.
+            If the kind does not define it.
 
         Examples
         --------
@@ -181,19 +185,19 @@ class Signal:
     # ------------------------------------------------------------------ what follows
 
     def settled(self, column: ArrayLike, name: str) -> "Signal":
-        """Return the kind with all that it takes from the log of `fit`, by default as it is.
+        """Return the signal with everything that it takes from the log of `fit`; by default itself.
 
         Parameters
         ----------
         column : array-like of shape (n,)
-            As users give it.
+            The column as users pass it.
         name : str
-            Of the column, for messages.
+            Name of the column, for messages.
 
         Returns
         -------
         signal : Signal
-            What `signals_` holds.
+            The signal that `signals_` holds.
 
         Examples
         --------
@@ -204,19 +208,19 @@ class Signal:
         return self
 
     def encode(self, column: ArrayLike, name: str) -> ArrayLike:
-        """Return a column as users give it as numbers; only for kinds with labels of their own.
+        """Return a column as numbers; needed only for kinds that have labels.
 
         Parameters
         ----------
         column : array-like of shape (n,)
             Labels, or missing values.
         name : str
-            Of the column, for messages.
+            Name of the column, for messages.
 
         Returns
         -------
         codes : array-like of shape (n,)
-            NaN where a label is missing. By default the column as it is.
+            NaN where a label is missing. By default the column itself.
 
         Examples
         --------
@@ -227,24 +231,24 @@ class Signal:
         return column
 
     def check(self, y: Floats, name: str) -> Floats:
-        """Return feedback that is valid.
+        """Return the feedback if it is valid.
 
         Parameters
         ----------
         y : ndarray of float of shape (n, C)
             Feedback.
         name : str
-            Of y, for messages.
+            Name of y, for messages.
 
         Returns
         -------
         y : ndarray of float of shape (n, C)
-            NaN also where it tells nothing.
+            NaN also where it carries no information.
 
         Raises
         ------
         ValueError
-            In the words of the kind, if something in y cannot be.
+            If y contains an impossible value. The message describes it for this kind.
 
         Examples
         --------
@@ -274,12 +278,12 @@ class Signal:
         preferred : array-like of bool of shape (n,)
             The preferences r*.
         rng : numpy.random.Generator
-            What draws.
+            The generator to draw from.
 
         Returns
         -------
         y : ndarray of shape (n, C)
-            As users give it, with labels where the kind has some.
+            Feedback as users pass it, with labels if the kind has labels.
 
         Examples
         --------
@@ -304,7 +308,7 @@ class Signal:
     def terms(
         self, u: torch.Tensor, y: torch.Tensor, grad: bool = False
     ) -> tuple[torch.Tensor, tuple | None]:
-        """Return the log-probability of rows and its derivative, by default taken by autograd.
+        """Return the log-probability of rows and its derivative, by default with autograd.
 
         Parameters
         ----------
@@ -313,15 +317,16 @@ class Signal:
         y : Tensor of shape (n, C)
             Feedback.
         grad : bool, default=False
-            Whether the derivative is asked for.
+            Whether to compute the derivative.
 
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n)
-            Log P(y | r*, x) of the logged columns given r*=0 and given r*=1, 0 where none is
-            logged.
+            The values log P(y | r*, x) of the logged columns, given r*=0 and given r*=1; 0 if none
+            is logged.
         derivative : pair of Tensor of the shape of u, or None
-            Given r*=0 and given r*=1, None for one that is 0; None altogether unless `grad`.
+            Given r*=0 and given r*=1; None for a derivative that is 0. None instead of the pair
+            unless `grad`.
 
         Examples
         --------
@@ -349,7 +354,7 @@ class Signal:
                 derivative = None
                 if total.requires_grad:
                     (derivative,) = torch.autograd.grad(total, logits)
-                    # What cannot happen has no derivative, and no weight in the gradient.
+                    # An impossible value has no derivative, and no weight in the gradient.
                     derivative = torch.nan_to_num(derivative)
                 derivatives.append(derivative)
                 parts[-1] = parts[-1].detach()
@@ -358,8 +363,8 @@ class Signal:
     def log_passive(self, u: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return log P(the user would not act | r*, y), for the four groups.
 
-        Acting means giving feedback that shows the r* at hand; of one that the kind does not show,
-        what it would take to show the other.
+        Acting means feedback that shows this r*. If the kind cannot show this r*, it means feedback
+        that would show the other one.
 
         Parameters
         ----------
@@ -407,7 +412,8 @@ class Signal:
         Returns
         -------
         log_prob : Tensor of shape (2, ..., n, D)
-            Log P(shown j | r*, x), column by column; each of the `values` that shows something.
+            The values log P(shown j | r*, x), column by column, for each of the `values` that
+            shows a preference.
         shows : Tensor of int of shape (D,)
             The preference that each of them shows.
 
@@ -444,16 +450,16 @@ class Signal:
         y : ndarray of shape (n,)
             The column.
         weight : ndarray of shape (n,)
-            Of its rows.
+            Weights of the rows.
         reward : float, or ndarray of shape (members, 1)
-            Where the reward starts.
+            The reward at the start.
         acted : float
-            Share of rows with an action, false actions taken off.
+            Share of rows with an action, without false actions.
 
         Returns
         -------
         logits : ndarray of shape (n_outputs,) or (members, n_outputs)
-            Where training starts.
+            The logits at the start of training.
 
         Examples
         --------
@@ -466,7 +472,7 @@ class Signal:
 
 
 def full_precision(logit):
-    """Return half-precision logits in float32, others as they are."""
+    """Return half-precision logits in float32, others unchanged."""
     return logit.float() if logit.dtype in (torch.bfloat16, torch.float16) else logit
 
 
@@ -476,7 +482,7 @@ def log1mexp(x):
 
 
 def times(count, log_prob):
-    """Return count * log_prob, 0 where the count is: what cannot and did not happen costs none."""
+    """Return count * log_prob, or 0 if the count is 0 (an impossible event that did not happen)."""
     return torch.where(count > 0, count * log_prob, log_prob.new_zeros(()))
 
 
@@ -488,6 +494,6 @@ def per_response(rows, response, n_responses):
 
 
 def initial_logit(probability):
-    """Return the logit of a probability to start from, not an extreme one."""
+    """Return the logit of a probability to start from, clipped away from the extremes."""
     p = np.clip(probability, 0.01, 0.99)
     return np.log(p / (1 - p))

@@ -1,4 +1,4 @@
-"""Measurements of members that assume different things of one log: for sensitivity analyses."""
+"""Measurements of members with different assumptions about one log, for sensitivity analyses."""
 
 import math
 from dataclasses import dataclass
@@ -12,24 +12,24 @@ from ._signal import full_precision
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """How the preference shows in a log, as one member takes it, with one assumption changed.
+    """The measurement of one member, with one assumption changed.
 
-    It has the heads of `base` and is asked for likelihoods like a `Measurement`.
+    It has the heads of `base` and offers the likelihoods of a `Measurement`.
 
     Attributes
     ----------
     base : Measurement
     signals : tuple of Signal
-        What each column is taken for.
+        The kind of each column in this view.
     rates : Tensor of shape (K,) or None
-        False-action rates; None are those of the fit.
+        False-action rates; None means those of the fit.
     looked : float or None
-        The share of the rows that somebody looked at, whatever x.
+        The share of rows that somebody looked at, the same for all x.
     ratio : float or None
-        Of one positive and one negative action: how ready users are for the negative one, as a
-        multiple of the positive one.
+        For one positive and one negative action: the readiness for the negative one, as a multiple
+        of that for the positive one.
     left_out : int or None
-        The column that is not read.
+        The column that is ignored.
     """
 
     base: Measurement
@@ -41,7 +41,7 @@ class View:
 
     @property
     def measurement(self):
-        """The measurement of what `_as_seen` returns."""
+        """The measurement of the result of `_as_seen`."""
         return Measurement(self.signals, self.base.examined or self.looked is not None)
 
     def _as_seen(self, u, actions, rates):
@@ -67,14 +67,14 @@ class View:
         return torch.cat(columns, -1)
 
     def nll(self, reward_logit, propensity_logit, actions, false_action_rate=None, **log):
-        """Return `Measurement.nll` of the log as this member takes it."""
+        """Return `Measurement.nll` of the log in this view."""
         seen = self._as_seen(propensity_logit, actions, false_action_rate)
         return self.measurement.nll(reward_logit, *seen, **log)
 
     def log_likelihood(
         self, reward_logit, propensity_logit, actions, false_action_rate=None, **log
     ):
-        """Return `Measurement.log_likelihood` of the log as this member takes it."""
+        """Return `Measurement.log_likelihood` of the log in this view."""
         seen = self._as_seen(propensity_logit, actions, false_action_rate)
         return self.measurement.log_likelihood(reward_logit, *seen, **log)
 
@@ -85,7 +85,7 @@ class MemberViews:
     Parameters
     ----------
     views : sequence of View
-        Of one base.
+        Views of the same base.
     """
 
     def __init__(self, views):
@@ -94,7 +94,7 @@ class MemberViews:
         self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
 
     def shared_logits(self):
-        """Return the positions of logits that all rows share, those of the base."""
+        """Return the positions of logits that all rows share, as in the base."""
         return self.views[0].base.shared_logits()
 
     def of_members(self, positions):

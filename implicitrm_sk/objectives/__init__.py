@@ -10,7 +10,7 @@ from ._recrec import ReCRecF, ReCRecI
 from ._stratified import Stratified
 from ._weighting import DR, IPS, MTDR, MTIPS, SDR
 
-#: Objectives by the name that `ImplicitRewardEstimator(objective=...)` takes.
+#: Objectives by the names that `ImplicitRewardEstimator(objective=...)` accepts.
 OBJECTIVES = {
     "stratified": Stratified,
     "naive": Naive,

@@ -14,35 +14,37 @@ from ..measurement._signal import full_precision
 
 @dataclass(frozen=True)
 class Batch:
-    """What an objective sees of a batch beside the logits: n rows of m responses.
+    """The part of a batch that an objective sees beside the logits: n rows of m responses.
 
-    With `Objective.pairs` the second half of the rows are the partners of the first: row i is
+    With `Objective.pairs`, the second half of the rows are the partners of the first half: row i is
     paired with row n / 2 + i.
 
     Attributes
     ----------
     sample_weight : Tensor of shape (m,) or (members, m), or None
-        Weights, 1 on average, which the mean over the batch is taken with (m / 2 of pairs). Only
-        for risks that are no sum over rows: the loss is multiplied by them afterwards. None is 1.
+        Weights with mean 1, for the mean over the batch (over m / 2 pairs). They are needed only
+        for risks that are not a sum over rows; otherwise the loss is multiplied by them later. None
+        means 1.
     actions : Tensor of shape (n, K)
         1 acted, 0 did not act, NaN not logged; with `exposures` the number of actions.
     false_action_rate : Tensor of shape (K,) or (members, 1, K), or None
-        P(y_k=1 | r*=0); None where all are 0. While they are estimated, each member has its own.
+        P(y_k=1 | r*=0) of signal k, where r* is 1 if the user prefers the response. None if all are
+        0. While the rates are estimated, each member has its own.
     exposures : Tensor of shape (n, K) or None
-        How often the response was shown; None is once.
+        How often the response was shown; None means once.
     response : Tensor of int of shape (n,) or None
-        The response of each row, 0 to m - 1; None where every row is one (m = n).
+        The response of each row, 0 to m - 1; None if every row is a response (m = n).
     labels : Tensor of shape (m,) or None
         Labels in [0, 1], NaN where unknown.
     propensity : Tensor of shape (n, K) or None
         P(y_k=1 | r*=1) where it is known, NaN elsewhere.
     age, delay : Tensor of shape (n, K) or None
-        Of late actions, the time since the row was shown, and the time that an action took, NaN
-        where it is not known.
+        For late actions: the time since the row was shown, and the time until the action, NaN if
+        not known.
     propensity_target : Tensor of shape (n, K) or None
-        What the propensity head is to learn where nothing else teaches it, NaN elsewhere.
+        The target of the propensity head where nothing else teaches it, NaN elsewhere.
     action_rate : Tensor of shape (members, n) or None
-        P(y=1 | x) by a preceding fit, if `Objective.prepare` returned it.
+        P(y=1 | x) from a preceding fit, if `Objective.prepare` returned it.
     propensity_estimate : Tensor of shape (members, n) or None
         The propensity as `Objective.prepare` estimated it.
     target : Tensor of shape (members, n) or None
@@ -54,7 +56,7 @@ class Batch:
     representation : Tensor of shape (members, n, hidden) or None
         Last hidden layer of the reward head, with `Objective.representation`.
     measurement : Measurement or None
-        How the preference shows in each column of `actions`; None: all are positive actions.
+        The model of each column of `actions`; None means that all are positive actions.
 
     Examples
     --------
@@ -84,7 +86,7 @@ class Batch:
 
     @property
     def signals(self) -> Measurement:
-        """The measurement, that of positive actions where none is given.
+        """The measurement model, by default that of positive actions.
 
         Examples
         --------
@@ -111,7 +113,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What a single-signal objective sees of the log before training, one row per response.
+    """The part of a log that a single-signal objective sees before training, one row per response.
 
     Attributes
     ----------
@@ -121,7 +123,7 @@ class TrainingLog:
         NaN where nothing is logged.
     sample_weight : ndarray of shape (n,)
     is_training : ndarray of bool of shape (n,)
-        False for rows that validate or tell nothing.
+        False for rows that validate or carry no information.
     propensity : ndarray of shape (n,) or None
         P(y=1 | r*=1) where it is known, NaN elsewhere.
     preference_rate : float or None
@@ -182,7 +184,7 @@ def cross_entropy(logit, target):
 def product_model(reward_logit, propensity_logit, acted):
     """Return P(r*=1 | y), P(a=1 | y) and -log P(y) of P(y=1 | x) = R A, without false actions.
 
-    The stratification posterior of one signal, at a fraction of the cost of the general one.
+    This is the stratification posterior of one signal, at a fraction of the general cost.
 
     Parameters
     ----------
@@ -200,7 +202,7 @@ def product_model(reward_logit, propensity_logit, acted):
 
 
 def any_action(actions: np.ndarray) -> np.ndarray:
-    """Return 1 where any logged signal fired, 0 where none did, NaN where nothing is logged.
+    """Return 1 if any logged signal fired, 0 if none did, NaN if nothing is logged.
 
     Parameters
     ----------
@@ -210,7 +212,7 @@ def any_action(actions: np.ndarray) -> np.ndarray:
     Returns
     -------
     any_action : ndarray of shape (n, 1)
-        Float.
+        As floats.
 
     Examples
     --------
@@ -226,49 +228,51 @@ def any_action(actions: np.ndarray) -> np.ndarray:
 
 
 class Objective(BaseEstimator):
-    """What the two heads are trained to do.
+    """Base class of what the two heads are trained for.
 
-    A subclass implements `loss` and states, by class attributes, what it models. Its constructor
+    A subclass implements `loss`, and states in class attributes what it models. Its constructor
     parameters are ordinary scikit-learn parameters (reachable as ``objective__name``).
 
     Attributes
     ----------
     single_signal : bool
-        Works on one action signal; several are reduced to "any logged action".
+        Whether it works on one action signal; several are reduced to "any logged action".
     models_propensity : bool
-        Trains a propensity head. Otherwise the propensity is taken to be 1.
+        Whether it trains a propensity head. Otherwise the propensity is 1.
     models_actions : bool
-        R and A together are a model of P(y | x), so that likelihoods of actions mean something.
+        Whether R (the reward) and A (the propensity) together model P(y | x), so that likelihoods
+        of actions are meaningful.
     calibrated : bool
-        Where its assumptions hold, R estimates the probability P(r*=1 | x); otherwise only the
-        order of R means something, or R estimates something else.
+        Whether R estimates the probability P(r*=1 | x) if the assumptions hold. Otherwise only the
+        order of R is meaningful, or R estimates something else.
     needs_preference_rate : bool
-        `preference_rate` must be given, as a number; it enters the loss and is not imposed.
+        Whether `preference_rate` must be given, as a number. It then enters the loss and is not
+        imposed.
     needs_both_polarities : bool
-        Works on signals of both polarities only.
+        Whether it works only on signals of both polarities.
     incremental : bool
-        The loss of a batch needs nothing but the batch, so that `partial_fit` works.
+        Whether the loss of a batch needs nothing but the batch, so that `partial_fit` works.
     pairs : {None, "different", "any"}
-        The loss compares pairs: each row comes with a partner of the same group (of `fit`), drawn
-        anew each epoch, of a different action ("different", or of a different stratum if `prepare`
-        returns strata) or any other row; where the group has none, of any group, or, if
-        `across_prompts` is False, the row itself.
+        Whether the loss compares pairs. Each row then gets a partner of the same group (of `fit`),
+        drawn again in each epoch. With "different", the partner has a different action, or a
+        different stratum if `prepare` returns strata. With "any", it is any other row. If the group
+        has no such row, the partner comes from any group, or is the row itself if `across_prompts`
+        is False.
     propensity_form : {"head", "constant", "reward", "trunk"}
-        The propensity is a network of its own, one number, the reward itself, or a linear function
-        of the last hidden layer of the reward head.
+        The form of the propensity: a network of its own, one number, the reward itself, or a linear
+        function of the last hidden layer.
     auxiliary_head, representation : bool
-        Whether `Batch` is to have these; the third head has the form of the propensity head.
+        Whether `Batch` gets these. The third head has the form of the propensity head.
     assumption : str or None
-        What has to hold for `identifies`.
+        The condition for `identifies`.
     identifies : str
-        What the reward then is: a level of `Identification`. Only of objectives that are not a
-        likelihood, whose level follows from the log.
+        The level of the reward, as in `Identification`. It is used only for objectives that
+        are not a likelihood; for a likelihood, the level follows from the log.
     uses : frozenset of str
-        The side information that `loss` takes into account, out of "response_id", "exposures",
-        "labels", "propensity", "user_id" (arguments of `fit`), "preference_rate",
-        "false_action_rate='estimate'" and "shared_examination=True"; the estimator refuses any
-        other. The first two need no
-        mention where `single_signal` is set: actions then come reduced to one per response.
+        The side information that `loss` uses: "response_id", "exposures", "labels", "propensity",
+        "user_id" (arguments of `fit`), "preference_rate", "false_action_rate='estimate'" and
+        "shared_examination=True". The estimator refuses any other. The first two are implied by
+        `single_signal`, because actions are then reduced to one per response.
 
     Examples
     --------
@@ -306,14 +310,14 @@ class Objective(BaseEstimator):
     uses: frozenset[str] = frozenset()
 
     def prepare(self, log: TrainingLog) -> dict[str, np.ndarray]:
-        """Learn before training what a batch cannot tell, and return it by row.
+        """Learn before training what a batch cannot show, and return it by row.
 
         Only for single-signal objectives.
 
         Parameters
         ----------
         log : TrainingLog
-            All rows, those that validate included.
+            All rows, including those that validate.
 
         Returns
         -------
@@ -323,7 +327,7 @@ class Objective(BaseEstimator):
         Examples
         --------
         >>> from implicitrm_sk.objectives import Naive
-        >>> Naive().prepare(log=None)  # a naive loss needs to know nothing beforehand
+        >>> Naive().prepare(log=None)  # a naive loss does not need any preparation
         {}
         """
         return {}
@@ -350,7 +354,7 @@ class Objective(BaseEstimator):
         Raises
         ------
         NotImplementedError
-            Unless a subclass defines it.
+            If a subclass does not define it.
 
         Examples
         --------
@@ -360,14 +364,16 @@ class Objective(BaseEstimator):
         >>> Naive().loss(torch.tensor([[0.0, 2.0]]), torch.zeros(1, 2, 1), batch)
         tensor([[0.6931, 2.1269]])
         """
-        raise NotImplementedError(f"{type(self).__name__} must define loss: see Objective.loss.")
+        raise NotImplementedError(
+            f"{type(self).__name__} does not define loss. Define it, see Objective.loss."
+        )
 
     def validation_loss(
         self, reward_logit: torch.Tensor, propensity_logit: torch.Tensor, batch: Batch
     ) -> torch.Tensor:
         """Return the held-out criterion of each member and row; by default, the loss.
 
-        Early stopping takes its weighted mean over the validation rows; lower is better.
+        Early stopping uses its weighted mean over the validation rows; lower is better.
 
         Parameters
         ----------
@@ -377,7 +383,7 @@ class Objective(BaseEstimator):
         Returns
         -------
         loss : Tensor of shape (members, m)
-            As of `loss`.
+            As for `loss`.
 
         Examples
         --------
@@ -395,9 +401,9 @@ class Objective(BaseEstimator):
         Parameters
         ----------
         action_rate : ndarray of shape (K,)
-            Share of acted rows per signal, false actions taken off.
+            Share of acted rows per signal, without false actions.
         any_rate : float
-            Share of rows with any logged action, false actions taken off.
+            Share of rows with any logged action, without false actions.
 
         Returns
         -------
@@ -427,7 +433,7 @@ class Objective(BaseEstimator):
         Returns
         -------
         symmetric : bool
-            Whether members and mirror images then share the fitted mixture.
+            Whether the fitted mixture then contains members and their mirror images.
 
         Examples
         --------
@@ -439,13 +445,13 @@ class Objective(BaseEstimator):
 
 
 def check_uses(objective, side_information, assumptions):
-    """Raise if an objective makes no use of something that is given, or lacks what it needs.
+    """Raise if an objective does not use a given argument, or lacks one that it needs.
 
     Parameters
     ----------
     objective : Objective
     side_information : dict
-        Arguments of `fit` beside X and y, None where not given.
+        Arguments of `fit` other than X and y, None if not given.
     assumptions : Assumptions
     """
     given = [name for name, value in side_information.items() if value is not None]
@@ -466,10 +472,9 @@ def check_uses(objective, side_information, assumptions):
         given.append("false_action_rate")
     if objective.needs_preference_rate and np.ndim(assumptions.preference_rate or ()) > 0:
         raise ValueError(
-            f"{type(objective).__name__} needs the share of preferred responses as a "
-            f"number, got preference_rate={assumptions.preference_rate!r}. If it is not known, "
-            "the mean reward of objective='elkan-noto' estimates it, where one propensity "
-            "holds for all responses."
+            f"{type(objective).__name__} needs the share of preferred responses as a number, got "
+            f"preference_rate={assumptions.preference_rate!r}. If it is not known, use the mean "
+            "reward of objective='elkan-noto', which assumes one propensity for all responses."
         )
     unused = [name for name in given if name not in objective.uses]
     if unused:

@@ -1,4 +1,4 @@
-"""Counter-IF: exposure imputed from the features, responses stratified by its confidence."""
+"""Counter-IF: exposure imputed from the features, and responses stratified by its confidence."""
 
 import numpy as np
 import torch
@@ -11,32 +11,33 @@ from ._pairwise import both_orders
 
 #: Strata: definitely positive, highly exposed, highly unexposed, unknown.
 DP, HE, HU, UN = range(4)
-#: Most acted rows that the one-class machine is fitted on, which takes quadratic time.
+#: Maximum number of acted rows for fitting the one-class machine, which takes quadratic time.
 MAX_SVM_ROWS = 4096
-#: Rows of a batch that the representations are compared on, which takes quadratic time.
+#: Maximum number of rows for comparing representations, which takes quadratic time.
 BALANCE_ROWS = 96
 
 
 class CounterIF(Objective):
     """Counterfactual implicit feedback: pointwise, pairwise and balanced representations.
 
-    A one-class support vector machine around the acted rows (DP) tells which of the others were
-    seen: inside it (HE) the missing action is a dislike; the share `unexposed` farthest outside
-    (HU) was not seen; the rest is unknown (UN). The loss is the sum of
+    A one-class support vector machine around the acted rows (DP) shows which other rows were seen.
+    Inside it (HE), the missing action counts as dislike. The share `unexposed` farthest outside
+    (HU) was not seen, and the rest is unknown (UN). With the reward R, its logit f and the
+    cross-entropy l, the loss is the sum of
 
     - the means of l(R, 1) over DP and of l(R, 0) over HE;
-    - pair_weight times softplus(f_j - f_i) over pairs DP > HE, UN > HE and HU > UN, partners of the
-      same prompt first;
+    - pair_weight times softplus(f_j - f_i) over pairs DP > HE, UN > HE and HU > UN, preferably with
+      partners of the same prompt;
     - balance_weight times the Wasserstein distances (entropic, 10 Sinkhorn steps) between the
       representations of HU and of DP with HE, and of DP and HE.
 
-    The reward is that of "seen and acted on": where users overlook what they like, HE holds much
-    that is preferred.
+    The reward is that of "seen and acted on". If users overlook responses that they like, HE
+    contains many preferred responses.
 
     Parameters
     ----------
     pair_weight, balance_weight : float, default=1.0 and 0.1
-        Not negative.
+        Weights of the terms, not negative.
     outliers : float, default=0.1
         Share of the acted rows outside the machine, in (0, 1].
     unexposed : float, default=0.1
@@ -53,7 +54,7 @@ class CounterIF(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("counterif", **settings)
@@ -85,7 +86,7 @@ class CounterIF(Objective):
         self.unexposed = unexposed
 
     def prepare(self, log):
-        """Stratify the rows, kept as `stratum_shares_`, from the training rows."""
+        """Stratify the rows, by the training rows, and store their shares as `stratum_shares_`."""
         X = np.asarray(log.X, dtype=np.float64)
         acted = log.actions == 1
         positives = np.flatnonzero(acted & log.is_training)
@@ -109,7 +110,7 @@ class CounterIF(Objective):
         return loss + self.balance_weight * balance[:, None]
 
     def validation_loss(self, reward_logit, propensity_logit, batch):
-        """Return the pointwise and pairwise terms: the distances are no measure of fit."""
+        """Return the pointwise and pairwise terms; the distances do not measure the fit."""
         f = full_precision(reward_logit)
         share = np.maximum(self.stratum_shares_, 1e-3).tolist()
         is_in = self._strata(batch, f)
@@ -129,14 +130,14 @@ class CounterIF(Objective):
 def wasserstein(points, first, second, strength=10.0, steps=10):
     """Return the entropic optimal-transport cost between two subsets of points, per member.
 
-    Sinkhorn iterations on exp(-strength * cost / mean cost) with the plan held fixed, as in
+    It uses Sinkhorn iterations on exp(-strength * cost / mean cost) with the plan held fixed, as in
     counterfactual regression (Shalit, Johansson & Sontag 2017; Cuturi 2013).
 
     Parameters
     ----------
     points : Tensor of shape (members, n, d)
     first, second : Tensor of shape (n,)
-        1 for the points of each subset, 0 elsewhere; with an empty one the cost is 0.
+        1 for the points of each subset, 0 elsewhere. If a subset is empty, the cost is 0.
 
     Returns
     -------

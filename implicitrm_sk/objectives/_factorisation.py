@@ -9,6 +9,8 @@ from ._weighting import PropensityWeighted
 class RMF(PropensityWeighted):
     """Rel-MF: the unbiased squared loss, (y / p) (1 - R)^2 + (1 - y / p) R^2.
 
+    R is the reward, y the action and p the propensity.
+
     References
     ----------
     Saito et al., "Unbiased Recommender Learning from Missing-Not-At-Random Implicit Feedback",
@@ -21,7 +23,7 @@ class RMF(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("rmf", **settings)
@@ -42,8 +44,9 @@ class RMF(PropensityWeighted):
 class NCRMF(RMF):
     """Rel-MF with clipped propensities, and without negative losses.
 
-    The loss of a row is max(0, `RMF`), p clipped from below as proposed with Rel-MF. The tables of
-    ImplicitRM list an "NCRMF" without spelling it out; non-negative and clipped is our reading.
+    The loss of a row is max(0, `RMF`), with p clipped from below as proposed for Rel-MF. The tables
+    of ImplicitRM list an "NCRMF" without a definition. "Non-negative and clipped" is our
+    interpretation.
 
     References
     ----------
@@ -56,7 +59,7 @@ class NCRMF(RMF):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("ncrmf", **settings)
@@ -65,7 +68,7 @@ class NCRMF(RMF):
     0.58
     """
 
-    calibrated = False  # cutting losses off biases it
+    calibrated = False  # cutting losses off causes a bias
 
     def __init__(self, clip: float = 0.1, power: float = 0.5) -> None:
         super().__init__(clip, power)

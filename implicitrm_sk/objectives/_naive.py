@@ -1,4 +1,4 @@
-"""Objectives that fit the action itself: naive, class-balanced, and its square root."""
+"""Objectives that fit the action itself: naive, class-balanced, and square root."""
 
 import torch
 
@@ -10,8 +10,7 @@ from ._base import Objective, cross_entropy
 class Naive(Objective):
     """Binary cross-entropy of R against the action: R estimates P(y=1 | x), not the reward.
 
-    The baseline that every correction is compared with. Several signals are reduced to "any
-    logged action".
+    This is the baseline for all corrections. Several signals are reduced to "any logged action".
 
     Examples
     --------
@@ -20,7 +19,7 @@ class Naive(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("naive", **settings)
@@ -45,9 +44,10 @@ class Naive(Objective):
 class Balanced(Objective):
     """Naive with both classes of equal total weight ("PU-naive").
 
-    mean over acted rows of l(R, 1) + mean over the others of l(R, 0), with the class shares of the
-    training rows rather than of each batch. R estimates g (1 - s) / (g (1 - s) + (1 - g) s) for
-    g = P(y=1 | x) and the share s of acted rows: the order of naive at another level.
+    The loss is the mean over acted rows of l(R, 1) plus the mean over the others of l(R, 0), where
+    l is the cross-entropy. The class shares are those of the training rows, not of each batch. With
+    g = P(y=1 | x) and the share s of acted rows, R estimates g (1 - s) / (g (1 - s) + (1 - g) s).
+    This has the order of naive at another level.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Balanced(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("balanced", **settings)
@@ -72,7 +72,7 @@ class Balanced(Objective):
     incremental = False
 
     def prepare(self, log):
-        """Take the share of acted rows."""
+        """Compute the share of acted rows."""
         self.action_rate_ = log.action_rate
         return {}
 
@@ -85,8 +85,9 @@ class Balanced(Objective):
 class RootNaive(Objective):
     """P(y=1 | x) = R(x)^2: the even split of the action probability, in closed form.
 
-    With one signal any split R * A = P(y=1 | x) fits equally well; this one takes R = A. A
-    one-signal method that does not beat it has learned nothing about the split.
+    With one signal, any split R * A = P(y=1 | x) between reward R and propensity A fits equally
+    well. This objective takes R = A. A one-signal method that does not beat it has learned nothing
+    about the split.
 
     Examples
     --------
@@ -95,7 +96,7 @@ class RootNaive(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("root-naive", **settings)
@@ -121,12 +122,13 @@ class RootNaive(Objective):
 
 
 class UpDown(Objective):
-    """A classifier of positive against negative actions, on rows that got either.
+    """A classifier of positive against negative actions, on rows that have either.
 
-    What is often done with thumbs: rows without a reaction are left out, and those with both count
-    half for each. Who reacts, and to what, is not modelled. With A(x) the readiness to show that a
-    response is preferred and D(x) the readiness to show that it is not, the classifier learns
-    R A / (R A + (1 - R) D), which has the order of R if D / A is constant.
+    This is common practice with thumbs. Rows without a reaction are left out, and rows with both
+    count half for each. The readiness of users to react is not modelled. A(x) is the
+    readiness to show that a response is preferred, and D(x) the readiness to show that it is not.
+    With the reward R, the classifier learns R A / (R A + (1 - R) D), which has the order of R if D
+    / A is constant.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Pairwise ranking: comparisons of two responses to one prompt, by `fit(groups=)`.
+"""Pairwise ranking: comparisons of two responses to one prompt, from `fit(groups=)`.
 
-A reward that is learned from differences has no level: it ranks. Each row is compared with one
-partner per epoch, in both orders.
+A reward that is learned from differences does not have a level; it only ranks. Each row is compared
+with one partner per epoch, in both orders.
 """
 
 import torch
@@ -13,7 +13,7 @@ from ._weighting import PropensityWeighted
 
 
 def both_orders(reward_logit, *rows):
-    """Yield difference f_i - f_j and the values (at i, at j) of each of `rows`, both orders."""
+    """Yield f_i - f_j and the values (at i, at j) of each of `rows`, in both orders."""
     f_i, f_j = full_precision(reward_logit).chunk(2, -1)
     halves = [row.chunk(2, -1) for row in rows]
     yield f_i - f_j, *halves
@@ -23,13 +23,15 @@ def both_orders(reward_logit, *rows):
 class BPR(Objective):
     """Bayesian personalised ranking: -log sigmoid(f_i - f_j), i acted on and j not.
 
-    Partners are drawn from the same prompt, and where it has none of the other kind, from all.
+    f is the logit of the reward. Partners are drawn from the same prompt, or from all if it has no
+    row of the other kind.
 
     Parameters
     ----------
     across_prompts : bool, default=True
-        Where a prompt has no pair, take the partner from others. Needed where prompts have few
-        responses; but users of some prompts may act more, which only pairs of one prompt cancel.
+        If a prompt has no pair, take the partner from other prompts. This is needed if prompts have
+        few responses. But users of some prompts may act more, and only pairs of one prompt cancel
+        this.
 
     References
     ----------
@@ -42,12 +44,12 @@ class BPR(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("bpr", **settings)
     >>> est = est.fit(X, acted)
-    >>> reward = est.predict(X)  # whose order alone means something
+    >>> reward = est.predict(X)  # only its order is meaningful
     >>> bool(reward[preferred].mean() > reward[~preferred].mean())
     True
     """
@@ -64,7 +66,7 @@ class BPR(Objective):
         self.across_prompts = across_prompts
 
     def loss(self, reward_logit, propensity_logit, batch):
-        """Return the loss of each member and pair, 0 where both or none was acted on."""
+        """Return the loss of each member and pair, 0 if both rows or none was acted on."""
         return sum(
             y_i * (1 - y_j) * softplus(-difference)
             for difference, (y_i, y_j) in both_orders(reward_logit, batch.acted)
@@ -74,16 +76,17 @@ class BPR(Objective):
 class UBPR(PropensityWeighted):
     """Unbiased BPR: (y_i / p_i) (1 - y_j / p_j) (-log sigmoid(f_i - f_j)), at least -beta.
 
-    Partners are any other rows of the prompt; of a prompt with one row, of all.
+    y is the action, p the propensity and f the logit of the reward. Partners are any other rows of
+    the prompt, or of all prompts if the prompt has one row.
 
     Parameters
     ----------
     clip : float, default=0.0
-        Propensities below it count as this.
+        Smaller propensities count as this value.
     power : float, default=0.5
-        Exponent of the relative popularity, which stands for propensities that are not given.
+        Exponent of the relative popularity, which replaces propensities that are not given.
     beta : float, default=0.0
-        The variance control of the original: the loss of a pair is cut off at -beta, not negative.
+        The variance control of the original: the loss of a pair is cut off at -beta. Not negative.
     across_prompts : bool, default=True
         As for `BPR`.
 
@@ -98,12 +101,12 @@ class UBPR(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("ubpr", **settings)
     >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
-    >>> reward = est.predict(X)  # whose order alone means something
+    >>> reward = est.predict(X)  # only its order is meaningful
     >>> bool(reward[preferred].mean() > reward[~preferred].mean())
     True
     """
@@ -141,12 +144,12 @@ class CUBPR(UBPR):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("cubpr", **settings)
     >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
-    >>> reward = est.predict(X)  # whose order alone means something
+    >>> reward = est.predict(X)  # only its order is meaningful
     >>> bool(reward[preferred].mean() > reward[~preferred].mean())
     True
     """
@@ -160,18 +163,18 @@ class CUBPR(UBPR):
 class UPRL(PropensityWeighted):
     """Unbiased pairwise learning without negative weights.
 
-    A second head q estimates the preference by the unbiased pointwise loss l(q, y / p). A pair with
-    i acted on and j not has the weight (1 / p_i) P(r*_j=0 | y_j=0), where P(r*=0 | y=0) =
-    (1 - q) / (1 - q p), q held fixed, at most `max_weight`.
+    A second head q estimates the preference with the unbiased pointwise loss l(q, y / p), where p
+    is the propensity. A pair with i acted on and j not has the weight (1 / p_i) P(r*_j=0 | y_j=0),
+    at most `max_weight`. Here P(r*=0 | y=0) = (1 - q) / (1 - q p), with q held fixed.
 
     Parameters
     ----------
     clip : float, default=0.1
-        Propensities below it count as this.
+        Smaller propensities count as this value.
     power : float, default=0.5
-        Exponent of the relative popularity, which stands for propensities that are not given.
+        Exponent of the relative popularity, which replaces propensities that are not given.
     max_weight : float, default=100.0
-        Bound of the weight of a pair, positive.
+        Maximum weight of a pair, positive.
     across_prompts : bool, default=True
         As for `BPR`.
 
@@ -187,12 +190,12 @@ class UPRL(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("uprl", **settings)
     >>> est = est.fit(X, acted, propensity=np.full(2000, 0.5))
-    >>> reward = est.predict(X)  # whose order alone means something
+    >>> reward = est.predict(X)  # only its order is meaningful
     >>> bool(reward[preferred].mean() > reward[~preferred].mean())
     True
     """

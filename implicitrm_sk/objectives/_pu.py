@@ -1,7 +1,7 @@
 """Learning from positive and unlabelled data: an action is a positive, the rest is unlabelled.
 
-All but SAR-EM assume that the positives are selected completely at random (SCAR): one propensity
-for all responses.
+All objectives except SAR-EM assume that the positives are selected completely at random (SCAR), so
+one propensity holds for all responses.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from ._base import Objective, cross_entropy, product_model
 class UPU(Objective):
     """Unbiased PU learning with the logistic loss, which is convex in the logit.
 
-    With the class prior pi = `preference_rate`, P the acted rows and U all rows:
-    R(pi) = pi E_P[l(f, 1) - l(f, 0)] + E_U[l(f, 0)], where l(f, 1) - l(f, 0) = -f. Nothing bounds
-    it from below on a finite sample.
+    Let pi be the class prior `preference_rate`, P the acted rows, U all rows and f the logit of the
+    reward. The risk is R(pi) = pi E_P[l(f, 1) - l(f, 0)] + E_U[l(f, 0)], where l(f, 1) - l(f, 0) =
+    -f. On a finite sample it has no lower bound.
 
     References
     ----------
@@ -30,7 +30,7 @@ class UPU(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("upu", preference_rate=0.5, **settings)
@@ -49,13 +49,13 @@ class UPU(Objective):
     identifies = "identified"
 
     def prepare(self, log):
-        """Take the shares of preferred and of acted rows."""
+        """Compute the shares of preferred and of acted rows."""
         self.preference_rate_ = log.preference_rate
         self.action_rate_ = log.action_rate
         return {}
 
     def _positives(self, batch):
-        """Return the factor of l(f, .) that makes a mean over all rows pi times one over P."""
+        """Return the factor of l(f, .) that turns a mean over all rows into pi times one over P."""
         return self.preference_rate_ / self.action_rate_ * batch.acted
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -67,17 +67,17 @@ class UPU(Objective):
 class NNPU(UPU):
     """Non-negative PU learning.
 
-    R(pi) = pi E_P[l(f, 1)] + max(0, E_U[l(f, 0)] - pi E_P[l(f, 0)]) of each batch; where the second
-    part is below -beta, a step of -gamma times its gradient is taken instead (Algorithm 1). Here
-    with the logistic loss: the sigmoid loss of the original's experiments decides a class, and
-    its output is no probability.
+    The risk of each batch is R(pi) = pi E_P[l(f, 1)] + max(0, E_U[l(f, 0)] - pi E_P[l(f, 0)]), in
+    the notation of `UPU`. If the second part is below -beta, a step of -gamma times its gradient is
+    taken instead (Algorithm 1). The loss here is the logistic one. The sigmoid loss of the
+    original's experiments decides a class, and its output is not a probability.
 
     Parameters
     ----------
     beta : float, default=0.0
-        How far below 0 the negative part may lie, not negative.
+        How far below 0 the negative part may be, not negative.
     gamma : float, default=1.0
-        Step back where it lies lower, in [0, 1].
+        Size of the step back if it is lower, in [0, 1].
 
     References
     ----------
@@ -91,7 +91,7 @@ class NNPU(UPU):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("nnpu", preference_rate=0.5, **settings)
@@ -125,10 +125,11 @@ class NNPU(UPU):
 class ElkanNoto(Objective):
     """Weighted unlabelled rows: each counts as preferred with its estimated probability.
 
-    First g = P(y=1 | x) is fitted, and the propensity c is its mean over the acted rows held out
-    (over those of training without early stopping). A row without an action then is preferred with
-    weight w = (1 - c) / c * g / (1 - g), at most 1, and not with 1 - w. The estimate of c takes it
-    that the acted rows are certain to be preferred given x.
+    First, g = P(y=1 | x) is fitted. The propensity c is its mean over the acted rows held out, or
+    over those of training without early stopping. Then a row without an action counts as preferred
+    with weight w, and as not preferred with weight 1 - w. The weight is w = (1 - c) / c * g / (1 -
+    g), at most 1. The estimate of c assumes that the acted rows are certain to be preferred given
+    x.
 
     References
     ----------
@@ -142,7 +143,7 @@ class ElkanNoto(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("elkan-noto", **settings)
@@ -161,7 +162,7 @@ class ElkanNoto(Objective):
     identifies = "identified"
 
     def prepare(self, log):
-        """Estimate the propensity, kept as `propensity_`, and the weights."""
+        """Estimate the propensity, stored as `propensity_`, and the weights."""
         g = log.action_probability()
         acted = (log.actions == 1) & (log.sample_weight > 0)
         held_out = acted & ~log.is_training
@@ -179,11 +180,12 @@ class ElkanNoto(Objective):
 class SAREM(Objective):
     """SAR-EM: expectation maximisation of R and A, the propensity of the preferred rows.
 
-    With q = P(r*=1 | y, x) of the model at each step, held fixed: l(R, q) + q l(A, y). Its gradient
-    is that of the likelihood of one signal, as is that of the stratified objective (generalised EM;
-    the original iterates each maximisation to its end). It starts where half of the rows without
-    an action are preferred, and the fitted mixture holds no mirror images, so that of the two sides
-    of the swap it keeps the one near its start.
+    The loss is l(R, q) + q l(A, y), with q = P(r*=1 | y, x) of the model at each step, held fixed.
+    Its gradient is that of the likelihood of one signal, like that of the stratified objective.
+    This is generalised EM; the original iterates each maximisation to its end. It starts with half
+    of the rows without an action preferred. The fitted mixture has no mirror images, so it keeps
+    the side
+    of the swap near its start.
 
     References
     ----------
@@ -197,7 +199,7 @@ class SAREM(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("sar-em", **settings)
@@ -220,6 +222,6 @@ class SAREM(Objective):
         return product_model(reward_logit, propensity_logit[..., 0], batch.acted)[2]
 
     def initial_rates(self, action_rate, any_rate):
-        """Return rates by which half of the rows without an action are preferred."""
+        """Return rates at which half of the rows without an action are preferred."""
         reward = (1 + any_rate) / 2
         return reward, action_rate / reward

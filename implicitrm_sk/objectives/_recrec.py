@@ -1,4 +1,4 @@
-"""ReCRec: reasons about the causes of a missing action."""
+"""ReCRec: objectives that infer the causes of a missing action."""
 
 import torch
 
@@ -10,9 +10,10 @@ from ._weighting import fitted_popularity
 class ReCRecI(Objective):
     """ReCRec-I: one propensity for all responses.
 
-    P(y=1 | x) = A R. With Q = P(r*=1 | y, x) and P = P(a=1 | y, x) of the model, held fixed:
-    l(R, Q) + l(A R, y), A held fixed, for the reward, and l(A, P) for the propensity. (The original
-    has one A per item; of a response seen once nothing but the log's own remains.)
+    P(y=1 | x) = A R, with the reward R and the propensity A. Q = P(r*=1 | y, x) and P = P(a=1 | y,
+    x) are those of the model, held fixed. The loss is l(R, Q) + l(A R, y), with A held fixed, for
+    the reward, and l(A, P) for the propensity. (The original has one A per item. For a response
+    seen once, this leaves only one A for the whole log.)
 
     References
     ----------
@@ -26,7 +27,7 @@ class ReCRecI(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("recrec-i", **settings)
@@ -57,14 +58,14 @@ class ReCRecI(Objective):
 class ReCRecF(ReCRecI):
     """ReCRec-F: a propensity head on the features, held near the popularity of the response.
 
-    To the losses of `ReCRecI` it adds popularity_weight * (A - popularity)^2. The popularity is
-    that of P(y=1 | x) by a preceding naive fit: see
+    It adds popularity_weight * (A - popularity)^2 to the losses of `ReCRecI`. The popularity comes
+    from P(y=1 | x) of a preceding naive fit, see
     `implicitrm_sk.objectives._weighting.relative_popularity`.
 
     Parameters
     ----------
     popularity_weight : float, default=0.1
-        Not negative; with 0 nothing but the start breaks the tie between R and A.
+        Not negative. With 0, only the start breaks the tie between R and A.
     power : float, default=0.5
         Exponent of the relative popularity.
 
@@ -79,7 +80,7 @@ class ReCRecF(ReCRecI):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("recrec-f", **settings)

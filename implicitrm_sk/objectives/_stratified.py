@@ -10,8 +10,9 @@ class Stratified(Objective):
     """The likelihood of all signals: ImplicitRM for any number of signals of either polarity.
 
     Training loss and held-out criterion are the negative log-likelihood of the signals and labels,
-    in nats. Its gradient is that of E_pref + E_prop of ImplicitRM, the cross-entropies of R and
-    A_k against the stratification posteriors, refreshed at each step and held fixed.
+    in nats. The gradient is that of E_pref + E_prop of ImplicitRM, the cross-entropies of the
+    reward R and the propensities A_k against the stratification posteriors. The posteriors are
+    refreshed at each step and held fixed.
 
     References
     ----------
@@ -25,7 +26,7 @@ class Stratified(Objective):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("stratified", **settings)
@@ -52,7 +53,7 @@ class Stratified(Objective):
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the negative log-likelihood of each member and response.
 
-        Known propensities of signals that are logged nowhere else teach the propensity head.
+        Known propensities of signals that are logged nowhere else train the propensity head.
         """
         measurement = batch.signals
         loss = measurement.nll(reward_logit, propensity_logit, **_likelihood_terms(batch))

@@ -8,10 +8,11 @@ from ._base import Objective, cross_entropy
 
 
 def relative_popularity(action_rate, largest, power):
-    """Return the propensity (g / largest g) ** power of action probabilities g.
+    """Return the propensity (g / largest g) ** power for action probabilities g.
 
-    The estimate of Saito et al. (WSDM 2020), there of an item from its clicks, here of a response
-    from P(y=1 | x). It is a convention: no log of one signal contains the propensity.
+    This is the estimate of Saito et al. (WSDM 2020), there for an item from its clicks, here for a
+    response from P(y=1 | x). It is a convention: a log of one signal does not contain the
+    propensity.
     """
     return (action_rate / largest) ** power
 
@@ -30,15 +31,16 @@ def fitted_popularity(log, power):
 
 
 class PropensityWeighted(Objective):
-    """Base of objectives that divide actions by the propensity p of `fit`, or by an estimate.
+    """Base class of objectives that divide actions by the propensity of `fit`, or an estimate.
 
-    Where no propensity is given, P(y=1 | x) is fitted first, by the naive objective, and p is its
-    relative popularity: see `relative_popularity`.
+    If no propensity p is given, P(y=1 | x) is fitted first with the naive objective, and p is its
+    relative popularity, see `relative_popularity`.
 
     Parameters
     ----------
     clip : float, default=0.1
-        Propensities below it count as this; 0 to 1. Bounds the variance, at the cost of bias.
+        Smaller propensities count as this value, in [0, 1]. It bounds the variance at the cost of
+        bias.
     power : float, default=0.5
         Exponent of the relative popularity.
     """
@@ -83,15 +85,16 @@ def _known_or(batch, estimate):
 class IPS(PropensityWeighted):
     """Inverse propensity scoring: cross-entropy of R against y / p.
 
-    l = (y / p) l(R, 1) + (1 - y / p) l(R, 0). With the true p = P(y=1 | r*=1, x) its mean over the
-    actions is the loss against r*, since E[y | r*] = p r*.
+    l = (y / p) l(R, 1) + (1 - y / p) l(R, 0), with the reward R, the action y and the propensity p.
+    If p is the true P(y=1 | r*=1, x), its mean over the actions is the loss against r*, since E[y |
+    r*] = p r*.
 
     References
     ----------
     Schnabel et al., "Recommendations as Treatments: Debiasing Learning and Evaluation", ICML 2016,
-    for ratings, where it is known which were observed; for actions, where it is not, Bekker,
-    Robberechts & Davis, "Beyond the Selected Completely At Random Assumption for Learning from
-    Positive and Unlabeled Data", ECML PKDD 2019.
+    for ratings, where the log shows which ones were observed. Bekker, Robberechts & Davis, "Beyond
+    the Selected Completely At Random Assumption for Learning from Positive and Unlabeled Data",
+    ECML PKDD 2019, for actions, where it does not.
 
     Examples
     --------
@@ -100,7 +103,7 @@ class IPS(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("ips", **settings)
@@ -117,10 +120,11 @@ class IPS(PropensityWeighted):
 class DR(PropensityWeighted):
     """Doubly robust: imputed errors, corrected on the acted rows by 1 / p.
 
-    l = l(R, b) + (y / p) (l(R, 1) - l(R, b)), b the imputed preference, here P(y=1 | x) of a
-    preceding naive fit. Where the imputation errs it leans on p, and the less the closer b is to 0
-    where r* = 0: E[l] is then the loss against r*. (The original imputes from the observed entries.
-    All entries known from actions are preferred, and that imputation would be 1 everywhere.)
+    The loss is l(R, b) + (y / p) (l(R, 1) - l(R, b)), with the reward R, the action y and the
+    propensity p. The imputed preference b is P(y=1 | x) of a preceding naive fit. If the imputation
+    is wrong, the result depends on p. It depends the less on p the closer b is to 0 where r* = 0:
+    E[l] is then the loss against r*. (The original imputes from the observed entries. All entries
+    known from actions are preferred, so that imputation would be 1 everywhere.)
 
     References
     ----------
@@ -134,7 +138,7 @@ class DR(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("dr", **settings)
@@ -143,27 +147,27 @@ class DR(PropensityWeighted):
     0.93
     """
 
-    calibrated = False  # the imputation biases it
+    calibrated = False  # the imputation causes a bias
 
     def prepare(self, log):
-        """Fit the imputation, and with it the propensities that are not known."""
+        """Fit the imputation, and use it for the propensities that are not known."""
         rate, propensity = fitted_popularity(log, self.power)
         return {"action_rate": rate, "propensity_estimate": propensity}
 
     def loss(self, reward_logit, propensity_logit, batch):
         """Return the doubly robust cross-entropy of each member and row."""
         b = batch.action_rate
-        # Linear in the target, so that the three terms are one.
+        # Linear in the target, so that the three terms can be one.
         return cross_entropy(reward_logit, b + self.inverse_weight(batch) * (1 - b))
 
 
 class MTIPS(PropensityWeighted):
-    """Multi-IPW: an action head on the trunk of the reward head, learned along with it.
+    """Multi-IPW: an action head on the trunk of the reward head, trained together with it.
 
-    l = l(g, y) + IPS, p from the predicted action probability g, held fixed: its popularity
-    relative to the batch, where `fit` is given none. (The original, for conversions after a click,
-    takes the predicted click rate for p and learns from the clicked rows only; of an action all
-    those are preferred.)
+    The loss is l(g, y) + IPS. If `fit` gets no propensity, p comes from the predicted action
+    probability g, held fixed: its popularity relative to the batch. (The original is for
+    conversions after a click. It uses the predicted click rate as p and learns from the clicked
+    rows only. For an action, all those rows are preferred.)
 
     References
     ----------
@@ -177,7 +181,7 @@ class MTIPS(PropensityWeighted):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("mtips", **settings)
@@ -191,7 +195,7 @@ class MTIPS(PropensityWeighted):
     propensity_form = "trunk"
 
     def prepare(self, log):
-        """Do nothing: the propensity is learned jointly."""
+        """Do nothing, because the propensity is learned jointly."""
         return {}
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -212,8 +216,8 @@ class MTIPS(PropensityWeighted):
 class MTDR(MTIPS):
     """Multi-DR: an action head and an imputation head on the trunk of the reward head.
 
-    l = l(g, y) + l(b, y) + l(R, b) + (y / p) (l(R, 1) - l(R, b)), p as in `MTIPS`, b held fixed in
-    the last two terms.
+    l = l(g, y) + l(b, y) + l(R, b) + (y / p) (l(R, 1) - l(R, b)), with g and p as in `MTIPS`. The
+    imputation b is held fixed in the last two terms.
 
     References
     ----------
@@ -226,7 +230,7 @@ class MTDR(MTIPS):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("mtdr", **settings)
@@ -235,7 +239,7 @@ class MTDR(MTIPS):
     0.94
     """
 
-    calibrated = False  # as of `DR`
+    calibrated = False  # as for `DR`
     auxiliary_head = True
 
     def loss(self, reward_logit, propensity_logit, batch):
@@ -251,13 +255,15 @@ class MTDR(MTIPS):
 class SDR(MTIPS):
     """StableDR: propensities that balance the imputed errors.
 
-    Two heads: the action probability g, whose relative popularity is p, and R, trained by l(g, y) +
-    IPS + balance * C^2, each head by its own terms. C is the mean over the batch of
-    (y / p - R) (d - mean d), d = l(R, g) the imputed error: with p right, y / p estimates r*, and C
-    is 0. (The constraint of the original, for ratings, has 1[observed] / p in place of y / p - R.
-    Its self-normalisation is automatic here: y / p and 1 - y / p sum to 1. Its imputation is a head
-    of its own, trained on the observed ratings; of actions that would be trained as g is, l(b, y),
-    on the same rows: here g serves, as P(y=1 | x) does in `DR`.)
+    There are two heads: the action probability g, whose relative popularity is p, and the reward R.
+    They are trained by l(g, y) + IPS + balance * C^2, each head by its own terms. C is the mean
+    over the batch of (y / p - R) (d - mean d), where d = l(R, g) is the imputed error. If p is
+    right, y / p estimates r*, and C is 0.
+
+    The constraint of the original, for ratings, has 1[observed] / p instead of y / p - R. Its
+    self-normalisation is automatic here, because y / p and 1 - y / p sum to 1. Its imputation is a
+    head of its own, trained on the observed ratings. For actions, that head would be trained like
+    g, by l(b, y) on the same rows. So g is used here, like P(y=1 | x) in `DR`.
 
     Parameters
     ----------
@@ -276,7 +282,7 @@ class SDR(MTIPS):
     >>> rng = np.random.default_rng(0)
     >>> X = rng.normal(size=(2000, 2))
     >>> preferred = X[:, 0] > 0
-    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of what is preferred
+    >>> acted = preferred & (rng.random(2000) < 0.5)  # on half of the preferred rows
     >>> settings = {"max_epochs": 20, "early_stopping": False, "learning_rate_init": 0.01}
     >>> settings |= {"n_estimators": 1, "random_state": 0}
     >>> est = ImplicitRewardEstimator("sdr", **settings)

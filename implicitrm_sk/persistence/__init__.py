@@ -1,12 +1,12 @@
-"""Saved models: JSON for settings, safetensors for arrays, nothing that could run.
+"""Saved models: JSON for settings, safetensors for arrays, and no executable code.
 
 A saved model is a folder, or a zip archive, of
 
 - ``implicitrm.json``, the manifest: format version, and size and SHA-256 of the other two;
-- ``estimator.json``: constructor parameters and fitted attributes, arrays by name;
+- ``estimator.json``: constructor parameters and fitted attributes, with arrays by name;
 - ``arrays.safetensors``: the arrays;
-- ``README.md``: the model card, for people. It is never read, so that it may be edited.
+- ``README.md``: the model card, for people. It is never read, so it may be edited.
 
-In ``estimator.json`` an object always has one key, the kind of value it stands for (`KINDS` in
-`_values.py`); numbers, strings, lists, true, false and null stand for themselves.
+In ``estimator.json`` an object always has one key, the kind of its value (`KINDS` in `_values.py`).
+Numbers, strings, lists, true, false and null are written directly.
 """

@@ -1,4 +1,4 @@
-"""The model card that goes with a saved model: what a reader has to know before using it."""
+"""The model card of a saved model: the facts that a reader needs before using it."""
 
 import json
 import os
@@ -27,11 +27,11 @@ def model_card(est, metrics=None, usage=None, users=False):
     ----------
     est : ImplicitRewardEstimator
     metrics : dict of str to float, default=None
-        What was measured, by name, with the data it was measured on.
+        Measured values, by name; the name says on which data.
     usage : str, default=None
-        How to use it, if not by `ImplicitRewardEstimator.load`.
+        How to use the model, if not by `ImplicitRewardEstimator.load`.
     users : bool, default=False
-        Whether the activity of users goes with it.
+        Whether the activity of users is saved too.
     """
     metrics = {} if metrics is None else dict(metrics)
     for name, value in metrics.items():
@@ -44,7 +44,7 @@ def model_card(est, metrics=None, usage=None, users=False):
         "# Reward model learned from user actions",
         "Estimates the reward R(x) = P(the response is preferred), in [0, 1], from an embedding x "
         "of a (prompt, response). It was learned from what users did with responses, not from "
-        "labels, with [implicitrm-sk](https://pypi.org/project/implicitrm-sk/).",
+        "labels, with the Python package `implicitrm-sk`.",
         "## Use",
         _usage(est) if usage is None else usage,
         "## Data",
@@ -78,14 +78,14 @@ def _bullets(lines):
 
 
 def _quoted(name):
-    """Return a name that others chose as one piece of code, whatever it holds."""
+    """Return a name from other people as one piece of code, whatever it contains."""
     return "`" + json.dumps(str(name)).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def _data(est):
     counts = est.evidence_
     yield (
-        f"{counts.n_responses:,} responses with something logged, {counts.n_acted:,} of them drew "
+        f"{counts.n_responses:,} responses with something logged, {counts.n_acted:,} of them with "
         "an action"
     )
     names = getattr(est, "signal_names_in_", None)
@@ -134,7 +134,7 @@ def _identification(est):
     elif found.level != IDENTIFIED:
         lines.append("The reward is determined only as far as this says.")
     if found.advice:
-        lines.append("What would tell more:\n\n" + _bullets(found.advice))
+        lines.append("More information would come from:\n\n" + _bullets(found.advice))
     return "\n\n".join(line for line in lines if line)
 
 
@@ -160,7 +160,7 @@ def _metrics(est, metrics):
 def _embedder(embedder):
     settled = embedder.settled
     name = os.fspath(embedder.model)
-    # Where a folder lies on the machine of its owner is nobody's business.
+    # The card does not name folders of the owner's machine.
     name = os.path.basename(name.rstrip("/")) if os.path.isabs(name) else name
     yield (
         f"embedding: {_quoted(name)}, layer {settled['layer_']}, {settled['pooling_']} pooling"
@@ -196,16 +196,16 @@ def _intended_use(est):
     lines = [
         "Ranking, filtering and rewarding responses to prompts like those of the log, embedded "
         "exactly as the log was.",
-        "In reinforcement learning the policy leaves the log: compare its responses with the log "
-        "(`implicitrm_sk.inspection.shift_report`) and lower the reward by its spread.",
+        "In reinforcement learning the policy leaves the log. Compare its responses with the log "
+        "(`implicitrm_sk.inspection.shift_report`), and lower the reward by its spread.",
         "Not for judging people, and not for responses, languages or users that the log does not "
-        "hold. What users prefer need not be true or harmless.",
+        "contain. Preferred responses need not be true or harmless.",
     ]
     if not est.objective_.models_propensity:
         lines.insert(
             0,
-            f"`{type(est.objective_).__name__}` has no propensity: what it gives is the "
-            "probability of an action, which is no reward.",
+            f"`{type(est.objective_).__name__}` has no propensity: it gives the probability of an "
+            "action, which is not a reward.",
         )
     return _bullets(lines)
 
@@ -222,6 +222,6 @@ def _model(est):
     yield f"hidden layers of the reward head: {sizes}"
     if est.identification_.swap_symmetric:
         yield (
-            "each member stands beside its mirror image with reward and propensity exchanged: "
-            "nothing in the log tells them apart"
+            "each member is averaged with its mirror image, with reward and propensity exchanged: "
+            "the log does not distinguish them"
         )

@@ -1,4 +1,4 @@
-"""What a file must hold to be a fitted estimator: one table, attribute by attribute."""
+"""The checks that a file describes a fitted estimator: one table, attribute by attribute."""
 
 import inspect
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from ..training._modules import RewardModel
 from ..training._users import N_NODES
 from ._files import SETTINGS, listing
 
-#: What is known of a run that tuned the language model.
+#: Keys of the report of a run that tuned the language model.
 TUNING = (
     "method",
     "base_model",
@@ -38,7 +38,7 @@ TUNING = (
     "seed",
     "history",
 )
-#: Most columns of X; of those that no head reads there is no array to compare with.
+#: Maximum number of columns of X; columns that no head reads have no array to compare with.
 MAX_FEATURES = 2**24
 
 
@@ -49,7 +49,7 @@ def require(condition, message):
 
 
 def is_count(value):
-    """Return whether a value is a whole number from 0 on that 64 bits hold."""
+    """Return whether a value is a whole number from 0 on that fits into 64 bits."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
@@ -57,11 +57,11 @@ def is_count(value):
 
 
 class Fitted(SimpleNamespace):
-    """Fitted attributes of a file, and what the checks of several of them need."""
+    """Fitted attributes of a file, with the values that checks of several of them need."""
 
     @property
     def columns(self):
-        """Which columns the two heads read."""
+        """The columns that the two heads read."""
         return HeadColumns(self.reward_columns_, self.propensity_columns_, self.n_features_in_)
 
     def heads(self):
@@ -72,13 +72,13 @@ class Fitted(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Field:
-    """What a fitted attribute has to be.
+    """The requirements on a fitted attribute.
 
     Attributes
     ----------
     kind : type or union of types
     check : callable, default=None
-        ``check(name, value, fitted)`` raises one of `SENSELESS` unless the value fits to the
+        ``check(name, value, fitted)`` raises one of `SENSELESS` unless the value agrees with the
         attributes above it in the table.
     needed : bool, default=True
         Whether every file has it.
@@ -100,7 +100,7 @@ def _array(kinds, shape):
 
 
 def _check_array(name, value, shape, kinds):
-    require(isinstance(value, np.ndarray) and value.dtype.kind in kinds, f"{name} is no array")
+    require(isinstance(value, np.ndarray) and value.dtype.kind in kinds, f"{name} is not an array")
     require(value.shape == shape, f"{name} has shape {value.shape}, not {shape}")
     if kinds == "f":
         require(np.isfinite(value).all(), f"{name} holds NaN or infinity")
@@ -127,7 +127,7 @@ def _check_columns(name, value, fitted):
         and value[0] >= 0
         and value[-1] < fitted.n_features_in_
         and (np.diff(value) > 0).all(),
-        f"{name} are no sorted positions of the {fitted.n_features_in_} columns",
+        f"{name} are not sorted positions of the {fitted.n_features_in_} columns",
     )
 
 
@@ -144,14 +144,14 @@ def _check_scaler(name, value, fitted):
 
 
 def _examinations(fitted):
-    """Return whether there can be a head for having looked."""
+    """Return whether there can be a head for looking."""
     able = "shared_examination=True" in fitted.objective_.uses
     silent = all(signal.silence is not None for signal in fitted.signals_)
     return (False, True) if able and silent else (False,)
 
 
 def _loads(fitted, config):
-    """Return which loading each logit has where users differ in activity."""
+    """Return the loading of each logit, if users differ in activity."""
     if not hasattr(fitted, "user_loading_"):
         return None
     return Measurement(fitted.signals_, config.get("examination", False)).loads()
@@ -165,7 +165,7 @@ def _check_loading(name, value, fitted):
 
 def _check_activity(name, value, fitted):
     n = len(value.user_id)
-    require(value.user_id.shape == (n,), f"{name}: the ids are no vector")
+    require(value.user_id.shape == (n,), f"{name}: the ids are not a vector")
     for part, kinds in (("mean", "f"), ("sd", "f"), ("n_rows", "i")):
         _check_array(f"{name}.{part}", getattr(value, part), (n,), kinds)
     shape = (n, 0, 0)
@@ -175,7 +175,7 @@ def _check_activity(name, value, fitted):
 
 
 def _check_model(name, value, fitted):
-    """Check the heads against their arrays; nothing is made before its size is known."""
+    """Check the heads against their arrays; nothing is allocated before its size is known."""
     require(set(value) == {"config", "parameters"}, name)
     config, parameters = value["config"], value["parameters"]
     require(isinstance(config, dict) and isinstance(parameters, dict), name)
@@ -199,7 +199,7 @@ def _check_model(name, value, fitted):
     require(
         (config.get("reward_columns"), config.get("propensity_columns"))
         == fitted.columns.positions,
-        "the heads read other columns than reward_columns_ and propensity_columns_ say",
+        "the heads read other columns than reward_columns_ and propensity_columns_",
     )
     for part in ("hidden_layer_sizes", "propensity_hidden_layer_sizes"):
         sizes = config.get(part)
@@ -212,7 +212,7 @@ def _check_model(name, value, fitted):
     require(set(shapes) == set(parameters), "the arrays of model_ are not those of its heads")
     for part, shape in shapes.items():
         array = parameters[part]
-        require(isinstance(array, np.ndarray), f"model_ {part} is no array")
+        require(isinstance(array, np.ndarray), f"model_ {part} is not an array")
         require(array.dtype in (np.float32, np.float64), f"model_ {part} holds {array.dtype}")
         require(array.shape == shape, f"model_ {part} has shape {array.shape}, not {shape}")
     require(len({array.dtype for array in parameters.values()}) == 1, "model_ mixes formats")
@@ -280,14 +280,14 @@ FITTED = {
     "evidence_": Field(Evidence),
     "identification_": Field(
         Identification,
-        _that(_swaps_rightly, "swaps reward and propensity, which these signals tell apart"),
+        _that(_swaps_rightly, "swaps reward and propensity, which these signals distinguish"),
     ),
     "classes_": Field(np.ndarray, _check_classes),
     "false_action_rate_": Field(np.ndarray, _check_rate),
     "user_loading_": Field(np.ndarray, _check_loading, needed=False),
     "embedder_": Field(
         LLMEmbedder,
-        _that(lambda embedder, _: embedder.settled is not None, "does not say what it settled"),
+        _that(lambda embedder, _: embedder.settled is not None, "lacks its settings"),
         needed=False,
     ),
     "feature_names_in_": Field(
@@ -310,7 +310,7 @@ FITTED = {
     "user_activity_": Field(UserActivity, _check_activity, needed=False),
     "history_": Field(list, _that(_are_losses)),
     "fine_tuning_": Field(dict, _that(_is_tuning), needed=False),
-    # Of partial_fit:
+    # Set by partial_fit:
     "random_state_": Field(np.random.RandomState, needed=False),
     "optimizer_state_": Field(dict, _check_optimizer, needed=False),
 }
@@ -319,8 +319,8 @@ FITTED = {
 def check_fitted(values):
     """Raise unless the fitted attributes have the types and shapes that `fit` gives them.
 
-    A file may be well formed and still be made to confuse: nothing of it is used before it fits
-    together, nothing large is made before its size is known to be that of the arrays.
+    A well-formed file may still be made to confuse. So no part is used before all parts agree, and
+    nothing large is allocated before its size is known to be that of the arrays.
     """
     unknown = set(values) - set(FITTED)
     if unknown:

@@ -22,9 +22,9 @@ MANIFEST, SETTINGS, ARRAYS, CARD = (
     "arrays.safetensors",
     "README.md",
 )
-#: Largest size in bytes that is read or written.
+#: Maximum size in bytes that is read or written.
 MAX_SIZE = {MANIFEST: 2**20, SETTINGS: 2**26, ARRAYS: 2**32, CARD: 2**20}
-#: What senseless values lead to, RecursionError among them.
+#: The errors that senseless values cause, including RecursionError.
 SENSELESS = (
     ArithmeticError,
     AttributeError,
@@ -36,7 +36,7 @@ SENSELESS = (
 
 
 def listing(names):
-    """Return names for a message, the first ones of many, each cut to 40 characters."""
+    """Return names for a message, only the first of many, each cut to 40 characters."""
     names = [str(name)[:40] for name in names]
     return (", ".join(names[:8]) + (", ..." if len(names) > 8 else "")) or "none"
 
@@ -64,17 +64,17 @@ def dump(value):
 
 
 def digest(manifest):
-    """Return the SHA-256 of a manifest, that of itself left out."""
+    """Return the SHA-256 of a manifest, without that of itself."""
     rest = {key: value for key, value in manifest.items() if key != "sha256"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def parse(content, name):
-    """Return what a JSON file holds; a constant that JSON lacks or a repeated key is an error."""
+    """Return the content of a JSON file; raise if a constant is not JSON or a key is repeated."""
 
     def no_constant(text):
-        raise ValueError(f"{text} is no JSON")
+        raise ValueError(f"{text} is not JSON")
 
     def no_repeated_key(pairs):
         if len(dict(pairs)) < len(pairs):
@@ -88,14 +88,16 @@ def parse(content, name):
             object_pairs_hook=no_repeated_key,
         )
     except (ValueError, RecursionError) as error:
-        raise ModelFileError(f"{name} is no valid JSON: {short(error)}") from error
+        raise ModelFileError(
+            f"{name} is not valid JSON: {short(error)}. Get the file again."
+        ) from error
 
 
 # ---------------------------------------------------------------------- folders and archives
 
 
 def read(path):
-    """Return the content of the files of a saved model, by name; only these are ever opened."""
+    """Return the content of the files of a saved model, by name; no other file is opened."""
     path = local_path(path)
     try:
         mode = path.stat().st_mode
@@ -114,7 +116,7 @@ def read(path):
 
 
 def read_folder(folder, follow_links=False):
-    """Read the files of a folder; links, which could lead anywhere, only if asked to."""
+    """Read the files of a folder; links, which could lead anywhere, only if requested."""
     files = {}
     for name in (MANIFEST, SETTINGS, ARRAYS):
         path = Path(folder) / name
@@ -135,7 +137,7 @@ def read_folder(folder, follow_links=False):
         try:
             status = os.fstat(handle)
             if not stat.S_ISREG(status.st_mode):
-                raise ModelFileError(f"{name} is no regular file.")
+                raise ModelFileError(f"{name} is not a regular file. Get it again.")
             _check_size(name, status.st_size)
             with open(handle, "rb", closefd=False) as file:
                 files[name] = file.read(MAX_SIZE[name] + 1)
@@ -179,16 +181,18 @@ def _read_zip(path):
             return files
     except (ModelFileError, PermissionError):
         raise
-    # zipfile does not catch everything that a damaged archive leads to.
+    # zipfile does not catch every error that a damaged archive causes.
     except (zipfile.BadZipFile, OSError, EOFError, struct.error, *SENSELESS) as error:
-        raise ModelFileError(f"it is no valid zip archive: {short(error)}") from error
+        raise ModelFileError(
+            f"it is not a valid zip archive: {short(error)}. Get the file again."
+        ) from error
 
 
 def _check_member(member, archive_size):
     name = member.filename
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ModelFileError(f"{name} in the archive is a symbolic link.")
-    # Uncompressed, a member cannot be larger than the archive: no bomb.
+    # Uncompressed members cannot be larger than the archive, which rules out zip bombs.
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
         raise ModelFileError(f"{name} in the archive is compressed; saved models are not.")
     if member.flag_bits & 1:
@@ -210,7 +214,7 @@ def _write_zip(path, files):
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:
         for name, data in files.items():
-            # A fixed date: the same model gives the same bytes.
+            # A fixed date, so that the same model gives the same bytes.
             info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
             info.external_attr = (stat.S_IFREG | 0o644) << 16
             archive.writestr(info, data)
@@ -233,8 +237,8 @@ def _write_folder(path, files):
         if others:
             raise FileExistsError(
                 errno.EEXIST,
-                f"the folder holds files that are not of a saved model ({listing(others)}), "
-                "choose another",
+                f"the folder holds files that are not of a saved model ({listing(others)}). Choose "
+                "another one",
                 str(path),
             )
     with _temporary(path, lambda **kwargs: (None, tempfile.mkdtemp(**kwargs))) as (_, temporary):
@@ -245,8 +249,8 @@ def _write_folder(path, files):
                 os.fsync(file.fileno())
         os.chmod(temporary, 0o777 & ~_umask())
         if path.exists():
-            # A folder cannot be replaced in one step: the old one stands aside until the new one
-            # is there.
+            # A folder cannot be replaced in one step: the old one is kept beside it until the new
+            # one is complete.
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent)) / "old"
             os.rename(path, old)
             try:

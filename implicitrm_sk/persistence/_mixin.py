@@ -14,7 +14,7 @@ from . import _model
 
 
 class PersistenceMixin:
-    """The methods of `ImplicitRewardEstimator` that save it, load it and pickle it."""
+    """The methods of `ImplicitRewardEstimator` that save, load and pickle it."""
 
     def save(
         self,
@@ -22,33 +22,33 @@ class PersistenceMixin:
         metrics: Mapping[str, float] | None = None,
         users: bool = False,
     ) -> None:
-        """Save the fitted estimator in files that hold no code.
+        """Save the fitted estimator in files that do not contain code.
 
-        Settings go into JSON, arrays into safetensors, what a reader has to know into a model card
-        (``README.md``); a manifest holds the format version and the SHA-256 of the files. Files of
-        this version load with every later one. Everything is saved, also the state from which
-        `partial_fit` goes on, except callbacks. Of a language model (`embedder`), the name and
-        fingerprint are saved, not the weights.
+        Settings are written to JSON, arrays to safetensors, and the facts for a reader to a model
+        card (``README.md``). A manifest contains the format version and the SHA-256 of the files.
+        Later versions can load files of this one. Everything is saved except callbacks, including
+        the state from which `partial_fit` continues. For a language model (`embedder`), the name
+        and fingerprint are saved, not the weights.
 
         Parameters
         ----------
         path : str or path-like
-            A folder, or a file that ends in ``.zip``. It is written beside its place first and then
-            moved there. A model saved there before is replaced; a folder with other files is left
-            alone.
+            A folder, or a file that ends in ``.zip``. It is first written beside its place and then
+            moved there. It replaces a model saved there before. A folder with other files is not
+            changed.
         metrics : dict of str to float, default=None
             Measured values for the model card, by name.
         users : bool, default=False
             Whether to save `user_activity_` too: the ids of users, and how readily each acts. These
-            are personal data. Without them every user is an average one after `load`.
+            are personal data. Without them, every user counts as an average one after `load`.
 
         Raises
         ------
         ValueError
-            If something cannot be saved without code: a callable as column selection, an objective
-            that is none of this package's.
+            If something cannot be saved without code: a callable as column selection, or an
+            objective from outside this package.
         FileExistsError
-            If something other than a saved model is in the way.
+            If something other than a saved model is at this path.
 
         Examples
         --------
@@ -78,15 +78,15 @@ class PersistenceMixin:
         Returns
         -------
         est : ImplicitRewardEstimator
-            On `device` if the machine has it, else, with a warning, on the CPU.
+            On `device` if the machine has it, otherwise on the CPU with a warning.
 
         Raises
         ------
         ModelFileError
             If the files are incomplete, damaged, altered or of a newer format. Nothing in a file is
-            ever executed, and nothing is written. The SHA-256 finds accidents; whoever can change
-            all the files can change that too: load models from people you trust to have trained
-            them well.
+            ever executed, and nothing is written. The SHA-256 finds accidents only: a person who
+            can change all the files can change it too. Load models only from people you trust to
+            have trained them well.
 
         Examples
         --------
@@ -118,20 +118,20 @@ class PersistenceMixin:
         Parameters
         ----------
         repo_id : str
-            ``"user/name"``; the repository is created if there is none.
+            ``"user/name"``; the repository is created if it does not exist.
         metrics : dict of str to float, default=None
             As in `save`.
         commit_message : str, default=None
-            What the hub's history says.
+            Message in the history of the hub.
         private : bool, default=None
-            Whether a new repository is private. None is the default of the organisation.
+            Whether a new repository is private. None means the default of the organisation.
         token : str, default=None
-            Access token; None is the one of ``hf auth login``.
+            Access token; None means that of ``hf auth login``.
 
         Returns
         -------
         url : str
-            Of the commit.
+            URL of the commit.
 
         Raises
         ------
@@ -169,11 +169,11 @@ class PersistenceMixin:
         repo_id : str
             ``"user/name"`` on the hub, or a path as in `load`.
         revision : str, default=None
-            Branch, tag or commit. Only a commit is sure to be the same tomorrow.
+            Branch, tag or commit. Only a commit always means the same files.
         token : str, default=None
-            Access token; None is the one of ``hf auth login``.
+            Access token; None means that of ``hf auth login``.
         cache_dir : str or path-like, default=None
-            Where downloads are kept; None is the cache of huggingface_hub.
+            Folder of the downloads; None means the cache of huggingface_hub.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class PersistenceMixin:
         )
 
     def __getstate__(self):
-        # Plain arrays: pickle, joblib and skops all read them, on a machine without the device.
+        # Plain arrays, which pickle, joblib and skops read on machines without the device.
         state = super().__getstate__().copy()
         if "model_" in state:
             state["model_"] = {
@@ -231,8 +231,8 @@ class PersistenceMixin:
                 device = resolve_device(state["device"])
             except ValueError:
                 warn(
-                    f"device={state['device']!r} is not available here: the estimator was loaded "
-                    "on the CPU. Set device before fitting again."
+                    f"device={state['device']!r} is not available here, so the estimator was "
+                    "loaded on the CPU. Set device before fitting again."
                 )
                 device = torch.device("cpu")
             state["model_"] = model.to(device)

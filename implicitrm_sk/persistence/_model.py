@@ -35,7 +35,7 @@ from ._files import (
 from ._values import Codec
 
 FORMAT = "implicitrm_sk estimator"
-#: Raised whenever older code could not read what is written; `_upgrade` then learns the old form.
+#: Increased if older code could not read the files; `_upgrade` then converts the old form.
 FORMAT_VERSION = 1
 
 
@@ -65,8 +65,8 @@ def to_files(est, metrics=None, users=False):
     unknown = set(fitted) - set(FITTED)
     if unknown:
         raise ValueError(
-            f"the attribute {listing(sorted(unknown))} of the estimator is none that the file "
-            "format knows: it would be lost. Delete it, or pickle the estimator."
+            f"the file format does not know the attribute {listing(sorted(unknown))} of the "
+            "estimator, which would be lost. Delete it, or pickle the estimator."
         )
     codec = Codec()
     settings = {
@@ -100,8 +100,8 @@ def to_files(est, metrics=None, users=False):
     for name, content in files.items():
         if len(content) > MAX_SIZE[name]:
             raise ValueError(
-                f"{name} would have {len(content):,} bytes; files of more than {MAX_SIZE[name]:,} "
-                "are not opened again. Save a smaller model."
+                f"{name} would have {len(content):,} bytes, but files of more than "
+                f"{MAX_SIZE[name]:,} bytes cannot be loaded. Save a smaller model."
             )
     return files
 
@@ -122,19 +122,23 @@ def _check_manifest(files, cls):
         raise ModelFileError(f"{MANIFEST} does not describe an {FORMAT}.")
     version = manifest.get("format_version")
     if not is_count(version) or version < 1:
-        raise ModelFileError(f"{MANIFEST} has the format_version {version!r:.40}, no number >= 1.")
+        raise ModelFileError(
+            f"{MANIFEST} has the format_version {version!r:.40}; expected a number >= 1."
+        )
     if version > FORMAT_VERSION:
         by = manifest.get("written_by")
         by = by.get("implicitrm-sk") if isinstance(by, dict) else None
         raise ModelFileError(
-            f"it has format version {version}, written by implicitrm-sk {by!s:.20}; the installed "
-            f"one reads versions up to {FORMAT_VERSION}. Install a newer implicitrm-sk."
+            f"it has format version {version}, written by implicitrm-sk {by!s:.20}, but the "
+            f"installed version reads formats up to {FORMAT_VERSION}. Install a newer "
+            "implicitrm-sk."
         )
     if manifest.get("sha256") != digest(manifest):
         raise ModelFileError(f"{MANIFEST} was changed after it was written (its SHA-256 differs).")
     if manifest.get("class") != cls.__name__:
         raise ModelFileError(
-            f"it holds an estimator of class {manifest.get('class')!r:.60}, not {cls.__name__}."
+            f"it holds an estimator of class {manifest.get('class')!r:.60}; expected "
+            f"{cls.__name__}. Load it with its own class."
         )
     listed = manifest.get("files")
     if not isinstance(listed, dict) or set(listed) != {SETTINGS, ARRAYS}:
@@ -144,15 +148,15 @@ def _check_manifest(files, cls):
         found = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         if entry != found:
             raise ModelFileError(
-                f"{name} is not what was written: it has {len(content):,} bytes and the SHA-256 "
-                f"{found['sha256'][:12]}..., {MANIFEST} says otherwise. The file was damaged or "
-                "altered; get it again."
+                f"{name} is not the file that was written: it has {len(content):,} bytes and the "
+                f"SHA-256 {found['sha256'][:12]}..., which differ from {MANIFEST}. The file was "
+                "damaged or altered. Get it again."
             )
     return manifest
 
 
 def _upgrade(settings, version):
-    """Bring the settings of an older format version into the form of this one."""
+    """Convert the settings of an older format version into the form of this one."""
     return settings
 
 
@@ -166,7 +170,9 @@ def _build(cls, settings, content):
     try:
         arrays = load_arrays(content)
     except (SafetensorError, *SENSELESS) as error:
-        raise ModelFileError(f"{ARRAYS} is no valid safetensors file: {short(error)}") from error
+        raise ModelFileError(
+            f"{ARRAYS} is not a valid safetensors file: {short(error)}. Get the file again."
+        ) from error
     codec = Codec(arrays)
     try:
         parameters, fitted = (
@@ -180,7 +186,9 @@ def _build(cls, settings, content):
     try:
         est = cls(**parameters)
     except TypeError as error:
-        raise ModelFileError(f"{SETTINGS} holds no valid parameters: {short(error)}") from error
+        raise ModelFileError(
+            f"{SETTINGS} does not hold valid parameters: {short(error)}. Get the file again."
+        ) from error
     try:
         validate_params(est)
         check_fitted(fitted)
@@ -224,7 +232,7 @@ def push_to_hub(est, repo_id, *, metrics, commit_message, private, token):
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
-        # One commit, so that nobody ever downloads half of two models.
+        # One commit, so that a download never mixes two models.
         return api.upload_folder(
             repo_id=repo_id, folder_path=folder, commit_message=commit_message
         ).commit_url
@@ -234,7 +242,10 @@ def from_pretrained(cls, repo_id, *, revision, token, cache_dir):
     """Download a saved model; see `ImplicitRewardEstimator.from_pretrained`."""
     if Path(repo_id).expanduser().exists():
         if revision is not None:
-            raise ValueError(f"{str(repo_id)!r} is a local path, which has no revision.")
+            raise ValueError(
+                f"{str(repo_id)!r} is a local path, which does not have a revision. Leave revision "
+                "out."
+            )
         return load(cls, repo_id)
     from huggingface_hub import snapshot_download
 
@@ -246,7 +257,7 @@ def from_pretrained(cls, repo_id, *, revision, token, cache_dir):
         allow_patterns=[MANIFEST, SETTINGS, ARRAYS],
     )
     try:
-        files = read_folder(folder, follow_links=True)  # the cache of the hub is made of links
+        files = read_folder(folder, follow_links=True)  # the cache of the hub consists of links
     except ModelFileError as error:
         raise ModelFileError(f"{str(repo_id)!r} cannot be loaded: {error}") from error.__cause__
     return from_files(cls, files, str(repo_id))

@@ -1,4 +1,4 @@
-"""Values of a saved model as JSON, their arrays by name: one table says how, kind by kind."""
+"""Values of a saved model as JSON, with arrays by name, from one table of kinds."""
 
 import math
 import os
@@ -23,21 +23,21 @@ from ._files import SENSELESS, SETTINGS, listing, short
 
 
 class Codec:
-    """Turns values into JSON and back, and keeps the arrays, which JSON has by name.
+    """Converts values to JSON and back, and keeps the arrays, which JSON names.
 
     Parameters
     ----------
     arrays : dict of str to ndarray, default=None
-        Those of a file. Each is to be asked for exactly once: what is left over has no use.
+        The arrays of a file. Each must be requested exactly once; an array left over has no use.
     """
 
     def __init__(self, arrays=None):
         self.arrays = {} if arrays is None else arrays
-        #: Those met already, by digest: parameter and fitted embedder have one.
+        #: Adapters met already, by digest: the parameter and the fitted embedder share one.
         self.adapters = {}
 
     def encode(self, value, name):
-        """Return JSON; `name` is that of the value in messages and of the arrays in it."""
+        """Return JSON for a value; `name` names it in messages, and names its arrays."""
         if value is None or isinstance(value, bool | str):
             return value
         for kind, functions in KINDS.items():
@@ -50,7 +50,7 @@ class Codec:
         raise _unsupported(value, name)
 
     def decode(self, content):
-        """Return the value that JSON stands for."""
+        """Return the value that JSON describes."""
         if isinstance(content, list):
             return [self.decode(item) for item in content]
         if not isinstance(content, dict):
@@ -65,7 +65,7 @@ class Codec:
         except ModelFileError:
             raise
         except SENSELESS as error:
-            raise ModelFileError(f"{SETTINGS} holds no valid {kind}: {short(error)}") from error
+            raise ModelFileError(f"{SETTINGS} holds an invalid {kind}: {short(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Kind:
     Attributes
     ----------
     holds : callable
-        ``holds(value)`` is whether a value is of this kind.
+        ``holds(value)`` returns whether a value is of this kind.
     encode : callable
         ``encode(value, name, codec)`` returns JSON.
     decode : callable
@@ -88,7 +88,7 @@ class Kind:
 
 
 def _made_of(holds, take_apart, put_together):
-    """Return a kind of values that are made of simpler ones, which the codec knows already."""
+    """Return a kind of values that consist of simpler ones, which the codec knows."""
     return Kind(
         holds,
         lambda value, name, codec: codec.encode(take_apart(value), name),
@@ -101,29 +101,30 @@ def _any(cls):
 
 
 def _just(cls):
-    """Return whether a value is of a class, but of none derived from it, which may hold more."""
+    """Return whether a value is exactly of a class; a derived class may hold more."""
     return lambda value: type(value) is cls
 
 
 def _unsupported(value, name):
     if isinstance(value, Objective):
         return ValueError(
-            f"{name} is an objective of class {type(value).__qualname__}, which is none of this "
-            "package's: a file that is safe to open holds no code, so that it cannot be saved. "
-            "Pickle the estimator, or add the class to implicitrm_sk.objectives. Names that can be "
-            f"saved: {', '.join(OBJECTIVES)}."
+            f"{name} is an objective of class {type(value).__qualname__}, which is not part of "
+            "this package. A file that is safe to open does not contain code, so this objective "
+            "cannot be saved. Pickle the estimator, or add the class to implicitrm_sk.objectives. "
+            f"Names that can be saved: {', '.join(OBJECTIVES)}."
         )
     kind = type(value).__qualname__
     if isinstance(value, np.ndarray):
         kind += f" of dtype {value.dtype}"
     if callable(value) and name.endswith("_features"):
         return ValueError(
-            f"{name} is a callable ({kind}), and a file that is safe to open holds no code. Save "
-            f"what it selected: est.set_params({name}=est.{name.replace('features', 'columns_')})."
+            f"{name} is a callable ({kind}), and a file that is safe to open does not contain "
+            "code. Save its selection instead: "
+            f"est.set_params({name}=est.{name.replace('features', 'columns_')})."
         )
     return ValueError(
-        f"{name} holds a {kind}, which cannot be saved: a file that is safe to open holds numbers, "
-        "strings and arrays only. Set it to one of these, or pickle the estimator."
+        f"{name} holds a {kind}, which cannot be saved: a file that is safe to open holds only "
+        "numbers, strings and arrays. Set it to one of these, or pickle the estimator."
     )
 
 
@@ -136,7 +137,7 @@ def _is_not_finite(value):
 
 def _float(text):
     if text not in ("nan", "inf", "-inf"):
-        raise ValueError(f"{text!r:.60} is none of nan, inf, -inf")
+        raise ValueError(f"{text!r:.60} is not nan, inf or -inf")
     return float(text)
 
 
@@ -187,7 +188,7 @@ def _parts_of_number(value):
 def _number(parts):
     kind, value = parts
     dtype = np.dtype(kind)
-    require(dtype.kind in "biuf" and dtype.name == kind, f"{kind!r:.40} is no kind of number")
+    require(dtype.kind in "biuf" and dtype.name == kind, f"{kind!r:.40} is not a kind of number")
     return dtype.type(value)
 
 
@@ -205,7 +206,7 @@ def _encode_strings(value, name, codec):
 
 
 def _decode_strings(content, codec):
-    require(all(isinstance(item, str) for item in content), "an item is no string")
+    require(all(isinstance(item, str) for item in content), "an item is not a string")
     return np.array(content, dtype=object)
 
 
@@ -239,7 +240,7 @@ def _generator(state):
 
 # ---------------------------------------------------------------------- of scikit-learn and ours
 
-#: Kinds of signals by the name that a file gives them.
+#: Kinds of signals by their names in a file.
 SIGNALS = {"action": Action, "choice": Choice, "graded": Graded}
 _SCALER = ("mean_", "var_", "scale_", "n_samples_seen_", "n_features_in_")
 
@@ -261,7 +262,7 @@ def _evidence(counts):
 
 
 def _user_activity(parts):
-    require(all(isinstance(part, np.ndarray) for part in parts.values()), "arrays are expected")
+    require(all(isinstance(part, np.ndarray) for part in parts.values()), "it lacks arrays")
     return UserActivity(**parts)
 
 
@@ -280,8 +281,8 @@ def _identification(fields):
     return found
 
 
-#: Arguments of `from_pretrained` that a file may hold, with their values. Others could make it run
-#: code: ``weights_only=False`` opens pickles, a kernel of the hub can stand for an attention.
+#: Arguments of `from_pretrained`, with their values, that a file may hold. Others could run code:
+#: ``weights_only=False`` opens pickles, and a kernel of the hub can be named as an attention.
 _MODEL_KWARGS = {
     "attn_implementation": (
         "eager", "flash_attention_2", "flash_attention_3", "flex_attention", "sdpa",
@@ -298,7 +299,7 @@ def check_model_kwargs(model_kwargs):
         if name not in _MODEL_KWARGS or value not in _MODEL_KWARGS[name]:
             raise ValueError(
                 f"model_kwargs of the embedder holds {name}={value!r:.60}, which a file that is "
-                "safe to open may not. Save without it, and set it again after loading: "
+                "safe to open may not contain. Save without it, and set it again after loading: "
                 "est.embedder_.set_params(model_kwargs=...)."
             )
 
@@ -335,7 +336,7 @@ def _decode_adapter(content, codec):
 def _embedder(parts):
     parameters, settled = parts
     refused = []
-    # Whoever wrote the file is not to decide what runs, nor where something is written.
+    # The author of the file must not decide what runs, or where something is written.
     if parameters.get("trust_remote_code"):
         parameters["trust_remote_code"] = False
         refused.append("trust_remote_code=True")
@@ -349,8 +350,8 @@ def _embedder(parts):
         embedder.pin(settled)
         if refused:
             warn(
-                f"the embedder had {' and '.join(refused)}, which is not taken over from a file. "
-                "If you want it: est.embedder_.set_params(...)."
+                f"the embedder had {' and '.join(refused)}, which is not taken from a file. To use "
+                "it, call est.embedder_.set_params(...)."
             )
     return embedder
 
@@ -362,7 +363,7 @@ def _parts_of_signal(signal):
 
 def _signal(parts):
     kind, params = parts
-    require(kind in SIGNALS, f"{kind!r:.60} is none of {', '.join(SIGNALS)}")
+    require(kind in SIGNALS, f"{kind!r:.60} is not one of {', '.join(SIGNALS)}")
     return SIGNALS[kind](**params)
 
 
@@ -377,7 +378,7 @@ def _parts_of_objective(objective):
 
 def _objective(parts):
     name, state = parts
-    require(name in OBJECTIVES, f"{name!r:.60} is none of {', '.join(OBJECTIVES)}")
+    require(name in OBJECTIVES, f"{name!r:.60} is not one of {', '.join(OBJECTIVES)}")
     objective = OBJECTIVES[name]()
     fitted = set(state) - set(vars(objective))
     require(set(vars(objective)) <= set(state), f"{name} has {listing(vars(objective))}")
@@ -388,7 +389,7 @@ def _objective(parts):
             and np.isfinite(np.asarray(state[key], dtype=float)).all()
             for key in fitted
         ),
-        f"{name} learns numbers, named with a trailing underscore",
+        f"{name} may only learn numbers, with names that end in an underscore",
     )
     vars(objective).update(state)
     return objective
@@ -396,8 +397,8 @@ def _objective(parts):
 
 # ---------------------------------------------------------------------- the table
 
-#: The kinds of values that a file can hold, beside those that JSON has itself. The first that
-#: holds a value writes it.
+#: The kinds of values that a file can hold, beside those of JSON itself. The first kind that holds
+#: a value writes it.
 KINDS = {
     "number": _made_of(_is_number, _parts_of_number, _number),
     "float": _made_of(_is_not_finite, repr, _float),

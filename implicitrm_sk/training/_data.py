@@ -1,4 +1,4 @@
-"""The rows of a fit: who owns them, how they are split, scaled and served."""
+"""The rows of a fit: their log, their split, their scaling and their batches."""
 
 import numpy as np
 import torch
@@ -14,22 +14,22 @@ from ._rows import Partners, ResidentRows
 from ._split import cross_fitting_folds, row_codes, validation_split
 from ._streaming import StreamedRows
 
-#: Epochs trained when there is too little data to hold some out.
+#: Epochs of training if there is too little data to hold some out.
 FIXED_EPOCHS = 50
-#: Acted and not acted rows that both sides of a split need.
+#: Acted rows, and not acted rows, that each side of a split needs.
 MIN_ROWS_PER_CLASS = 5
 
 
 class TrainingData:
-    """X and the log of a fit, as the objective sees them, and what is made of them.
+    """X and the log of a fit, as the objective sees them, with their split and scaling.
 
-    Rows of a response lie side by side, and the signals are reduced to one for objectives that
-    work on one.
+    The rows of a response are adjacent. For objectives that use one signal, the signals are reduced
+    to one.
 
     Parameters
     ----------
     X : ndarray of shape (n, d) or StreamedX
-        The columns in use.
+        The columns that the heads read.
     log : FeedbackLog
     columns : HeadColumns
     objective : Objective
@@ -39,14 +39,14 @@ class TrainingData:
     Attributes
     ----------
     usable : ndarray of int
-        The responses that tell something.
+        The responses that carry information.
     train, valid : ndarray of int
-        Of these, after `split`, those to train on and those held out.
+        The usable responses to train on and those held out, after `split`.
     scaler : StandardScaler or None
-        What rows are standardised by, after `update_scaler`.
+        The scaler that standardises rows, after `update_scaler`.
     user_factors : list of two ndarrays of shape (members, users), or None
-        Factors of the weights of the rows of a user in training and in validation, after
-        `resample`.
+        After `resample`, the factors of the weights of the rows of a user, in training and in
+        validation.
     """
 
     def __init__(self, X, log, columns, objective, *, response_id=None, groups=None):
@@ -80,14 +80,14 @@ class TrainingData:
     # ------------------------------------------------------------------ parts
 
     def split(self, validation_fraction, random_state, max_epochs):
-        """Hold out a share of the groups to validate on, or warn that there are too few rows.
+        """Hold out a share of the groups for validation, or warn that there are too few rows.
 
         Parameters
         ----------
         validation_fraction : float
         random_state : numpy.random.RandomState
         max_epochs : int
-            For the warning.
+            Used in the warning.
         """
         chosen = validation_split(*self._strata_and_groups(), validation_fraction, random_state)
         rows = self._acted_and_not(chosen.astype(int), 2)
@@ -96,22 +96,22 @@ class TrainingData:
             return
         warn(
             f"early_stopping needs at least {MIN_ROWS_PER_CLASS} acted and {MIN_ROWS_PER_CLASS} "
-            f"not acted rows on both sides of the validation split, but training would get "
-            f"{rows[0, 1]} and {rows[0, 0]}, validation {rows[1, 1]} and {rows[1, 0]}. Training "
-            f"{min(max_epochs, FIXED_EPOCHS)} epochs on all rows instead. Collect more rows, "
-            "change validation_fraction, or set early_stopping=False and max_epochs.",
+            "not acted rows on both sides of the validation split. Training would get "
+            f"{rows[0, 1]} and {rows[0, 0]}, validation {rows[1, 1]} and {rows[1, 0]}. So "
+            f"{min(max_epochs, FIXED_EPOCHS)} epochs are trained on all rows instead. Collect more "
+            "rows, change validation_fraction, or set early_stopping=False and max_epochs.",
         )
 
     def held_out_folds(self, n_folds, random_state):
-        """Return which responses each fold holds out, a mask of shape (n_folds, m)."""
+        """Return the responses that each fold holds out, a mask of shape (n_folds, m)."""
         fold = cross_fitting_folds(*self._strata_and_groups(), n_folds, random_state)
         if self._acted_and_not(fold, n_folds).min() < MIN_ROWS_PER_CLASS:
             acted = self.log.fired()[self.usable]
             raise ValueError(
                 f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
-                f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log, "
-                f"which has {acted.sum()} acted and {(~acted).sum()} not acted ones in "
-                f"{len(np.unique(fold))} parts that no group is cut by. Collect more, or pass a "
+                f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log. "
+                f"The log has {acted.sum()} acted and {(~acted).sum()} not acted responses in "
+                f"{len(np.unique(fold))} parts that keep groups together. Collect more, or pass a "
                 "number."
             )
         held_out = np.zeros((n_folds, self.log.n_responses), dtype=bool)
@@ -119,12 +119,12 @@ class TrainingData:
         return held_out
 
     def _acted_and_not(self, part, n_parts):
-        """Return how many responses of each part did not draw some action, and drew one."""
+        """Return how many responses of each part lack some action, and how many have one."""
         kinds = [kind[self.usable] for kind in (self.log.rests(), self.log.fired())]
         return np.stack([np.bincount(part[kind], minlength=n_parts) for kind in kinds], axis=1)
 
     def _strata_and_groups(self):
-        """Return what every part of the data is to have its share of, and what no split cuts."""
+        """Return the strata that each part of a split shares, and the groups it keeps together."""
         log, groups = self.log, self.groups
         if groups is None:
             X = self.X
@@ -133,18 +133,18 @@ class TrainingData:
             )
         stratum = log.balance()[self.usable]
         if log.labels is not None:
-            # Labels are few: each side of the split is to have its share of them.
+            # Labels are few, so each side of the split must get its share of them.
             label = log.labels[self.usable]
             stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
         return stratum, groups[self.usable]
 
     def resample(self, weight, validation_fraction, random_state):
-        """Give each member weights of its own, and a validation split of its own if there is one.
+        """Give each member weights of its own, and its own validation split if there is one.
 
         Parameters
         ----------
         weight : ndarray of shape (members, m)
-            Factors of the weights of the responses; one for all rows of a user.
+            Factors of the weights of the responses; the same for all rows of a user.
         validation_fraction : float
         random_state : numpy.random.RandomState
         """
@@ -169,7 +169,7 @@ class TrainingData:
     def part_weights(self):
         """Return the weights of the responses in training and in validation.
 
-        They are of shape (m,), or (members, m) where members have their own.
+        The shape is (m,), or (members, m) if members have their own weights.
         """
         if self._replicates is not None:
             return self._replicates[1:]
@@ -177,17 +177,17 @@ class TrainingData:
         return weight, weight
 
     def population_weight(self):
-        """Return the weights of the usable responses, whichever part they are in.
+        """Return the weights of the usable responses in both parts.
 
-        They are of shape (p,), or (members, p) where members have their own.
+        The shape is (p,), or (members, p) if members have their own weights.
         """
         weight = self.log.sample_weight if self._replicates is None else self._replicates[0]
         return weight[..., self.usable]
 
     def balanced_weights(self):
-        """Return the weights of the responses, their mean over each part being 1.
+        """Return the weights of the responses, with mean 1 over each part.
 
-        Losses stay in nats per row, and a batch mean an unbiased estimate of their mean.
+        Losses then stay in nats per row, and a batch mean is an unbiased estimate of their mean.
         """
         weight = self.log.sample_weight.copy()
         for part in (self.train, self.valid):
@@ -197,7 +197,7 @@ class TrainingData:
     # ------------------------------------------------------------------ scale
 
     def update_scaler(self, scaler):
-        """Standardise by a scaler that has learned the training rows too; None is not at all.
+        """Standardise by a scaler after it has learned the training rows; None means no scaling.
 
         Parameters
         ----------
@@ -215,7 +215,7 @@ class TrainingData:
         for part, block in picked(self.X, rows, INFERENCE_ROWS):
             # A float16 sum of squares overflows at 65504.
             block = block.astype(np.float32) if self.X.dtype == np.float16 else block
-            # Several times faster without weights.
+            # Without weights it is several times faster.
             scaler.partial_fit(block, sample_weight=None if uniform else weight[part])
 
     # ------------------------------------------------------------------ for the engine
@@ -226,12 +226,12 @@ class TrainingData:
         Parameters
         ----------
         model : RewardModel
-            Whose device and number format they have.
+            The model, which gives device and number format.
         objective : Objective
         batch_size : int
         random_state : numpy.random.RandomState
         weights : (array, array)
-            Of the responses, of shape (m,) or (members, m), in training and in validation.
+            Weights of the responses, shape (m,) or (members, m), in training and in validation.
         parts : (array, array)
             The responses to train on and to validate on.
         further : dict of str to array, default=None
@@ -292,7 +292,7 @@ class TrainingData:
         return found
 
     def _served(self, device, dtype):
-        """Return X as it is served, standardised, and the class that serves it."""
+        """Return standardised X in the form in which it is served, and the class that serves it."""
         if isinstance(self.X, StreamedX):
             return self.X.scaled_by(self.scaler), StreamedRows
         served = torch.empty(self.X.shape, dtype=dtype, device=device)
@@ -314,14 +314,14 @@ class TrainingData:
         return Partners(part, n, codes, kinds, generator, objective.across_prompts)
 
     def release(self):
-        """Forget the log: beside rows that stay in files, it is what fills the memory."""
+        """Free the log, which fills the memory unless rows stay in files."""
         self.log = self.groups = self.usable = self.train = self.valid = self._replicates = None
 
 
 def standardized(X, scaler, dtype):
     """Yield (start, chunk): standardised rows of X as tensors on the CPU.
 
-    Columns that only the propensity reads are NaN where they are missing, and stay so.
+    Columns that only the propensity reads stay NaN where they are missing.
     """
     compute = np.dtype(np.float32) if X.dtype == np.float16 else X.dtype
     if scaler is not None:
@@ -329,7 +329,7 @@ def standardized(X, scaler, dtype):
             torch.from_numpy(part.astype(compute)) for part in (scaler.mean_, scaler.scale_)
         )
     for start, chunk in chunks(X, INFERENCE_ROWS):
-        # torch shares memory, and objects to read-only and reversed arrays.
+        # torch shares memory, but does not accept read-only and reversed arrays.
         tensor = torch.from_numpy(np.require(chunk, compute, "CW"))
         if scaler is not None:
             tensor = (tensor - mean).div_(scale)
@@ -346,7 +346,7 @@ def member_logits(model, X, scaler, heads, dtype):
     scaler : StandardScaler or None
     heads : sequence of {"reward_logit", "propensity_logit"}
     dtype : str
-        Parameter of the estimator: the number format to compute in.
+        Parameter of the estimator: the number format of the computation.
     """
     parameter = next(model.parameters())
     logits = batched_logits(
@@ -358,7 +358,7 @@ def member_logits(model, X, scaler, heads, dtype):
     )
     if any(torch.isnan(part).any() for part in logits):
         raise ValueError(
-            "the reward of some rows is not a number: X lies far outside the range seen in "
-            f"fit (largest |X| given: {np.abs(X).max():.3g})."
+            "the reward of some rows is not a number: X lies far outside the range seen in fit "
+            f"(largest |X| given: {np.abs(X).max():.3g}). Check the scale of X."
         )
     return logits

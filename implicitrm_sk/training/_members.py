@@ -1,4 +1,4 @@
-"""Members in training: settings, optimiser, best weights, who has stopped."""
+"""Members in training: settings, optimiser, best weights, and which have stopped."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,15 +7,15 @@ import torch
 
 
 class MemberAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov & Hutter 2019) with a step size and a weight decay of each member.
+    """AdamW (Loshchilov & Hutter 2019) with a step size and a weight decay for each member.
 
-    torch's fused step, which has one step size, moves an auxiliary tensor that starts at 0; the
-    weights then go that way by their own step.
+    The fused step of torch has one step size. It moves an auxiliary tensor that starts at 0; each
+    member's weights then move by this amount times their own step.
 
     Parameters
     ----------
     parameters : list of Tensor of shape (..., members, ...)
-        Members in the middle.
+        The members are a dimension in the middle.
     lr, weight_decay : Tensor of shape (members,)
     """
 
@@ -23,7 +23,7 @@ class MemberAdamW(torch.optim.AdamW):
         self.moved = list(parameters)
         directions = [torch.zeros_like(p) for p in self.moved]
         super().__init__(directions, lr=1.0, weight_decay=0.0, fused=True)
-        # Of the shape of a row, which is read in one go.
+        # With the shape of a row, which is read at once.
         self.rows = [
             tuple(
                 value.to(p)[:, None].expand(p.shape[1:]).contiguous()
@@ -33,7 +33,7 @@ class MemberAdamW(torch.optim.AdamW):
         ]
 
     def zero_grad(self, set_to_none=True):
-        """Forget the gradients."""
+        """Set the gradients to None."""
         for parameter in self.moved:
             parameter.grad = None
 
@@ -50,28 +50,28 @@ class MemberAdamW(torch.optim.AdamW):
 
 
 def _of_members(value, index):
-    """Return the entries of some members of a value that may be the same for all."""
+    """Return the entries of some members from a value that may be the same for all."""
     return value[index] if isinstance(value, torch.Tensor) else value
 
 
 @dataclass
 class MemberSettings:
-    """How members are trained: numbers, or tensors with one value per member.
+    """Settings of members in training: numbers, or tensors with one value per member.
 
     Attributes
     ----------
     learning_rate_init, weight_decay : float or Tensor of shape (members,)
-        Of AdamW.
+        Parameters of AdamW.
     patience : int or Tensor
         Epochs without an improvement by `tol` after which a member stops.
     tol : float or Tensor
     max_epochs : list of int or None
-        Of each member; None is what `RewardNet.fit_loop` is told.
+        Maximum number of epochs of each member; None means that of `RewardNet.fit_loop`.
     n_fits : int
-        Fits side by side, each of the same number of members, one after the other. If one
-        diverges, its members stop; if the only one does, an error is raised.
+        Number of fits side by side, with equal numbers of members, one fit after the other. If one
+        fit diverges, its members stop; if it is the only fit, an error is raised.
     undersmoothing : float
-        1: a member keeps the weights of its best epoch. More: it trains this many times as long,
+        1: a member keeps the weights of its best epoch. Above 1: it trains this many times as long,
         and keeps its last weights.
     """
 
@@ -89,7 +89,7 @@ class MemberSettings:
         return replace(self, **{name: _of_members(getattr(self, name), index) for name in names})
 
     def optimizer(self, model):
-        """Return an AdamW: its first group are the parameters of members, a second the shared ones.
+        """Return an AdamW with the parameters of members as first group, shared ones as second.
 
         Parameters
         ----------
@@ -102,23 +102,23 @@ class MemberSettings:
             return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=True)
         if shared:
             raise ValueError(
-                "members with step sizes of their own cannot share parameters: got "
-                f"{len(shared)} shared ones. Train such fits one after another."
+                f"members with step sizes of their own cannot share parameters: got {len(shared)} "
+                "shared ones. Train such fits one after another."
             )
         return MemberAdamW(members, lr, decay)
 
 
 class MembersInTraining:
-    """Which members of a net train still, and what has become of all of them.
+    """The members of a net that still train, and the results of all members.
 
-    The net's module holds those that do, `whole` all.
+    The module of the net holds the members that still train; `whole` holds all.
 
     Parameters
     ----------
     net : RewardNet
     epochs : int
     validates : bool
-        Whether members have best weights that they return to.
+        Whether members return to their best weights.
     """
 
     def __init__(self, net, epochs, validates):
@@ -150,7 +150,7 @@ class MembersInTraining:
         return kept
 
     def take_in(self, record):
-        """Return the losses of an epoch for all members: those that left keep their last ones."""
+        """Return the losses of an epoch for all members; those that left keep their last ones."""
         self.epoch += 1
         for name, losses in record.items():
             known = self.losses.setdefault(name, self.n_members * [math.nan])
@@ -161,9 +161,9 @@ class MembersInTraining:
         return {name: list(losses) for name, losses in self.losses.items()}
 
     def check_finite(self, losses):
-        """Take out the fits of which a member has diverged, or raise if it is the only one."""
+        """Remove the fits with a member that has diverged, or raise if it is the only fit."""
         per_fit = self.n_members // self.settings.n_fits
-        # What a member does after it has stopped is thrown away.
+        # Losses of a member after it has stopped do not count.
         bad = {
             member // per_fit
             for member in self.present
@@ -172,20 +172,20 @@ class MembersInTraining:
         if bad and self.settings.n_fits == 1:
             raise FloatingPointError(
                 f"training diverged in epoch {len(self.net.history)}: the loss is not finite. "
-                "Lower learning_rate_init or scale the columns of X; if the objective is your "
-                "own, check that its loss is finite for large logits."
+                "Lower learning_rate_init or scale the columns of X. If you wrote the objective, "
+                "check that its loss is finite for large logits."
             )
         self.diverged = [
             was or member // per_fit in bad for member, was in enumerate(self.diverged)
         ]
 
     def note(self, running, stop):
-        """Take in which of the members present may still improve, and whether all have to stop.
+        """Record which of the present members may still improve, and whether all have to stop.
 
         Parameters
         ----------
         running : list of bool or None
-            None is all.
+            None means all.
         stop : bool
         """
         self.stopped = bool(stop)
@@ -195,12 +195,12 @@ class MembersInTraining:
             self.epochs[member] = self.epoch
 
     def leave(self, keep=False):
-        """Let members go that have stopped or had their epochs.
+        """Remove the members that have stopped or finished their epochs.
 
         Parameters
         ----------
         keep : bool
-            Go on with all of them as long as there is one to train.
+            Keep all of them as long as at least one trains.
         """
         stay = [
             position
@@ -219,7 +219,7 @@ class MembersInTraining:
             self._go_on_with(stay)
 
     def finish(self):
-        """Put the weights of all members into the whole module, which the net then has again."""
+        """Copy the weights of all members into the whole module, which the net then uses again."""
         if self.present:
             self._put_back(self._result(), range(len(self.present)))
         self.net.module_ = self.whole
@@ -265,9 +265,9 @@ class MembersInTraining:
     # ------------------------------------------------------------------ pausing
 
     def progress(self, generator):
-        """Return all that training goes on from, of all members, as tensors, lists and numbers.
+        """Return the state of training of all members, as tensors, lists and numbers.
 
-        Of those that left there are the final weights, and zeros for the rest.
+        For members that left, it holds the final weights, and zeros elsewhere.
         """
         moments = _moments(self.net.optimizer_)
         weights = self.net.module_.member_parameters()
@@ -319,14 +319,14 @@ class MembersInTraining:
         return {name: [value.detach().cpu().clone() for value in v] for name, v in values.items()}
 
     def _of_all(self, value, dim, into=None):
-        """Return a copy, on the CPU, of values of the present members among those of all."""
+        """Return a copy, on the CPU, of values of all members, filled in for the present ones."""
         if into is None:
             into = value.new_zeros([*value.shape[:dim], self.n_members, *value.shape[dim + 1 :]])
         index = torch.tensor(self.present, device=value.device)
         return into.detach().index_copy(dim, index, value.detach()).cpu()
 
     def resume(self, progress, generator):
-        """Go on from what `progress` returned."""
+        """Continue from the result of `progress`."""
         net, members = self.net, progress["members"]
         device = next(self.whole.parameters()).device
         tensors = {
@@ -373,7 +373,7 @@ class MembersInTraining:
 
 
 def _keys(optimizer, group=0):
-    """Return what the state of a group of parameters is kept by: 0 of members, 1 shared ones."""
+    """Return the keys of a group's state in the optimiser: group 0 of members, 1 of shared ones."""
     return optimizer.param_groups[group]["params"] if group < len(optimizer.param_groups) else []
 
 
@@ -383,13 +383,13 @@ def _moments(optimizer, group=0):
 
 
 class BestMembers:
-    """Each member's best weights so far, and whether it may still improve.
+    """The best weights of each member so far, and whether it may still improve.
 
-    With `undersmoothing` above 1 a member trains for so many times the epochs to its best one, and
-    the weights are its last.
+    With `undersmoothing` above 1, a member trains for that many times the epochs to its best one,
+    and the last weights count.
 
-    Everything stays on the device: a member is updated by a masked copy, never by a branch.
-    `parameters` are tensors of shape (.., members, ..), members in the middle.
+    All values stay on the device: a member is updated by a masked copy, never by a branch.
+    `parameters` are tensors of shape (.., members, ..), with the members in the middle.
     """
 
     def __init__(self, parameters, patience, tol, undersmoothing=1.0):
@@ -401,7 +401,7 @@ class BestMembers:
         self.best = None
 
     def update(self, risk):
-        """Take in the held-out risk of each member after an epoch."""
+        """Update with the held-out risk of each member after an epoch."""
         if self.best is None:
             self.best = torch.full_like(risk, math.inf)
             self.stale = torch.zeros_like(risk)
@@ -421,7 +421,7 @@ class BestMembers:
             torch.where(mask, parameter.detach(), best, out=best)
 
     def keep(self, index, parameters):
-        """Go on with some of the members, whose weights are now `parameters`."""
+        """Continue with some of the members, whose weights are now `parameters`."""
         self.parameters = parameters
         self.best_parameters = [best.index_select(1, index) for best in self.best_parameters]
         self.patience, self.tol = _of_members(self.patience, index), _of_members(self.tol, index)
@@ -432,7 +432,7 @@ class BestMembers:
             self.last_epoch = self.last_epoch[index]
 
     def resume(self, best_parameters, best, stale, running):
-        """Go on from what an earlier run had in the attributes of these names."""
+        """Continue from the attributes of these names in an earlier run."""
         self.best_parameters, self.best = best_parameters, best
         self.stale, self.running = stale, running
 

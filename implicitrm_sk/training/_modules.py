@@ -1,7 +1,7 @@
 """Torch heads with several members side by side.
 
-A member is one independently initialised network. Members live in one extra dimension of each
-parameter, so that one matrix product serves them all and their gradients never mix.
+A member is one network with its own initialisation. Members are one extra dimension of each
+parameter. So one matrix product serves all of them, and their gradients never mix.
 """
 
 import math
@@ -15,13 +15,13 @@ from ..measurement._signal import full_precision, log1mexp
 
 
 class MemberDropout(nn.Module):
-    """Dropout that draws from its own generator and leaves torch's global one untouched.
+    """Dropout that draws from its own generator and leaves torch's global one unchanged.
 
     Parameters
     ----------
     p : float or Tensor of shape (members,)
-        Share of inputs set to 0, in [0, 1), rounded to a multiple of 2**-16; of all members or
-        of each.
+        Share of inputs set to 0, in [0, 1), rounded to a multiple of 2**-16: one number, or one per
+        member.
     """
 
     def __init__(self, p):
@@ -31,9 +31,9 @@ class MemberDropout(nn.Module):
         self.drawn = None
 
     def draw_as(self, n_drawn, member):
-        """Draw for `n_drawn` members and use, for those that there are, the draws of `member`.
+        """Draw for `n_drawn` members, and let the present members use the draws of `member`.
 
-        So that some of the members, or several fits side by side, see the masks that they would see
+        Then some of the members, or several fits side by side, get the masks that they would get
         among all members, or alone.
 
         Parameters
@@ -44,7 +44,7 @@ class MemberDropout(nn.Module):
         self.drawn = n_drawn, member
 
     def forward(self, x, dim=0):
-        """Drop entries of x, whose members lie in dimension `dim`."""
+        """Drop entries of x, whose members are in dimension `dim`."""
         several = isinstance(self.p, torch.Tensor)
         if not self.training or (not several and self.p == 0):
             return x
@@ -52,10 +52,10 @@ class MemberDropout(nn.Module):
         if self.drawn is not None:
             shape[dim] = self.drawn[0]
         size = math.prod(shape)
-        # Four 16-bit uniform numbers from each 64-bit draw: random numbers are what costs here.
+        # Four 16-bit uniform numbers from each 64-bit draw, because drawing costs the most time.
         draws = torch.empty(-(-size // 4), dtype=torch.int64, device=x.device)
         uniform = draws.random_(-(2**63), None, generator=self.generator).view(torch.int16)
-        # Compared as floats, several times faster on a CPU than the integers themselves.
+        # Compared as floats, which on a CPU is several times faster than comparing integers.
         exact = torch.promote_types(x.dtype, torch.float32)
         keep = uniform[:size].view(shape).to(exact)
         if self.drawn is not None:
@@ -76,7 +76,7 @@ def _products(h, weight, bias):
     _, n_members, width = weight.shape
     if h.device.type != "cpu" or n_members == 1 or width > 4 or h.dtype != weight.dtype:
         return torch.baddbmm(bias.transpose(0, 1), h, weight.transpose(0, 1))
-    # On a CPU narrow products of many small matrices take several times longer than these sums.
+    # On a CPU, narrow products of many small matrices take several times longer than these sums.
     columns = [(h * column.t().contiguous()[:, None]).sum(-1) for column in weight.unbind(2)]
     return torch.stack(columns, dim=-1) + bias.transpose(0, 1)
 
@@ -88,7 +88,7 @@ class MemberMLP(nn.Module):
     ----------
     n_members, n_in, n_out : int
     hidden_layer_sizes : tuple of int
-        Empty for a linear model.
+        Sizes of the hidden layers; empty for a linear model.
     dropout : float
         Share of hidden units dropped in training.
     """
@@ -114,7 +114,7 @@ class MemberMLP(nn.Module):
         with torch.no_grad():
             for weight, bias in zip(self.weights, self.biases, strict=True):
                 bound = 1 / math.sqrt(max(weight.shape[0], 1))
-                # Drawn on the CPU, so that a seed means the same weights on every device.
+                # Drawn on the CPU, so that a seed gives the same weights on every device.
                 weight.copy_(torch.empty(weight.shape).uniform_(-bound, bound, generator=generator))
                 bias.zero_()
             self.biases[-1].add_(torch.as_tensor(output_bias).to(self.biases[-1]))
@@ -124,7 +124,7 @@ class MemberMLP(nn.Module):
         return self.with_hidden(x)[0]
 
     def with_hidden(self, x):
-        """Return the logits and the last hidden layer, (members, n, width), x itself if none."""
+        """Return the logits and the last hidden layer, (members, n, width), or x without one."""
         (weight, bias), *rest = zip(self.weights, self.biases, strict=True)
         inputs = x.expand(weight.shape[1], *x.shape)
         h = torch.addmm(bias.flatten(), x, weight.flatten(1))
@@ -140,7 +140,7 @@ class MemberMLP(nn.Module):
         return h.view(len(x), *weight.shape[1:]).transpose(0, 1) if in_rows else h, inputs
 
     def of_members(self, h):
-        """Map h of shape (members, n, n_in), an own input of each member; no hidden layers."""
+        """Map h of shape (members, n, n_in), a separate input for each member; no hidden layers."""
         return torch.baddbmm(self.biases[0].transpose(0, 1), h, self.weights[0].transpose(0, 1))
 
 
@@ -153,29 +153,28 @@ class RewardModel(nn.Module):
     hidden_layer_sizes, propensity_hidden_layer_sizes : tuple of int
     dropout : float
     with_propensity : bool
-        Without it the propensity is 1: every preferred response draws an action.
+        Without it the propensity is 1: every preferred response has an action.
     reward_columns, propensity_columns : tuple of int or None
-        The inputs that each head reads. None is all.
+        The inputs that each head reads. None means all.
     propensity_form : {"head", "constant", "reward", "trunk", "shared"}
-        See `Objective.propensity_form`; "shared" is a network of one output, of which the
-        propensity of each signal is a share.
+        See `Objective.propensity_form`. "shared" means a network with one output, which is
+        multiplied by a share for each signal.
     auxiliary_head : bool
         Whether there is a third head, on the reward columns or the trunk.
     representation : bool
         Whether `forward` returns the last hidden layer of the reward head.
     examination : bool
-        Whether there is a head of the form of the propensity head for the probability that a row
-        was looked at. Its logit is the last of the propensity logits.
+        Whether there is a head for the probability that a row was looked at, of the same form as
+        the propensity head. Its logit is the last of the propensity logits.
     loads : tuple of int or None
-        For users who differ in activity: which loading each propensity logit has. None: they do
-        not.
+        If users differ in activity, the loading of each propensity logit. None: they do not.
     shared_logits : tuple of int or None
         The propensity logits that are parameters of a member, the same for all rows. The activity
         of users does not shift them.
     """
 
-    #: The logarithm of a loading is this many times its parameter, and so is a shared logit. They
-    #: are few, and all rows speak of them: they may take larger steps than weights.
+    #: The logarithm of a loading is this many times its parameter, and so is a shared logit. There
+    #: are few of them, and all rows depend on them, so they may take larger steps than weights.
     LOADING_STEP = 10.0
 
     def __init__(
@@ -231,7 +230,7 @@ class RewardModel(nn.Module):
             if with_propensity and propensity_form != "reward"
             else None
         )
-        # Of log kappa, up to the largest, which is 0.
+        # These are log kappa, up to the largest, which is 0.
         self.log_share = nn.Parameter(torch.zeros(1, n_members, n_signals)) if is_shared else None
         self.shared_logit = nn.Parameter(torch.zeros(1, n_members, len(shared))) if shared else None
         on_trunk = propensity_form == "trunk"
@@ -250,7 +249,7 @@ class RewardModel(nn.Module):
             ("_reward_index", reward_columns),
             ("_propensity_index", propensity_columns),
             ("_loading_index", loads),
-            # Of the logits of the network, then of those that rows share: where each one goes.
+            # First the logits of the network, then those that rows share: the position of each.
             ("_logit_index", np.argsort(varying + shared) if shared else None),
             ("_shared_index", shared_logits),
         ):
@@ -258,7 +257,7 @@ class RewardModel(nn.Module):
             self.register_buffer(name, index, persistent=False)
 
     def initialize(self, generator, reward_bias=0.0, propensity_bias=0.0, examination_bias=0.0):
-        """Draw all weights from `generator`; the biases set where training starts."""
+        """Draw all weights from `generator`; the biases set the start of training."""
         self.reward.initialize(generator, reward_bias)
         if self.log_share is not None:
             bias = torch.as_tensor(propensity_bias).expand(self.log_share.shape)
@@ -280,7 +279,7 @@ class RewardModel(nn.Module):
             self.examination.initialize(generator, examination_bias)
 
     def loadings(self):
-        """Return the loadings of the signals, and of looking, of shape (members, K)."""
+        """Return the loadings of the signals, and of looking, shape (members, K)."""
         return (self.LOADING_STEP * self.log_loading[0]).exp()
 
     def shared(self):
@@ -288,7 +287,7 @@ class RewardModel(nn.Module):
         return self.LOADING_STEP * self.shared_logit.transpose(0, 1)
 
     def loading(self):
-        """Return by how much the activity of a user shifts each logit, (members, 1, P)."""
+        """Return how far the activity of a user shifts each logit, (members, 1, P)."""
         loading = self.loadings().index_select(-1, self._loading_index)
         if self.shared_logit is not None:
             loading = loading.index_fill(-1, self._shared_index, 0.0)
@@ -315,25 +314,25 @@ class RewardModel(nn.Module):
             module.generator = generator
 
     def shared_parameters(self):
-        """Return the parameters that all members use: heads have none, a trunk below them would.
+        """Return the parameters that all members share: none for heads, some for a trunk.
 
-        A model that has some says so here, and shares them in `like`.
+        A model that has such parameters returns them here, and shares them in `like`.
         """
         return []
 
     def member_parameters(self):
-        """Return the parameters of which each member has its own, in dimension 1."""
+        """Return the parameters that each member has separately, in dimension 1."""
         shared = set(map(id, self.shared_parameters()))
         return [parameter for parameter in self.parameters() if id(parameter) not in shared]
 
     def like(self, n_members):
-        """Return a model of the same heads for some number of members, with arbitrary weights."""
+        """Return a model with the same heads for some number of members, with arbitrary weights."""
         model = RewardModel(**self.config | {"n_members": n_members})
         parameter = self.member_parameters()[0]
         return model.to(parameter.device, parameter.dtype)
 
     def copy_members(self, source, index):
-        """Take over the weights of members `index` of a model of the same heads."""
+        """Copy the weights of members `index` of a model with the same heads."""
         with torch.no_grad():
             for parameter, other in zip(
                 self.member_parameters(), source.member_parameters(), strict=True
@@ -341,7 +340,7 @@ class RewardModel(nn.Module):
                 parameter.copy_(other.index_select(1, index))
 
     def of_members(self, index):
-        """Return a model of some of the members, which drops what it drops here.
+        """Return a model of some of the members, with the same dropout masks as here.
 
         Parameters
         ----------
@@ -363,7 +362,7 @@ class RewardModel(nn.Module):
     def propensity_logit(self, x):
         """Map x of shape (n, n_in) to propensity logits of shape (members, n, signals).
 
-        With `examination` the logit of having looked at the row follows.
+        With `examination`, the logit of having looked at the row comes last.
         """
         form = self.config["propensity_form"]
         if form == "reward":
@@ -390,7 +389,7 @@ class RewardModel(nn.Module):
             return logit
         share = self.log_share - self.log_share.amax(-1, keepdim=True)
         log_propensity = logsigmoid(full_precision(logit)) + share.transpose(0, 1)
-        # The largest share is 1, whose logit is that of the network.
+        # The largest share is 1, so its logit is that of the network.
         log_propensity = log_propensity.clamp_max(-torch.finfo(log_propensity.dtype).tiny)
         return log_propensity - log1mexp(log_propensity)
 
@@ -409,12 +408,12 @@ class RewardModel(nn.Module):
     def forward(self, x, first=None):
         """Map x of shape (n, n_in) to reward logits and propensity logits.
 
-        `first` are the rows that the reward is taken of, one per response; None is all.
+        `first` are the rows from which the reward is computed, one per response; None means all.
         """
         return self.outputs(x, first)[:2]
 
     def outputs(self, x, first=None):
-        """Return what `forward` does, and a dict of the further fields of `Batch` asked for."""
+        """Return the result of `forward`, and a dict of the further fields of `Batch` requested."""
         responses = x if first is None else x.index_select(0, first)
         reward, hidden = self._reward_and_hidden(responses)
         form, more = self.config["propensity_form"], {}

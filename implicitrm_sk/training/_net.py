@@ -1,8 +1,8 @@
 """The training engine: a private skorch net over tensors that stay on the device.
 
-skorch's default loop fetches rows one by one through a DataLoader and waits for the device at
-every step. Here batches are rows of resident tensors picked by index, losses are summed on the
-device, and the host waits once per epoch.
+The default loop of skorch fetches rows one by one through a DataLoader, and waits for the device at
+every step. Here batches are rows of resident tensors picked by index, and losses are summed on the
+device. The host waits once per epoch.
 """
 
 from contextlib import closing
@@ -19,9 +19,9 @@ from ._members import MemberSettings, MembersInTraining
 
 
 class MemberRisk(nn.Module):
-    """The criterion: weighted mean over a batch of the objective's loss, per member.
+    """The criterion: weighted mean of the objective's loss over a batch, per member.
 
-    In evaluation mode it is the objective's held-out criterion instead.
+    In evaluation mode, it is the held-out criterion of the objective.
 
     Parameters
     ----------
@@ -29,13 +29,13 @@ class MemberRisk(nn.Module):
     measurement : Measurement
     false_action_rate : Tensor of shape (K,) or None
     n_members : int or None
-        To estimate the false-action rates, of each member on its own from the rows given: the
-        number of members. The rates given are then where it starts.
+        Number of members, if each estimates its own false-action rates from the rows given. It
+        starts from `false_action_rate`.
     users : UserWeights or None
-        Of users who differ in activity.
+        The users, if they differ in activity.
     """
 
-    #: Per pass over the held-out rows.
+    #: EM steps per pass over the held-out rows.
     EM_STEPS = 5
 
     def __init__(self, objective, measurement, false_action_rate, n_members=None, users=None):
@@ -51,12 +51,12 @@ class MemberRisk(nn.Module):
         self.register_buffer("false_action_rate", false_action_rate)
 
     def maximise(self):
-        """Take EM steps of the rates on the rows evaluated since the last call, R and A as fitted.
+        """Update the rates by EM on the rows evaluated since the last call, with R and A as fitted.
 
-        Several, since the rates converge more slowly than the heads.
+        It takes several steps, because the rates converge more slowly than the heads.
         """
         for _ in range(self.EM_STEPS):
-            # Half a false action is added: a rate of exactly 0 could never grow again.
+            # Half a false action is added, because a rate of exactly 0 could never grow again.
             false_actions, opportunities = sum(
                 self._weighted_counts(self.false_action_rate.transpose(0, 1), *rows)
                 for rows in self.evaluated
@@ -96,7 +96,8 @@ class MemberRisk(nn.Module):
             raise ValueError(
                 f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
                 f"(members, {'pairs' if self.objective.pairs else 'rows'}) = {expected}, got "
-                f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}."
+                f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}. Return "
+                "one loss per member and row."
             )
         if self.estimates and not self.training:
             known = self.measurement.propensities(
@@ -120,9 +121,9 @@ class MemberRisk(nn.Module):
 
 
 class RewardNet(NeuralNet):
-    """A skorch net whose loop runs over `ResidentRows` and keeps each member's best weights.
+    """A skorch net that iterates over `ResidentRows` and keeps each member's best weights.
 
-    Members that have stopped leave the computation.
+    Members that have stopped are removed from the computation.
 
     Parameters
     ----------
@@ -131,15 +132,15 @@ class RewardNet(NeuralNet):
     constraint : RateConstraint or None
     epoch_begin : callable()
     epoch_end : callable(record) -> bool
-        Called around each epoch, `record` being its history entry; training ends on True.
+        Called around each epoch, `record` being its history entry. Training ends if it is True.
 
     Attributes
     ----------
     members_ : MembersInTraining
     n_running_ : int or None
-        Members that were still improving at the end.
+        Number of members that were still improving at the end.
     progress_ : dict or None
-        What `fit_loop` can go on from, if it was paused.
+        The state from which `fit_loop` can continue, if it was paused.
     """
 
     def __init__(
@@ -160,13 +161,13 @@ class RewardNet(NeuralNet):
         self.epoch_end = epoch_end
 
     def infer(self, x, **_):
-        """Return the logits of a batch that is on the device already."""
+        """Return the logits of a batch that is on the device."""
         X, first = x
         with autocast(X.device, self.autocast_dtype):
             return self.module_.outputs(X, first)
 
     def train_step(self, batch, **_):
-        """Take one step; skorch's own wraps it in a closure, which AdamW has no use for."""
+        """Take one step, without the closure that skorch uses and AdamW does not need."""
         X, fields, sample_weight = batch
         self.optimizer_.zero_grad()
         logits = self.infer(X)
@@ -174,7 +175,7 @@ class RewardNet(NeuralNet):
         total = risks
         if self.constraint is not None:
             total = risks + self.constraint(logits[0], sample_weight)
-        # Ones, not a mean: the gradient of each member is what it would be alone.
+        # Ones, not a mean: each member then gets the gradient that it would get alone.
         total.backward(torch.ones_like(total))
         self.optimizer_.step()
         return {"loss": risks.detach()}
@@ -185,17 +186,17 @@ class RewardNet(NeuralNet):
         return {"loss": self.criterion_(self.infer(X), fields, sample_weight)}
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
-        """Return the mean risk of each member over one pass, left on the device."""
+        """Return the mean risk of each member over one pass, which stays on the device."""
         self._set_training(training)
         risks, sizes = None, []
-        # Closed also when a step raises, so that no thread goes on reading.
+        # Closed also if a step raises, so that no thread continues to read.
         with closing(iter(iterator)) as batches:
             for batch in batches:
                 risk = step_fn(batch)["loss"]
                 n = len(sizes)
                 if risks is None or n == len(risks):
-                    # One tensor: a small one of each batch would lie between the large ones of the
-                    # batches and keep the memory of these from being used again.
+                    # One tensor: small tensors between the large ones of the batches would keep
+                    # the memory of the large ones from being reused.
                     more = risk.new_empty((max(64, n), *risk.shape))
                     risks = more if risks is None else torch.cat([risks, more])
                 risks[n] = risk
@@ -210,15 +211,15 @@ class RewardNet(NeuralNet):
         Parameters
         ----------
         progress : dict, default=None
-            `progress_` of an earlier call, to go on from there.
+            `progress_` of an earlier call, from which to continue.
         pause : int, default=None
             Epoch after which to return, with the best weights so far in the module.
         checkpoint : TrainingState, default=None
-            File to go on from and to write after each epoch.
+            File to continue from and to write after each epoch.
         """
         train, valid = X
         members = self.members_ = MembersInTraining(self, epochs, valid is not None)
-        # To pick rows and rates of their own is not worth the trouble.
+        # Rows and rates for each of them would not be worth the cost.
         users = self.criterion_.users
         keep = train.per_member or self.criterion_.estimates or users is not None
         if checkpoint is not None:
@@ -242,7 +243,7 @@ class RewardNet(NeuralNet):
                         self.criterion_.maximise()
                 members.best.update(risks["valid_loss"])
                 risks["running"] = members.best.running
-            # The one time per epoch that the host waits for the device.
+            # The host waits for the device only here, once per epoch.
             kind = risks["train_loss"].dtype
             values = torch.stack([risk.to(kind) for risk in risks.values()]).tolist()
             record = dict(zip(risks, values, strict=True))
@@ -278,9 +279,9 @@ def build_net(
     epoch_end=lambda record: False,
     **settings,
 ):
-    """Return an initialised `RewardNet` that trains `model`; `settings` are `MemberSettings`.
+    """Return an initialised `RewardNet` that trains `model` with `settings`, `MemberSettings`.
 
-    `measurement` None is that of positive actions.
+    If `measurement` is None, the signals are positive actions.
     """
     if measurement is None:
         measurement = Measurement.of_actions(model.config["n_signals"])

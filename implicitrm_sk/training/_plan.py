@@ -1,4 +1,4 @@
-"""Plans of fits: heads, objective, assumptions, start values, steps. A plan is run on data."""
+"""Plans of fits: heads, objective, assumptions, start values and steps, to run on data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,9 +23,9 @@ from ._net import build_net
 from ._stack import joined, part_of
 from ._users import UserWeights
 
-#: Where the loadings of the activity of users start, member by member.
+#: The loadings of the activity of users at the start, member by member.
 LOADING_STARTS = (1.0, 2.0)
-#: What fits that train side by side may differ in.
+#: The settings in which fits side by side may differ.
 SIDE_BY_SIDE = (
     "learning_rate_init",
     "weight_decay",
@@ -38,15 +38,15 @@ SIDE_BY_SIDE = (
 
 @dataclass
 class Hooks:
-    """What a fit calls while it trains.
+    """Functions that a fit calls while it trains.
 
     Attributes
     ----------
     epoch_begin : callable()
     epoch_end : callable(record) -> bool
-        Called around each epoch, `record` being its losses; training ends on True.
+        Called around each epoch, `record` being its losses. Training ends if it is True.
     checkpoint : TrainingState or None
-        File to go on from and to write after each epoch.
+        File to continue from and to write after each epoch.
     """
 
     epoch_begin: Callable = lambda: None
@@ -56,32 +56,32 @@ class Hooks:
 
 @dataclass(frozen=True, eq=False)
 class FitPlan:
-    """All that is settled about a fit before it trains.
+    """All settings of a fit, fixed before it trains.
 
     Attributes
     ----------
     columns : HeadColumns
     objective : Objective
     measurement : Measurement
-        Of the signals as the objective sees them.
+        The measurement model of the signals, as the objective sees them.
     assumptions : Assumptions
         With a false-action rate for each signal.
     hidden_layer_sizes, propensity_hidden_layer_sizes : tuple of int
     n_members : int
-        Of one fit.
+        Number of members of one fit.
     learning_rate_init, weight_decay, dropout, n_iter_no_change, tol, max_epochs, batch_size,\
     device, dtype
         As in `ImplicitRewardEstimator`.
     starts : ndarray of shape (n_members,) or None
-        Member m starts at the reward P(any action) ** starts[m]. None is what the objective says.
+        Member m starts at the reward P(any action) ** starts[m]. None: the objective decides.
     estimates_rates : bool
-        Whether each member learns false-action rates of its own, on the rows that validate.
+        Whether each member learns its own false-action rates, on the validation rows.
     n_users : int or None
-        Users who differ in activity; None: they do not.
+        Number of users who differ in activity; None if they do not.
     undersmoothing : float
         As in `MemberSettings`.
     fits : tuple of FitPlan
-        Plans that this one trains side by side, by `stack`.
+        Plans that this one trains side by side, from `stack`.
     """
 
     columns: HeadColumns
@@ -108,7 +108,7 @@ class FitPlan:
 
     @classmethod
     def of(cls, estimator, columns, objective, measurement, assumptions):
-        """Return the plan of an estimator's parameters."""
+        """Return the plan for the parameters of an estimator."""
         sizes = layer_sizes(estimator, "hidden_layer_sizes")
         names = (*SIDE_BY_SIDE, "batch_size", "device", "dtype")
         return cls(
@@ -130,10 +130,10 @@ class FitPlan:
 
     @classmethod
     def stack(cls, plans):
-        """Return a plan that trains several, equal but for `SIDE_BY_SIDE`, in one go.
+        """Return a plan that trains several plans at once, which differ only in `SIDE_BY_SIDE`.
 
-        Its members are those of all, one plan after the other; `FitResult.unstack` takes them
-        apart again.
+        It has the members of all plans, one plan after the other. `FitResult.unstack` separates
+        them again.
         """
         plans = tuple(plans)
         return replace(plans[0], max_epochs=max(plan.max_epochs for plan in plans), fits=plans)
@@ -203,9 +203,9 @@ class FitPlan:
         return "shared" if shared and form == "head" else form
 
     def initial_model(self, data, random_state, responses=None):
-        """Return the heads at the weights where training starts.
+        """Return the heads at the weights at which training starts.
 
-        Their biases follow from the actions of some responses; None is those to train on.
+        Their biases follow from the actions of some responses; None means the training responses.
         """
         model = self.new_model(data)
         generator = torch.Generator().manual_seed(random_state.randint(2**31))
@@ -219,7 +219,7 @@ class FitPlan:
         return model
 
     def _initial_logits(self, log, responses):
-        """Return logits of reward, propensities and perhaps looking at which training starts."""
+        """Return the start logits of reward, propensities and perhaps looking."""
         rate, any_rates = log.rates(responses)
         e = np.zeros(1)
         if not self.objective.single_signal:
@@ -244,7 +244,7 @@ class FitPlan:
         weight[responses] = log.sample_weight[responses]
         looked = 1.0
         if self.measurement.examined:
-            # The silence of a row is halved, in logs, between looking and acting.
+            # The silence of a row is split equally, in logs, between looking and acting.
             looked = np.sqrt(min(sum(any_acted), 1.0))
             acted = acted / looked
         first = np.searchsorted(log.acts.column, np.arange(log.n_signals))
@@ -262,10 +262,11 @@ class FitPlan:
         return _tensors(*logits, *([initial_logit(looked)] if self.measurement.examined else []))
 
     def _initial_reward(self, log, any_acted, acted):
-        """Return the reward at which training starts, one number or one per member (members, 1).
+        """Return the reward at which training starts: one number, or one per member (members, 1).
 
-        With signals of both polarities it lies between P(any positive action) and 1 - P(any
-        negative action); None of the starts is where both kinds are equally ready to act.
+        With signals of both polarities, it lies between P(any positive action) and 1 - P(any
+        negative action). Without `starts`, it is the reward at which both kinds are equally ready
+        to act.
         """
         lower, upper = any_acted[1], 1 - any_acted[0]
         telling = log.telling_of_level()
@@ -283,7 +284,7 @@ class FitPlan:
         return any_acted[1] ** self.starts[:, None]
 
     def model_like(self, model, data):
-        """Return the heads with the weights of a fitted model, which must be like these."""
+        """Return the heads with the weights of a fitted model, which must have the same heads."""
         new = self.new_model(data)
         for name, value in new.config.items():
             if name != "dropout":
@@ -294,7 +295,7 @@ class FitPlan:
     # ------------------------------------------------------------------ training
 
     def n_epochs(self, data, early_stopping):
-        """Return how many epochs to train at most: few where none can be held out."""
+        """Return the maximum number of epochs, which is small if no rows can be held out."""
         if early_stopping and not len(data.valid):
             return min(self.max_epochs, FIXED_EPOCHS)
         return self.max_epochs
@@ -322,7 +323,7 @@ class FitPlan:
         )
 
     def rate_constraint(self, model, n_responses):
-        """Return what holds the mean reward of this many responses in its interval, or None."""
+        """Return the constraint on the mean reward of this many responses, or None."""
         intervals = [plan.assumptions.preference_interval for plan in self.fits or (self,)]
         if all(one is None for one in intervals) or self.objective.needs_preference_rate:
             return None
@@ -333,7 +334,7 @@ class FitPlan:
         return RateConstraint(lower, upper, model.config["n_members"], n_batches, device)
 
     def parts(self, data, model, random_state, further=None):
-        """Return `ResidentRows` to train on and to validate on, None for an empty part."""
+        """Return `ResidentRows` for training and for validation, None for an empty part."""
         return data.parts(
             model,
             self.objective,
@@ -356,12 +357,12 @@ class FitPlan:
         progress=None,
         pause=None,
     ):
-        """Train a model on data, and impose the preference rate on it.
+        """Train a model on data, and make it meet the preference rate.
 
         Parameters
         ----------
         data : TrainingData
-            Split and scaled. What training does not need of it is released.
+            Split and scaled. Parts that training does not need are freed.
         model : RewardModel
             Trained in place.
         epochs : int
@@ -370,7 +371,7 @@ class FitPlan:
         further : dict of str to array, default=None
             Further fields of `Batch`, by response.
         progress : list of dict, default=None
-            What the fits that were paused go on from.
+            The states from which paused fits continue.
         pause : int, default=None
             The epoch after which to pause.
 
@@ -409,7 +410,7 @@ class FitPlan:
             Trained in place.
         random_state : numpy.random.RandomState
         optimizer_state : dict, default=None
-            What an earlier pass returned.
+            The result of an earlier pass.
         epoch_end : callable(record) -> bool
         """
         net = self.net(model, hooks=Hooks(epoch_end=epoch_end))
@@ -432,7 +433,7 @@ class FitPlan:
         if any(members.diverged):
             with torch.no_grad():
                 for parameter in model.member_parameters():
-                    # They are thrown away, and have no rate.
+                    # Members that diverged are dropped, so they do not need a rate.
                     parameter[:, torch.tensor(members.diverged)] = 0.0
         if isinstance(X, np.ndarray):
             (reward_logit,) = member_logits(model, X[rows], scaler, ("reward_logit",), self.dtype)
@@ -447,20 +448,20 @@ class FitPlan:
 
 @dataclass
 class FitResult:
-    """What has become of a plan.
+    """The result of running a plan.
 
     Attributes
     ----------
     plan : FitPlan
     model : RewardModel
     members : MembersInTraining or None
-        Of all fits side by side; None of one of them.
+        Members of all fits side by side; None for one of them.
     n_running : int or None
-        Members that were still improving at the end; None without validation.
+        Number of members still improving at the end; None without validation.
     progress : dict or None
-        What a fit that was paused goes on from.
+        The state from which a paused fit continues.
     n_epochs : int
-        Epochs trained.
+        Number of epochs trained.
     """
 
     plan: FitPlan
@@ -471,7 +472,7 @@ class FitResult:
     n_epochs: int = field(default=0)
 
     def unstack(self):
-        """Return the result of each of the plans that were stacked, None where it diverged."""
+        """Return the result of each stacked plan, None if it diverged."""
         found, members, size = [], self.members, self.plan.n_members
         for number, plan in enumerate(self.plan.fits):
             part = slice(number * size, (number + 1) * size)
@@ -511,11 +512,11 @@ def layer_sizes(estimator, name):
 
 
 def check_same_setting(model, name, new):
-    """Raise unless a setting of a model is the one of the heads whose training goes on."""
+    """Raise unless a setting equals that of the heads whose training continues."""
     old = model.config[name]
     if old != new:
         shown = {"n_members": "n_estimators", "n_in": "the number of columns of X"}
         raise ValueError(
-            f"training cannot go on from the fitted weights: {shown.get(name, name)} was {old} "
+            f"training cannot continue from the fitted weights: {shown.get(name, name)} was {old} "
             f"and is now {new}. Use the same data layout and architecture, or fit a clone."
         )

@@ -1,4 +1,4 @@
-"""Fits that come before the fit: false-action rates, and what an objective learns from the log."""
+"""Fits before the main fit: false-action rates, and preparations of an objective."""
 
 from dataclasses import replace
 from operator import itemgetter
@@ -10,18 +10,18 @@ from .._warnings import warn
 from ..objectives import Naive, TrainingLog
 from ._data import FIXED_EPOCHS, member_logits
 
-#: Folds of which each is held out once to estimate false-action rates.
+#: Number of folds; each is held out once to estimate false-action rates.
 N_FOLDS = 5
-#: Where the rates start, as shares of the action rates.
+#: The rates at the start, as shares of the action rates.
 STARTS = (0.1, 0.5)
 
 
 def estimate_false_action_rates(plan, data, random_state):
     """Return the plan with false-action rates learned by EM on rows that are held out once each.
 
-    On training rows a flexible reward makes room for the false actions it has seen, and the rates
-    come out too low. Over exposures, and with signals of both polarities, the likelihood has
-    several maxima: the start with the best held-out likelihood counts.
+    On training rows a flexible reward adapts to the false actions that it has seen, and the rates
+    come out too low. With exposures, or signals of both polarities, the likelihood has several
+    maxima. The start with the best held-out likelihood is used.
     """
     log, usable = data.log, data.usable
     held_out = data.held_out_folds(N_FOLDS, random_state)
@@ -34,7 +34,7 @@ def estimate_false_action_rates(plan, data, random_state):
     share_of_actions = log.rates(usable)[0][np.searchsorted(log.acts.column, np.arange(len(own)))]
     found = []
     for share in STARTS if several else STARTS[:1]:
-        # Lower bounds of the mean of the log tell the order of magnitude to start from.
+        # Lower bounds of the mean of the log give the order of magnitude of the start.
         first_guess = plan.assumptions.with_rates(
             np.where(np.isnan(own), share_of_actions * share, own)
         )
@@ -60,14 +60,14 @@ def estimate_false_action_rates(plan, data, random_state):
         if low.any():
             warn(
                 f"{low.sum()} of the known propensities are not above the estimated "
-                f"false_action_rate, {rates.round(3).tolist()}: the two "
-                "contradict each other. Check propensity, or pass the rates."
+                f"false_action_rate, {rates.round(3).tolist()}. This is a contradiction. Check "
+                "propensity, or pass the rates."
             )
     return replace(plan, assumptions=plan.assumptions.with_rates(rates))
 
 
 def prepare_objective(plan, data, random_state):
-    """Let a single-signal objective learn from the whole log; return further fields of it."""
+    """Let a single-signal objective learn from the whole log; return its further fields."""
     if not plan.objective.single_signal:
         return {}
     log = data.log

@@ -14,17 +14,17 @@ class ResidentRows:
     responses : dict of str to Tensor of shape (m,) or (members, m)
         Fields of `Batch` that belong to responses.
     sample_weight : Tensor of shape (m,) or (members, m)
-        Factors of the losses; where each member has its own, those with 0 are not its part.
+        Factors of the losses. If each member has its own, the rows with 0 are not in its part.
     part : Tensor of int
         The responses that belong to this part of the data.
     batch_size : int
-        Rows per batch, as nearly as whole responses allow.
+        Rows per batch, as closely as whole responses allow.
     offsets : Tensor of int of shape (m + 1,) or None
         Response i has the rows offsets[i] to offsets[i + 1] - 1. None: every row is a response.
     generator : torch.Generator or None
-        Shuffles the responses anew for each pass; None keeps their order.
+        Shuffles the responses in each pass; None keeps their order.
     partners : Partners or None
-        Appends to the rows of each batch one partner of each.
+        Appends one partner of each row to each batch.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class ResidentRows:
         sizes = self.offsets[part + 1] - self.offsets[part]
         ends = sizes.cumsum(0)
         batch_of = (ends - 1) // self.batch_size
-        # Two waits for the device per pass, none per batch.
+        # The device is waited for twice per pass, not once per batch.
         n_rows, rows_per_batch, responses_per_batch = (
             int(ends[-1]),
             torch.bincount(batch_of, weights=sizes).long().tolist(),
@@ -127,10 +127,10 @@ class ResidentRows:
 
 
 class Partners:
-    """Draws one partner of each row of a part: of its group and of another kind.
+    """Draws one partner of each row of a part, from its group and of another kind.
 
-    Where the group has none of another kind, the partner comes from the whole part, if allowed;
-    where that has none, it is the row itself.
+    If the group has only one kind, the partner comes from the whole part, if this is allowed. If
+    the part has only one kind, the partner is the row itself.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Partners:
         Rows, numbered 0 to n - 1 in the whole data.
     n_rows : int
     groups, kinds : Tensor of int of shape (n,)
-        Groups that partners come from first; rows of one kind are not partners.
+        Partners come from the row's group first; rows of one kind are not partners.
     generator : torch.Generator
     across : bool
         Whether partners of another group are allowed.
@@ -168,11 +168,11 @@ class Partners:
         self.draw()
 
     def draw(self):
-        """Draw anew, into `partner`, of shape (n,): the row number of each row's partner."""
+        """Draw again, into `partner` of shape (n,), the row number of each row's partner."""
         size = self.size
         uniform = torch.rand(len(size), generator=self.generator, device=size.device)
         position = self.start + (uniform * size).long().minimum((size - 1).clamp_min(0))
-        # Rows of the own kind lie side by side and are jumped over.
+        # Rows of the same kind are adjacent and are skipped.
         position = position + self.block_size * (position >= self.block)
         last = len(self.order) - 1
         drawn = self.part[self.order[position.clamp_max(last)]]
@@ -180,7 +180,7 @@ class Partners:
 
 
 class _Pool:
-    """Rows in the order of group and kind, and where in it each row's candidates lie."""
+    """Rows sorted by group and kind, with the position of each row's candidates."""
 
     def __init__(self, groups, kinds):
         cell = groups * (kinds.max() + 1) + kinds

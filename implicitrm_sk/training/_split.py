@@ -8,8 +8,8 @@ from .._sources import chunks
 def row_codes(X):
     """Return an integer per row, equal for identical rows.
 
-    A random linear hash of the bits: two different rows share a code with probability below
-    2**-31, which would merely keep them on the same side of the split.
+    It is a random linear hash of the bits. Two different rows share a code with probability below
+    2**-31, and would then only stay on the same side of the split.
     """
     rng = np.random.default_rng(0)
     words = X.dtype.itemsize // np.dtype(np.uint32).itemsize
@@ -28,10 +28,10 @@ def row_codes(X):
 
 
 def validation_split(acted, groups, validation_fraction, rng):
-    """Return a mask of the validation rows; no group is cut, the share of acted rows is kept.
+    """Return a mask of the validation rows that keeps groups together and the share of acted rows.
 
-    Groups are put in the order of their share of acted rows, ties at random, and validation
-    groups are taken from that order at equal distances.
+    Groups are sorted by their share of acted rows, with ties in random order. Validation groups are
+    taken from this order at equal distances.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def validation_split(acted, groups, validation_fraction, rng):
     groups : array-like of shape (n,)
         Rows of equal value stay together.
     validation_fraction : float
-        Share of the groups that validate.
+        Share of the groups used for validation.
     rng : numpy.random.RandomState
 
     Returns
@@ -59,9 +59,10 @@ def validation_split(acted, groups, validation_fraction, rng):
 
 
 def cross_fitting_folds(acted, groups, n_folds, rng):
-    """Return the fold of each row, 0 to n_folds - 1; no group is cut, shares of acted rows kept.
+    """Return the fold of each row, 0 to n_folds - 1, with groups together and equal shares acted.
 
-    Parameters are those of `validation_split`. With fewer groups than folds some folds are empty.
+    The parameters are those of `validation_split`. With fewer groups than folds, some folds are
+    empty.
     """
     codes, order = _groups_by_share(acted, groups, rng)
     fold = np.empty(len(order), dtype=int)
@@ -70,7 +71,7 @@ def cross_fitting_folds(acted, groups, n_folds, rng):
 
 
 def _groups_by_share(acted, groups, rng):
-    """Return the number of each row's group, and the groups by share of acted rows."""
+    """Return the number of each row's group, and the groups sorted by share of acted rows."""
     _, first, codes, sizes = np.unique(
         groups, return_index=True, return_inverse=True, return_counts=True
     )

@@ -1,10 +1,10 @@
-"""Progress of fits side by side: taken apart, and put together again."""
+"""Progress of fits side by side: separated, and joined again."""
 
 import torch
 
 
 def part_of(progress, part):
-    """Return the progress of some of the members; copies, or all would be pickled with them."""
+    """Return the progress of some of the members, as copies: views would be pickled whole."""
     return progress | {
         "members": {name: values[part] for name, values in progress["members"].items()},
         "vectors": {name: value[part].clone() for name, value in progress["vectors"].items()},
@@ -16,7 +16,7 @@ def part_of(progress, part):
 
 
 def joined(parts):
-    """Return the progress of fits that were paused at the same epoch as one."""
+    """Return the progress of fits that paused at the same epoch as one."""
     first = parts[0]
     return first | {
         "members": {

@@ -1,4 +1,4 @@
-"""The file of a fit in progress, and how to tell that it is of this one."""
+"""The file of a fit in progress, and the fingerprint that shows which fit it belongs to."""
 
 import functools
 import hashlib
@@ -22,21 +22,21 @@ from ..objectives import Objective
 _FORMAT = "implicitrm_sk checkpoint 1"
 
 
-#: Numbers that are hashed at once: a device need not hold, nor send, a second X.
+#: Numbers that are hashed at once, so that no device needs to hold, or send, a second X.
 _N_HASHED = 2**22
 
 
 class TrainingState:
-    """The file of a fit, and how to tell that it is of this one.
+    """The file of a fit, and the fingerprint that shows which fit it belongs to.
 
     Parameters
     ----------
     path : Path
     settings : dict of str to str
     columns : tuple of ndarray of int
-        Of X, that the heads read.
+        The columns of X that the heads read.
     history : list of dict
-        Of the estimator; filled with what the file holds.
+        History of the estimator; filled with that of the file.
     """
 
     def __init__(self, path, settings, columns, history):
@@ -46,7 +46,7 @@ class TrainingState:
             "columns in use": _digest(*map(torch.as_tensor, columns)),
         }
         self.history = history
-        #: Whether the file is of this fit.
+        #: Whether the file belongs to this fit.
         self.is_own = False
 
     def restore(self, net, parts, epochs):
@@ -56,9 +56,9 @@ class TrainingState:
         ----------
         net : RewardNet
         parts : list of ResidentRows or None
-            The first to train on.
+            Rows; the first entry is for training.
         epochs : int
-            At most to train, of all.
+            Maximum number of epochs in total.
         """
         found = self._read()
         if found is not None:
@@ -77,9 +77,9 @@ class TrainingState:
         trained = state["progress"]["epoch"]
         if trained > epochs:
             raise ValueError(
-                f"the checkpoint {str(self.path)!r} has {trained} epochs behind it, more than "
-                f"max_epochs={epochs}. Set max_epochs to {trained} or more to go on, or remove the "
-                "file to start anew."
+                f"the checkpoint {str(self.path)!r} has {trained} epochs, more than "
+                f"max_epochs={epochs}. Set max_epochs to {trained} or more to continue, or remove "
+                "the file to start again."
             )
         self.is_own = True
         progress = state["progress"] | {"vectors": {}, "tensors": {}}
@@ -128,7 +128,7 @@ class TrainingState:
         self.is_own = True
 
     def remove(self):
-        """Remove the file of a fit that is done, if the fit wrote it or went on from it."""
+        """Remove the file of a fit that is done, if the fit wrote it or continued from it."""
         if self.is_own:
             self.path.unlink(missing_ok=True)
 
@@ -141,13 +141,13 @@ class TrainingState:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
             raise ValueError(
-                f"{str(self.path)!r} is no checkpoint that can be read ({error}). Remove it to "
-                "start anew."
+                f"{str(self.path)!r} is not a readable checkpoint ({error}). Remove it to start "
+                "again."
             ) from error
         if state.get("format") != _FORMAT:
             raise ValueError(
-                f"{str(self.path)!r} is no checkpoint of this version of implicitrm_sk. Remove it "
-                "to start anew."
+                f"{str(self.path)!r} is not a checkpoint of this version of implicitrm_sk. Remove "
+                "it to start again."
             )
         return state, tensors
 
@@ -163,15 +163,15 @@ class TrainingState:
                 if old.get(name) != new.get(name)
             ]
         raise ValueError(
-            f"the checkpoint {str(self.path)!r} is of another fit: it differs in "
-            f"{', '.join(differing)}. Fit with the same settings and data to go on, or remove the "
-            "file to start anew."
+            f"the checkpoint {str(self.path)!r} belongs to another fit, which differs in "
+            f"{', '.join(differing)}. Fit with the same settings and data to continue, or remove "
+            "the file to start again."
         )
 
 
 @recursive_repr("...")
 def settled(value):
-    """Return a text that tells a setting from others, and is the same in every process."""
+    """Return a text that identifies a setting and is the same in every process."""
     if isinstance(value, np.ndarray):
         return f"array({value.tolist()})"  # NumPy leaves out the middle of long ones
     if isinstance(value, functools.partial):
@@ -197,14 +197,14 @@ def _shown(text):
 
 
 def _rows(part):
-    """Return all that X of a part consists of."""
+    """Return all parts of X of a part of the data."""
     if isinstance(part.X, torch.Tensor):
         return (part.X,)
     return part.X.source, part.columns, part.mean, part.scale
 
 
 def _log(part):
-    """Return all other data of a part, and what its batches and pairs are drawn by."""
+    """Return all other data of a part, and the state from which its batches and pairs are drawn."""
     partners = part.partners and (
         getattr(part.partners, name) for name in ("order", "size", "start", "block", "block_size")
     )
@@ -219,7 +219,7 @@ def _log(part):
 
 
 def _digest(*values):
-    """Return a hash of tensors, sources and None, whichever device or block the numbers lie in."""
+    """Return a hash of tensors, sources and None, independent of device and blocks."""
     digest = hashlib.blake2b()
     for value in values:
         if value is None:

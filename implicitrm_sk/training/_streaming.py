@@ -1,4 +1,4 @@
-"""Rows served from files in batches, for what does not fit into memory."""
+"""Rows served in batches from files that do not fit into memory."""
 
 from contextlib import closing
 
@@ -9,33 +9,33 @@ from .._sources import chunks, read_ahead
 from .._validation import in_range
 from ._rows import ResidentRows
 
-#: Blocks that are shuffled together.
+#: Bytes of blocks that are shuffled together.
 WINDOW_BYTES = 2**26
 #: Windows in memory: one in use, one ready, one being read.
 N_BUFFERS = 3
-#: Share of a GPU's memory that the rows may take to be kept there.
+#: The rows stay in a GPU's memory if they need at most this share of it.
 RESIDENT_SHARE = 0.5
 
 
 class StreamedRows(ResidentRows):
     """Responses whose rows of X are read from files, block by block, ahead of their use.
 
-    Each pass takes the blocks in a new order, puts as many as make a window of `WINDOW_BYTES` side
-    by side and shuffles the rows of the window. Every row is served once per pass, every batch but
-    the last is full, and no row is read by itself. How well rows mix depends on the windows: rows
-    of one block always come in the same window, with others each time.
+    Each pass takes the blocks in a new order. It puts as many side by side as make a window of
+    `WINDOW_BYTES`, and shuffles the rows of the window. Every row is served once per pass, every
+    batch but the last is full, and no row is read alone. The mixing of rows depends on the windows:
+    rows of one block always come in the same window, with other blocks each time.
 
-    Where the rows fit into half of a GPU's memory they are read once and stay there, in the number
-    format of the file; order and batches are the same.
+    If the rows fit into half of a GPU's memory, they are read once and stay there, in the number
+    format of the file. Order and batches are the same.
 
     Parameters
     ----------
     X : StreamedX
-        With the `mean` and `scale` to standardise by.
+        Rows with the `mean` and `scale` that standardise them.
     rows, responses, sample_weight, part, batch_size, generator :
         As in `ResidentRows`, on the device; every row is a response.
     offsets, partners : None
-        Such batches need rows in any order.
+        Not available: such batches need rows in any order.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class StreamedRows(ResidentRows):
                 X = window.index_select(0, piece)
                 if i == 0 and n_held:
                     X, numbers = torch.cat([held_X, X]), torch.cat([held, numbers])
-                    held_X = held = None  # not a second time, while the batch is in use
+                    held_X = held = None  # frees the memory while the batch is in use
                 if i < len(cuts):
                     yield X, numbers
                 else:
@@ -120,7 +120,7 @@ class StreamedRows(ResidentRows):
         source, device = self.X.source, self.sample_weight.device
         row_bytes = source.shape[1] * source.stored.itemsize
         sizes = self.edges[blocks + 1] - self.edges[blocks]
-        # A window holds a block whatever its size and, where rows are to mix, some batches.
+        # A window holds at least one block, of any size, and some batches if rows are to mix.
         capacity = max(WINDOW_BYTES // row_bytes, sizes.max())
         if self.generator is not None:
             capacity = max(capacity, 4 * self.batch_size)
@@ -131,7 +131,7 @@ class StreamedRows(ResidentRows):
                 rows = torch.from_numpy(self._numbers(window)[1]).to(device)
                 yield resident, rows, rows
             return
-        # Another thread writes into them, outside of the inference mode that may rule here.
+        # Another thread writes into them, without the inference mode that may be active here.
         with torch.inference_mode(False):
             buffers = [
                 torch.empty(
@@ -155,7 +155,7 @@ class StreamedRows(ResidentRows):
                 if stream is not None:
                     with torch.cuda.stream(stream):
                         tensors = [part.to(device, non_blocking=True) for part in tensors]
-                    # This thread waits, so that the buffer is free; the training does not.
+                    # This thread waits until the buffer is free; the training does not.
                     stream.synchronize()
                 yield [part.to(device) for part in tensors]
 
@@ -174,7 +174,7 @@ class StreamedRows(ResidentRows):
 
 
 def _room(device):
-    """Return how many bytes of X may stay on the device: a matter of the device alone."""
+    """Return how many bytes of X may stay on the device, which depends on the device alone."""
     if device.type != "cuda":
         return 0
     return RESIDENT_SHARE * torch.cuda.get_device_properties(device).total_memory

@@ -1,4 +1,4 @@
-"""Users who differ in activity: a latent state across the rows of a user, and its EM messages."""
+"""Users who differ in activity: a latent state across the rows of a user, with its EM messages."""
 
 import numpy as np
 import torch
@@ -8,9 +8,9 @@ N_NODES = 15
 
 
 def quadrature():
-    """Return nodes and log-weights with which a mean over a standard normal is taken, (Q,) each.
+    """Return nodes and log-weights for a mean over a standard normal, (Q,) each.
 
-    Gauss-Hermite, exact for polynomials of degree 2 Q - 1.
+    They are Gauss-Hermite nodes, exact for polynomials of degree 2 Q - 1.
     """
     nodes, weights = np.polynomial.hermite_e.hermegauss(N_NODES)
     return torch.as_tensor(nodes), torch.as_tensor(np.log(weights / weights.sum()))
@@ -28,21 +28,21 @@ def posterior(messages, log_prior):
 
 
 class UserWeights:
-    """The weights of users over the nodes of their activity while heads are trained.
+    """The weights of users over the nodes of their activity, while heads are trained.
 
-    The activity b_u of user u is standard normal, and shifts the logits of the propensities by
-    lambda_k b_u. EM (Dempster, Laird & Rubin 1977): in the E-step, once per epoch, the weight of
-    node b is P(b | rows of u), in proportion to P(b) times the product of P(y | x, b) over the
-    rows; these messages add up from the batches of the epoch. In the M-step heads and loadings
-    minimise sum_b P(b | rows of u) -log P(y | x, b).
+    The activity b_u of user u is standard normal. It shifts the logit of the propensity of signal k
+    by lambda_k b_u. The training is EM (Dempster, Laird & Rubin 1977). The E-step, once per epoch,
+    computes the weight of node b, P(b | rows of u). It is proportional to P(b) times the product of
+    P(y | x, b) over the rows. These messages add up from the batches of the epoch. In the M-step,
+    heads and loadings minimise sum_b P(b | rows of u) -log P(y | x, b).
 
     Parameters
     ----------
     n_users, n_members : int
     device : torch.device
     factors : tuple of two arrays of shape (members, users), default=None
-        What the weights of the rows of a user are multiplied by in training and in validation, for
-        each member. What is known of a user does not depend on them.
+        Factors of the weights of the rows of a user in training and in validation, for each member.
+        The posterior of a user does not depend on them.
     """
 
     def __init__(self, n_users, n_members, device, factors=None):
@@ -52,11 +52,11 @@ class UserWeights:
         if factors is not None:
             factors = [torch.as_tensor(f.T[..., None]).to(self.messages) for f in factors]
         self.factors = factors
-        #: None before the first epoch: all users have the weights of the population.
+        #: None before the first epoch, when all users have the weights of the population.
         self.weight = None
 
     def spread(self, reward_logit, propensity_logit, loading):
-        """Return the logits at each node: the nodes are the first dimension.
+        """Return the logits at each node; the nodes are the first dimension.
 
         Parameters
         ----------
@@ -68,10 +68,10 @@ class UserWeights:
         return reward_logit.expand(len(self.nodes), *reward_logit.shape), propensity_logit + shift
 
     def risk(self, nll, user):
-        """Return the loss of each member and row, (members, n), of that at each node, (Q, ...)."""
+        """Return the loss of each member and row, (members, n), from that at each node."""
         if self.weight is None:
-            # The weights of the population alone would pull the loadings to 0: these have the
-            # gradient of the likelihood of single rows.
+            # The weights of the population alone would pull the loadings to 0. These weights have
+            # the gradient of the likelihood of single rows.
             log_joint = self.log_prior[:, None, None] - nll
             return -torch.logsumexp(log_joint, 0)
         return (self.weight.index_select(0, user).permute(2, 1, 0) * nll).sum(0)
@@ -84,8 +84,8 @@ class UserWeights:
     def refresh(self):
         """Take the E-step; return the standard deviation of activity among users, (members,).
 
-        It is 1 at the optimum. To multiply the loadings by it, as in parameter-expanded EM (Liu,
-        Rubin & Wu 1998), takes them there in a few epochs; EM alone creeps.
+        It is 1 at the optimum. Multiplying the loadings by it, as in parameter-expanded EM (Liu,
+        Rubin & Wu 1998), reaches the optimum in a few epochs; EM alone is slow.
         """
         if self.factors is not None:
             self.messages /= self.factors[0]
@@ -96,9 +96,9 @@ class UserWeights:
         return variance.sqrt()
 
     def held_out_risk(self, n_rows):
-        """Return minus the log-likelihood of the rows collected since, per row, of each member.
+        """Return minus the log-likelihood, per row, of the rows collected since, for each member.
 
-        The rows of a user are taken together: one by one they hardly depend on the activity.
+        The rows of a user are taken together, since single rows hardly depend on the activity.
         """
         prior = self.weight.clamp_min(1e-30).log()
         if self.factors is None:

@@ -1,1 +1,1 @@
-"""Displays in the manner of scikit-learn: data first, then `plot`."""
+"""Displays in the manner of scikit-learn, which hold data and have `plot`."""

@@ -17,16 +17,16 @@ _GRID = np.linspace(-4, 4, 201)
 class ActivityDisplay:
     """How readily users act: what is known of each user, and what the model takes for granted.
 
-    Activity is taken as normal among users. What is known of all users together, each with its
-    uncertainty, should have the same density: where it has two humps or a long tail, the assumption
-    is wrong. The means alone spread less than the users do, the fewer rows of a user there are.
+    Activity is taken as normal among users. The users of the log together, each with its
+    uncertainty, should have the same density. If theirs has two humps or a long tail, the
+    assumption is wrong. The means alone spread less than the users do, the fewer rows of a user there are.
 
     It is recommended to make one by `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
     mean, sd : ndarray of shape (n_users,)
-        Of the activity of each user given the rows of that user, in standard deviations of users.
+        Activity of each user given the rows of that user, in standard deviations of users.
     n_rows : ndarray of int of shape (n_users,)
         Rows of each user.
     loading : dict of str to float

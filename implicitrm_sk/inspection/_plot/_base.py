@@ -1,4 +1,4 @@
-"""What the displays share: axes, colours, and rows by category."""
+"""Parts that the displays share: axes, colours, and rows by category."""
 
 import numpy as np
 
@@ -6,20 +6,20 @@ from ..._optional import import_optional
 from ..._tables import as_values, column_names
 from ..._validation import is_missing
 
-#: Okabe and Ito's palette, which colour-blind readers can tell apart. Markers and dashes go with
-#: the colours, so that no display needs them.
+#: Okabe and Ito's palette, which colour-blind readers can distinguish. Markers and dashes accompany
+#: the colours, so no display relies on colours alone.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)), (0, (1, 1)))
-#: Numbers with more distinct values than this are shown in quarters, of other values the rarest
+#: Numbers with more distinct values than this are shown in quarters. Of other values, the rarest
 #: are shown together.
 MAX_CATEGORIES = 8
-#: Rows drawn one by one; more would cover each other.
+#: Maximum number of rows plotted one by one; more would hide each other.
 MAX_POINTS = 1_000
 
 
 def axes_for(display, ax):
-    """Return the Axes to draw on, a new one for None, and keep it with its figure."""
+    """Return the Axes to plot on, new ones for None, and store them with their figure."""
     pyplot = import_optional("matplotlib.pyplot", "plot", f"{type(display).__name__}.plot")
     if ax is None:
         _, ax = pyplot.subplots(layout="constrained")
@@ -29,13 +29,13 @@ def axes_for(display, ax):
 
 
 def style(number):
-    """Return colour, marker and dashes of the number-th of several things."""
+    """Return colour, marker and dashes of one of several things, by its number."""
     i = number % len(COLOURS)
     return {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
 
 
 def column_of(by, X, n_samples):
-    """Return the values to break down by, and their name if they have one.
+    """Return the values for the breakdown, and their name if they have one.
 
     Parameters
     ----------
@@ -50,27 +50,27 @@ def column_of(by, X, n_samples):
     if isinstance(by, str):
         if by not in (column_names(X) or ()):
             raise ValueError(
-                f"by={by!r} is no column of X. Pass the name of a column of a DataFrame X, or the "
-                "values themselves, one per row."
+                f"by={by!r} is not a column of X. Pass the name of a column of a DataFrame X, or "
+                "the values themselves, one per row."
             )
         name, by = by, X[by]
     values = as_values(by)
     if values.shape != (n_samples,):
         raise ValueError(
-            f"by has shape {values.shape}, but one value per row is expected: ({n_samples},)."
+            f"by has shape {values.shape}; expected one value per row, ({n_samples},)."
         )
     return values, name
 
 
 def categories(values):
-    """Return {label: rows} of the values to break down by; every row is in one of them."""
+    """Return {label: rows} of the values for the breakdown; every row is in one of them."""
     missing = is_missing(values)
     known = np.flatnonzero(~missing)
     try:
         distinct, code = np.unique(values[known], return_inverse=True)
     except TypeError as error:
         raise ValueError(
-            f"by holds values that cannot be put in order ({error}). Use one type for all."
+            f"by holds values that cannot be sorted ({error}). Use one type for all."
         ) from error
     found = {}
     if len(distinct) > MAX_CATEGORIES and values.dtype.kind in "iufM":
@@ -92,7 +92,7 @@ def categories(values):
 
 
 def _quarters(code):
-    """Return the codes in four parts of about as many rows each, no value in two of them."""
+    """Return the codes in four parts with about as many rows each; no value is in two of them."""
     counts = np.bincount(code)
     middle = np.cumsum(counts) - counts / 2
     part = np.minimum((4 * middle / counts.sum()).astype(int), 3)

@@ -8,38 +8,36 @@ import numpy as np
 from ..._optional import import_optional
 from ._base import axes_for, style
 
-#: Share of a row's height over which its series are spread.
+#: Share of a row's height that its series occupy.
 _SPREAD = 0.6
 
 
 class MethodComparisonDisplay:
     """Scores of methods, with means and standard errors across seeds.
 
-    One run of each method says little: the spread between seeds is often as large as the distance
-    between methods. Runs with the same seed share their log, so that differences are more certain
-    than the scores themselves; with `baseline` the differences are drawn, seed by seed.
+    A single run of each method is not enough: the spread between seeds is often as large as the
+    difference between methods. Runs with the same seed share their log, so differences are more
+    precise than the scores themselves. With `baseline`, the differences are plotted, seed by seed.
 
-    It is recommended to make one by `from_frame` or `from_scores`. All parameters are stored as
-    attributes.
+    Create a display with `from_frame` or `from_scores`. All parameters are stored as attributes.
 
     Parameters
     ----------
     methods : list of str of length n_methods
         Names of the rows.
     series : list of str of length n_series
-        Names of what is compared within a row (data sets, numbers of signals), ``[None]`` if
-        nothing is.
+        Names of the things compared within a row (data sets, numbers of signals), or ``[None]``.
     scores : dict of (str, str) to ndarray of shape (n_seeds,)
-        Scores by method and series, NaN where a run failed.
+        Scores by method and series, NaN for a failed run.
     baseline : str, default=None
-        Method that the scores are differences from.
+        The method from which the scores are differences.
     score_name : str, default="score"
         Name of the scores, for the axis.
 
     Attributes
     ----------
     mean_, standard_error_ : ndarray of shape (n_methods, n_series)
-        What is drawn. The standard error is NaN with fewer than two runs.
+        The plotted values. The standard error is NaN with fewer than two runs.
     errorbars_ : list of matplotlib ErrorbarContainer
         One per series.
     runs_ : list of matplotlib Line2D
@@ -53,8 +51,8 @@ class MethodComparisonDisplay:
 
     Notes
     -----
-    The standard error is s / sqrt(n), with s the standard deviation of the n runs, n - 1 in its
-    denominator.
+    The standard error is s / sqrt(n), where s is the standard deviation of the n runs, with n - 1
+    in its denominator.
 
     Examples
     --------
@@ -84,12 +82,12 @@ class MethodComparisonDisplay:
         self.score_name = score_name
 
     def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw one row per method.
+        """Plot one row per method.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
@@ -174,32 +172,32 @@ class MethodComparisonDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw scores by method.
+        """Plot scores by method.
 
         Parameters
         ----------
         scores : mapping of str to array-like of shape (n_seeds,), or DataFrame
-            Scores of each method, in the order of the rows; of a DataFrame, its columns. NaN is a
-            run that failed.
+            Scores of each method, in the order of the rows; for a DataFrame, its columns. NaN marks
+            a failed run.
         baseline : str, default=None
-            Draw differences from this method, seed by seed: the i-th scores of all methods then
-            have to belong to one seed.
+            Plot differences from this method, seed by seed. The i-th scores of all methods must
+            then belong to one seed.
         score_name : str, default="score"
             Name of the scores, for the axis.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
         Returns
         -------
         display : MethodComparisonDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If there are no scores, or `baseline` is none of the methods or has other seeds.
+            If there are no scores, or `baseline` is not one of the methods or has other seeds.
 
         Examples
         --------
@@ -212,8 +210,8 @@ class MethodComparisonDisplay:
         """
         if not (isinstance(scores, Mapping) or hasattr(scores, "columns")):
             raise ValueError(
-                f"scores must be a mapping of methods to scores, or a DataFrame with a column per "
-                f"method, got {type(scores).__name__}."
+                "scores must be a mapping of methods to scores, or a DataFrame with a column per "
+                f"method, got {type(scores).__name__}. Convert it."
             )
         runs = {
             (str(name), None): np.asarray(scores[name], dtype=np.float64) for name in scores.keys()
@@ -233,7 +231,7 @@ class MethodComparisonDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw a table with one row per run.
+        """Plot a table with one row per run.
 
         Parameters
         ----------
@@ -244,21 +242,21 @@ class MethodComparisonDisplay:
         by : str, default=None
             Column whose values are compared within a method, for example the data set.
         baseline : str, default=None
-            Draw differences from this method, matched by seed.
+            Plot differences from this method, matched by seed.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
         Returns
         -------
         display : MethodComparisonDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If a column or a name in it is missing, a run is there twice, or `baseline` is none of
+            If a column or a name in it is missing, a run occurs twice, or `baseline` is not one of
             the methods.
 
         Examples
@@ -281,26 +279,26 @@ class MethodComparisonDisplay:
         missing = [name for name in (*keys, score) if name not in frame.columns]
         if missing:
             raise ValueError(
-                f"the table has no column {', '.join(map(repr, missing))}; it has "
+                f"the table lacks the column {', '.join(map(repr, missing))}; it has "
                 f"{list(frame.columns)}. Name its columns by method=, score=, seed= and by=."
             )
         unknown = frame[keys].isna().any()
         if unknown.any():
             raise ValueError(
-                f"the columns {list(unknown.index[unknown])} have missing values: it must be known "
-                "of each run what it is a run of. Fill them in, or leave these rows out."
+                f"the columns {list(unknown.index[unknown])} have missing values; expected method, "
+                "seed and by of each run. Fill them in, or leave these rows out."
             )
         twice = frame.duplicated(keys)
         if twice.any():
             raise ValueError(
-                f"{twice.sum()} runs are in the table twice, for example "
+                f"{twice.sum()} runs occur twice in the table, for example "
                 f"{frame.loc[twice, keys].iloc[0].to_dict()}. Select one setting per method first."
             )
         series = [None] if by is None else list(dict.fromkeys(frame[by]))
         runs = {}
         for name in series:
             part = frame if by is None else frame[frame[by] == name]
-            # Seeds become the rows, NaN where a method lacks one.
+            # Seeds become the rows, NaN if a method lacks one.
             table = part.pivot(index=seed, columns=method, values=score)
             for row in dict.fromkeys(frame[method]):
                 if row in table:
@@ -313,17 +311,20 @@ class MethodComparisonDisplay:
         methods = list(dict.fromkeys(name for name, _ in runs))
         series = list(dict.fromkeys(name for _, name in runs))
         if not any(np.isfinite(scores).any() for scores in runs.values()):
-            raise ValueError("there are no scores to draw.")
+            raise ValueError("there are no scores to plot. Pass at least one finite score.")
         if baseline is not None:
             if baseline not in methods:
-                raise ValueError(f"baseline={baseline!r} is none of the methods {methods}.")
+                raise ValueError(
+                    f"baseline={baseline!r} is not one of the methods {methods}. Correct it."
+                )
             differences = {}
             for (method, name), scores in runs.items():
                 base = runs.get((baseline, name), np.empty(0))
                 if scores.shape != base.shape:
                     raise ValueError(
-                        f"{method!r} has {len(scores)} scores but the baseline {baseline!r} "
-                        f"{len(base)}: differences are taken seed by seed."
+                        f"{method!r} has {len(scores)} scores but the baseline {baseline!r} has "
+                        f"{len(base)}; expected one per seed, because differences are taken seed "
+                        "by seed. Add the missing ones."
                     )
                 if method != baseline:
                     differences[method, name] = scores - base

@@ -1,4 +1,4 @@
-"""What equally likely fits leave open of the reward."""
+"""The range of the reward over equally likely fits."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -8,32 +8,32 @@ from numpy.typing import ArrayLike, NDArray
 
 from ._base import COLOURS, axes_for
 
-#: Parts of the rows that are averaged: the range of a single row is too noisy to draw.
+#: Number of parts of the rows that are averaged; the range of a single row is too noisy to plot.
 N_PARTS = 40
 
 
 class IdentificationDisplay:
     """Range of the reward over fits that explain the log equally well.
 
-    A band that is narrow beside what the actions alone leave open shows what further information
-    (a second signal, labels ...) has determined. A wide one is the signature of a reward that is
-    not identified: no amount of such data will choose within it. A narrow one is no proof: fits
-    that start alike may agree by convention, see the level.
+    The band may be narrow beside the range that the actions alone leave open. This shows what
+    further information (a second signal, labels ...) has identified. A wide band is the signature
+    of a reward that is not identified: no amount of such data reduces it. A narrow band is not a
+    proof, because fits with similar starts may agree by convention; see the level.
 
-    It is recommended to make one by `from_report` or `from_predictions`. All parameters are stored
-    as attributes.
+    Create a display with `from_report` or `from_predictions`. All parameters are stored as
+    attributes.
 
     Parameters
     ----------
     mean, low, high : ndarray of shape (n_parts,)
-        Mean, least and greatest reward over the equally likely fits, averaged over parts of the
+        Mean, lowest and highest reward over the equally likely fits, averaged over parts of the
         rows in the order of their mean reward.
     lower_bound : ndarray of shape (n_parts,), default=None
-        Least reward that the action probabilities allow; None is 0.
+        Lowest reward that the action probabilities allow; None means 0.
     level : str, default=None
         The level of the report, for the title.
     upper_bound : ndarray of shape (n_parts,), default=None
-        Greatest reward that the action probabilities allow; None is 1.
+        Highest reward that the action probabilities allow; None means 1.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class IdentificationDisplay:
     band_ : matplotlib FillBetweenPolyCollection
         The range over the fits.
     bounds_ : matplotlib FillBetweenPolyCollection or None
-        What the actions alone leave open, if a bound was given.
+        The range that the actions alone leave open, if a bound was given.
     ax_ : matplotlib Axes
         Axes with the band.
     figure_ : matplotlib Figure
@@ -84,12 +84,12 @@ class IdentificationDisplay:
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the band.
+        """Plot the band.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         line_kwargs : dict, default=None
             Further arguments of ``Axes.plot``, for the mean.
         band_kwargs : dict, default=None
@@ -138,7 +138,7 @@ class IdentificationDisplay:
         )
         if self.level is not None:
             ax.set_title(f"Reward: {self.level}")
-        # Below: the areas leave no corner free.
+        # Below the axes, because the areas leave no corner free.
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, frameon=False)
         return self
 
@@ -151,21 +151,21 @@ class IdentificationDisplay:
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the refits of a report, on the rows that it kept aside.
+        """Plot the refits of a report, on the rows that it kept aside.
 
         Parameters
         ----------
         report : IdentificationReport
             Made by `identification_report`.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         line_kwargs, band_kwargs : dict, default=None
             Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
 
         Returns
         -------
         display : IdentificationDisplay
-            The display, drawn.
+            The plotted display.
 
         Examples
         --------
@@ -198,33 +198,35 @@ class IdentificationDisplay:
         line_kwargs: Mapping[str, Any] | None = None,
         band_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the rewards of any fits that explain the log equally well.
+        """Plot the rewards of any fits that explain the log equally well.
 
         Parameters
         ----------
         rewards : array-like of shape (n_fits, n_samples)
             Reward of each row in each fit, for example of other settings, seeds or months.
         lower_bound : array-like of shape (n_samples,), default=None
-            Least reward that the action probabilities allow: the first column of the report's
-            `bounds`, or `predict_action` of a positive action without false ones; None is 0.
+            Lowest reward that the action probabilities allow. It is the first column of the
+            report's `bounds`, or `predict_action` of a positive action without false ones; None
+            means 0.
         upper_bound : array-like of shape (n_samples,), default=None
-            Greatest reward that they allow: the second column of the report's `bounds`; None is 1.
+            Highest reward that they allow: the second column of the report's `bounds`; None means
+            1.
         level : str, default=None
-            For the title.
+            The level, for the title.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         line_kwargs, band_kwargs : dict, default=None
             Further arguments of ``Axes.plot`` and ``Axes.fill_between``.
 
         Returns
         -------
         display : IdentificationDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If `rewards` are not those of at least two fits, or not probabilities.
+            If `rewards` has fewer than two fits, or values that are not probabilities.
 
         Examples
         --------
@@ -238,11 +240,13 @@ class IdentificationDisplay:
         rewards = np.asarray(rewards, dtype=np.float64)
         if rewards.ndim != 2 or len(rewards) < 2 or not rewards.size:
             raise ValueError(
-                f"rewards has shape {rewards.shape}; expected is (n_fits, n_samples) with at least "
-                "two fits to compare."
+                f"rewards has shape {rewards.shape}; expected (n_fits, n_samples) with at least "
+                "two fits to compare. Pass more fits."
             )
         if not ((rewards >= 0) & (rewards <= 1)).all():
-            raise ValueError("rewards must be probabilities in [0, 1], without NaN.")
+            raise ValueError(
+                "rewards must be probabilities in [0, 1], without NaN. Pass the output of predict."
+            )
         for name, bound in (("lower_bound", lower_bound), ("upper_bound", upper_bound)):
             if bound is not None and np.shape(bound) != rewards.shape[1:]:
                 raise ValueError(

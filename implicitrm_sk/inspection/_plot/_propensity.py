@@ -15,34 +15,34 @@ from ..._validation import check_sample_weight, check_vector
 from ...measurement._model import Measurement
 from ._base import MAX_POINTS, axes_for, categories, column_of, style
 
-#: Parts of the rows, by reward, of which the mean propensity is shown.
+#: Number of parts of the rows, by reward, for the mean propensity.
 _N_PARTS = 10
-#: Probabilities of an action whose contours are drawn.
+#: Probabilities of an action with a contour line.
 _LEVELS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 class PropensityDisplay:
     """Reward against propensity, row by row, with lines of equal action probability.
 
-    Along a line every row draws the action equally often, and with one signal the log cannot tell
-    one place on it from another. Far from the diagonal lie the responses that a classifier of
-    actions gets wrong: liked but rarely acted on (lower right), or readily acted on although less
-    liked (upper left). For a negative action, which users take where they do not like a response,
-    the lines are mirrored: disliked but rarely acted on is at the lower left.
+    On a line, every row has the same probability of an action, and with one signal the log cannot
+    distinguish the places on it. A classifier of actions is wrong about the responses far from the
+    diagonal. Some are liked but rarely acted on (lower right). Others are often acted on although
+    less liked (upper left). Users take a negative action on responses that they dislike, so its
+    lines are mirrored: disliked but rarely acted on is at the lower left.
 
-    It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
-    stored as attributes.
+    Create a display with `from_estimator` or `from_predictions`. All parameters are stored as
+    attributes.
 
     Parameters
     ----------
     reward : ndarray of shape (n_samples,)
-        P(r*=1 | x) of the rows to draw.
+        P(r*=1 | x) of the rows to plot, where r* is 1 if the response is preferred.
     propensity : ndarray of shape (n_samples,)
         P(y=1 | r*=target, x) of one signal.
     mean_reward, mean_propensity : ndarray of shape (n_parts,)
         Weighted means over tenths of all rows by their reward.
     by : ndarray of shape (n_samples,), default=None
-        Values that colour and shape of the points stand for.
+        Values that the colour and shape of the points represent.
     false_action_rate : float, default=0.0
         P(y=1 | r*=1 - target), for the lines.
     name : str, default=None
@@ -71,7 +71,8 @@ class PropensityDisplay:
 
     Notes
     -----
-    The lines are P(y=1 | x) = R A + (1 - R) e, of a negative action (1 - R) A + R e.
+    The lines are P(y=1 | x) = R A + (1 - R) e, with the reward R, the propensity A and the
+    false-action rate e. For a negative action they are (1 - R) A + R e.
 
     Examples
     --------
@@ -111,12 +112,12 @@ class PropensityDisplay:
         scatter_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the points, their means and the lines of equal action probability.
+        """Plot the points, their means and the lines of equal action probability.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         scatter_kwargs : dict, default=None
             Further arguments of ``Axes.scatter``, for all points.
         line_kwargs : dict, default=None
@@ -215,38 +216,38 @@ class PropensityDisplay:
         scatter_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the reward and the propensity that an estimator finds.
+        """Plot the reward and the propensity of an estimator.
 
         Parameters
         ----------
         estimator : ImplicitRewardEstimator or Pipeline
-            Fitted, with an objective that models P(y | x).
+            A fitted estimator, with an objective that models P(y | x).
         X : array-like of shape (n_samples, n_features), or text
             The responses.
         signal : str or int, default=None
-            Name or position of the action; None is the first.
+            Name or position of the action; None means the first.
         by : str or array-like of shape (n_samples,), default=None
             Colour the points by this column of X, or by these values.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the means.
         subsample : int or None, default=1000
-            Draw at most so many points, chosen at random; the means are of all rows.
+            Plot at most this number of points, chosen at random; the means cover all rows.
         random_state : int, RandomState instance or None, default=0
-            Which points are drawn.
+            Seed of the choice of points.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         scatter_kwargs, line_kwargs : dict, default=None
             Further arguments of ``Axes.scatter`` and ``Axes.plot``.
 
         Returns
         -------
         display : PropensityDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If there is no such signal or column, or the signal has several outcomes that show a
+            If the signal or column does not exist, or the signal has several outcomes that show a
             preference.
 
         Examples
@@ -266,7 +267,9 @@ class PropensityDisplay:
         if signal is None:
             signal = names[0]
         if signal not in names and signal not in range(len(names)):
-            raise ValueError(f"there is no signal {signal!r}; the estimator was fitted on {names}.")
+            raise ValueError(
+                f"signal={signal!r} does not exist; the estimator has {names}. Correct it."
+            )
         k = names.index(signal) if signal in names else signal
         shows = [
             Measurement([kind]).log_shown(torch.zeros(1, kind.n_outputs))[1].tolist()
@@ -315,7 +318,7 @@ class PropensityDisplay:
         scatter_kwargs: Mapping[str, Any] | None = None,
         line_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw a reward against the propensity of one signal.
+        """Plot a reward against the propensity of one signal.
 
         Parameters
         ----------
@@ -330,24 +333,24 @@ class PropensityDisplay:
         name : str, default=None
             Name of the signal.
         by_name : str, default=None
-            Name of `by`; None is that of a Series.
+            Name of `by`; None means that of a Series.
         target : {1, 0}, default=1
             The preference that the signal shows: 1 for a positive action, 0 for a negative one.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows in the means.
         subsample : int or None, default=1000
-            Draw at most so many points, chosen at random.
+            Plot at most this number of points, chosen at random.
         random_state : int, RandomState instance or None, default=0
-            Which points are drawn.
+            Seed of the choice of points.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         scatter_kwargs, line_kwargs : dict, default=None
             Further arguments of ``Axes.scatter`` and ``Axes.plot``.
 
         Returns
         -------
         display : PropensityDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
@@ -370,9 +373,11 @@ class PropensityDisplay:
                     f"{values.max():g}. Pass probabilities, not logits."
                 )
         if target not in (0, 1):
-            raise ValueError(f"target must be 1 or 0, got {target!r}.")
+            raise ValueError(f"target must be 1 or 0, got {target!r}. Pass one of them.")
         if subsample is not None and not (isinstance(subsample, int) and subsample > 0):
-            raise ValueError(f"subsample must be a positive integer or None, got {subsample!r}.")
+            raise ValueError(
+                f"subsample must be a positive integer or None, got {subsample!r}. Pass 1000."
+            )
         weight = check_sample_weight(sample_weight, len(reward))
         by, own_name = column_of(by, None, len(reward))
         parts = [

@@ -10,7 +10,7 @@ from ..._typing import Rows
 from ...metrics import calibration_error, check_rewards, reward_bins
 from ._base import axes_for, style
 
-#: Bars of the histogram at the bottom, and the height of the tallest one.
+#: Number of bars of the histogram at the bottom, and the height of the tallest one.
 _N_BARS = 20
 _HEIGHT = 0.15
 
@@ -18,13 +18,13 @@ _HEIGHT = 0.15
 class ReliabilityDisplay:
     """Reliability curve of a reward against true preference, where it is known.
 
-    Rows are put into bins by their reward; each point is the mean preference of a bin against its
-    mean reward, with an interval. On the diagonal a reward is the probability that it claims to be;
-    a classifier of actions lies above it, since preferred responses that drew no action count as
-    dislikes there. The bars at the bottom show how many rows have which reward.
+    Rows are grouped into bins by their reward. Each point is the mean preference of a bin against
+    its mean reward, with an interval. On the diagonal, the reward is a calibrated probability. A
+    classifier of actions lies above it, because it counts preferred responses without an action as
+    dislikes. The bars at the bottom show the distribution of the reward.
 
-    It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
-    stored as attributes.
+    Create a display with `from_estimator` or `from_predictions`. All parameters are stored as
+    attributes.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class ReliabilityDisplay:
     interval : ndarray of shape (n_bins, 2)
         Confidence interval of each mean preference.
     counts : ndarray of int of shape (n_bins,)
-        Rows of known preference in each bin.
+        Number of rows of known preference in each bin.
     heights : ndarray of shape (20,)
         Share of the rows by reward, in twentieths of [0, 1].
     error : float
@@ -50,7 +50,7 @@ class ReliabilityDisplay:
     bars_ : matplotlib StepPatch
         The bars at the bottom.
     ref_line_ : matplotlib Line2D or None
-        The diagonal; None if the Axes had one already.
+        The diagonal; None if the Axes already had one.
     ax_ : matplotlib Axes
         Axes with the curve.
     figure_ : matplotlib Figure
@@ -59,11 +59,11 @@ class ReliabilityDisplay:
     See Also
     --------
     implicitrm_sk.metrics.calibration_error : The distance from the diagonal as one number.
-    sklearn.calibration.CalibrationDisplay : The same of classifiers, for labels without NaN.
+    sklearn.calibration.CalibrationDisplay : The same for classifiers, for labels without NaN.
 
     Notes
     -----
-    The intervals are Wilson's [1]_; with weights, n is the effective number of rows
+    The intervals are those of Wilson [1]_. With weights, n is the effective number of rows
     (sum w)^2 / sum w^2 [2]_. For graded preference, whose variance is smaller, they are too wide
     rather than too narrow.
 
@@ -105,16 +105,16 @@ class ReliabilityDisplay:
     def plot(
         self, ax: Any = None, *, name: str | None = None, ref_line: bool = True, **kwargs: Any
     ) -> Self:
-        """Draw the curve.
+        """Plot the curve.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure. Several curves may share one.
+            Axes to plot on; None makes a figure. Several curves may share one.
         name : str, default=None
-            Name in the legend; None is the one that is stored.
+            Name in the legend; None means the stored one.
         ref_line : bool, default=True
-            Draw the diagonal.
+            Whether to plot the diagonal.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
@@ -141,7 +141,7 @@ class ReliabilityDisplay:
         error = f"calibration error {self.error:.2f}"
         settings["label"] = error if name is None else f"{name} ({error})"
         settings |= kwargs
-        # A mean at the edge may lie beyond its interval by rounding.
+        # By rounding, a mean at the edge may lie outside its interval.
         reach = np.abs(self.interval.T - self.mean_preference)
         self.errorbar_ = ax.errorbar(self.mean_reward, self.mean_preference, yerr=reach, **settings)
         self.line_ = self.errorbar_.lines[0]
@@ -177,37 +177,37 @@ class ReliabilityDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the reliability curve of an estimator.
+        """Plot the reliability curve of an estimator.
 
         Parameters
         ----------
         estimator : estimator instance
-            Fitted; its `predict` returns the reward. A pipeline or search is fine.
+            A fitted estimator whose `predict` returns the reward, also a pipeline or search.
         X : array-like of shape (n_samples, n_features), or text
             Responses that were not used in `fit`.
         true_preference : array-like of shape (n_samples,)
-            True preference in [0, 1], NaN where unknown: such rows are left out.
+            True preference in [0, 1], NaN if unknown; such rows are left out.
         n_bins : int, default=10
             Number of bins.
         strategy : {"uniform", "quantile"}, default="uniform"
             Bins of equal width, or of about equal weight.
         confidence_level : float, default=0.95
-            Of the intervals, in (0, 1).
+            Confidence of the intervals, in (0, 1).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         name : str, default=None
-            Name in the legend; None is that of the class.
+            Name in the legend; None means that of the class.
         ref_line : bool, default=True
-            Draw the diagonal.
+            Whether to plot the diagonal.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
         Returns
         -------
         display : ReliabilityDisplay
-            The display, drawn.
+            The plotted display.
 
         Examples
         --------
@@ -249,12 +249,12 @@ class ReliabilityDisplay:
         ax: Any = None,
         **kwargs: Any,
     ) -> Self:
-        """Draw the reliability curve of predicted rewards.
+        """Plot the reliability curve of predicted rewards.
 
         Parameters
         ----------
         true_preference : array-like of shape (n_samples,)
-            True preference in [0, 1], NaN where unknown: such rows are left out.
+            True preference in [0, 1], NaN if unknown; such rows are left out.
         reward : array-like of shape (n_samples,)
             Reward in [0, 1].
         n_bins : int, default=10
@@ -262,22 +262,22 @@ class ReliabilityDisplay:
         strategy : {"uniform", "quantile"}, default="uniform"
             Bins of equal width, or of about equal weight.
         confidence_level : float, default=0.95
-            Of the intervals, in (0, 1).
+            Confidence of the intervals, in (0, 1).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         name : str, default=None
             Name in the legend.
         ref_line : bool, default=True
-            Draw the diagonal.
+            Whether to plot the diagonal.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.errorbar``.
 
         Returns
         -------
         display : ReliabilityDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
@@ -295,7 +295,9 @@ class ReliabilityDisplay:
         array([1. , 0.5])
         """
         if not 0 < confidence_level < 1:
-            raise ValueError(f"confidence_level must lie in (0, 1), got {confidence_level!r}.")
+            raise ValueError(
+                f"confidence_level must lie in (0, 1), got {confidence_level!r}. Pass 0.95."
+            )
         true_preference, reward, weight, _ = check_rewards(true_preference, reward, sample_weight)
         counted = weight > 0
         truth, weight = true_preference[counted], weight[counted]

@@ -12,39 +12,39 @@ from ..._validation import check_sample_weight
 from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
 
-#: Preference is told by hue (blue or orange), activity by lightness and hatching.
+#: Preference is shown by hue (blue or orange), activity by lightness and hatching.
 _LOOKS = {
     "PA": ("#0072B2", "", "white", "preferred, active"),
     "PP": ("#A6D8F5", "//", "black", "preferred, passive"),
     "NP": ("#F7D68F", "\\\\", "black", "not preferred, passive"),
     "NA": ("#D55E00", "", "white", "not preferred, active"),
 }
-#: Shares below this have no room for a number.
+#: Smaller shares do not have room for a number.
 _LEAST_TEXT = 0.07
 
 
 class StratificationDisplay:
     """Shares of the four latent groups, overall and by a column of the log.
 
-    Who acted is in the log. Who did not, and yet preferred the response, is not: this is the group
-    PP, which a classifier of actions takes for dislikes. The display shows how large it is, and
-    where: by language, by user, by week.
+    The log shows who acted. It does not show who preferred a response without acting. This is the
+    group PP, which a classifier of actions counts as dislikes. The display shows how large it is,
+    by language, by user or by week.
 
-    Active are those who would show their own preference: preferred rows by a positive action (PA),
-    others by a negative one (NA). In a log of one polarity, active are those who would take its
-    actions if the preference were the one that they show.
+    Active users would show their own preference: by a positive action if they prefer the response
+    (PA), and by a negative one if not (NA). In a log of one polarity, active users are those who
+    would act if their preference were the one that the actions show.
 
-    It is recommended to make one by `from_estimator` or `from_predictions`. All parameters are
-    stored as attributes.
+    Create a display with `from_estimator` or `from_predictions`. All parameters are stored as
+    attributes.
 
     Parameters
     ----------
     shares : ndarray of shape (n_categories, 4)
-        Shares of PA, NA, PP and NP in each category, rows summing to 1; the first is all rows.
+        Shares of PA, NA, PP and NP in each category; rows sum to 1, and the first row is all rows.
     labels : list of str of length n_categories
         Names of the categories.
     counts : ndarray of int of shape (n_categories,)
-        Rows in each category.
+        Number of rows in each category.
     name : str, default=None
         Name of the column.
 
@@ -53,7 +53,7 @@ class StratificationDisplay:
     bars_ : dict of str to BarContainer
         The bars of each group, by its name.
     texts_ : ndarray of shape (n_categories, 4)
-        The numbers in the bars, None where a bar is too short for one.
+        The numbers in the bars, None if a bar is too short for one.
     ax_ : matplotlib Axes
         Axes with the bars.
     figure_ : matplotlib Figure
@@ -90,15 +90,15 @@ class StratificationDisplay:
         self.name = name
 
     def plot(self, ax: Any = None, *, bar_kwargs: Mapping[str, Any] | None = None) -> Self:
-        """Draw the shares as stacked bars.
+        """Plot the shares as stacked bars.
 
-        The preferred groups PA and PP stand side by side at the left, so that the line between
-        them and the others is the mean reward.
+        The preferred groups PA and PP are side by side at the left, so the line between them and
+        the others is the mean reward.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         bar_kwargs : dict, default=None
             Further arguments of ``Axes.barh``, for all bars.
 
@@ -171,33 +171,33 @@ class StratificationDisplay:
         ax: Any = None,
         bar_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the group shares that an estimator finds.
+        """Plot the group shares of an estimator.
 
         Parameters
         ----------
         estimator : ImplicitRewardEstimator or Pipeline
-            Fitted, with an objective that models P(y | x).
+            A fitted estimator, with an objective that models P(y | x).
         X : array-like of shape (n_samples, n_features), or text
             The responses.
         actions : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            What users did with them; None is before actions are seen.
+            The actions of users; None means before actions are seen.
         by : str or array-like of shape (n_samples,), default=None
             Break the shares down by this column of X, or by these values. More than eight
-            different numbers or dates are shown in quarters; of more than eight other values the
-            rarest are shown together.
+            different numbers or dates are shown in quarters. With more than eight other values,
+            the rarest are shown together.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         predict_params : dict, default=None
             Further arguments of `predict_proba`: response_id, exposures, propensity.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         bar_kwargs : dict, default=None
             Further arguments of ``Axes.barh``.
 
         Returns
         -------
         display : StratificationDisplay
-            The display, drawn.
+            The plotted display.
 
         Examples
         --------
@@ -235,32 +235,32 @@ class StratificationDisplay:
         ax: Any = None,
         bar_kwargs: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Draw the shares of predicted groups.
+        """Plot the shares of predicted groups.
 
         Parameters
         ----------
         proba : array-like of shape (n_samples, 4)
             Probabilities of PA, NA, PP and NP, as `predict_proba` returns them.
         by : array-like of shape (n_samples,), default=None
-            Values to break the shares down by, as in `from_estimator`.
+            Values for the breakdown, as in `from_estimator`.
         name : str, default=None
-            Name of `by`; None is that of a Series.
+            Name of `by`; None means that of a Series.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         bar_kwargs : dict, default=None
             Further arguments of ``Axes.barh``.
 
         Returns
         -------
         display : StratificationDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
         ValueError
-            If `proba` has no four columns that sum to 1, or `by` not one value per row.
+            If `proba` lacks four columns that sum to 1, or `by` lacks one value per row.
 
         Examples
         --------
@@ -274,13 +274,13 @@ class StratificationDisplay:
         proba = np.asarray(as_numbers(proba), dtype=np.float64)
         if proba.ndim != 2 or proba.shape[1] != len(GROUP_NAMES):
             raise ValueError(
-                f"proba has shape {proba.shape}; expected is (n_samples, 4), the probabilities of "
-                f"{', '.join(GROUP_NAMES)} that predict_proba returns."
+                f"proba has shape {proba.shape}; expected (n_samples, 4), the probabilities of "
+                f"{', '.join(GROUP_NAMES)}. Pass the result of predict_proba."
             )
         if not np.allclose(proba.sum(axis=1), 1, atol=1e-3) or proba.min(initial=0) < 0:
             raise ValueError(
-                "the rows of proba must be probabilities that sum to 1, as predict_proba returns "
-                "them."
+                "the rows of proba must be probabilities that sum to 1. Pass the result of "
+                "predict_proba."
             )
         weight = check_sample_weight(sample_weight, len(proba))
         values, own_name = column_of(by, None, len(proba))
@@ -291,8 +291,8 @@ class StratificationDisplay:
         empty = [label for label, rows in parts.items() if not weight[rows].any()]
         if empty:
             raise ValueError(
-                f"sample_weight is zero for all rows of {', '.join(empty)}: there is no share to "
-                "show. Leave these rows out."
+                f"sample_weight is zero for all rows of {', '.join(empty)}, so there is no share "
+                "to show. Leave these rows out."
             )
         display = cls(
             shares=np.array(

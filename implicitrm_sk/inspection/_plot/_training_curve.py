@@ -12,11 +12,11 @@ from ._base import axes_for, style
 class TrainingCurveDisplay:
     """Learning curve: the held-out criterion of each member over the epochs.
 
-    Shows whether training was long enough, whether the step size suits, and whether a member stands
-    apart. Members stop one by one; the weights of each one's best epoch are kept, and what it does
-    after it has stopped is not drawn, since it is thrown away.
+    It shows whether training was long enough, whether the step size is suitable, and whether a
+    member differs from the others. Members stop one by one, and the weights of their best epoch are
+    kept. The curve of a member ends where it stopped.
 
-    It is recommended to make one by `from_estimator`. All parameters are stored as attributes.
+    Create a display with `from_estimator`. All parameters are stored as attributes.
 
     Parameters
     ----------
@@ -26,9 +26,9 @@ class TrainingCurveDisplay:
     n_epochs : ndarray of int of shape (n_members,)
         Epochs after which each member stopped.
     best_epoch : ndarray of int of shape (n_members,) or None
-        Epoch, counted from 1, whose weights each member keeps; None if none were held out.
+        Epoch, counted from 1, whose weights each member keeps; None if no rows were held out.
     criterion : {"valid_loss", "train_loss"}, default="valid_loss"
-        Which of the losses it is.
+        The loss that is shown.
 
     Attributes
     ----------
@@ -69,12 +69,12 @@ class TrainingCurveDisplay:
         self.criterion = criterion
 
     def plot(self, ax: Any = None, **kwargs: Any) -> Self:
-        """Draw the curves.
+        """Plot the curves.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.plot``, for all curves.
 
@@ -128,25 +128,25 @@ class TrainingCurveDisplay:
     def from_estimator(
         cls, estimator: Any, *, criterion: str = "valid_loss", ax: Any = None, **kwargs: Any
     ) -> Self:
-        """Draw the learning curves of a fitted estimator.
+        """Plot the learning curves of a fitted estimator.
 
         Parameters
         ----------
         estimator : ImplicitRewardEstimator or Pipeline
-            Fitted.
+            A fitted estimator.
         criterion : {"valid_loss", "train_loss"}, default="valid_loss"
-            The held-out criterion, which there is with early stopping only, or the training loss.
-            For "stratified" both are the negative log-likelihood, in nats per row. For some
-            other objectives they are different functions, which are not to be compared.
+            The held-out criterion, which exists only with early stopping, or the training loss. For
+            "stratified" both are the negative log-likelihood, in nats per row. For some other
+            objectives they are different functions, which should not be compared.
         ax : matplotlib Axes, default=None
-            Axes to draw on; None makes a figure.
+            Axes to plot on; None makes a figure.
         **kwargs : dict
             Further arguments of ``Axes.plot``.
 
         Returns
         -------
         display : TrainingCurveDisplay
-            The display, drawn.
+            The plotted display.
 
         Raises
         ------
@@ -167,12 +167,14 @@ class TrainingCurveDisplay:
         """
         fitted, _ = split_pipeline(estimator)
         if criterion not in ("valid_loss", "train_loss"):
-            raise ValueError(f"criterion must be 'valid_loss' or 'train_loss', got {criterion!r}.")
+            raise ValueError(
+                f"criterion must be 'valid_loss' or 'train_loss', got {criterion!r}. Pass one."
+            )
         held_out = [record["valid_loss"] for record in fitted.history_ if "valid_loss" in record]
         if criterion == "valid_loss" and not held_out:
             raise ValueError(
-                "nothing was held out in training, hence there is no valid_loss: fit with "
-                "early_stopping=True, or draw criterion='train_loss'."
+                "no rows were held out in training, so valid_loss does not exist. Fit with "
+                "early_stopping=True, or plot criterion='train_loss'."
             )
         losses = np.array([record[criterion] for record in fitted.history_])
         n_epochs = np.full(losses.shape[1], len(losses))
@@ -188,7 +190,7 @@ class TrainingCurveDisplay:
 
 
 def _best_and_last(risk, patience, tol):
-    """Return best and last epoch of each member, by the rule of the training engine."""
+    """Return the best and last epoch of each member, by the rule of the training engine."""
     best, best_epoch = np.full(risk.shape[1], np.inf, risk.dtype), np.zeros(risk.shape[1], int)
     stale, last = np.zeros_like(best_epoch), np.full_like(best_epoch, len(risk))
     running = np.ones(risk.shape[1], dtype=bool)
