@@ -212,7 +212,7 @@ def test_users_and_windows_reach_report_interval_and_compare(
     assert "enough" in run("report", "reward", "log.parquet", *swapped)[2]
     new = ["--new", "log.parquet", "--window", "10"]
     code, _, err = run("report", "reward", "log.parquet", *new)
-    assert code == 2 and "--window has no use with --new" in err
+    assert code == 2 and "--window has no effect with --new" in err
 
 
 def test_options_are_the_same_in_all_commands_that_read_a_log():

@@ -10,11 +10,11 @@ Commands:
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
 
-A log is a parquet or JSONL file with one row per response that was shown: what the users did (1, 0,
-or empty where it was not logged; one column per kind of action), and either an embedding or text,
-which --embedder turns into one: a column of chats (messages), or prompt and response. What users do
-because they like a response (copy, share) is named by --actions, what they do because they do not
-(regenerate, thumbs down) by --negative, a widget of several values by --choice.
+A log is a parquet or JSONL file with one row per response that was shown. Each kind of action has a
+column: 1, 0, or empty where it was not logged. Each row has an embedding, or text, which --embedder
+turns into one: a column of chats (messages), or prompt and response. --actions names what users do
+because they like a response (copy, share). --negative names what they do because they do not
+(regenerate, thumbs down). --choice describes a widget of several values.
 
 Try:
   implicitrm inspect log.jsonl --actions copied,shared --negative regenerated

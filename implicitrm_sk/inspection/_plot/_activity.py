@@ -19,7 +19,8 @@ class ActivityDisplay:
 
     Activity is taken as normal among users. The users of the log together, each with its
     uncertainty, should have the same density. If theirs has two humps or a long tail, the
-    assumption is wrong. The means alone spread less than the users do, the fewer rows of a user there are.
+    assumption is wrong. The means alone spread less than the users do, the less so the more rows
+    of each user there are.
 
     It is recommended to make one by `from_estimator`. All parameters are stored as attributes.
 
