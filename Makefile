@@ -31,11 +31,11 @@ demo: $(INSTALLED)  ## fit on bundled data, print a table, save a figure (DEMO_A
 test: $(INSTALLED) $(INSTALLED_MODELS)  ## run the tests (PYTEST_ARGS="-m slow", "-k NAME", ...)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-slow: $(INSTALLED) $(INSTALLED_MODELS)  ## run the slow tests: half an hour
+slow: $(INSTALLED) $(INSTALLED_MODELS)  ## run the slow tests, side by side unless they measure
 	@$(BIN)/python -m pytest -m "slow and not alone" $(PARALLEL)
 	@$(BIN)/python -m pytest -m alone
 
-check: $(INSTALLED_DEV) $(INSTALLED_MODELS)  ## check style and types, and run the quick tests beside: within a minute
+check: $(INSTALLED_DEV) $(INSTALLED_MODELS)  ## check style and types, and run the quick tests beside
 	@$(MAKE) --no-print-directory -j2 lint spec
 
 spec: $(INSTALLED)

@@ -1,7 +1,7 @@
 """Intervals of group comparisons, and sensitivity curves, against simulated truth.
 
-    python -m benchmarks.inference [--part coverage sensitivity cost] [--logs 40] [--jobs 2]
-        [--out inference.jsonl]
+    python -m benchmarks.inference [--part coverage interval sensitivity labels cost] [--logs 40]
+        [--seeds 5] [--first-seed 0] [--jobs 2] [--out inference.jsonl]
 
 Coverage: logs of 5,000 rows of 16 standard normal columns and two groups, assigned at random. The
 reward is sigmoid(g) with g a fixed nonlinear function of x, shifted in the second group so that its
@@ -11,16 +11,28 @@ shifted by 0.7. The cases are two positive actions and a negative one, and two p
 rows looked at, which is stated; and one positive action with 500 users whose activity has a
 standard deviation of 1.5 logits. A log covers if the 90 % interval of the difference holds the true
 one. "rates wrong": the raw rate of the first action has the other sign; at no difference, that a
-90 % interval of its difference leaves out 0. Lines of --out that are there are not run again.
+90 % interval of its difference leaves out 0. Lines of --out that are there are not run again; nor
+are fits of the labels.
 
 Sensitivity: the simulator breaks one assumption by a known amount, and the curve of
 `sensitivity_report` is read at that amount.
 
-Cost: a grid of 20 violations against one fit, 5,000 rows of 384 columns, default settings.
+Intervals: 90 % intervals of `reward_interval`, 12 and 20 replicates, on 1,500 rows beside logs of
+5,000: two positive actions, all rows looked at, which is stated; and one of each polarity, whose
+propensity is sigmoid(-g - 0.4), so that users act the less the more they like a response.
+
+Labels: R2 against the true preference on test rows of the synthetic log of
+`benchmarks.identification`, one positive action, default settings; with 100 labels of random rows,
+or of those of `label_queue`.
+
+Cost: a grid of 20 violations, a comparison and 50 bootstrap fits against one fit, 5,000 rows of 384
+columns, default settings.
 """
 
 import argparse
+import itertools
 import json
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -28,9 +40,17 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed
 
+from benchmarks.identification import Problem
+from benchmarks.quality import mean_and_error
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection import compare_groups, sensitivity_report
+from implicitrm_sk.inspection import (
+    compare_groups,
+    label_queue,
+    reward_interval,
+    sensitivity_report,
+)
+from implicitrm_sk.metrics import reward_metrics
 
 N_ROWS, WIDTH, N_USERS = 5_000, 16, 500
 CASES = {
@@ -126,16 +146,21 @@ def coverage_of(case, difference, seed):
     }
 
 
+def kept_lines(path):
+    """Return what earlier runs have written."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def print_coverage(args):
     """Run the logs that are not in the file, and print the table."""
     start, path = time.perf_counter(), Path(args.out)
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = [json.loads(line) for line in lines if line.endswith("}")]
+    done = [one for one in kept_lines(path) if "case" in one]
     known = {(one["case"], one["difference"], one["seed"]) for one in done}
     missing = [
         (case, difference, seed)
         for seed in range(args.logs)
-        for case in CASES
+        for case in args.cases
         for difference in DIFFERENCES
         if (case, difference, seed) not in known
     ]
@@ -147,11 +172,14 @@ def print_coverage(args):
             done.append(found)
             file.write(json.dumps(found) + "\n")
             file.flush()
-    done = [one for one in done if one["seed"] < args.logs]
-    print("\n| log | true difference | logs | the result is | covered | mean estimate | standard ")
+    done = [one for one in done if one["seed"] < args.logs and one["case"] in args.cases]
+    print(
+        "\n| log | true difference | logs | the result is | covered | mean estimate | standard ",
+        end="",
+    )
     print("deviation | mean half width / 1.645 | right sign | rates wrong |")
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for case in CASES:
+    for case in args.cases:
         for difference in DIFFERENCES:
             part = [one for one in done if (one["case"], one["difference"]) == (case, difference)]
             if not part:
@@ -245,6 +273,106 @@ def print_sensitivity(args):
     print(f"{time.perf_counter() - start:.0f} s")
 
 
+N_NEW, REPLICATES = 1_500, (12, 20)
+INTERVALS = {
+    "two positive": ["positive", "positive"],
+    "one of each, against the grain": ["positive", "negative"],
+}
+
+
+def interval_of(name, n_bootstrap, seed):
+    """Return how often intervals hold the truth, how often to within 0.02, and their width."""
+    rng, signals = np.random.default_rng([seed, 77]), INTERVALS[name]
+    X = rng.normal(size=(N_ROWS + N_NEW, WIDTH)).astype(np.float32)
+    reward = sigmoid(utility(X))
+    if name == "two positive":
+        propensity = sigmoid(0.2 + 0.8 * X @ rng.normal(size=(WIDTH, 2)) / np.sqrt(WIDTH))
+    else:
+        propensity = np.repeat(sigmoid(-utility(X) - 0.4)[:, None], 2, axis=1)
+    log = simulate_feedback(reward, signals=signals, propensity=propensity, random_state=seed)
+    est = ImplicitRewardEstimator(
+        signals=signals,
+        shared_examination=False if name == "two positive" else None,
+        learning_rate_init=0.003,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = reward_interval(
+            est, X[:N_ROWS], log.actions[:N_ROWS], X[N_ROWS:], n_bootstrap=n_bootstrap
+        )
+    outside = np.maximum(found.low - reward[N_ROWS:], reward[N_ROWS:] - found.high)
+    return np.mean(outside <= 0), np.mean(outside <= 0.02), np.mean(found.high - found.low)
+
+
+def print_interval(args):
+    """Print how often the intervals of single rewards hold the truth."""
+    start = time.perf_counter()
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    print(f"\n90 % intervals of single rewards, seeds {seeds[0]} to {seeds[-1]}\n")
+    print("| log | replicates | held | worst seed | to within 0.02 | mean width |")
+    print("|---|---|---|---|---|---|")
+    for name in INTERVALS:
+        for n_bootstrap in REPLICATES:
+            runs = (delayed(interval_of)(name, n_bootstrap, seed) for seed in seeds)
+            held, nearly, width = np.array(Parallel(n_jobs=args.jobs)(runs)).T
+            cells = [f"{held.mean():.1%}", f"{held.min():.1%}", f"{nearly.mean():.1%}"]
+            print(f"| {name} | {n_bootstrap} | {' | '.join(cells)} | {width.mean():.2f} |")
+            sys.stdout.flush()
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
+N_LABELS = 100
+
+
+LABELLED = {"none": "none", "random": "of random rows", "queue": "of the queue"}
+
+
+def labels_of(seed, kind):
+    """Return R2 without labels, with labels of random rows, or with those of the queue."""
+    p = Problem("synthetic", None, seed)
+    X, truth = p.X[p.train], p.z[p.train]
+    y = p.simulate(n_signals=3).actions[p.train, 0]
+    est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
+    rows, labels = [], np.full(len(X), np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "random":
+            rows = np.random.default_rng([seed, 2]).permutation(len(X))[:N_LABELS]
+        elif kind == "queue":
+            rows = label_queue(est, X, y, N_LABELS)
+        labels[rows] = truth[rows]
+        est.fit(X, y, labels=labels)
+    return float(reward_metrics(p.z[p.is_test], est.predict(p.X[p.is_test]))["r2"])
+
+
+def print_labels(args):
+    """Run the fits that are not in the file, and print what labels of the queue are worth."""
+    start, path = time.perf_counter(), Path(args.out)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    found = {(one["seed"], one["labels"]): one["r2"] for one in kept_lines(path) if "labels" in one}
+    missing = [one for one in itertools.product(seeds, LABELLED) if one not in found]
+    runs = Parallel(n_jobs=args.jobs, return_as="generator")(
+        delayed(labels_of)(*one) for one in missing
+    )
+    with path.open("a") as file:
+        for (seed, kind), r2 in zip(missing, runs, strict=True):
+            found[seed, kind] = r2
+            file.write(json.dumps({"seed": seed, "labels": kind, "r2": r2}) + "\n")
+            file.flush()
+    none, at_random, queue = (np.array([found[seed, kind] for seed in seeds]) for kind in LABELLED)
+    print(f"\n{N_LABELS} labels, seeds {seeds[0]} to {seeds[-1]} (mean ± standard error)\n")
+    print("| labels | R2 | gained over no labels | gained in each seed |")
+    print("|---|---|---|---|")
+    for name, r2 in zip(LABELLED.values(), (none, at_random, queue), strict=True):
+        each = ", ".join(f"{gain:.3f}" for gain in r2 - none) if r2 is not none else ""
+        gained = mean_and_error(r2 - none) if r2 is not none else ""
+        print(f"| {name} | {mean_and_error(r2)} | {gained} | {each} |")
+    ratio = (queue - none).mean() / (at_random - none).mean()
+    print(f"\nthe queue gains {ratio:.2f} times as much as random rows")
+    print(f"{time.perf_counter() - start:.0f} s")
+
+
 def print_cost(args):
     """Print what a grid costs, as a multiple of one fit."""
     log = Log(CASES["two positive, one negative"], 0.1, 0, width=384)
@@ -267,13 +395,23 @@ def print_cost(args):
         start = time.perf_counter()
         compare_groups(est, log.X, log.y, log.group, reference=0)
         groups = time.perf_counter() - start
+        start = time.perf_counter()
+        reward_interval(est, log.X, log.y, log.X[:100])
+        bootstrap = time.perf_counter() - start
     print(
         f"\none fit {one:.1f} s; a grid of 20 violations {grid / one:.1f} times as long; ", end=""
     )
-    print(f"a comparison of groups {groups / one:.1f} times as long")
+    print(f"a comparison of groups {groups / one:.1f} times as long; ", end="")
+    print(f"intervals of 50 bootstrap fits, and the fit, {bootstrap / one:.1f} times as long")
 
 
-PARTS = {"coverage": print_coverage, "sensitivity": print_sensitivity, "cost": print_cost}
+PARTS = {
+    "coverage": print_coverage,
+    "interval": print_interval,
+    "sensitivity": print_sensitivity,
+    "labels": print_labels,
+    "cost": print_cost,
+}
 
 
 def main(argv=None):
@@ -281,9 +419,13 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--logs", type=int, default=40, help="per cell of the coverage")
-    parser.add_argument("--seeds", type=int, default=5, help="of the sensitivity curves")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--seeds", type=int, default=5, help="of all but the coverage")
+    parser.add_argument("--first-seed", type=int, default=0, help="of intervals and labels")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", default="inference.jsonl", help="what is kept of the coverage")
+    parser.add_argument(
+        "--out", default="inference.jsonl", help="what is kept of coverage and labels"
+    )
     args = parser.parse_args(argv)
     for part in args.part:
         PARTS[part](args)

@@ -88,13 +88,17 @@ def paragraphs_of_docstring(text, line):
     block, start, indent = [], line, 0
     for number, row in enumerate([*text[0].splitlines(), ""], line):
         depth = len(row) - len(row.lstrip())
-        item = re.match(r"\s*([-*]|\d+\.) ", row)
-        typed = re.match(r"\w[\w*, .]* : |\S+$", row)  # a parameter, or a name on its own
+        item = re.match(r"\s*([-*]|\d+\.) |  ([a-z-]+  +|fine-tune )(?=[a-z])", row)  # or a command
+        typed = re.match(r"\s*\w[\w*, .]* : |\S+$", row)  # a parameter, or a name on its own
         if block and (not row.strip() or item or typed or (depth != indent and depth == 0)):
             yield start, " ".join(block)
             block = []
         if row.strip() and not (HEADING.match(row) or NUMPYDOC.match(row) or typed):
-            if not row.strip().startswith(("|", ">>>", "P(", "..")):
+            is_formula = " ~ Bernoulli" in row
+            if (
+                not row.strip().startswith(("|", ">>>", "P(", "..", "implicitrm "))
+                and not is_formula
+            ):
                 start, indent = (start, indent) if block else (number, depth)
                 block.append(row[item.end() :] if item else row)
 
@@ -121,7 +125,10 @@ def paragraphs_of_module(source):
         if isinstance(node, ast.JoinedStr) or (
             isinstance(node, ast.Constant) and isinstance(node.value, str)
         ):
-            if id(node) not in done and len(text_of(node).split()) > 3:
+            is_sql = text_of(node).lstrip().startswith("CREATE TABLE")
+            if id(node) not in done and "\n    -----" in text_of(node):  # a part of a docstring
+                yield from paragraphs_of_docstring(text_of(node), node.lineno)
+            elif id(node) not in done and len(text_of(node).split()) > 3 and not is_sql:
                 yield node.lineno, text_of(node)
 
 

@@ -75,8 +75,10 @@ class Evidence:
         if log.propensity is not None:
             known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
         preferred, not_preferred = log.proved(false_action_rate)
-        labels_tell = labelled & ~(preferred | not_preferred)
-        selected = log.labels_selected()
+        proved = preferred | not_preferred
+        # Labels of none of the responses that actions prove are asked for where they tell.
+        selected = log.labels_selected() and bool((labelled & proved).any() or not proved.any())
+        labels_tell = labelled & ~proved
         kinds = np.array([signal.identifies for signal in log.signals])[log.acts.column]
         determined, ranked = (
             logged[:, (kinds == level) & telling].any(axis=1)

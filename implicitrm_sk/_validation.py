@@ -363,7 +363,7 @@ def check_out(out, like):
     ):
         found = repr(out)
         if is_array:
-            found = f"an array of {out.dtype} and shape {out.shape}"
+            found = f"an array of {out.dtype} of shape {out.shape}"
             found += "" if out.flags.writeable else " that is read-only"
         raise ValueError(
             f"out must be a writeable array of shape {like.shape} and a floating dtype, got "

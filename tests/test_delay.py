@@ -359,7 +359,7 @@ def test_the_verdict_on_two_late_signals():
     ("change", "message"),
     [
         (lambda d: d.pop("age"), "age is missing, .* signal Action.*delay='exponential'"),
-        (lambda d: d.update(age=np.r_[0.0, d["age"][1:]]), "age is 0 in row 0 of 1 such rows"),
+        (lambda d: d.update(age=np.r_[0.0, d["age"][1:]]), "age is 0 in row 0, the first of 1"),
         (lambda d: d.update(age=-d["age"]), "expected a time above 0"),
         (lambda d: d.update(age=np.r_[np.nan, d["age"][1:]]), "age is nan in row 0"),
         (lambda d: d.update(age=d["age"][:5]), r"age has shape \(5, ?\)"),

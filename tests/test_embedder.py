@@ -495,7 +495,7 @@ def test_out(tmp_path, tiny_model, monkeypatch):
     assert embedder.transform(pairs, out=out) is out
     expected = LLMEmbedder(tiny_model(), cache_dir=None).transform(pairs)
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), expected, atol=1e-5)
-    with pytest.raises(ValueError, match=r"out has shape \(29, 32\) and dtype float32, but exp"):
+    with pytest.raises(ValueError, match=r"out has shape \(29, 32\) and dtype float32; exp"):
         embedder.transform(pairs, out=out[:-1])
 
 

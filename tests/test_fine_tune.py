@@ -714,7 +714,7 @@ def test_adapter_of_a_file_is_checked():
             Codec(arrays | {name: changed_array}).decode(content)
     with pytest.raises(ModelFileError, match="is not in the file"):
         Codec().decode({"adapter": {"digest": "f"}})
-    with pytest.raises(ModelFileError, match="no valid adapter"):
+    with pytest.raises(ModelFileError, match="an invalid adapter"):
         Codec().decode({"adapter": 3})
 
 

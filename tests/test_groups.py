@@ -440,6 +440,19 @@ def test_est_must_be_the_estimator(log):
         compare_groups("est", log["X"], log["y"], log["by"])
 
 
+def test_progress_is_printed_on_demand(capsys):
+    rng = np.random.default_rng(0)
+    X, by = rng.normal(size=(200, 2)), np.arange(200) % 2
+    y = ((X[:, :1] > 0) & (rng.random((200, 2)) < 0.5)).astype(int)
+    settings = {"max_epochs": 2, "early_stopping": False, "shared_examination": False}
+    for verbose in (0, 1):
+        compare_groups(estimator(verbose=verbose, **settings), X, y, by, n_folds=2)
+        lines = capsys.readouterr().out.splitlines()
+        assert [one for one in lines if "compare_groups" in one] == (
+            ["[compare_groups] fit 1 of 2", "[compare_groups] fit 2 of 2"] if verbose else []
+        )
+
+
 def test_identification_is_not_warned_of_but_said(log):
     with warnings.catch_warnings():
         warnings.simplefilter("error", IdentificationWarning)

@@ -635,7 +635,7 @@ def test_base_model_must_be_the_one_that_made_the_vectors(tiny_model, tmp_path):
         to_transformers(est, LLMEmbedder(moved), tmp_path / "rm2")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists. Choose a new"):
         to_transformers(est, None, tmp_path / "full")
     with pytest.raises(TypeError, match="path is missing"):
         to_transformers(est, None)

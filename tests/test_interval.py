@@ -10,6 +10,7 @@ from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._fit import begin_fit
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import reward_interval
+from implicitrm_sk.inspection._interval import prediction_end
 from implicitrm_sk.training._users import N_NODES, UserWeights
 from tests.conftest import FAST, LEARN, exposed, make_log, some_labels
 
@@ -46,6 +47,23 @@ def test_interval_grows_with_confidence():
     narrow, wide = (intervals(settings(), X, y, confidence=c) for c in (0.5, 0.95))
     assert (narrow.low >= wide.low).all() and (narrow.high <= wide.high).all()
     assert width(wide) > 1.2 * width(narrow)
+
+
+@pytest.mark.parametrize("n_replicates", [5, 12, 50])
+def test_ends_hold_one_more_draw_as_often_as_said(n_replicates):
+    """Quantiles of 12 draws, at 5 % and 95 %, hold another one in 76 % of the cases."""
+    draws = np.random.default_rng(0).normal(size=(n_replicates + 1, 20_000))
+    rewards = 1 / (1 + np.exp(-1 - 0.5 * draws))
+    low, high = (prediction_end(rewards[1:], p) for p in (0.05, 0.95))
+    assert np.mean((low <= rewards[0]) & (rewards[0] <= high)) == pytest.approx(0.9, abs=0.01)
+    quantiles = np.quantile(rewards[1:], [0.05, 0.95], axis=0)
+    held = np.mean((quantiles[0] <= rewards[0]) & (rewards[0] <= quantiles[1]))
+    assert held < 0.88
+
+
+def test_an_end_that_all_replicates_have_stays():
+    found = prediction_end(np.tile([[0.0, 1.0, 0.3]], (4, 1)), 0.05)
+    np.testing.assert_array_equal(found, [0.0, 1.0, 0.3])
 
 
 @pytest.mark.parametrize(

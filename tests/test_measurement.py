@@ -836,3 +836,12 @@ def test_known_propensities_teach_the_head():
     (gradient,) = torch.autograd.grad(propensity_risk(off, target, e).sum(), off)
     known = ~torch.isnan(target)
     assert (gradient[0][known] > 0.01).all() and not gradient[0][~known].any()
+
+
+def test_unknown_propensities_add_nothing_to_the_risk():
+    u = torch.tensor([[0.3, -1.0], [2.0, 0.5], [-0.7, 1.5]], dtype=torch.float64)
+    target = torch.tensor([[0.2, NAN], [NAN, NAN], [0.9, 0.4]], dtype=torch.float64)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        u, torch.nan_to_num(target), reduction="none"
+    ).where(~torch.isnan(target), torch.zeros(()).double())
+    torch.testing.assert_close(propensity_risk(u, target), expected.sum(-1))

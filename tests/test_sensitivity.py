@@ -1,6 +1,7 @@
 """Sensitivity analyses: the models of violations, the stacked refits, what is said of them."""
 
 import warnings
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -192,3 +193,37 @@ def test_bad_violations(violations, message, log):
 def test_a_violation_that_the_log_cannot_have(log):
     with pytest.raises(ValueError, match="'ratio', which is not possible"):
         sensitivity_report(estimator(), log["X"], log["y"][:, 0], violations={"ratio": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("slope", "turns"), [(-1.0, True), (-0.4, False)], ids=["crosses", "stays"]
+)
+def test_robustness_is_finite_exactly_where_the_sign_turns(report, slope, turns):
+    """Of curves of known slope, over the amounts that were tried."""
+    amounts = [0.05, 0.1, 0.2, 0.3]
+    base = report.rows[0] | {"difference_new": 0.15}
+    rows = [
+        base | {"violation": "not_looked_at", "amount": a, "difference_new": 0.15 + slope * a}
+        for a in amounts
+    ]
+    found = replace(report, rows=[base, *rows]).robustness["not_looked_at"]["new"]
+    assert np.isfinite(found) == turns
+    if turns:
+        assert found == pytest.approx(0.15)
+
+
+def test_rates_that_are_estimated_are_those_of_a_fit():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1500, 3))
+    R = 1 / (1 + np.exp(-2 * X[:, 0]))
+    log = simulate_feedback(R, X=X, n_signals=3, false_action_rate=0.05, random_state=0)
+    est = estimator(false_action_rate="estimate", shared_examination=False, max_epochs=8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = sensitivity_report(est, X, log.actions, violations={"false_positive": [0.2]})
+        rates = est.fit(X, log.actions).false_action_rate_
+    assert found.identification == est.identification_
+    frame = found.to_frame()
+    assert frame["determined"].all()
+    assert frame["mean_reward"][1] < frame["mean_reward"][0]  # more of the actions are false
+    assert rates.max() < 0.2

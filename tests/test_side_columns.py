@@ -225,7 +225,7 @@ def test_a_column_that_the_reward_reads_is_needed(embedder):
             {},
             "column 'hour' of X.* cannot be read as numbers .*Encode it first",
         ),
-        (lambda t: t, {"propensity_features": ["user"]}, "column 'user' of X .*user_id to fit"),
+        (lambda t: t, {"propensity_features": ["user"]}, "column 'user' of X.* user_id to fit"),
         (lambda t: t.assign(hour=np.nan), {}, r"propensity columns \['hour'\]"),
     ],
 )

@@ -10,11 +10,12 @@ Commands:
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
 
-A log is a parquet or JSONL file with one row per response that was shown. Each kind of action has a
-column: 1, 0, or empty where it was not logged. Each row has an embedding, or text, which --embedder
-turns into one: a column of chats (messages), or prompt and response. --actions names what users do
-because they like a response (copy, share). --negative names what they do because they do not
-(regenerate, thumbs down). --choice describes a widget of several values.
+A log is a parquet or JSONL file with one row per response that was shown. One column per kind of
+action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
+embedding, or text that --embedder turns into one. Text is a column of chats (messages), or prompt
+and response. Name actions of users who like a response (copy, share) by --actions. Name actions of
+users who do not (regenerate, thumbs down) by --negative. --choice describes a widget of several
+values.
 
 Try:
   implicitrm inspect log.jsonl --actions copied,shared --negative regenerated

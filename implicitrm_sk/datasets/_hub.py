@@ -19,7 +19,7 @@ _PARAMETERS = """\
     ----------
     path : str or path-like, default=None
         Folder with a copy of the repository. ``None`` downloads it into the cache of
-        huggingface_hub, unless it is there.
+        huggingface_hub.
     revision : str, default=None
         Branch, tag or commit of the repository; ``None`` means its main branch.
     cache_dir : str or path-like, default=None

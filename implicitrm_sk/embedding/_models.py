@@ -227,7 +227,7 @@ def _load_once(loaded, auto_class, source, identity, kind):
                 loaded[key] = source.load(auto_class)
             except (OSError, ValueError, KeyError) as error:
                 raise ValueError(
-                    f"model={source.name!r} does not have a {kind} that transformers can read: "
+                    f"model={source.name!r} has no {kind} that transformers can read: "
                     f"{' '.join(str(error).split())}"
                 ) from error
         return loaded[key]

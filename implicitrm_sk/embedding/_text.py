@@ -14,9 +14,8 @@ _SINGLES = ("messages", "conversations", "text")
 CHATS = _SINGLES[:2]
 #: The forms of a row, for the messages.
 FORMS = (
-    "a (prompt, response) tuple, a dict or row with 'prompt' and 'response' (or 'completion'), "
-    "with 'messages' or with 'text', a list of chat messages ({'role': ..., 'content': ...}), or a "
-    "plain string"
+    "a (prompt, response) tuple, a dict or row with 'prompt' and 'response', 'messages' or 'text', "
+    "a list of chat messages ({'role': ..., 'content': ...}), or a plain string"
 )
 #: Roles under the names of ShareGPT ("from") and LangChain ("type"), which have a form of their
 #: own; a value of "role" is kept as it is.

@@ -10,6 +10,7 @@ from ._plot._propensity import PropensityDisplay
 from ._plot._reliability import ReliabilityDisplay
 from ._plot._stratification import StratificationDisplay
 from ._plot._training_curve import TrainingCurveDisplay
+from ._queue import label_queue
 from ._refits import identification_report
 from ._report import IdentificationReport
 from ._sensitivity import sensitivity_report
@@ -31,6 +32,7 @@ __all__ = [
     "TrainingCurveDisplay",
     "compare_groups",
     "identification_report",
+    "label_queue",
     "reward_interval",
     "sensitivity_report",
     "shift_report",

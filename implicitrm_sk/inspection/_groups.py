@@ -82,7 +82,8 @@ def compare_groups(
         Compare on the same prompts: those of `groups` with rows in every group, each with the same
         weight. Otherwise each group is evaluated on its own responses.
     n_folds : int, default=5
-        Number of parts of the log; each is scored by a fit on the others.
+        Number of parts of the log; each is scored by a fit on the others. With `est.verbose` each
+        fit is announced.
     confidence : float, default=0.9
         Confidence of the intervals, each separately: they are not widened for the number of groups.
 
@@ -284,6 +285,8 @@ def _cross_fit(work):
     for k in range(work.n_folds):
         train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         y, side = work.part(train)
+        if settings.verbose:
+            print(f"[compare_groups] fit {k + 1} of {work.n_folds}")  # noqa: T201
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always")
             fitted = clone(settings).fit(X[train], y, groups=split[train], **side)

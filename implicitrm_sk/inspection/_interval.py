@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
+from scipy.special import expit, logit
+from scipy.stats import t as student
 from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
@@ -30,6 +32,8 @@ from ..objectives import OBJECTIVES
 #: its best epoch predicts well because it is pulled towards the middle. Where the reward is near 0
 #: or 1, this error is as large as the spread of the replicates, and an interval must include it.
 UNDERSMOOTHING = 3.0
+#: Rewards are kept so far from 0 and 1 where their logits are taken.
+NEAREST = 1e-9
 #: Rows for which the rewards of all replicates are held at a time.
 CHUNK = 4096
 
@@ -145,7 +149,8 @@ def reward_interval(
     X_new : array-like of shape (n_new, n_features), or text of n_new rows
         The responses whose reward is requested.
     n_bootstrap : int, default=50
-        Number of replicates, at least 2. The ends of 90 % intervals need 20 or more.
+        Number of replicates, at least 2. With fewer the intervals are wider, and below 10 they vary
+        a lot.
     confidence : float, default=0.9
         Probability that the interval of a response contains its reward.
     groups : array-like of shape (n_samples,), default=None
@@ -175,17 +180,24 @@ def reward_interval(
     each user, group or row (Bayesian bootstrap [1]_). All replicates train side by side. Each has
     its own validation split, where its weights also count for early stopping. It trains three times
     as long as to its best epoch, because the bias must be small compared with the width of an
-    interval (undersmoothing [2]_). The ends are quantiles over the replicates. If false-action
-    rates are estimated, each replicate estimates them.
+    interval (undersmoothing [2]_). If false-action rates are estimated, each replicate estimates
+    them.
 
-    Unless the level is "identified", the ends are quantiles of the ends of the interval that the
-    actions leave open (`IdentificationReport.bounds`).
+    With mean m and standard deviation s over B replicates of the logit of the reward, the interval
+    is m -+ t s sqrt(1 + 1/B), where t is the quantile of Student's distribution with B - 1 degrees
+    of freedom: a prediction interval [3]_ for one more draw, which holds it at any B if the
+    logits are normal. Empirical quantiles do not: those of 20 replicates, at 5 % and 95 %, hold one
+    more draw in 81 % of the cases.
+
+    Unless the level is "identified", the lower end is that of the lower ends of what the actions
+    leave open (`IdentificationReport.bounds`), and the upper end that of the upper ends.
 
     References
     ----------
     .. [1] Rubin, "The Bayesian Bootstrap", Annals of Statistics 9 (1), 1981.
     .. [2] Hall, "On Bootstrap Confidence Intervals in Nonparametric Regression", Annals of
        Statistics 20 (2), 1992.
+    .. [3] Geisser, "Predictive inference: an introduction", Chapman & Hall, 1993.
 
     Examples
     --------
@@ -287,11 +299,10 @@ def _fit_replicates(est, X, y, n_bootstrap, fit_params, differs):
 
 
 def _ends(est, X_new, level, confidence):
-    """Return the ends of the intervals, (2, n_new): quantiles over the members of an estimator."""
+    """Return the ends of the intervals, (2, n_new), from the members of an estimator."""
     mixture = FittedMixture.of(est)
     X_new = read_features(est, X_new)
     shown_twice = est.evidence_.shown_twice if level == BOUNDED else ()
-    tail = (1 - confidence) / 2
     found = np.empty((2, len(X_new)))
     for start, chunk in chunks(X_new, CHUNK):
         f, u = mixture.members(chunk, *HEADS)
@@ -301,6 +312,26 @@ def _ends(est, X_new, level, confidence):
                 mixture.measurement, f, u, mixture.false_action_rate, shown_twice
             )
             low, high = torch.minimum(*ends), torch.maximum(*ends)
-        found[0, start : start + CHUNK] = np.quantile(low.numpy(), tail, axis=0)
-        found[1, start : start + CHUNK] = np.quantile(high.numpy(), 1 - tail, axis=0)
+        part = slice(start, start + CHUNK)
+        found[0, part] = prediction_end(low.numpy(), (1 - confidence) / 2)
+        found[1, part] = prediction_end(high.numpy(), (1 + confidence) / 2)
     return found
+
+
+def prediction_end(replicates, probability):
+    """Return what one more draw lies below with this probability, of shape (n,).
+
+    The logits of the replicates are taken to be normal draws.
+
+    Parameters
+    ----------
+    replicates : ndarray of shape (B, n)
+        Probabilities.
+    probability : float
+    """
+    n_replicates = len(replicates)
+    values = logit(np.clip(replicates, NEAREST, 1 - NEAREST))
+    quantile = student.ppf(probability, n_replicates - 1) * np.sqrt(1 + 1 / n_replicates)
+    end = expit(values.mean(axis=0) + quantile * values.std(axis=0, ddof=1))
+    # A bound that is 0 or 1 in all of them is one.
+    return np.where(np.ptp(replicates, axis=0) == 0, replicates[0], end)

@@ -103,6 +103,12 @@ def sensitivity_report(
     if it is less likely by two standard errors. Many violations fit as well as the base. The data
     cannot distinguish these, so they have to be tried.
 
+    With ``false_action_rate="estimate"`` the rates are those of one fit to the whole log, and
+    the violations of rates are other numbers in their place. There is no `user_id`: the refits
+    have members side by side that assume different things, and the activity of users is a state
+    that all members share. Where users differ, pass their columns to the propensity
+    (`propensity_features`).
+
     The robustness value of a comparison is the smallest amount of a violation at which the
     difference of two groups changes its sign. Between the amounts tried, it is interpolated
     linearly; it is infinite if the sign never changes [1]_.
@@ -129,6 +135,7 @@ def sensitivity_report(
     >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
     True
     """
+    est, estimated = _with_numbers(est, X, y, groups, labels, sample_weight)
     work = GroupedLog(
         "sensitivity_report",
         est,
@@ -142,7 +149,19 @@ def sensitivity_report(
     )
     position = work.check_reference(reference)
     cases = _cases(work, violations)
-    return _report(work, cases, _refit(work, cases), position)
+    report = _report(work, cases, _refit(work, cases), position)
+    return report if estimated is None else replace(report, identification=estimated)
+
+
+def _with_numbers(est, X, y, groups, labels, sample_weight):
+    """Return settings with numbers for rates to be estimated, and then what a fit determines."""
+    if not isinstance(getattr(est, "false_action_rate", None), str):
+        return est, None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the level is that of the report
+        fitted = clone(est).fit(X, y, groups=groups, labels=labels, sample_weight=sample_weight)
+    known = clone(est).set_params(false_action_rate=fitted.false_action_rate_)
+    return known, fitted.identification_
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,9 +223,9 @@ def shift_report(
     -----
     The classifier is a logistic regression, with a penalty chosen by log loss. It uses up to 512
     principal components of the reward columns, the squares of the first 64, and the distance that
-    these leave. So it finds shifts of location and of scale. It does not use columns whose range
-    is below a millionth of their largest value, nor components that are as small: they are
-    rounding errors, which differ between machines. It is fitted on up to 5,000 rows of each side,
+    these leave. So it finds shifts of location and of scale. It ignores columns whose range is
+    below a millionth of their largest value, and components that are as small. These are rounding
+    errors, which differ between machines. It is fitted on up to 5,000 rows of each side,
     in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over the log is
     computed as the mean of w over the new responses. The standard error of the AUC is that of
     Hanley and McNeil [3]_.

@@ -1,0 +1,205 @@
+"""Which responses to ask labels of."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from functools import partial
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import clone
+
+from .._estimator import ImplicitRewardEstimator
+from .._features import embed_text, read_features, set_embedder
+from .._fit import read_log, run_fit
+from .._prediction import FittedMixture
+from .._sklearn import validate_params
+from .._sources import StreamedX
+from .._typing import Rows
+from ..objectives import OBJECTIVES
+
+#: Refits that start at rewards of these levels, between the lowest and the highest that the
+#: actions allow.
+STARTS = np.linspace(0.1, 0.9, 8)
+#: A label whose outcome all refits agree on has at least this variance: none is for certain.
+LEAST_VARIANCE = 1e-3
+
+
+def label_queue(
+    est: Any,
+    X: Rows,
+    y: ArrayLike,
+    n: int,
+    *,
+    groups: ArrayLike | None = None,
+    labels: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> NDArray[np.int64]:
+    """Return which rows to ask labels of: those whose label would narrow the reward most.
+
+    Ask for labels of all of these rows, whatever you expect them to be, and pass them to `fit` as
+    `labels`.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+        The settings to fit with; it need not be fitted and is not changed.
+    X : array-like of shape (n_samples, n_features), or text of n_samples rows
+        The responses of the log.
+    y : array-like of shape (n_samples,) or (n_samples, n_signals)
+        Actions, as in `fit`.
+    n : int
+        Rows to return.
+    groups : array-like of shape (n_samples,), default=None
+        As in `fit`.
+    labels : array-like of shape (n_samples,), default=None
+        Labels that are known already, NaN elsewhere, as in `fit`. These rows are not asked again.
+    sample_weight : array-like of shape (n_samples,), default=None
+        As in `fit`. Rows of zero weight are not asked.
+
+    Returns
+    -------
+    rows : ndarray of int of shape (n,)
+        Positions in X, the most telling row first.
+
+    Raises
+    ------
+    TypeError
+        If `est` is not an `ImplicitRewardEstimator`.
+    ValueError
+        If `n` is out of range, with X in files, or if the objective is not the likelihood of each
+        row.
+
+    Notes
+    -----
+    The settings are refitted from eight starts, between the lowest and the highest reward that the
+    actions allow. Each refit, with its mirror image where reward and propensity can be swapped, is
+    one of C rewards that agree with the log about equally well. Where they differ the reward is
+    open.
+
+    The reward is taken to be their mean plus a normal combination of their deviations. A label of a
+    row is an observation of P(r* = 1 | x, y), with the variance of a single label. Rows are taken
+    one after the other. The next one is that whose label lowers the variance of the reward most,
+    summed over all rows of the log, given the labels of the rows before it (A-optimal design,
+    [1]_; in active learning [2]_). So the queue has no two rows that say the same.
+
+    A row whose actions prove its preference is never in it: its label is known.
+
+    The rows are chosen by X and y alone. Given these, whether a row has a label does not depend on
+    its preference. The likelihood of the labels is then the same as if they had been asked at
+    random, but for a factor without parameters (missing at random, [3]_). `fit` therefore needs
+    no weights. A mean of the labels by itself is not a preference rate, since the rows
+    are not typical.
+
+    References
+    ----------
+    .. [1] Chaloner & Verdinelli, "Bayesian experimental design: a review", Statistical Science 10,
+       1995.
+    .. [2] Cohn, Ghahramani & Jordan, "Active learning with statistical models", Journal of
+       Artificial Intelligence Research 4, 1996.
+    .. [3] Rubin, "Inference and missing data", Biometrika 63, 1976.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import label_queue
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(400, 2))
+    >>> y = ((X[:, 0] > 0) & (rng.random(400) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(max_epochs=5, early_stopping=False, random_state=0)
+    >>> rows = label_queue(est, X, y, 10)
+    >>> len(set(rows.tolist())), int(y[rows].sum())
+    (10, 0)
+    """
+    if not isinstance(est, ImplicitRewardEstimator):
+        raise TypeError(
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
+            "pass the last step, and X as transformed by the others."
+        )
+    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+        raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
+    refit = clone(est).set_params(n_estimators=len(STARTS), warm_start=False)
+    validate_params(refit)
+    _check_objective(refit.objective)
+    set_embedder(refit)
+    X = embed_text(refit, X, reset=True)
+    side = {"labels": labels, "sample_weight": sample_weight}
+    side = {name: value for name, value in side.items() if value is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a fit of the settings gives them
+        run_fit(refit, X, y, groups=groups, adjust=partial(replace, starts=STARTS), **side)
+    X = read_features(refit, X)
+    if isinstance(X, StreamedX):
+        raise X.refusal()
+    log, _ = read_log(refit, len(X), y, side)
+    asked = _askable(log, refit.false_action_rate_)
+    if n > asked.sum():
+        raise ValueError(
+            f"n={n} is more than the {asked.sum()} rows whose preference is not known yet, from a "
+            "label or from an action that proves it. Lower n."
+        )
+    rewards, outcomes = _rewards(FittedMixture.of(refit), X, log)
+    weight = log.sample_weight / log.sample_weight.sum()
+    return most_telling(rewards, outcomes, asked, n, weight)
+
+
+def _check_objective(objective):
+    objective = OBJECTIVES[objective]() if isinstance(objective, str) else objective
+    if objective.pairs or objective.single_signal or not objective.models_propensity:
+        raise ValueError(
+            "label_queue needs an objective that is the likelihood of each row, got "
+            f"{type(objective).__name__}. Use objective='stratified'."
+        )
+
+
+def _askable(log, rates):
+    """Return which rows have a preference that is not known yet."""
+    asked = (log.sample_weight > 0) & ~np.logical_or(*log.proved(rates))
+    return asked if log.labels is None else asked & np.isnan(log.labels)
+
+
+def _rewards(mixture, X, log):
+    """Return R(x) and P(r*=1 | x, y) according to each component, each of shape (C, n)."""
+
+    def of_rows(measurement, f, u, log_weight, **fields):
+        outcome = torch.softmax(measurement.log_joint(f, u, **fields), 0)[1]
+        return torch.stack([torch.sigmoid(f), outcome]).permute(2, 0, 1)
+
+    return mixture.of_log(X, log, of_rows).transpose(1, 2, 0)
+
+
+def most_telling(rewards, outcomes, asked, n, weight):
+    """Return n rows whose labels lower the variance of the reward most, one after the other.
+
+    Parameters
+    ----------
+    rewards : ndarray of shape (C, rows)
+        R(x) according to each of C models.
+    outcomes : ndarray of shape (C, rows)
+        P(r*=1 | x, y) according to each.
+    asked : ndarray of bool of shape (rows,)
+        Which may be chosen.
+    n : int
+    weight : ndarray of shape (rows,)
+        Of the rows in the variance of the reward.
+    """
+    reward, deviation = (
+        (values - values.mean(axis=0)) / np.sqrt(len(values)) for values in (rewards, outcomes)
+    )
+    of_label = np.maximum((outcomes * (1 - outcomes)).mean(axis=0), LEAST_VARIANCE)
+    target, known = (reward * weight) @ reward.T, np.eye(len(rewards))
+    left, chosen = asked.copy(), []
+    for _ in range(n):
+        through = known @ deviation
+        total = of_label + (deviation * through).sum(axis=0)
+        gain = np.where(left, (through * (target @ through)).sum(axis=0) / total, -np.inf)
+        row = int(gain.argmax())
+        chosen.append(row)
+        left[row] = False
+        known -= np.outer(through[:, row], through[:, row]) / total[row]
+    return np.array(chosen, dtype=np.int64)

@@ -1,0 +1,116 @@
+"""Which rows to ask labels of."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk.inspection import label_queue
+from implicitrm_sk.inspection._queue import most_telling
+from tests.conftest import FAST, LEARN, make_log
+
+
+def settings(**params):
+    return ImplicitRewardEstimator(**FAST | params)
+
+
+def queue(est, X, y, n, **fit_params):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return label_queue(est, X, y, n, **fit_params)
+
+
+def test_rows_have_no_known_preference():
+    X, y, preferred = make_log()
+    labels = np.where(np.arange(400) < 100, preferred, np.nan)
+    weight = np.where(np.arange(400) < 150, 1.0, 2.0) * (np.arange(400) < 350)
+    rows = queue(settings(), X, y, 30, labels=labels, sample_weight=weight)
+    assert rows.shape == (30,) and len(set(rows.tolist())) == 30
+    assert not y[rows].any()
+    assert rows.min() >= 100 and rows.max() < 350
+
+
+def test_rows_with_an_action_are_asked_where_actions_prove_nothing():
+    X, y, _ = make_log(n_signals=2)
+    rows = queue(settings(false_action_rate=0.1), X, y, 300)
+    assert y[rows].any()
+    with pytest.raises(ValueError, match="n=300 is more than the"):
+        queue(settings(), X, y, 300)
+
+
+def test_a_negative_action_proves_too():
+    X, y, _ = make_log(n_signals=1)
+    y = np.hstack([y, (X[:, [0]] < -1).astype(int) * (1 - y)])
+    rows = queue(settings(signals=["positive", "negative"]), X, y, 50)
+    assert not y[rows].any()
+
+
+def test_queue_is_reproducible_and_leaves_the_estimator_alone():
+    X, y, _ = make_log()
+    est = settings()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = (queue(est, X, y, 20) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(first[:5], queue(est, X, y, 5))
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
+    assert not hasattr(est, "model_")
+
+
+def test_the_next_row_is_the_one_that_lowers_the_variance_most():
+    """By brute force: the posterior variance of the reward with each further row."""
+    rng = np.random.default_rng(0)
+    rewards, outcomes = rng.uniform(size=(2, 6, 15))
+    weight = rng.dirichlet(np.ones(15))
+    asked = np.arange(15) != 3
+    chosen = most_telling(rewards, outcomes, asked, 4, weight)
+    R, q = ((v - v.mean(0)) / np.sqrt(6) for v in (rewards, outcomes))
+    noise = (outcomes * (1 - outcomes)).mean(0)
+
+    def variance(rows):
+        precision = np.eye(6) + (q[:, rows] / noise[rows]) @ q[:, rows].T
+        return ((R * np.linalg.solve(precision, R)).sum(0) * weight).sum()
+
+    for k in range(4):
+        before = chosen[:k].tolist()
+        left = [row for row in range(15) if asked[row] and row not in before]
+        assert chosen[k] == min(left, key=lambda row: variance([*before, row]))
+
+
+def test_a_row_that_says_the_same_waits():
+    """Of two pairs of equal rows the queue asks one of each before it asks another."""
+    first, second = np.array([[0.99, 0.99, 0.01, 0.01], [0.98, 0.02, 0.98, 0.02]])
+    rewards = np.stack([first, first, second, second], axis=1)
+    rows = most_telling(rewards, rewards, np.ones(4, dtype=bool), 2, np.full(4, 0.25))
+    assert sorted(rows // 2) == [0, 1]
+
+
+def test_labels_of_the_queue_count_and_settle_the_swap():
+    X, y, preferred = make_log(1500)
+    est = settings(**LEARN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        rows = label_queue(est, X, y, 60)
+        labels = np.full(1500, np.nan)
+        labels[rows] = preferred[rows]
+        fitted = est.fit(X, y, labels=labels)
+    assert str(fitted.identification_) == "identified (assuming labels missing at random)"
+    silent = y == 0
+    reward = fitted.predict(X[silent])
+    assert reward[preferred[silent] == 1].mean() > reward[preferred[silent] == 0].mean() + 0.1
+
+
+@pytest.mark.parametrize("n", [0, 2.5, True, "all"])
+def test_bad_number_of_rows(n):
+    X, y, _ = make_log(50)
+    with pytest.raises(ValueError, match="n must be an integer of at least 1, got"):
+        label_queue(settings(), X, y, n)
+
+
+def test_what_is_refused():
+    X, y, _ = make_log(50)
+    with pytest.raises(TypeError, match="est must be an ImplicitRewardEstimator, got str"):
+        label_queue("stratified", X, y, 1)
+    for objective in ("bpr", "naive"):
+        with pytest.raises(ValueError, match="label_queue needs an objective"):
+            label_queue(settings(objective=objective), X, y, 1)
