@@ -1,6 +1,6 @@
 """Data larger than memory, cost against size, and prediction, each against what bounds it.
 
-    python -m benchmarks.scale [stream] [linear] [predict] [plan] [--gb 12] [--folder DIR]
+    python -m benchmarks.scale [stream] [linear] [predict] [users] [plan] [--gb 12] [--folder DIR]
 
 Without a part's name all are run. ``stream`` writes a ``.npy`` file and a folder of safetensors
 shards of `--gb` gigabytes (10^9 bytes) each, one after the other, into a temporary folder in DIR
@@ -9,6 +9,9 @@ while: RssAnon is what the process holds, VmPeak the most address space it had, 
 the data files it had mapped. Before each fit, and before the bare read, the files are dropped from
 the page cache; how much of a file is in the cache later is up to the system, as it is for users.
 
+``users`` compares an epoch with users who differ in activity, 10 rows of each, with one without,
+turn by turn; then it fits nearly as many users as rows, and prints the memory.
+
 ``plan`` multiplies what a row costs here up to 10^9 responses.
 
 "Arithmetic" is the time of an epoch on 200,000 rows of the same kind in memory, before and after
@@ -16,6 +19,7 @@ the fit, times the ratio of the numbers of rows.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -28,13 +32,17 @@ import tempfile
 import threading
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
+from sklearn.base import clone
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import begin_fit
+from implicitrm_sk.training._plan import Hooks
 
 SETTINGS = {"random_state": 0, "batch_size": 2048, "learning_rate_init": 1e-3}
 HIDDEN, MEMBERS = 64, 4  # of the default configuration
@@ -315,6 +323,57 @@ def linear(args):
     )
 
 
+# ---------------------------------------------------------------------- users
+
+
+def epoch_seconds(begun, n_users=None, epochs=3):
+    """Return the seconds of each epoch of a fit, the first left out, with or without users."""
+    plan, ends = replace(begun.plan, n_users=n_users), []
+    hooks = Hooks(epoch_end=lambda _: ends.append(time.perf_counter()))
+    data, state = copy.copy(begun.data), np.random.RandomState(0)
+    plan.run(data, plan.initial_model(data, state), epochs, state, hooks=hooks)
+    return np.diff(ends)
+
+
+def users(args):
+    n, d = args.rows, args.features
+    X, y, _ = rows_of(np.random.default_rng(0), n, d)
+    y = np.asarray(y)
+    user = np.random.default_rng(1).integers(n // 10, size=n)
+    est = ImplicitRewardEstimator(n_estimators=MEMBERS, early_stopping=False, **SETTINGS)
+    begun = begin_fit(clone(est), X, y, user_id=user)
+    turns = [[], []]
+    for _ in range(3):  # in turn: the machine may be at work on something else
+        for found, n_users in zip(turns, (None, begun.data.log.n_users), strict=True):
+            found.extend(epoch_seconds(begun, n_users))
+    without, within = (np.median(times) for times in turns)
+    ratios = np.divide(turns[1], turns[0])
+    print(f"\nAn epoch of {n:,} rows x {d}, {begun.data.log.n_users:,} users, {MEMBERS} members\n")
+    print(
+        "| users | seconds (median) | ratio (bar 1.4) | ratios of single turns |\n|---|---|---|---|"
+    )
+    print(f"| ignored | {without:.2f} | 1 | |")
+    print(
+        f"| differ | {within:.2f} | {within / without:.2f} | {ratios.min():.2f} to "
+        f"{ratios.max():.2f} |",
+        flush=True,
+    )
+    many = np.random.default_rng(2).permutation(n)
+    many[: n // 100] = many[-1]  # a column that numbers the rows is not used
+    est = clone(est).set_params(max_epochs=2)
+    began = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, y, user_id=many)
+    known = est.user_activity_
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"\n{len(known.mean):,} users, {np.mean(known.n_rows):.1f} rows of each: 2 epochs of "
+        f"either model {time.perf_counter() - began:.0f} s, {peak:.1f} GiB at most, of which "
+        f"{X.nbytes / 2**30:.1f} GiB are X; their weights {known.log_weight.nbytes / 2**20:.0f} MiB"
+    )
+
+
 # ---------------------------------------------------------------------- prediction
 
 
@@ -393,7 +452,13 @@ def plan(args):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parts = {"stream": stream, "linear": linear, "predict": predict, "plan": plan}
+    parts = {
+        "stream": stream,
+        "linear": linear,
+        "predict": predict,
+        "users": users,
+        "plan": plan,
+    }
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     parser.add_argument("--gb", type=float, default=12, help="size of the files, 10^9 bytes")
     parser.add_argument("--rows", type=int, default=1_000_000, help="most rows in memory")

@@ -165,7 +165,8 @@ def fit_users(est, begun, epochs, hooks):
     """Fit one model without activity and one with it; keep one, and the activity of the users.
 
     The members of the second are weighted by their total held-out likelihood. If the starts lead to
-    different optima, they differ in it by more than noise.
+    different optima, they differ in it by more than noise. If the plan gives the starts, each
+    member is kept, to be compared with the others.
 
     Parameters
     ----------
@@ -209,11 +210,12 @@ def fit_users(est, begun, epochs, hooks):
             est.user_loading_ = np.zeros(len(plan.measurement.signals) + plan.measurement.examined)
             est.user_activity_ = activity_of(None, data.log)
             return plain
-        member = slots(log_weight.exp().numpy())
-        est.model_ = active.model.like(plan.n_members)
-        index = torch.as_tensor(member, device=next(est.model_.parameters()).device)
-        est.model_.copy_members(active.model, index)
-        rows = Rows(rows.train[:, member], rows.valid[:, member])
+        if plan.starts is None:
+            member = slots(log_weight.exp().numpy())
+            est.model_ = active.model.like(plan.n_members)
+            index = torch.as_tensor(member, device=next(est.model_.parameters()).device)
+            est.model_.copy_members(active.model, index)
+            rows = Rows(rows.train[:, member], rows.valid[:, member])
     loadings = est.model_.loadings().detach().to("cpu", torch.float64)
     est.user_loading_ = loadings.mean(0).numpy()
     est.user_activity_ = activity_of(rows, data.log)
@@ -251,15 +253,24 @@ def activity_of(rows, log):
     return UserActivity(log.user_ids, mean.numpy(), sd.numpy(), n_rows, log_weight.float().numpy())
 
 
-def with_users(model, reward_logit, propensity_logit):
+def with_users(model, reward_logit, propensity_logit, members=None):
     """Return the members at each node of the population, and the logarithms of their weights.
 
     As they are, with None, where users do not differ.
+
+    Parameters
+    ----------
+    model : RewardModel
+    reward_logit, propensity_logit : Tensors of shape (members, n) and (members, n, P)
+    members : Tensor of int, default=None
+        Which members of the model these are; None: all.
     """
     if model.log_loading is None:
         return reward_logit, propensity_logit, None
     nodes, log_prior = quadrature()
     loading = model.loading().detach().to("cpu", torch.float64)
+    if members is not None:
+        loading = loading[members]
     logits = _mixture.with_nodes(reward_logit, propensity_logit, loading, nodes)
-    n_members = model.config["n_members"]
+    n_members = len(loading)
     return *logits, log_prior.repeat_interleave(n_members) - np.log(n_members)

@@ -89,12 +89,14 @@ class Assumptions:
         """Return these assumptions with one checked false-action rate per signal of a log.
 
         Rates to be estimated are NaN, if the objective can estimate them. None means 0. With
-        repeated exposures it means "estimate", because one stray action among many exposures would
-        prove a preference.
+        repeated exposures, by `exposures` or as rows of one `response_id`, it means "estimate",
+        because one stray action among many exposures would prove a preference.
         """
         estimates = self.estimates_false_actions
-        if can_estimate and self.false_action_rate is None and log.exposures is not None:
-            self._check_evidence(log, "exposures above 1 and false_action_rate=None")
+        repeated = log.exposures is not None or (log.response is not None and log.repeats())
+        if can_estimate and self.false_action_rate is None and repeated:
+            what = "exposures above 1" if log.response is None else "rows of one response_id"
+            self._check_evidence(log, f"{what} and false_action_rate=None")
             estimates = True
         elif estimates:
             self._check_evidence(log, "false_action_rate='estimate'")

@@ -138,11 +138,12 @@ class ImplicitRewardEstimator(
         The rate e_k of false actions (misclicks), in [0, 1): P(y_k=1 | r* is not what k shows). It
         is the share of not preferred responses with a positive action, or of preferred responses
         with a negative one. The model requires A_k > e_k. None means 0. With `exposures` above 1,
-        None means "estimate", because one stray action among many exposures would prove a
-        preference. With "estimate", the rates are learned by EM on held-out rows, and the fit then
-        uses them. Each fifth of the log is held out once. This needs three signals logged together,
-        or labels of responses with the other preference. Three exposures of the same response are
-        also enough, or two if signals of both polarities were logged.
+        or several rows of one `response_id`, None means "estimate", because one stray action among
+        many exposures would prove a preference. With "estimate", the rates are learned by EM on
+        held-out rows, and the fit then uses them. Each fifth of the log is held out once. This
+        needs three signals logged together, or labels of responses with the other preference.
+        Three exposures of the same response are also enough, or two if signals of both polarities
+        were logged.
     label_mechanism : {"random", "acted"}, default="random"
         Which responses have a label in ``fit(labels=)``. With "random", whether a response is
         labelled does not depend on its preference, given features and actions. With "acted", only

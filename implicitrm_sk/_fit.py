@@ -114,6 +114,23 @@ def take_evidence(est, evidence, assumptions):
     )
 
 
+def known_users(found, signals, loading, n_rows):
+    """Return an `Identification` with what users who differ in activity add.
+
+    Very active users show the reward only in signals whose shares bound it.
+
+    Parameters
+    ----------
+    found : Identification
+    signals : tuple of Signal
+    loading : ndarray of shape (signals,) or longer
+        As `user_loading_`.
+    n_rows : ndarray of int of shape (users,)
+    """
+    telling = [k for k, signal in enumerate(signals) if signal.bounds]
+    return with_activity(found, loading[telling], n_rows) if telling else found
+
+
 def identify(est, n_samples, y, side_information):
     """Set what a log identifies about the reward, before training; return log and assumptions."""
     log, assumptions = read_log(est, n_samples, y, side_information)
@@ -253,11 +270,9 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     hooks = _hooks(est, context, details)
     if has_users:
         result = fit_users(est, begun, epochs, hooks)
-        # Very active users show the reward only in signals whose shares bound it.
-        telling = [k for k, signal in enumerate(est.signals_) if signal.bounds]
-        loading, n_rows = est.user_loading_[telling], est.user_activity_.n_rows
-        if telling:
-            est.identification_ = with_activity(est.identification_, loading, n_rows)
+        est.identification_ = known_users(
+            est.identification_, est.signals_, est.user_loading_, est.user_activity_.n_rows
+        )
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
     else:
         result = begun.plan.run(

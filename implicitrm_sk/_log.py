@@ -347,6 +347,10 @@ class FeedbackLog:
         shown = ~np.isnan(self.acts.counts) * (1.0 if self.exposures is None else self.exposures)
         return np.column_stack([self.per_response(column) for column in shown.T])
 
+    def repeats(self):
+        """Return whether some act was possible more than once on some response."""
+        return bool((self.observations()[self.sample_weight > 0] > 1).any())
+
     def signals_of_nearly_all(self):
         """Return (name, share) of actions that most logged rows have, but not all.
 

@@ -206,6 +206,66 @@ def log_likelihood(est, X, y, **side_information):
     return values, np.where(log.n_events() > 0, log.sample_weight, 0.0)
 
 
+@dataclass(frozen=True, eq=False)
+class OfUsers:
+    """The rows of a log by user, to take the likelihood of the rows of a user together.
+
+    Attributes
+    ----------
+    mixture : FittedMixture
+    log : FeedbackLog
+    user : ndarray of int of shape (n,)
+    row_weight : ndarray of shape (n,)
+    weight : ndarray of shape (users,)
+        Sums of these.
+    log_weight : Tensor of shape (nodes, members, users)
+        Log-weights of each user over the nodes; one node of weight 1 where users do not differ.
+    """
+
+    mixture: FittedMixture
+    log: Any
+    user: NDArray[np.int64]
+    row_weight: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    log_weight: torch.Tensor
+
+    @classmethod
+    def among(cls, mixture, log, user_id):
+        """Return those of a log.
+
+        Known users have the weights of `fit`, others those of the population.
+        """
+        weight = np.where(log.n_events() > 0, log.sample_weight, 0.0)
+        user, _ = number_users(user_id, len(log.actions))
+        first = np.unique(user, return_index=True)[1]
+        n_members = mixture.model.config["n_members"]
+        log_weight = torch.zeros(1, n_members, len(first), dtype=torch.float64)
+        if mixture.differs:
+            codes = mixture.codes(user_id, len(user))[first]
+            log_weight = mixture.log_weight(codes).unflatten(0, (-1, n_members)) + np.log(n_members)
+        return cls(mixture, log, user, weight, np.bincount(user, weight), log_weight)
+
+    def log_likelihood(self, reward_logit, propensity_logit):
+        """Return log P(rows of a user, labels | x) of the members, (members, users)."""
+        mixture, label = self.mixture, self.log.labels
+        nodes, loading = torch.zeros(1, dtype=torch.float64), 0.0
+        if mixture.differs:
+            nodes, _ = quadrature()
+            loading = mixture.model.loading().detach().to("cpu", torch.float64)
+        user, w = torch.as_tensor(self.user), torch.as_tensor(self.row_weight)
+        total = torch.zeros_like(self.log_weight)
+        for node, messages in zip(nodes, total, strict=True):  # one by one: memory
+            values = mixture.measurement.log_likelihood(
+                reward_logit,
+                propensity_logit + node * loading,
+                **self.log.tensors(),
+                false_action_rate=mixture.false_action_rate,
+                labels=None if label is None else torch.as_tensor(label),
+            )
+            messages.index_add_(1, user, torch.where(w > 0, values * w, 0.0))
+        return torch.logsumexp(total + self.log_weight, 0)
+
+
 def log_likelihood_of_users(est, X, y, user_id, **side_information):
     """Return log P(y | x) of all rows, computed per user, and the sum of their weights.
 

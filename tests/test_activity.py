@@ -20,10 +20,10 @@ from implicitrm_sk import (
     identification_report,
 )
 from implicitrm_sk._activity import held_out, is_better, rows_by_user, slots
-from implicitrm_sk._fit import begin_fit
+from implicitrm_sk._fit import begin_fit, reread_log
 from implicitrm_sk._identification import ADVICE, Identification, with_activity
 from implicitrm_sk._log import number_users
-from implicitrm_sk._prediction import FittedMixture
+from implicitrm_sk._prediction import FittedMixture, OfUsers
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.signals import Action, Choice
@@ -171,7 +171,11 @@ def test_users_are_numbered(ids, expected, known):
         ({"user_id": np.zeros(39)}, {}, "user_id has shape (39,); expected"),
         ({"user_id": [[1]] * 40}, {}, "user_id has shape (40, 1)"),
         ({"user_id": np.array([{}] * 40)}, {}, "a value that cannot be an id (unhashable type"),
-        ({"response_id": np.arange(40) // 2}, {}, "user_id is not available with response_id"),
+        (
+            {"response_id": np.arange(40) // 2},
+            {"false_action_rate": 0.0},
+            "user_id is not available with response_id",
+        ),
         ({"propensity": np.full(40, 0.5)}, {}, "user_id is not available with propensity"),
         ({"exposures": np.full(40, 3)}, {}, "user_id is not available with estimated"),
         ({}, {"objective": "naive"}, "Naive makes no use of user_id. Leave it out"),
@@ -196,8 +200,6 @@ def test_where_users_are_not_taken(tmp_path):
         for each in (BatchedSearchCV, GridSearchCV)
     )
     assert_allclose(search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"])
-    with pytest.raises(ValueError, match="identification_report does not take user_id"):
-        identification_report(est, X, log.actions, user_id=user)
     kept = clone(est).set_callbacks(Checkpoint(tmp_path / "file"))
     with pytest.raises(ValueError, match="a Checkpoint is not available with user_id"):
         kept.fit(X, log.actions, user_id=user)
@@ -367,6 +369,55 @@ def test_all_that_goes_with_users(tmp_path):
     y = (X[:, :1] > 0) * np.random.default_rng(0).integers(0, 3, size=(600, 1))
     counts.fit(X, y, exposures=np.full(600, 3), user_id=user)
     assert np.isfinite(counts.score(X, y, exposures=np.full(600, 3), user_id=user))
+
+
+def test_the_report_has_the_verdict_of_the_fit():
+    signals = {"copied": "positive", "regenerated": "negative"}
+    X, log, _, user = simulated(3200, 200, activity=3.0, signals=signals)
+    est = ImplicitRewardEstimator(signals=signals, **SMALL | {"max_epochs": 12})
+    report = identification_report(est, X, log.actions, n_starts=2, user_id=user)
+    est.fit(X, log.actions, user_id=user)
+    assert report.settings.level == est.identification_.level == "identified"
+    assert report.settings.assumptions == est.identification_.assumptions
+    assert "200 users of 16 rows (median) differ" in report.reason
+    assert report.level == "identified" or "this log is too small to show it" in report.reason
+    assert report.user_loading.shape == (2,) and (report.user_loading > 1.4).all()
+    assert report.swap["why"] == "users who differ in activity distinguish the two"
+    text = str(report)
+    assert "activity of users  differs by a standard deviation of up to" in text
+    assert "whether they share one taste" in " ".join(text.split())
+    assert report.plot()[1].get_title() == f"Reward: {report.verdict.partition(' (')[0]}"
+    # Bounds are means over the population, of each refit.
+    f, u = FittedMixture.of(report.estimator).members(X[:9], "reward_logit", "propensity_logit")
+    nodes, log_weight = quadrature()
+    loading = report.estimator.model_.loading().detach().double()
+    p = sum(
+        w * torch.sigmoid(f)[..., None] * torch.sigmoid(u + node * loading)
+        for node, w in zip(nodes, log_weight.exp(), strict=True)
+    )
+    kept = report.refits["as_likely"]
+    assert_allclose(report.bounds(X[:9])[:, 0], p[kept][..., 0].amin(0), atol=1e-5)
+
+
+def test_without_differences_the_report_has_the_verdict_of_the_fit_too():
+    X, log, _, user = simulated(1500, 100, activity=0.0, seed=1)
+    est = ImplicitRewardEstimator(**SMALL)
+    report = identification_report(est, X, log.actions, n_starts=2, user_id=user)
+    assert report.level == "not identified" and not report.user_loading.any()
+    assert "users do not differ in activity" in report.reason
+    assert "not shown: users who do not differ are as likely" in str(report)
+    assert report.swap["applicable"]
+
+
+def test_likelihoods_of_the_report_are_those_of_the_score(active):
+    est, X, log, _, user = active
+    X, y, user = X[5000:], log.actions[5000:], user[5000:]
+    mixture = FittedMixture.of(est)
+    of_users = OfUsers.among(mixture, reread_log(est, len(X), y, {}), user)
+    total = of_users.log_likelihood(*mixture.members(X, "reward_logit", "propensity_logit"))
+    members = torch.logsumexp(total, 0) - np.log(len(total))
+    assert members.sum().item() / len(X) == pytest.approx(est.score(X, y, user_id=user))
+    assert_array_equal(of_users.weight, np.unique(user, return_counts=True)[1])
 
 
 def test_ids_are_routed_in_a_search():

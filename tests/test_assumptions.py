@@ -167,3 +167,27 @@ def test_without_a_rate_it_is_zero_unless_responses_were_shown_repeatedly():
     assert_array_equal(
         Assumptions().with_rates_of(counts, can_estimate=False).false_action_rate, [0]
     )
+
+
+@pytest.mark.filterwarnings("ignore::implicitrm_sk.IdentificationWarning")
+def test_rows_of_one_response_ask_for_e_as_exposures_do():
+    """One stray action among several rows of a response would prove a preference."""
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    twice, thrice = np.repeat(np.arange(60), 2), np.repeat(np.arange(60), 3)
+    settings = {"max_epochs": 2, "early_stopping": False, "n_estimators": 1, "random_state": 0}
+    est = ImplicitRewardEstimator(**settings)
+    y = (np.random.default_rng(1).random(180) < 0.3).astype(int)
+    refusal = "rows of one response_id and false_action_rate=None needs .* 0.0 if users never act"
+    with pytest.raises(ValueError, match=refusal):
+        est.fit(X[twice], y[:120], response_id=twice)
+    with pytest.raises(ValueError, match="exposures above 1 and false_action_rate=None needs"):
+        est.fit(X, y[:60], exposures=np.full(60, 2))
+    est.fit(X[thrice], y, response_id=thrice)
+    assert est.false_action_rate_[0] > 0
+    est.set_params(false_action_rate=0.0).fit(X[twice], y[:120], response_id=twice)
+    assert est.false_action_rate_.tolist() == [0.0]
+    # Rows that log one signal each repeat nothing.
+    each = np.full((120, 2), np.nan)
+    each[np.arange(120), np.arange(120) % 2] = y[:120]
+    est.set_params(false_action_rate=None).fit(X[twice], each, response_id=twice)
+    assert est.false_action_rate_.tolist() == [0.0, 0.0]

@@ -211,7 +211,12 @@ def test_scale_runs(tmp_path, capsys):
     with warnings.catch_warnings():
         scale.main(["--gb", "0.02", "--rows", "30000", "--repeats", "2", "--folder", str(tmp_path)])
     printed = capsys.readouterr().out
-    for line in ("| .npy | 4 GiB |", "| folder of safetensors |", "Exponent in rows"):
+    for line in (
+        "| .npy | 4 GiB |",
+        "| folder of safetensors |",
+        "Exponent in rows",
+        "3,000 users",
+    ):
         assert line in printed
     assert not list(tmp_path.iterdir())
     with pytest.raises(SystemExit, match="GB are needed"):

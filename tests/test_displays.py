@@ -1,6 +1,7 @@
 """Displays draw what is computed by hand, say what it is, and refuse what has no picture."""
 
 import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from implicitrm_sk import ImplicitRewardEstimator, identification_report
 from implicitrm_sk.inspection import (
+    ActivityDisplay,
     IdentificationDisplay,
     MethodComparisonDisplay,
     PropensityDisplay,
@@ -50,6 +52,9 @@ def fitted():
     return est.fit(X, ACTIONS)
 
 
+USERS = {"mean": np.array([-1.0, 0.0, 1.0]), "sd": np.full(3, 0.5), "n_rows": np.arange(3) + 8}
+
+
 def legend(ax):
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
@@ -68,6 +73,7 @@ def draw_all(fitted, ax=None):
     yield IdentificationDisplay.from_predictions([TRUTH, 1 - TRUTH], ax=ax)
     yield TrainingCurveDisplay.from_estimator(fitted, ax=ax)
     yield MethodComparisonDisplay.from_scores({"a": [1, 2], "b": [2, 3]}, ax=ax)
+    yield ActivityDisplay(**USERS, loading={"copy": 2.0}).plot(ax)
 
 
 def test_displays_draw_on_the_axes_given_or_make_some(fitted):
@@ -640,3 +646,37 @@ def test_comparison_errors():
         MethodComparisonDisplay.from_scores({"a": [np.nan]})
     with pytest.raises(ValueError, match="mapping"):
         MethodComparisonDisplay.from_scores([1, 2])
+
+
+# -------------------------------------------------------------------- activity of users
+
+
+def test_activity_is_drawn_beside_the_density_that_is_assumed(fitted):
+    display = ActivityDisplay(**USERS, loading={"copy": 2.0, "share": 1.0}).plot()
+    grid, density = display.line_.get_data()
+    mean, sd = USERS["mean"][:, None], USERS["sd"][:, None]
+    each = np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
+    np.testing.assert_allclose(density, each.mean(0))
+    assert np.trapezoid(display.population_.get_ydata(), grid) == pytest.approx(1, abs=1e-3)
+    heights = np.array([bar.get_height() for bar in display.bars_])
+    assert (heights > 0).sum() == 3 and heights.sum() * 0.25 == pytest.approx(1)
+    title = "3 users of 9 rows (median); one unit is 2.0 logits of copy, 1.0 logits of share"
+    assert display.ax_.get_title() == title
+    none = ActivityDisplay(**USERS, loading={"copy": 0.0}).plot()
+    assert none.ax_.get_title().endswith("they do not differ")
+    with pytest.raises(ValueError, match="the estimator knows no users. Fit it with user_id"):
+        ActivityDisplay.from_estimator(fitted)
+
+
+def test_activity_of_an_estimator():
+    user = np.arange(len(X)) % 20
+    est = ImplicitRewardEstimator(
+        shared_examination=True, n_estimators=2, max_epochs=3, early_stopping=False, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, ACTIONS, user_id=user)
+    display = ActivityDisplay.from_estimator(make_pipeline(FunctionTransformer().fit(X), est))
+    np.testing.assert_array_equal(display.mean, est.user_activity_.mean)
+    assert list(display.loading)[-1] == "looking"
+    np.testing.assert_allclose(list(display.loading.values()), est.user_loading_)

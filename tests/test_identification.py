@@ -145,7 +145,7 @@ IDLE = {
 @pytest.mark.parametrize("response_id", [None, np.arange(100) // 2], ids=["rows", "repeated"])
 def test_signals_that_tell_nothing_identify_nothing(case, response_id):
     column, message = IDLE[case]
-    est = ImplicitRewardEstimator(**QUICK)
+    est = ImplicitRewardEstimator(false_action_rate=0.0, **QUICK)
     x = X if response_id is None else X[response_id]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -485,7 +485,7 @@ FITS = {
         "identified (assuming independent exposures of one preference)",
     ),
     "long": (
-        {"reward_features": [0], "propensity_features": [1]},
+        {"reward_features": [0], "propensity_features": [1], "false_action_rate": 0.0},
         {"y": Y[:, 0], "response_id": np.arange(100) // 2, "X": np.repeat(X[:50], 2, axis=0)},
         "identified (assuming independent exposures of one preference)",
     ),

@@ -270,7 +270,7 @@ def test_repeated_exposures_are_reported():
     y = simulate(2)
     ids = np.repeat(np.arange(N), 2)
     long = identification_report(
-        estimator(),
+        estimator(false_action_rate=0.0),
         np.repeat(X, 2, axis=0),
         y.ravel(),
         n_starts=2,

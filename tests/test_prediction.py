@@ -341,7 +341,8 @@ def test_posterior_of_a_response_shown_repeatedly():
     reward = X[:, :2]
     context = np.random.default_rng(1).normal(size=(len(rows), 1))
     long = np.c_[reward[rows], context]
-    estimator = ImplicitRewardEstimator(**FAST | {"n_estimators": 1, "propensity_features": [2]})
+    settings = {"n_estimators": 1, "propensity_features": [2], "false_action_rate": 0.0}
+    estimator = ImplicitRewardEstimator(**FAST | settings)
     estimator.fit(long, acted, response_id=rows)
     proba = estimator.predict_proba(long, acted, response_id=rows)
     # By Bayes: (1 - A) of each row of the response, whose rows differ in A.

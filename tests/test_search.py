@@ -267,7 +267,7 @@ def test_repeated_responses(calls):
     X, y = np.repeat(X, 3, axis=0), np.repeat(y, 3, axis=0)
     fit_params = {"response_id": np.repeat(np.arange(200), 3)}
     grid = {"learning_rate_init": [0.003, 0.03]}
-    estimator = make_estimator()
+    estimator = make_estimator(false_action_rate=0.0)
     scoring = make_preference_scorer("r2")
     fit_params["true_preference"] = (X[:, 0] > 0).astype(float)
     with config_context(enable_metadata_routing=True):

@@ -256,7 +256,7 @@ def test_groups_and_ids_go_through_cross_validation():
     params = {"response_id": rows, "groups": rows // 2}
     with sklearn.config_context(enable_metadata_routing=True):
         result = cross_validate(
-            make_pipeline(StandardScaler(), ImplicitRewardEstimator(**FAST)),
+            make_pipeline(StandardScaler(), ImplicitRewardEstimator(false_action_rate=0.0, **FAST)),
             X[rows],
             acted,
             cv=GroupKFold(3),

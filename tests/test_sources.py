@@ -897,7 +897,7 @@ def test_what_needs_rows_in_any_order_is_refused(settings, tmp_path, streaming):
     params = {k: settings[k] for k in settings if k == "objective"}
     X = np.repeat(X[::2], 2, axis=0)
     with pytest.raises(ValueError, match="read block by block.* pass a part that fits"):
-        ImplicitRewardEstimator(**(FAST | params)).fit(
+        ImplicitRewardEstimator(**(FAST | params), false_action_rate=0.0).fit(
             write("npy", tmp_path, X), y[:, 0] if params else y, **side
         )
 
@@ -1226,6 +1226,7 @@ def test_what_batches_are_drawn_by_is_part_of_the_data(kind, tmp_path):
         # Of as many rows in all, with one reward column that both ways agree with.
         X[:, 0] = number // 4
         settings |= {"reward_features": [0], "propensity_features": [1, 2, 3, 4]}
+        settings["false_action_rate"] = 0.0
         then, now = ({"response_id": 2 * (number // 4) + (number % 4 >= k)} for k in (1, 3))
     file = tmp_path / "checkpoint"
     interrupted(ImplicitRewardEstimator(**settings), file, X, y, **then)

@@ -12,16 +12,26 @@ import warnings
 
 from .._optional import import_optional
 from .._paths import local_path
-from ._table import (
+from ._options import (
+    ACTIONS,
+    ARGUMENT,
+    NULL,
     SIDE,
+    choices,
+    late_columns,
+    signal_of,
+    split_names,
+    used,
+)
+from ._table import (
     Table,
     check_signs,
     check_writable,
     default_actions,
     names_of,
     note,
-    split_names,
     text_columns,
+    working,
     write_frame,
 )
 
@@ -51,7 +61,6 @@ OPTIONS = {
     "user_id": "--user",
     "window": "--window",
 }
-_ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(?=(\S?))")
 _SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
 _SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
@@ -61,15 +70,10 @@ def fit(args):
     out = local_path(args.out)
     check_writable(out, force=args.force, read=[args.log])
     table = Table(args.log)
-    actions, signals = table.signed_columns(args.actions, args.negative)
-    settings = _settings(args, signals)
-    X = table.features(args)
-    y = table.numbers(actions)
-    side = table.side_information(args)
-    is_open = table.open_windows(args)
-    if is_open is not None:
-        y[is_open] = float("nan")
-        note(f"{is_open.sum():,} rows whose window of {args.window} is not closed: not logged.")
+    settings = _settings(args)
+    X = table.features(args, settings=settings)
+    y, signals, side = table.feedback(args)
+    settings |= _signals(args, settings, signals)
     import numpy as np
 
     from .._estimator import ImplicitRewardEstimator
@@ -77,14 +81,12 @@ def fit(args):
     _check_settings(settings, ImplicitRewardEstimator)
     say(table.describe(y, signals, args.embedder, X))
     if args.embedder is not None:
-        from ..embedding import LLMEmbedder
-
-        settings["embedder"] = LLMEmbedder(args.embedder, pooling=args.pooling, verbose=True)
+        settings["embedder"] = _embedder(args, len(X))
     est = ImplicitRewardEstimator(**settings)
     _add_progress(est)
     began = time.monotonic()
     est.fit(X, y if y.shape[1] > 1 else y.iloc[:, 0].to_numpy(), **side)
-    est.signal_names_in_ = np.asarray(actions, dtype=object)  # an array of one action has none
+    est.signal_names_in_ = np.asarray(list(y), dtype=object)  # an array of one action has none
     say(f"Fitted in {est.n_iter_} epochs, {time.monotonic() - began:.0f} s.")
     losses = [record["valid_loss"] for record in est.history_ if "valid_loss" in record]
     if losses:
@@ -100,12 +102,12 @@ def fit(args):
         and objective.models_propensity
         and not objective.single_signal
     ):
-        options = {name: getattr(args, name) for name in ("embedding", "groups", *SIDE)}
+        names = ("embedding", "groups", *SIDE, "late", "time", "window", "now")
         options = [
             part
-            for name, column in options.items()
-            if column is not None
-            for part in (f"--{name.replace('_', '-')}", column)
+            for name in names
+            if getattr(args, name) is not None
+            for part in (f"--{name.replace('_', '-')}", getattr(args, name))
         ]
         command = shlex.join(["implicitrm", "report", args.out, args.log, *options])
         say(f"Whether this log is large enough to show it: {command}")
@@ -115,25 +117,40 @@ def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
     from ..datasets._read import read_log
 
+    described, late = choices(args.choice), late_columns(args.late)
     signals = None
-    if args.actions is not None or args.negative is not None:
+    if args.actions is not None or args.negative is not None or described:
         positive, negative = (
             [] if given is None else split_names(given) for given in (args.actions, args.negative)
         )
         if args.actions is None:
             positive = [
-                name for name in default_actions(names_of(args.log)) if name not in negative
+                name
+                for name in default_actions(names_of(args.log))
+                if name not in negative and name not in described
             ]
-        check_signs(positive, negative)
-        signals = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
-    settings = _settings(args, None if signals is None else list(signals.values()))
+        check_signs(positive, negative, described)
+        kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+        signals = {name: signal_of(kind, name, late) for name, kind in (kinds | described).items()}
+    settings = _settings(args)
+    settings |= _signals(args, settings, None if signals is None else list(signals.values()))
+    silent = {name: NULL for name, (_, silent) in described.items() if silent == NULL}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
     if args.embedding is not None and args.embedding.endswith("*"):
         columns.pop("embedding")  # columns of numbers, which the summary does not look at
-    labels = [] if args.labels is None else [args.labels]
-    columns |= text_columns(args)
-    data = read_log(args.log, signals, columns, labels, args.window, args.now, needs_features=False)
+    kept = [name for name in (args.labels, args.weight) if name is not None]
+    columns |= text_columns(args) | {"response_id": args.response_id}
+    data = read_log(
+        args.log,
+        signals,
+        columns,
+        kept,
+        args.window,
+        args.now,
+        needs_features=False,
+        silent=silent,
+    )
     say(str(data.summary))
     if data.actions is None:
         note("note: no column is known to hold actions: name them by --actions and --negative.")
@@ -146,9 +163,15 @@ def inspect(args):
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**settings | {"signals": data.signals})
-    side = {} if args.labels is None else {"labels": data[args.labels]}
+    side = {"labels": args.labels, "sample_weight": args.weight}
+    side = {name: data[column] for name, column in side.items() if column is not None}
     if args.user is not None:
         side["user_id"] = data.user_id
+    if args.response_id is not None:
+        side["response_id"] = data.response_id
+    if late:
+        # How old the rows are says nothing of what they identify.
+        side["age"] = np.ones(len(data.actions))
     n = len(data.actions)
     select_features(est, np.zeros((n, 1)), reset=True)  # whatever the columns are
     identify(est, n, data.actions, side)
@@ -165,7 +188,8 @@ def predict(args):
     reward, std = est.predict(X, return_std=True)
     found = {"reward": reward.astype(float), "reward_std": std.astype(float)}
     if args.actions is not None:
-        y = table.actions_of(est, args.actions)
+        y = table.actions_of(est, args)
+        y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
         groups = est.predict_proba(X, y).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
@@ -189,24 +213,54 @@ def report(args):
     X = table.features(args, est)
     X = _vectors(est, X)
     if args.new is None:
-        y = table.actions_of(est, args.actions)
-        say(str(inspection.identification_report(est, X, y, **table.side_information(args))))
+        y, side = table.feedback_of(est, args)
+        with working(f"Fitting the settings of {args.model} from several starts"):
+            found = inspection.identification_report(est, X, y, **side)
+        say(in_own_words(str(found)))
         return
-    unused = [name for name in ("actions", *SIDE) if getattr(args, name) is not None]
+    unused = used(args, (*ACTIONS, *SIDE))
     if unused:
         raise ValueError(
-            f"--{unused[0].replace('_', '-')} has no effect with --new, which compares responses, "
-            "not actions. Leave one of them out."
+            f"{unused[0]} has no effect with --new, which compares responses, not actions. Leave "
+            "one of them out."
         )
     groups = table.groups(args)
     new = Table(args.new)
     X_new = _vectors(est, new.features(args, est))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), working("Comparing the responses"):
         warnings.simplefilter("ignore")  # the report says it
         found = inspection.shift_report(
             est, X_new, X, groups_new=new.groups(args), groups_log=groups
         )
         say(str(found))
+
+
+def interval(args):
+    """Give every response its reward with an interval, by fits to a log with other weights."""
+    out = local_path(args.out)
+    read = [args.log, args.model, *([] if args.new is None else [args.new])]
+    check_writable(out, kinds=(".parquet", ".jsonl"), force=args.force, read=read)
+    est = _load(args.model)
+    table = Table(args.log)
+    X = _vectors(est, table.features(args, est))
+    y, side = table.feedback_of(est, args)
+    new = table if args.new is None else Table(args.new)
+    X_new = X if args.new is None else _vectors(est, new.features(args, est))
+    from ..inspection import reward_interval
+
+    with working(f"Fitting {args.replicates} replicates"):
+        found = reward_interval(
+            est, X, y, X_new, n_bootstrap=args.replicates, confidence=args.confidence, **side
+        )
+    columns = {"reward": found.reward, "reward_low": found.low, "reward_high": found.high}
+    columns = {name: values.astype(float) for name, values in columns.items()}
+    new.write(out, columns, leave_out=new.feature_columns(args, est))
+    width = float((found.high - found.low).mean())
+    say(in_own_words(f"The reward is {found.identification}."))
+    say(
+        f"{len(found.reward):,} rewards, {args.confidence:.0%} intervals, mean width {width:.3f}: "
+        f"{out}"
+    )
 
 
 def fine_tune(args):
@@ -223,9 +277,8 @@ def fine_tune(args):
             f"{args.model} was fitted on vectors, so there is no language model to train. Fit it "
             "with --embedder MODEL."
         )
-    X = table.texts(args)
-    y = table.actions_of(est, args.actions)
-    side = table.side_information(args)
+    X = table.texts(args, beside=getattr(est, "side_columns_", ()))
+    y, side = table.feedback_of(est, args)
     from ..integrations import fine_tune as tune
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
@@ -264,15 +317,12 @@ def compare(args):
             local_path(args.out), (".parquet", ".jsonl"), force=args.force, read=[args.log]
         )
     table = Table(args.log)
-    actions, signals = table.signed_columns(args.actions, args.negative)
-    settings = _settings(args, signals)
-    X, y, by = table.features(args), table.numbers(actions), table.ids(args.by)
-    side = {"labels": None, "sample_weight": None}
-    for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
-        if column is not None:
-            side[name] = table.numbers([column])[column].to_numpy()
-    user = None if args.user is None else table.ids(args.user)
-    groups = table.groups(args) if args.user is None or args.groups is not None else None
+    settings = _settings(args)
+    X, by = table.features(args, settings=settings), table.ids(args.by)
+    y, signals, side = table.feedback(args)
+    settings |= _signals(args, settings, signals)
+    if args.user is not None and args.groups is None:
+        side["groups"] = None  # users are the independent parts, unless prompts are named too
     import pandas
 
     from .._estimator import ImplicitRewardEstimator
@@ -280,26 +330,23 @@ def compare(args):
 
     _check_settings(settings, ImplicitRewardEstimator)
     if args.embedder is not None:
-        from ..embedding import LLMEmbedder
-
-        settings["embedder"] = LLMEmbedder(args.embedder, pooling=args.pooling, verbose=True)
+        settings["embedder"] = _embedder(args, len(X))
     by = pandas.Series(by, name=args.by)
     reference = args.reference
     if reference is not None:
         found = [label for label in by.unique() if str(label) == reference]
         reference = found[0] if found else reference
-    comparison = compare_groups(
-        ImplicitRewardEstimator(**settings),
-        X,
-        y,
-        by,
-        reference=reference,
-        user_id=user,
-        groups=groups,
-        same_prompts=args.same_prompts,
-        confidence=args.confidence,
-        **side,
-    )
+    with working("Fitting the log in parts"):
+        comparison = compare_groups(
+            ImplicitRewardEstimator(**settings),
+            X,
+            y,
+            by,
+            reference=reference,
+            same_prompts=args.same_prompts,
+            confidence=args.confidence,
+            **side,
+        )
     say(in_own_words(str(comparison)))
     if args.out is not None:
         write_frame(local_path(args.out), comparison.to_frame().reset_index())
@@ -336,7 +383,8 @@ def export(args):
         texts = table.texts(args, with_id=True)
         actions = None
         if args.actions is not None:
-            actions = table.actions_of(est, args.actions)
+            actions = table.actions_of(est, args)
+            actions = actions.iloc[:, 0].to_numpy() if est.one_dimensional_ else actions
         found = to_preference_dataset(
             est,
             texts,
@@ -369,11 +417,13 @@ def _why_empty(args, texts):
 
 
 def _vectors(est, X):
-    """Return text as vectors, so that it is embedded once."""
+    """Return text as vectors, so that it is embedded once; with columns beside it, as it is."""
     from .._tables import is_numeric
 
     embedder = getattr(est, "embedder_", None)
-    return X if embedder is None or is_numeric(X) else embedder.transform(X)
+    if embedder is None or getattr(est, "side_columns_", ()) or is_numeric(X):
+        return X
+    return embedder.transform(X)
 
 
 def _load(path):
@@ -382,7 +432,17 @@ def _load(path):
     return ImplicitRewardEstimator.load(path)
 
 
-def _settings(args, signals):
+def _embedder(args, n_rows):
+    """Return the embedder. Its progress bar is for a terminal only; others get one line."""
+    from ..embedding import LLMEmbedder
+
+    is_terminal = sys.stderr.isatty()
+    if not is_terminal:
+        note(f"Embedding {n_rows:,} rows.")
+    return LLMEmbedder(args.embedder, pooling=args.pooling, verbose=is_terminal)
+
+
+def _settings(args):
     """Return the settings of the estimator from the options; each may be given once."""
     options = {
         "objective": args.objective,
@@ -394,9 +454,15 @@ def _settings(args, signals):
     for name in set(given) & set(options):
         if OPTIONS[name] in args.given:
             raise ValueError(f"{OPTIONS[name]} and --set {name} say the same. Give one of them.")
-    if signals is not None and "signals" in given:
-        raise ValueError("--negative and --set signals both say what actions show. Give one.")
-    return {"signals": signals} | options | given
+    return options | given
+
+
+def _signals(args, settings, signals):
+    """Return what the columns of y show as a setting, unless a setting says it."""
+    if signals is not None and "signals" in settings:
+        option = used(args, ("negative", "choice", "late"))[0]
+        raise ValueError(f"{option} and --set signals both say what actions show. Give one.")
+    return {} if signals is None else {"signals": signals}
 
 
 def _given(texts):
@@ -478,7 +544,7 @@ def in_own_words(text):
 
         args = ImplicitRewardEstimator().get_params()
     text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
-    return _ARGUMENT.sub(option, text)
+    return ARGUMENT.sub(option, text)
 
 
 def say(text):

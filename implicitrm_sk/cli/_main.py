@@ -5,6 +5,7 @@ Commands:
   fit       learn a reward from a log, save it
   predict   give every response of a file its reward
   compare   which group of responses users prefer: models, prompt versions, days
+  interval  give every response its reward with an interval, from the log
   report    what the log identifies of the reward; how far other responses are from it
   fine-tune train the language model of a reward together with its heads
   export    a transformers model, a preference data set, or the hub
@@ -13,12 +14,14 @@ A log is a parquet or JSONL file with one row per response that was shown. One c
 action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
 embedding, or text that --embedder turns into one. Text is a column of chats (messages), or prompt
 and response. Name actions of users who like a response (copy, share) by --actions. Name actions of
-users who do not (regenerate, thumbs down) by --negative.
+users who do not (regenerate, thumbs down) by --negative. --choice describes a widget of several
+values.
 
 Try:
   implicitrm inspect log.jsonl --actions copied,shared --negative regenerated
   implicitrm fit log.parquet --actions copied,shared --negative regenerated -o reward
   implicitrm fit log.jsonl --actions copied,shared --embedder org/model -o reward
+  implicitrm fit log.jsonl --choice thumb:up=positive,down=negative,null=silent -o reward
   implicitrm predict reward new.parquet -o scored.parquet
   implicitrm report reward log.parquet --new new.parquet
   implicitrm compare log.parquet --by model --actions copied,shared --negative regenerated
@@ -33,7 +36,18 @@ import sys
 import warnings
 
 from .. import __version__
-from ._commands import compare, export, fine_tune, fit, in_own_words, inspect, predict, report
+from ._commands import (
+    compare,
+    export,
+    fine_tune,
+    fit,
+    in_own_words,
+    inspect,
+    interval,
+    predict,
+    report,
+)
+from ._options import Once, add_features, add_reading
 from ._table import note
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
@@ -62,8 +76,6 @@ OBJECTIVES = (
     "uprl",
     "counterif",
 )
-
-_ACTIONS = "columns of actions with 1, 0 or nothing (not logged), separated by commas (default: "
 
 
 def main(argv=None):
@@ -101,22 +113,6 @@ def _note_warning(text, category, *_, **__):
         note(f"note: {in_own_words(str(text))}")
 
 
-class _Once(argparse.Action):
-    """An option that may be given once; one that names columns collects them."""
-
-    def __call__(self, parser, namespace, values, option_string=None):
-        given = getattr(namespace, "given", ())
-        before = getattr(namespace, self.dest)
-        if option_string is not None and self.option_strings[-1] in given:
-            if self.metavar != "COLUMNS":
-                parser.error(
-                    f"{option_string} is given twice: {before} and {values}. Give it once."
-                )
-            values = f"{before},{values}"
-        namespace.given = (*given, self.option_strings[-1]) if self.option_strings else given
-        setattr(namespace, self.dest, values)
-
-
 def _parser():
     parser = argparse.ArgumentParser(
         prog="implicitrm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -127,6 +123,7 @@ def _parser():
     _add_fit(commands)
     _add_predict(commands)
     _add_report(commands)
+    _add_interval(commands)
     _add_compare(commands)
     _add_fine_tune(commands)
     _add_export(commands)
@@ -142,7 +139,7 @@ def _command(commands, run, example):
         epilog=f"Example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.register("action", None, _Once)
+    sub.register("action", None, Once)
     sub.set_defaults(run=run, given=())
     return sub
 
@@ -154,12 +151,7 @@ def _add_inspect(commands):
         "implicitrm inspect log.jsonl --actions copied,shared --negative regenerated",
     )
     _add_log(sub)
-    _add_actions(sub)
-    _add_embedding(sub)
-    _add_text(sub)
-    _add_groups(sub)
-    _add_users_and_times(sub)
-    sub.add_argument("--labels", metavar="COLUMN", help="labels of some rows, as of fit")
+    add_reading(sub, side=("labels", "weight", "response_id", "user"))
     _add_settings(sub)
 
 
@@ -173,13 +165,8 @@ def _add_fit(commands):
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
-    _add_actions(sub)
-    _add_embedding(sub)
+    add_reading(sub)
     _add_embedder(sub)
-    _add_text(sub)
-    _add_groups(sub)
-    _add_users_and_times(sub)
-    _add_side_information(sub)
     _add_settings(sub)
     _add_force(sub)
 
@@ -196,8 +183,7 @@ def _add_predict(commands):
         help=".parquet or .jsonl file to write: the columns of DATA without the embedding, reward, "
         "and reward_std (spread over the members)",
     )
-    _add_embedding(sub)
-    _add_text(sub)
+    add_features(sub)
     sub.add_argument(
         "--actions",
         metavar="COLUMNS",
@@ -210,28 +196,52 @@ def _add_predict(commands):
 def _add_report(commands):
     sub = _command(commands, report, "implicitrm report reward log.parquet --new policy.parquet")
     sub.add_argument("model", metavar="MODEL", help="what fit saved")
-    sub.add_argument("log", metavar="LOG", help="the log it was fitted on (.parquet or .jsonl)")
-    sub.add_argument(
-        "--actions",
-        metavar="COLUMNS",
-        help=f"{_ACTIONS}those of fit, positive and negative; action, action_* for a model that "
-        "was fitted in Python on arrays)",
-    )
+    _add_log(sub)
     sub.add_argument(
         "--new",
         metavar="FILE",
         help="responses to compare with the log: does the reward extrapolate there?",
     )
-    _add_embedding(sub)
-    _add_text(sub)
-    _add_groups(sub)
-    _add_side_information(sub)
+    add_reading(sub, fitted=True)
+
+
+def _add_interval(commands):
+    sub = _command(
+        commands,
+        interval,
+        "implicitrm interval reward log.parquet --new new.parquet -o out.parquet",
+    )
+    sub.add_argument("model", metavar="MODEL", help="what fit saved: its settings are fitted anew")
+    _add_log(sub)
+    sub.add_argument(
+        "--new", metavar="FILE", help="the responses to reward (default: those of the log)"
+    )
+    sub.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".parquet or .jsonl file to write: the columns of FILE without the embedding, reward, "
+        "reward_low and reward_high",
+    )
+    sub.add_argument(
+        "--confidence", type=float, default=0.9, metavar="C", help="of the intervals (default: 0.9)"
+    )
+    sub.add_argument(
+        "--replicates",
+        type=int,
+        default=50,
+        metavar="N",
+        help="fits with other weights of the rows, side by side (default: 50)",
+    )
+    add_reading(sub, fitted=True)
+    _add_force(sub)
 
 
 def _add_fine_tune(commands):
     sub = _command(commands, fine_tune, "implicitrm fine-tune reward log.jsonl -o tuned --run run")
     sub.add_argument("model", metavar="MODEL", help="what fit saved, of text (--embedder)")
-    sub.add_argument("log", metavar="LOG", help="the log it was fitted on (.parquet or .jsonl)")
+    _add_log(sub)
     sub.add_argument(
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
@@ -254,14 +264,7 @@ def _add_fine_tune(commands):
         metavar="SHARE",
         help="share of the groups to hold out (default: as in fit)",
     )
-    sub.add_argument(
-        "--actions",
-        metavar="COLUMNS",
-        help=f"{_ACTIONS}those of fit, positive and negative)",
-    )
-    _add_text(sub)
-    _add_groups(sub)
-    _add_side_information(sub)
+    add_reading(sub, fitted=True)
     sub.add_argument(
         "--set",
         action="append",
@@ -280,7 +283,7 @@ def _add_compare(commands):
         "implicitrm compare log.parquet --by model --actions copied,shared "
         "--set shared_examination=False",
     )
-    sub.add_argument("log", metavar="LOG", help=".parquet or .jsonl file, one row per response")
+    _add_log(sub)
     sub.add_argument(
         "--by", required=True, metavar="COLUMN", help="the group of each row, such as its model"
     )
@@ -296,18 +299,8 @@ def _add_compare(commands):
         "--confidence", type=float, default=0.9, metavar="C", help="of the intervals (default: 0.9)"
     )
     sub.add_argument("-o", "--out", metavar="FILE", help="also write a table, .parquet or .jsonl")
-    _add_actions(sub)
-    _add_embedding(sub)
+    add_reading(sub, side=("labels", "weight", "user"))
     _add_embedder(sub)
-    _add_text(sub)
-    sub.add_argument(
-        "--groups",
-        metavar="COLUMN",
-        help="the prompt of each row: rows of a prompt may depend on each other (default: "
-        "prompt_id, else equal prompts; none if --user is given)",
-    )
-    sub.add_argument("--user", metavar="COLUMN", help="who acted; may be empty in some rows")
-    _add_labels_and_weight(sub)
     _add_settings(sub)
     _add_force(sub)
 
@@ -343,8 +336,7 @@ def _add_export(commands):
         metavar="COLUMNS",
         help="of the log: use what users did, too (those of --actions and --negative of fit)",
     )
-    _add_embedding(sub)
-    _add_text(sub)
+    add_features(sub)
     sub.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="P", help="leave out what is below"
     )
@@ -360,21 +352,6 @@ def _add_log(sub):
         metavar="LOG",
         help=".jsonl, .json (also .gz, .zst), .parquet or .arrow file, or a folder of such; one "
         "row per response",
-    )
-
-
-def _add_actions(sub):
-    sub.add_argument(
-        "--actions",
-        metavar="COLUMNS",
-        help="what users do because they like a response: columns with 1, 0 or nothing (not "
-        "logged), separated by commas (default: action, action_*)",
-    )
-    sub.add_argument(
-        "--negative",
-        metavar="COLUMNS",
-        help="further columns, of what users do because they do not like a response (regenerate, "
-        "thumbs down)",
     )
 
 
@@ -405,26 +382,6 @@ def _add_settings(sub):
     )
 
 
-def _add_text(sub):
-    text = (
-        ("messages", "column of chats (default: messages or conversations)"),
-        ("prompt", "column of prompts (default: prompt)"),
-        ("response", "column of responses (default: response, answer or completion)"),
-        ("turn", "column with the position or id of the turn that users acted on (default: last)"),
-    )
-    for name, what in text:
-        sub.add_argument(f"--{name}", metavar="COLUMN", help=what)
-
-
-def _add_embedding(sub):
-    sub.add_argument(
-        "--embedding",
-        metavar="COLUMN",
-        help="column with a list of numbers in each row, or PREFIX* for columns of numbers "
-        "(default: embedding, or embedding_*)",
-    )
-
-
 def _add_embedder(sub):
     sub.add_argument(
         "--embedder",
@@ -440,57 +397,5 @@ def _add_embedder(sub):
     )
 
 
-def _add_groups(sub):
-    sub.add_argument(
-        "--groups",
-        metavar="COLUMN",
-        help="rows of one group (prompt, user) are kept together when some are held out "
-        "(default: prompt_id, else equal prompts); empty is a group of its own",
-    )
-
-
-def _add_users_and_times(sub):
-    sub.add_argument(
-        "--user",
-        metavar="COLUMN",
-        help="who acted: users then differ in how readily they act; may be empty in some rows",
-    )
-    sub.add_argument(
-        "--time",
-        metavar="COLUMN",
-        help="when a row was shown (default: time, timestamp or created_at)",
-    )
-    sub.add_argument(
-        "--window",
-        metavar="DURATION",
-        help="how long an action is waited for: 24h, 7d, or a number if the times are numbers. "
-        "Actions of rows whose window is open at --now are not logged",
-    )
-    sub.add_argument("--now", metavar="TIME", help="the time of the export, needed by --window")
-
-
 def _add_force(sub):
     sub.add_argument("--force", action="store_true", help="replace what is there already")
-
-
-def _add_labels_and_weight(sub):
-    sub.add_argument(
-        "--labels",
-        metavar="COLUMN",
-        help="labels of some rows, if there are: 1 preferred, 0 not, empty unknown",
-    )
-    sub.add_argument("--weight", metavar="COLUMN", help="weight of each row")
-
-
-def _add_side_information(sub):
-    _add_labels_and_weight(sub)
-    sub.add_argument(
-        "--response-id",
-        metavar="COLUMN",
-        help="rows of one id are one response shown repeatedly",
-    )
-    sub.add_argument(
-        "--exposures",
-        metavar="COLUMNS",
-        help="how often each row was shown; actions are then counts",
-    )

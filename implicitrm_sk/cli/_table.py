@@ -2,26 +2,28 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import sys
 import tempfile
 import textwrap
+import threading
+import time
 from decimal import Decimal
 from pathlib import Path
 
 from .._optional import import_optional
 from .._tables import as_values
 from ..datasets._records import Records, check_once
-from ..datasets._times import as_times, windows_open
+from ..datasets._times import as_times, check_kinds, windows_open
+from ._options import NULL, SIDE, choices, late_columns, named_columns, signal_of, split_names
 
 EMBEDDING = "embedding"
 #: Columns of prompts if --groups does not name one; the first one found is used.
 GROUPS = ("prompt_id", "prompt")
 #: Columns of times if --time does not name one; the first one found is used.
 TIMES = ("time", "timestamp", "created_at")
-#: Options that name columns for arguments of `fit` other than X and y.
-SIDE = ("labels", "weight", "response_id", "exposures")
 #: Endings of files that are not folders; model-1.0 does not have one of them.
 _FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
@@ -128,20 +130,62 @@ class Table:
             return as_values(values if self.kept is None else [values[row] for row in self.kept])
         return as_values(self._read([name], "permissive").column(name))
 
-    def open_windows(self, args):
-        """Return the rows whose window of the actions is still open, None without a window."""
-        if args.window is None:
-            return None
+    def _times(self, args, option):
+        """Return the time of each row, and what it is in words."""
         if args.now is None:
-            raise ValueError(f"--window {args.window} needs --now, the time of the export.")
+            raise ValueError(f"{option} needs --now, the time of the export.")
         names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
         if len(names) != 1:
             raise ValueError(
-                f"--window {args.window} needs the time of each row: name its column by --time. "
+                f"{option} needs the time of each row: name its column by --time. "
                 f"The columns of {self.name} are {_listing(self.columns)}."
             )
-        times, kind = as_times(self.ids(names[0]), lambda row: f"row {row}", names[0])
+        return as_times(self.ids(names[0]), lambda row: f"row {row}", names[0])
+
+    def _open_windows(self, args):
+        """Return in which rows the window of the actions is still open, None without a window."""
+        if args.window is None:
+            return None
+        if args.late is not None:
+            raise ValueError(
+                "--window and --late both say how long an action is waited for. Give --late alone: "
+                "rows then count as far as their age allows."
+            )
+        times, kind = self._times(args, f"--window {args.window}")
         return windows_open(times, kind, args.window, args.now)
+
+    def _waits(self, args, names):
+        """Return `age` and `delay` of `fit` where actions may come late."""
+        late = late_columns(args.late)
+        if not late:
+            return {}
+        unknown = [name for name in late if name not in names]
+        if unknown:
+            raise ValueError(
+                f"--late names {_listing(unknown)}, which is not among --actions and --negative. "
+                "Name it there too."
+            )
+        times, kind = self._times(args, f"--late {args.late}")
+        now = args.now
+        if kind == "numbers":
+            with contextlib.suppress(ValueError):
+                now = float(now)
+        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
+        check_kinds({"the time of a row": kind, "--now": kind_of_now})
+        waits = {"age": now - times}
+        columns = [name for name in late.values() if name is not None]
+        if columns:
+            delays = self.numbers(columns)
+            waits["delay"] = self._blank(names)
+            for name, column in late.items():
+                if column is not None:
+                    waits["delay"][:, names.index(name)] = delays[column]
+        return waits
+
+    def _blank(self, names):
+        import numpy as np
+
+        return np.full((self.n_rows, len(names)), np.nan)
 
     def numbers(self, names, labels=()):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
@@ -188,26 +232,95 @@ class Table:
             )
         return found
 
-    def signed_columns(self, given, negative):
-        """Return the names of all columns of actions, and what each shows; None: all positive."""
-        if negative is None:
-            return self.action_columns(given), None
-        negative = split_names(negative)
-        if given is None:
-            positive = [name for name in default_actions(self.columns) if name not in negative]
+    def signed_columns(self, args):
+        """Return the names of all columns of actions, and what each shows, as options say it."""
+        described = choices(args.choice)
+        negative = [] if args.negative is None else split_names(args.negative)
+        if args.actions is not None:
+            positive = split_names(args.actions)
+        elif args.negative is None and not described:
+            positive = self.action_columns(None)
         else:
-            positive = split_names(given)
-        check_signs(positive, negative)
-        signals = ["positive"] * len(positive) + ["negative"] * len(negative)
-        return positive + negative, signals
+            positive = [
+                name
+                for name in default_actions(self.columns)
+                if name not in negative and name not in described
+            ]
+        check_signs(positive, negative, described)
+        kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+        return kinds | described
 
-    def actions_of(self, est, given):
+    def feedback(self, args):
+        """Return y, what its columns show as signals, and what `fit` takes beside them.
+
+        The signals are None where all are positive actions.
+        """
+        kinds = self.signed_columns(args)
+        late = late_columns(args.late)
+        wrong = [name for name in late if isinstance(kinds.get(name), tuple)]
+        if wrong:
+            raise ValueError(
+                f"--late names {wrong[0]!r}, which --choice describes as a widget. Only actions "
+                "may come late: name it by --actions or --negative."
+            )
+        names, labelled = list(kinds), [k for k, kind in kinds.items() if isinstance(kind, tuple)]
+        y = self.numbers(names, labelled)
+        for name in labelled:
+            outcomes, silent = kinds[name]
+            y[name] = self._outcomes(name, y[name], outcomes, silent)
+        side = self.side_information(args) | self._waits(args, names)
+        y = self._without_open(y, args)
+        if not late and all(kind == "positive" for kind in kinds.values()):
+            return y, None, side
+        return y, [signal_of(kind, name, late) for name, kind in kinds.items()], side
+
+    def _without_open(self, y, args):
+        is_open = self._open_windows(args)
+        if is_open is not None:
+            y[is_open] = None
+            y = y.astype({name: float for name in y if y[name].dtype != object})
+            note(f"{is_open.sum():,} rows whose window of {args.window} is not closed: not logged.")
+        return y
+
+    def _outcomes(self, name, values, outcomes, silent):
+        """Return what users chose as objects of text, missing where the widget was not offered."""
+        import numpy as np
+        import pandas
+
+        from .._validation import is_missing
+
+        known = {*outcomes, silent}
+        missing = is_missing(np.asarray(values, dtype=object))
+        found = np.empty(len(values), dtype=object)
+        for row, value in enumerate(values):
+            if missing[row]:
+                found[row] = NULL if silent == NULL else None
+                continue
+            text = _as_text(value)
+            if text not in known:
+                raise ValueError(
+                    f"column {name!r} of {self.name} holds {text[:40]!r} in row {row}, which has "
+                    f"no meaning; expected one of {_listing(sorted(filter(None, known)))}. Add it "
+                    f"to --choice {name}:{text[:40]}=MEANING."
+                )
+            found[row] = text
+        return pandas.Series(found, dtype=object)
+
+    def actions_of(self, est, args):
         """Return y for a fitted estimator: the columns given, else those of its fit.
 
         The name of a column decides which signal it is, not its position.
         """
         known = getattr(est, "signal_names_in_", None)
-        names = self.action_columns(given) if given or known is None else list(known)
+        given = getattr(args, "negative", None) or getattr(args, "choice", None)
+        kinds = {}
+        if given:
+            kinds = self.signed_columns(args)
+            names = list(kinds)
+        elif args.actions or known is None:
+            names = self.action_columns(args.actions)
+        else:
+            names = list(known)
         if len(names) != est.n_signals_:
             fitted = "" if known is None else f" ({_listing(known)})"
             raise ValueError(
@@ -216,17 +329,45 @@ class Table:
             )
         if known is not None and set(names) == set(known):
             names = list(known)
-        from ..signals import Signal
+        from ..signals import Choice, Signal
 
+        signals = dict(zip(names, est.signals_, strict=True))
+        for name, kind in kinds.items():
+            shown = signal_of(kind, name, {})
+            is_same = shown == signals[name]
+            if isinstance(kind, str):
+                target = int(kind == "positive")
+                is_same = getattr(signals[name], "target", None) == target
+            if not is_same:
+                raise ValueError(
+                    f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
+                    f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
+                )
         y = self.numbers(
             names,
             labels=[
-                name
-                for name, signal in zip(names, est.signals_, strict=True)
-                if type(signal).encode is not Signal.encode
+                name for name, signal in signals.items() if type(signal).encode is not Signal.encode
             ],
         )
-        return y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
+        for name, signal in signals.items():
+            if isinstance(signal, Choice) and all(isinstance(o, str) for o in signal.outcomes):
+                y[name] = self._outcomes(name, y[name], signal.outcomes, signal.silent)
+        return y
+
+    def feedback_of(self, est, args):
+        """Return y and what `fit` takes beside it, for a fitted estimator."""
+        y = self.actions_of(est, args)
+        late = late_columns(args.late)
+        for name, signal in zip(y, est.signals_, strict=True):
+            if ("age" in signal.takes) != (name in late):
+                raise ValueError(
+                    f"{name!r} was fitted {'with' if name not in late else 'without'} --late, but "
+                    f"here it is the other way round. {'Add' if name not in late else 'Leave out'} "
+                    f"--late {name}, as in fit."
+                )
+        side = self.side_information(args) | self._waits(args, list(y))
+        y = self._without_open(y, args)
+        return (y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y), side
 
     def groups(self, args):
         """Return the prompt of each row, None if no column names it."""
@@ -238,18 +379,19 @@ class Table:
     def side_information(self, args):
         """Return the arguments of `fit` other than X and y."""
         side = {}
-        for name, column in (("labels", args.labels), ("sample_weight", args.weight)):
+        given = {name: getattr(args, name, None) for name in SIDE}
+        for name, column in (("labels", given["labels"]), ("sample_weight", given["weight"])):
             if column is not None:
                 side[name] = self.numbers([column])[column].to_numpy()
-        if args.exposures is not None:
-            side["exposures"] = self.numbers(split_names(args.exposures)).to_numpy()
+        if given["exposures"] is not None:
+            side["exposures"] = self.numbers(split_names(given["exposures"])).to_numpy()
             if side["exposures"].shape[1] == 1:
                 side["exposures"] = side["exposures"][:, 0]
-        if args.response_id is not None:
-            side["response_id"] = self.ids(args.response_id)
-        if getattr(args, "user", None) is not None:
-            side["user_id"] = self.ids(args.user)
-        if args.groups or args.response_id is None:
+        if given["response_id"] is not None:
+            side["response_id"] = self.ids(given["response_id"])
+        if given["user"] is not None:
+            side["user_id"] = self.ids(given["user"])
+        if args.groups or given["response_id"] is None:
             side["groups"] = self.groups(args)
         return side
 
@@ -280,15 +422,18 @@ class Table:
             )
         return [name]
 
-    def features(self, args, est=None):
-        """Return X: vectors, or prompts and responses."""
+    def features(self, args, est=None, settings=None):
+        """Return X: vectors, or prompts and responses with the columns that settings name."""
+        beside = getattr(est, "side_columns_", ())
+        for name in ("reward_features", "propensity_features"):
+            beside = (*beside, *named_columns((settings or {}).get(name)))
         if getattr(args, "embedder", None) is not None:
             if args.embedding is not None:
                 raise ValueError("--embedder and --embedding both say what X is. Give one of them.")
-            return self.texts(args)
+            return self.texts(args, beside=beside)
         names = self.feature_columns(args, est)
         if not names:
-            return self.texts(args)
+            return self.texts(args, beside=beside)
         known = getattr(est, "feature_names_in_", None)
         if len(names) == 1 and (known is None or names != list(known)):
             return self._lists(names[0])
@@ -343,8 +488,11 @@ class Table:
             )
         return X
 
-    def texts(self, args, with_id=False):
-        """Return prompts and responses; rows whose chat has no response are left out everywhere."""
+    def texts(self, args, with_id=False, beside=()):
+        """Return prompts and responses; rows whose chat has no response are left out everywhere.
+
+        Columns of numbers beside the text may be missing: those that need them say so.
+        """
         from ..datasets import read_feedback_log
 
         data = read_feedback_log(self.path, signals=[], **text_columns(args))
@@ -362,7 +510,10 @@ class Table:
         if "prompt_id" in self.columns and with_id:
             columns["prompt_id"] = self.ids("prompt_id")
         pandas = import_optional("pandas", "data", "Reading a log")
-        return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns.items()})
+        frame = pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns.items()})
+        beside = [name for name in dict.fromkeys(beside) if name in self.columns]
+        beside = [name for name in beside if name not in frame]
+        return frame.assign(**self.numbers(beside)) if beside else frame
 
     def describe(self, y, signals, embedder, X):
         """Describe what was read, in words."""
@@ -374,9 +525,15 @@ class Table:
         signs = ["positive"] * y.shape[1] if signals is None else signals
         for (name, column), sign in zip(y.items(), signs, strict=True):
             logged = column.notna()
+            if column.dtype == object:  # a widget
+                counts = column[logged].value_counts()
+                shown = ", ".join(f"{value} {n / logged.sum():.1%}" for value, n in counts.items())
+                lines.append(f"  {name}: offered in {logged.sum():,} rows: {shown}")
+                continue
             rate = column[logged].mean() if logged.any() else float("nan")
             acted = f"acted in {rate:.1%} of them" if rate <= 1 else f"{column.sum():,.0f} actions"
-            sign = " (negative)" if sign == "negative" else ""
+            target = getattr(sign, "target", 0 if sign == "negative" else 1)
+            sign = " (negative)" if target == 0 else ""
             lines.append(f"  {name}{sign}: logged in {logged.sum():,} rows, {acted}")
         return "\n".join(lines)
 
@@ -405,10 +562,12 @@ class Table:
         with open(path, "wb") as file:
             for number, record in enumerate(self._records(names)):
                 record |= {name: float(values[number]) for name, values in found.items()}
+                record = {name: _strict(value, name, number) for name, value in record.items()}
+                settings = {"default": _as_json, "allow_nan": False}
                 try:
-                    line = json.dumps(record, ensure_ascii=False, default=_as_json).encode()
+                    line = json.dumps(record, ensure_ascii=False, **settings).encode()
                 except UnicodeEncodeError:  # half of an emoji
-                    line = json.dumps(record, default=_as_json).encode()
+                    line = json.dumps(record, **settings).encode()
                 file.write(line + b"\n")
 
     def _records(self, names):
@@ -420,6 +579,35 @@ class Table:
         wanted = set(names)
         for row in range(len(self._keys)) if self.kept is None else self.kept:
             yield {name: self._values[name][row] for name in self._keys[row] if name in wanted}
+
+
+def _strict(value, name, row):
+    """Return a value without numbers that JSON has no form for: null in place of NaN."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float):
+        if math.isinf(value):
+            raise ValueError(
+                f"column {name!r} holds {value} in row {row}, which JSON has no form for. Write "
+                ".parquet."
+            )
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: _strict(part, name, row) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(part, name, row) for part in value]
+    return value
+
+
+def _as_text(value):
+    """Return a value of a widget as it is written in --choice."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value)
 
 
 def _as_json(value):
@@ -488,13 +676,42 @@ def note(text):
     print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
 
 
+@contextlib.contextmanager
+def working(what):
+    """Say what the command works on, and on a terminal for how long."""
+    began, ended = time.monotonic(), threading.Event()
+    if not sys.stderr.isatty():
+        note(f"{what} ...")
+        yield
+        return
+
+    def show():
+        while not ended.wait(1.0):
+            print(f"\r{what} ... {time.monotonic() - began:.0f} s", end="", file=sys.stderr)
+
+    shown = threading.Thread(target=show, daemon=True)
+    shown.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        shown.join()
+        print(f"\r{what}: {time.monotonic() - began:.0f} s.", file=sys.stderr)
+
+
 def default_actions(columns):
     """Return the columns that are actions by their names."""
     return [name for name in columns if name == "action" or name.startswith("action_")]
 
 
-def check_signs(positive, negative):
-    """Raise if a column is named as positive and as negative."""
+def check_signs(positive, negative, described=()):
+    """Raise if a column is named as positive and as negative, or as an action and a widget."""
+    both = [name for name in described if name in positive or name in negative]
+    if both:
+        raise ValueError(
+            f"--choice describes {_listing(both)}, which --actions or --negative names too. Name "
+            "it in one of them."
+        )
     twice = [name for name in negative if name in positive]
     if twice:
         raise ValueError(
@@ -539,16 +756,6 @@ def names_of(path):
     for _, record in Records(path).read(wanted):
         names.update(dict.fromkeys(record))
     return list(names)
-
-
-def split_names(text):
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    if not names:
-        raise ValueError("a list of columns is empty. Write them as NAME,NAME.")
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{text} names the column {twice!r} twice. Name it once.")
-    return names
 
 
 def _listing(names):

@@ -151,7 +151,9 @@ def read_feedback_log(
     )
 
 
-def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_features=True):
+def read_log(
+    source, signals, given, keep=(), window=None, now=None, *, needs_features=True, silent=None
+):
     """Return what `read_feedback_log` does.
 
     Parameters
@@ -162,6 +164,8 @@ def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_fe
         The columns that arguments name, by role; None are not named.
     needs_features : bool
         Whether a log without text and vectors is refused.
+    silent : dict of str to str, default=None
+        By column of a `Choice`, the label of empty rows, in which users chose nothing.
     """
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
@@ -189,6 +193,8 @@ def read_log(source, signals, given, keep=(), window=None, now=None, *, needs_fe
         found["rows without a time"] = int(np.count_nonzero(is_unknown(times)))
     X, prompts, responses = log.X(pandas)
     actions = log.actions()
+    for name, value in (silent or {}).items():
+        actions[name][[one is None for one in actions[name]]] = value
     if window is not None:
         is_open = windows_open(times, kind, window, now)
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())

@@ -3,6 +3,7 @@
 from ._comparison import GroupComparison
 from ._groups import compare_groups
 from ._interval import RewardInterval, reward_interval
+from ._plot._activity import ActivityDisplay
 from ._plot._comparison import MethodComparisonDisplay
 from ._plot._identification import IdentificationDisplay
 from ._plot._propensity import PropensityDisplay
@@ -17,6 +18,7 @@ from ._shift import ShiftReport, shift_report
 from ._violations import SensitivityReport
 
 __all__ = [
+    "ActivityDisplay",
     "GroupComparison",
     "IdentificationDisplay",
     "IdentificationReport",

@@ -1,7 +1,5 @@
 """A comparison of models with and without rows that nobody looked at, by likelihood."""
 
-import math
-
 import numpy as np
 
 #: The model of rows that nobody looked at is named if it is better by more standard errors.
@@ -34,8 +32,9 @@ def compare(plain, examined):
 
     Parameters
     ----------
-    plain, examined : (ndarray of shape (refits, m), ndarray of shape (m,))
-        Log-likelihoods of the refits that are as likely as the best, and weights of the responses.
+    plain, examined : (ndarray of shape (units,), ndarray of shape (units,))
+        Log-likelihoods of the mixture of the likeliest refits, and weights. Units (responses or
+        users) do not depend on each other.
 
     Returns
     -------
@@ -45,13 +44,9 @@ def compare(plain, examined):
         second has to be better by `STANDARD_ERRORS`.
     """
     (first, weight), (second, _) = plain, examined
-    gain = _of_mixture(second) - _of_mixture(first)
+    gain = second - first
     w = weight / weight.sum()
     difference = float(gain @ w)
     error = float(np.sqrt((gain - difference) ** 2 @ w**2))
     winner = "examined" if difference > STANDARD_ERRORS * error else "plain"
     return {"winner": winner, "difference": difference, "standard_error": error}
-
-
-def _of_mixture(log_likelihood):
-    return np.logaddexp.reduce(log_likelihood, axis=0) - math.log(len(log_likelihood))

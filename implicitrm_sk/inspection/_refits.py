@@ -11,11 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
+from .._activity import with_users
 from .._association import association_test
 from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import own_random_state, read_log, reread_log, run_fit, take_evidence
+from .._fit import known_users, own_random_state, read_log, reread_log, run_fit, take_evidence
 from .._held_out import (
     FEW_RESPONSES,
     against_labels,
@@ -34,7 +35,7 @@ from .._identification import (
     contradicted_signs,
 )
 from .._independence import exposures_that_agree, independence_test, signals_that_agree
-from .._prediction import HEADS, FittedMixture
+from .._prediction import HEADS, FittedMixture, OfUsers
 from .._sklearn import safe_indexing, validate_params
 from .._tables import opened
 from .._typing import Rows
@@ -43,6 +44,7 @@ from ..exceptions import IdentificationWarning
 from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
+from ..training._users import quadrature
 from . import _attention
 from ._report import IdentificationReport
 
@@ -55,7 +57,16 @@ LARGE_RANGE = 0.1
 
 
 #: Arguments of `fit` that belong to rows, beside groups.
-SIDE_INFORMATION = ("sample_weight", "response_id", "exposures", "labels", "propensity")
+SIDE_INFORMATION = (
+    "sample_weight",
+    "response_id",
+    "exposures",
+    "labels",
+    "propensity",
+    "user_id",
+    "age",
+    "delay",
+)
 
 
 #: Share of the responses that is kept aside to compare likelihoods.
@@ -84,7 +95,7 @@ def identification_report(
         Number of refits, at least 2.
     **fit_params : dict
         Further arguments of `fit`: sample_weight, groups, response_id, exposures, labels,
-        propensity.
+        propensity, user_id, age, delay.
 
     Returns
     -------
@@ -113,6 +124,11 @@ def identification_report(
     has rows that nobody looked at (``shared_examination``), and the other does not.
     The model with such rows is named if its likelihood on the rows kept aside is better by two
     standard errors. With fewer signals both models fit exactly, and none is named.
+
+    With `user_id`, the refits find out as `fit` does whether users differ in activity, and
+    integrate over it if they do. Likelihoods are then of all rows of a user together, given those
+    that the refits saw. The tests of independence and of counts, and the swap, are for users who do
+    not differ, and left out where they do.
 
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
@@ -156,12 +172,7 @@ def identification_report(
         raise ValueError(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
-    if fit_params.get("user_id") is not None:
-        raise ValueError(
-            "identification_report does not take user_id: its refits take users as equally active. "
-            "Leave it out; identification_ of a fit with user_id says what activity adds."
-        )
-    unknown = set(fit_params) - {"groups", "user_id", *SIDE_INFORMATION}
+    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
             f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
@@ -173,12 +184,18 @@ def identification_report(
     X = embed_text(embedding, X, reset=True)  # once, for all the refits
     if isinstance(fit_params.get("sample_weight"), Real):
         del fit_params["sample_weight"]  # one weight for all is none
-    settings, labelled_share, frequent, fitted, held = _read_settings(est, X, y, fit_params)
+    settings, labelled_share, log, fitted, held = _read_settings(est, X, y, fit_params)
+    frequent = log.signals_of_nearly_all()
     starts = np.linspace(0.1, 0.9, n_starts)
     parts = [(*_take(part, X, y), _take_params(part, fit_params)) for part in (fitted, held)]
     rows = _refitted(est, starts, *parts)
     refit, refits = rows.refit, _compare_refits(rows, starts)
     as_likely = refits["as_likely"]
+    loading = None
+    if log.user is not None:
+        loading = rows.loadings(as_likely)
+        n_rows = np.bincount(log.user, minlength=log.n_users)[: len(log.user_ids)]
+        settings = known_users(settings, log.signals, loading, n_rows)
     examination = _compare_attention(est, starts, rows, as_likely, parts)
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
@@ -225,6 +242,7 @@ def identification_report(
         labelled_share=labelled_share,
         dispersion=dispersion,
         examination=examination,
+        user_loading=loading,
         estimator=refit,
         _held_out={
             "mean": rewards.mean(axis=0),
@@ -234,6 +252,7 @@ def identification_report(
             "upper_bound": upper,
             "repeated": rows.repeated,
             "examined": rows.measurement.examined,
+            "differs": rows.differs,
         },
     )
 
@@ -268,10 +287,7 @@ def _compare_attention(est, starts, rows, as_likely, parts):
         other = clone(est).set_params(shared_examination=None if is_examined else True)
         others = _refitted(other, starts, *parts)
     kept = _compare_refits(others, starts)["as_likely"]
-    found = [
-        (rows.log_likelihood[as_likely], rows.weight),
-        (others.log_likelihood[kept], others.weight),
-    ]
+    found = [rows.of_mixture(as_likely), others.of_mixture(kept)]
     return _attention.compare(*(found[::-1] if is_examined else found))
 
 
@@ -322,7 +338,7 @@ def _read_settings(est, X, y, fit_params):
     return (
         whole.identification_,
         labelled_share,
-        log.signals_of_nearly_all(),
+        log,
         np.flatnonzero(log.per_row(is_fitted)),
         np.flatnonzero(log.per_row(is_held)),
     )
@@ -337,11 +353,23 @@ def _take_params(rows, fit_params):
 
 
 class _HeldOut:
-    """Logits and log-likelihoods of every refit on the rows kept aside."""
+    """Logits and log-likelihoods of every refit on the rows kept aside.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (m,)
+        Weights of the responses.
+    log_likelihood : ndarray of shape (refits, units)
+        Nats per row of units that do not depend on each other: responses or, where ids are given,
+        users.
+    unit_weight : ndarray of shape (units,)
+    differs : bool
+        Whether users differ in activity according to the refits.
+    """
 
     def __init__(self, refit, X, y, fit_params):
         X = select_features(refit, X, reset=False)
-        side = {name: value for name, value in fit_params.items() if name != "groups"}
+        side = {k: v for k, v in fit_params.items() if k not in ("groups", "user_id")}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             log = reread_log(refit, len(X), y, side, purpose="batch")
@@ -354,10 +382,23 @@ class _HeldOut:
         self.reward_logit = logit if log.first is None else logit[:, log.first]
         self.measurement = mixture.measurement
         self.false_action_rate = mixture.false_action_rate
+        self.differs = mixture.differs
+        self.unit_weight, self._units = self.weight, None
+        user_id = fit_params.get("user_id")
+        if user_id is not None:
+            self._units = OfUsers.among(mixture, log, user_id)
+            self.unit_weight = self._units.weight
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
+    def _of_users(self, reward_logit, propensity_logit):
+        """Return log P(rows of a user) of each refit and user."""
+        return self._units.log_likelihood(reward_logit, propensity_logit).numpy()
+
     def likelihood_of(self, reward_logit, propensity_logit):
-        """Return log P(y, labels | x) of each refit and response."""
+        """Return log P(y, labels | x) of each refit and unit, per row."""
+        if self._units is not None:
+            total = self._of_users(reward_logit, propensity_logit)
+            return total / np.where(self.unit_weight > 0, self.unit_weight, 1.0)
         label = self.log.labels
         return self.measurement.log_likelihood(
             reward_logit,
@@ -367,27 +408,53 @@ class _HeldOut:
             labels=None if label is None else torch.as_tensor(label),
         ).numpy()
 
-    def mean_and_error(self, values):
-        """Return weighted mean and standard error over responses of values (..., m)."""
-        w = self.weight / self.weight.sum()
+    def of_mixture(self, members):
+        """Return log-likelihoods of the mixture of some refits, per row of units, and weights."""
+        weight = self.unit_weight
+        times = 1.0 if self._units is None else np.where(weight > 0, weight, 1.0)
+        total = self.log_likelihood[members] * times
+        return (np.logaddexp.reduce(total, axis=0) - np.log(len(total))) / times, weight
+
+    def loadings(self, members):
+        """Return `user_loading_` of some refits, 0 where users do not differ."""
+        if not self.differs:
+            return np.zeros(len(self.measurement.signals) + self.measurement.examined)
+        loadings = self.refit.model_.loadings().detach().to("cpu", torch.float64)
+        return loadings.numpy()[members].mean(axis=0)
+
+    def averaged(self, members):
+        """Return the logits of some refits over all users, and the log-weights, None if equal."""
+        logits = self.reward_logit[members], self.propensity_logit[members]
+        return with_users(self.refit.model_, *logits, torch.as_tensor(np.flatnonzero(members)))
+
+    def mean_and_error(self, values, weight=None):
+        """Return weighted mean and standard error of values, of responses or these weights."""
+        w = self.weight if weight is None else weight
+        w = w / w.sum()
         mean = values @ w
         return mean, np.sqrt(((values - mean[..., None]) ** 2) @ w**2)
 
     def bounds(self, members, shown_twice):
         """Return the lower and the upper bound of the reward of each response."""
-        reward_logit, propensity_logit = self.reward_logit[members], self.propensity_logit[members]
+        reward_logit, propensity_logit, log_weight = self.averaged(members)
         if self.log.first is not None:
             propensity_logit = propensity_logit[:, self.log.first]
         ends = _mixture.bounds(
-            self.measurement, reward_logit, propensity_logit, self.false_action_rate, shown_twice
+            self.measurement,
+            reward_logit,
+            propensity_logit,
+            self.false_action_rate,
+            shown_twice,
+            None if log_weight is None else quadrature()[1],
         )
         return ends[0].amin(0).numpy(), ends[1].amax(0).numpy()
 
 
 def _compare_refits(rows, starts):
-    mean, _ = rows.mean_and_error(rows.log_likelihood)
+    values, weight = rows.log_likelihood, rows.unit_weight
+    mean, _ = rows.mean_and_error(values, weight)
     best = mean.argmax()
-    difference, error = rows.mean_and_error(rows.log_likelihood - rows.log_likelihood[best])
+    difference, error = rows.mean_and_error(values - values[best], weight)
     rewards = torch.sigmoid(rows.reward_logit).numpy()
     return {
         "start": starts,
@@ -402,6 +469,8 @@ def _compare_refits(rows, starts):
 def _swap_test(rows, as_likely):
     """Exchange reward and propensity (of the signal that changes least by it) and compare."""
     refit, log = rows.refit, rows.log
+    if rows.differs:
+        return {"applicable": False, "why": "users who differ in activity distinguish the two"}
     if HeadColumns.of(refit).relation != "same":
         return {"applicable": False, "why": "reward and propensity read different columns"}
     if rows.measurement.examined:
@@ -420,7 +489,7 @@ def _swap_test(rows, as_likely):
         change = rows.likelihood_of(reward, swapped) - rows.log_likelihood
         # A label that the exchanged model rules out makes it infinitely unlikely.
         change = np.maximum(change, -50.0)[as_likely].mean(axis=0)
-        difference, error = rows.mean_and_error(change)
+        difference, error = rows.mean_and_error(change, rows.unit_weight)
         mean_reward = rows.mean_and_error(torch.sigmoid(reward).numpy()[as_likely].mean(axis=0))[0]
         results.append(
             {
@@ -442,7 +511,7 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if not tests_independence(log) or rows.measurement.examined:
+    if not tests_independence(log) or rows.measurement.examined or rows.differs:
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     return independence_test(
@@ -452,7 +521,7 @@ def _test_independence(rows, as_likely):
 
 def _test_dispersion(rows, as_likely):
     """Return the test of counts over exposures, None where nothing was shown repeatedly."""
-    if not rows.repeated or rows.measurement.examined:
+    if not rows.repeated or rows.measurement.examined or rows.differs:
         return None
     return dispersion_of(
         rows.log,
@@ -481,11 +550,9 @@ def _test_signs(rows, as_likely, groups):
     """Return an `Association` for every pair of signals, none with repeated exposures."""
     if rows.repeated or len(rows.log.acts.column) < 2:
         return []
+    *logits, log_weight = rows.averaged(as_likely)
     covariates = _mixture.logits_of_all(
-        rows.measurement,
-        rows.reward_logit[as_likely],
-        rows.propensity_logit[as_likely],
-        rows.false_action_rate,
+        rows.measurement, *logits, rows.false_action_rate, log_weight
     )
     if groups is not None:
         groups = check_groups(groups, len(rows.weight))

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from .._activity import with_users
 from .._estimator import ImplicitRewardEstimator
 from .._features import read_features
 from .._fit import signal_names
@@ -16,6 +18,7 @@ from .._optional import import_optional
 from .._prediction import HEADS, FittedMixture
 from .._typing import Floats, Rows
 from ..measurement import _mixture
+from ..training._users import quadrature
 from ._plot._base import COLOURS
 from ._plot._identification import IdentificationDisplay
 
@@ -74,6 +77,9 @@ class IdentificationReport:
         was looked at) or "examined". ``difference`` is the log-likelihood (nats per response) of
         the second minus the first, beside its ``standard_error``. None with fewer than two signals
         of each polarity, because the log does not distinguish the two then.
+    user_loading : ndarray of shape (n_signals,) or None
+        By how many logits one standard deviation of the activity of users shifts each propensity;
+        0 if users do not differ. None without `user_id`.
     estimator : ImplicitRewardEstimator
         The refits, fitted on three quarters of the responses.
 
@@ -108,6 +114,7 @@ class IdentificationReport:
     labelled_share: dict | None
     dispersion: object
     examination: dict | None
+    user_loading: Floats | None
     estimator: ImplicitRewardEstimator
     _held_out: dict = field(default_factory=dict)
 
@@ -156,8 +163,17 @@ class IdentificationReport:
             logits[self.refits["as_likely"]]
             for logits in mixture.members(read_features(estimator, X), *HEADS)
         )
+        members = torch.as_tensor(np.flatnonzero(self.refits["as_likely"]))
+        f, u, weight = with_users(mixture.model, f, u, members)
         shown_twice = estimator.evidence_.shown_twice if self.level == BOUNDED else ()
-        ends = _mixture.bounds(mixture.measurement, f, u, mixture.false_action_rate, shown_twice)
+        ends = _mixture.bounds(
+            mixture.measurement,
+            f,
+            u,
+            mixture.false_action_rate,
+            shown_twice,
+            None if weight is None else quadrature()[1],
+        )
         return np.column_stack([ends[0].amin(0).numpy(), ends[1].amax(0).numpy()])
 
     def _rows(self):
@@ -229,6 +245,12 @@ class IdentificationReport:
                 f"freedom, {test.n_rows} responses{tested}; strongest pair {names[j]}, {names[k]} "
                 f"with log odds ratio {ratio:.2f}",
             )
+        elif self._held_out["differs"] and self.estimator.n_signals_ > 1:
+            yield (
+                "independent signals",
+                "not tested",
+                "the test is for users who do not differ in activity",
+            )
         elif self.estimator.n_signals_ > 1:
             yield (
                 "independent signals",
@@ -239,6 +261,16 @@ class IdentificationReport:
                 else "the test is for responses shown once",
             )
         yield from self._rows_on_attention()
+        if self.user_loading is not None:
+            largest = self.user_loading.max()
+            yield (
+                "activity of users",
+                f"differs by a standard deviation of up to {largest:.2g} logits"
+                if largest > 0
+                else "not shown: users who do not differ are as likely",
+                "not tested: whether activity depends on what users are shown, and whether they "
+                "share one taste",
+            )
         for j, k, share in self.agreeing_signals:
             yield (
                 "one signal or two?",

@@ -123,7 +123,14 @@ def logits_of_all(
     return torch.cat([mean_logit(reward_logit, log_weight)[:, None], actions], dim=-1)
 
 
-def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, shown_twice=()):
+def bounds(
+    measurement,
+    reward_logit,
+    propensity_logit,
+    false_action_rate=None,
+    shown_twice=(),
+    node_log_weight=None,
+):
     """Return the rewards that agree with each member's action probabilities: two tensors (m, n).
 
     P_k = P(y_k=1 | x) is the probability of signal k, e_k its false-action rate, and A_k <= 1 its
@@ -142,6 +149,9 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
     shown_twice : tuple of {0, 1}
         The preferences that several independent signals show. With both of them, R' may be neither
         of these probabilities, so only the bounds of single signals hold.
+    node_log_weight : Tensor of shape (Q,), default=None
+        The logits are then those of members at the nodes of the activity of users, as `with_nodes`
+        returns them. Probabilities are means over users with these weights.
 
     If the measurement models who looked, c is R' v(x) and d is (1 - R') v(x). Actions then fire
     only on rows that were looked at.
@@ -150,21 +160,27 @@ def bounds(measurement, reward_logit, propensity_logit, false_action_rate=None, 
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]
     if measurement.examined:
         classes = classes * measurement.log_examined(propensity_logit).exp()[..., None]
+
+    def mean(values):
+        if node_log_weight is None:
+            return values
+        return _mean(values.unflatten(0, (len(node_log_weight), -1)), node_log_weight)
+
     ends = []
     for c in (0, 1):
         mine = (shows == c) & bounding
         matching, other = log_prob[c][..., mine], log_prob[1 - c][..., mine].exp()
         if not mine.any():
-            ends.append(torch.zeros_like(reward_logit))
+            ends.append(mean(torch.zeros_like(reward_logit)))
         elif false_action_rate is None:
             any_fired = -torch.expm1(torch.log1p(-matching.exp()).sum(-1))
-            ends.append(classes[c][..., 0] * any_fired)
+            ends.append(mean(classes[c][..., 0] * any_fired))
         else:
-            total = classes[c] * matching.exp() + classes[1 - c] * other
-            ends.append(((total - other) / (1 - other)).amax(-1).clamp(0, 1))
+            total, e = mean(classes[c] * matching.exp() + classes[1 - c] * other), mean(other)
+            ends.append(((total - e) / (1 - e)).amax(-1).clamp(0, 1))
     if len(shown_twice) == 1 and false_action_rate is None:
         (c,) = shown_twice
-        looked_at = classes[c][..., 0]
+        looked_at = mean(classes[c][..., 0])
         largest = looked_at / (looked_at + ends[1 - c])
         return (looked_at, largest) if c == 1 else (1 - largest, 1 - looked_at)
     return ends[1], 1 - ends[0]

@@ -1,0 +1,307 @@
+"""Options that all commands share: widgets, late actions, users, windows, columns beside text."""
+
+import argparse
+import json
+import re
+
+import numpy as np
+import pytest
+from test_cli import QUICK, log, make_frame, run, saved  # noqa: F401
+
+from implicitrm_sk import ImplicitRewardEstimator, inspection
+from implicitrm_sk.cli import _main
+from implicitrm_sk.signals import Action, Choice
+
+pandas = pytest.importorskip("pandas")
+pytest.importorskip("pyarrow")
+
+#: Commands that read a log, and what stands before its options.
+READING = {
+    "inspect": ("inspect", "log.parquet"),
+    "fit": ("fit", "log.parquet", "-o", "other"),
+    "report": ("report", "reward", "log.parquet"),
+    "interval": ("interval", "reward", "log.parquet", "-o", "out.parquet", "--replicates", "3"),
+    "compare": ("compare", "log.parquet", "--by", "half"),
+}
+THUMB = "thumb:up=positive,down=negative,null=silent"
+
+
+@pytest.fixture
+def thumbs(tmp_path):
+    """A log with a thumb as text, a time, users and halves."""
+    frame, X, preferred = make_frame()
+    rng = np.random.default_rng(1)
+    thumb = np.where(preferred, "up", "down").astype(object)
+    thumb[rng.random(len(frame)) < 0.5] = None
+    frame = frame.assign(
+        thumb=thumb,
+        day=np.arange(len(frame)) * 1.0,
+        half=np.arange(len(frame)) % 2,
+        user=np.arange(len(frame)) % 40,
+        after=np.where(frame["copied"] == 1, 1.0, np.nan),
+    )
+    frame.to_parquet(tmp_path / "log.parquet")
+    return frame, X
+
+
+# ---------------------------------------------------------------------- widgets
+
+
+def test_a_widget_of_text_through_all_commands(thumbs, run, tmp_path):  # noqa: F811
+    frame, X = thumbs
+    options = ["--choice", THUMB]
+    fit = ["fit", "log.parquet", "--actions", "copied", *options, "-o", "reward", *QUICK]
+    code, out, err = run(*fit)
+    assert code == 0, err
+    silent = frame["thumb"].isna().mean()
+    assert f"thumb: offered in 400 rows: null {silent:.1%}, " in out
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert est.signals_[1] == Choice({"up": 1, "down": 0}, silent="null")
+    python = ImplicitRewardEstimator(
+        signals=list(est.signals_), random_state=0, max_epochs=3, n_estimators=2,
+        hidden_layer_sizes=(8,),
+    )  # fmt: skip
+    y = frame[["copied", "thumb"]].fillna({"thumb": "null"})
+    with pytest.warns(match="still improving"):
+        python.fit(X.astype(float), y, groups=frame["prompt_id"])
+    np.testing.assert_allclose(est.predict(X.astype(float)), python.predict(X.astype(float)))
+    for name, command in READING.items():
+        more = [] if name in ("report", "interval") else ["--actions", "copied", *options]
+        if name not in ("inspect", "report", "interval"):
+            more += QUICK
+        code, out, err = run(*command, *more)
+        assert code == 0, (name, err)
+    found = pandas.read_parquet(tmp_path / "out.parquet")
+    assert (found["reward_low"] <= found["reward"]).all()
+    assert (found["reward"] <= found["reward_high"]).all()
+    code, out, _ = run("inspect", "log.parquet", "--actions", "copied", *options)
+    assert re.search(r"thumb \(Choice\) +400 \(100%\)", out), out
+    code, _, err = run(
+        "predict", "reward", "log.parquet", "-o", "p.parquet", "--actions", "thumb,copied"
+    )
+    assert code == 0, err
+    p = pandas.read_parquet(tmp_path / "p.parquet")["p_preferred"]
+    assert (p[frame["thumb"] == "down"] < 1e-6).all() and (p[frame["thumb"] == "up"] > 0.99).all()
+
+
+def test_values_of_a_widget_may_be_numbers(thumbs, run, tmp_path):  # noqa: F811
+    frame, _ = thumbs
+    frame["thumb"] = frame["thumb"].map({"up": 1, "down": -1})  # floats, since some are missing
+    frame.to_parquet(tmp_path / "log.parquet")
+    frame.loc[:50, "thumb"] = 0
+    frame.to_parquet(tmp_path / "log.parquet")
+    choice = "thumb:1=positive,-1=negative,0=silent"
+    code, out, err = run("fit", "log.parquet", "--choice", choice, "-o", "reward", *QUICK)
+    assert code == 0, err
+    assert f"thumb: offered in {frame['thumb'].notna().sum()} rows: " in out  # null is not offered
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--choice", "thumb"], "expected COLUMN:VALUE=MEANING"),
+        (["--choice", "thumb:up"], "expected COLUMN:VALUE=MEANING"),
+        (["--choice", "thumb:up=good"], "a MEANING is positive, negative, neither or silent"),
+        (["--choice", "thumb:up=positive,up=negative"], "'up' or 'silent' stands there twice"),
+        (["--choice", "thumb:up=positive,null=negative"], "rows that are empty cannot show"),
+        (["--choice", THUMB, "--choice", "thumb:down=negative"], "describes the column 'thumb'"),
+        (["--choice", "thumb:up=positive,down=negative"], "Add it, for example none=silent"),
+        (["--choice", "thumb:up=positive,null=silent"], "'down' in row"),
+        (["--choice", "none:up=positive,x=silent"], "no column 'none'"),
+        (["--choice", THUMB, "--actions", "thumb"], "--choice describes thumb, which --actions or"),
+        (["--choice", THUMB, "--late", "thumb"], "Only actions may come late"),
+        (["--choice", THUMB, "--set", "signals=[1]"], "--choice and --set signals both say"),
+        (["--actions", "copied", "--late", "shared"], "--late names shared, which is not among"),
+        (["--actions", "copied", "--late", "copied"], "--late copied needs --now, the time"),
+        (["--actions", "copied", "--late", "copied="], "expected COLUMN or COLUMN=DELAY"),
+        (["--actions", "copied", "--late", "copied", "--now", "400"], "name its column by --time"),
+        (
+            ["--actions", "copied", "--late", "copied", "--time", "day", "--now", "2026-01-01"],
+            "times cannot be compared",
+        ),
+        (
+            ["--actions", "copied", "--late", "copied", "--time", "day", "--now", "9", "--window",
+             "3"],
+            "--window and --late both say",
+        ),
+        (["--actions", "copied", "--late", "copied", "--time", "day", "--now", "9"], "age is 0"),
+    ],
+)  # fmt: skip
+def test_bad_widgets_and_late_actions(options, message, thumbs, run):  # noqa: F811
+    code, _, err = run("fit", "log.parquet", *options, "-o", "x", *QUICK)
+    assert code == 2 and message in err, err
+
+
+# ---------------------------------------------------------------------- late actions
+
+
+def test_late_actions(thumbs, run, tmp_path, monkeypatch):  # noqa: F811
+    given = {}
+    whole = ImplicitRewardEstimator.fit
+
+    def fit(est, X, y, **side):
+        given.update(side, signals=est.signals)
+        return whole(est, X, y, **side)
+
+    monkeypatch.setattr(ImplicitRewardEstimator, "fit", fit)
+    actions = ["--actions", "copied", "--negative", "shared"]
+    late = ["--late", "copied=after", "--time", "day", "--now", "400"]
+    frame, _ = thumbs
+    frame["shared"] = frame["shared"].where(frame["copied"] == 0, 0.0)
+    frame["day"] = np.arange(400.0)
+    frame.loc[399, "after"] = np.nan
+    frame.to_parquet(tmp_path / "log.parquet")
+    code, out, err = run("fit", "log.parquet", *actions, *late, "-o", "reward", *QUICK)
+    assert code == 0, err
+    assert given["signals"] == [Action(1, delay="exponential"), "negative"]
+    np.testing.assert_array_equal(given["age"], 400 - frame["day"])
+    np.testing.assert_array_equal(given["delay"][:, 0], frame["after"])
+    assert np.isnan(given["delay"][:, 1]).all()
+    code, out, err = run("inspect", "log.parquet", *actions, *late)
+    assert code == 0, err
+    code, _, err = run("report", "reward", "log.parquet")
+    assert code == 2 and "'copied' was fitted with --late" in err
+    code, out, err = run("report", "reward", "log.parquet", *late)
+    assert code == 0, err
+    dates = pandas.Timestamp("2026-01-01", tz="UTC") + pandas.to_timedelta(frame["day"], unit="D")
+    frame.assign(time=dates, after=np.nan).to_parquet(tmp_path / "log.parquet")
+    late = ["--late", "copied", "--now", "2027-02-05T00:00:00Z"]
+    code, out, err = run("fit", "log.parquet", *actions, *late, "-o", "dates", *QUICK)
+    assert code == 0, err
+    assert given["age"].dtype.kind == "m"
+    np.testing.assert_allclose(given["age"] / np.timedelta64(1, "D"), 400 - frame["day"])
+
+
+# ---------------------------------------------------------------------- users and windows
+
+
+def test_users_and_windows_reach_report_interval_and_compare(
+    thumbs,
+    run,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    given = {}
+
+    def stub(*args, **params):
+        given.clear()
+        given.update(params, y=args[2])
+        raise ValueError("enough")
+
+    for name in ("identification_report", "reward_interval", "compare_groups"):
+        monkeypatch.setattr(inspection, name, stub)
+    frame, _ = thumbs
+    columns = ["--actions", "copied", "--negative", "shared"]
+    frame["shared"] = frame["shared"].where(frame["copied"] == 0, 0.0)
+    frame.to_parquet(tmp_path / "log.parquet")
+    code, _, err = run("fit", "log.parquet", *columns, "-o", "reward", *QUICK)
+    assert code == 0, err
+    options = ["--user", "user", "--time", "day", "--window", "10", "--now", "300"]
+    for name in ("report", "interval", "compare"):
+        code, _, err = run(*READING[name], *columns, *options)
+        assert code == 2 and "error: enough" in err, (name, err)
+        assert "109 rows whose window of 10 is not closed" in err
+        assert list(given["user_id"]) == frame["user"].tolist()
+        y = pandas.DataFrame(given["y"])
+        assert y["copied"].isna().tolist() == [day > 290 for day in frame["day"]]
+    # What a column shows is what it showed in fit.
+    for wrong in (["--actions", "shared", "--negative", "copied"], ["--negative", "copied,shared"]):
+        code, _, err = run("report", "reward", "log.parquet", *wrong)
+        assert code == 2 and "but the model was fitted with Action(target=" in err, err
+    swapped = ["--negative", "shared", "--actions", "copied"]
+    assert "enough" in run("report", "reward", "log.parquet", *swapped)[2]
+    new = ["--new", "log.parquet", "--window", "10"]
+    code, _, err = run("report", "reward", "log.parquet", *new)
+    assert code == 2 and "--window has no effect with --new" in err
+
+
+def test_options_are_the_same_in_all_commands_that_read_a_log():
+    (commands,) = (
+        action
+        for action in _main._parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    names = "actions negative choice late time window now embedding messages prompt response turn "
+    names = {f"--{name}" for name in (names + "groups user labels weight").split()}
+    for name in (*READING, "fine-tune"):
+        found = {option for action in commands.choices[name]._actions
+                 for option in action.option_strings}  # fmt: skip
+        assert names <= found, (name, names - found)
+
+
+# ---------------------------------------------------------------------- beside text
+
+
+def test_columns_beside_text(run, tmp_path, tiny_model):  # noqa: F811
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "prompt": f"q{i % 30}",
+            "response": "".join(rng.choice(list("abcd"), 4)),
+            "position": int(rng.integers(5)),
+            "copied": int(rng.random() < 0.3),
+        }
+        for i in range(200)
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    beside = ["--set", "propensity_features=['position']"]
+    fit = ["fit", "log.jsonl", "--actions", "copied", "--embedder", tiny_model(), *beside]
+    code, _, err = run(*fit, "-o", "reward", *QUICK)
+    assert code == 0, err
+    # One line for who pipes, no bar in two states.
+    assert err.count("mbedding") == 1 and "Embedding 200 rows." in err
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert est.side_columns_ == ("position",)
+    assert run("report", "reward", "log.jsonl")[0] == 0
+    bare = [{k: row[k] for k in ("prompt", "response")} for row in rows]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    for name in ("log", "new"):  # the reward needs no position
+        code, _, err = run("predict", "reward", f"{name}.jsonl", "-o", f"{name}_out.jsonl")
+        assert code == 0, err
+    texts = [(tmp_path / f"{name}_out.jsonl").read_text() for name in ("log", "new")]
+    read = [[json.loads(line)["reward"] for line in text.splitlines()] for text in texts]
+    assert read[0] == read[1]
+    code, _, err = run(*fit[:-1], "propensity_features=['place']", "-o", "x", *QUICK)
+    assert code == 2 and "'place', which X lacks" in err
+
+
+# ---------------------------------------------------------------------- strict JSON
+
+
+def test_results_are_strict_json(saved, log, run, tmp_path):  # noqa: F811
+    frame = log[1].assign(note=[np.nan, 0.5] * 200)
+    frame["parts"] = [{"a": [float("nan"), 1.0]}] * 400
+    frame.to_parquet(tmp_path / "new.parquet")
+    records = [
+        {"embedding": list(map(float, row)), "note": float("nan"), "parts": {"a": [float("nan")]}}
+        for row in log[2]
+    ]
+    (tmp_path / "new.jsonl").write_text("\n".join(map(json.dumps, records)))
+
+    def refuse(token):
+        raise AssertionError(f"{token} is not JSON")
+
+    for name in ("new.parquet", "new.jsonl"):
+        code, _, err = run("predict", saved, name, "-o", "out.jsonl", "--force")
+        assert code == 0, err
+        lines = (tmp_path / "out.jsonl").read_text().splitlines()
+        first = json.loads(lines[0], parse_constant=refuse)
+        assert first["note"] is None and first["parts"]["a"][0] is None
+        assert len(lines) == 400
+    frame.assign(note=np.inf).to_parquet(tmp_path / "new.parquet")
+    code, _, err = run("predict", saved, "new.parquet", "-o", "out2.jsonl")
+    assert code == 2 and "column 'note' holds inf in row 0, which JSON has no form for" in err
+    assert not (tmp_path / "out2.jsonl").exists()
+
+
+def test_intervals_of_new_rows(saved, log, run, tmp_path):  # noqa: F811
+    log[1][["embedding"]][:30].to_parquet(tmp_path / "new.parquet")
+    call = ["interval", saved, log[0], "--new", "new.parquet", "-o", "out.parquet"]
+    code, out, err = run(*call, "--replicates", "4", "--confidence", "0.5")
+    assert code == 0, err
+    assert "30 rewards, 50% intervals, mean width" in out and "Fitting 4 replicates ..." in err
+    found = pandas.read_parquet(tmp_path / "out.parquet")
+    assert list(found.columns) == ["reward", "reward_low", "reward_high"]
+    assert (found["reward_high"] > found["reward_low"]).all()
+    code, _, err = run(*call, "--replicates", "1", "--force")
+    assert code == 2 and "must be an integer of at least 2, got 1" in err
