@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._device import INFERENCE_ROWS
 from ._sources import chunks
+from .exceptions import ImplicitRMError
 from .measurement import _mixture
 from .training._data import member_logits
 from .training._plan import Hooks
@@ -183,7 +184,7 @@ def fit_users(est, begun, epochs, hooks):
         The result of the model that is kept.
     """
     if hooks.checkpoint is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             "a Checkpoint is not available with user_id: two models are fitted, and it does not "
             "hold the weights of users. Leave one of the two out."
         )

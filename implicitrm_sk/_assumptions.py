@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ._validation import check_interval
+from .exceptions import ImplicitRMError
 from .measurement._model import Measurement
 
 #: With fewer responses of a kind than this, nothing is concluded from them.
@@ -110,17 +111,17 @@ class Assumptions:
         try:
             rate = np.asarray(given, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 "false_action_rate must be a number, one per signal or 'estimate', got "
                 f"{self.false_action_rate!r}. Pass one of these."
             ) from error
         if rate.ndim > 1 or (rate.ndim == 1 and len(rate) != log.n_signals):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"false_action_rate has shape {rate.shape}; expected one number, or one per "
                 f"signal: ({log.n_signals},)."
             )
         if not ((rate >= 0) & (rate < 1)).all():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"false_action_rate must lie in [0, 1), got {self.false_action_rate!r}. It is the "
                 "share of responses that have the action although they are not preferred."
             )
@@ -132,7 +133,7 @@ class Assumptions:
         for k, target, counts in zip(log.acts.column, log.acts.target, evidence, strict=True):
             if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal. "
                 f"The evidence is three signals logged together, {'two' if both else 'three'} "
                 "exposures, or labels of not preferred responses. "

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._sklearn import callbacks_of
+from .exceptions import ImplicitRMError
 from .training._state import TrainingState, settled
 
 #: Parameters that do not affect an epoch.
@@ -82,24 +83,24 @@ class Checkpoint:
     def setup(self, estimator: Any, context: Any) -> None:
         """Check that the fit can be repeated, and that the file can be written."""
         if not isinstance(estimator, ResumableMixin):
-            raise ValueError(
+            raise ImplicitRMError(
                 "Checkpoint is a callback of ImplicitRewardEstimator. It cannot keep the training "
                 f"of {type(estimator).__name__}. Leave it out."
             )
         if sum(isinstance(callback, Checkpoint) for callback in callbacks_of(estimator)) > 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 "the estimator has several Checkpoint callbacks; expected one, because a fit is "
                 "kept in one file. Pass one of them to set_callbacks."
             )
         if not isinstance(estimator.random_state, Integral):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"random_state={estimator.random_state!r}; expected an integer, because a fit that "
                 "continues from a Checkpoint must repeat its random numbers. Set random_state to "
                 "an integer."
             )
         path = Path(self.path).expanduser()
         if path.is_dir():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the path of the Checkpoint, {str(path)!r}, is a folder; expected the path of a "
                 f"file, which need not exist. For example {str(path / 'reward.checkpoint')!r}."
             )
@@ -107,7 +108,7 @@ class Checkpoint:
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
         except OSError as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the Checkpoint {str(path)!r} cannot be written into the folder "
                 f"{str(path.parent)!r} ({error.strerror}). Create the folder, or name another one "
                 "that is writable."

@@ -8,6 +8,8 @@ from contextlib import contextmanager, nullcontext
 import torch
 from joblib.parallel import get_active_backend
 
+from .exceptions import ImplicitRMError
+
 #: Rows per forward pass outside training: large enough to be fast, small enough for the caches.
 INFERENCE_ROWS = 8192
 
@@ -45,7 +47,7 @@ def resolve_device(device):
         return probe.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split(". ")[0].splitlines()[0].rstrip(".")
-        raise ValueError(
+        raise ImplicitRMError(
             f"device={device!r} cannot be used: {reason}; expected 'auto', 'cpu' or the name of a "
             "device that torch finds on this machine. Check torch.cuda.is_available()."
         ) from error

@@ -39,6 +39,7 @@ from ._transaction import all_or_nothing
 from ._typing import RandomState, Rows, same
 from ._warnings import note_clone
 from .embedding import LLMEmbedder
+from .exceptions import ImplicitRMError
 from .measurement._signal import Signal
 from .objectives import OBJECTIVES, Objective
 from .persistence._mixin import PersistenceMixin
@@ -547,7 +548,7 @@ class ImplicitRewardEstimator(
         if parent_context(self) is not None and searches_by_own_score(
             "objective", without="true_preference"
         ):
-            raise ValueError(OBJECTIVES_NOT_RANKED)
+            raise ImplicitRMError(OBJECTIVES_NOT_RANKED)
         return run_fit(
             self,
             X,
@@ -618,20 +619,20 @@ class ImplicitRewardEstimator(
         array([1., 0.], dtype=float32)
         """
         if self.preference_rate is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"preference_rate={self.preference_rate!r} applies to the whole population, but "
                 "partial_fit gets one batch of it. Use fit, or leave preference_rate out."
             )
         first = not hasattr(self, "model_")
         signals = self.signals.values() if isinstance(self.signals, Mapping) else self.signals
         if any(getattr(signal, "delay", None) is not None for signal in signals or ()):
-            raise ValueError(
+            raise ImplicitRMError(
                 "partial_fit is not available for an Action with a delay: it sees a batch once, "
                 "so later actions of its youngest rows never count. Use fit, or wait until the "
                 "rows are old enough."
             )
         if not first and self.model_.log_loading is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 "partial_fit is not available after a fit with user_id: the weights of users need "
                 "all of their rows. Fit again, or fit without user_id."
             )
@@ -648,7 +649,7 @@ class ImplicitRewardEstimator(
         if first:
             log, assumptions = read_log(self, len(X), y, side, "batch")
             if assumptions.estimates_false_actions:
-                raise ValueError(
+                raise ImplicitRMError(
                     "partial_fit cannot estimate false actions (false_action_rate='estimate', or "
                     "None with exposures above 1): this needs held-out rows. Use fit on a part of "
                     "the log, and pass the false_action_rate_ found there as false_action_rate."
@@ -663,7 +664,7 @@ class ImplicitRewardEstimator(
         columns = HeadColumns.of(self)
         data = TrainingData(X, log, columns, self.objective_, response_id=response_id)
         if not len(data.usable):
-            raise ValueError(
+            raise ImplicitRMError(
                 "y logs nothing: all entries are NaN or have zero sample_weight; expected some "
                 "actions 0 or 1. Leave such batches out."
             )

@@ -24,6 +24,7 @@ from ._tables import (
 )
 from ._validation import check_features, check_not_text
 from .embedding import LLMEmbedder
+from .exceptions import ImplicitRMError
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +109,7 @@ class HeadColumns:
             ("propensity_features", before.propensity, self.propensity),
         ):
             if not np.array_equal(old, new):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"training cannot continue from the fitted weights: {name} selected the "
                     f"columns {old.tolist()} and now selects {new.tolist()}. Use the same columns, "
                     "or fit a clone."
@@ -184,7 +185,7 @@ def select_features(estimator, X, *, reset, with_propensity=True):
         block = values[:, np.searchsorted(columns_in_use.used, columns)]
         bad = np.isinf(block) if allow_nan else ~np.isfinite(block)
         if bad.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"Input X contains NaN or infinity in {bad.any(axis=1).sum()} rows of the {role} "
                 f"columns {columns_in_use.labels(columns[bad.any(axis=0)])}. Fill them in"
                 + (
@@ -200,7 +201,7 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
     """Return the columns in use as a `StreamedX`, which checks rows as it reads them."""
     keys = estimator.reward_features, estimator.propensity_features
     if reset and any(map(callable, keys)):
-        raise ValueError(
+        raise ImplicitRMError(
             "reward_features or propensity_features is a callable, which would need all of "
             f"X={source.name!r} in memory. Select the columns by position."
         )
@@ -211,7 +212,7 @@ def _select_from_source(estimator, source, *, reset, with_propensity):
     if HeadColumns.of(estimator).are_restricted:
         columns = HeadColumns.of(estimator).used
         if source.shape[1] < estimator.n_features_in_:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X={source.name!r} has {source.shape[1]} columns; expected "
                 f"{estimator.n_features_in_}, as in fit. Pass a file with all columns."
             )
@@ -238,7 +239,7 @@ def _values(estimator, X, columns, needed):
         there = {name: position for position, name in enumerate(column_names(X))}
         missing = [column for column in needed if names[column] not in there]
         if missing:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X lacks the columns {columns.labels(missing)}, which fit used. Pass them. Only "
                 "predict and decision_function work without the columns that the propensity alone "
                 "reads."
@@ -253,7 +254,7 @@ def _values(estimator, X, columns, needed):
         elif X.shape[1] == estimator.n_features_in_:
             block = taken(X, used)
         else:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X has {X.shape[1]} features, but ImplicitRewardEstimator is expecting "
                 f"{estimator.n_features_in_} features as input. Pass all of them. predict and "
                 f"decision_function also accept the {len(reward)} reward columns alone, without "
@@ -281,7 +282,7 @@ def _resolve_both(estimator, X, keys):
             resolved[1 - i] = np.setdiff1d(np.arange(n_features), resolved[i])
             if not len(resolved[1 - i]):
                 other = ("reward_features", "propensity_features")[i]
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{other} selects all {n_features} columns of X, so no columns are left for "
                     f"{parameter}=None, which means all other columns. Set both parameters to let "
                     "the heads share columns."
@@ -297,13 +298,13 @@ def _resolve(key, X, n_features, names, parameter):
 
     def position(name):
         if names is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{parameter} names the column {str(name)!r}, but X does not have column names. "
                 "Pass a DataFrame with string columns, or select by position."
             )
         (found,) = np.nonzero(names == name)
         if not len(found):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{parameter} names the column {str(name)!r}, which X lacks. X has the columns "
                 f"{', '.join(map(str, names[:10]))}{', ...' if len(names) > 10 else ''}. Correct "
                 "the name."
@@ -325,7 +326,7 @@ def _resolve(key, X, n_features, names, parameter):
     else:
         key = np.asarray(key)
         if key.ndim != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{parameter} must be a column, a list of columns, a slice, a mask or a callable "
                 f"that returns one of these, got {key!r}."
             )
@@ -333,7 +334,7 @@ def _resolve(key, X, n_features, names, parameter):
             selected = np.array([position(name) for name in key], dtype=int)
         elif key.dtype == bool:
             if len(key) != n_features:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{parameter} is a mask of length {len(key)}; expected one entry per column of "
                     f"X, {n_features}."
                 )
@@ -341,23 +342,25 @@ def _resolve(key, X, n_features, names, parameter):
         elif key.dtype.kind in "iu" or not key.size:
             outside = key[(key < -n_features) | (key >= n_features)] if key.size else key
             if len(outside):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{parameter} selects column {outside[0]}, but X has {n_features} columns. Use "
                     f"positions 0 to {n_features - 1}."
                 )
             selected = columns[key.astype(int)]
         else:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{parameter} must select columns by name, position, slice or mask, got values of "
                 f"type {key.dtype}."
             )
     if not len(selected):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{parameter} selects none of the columns of X; expected at least one. None selects "
             "all columns, or those that the other head does not read."
         )
     if len(np.unique(selected)) < len(selected):
-        raise ValueError(f"{parameter} selects a column twice: {_duplicates(selected, names)}.")
+        raise ImplicitRMError(
+            f"{parameter} selects a column twice: {_duplicates(selected, names)}."
+        )
     return np.sort(selected)
 
 

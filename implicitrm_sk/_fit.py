@@ -25,6 +25,7 @@ from ._sklearn import begin_callbacks
 from ._transaction import all_or_nothing
 from ._typing import same
 from ._warnings import siblings_of, warn
+from .exceptions import ImplicitRMError
 from .measurement._model import GROUP_NAMES
 from .objectives import OBJECTIVES, Objective
 from .training._data import TrainingData
@@ -187,7 +188,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
     keeps_weights = est.warm_start and hasattr(est, "model_")
     users = side_information.get("user_id") is not None
     if keeps_weights and (users or est.model_.log_loading is not None):
-        raise ValueError(
+        raise ImplicitRMError(
             "warm_start=True is not available with user_id: two models are fitted and only one is "
             "kept, so the other has no start. Set warm_start=False."
         )
@@ -377,7 +378,7 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
         diverged, in which case it is not fitted.
     """
     if fit_params.get("user_id") is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             "BatchedSearchCV is not available with user_id, because two models are fitted in turn "
             "for each candidate. Use GridSearchCV."
         )

@@ -7,6 +7,7 @@ import numpy as np
 from ._assumptions import MIN_RESPONSES
 from ._validation import as_float, shown_id
 from ._warnings import warn
+from .exceptions import ImplicitRMError
 
 #: Significance level below which labels on acted rows are not missing at random.
 CHANCE = 1e-6
@@ -21,13 +22,13 @@ def check_label_values(labels, n_samples):
     """Return labels of shape (n,) in [0, 1] or NaN, or None where none is known."""
     labels = as_float(labels, "labels")
     if labels.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"labels has shape {labels.shape}; expected one label per row of X, ({n_samples},). "
             "Use NaN where the label is not known."
         )
     bad = ~np.isnan(labels) & ~((labels >= 0) & (labels <= 1))
     if bad.any():
-        raise ValueError(
+        raise ImplicitRMError(
             "labels must lie in [0, 1] (1 preferred, 0 not, graded in between), NaN where "
             f"unknown, but {bad.sum()} value(s) lie outside, e.g. {labels[bad][0]:g}. Rescale "
             "ratings first."
@@ -42,7 +43,7 @@ def shared_label(labels, response, first, ids):
     label[response[labelled]] = labels[labelled]
     conflict = labelled[label[response[labelled]] != labels[labelled]]
     if len(conflict):
-        raise ValueError(
+        raise ImplicitRMError(
             "labels differ between rows of one response_id in "
             f"{len(np.unique(response[conflict]))} responses; the first is "
             f"{shown_id(ids[conflict[0]])}. Rows of one id share one preference. Average their "
@@ -55,7 +56,7 @@ def check_labels(log, false_action_rate, label_mechanism):
     """Return the log with labels that agree with what the actions prove."""
     preferred, not_preferred = log.proved(false_action_rate)
     if (preferred & not_preferred).any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"Contradiction in {(preferred & not_preferred).sum()} responses: an action proves "
             "that they are preferred (false_action_rate=0), but an action with propensity=1 is "
             "missing, which proves the opposite. Check propensity, or set false_action_rate > 0."
@@ -90,7 +91,7 @@ def check_labels(log, false_action_rate, label_mechanism):
         ),
     ):
         if wrong.any():
-            raise ValueError(f"{what.format(wrong.sum())}: {cure}.")
+            raise ImplicitRMError(f"{what.format(wrong.sum())}: {cure}.")
     graded = (label > 0) & (label < 1) & (preferred | not_preferred)
     if graded.any():
         warn(
@@ -108,13 +109,13 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
     passive_labels = label[labelled & ~acted]
     if label_mechanism == "acted":
         if len(passive_labels):
-            raise ValueError(
+            raise ImplicitRMError(
                 "label_mechanism='acted' means that only acted responses have labels, but "
                 f"{len(passive_labels)} without any action have one. Use label_mechanism='random' "
                 "if these were chosen without regard to preference. If not, leave them out."
             )
         if not false_action_rate.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 "labels of acted responses carry no information while false_action_rate is 0: "
                 "every one of them is preferred by assumption. Set false_action_rate, or label "
                 "responses without an action too (label_mechanism='random')."
@@ -122,7 +123,7 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
         return
     share = acted.sum() / max(counted.sum(), 1)
     if len(passive_labels) == 0 and share ** labelled.sum() < CHANCE:
-        raise ValueError(
+        raise ImplicitRMError(
             f"all {labelled.sum()} labels lie on responses with an action, but {1 - share:.0%} of "
             "all responses do not have one: these labels are not missing at random. Label "
             "responses without an action too. Or set label_mechanism='acted', which needs a "

@@ -25,6 +25,7 @@ from ._validation import (
 )
 from ._waits import MATURE, check_waits, refuse_late_with
 from ._warnings import warn
+from .exceptions import ImplicitRMError
 from .measurement._action import Action
 from .measurement._model import Measurement
 from .measurement._signal import Signal
@@ -256,7 +257,7 @@ class FeedbackLog:
         if objective.single_signal:
             self.check_reducible(objective)
         if objective.needs_both_polarities and not (self.can_show(0) and self.can_show(1)):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{type(objective).__name__} compares positive with negative actions, but all "
                 f"signals of y are {'positive' if self.can_show(1) else 'negative'}. Name "
                 "the others in signals=, or use objective='stratified'."
@@ -278,12 +279,12 @@ class FeedbackLog:
             ),
         ):
             if given is not None:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"user_id is not available with {what}: {why}, and this is not modelled. Leave "
                     "one of the two out."
                 )
         if assumptions.estimates_false_actions:
-            raise ValueError(
+            raise ImplicitRMError(
                 "user_id is not available with estimated false-action rates: their EM treats all "
                 "users as equally active. Give false_action_rate as a number, 0.0 if users never "
                 "act by mistake."
@@ -400,7 +401,7 @@ class FeedbackLog:
         """Warn that an objective sees one signal only, or raise if none of them is positive."""
         name, positive = type(objective).__name__, self.acts.column[self.shows(1)]
         if not len(positive):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} learns from positive actions, but all signals of y are negative. Use "
                 "objective='stratified', which learns from both."
             )
@@ -457,7 +458,7 @@ class FeedbackLog:
         positive, negative = (
             next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
         )
-        raise ValueError(
+        raise ImplicitRMError(
             f"Contradiction in {both.sum()} responses: each has a positive and a negative action, "
             f"and false_action_rate=0 says that both are proof. The first is row {first}: "
             f"{positive!r} shows that it is preferred, {negative!r} that it is not. Set "
@@ -896,27 +897,27 @@ def resolve_signals(signals, names, n_columns):
         return (Action(),) * n_columns
     if isinstance(signals, Mapping):
         if names is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals is a dict with the keys {list(signals)}, but the columns of y do not "
                 "have names. Pass y as a DataFrame, or signals as a list in the order of the "
                 "columns."
             )
         missing = [name for name in names if name not in signals]
         if missing:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals lacks the columns {missing} of y. Name every column: 'positive', "
                 "'negative' or a Signal."
             )
         extra = [name for name in signals if name not in set(names)]
         if extra:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals names {extra}, but y has the columns {list(names)}. Correct the names."
             )
         given = [signals[name] for name in names]
     else:
         given = list(signals)
         if len(given) != n_columns:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals has {len(given)} entries, but y has {n_columns} columns. Pass one entry "
                 "per column, in the order of the columns."
             )
@@ -926,7 +927,7 @@ def resolve_signals(signals, names, n_columns):
         signal = kinds.get(value) if isinstance(value, str) else value
         if not isinstance(signal, Signal):
             where = position if names is None else names[position]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals[{where!r}] is {value!r}; expected 'positive', 'negative' or a Signal of "
                 "implicitrm_sk.signals. Correct this entry."
             )
@@ -985,7 +986,7 @@ def _check_kinds(signals, assumptions, exposures, name):
     ):
         others = [signal for signal in signals if what not in signal.takes]
         if asked and others:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{what} is not available for the signal {others[0]!r} of {name}: {why}. Leave "
                 f"{what} out, or split the column into actions."
             )
@@ -995,19 +996,19 @@ def _check_examination(signals, exposures, propensity, name):
     """Raise if rows that nobody looked at cannot be modelled."""
     mute = [signal for signal in signals if signal.silence is None]
     if mute:
-        raise ValueError(
+        raise ImplicitRMError(
             f"shared_examination=True is not available for the signal {mute[0]!r} of {name}: none "
             "of its values means that users did nothing. Leave the column out, or use "
             "shared_examination=None."
         )
     if exposures is not None and (np.nan_to_num(as_float(exposures, "exposures")) > 1).any():
-        raise ValueError(
+        raise ImplicitRMError(
             "shared_examination=True is not available with exposures above 1: counts do not "
             "record which signals fired together, which is what identifies the rows that nobody "
             "looked at. Give each exposure a row of its own, with response_id."
         )
     if propensity is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             "shared_examination=True is not available with propensity. The P(action | preferred) "
             "of an experiment is over all rows; the propensity of this model is over the rows "
             "that were looked at. Leave one of the two out."
@@ -1018,7 +1019,7 @@ def _check_known_propensities(propensity, log):
     known = ~np.isnan(propensity).all(axis=0)
     for name, signal, given in zip(log.signal_names, log.signals, known, strict=True):
         if given and "propensity" not in signal.takes:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"propensity is given for signal {name!r}, which is {signal!r}; expected known "
                 "propensities of actions only. Use NaN for this column."
             )
@@ -1032,7 +1033,7 @@ def _with_names(y, known):
     if known is None:
         return y, names
     if names is not None and list(names) != list(known):
-        raise ValueError(
+        raise ImplicitRMError(
             f"the signals are {list(names)}, but the estimator was fitted with {list(known)}. Pass "
             "the same signals in the same order, with NaN where one was not logged."
         )
@@ -1046,7 +1047,7 @@ def _in_order_of(names, table, what):
     if columns is None or columns == list(names):
         return table
     if sorted(columns) != sorted(names):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{what} has the columns {columns}, but y has {list(names)}; expected the same names. "
             "Rename them, or pass one column for all signals."
         )
@@ -1057,7 +1058,7 @@ def check_user_id(user_id, n_samples):
     """Return user ids as an array; of dtype object unless they are numbers or strings."""
     ids = as_values(user_id)
     if ids.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"user_id has shape {ids.shape}; expected one user per row of X, ({n_samples},). Pass "
             "the person who acted on each row, NaN or None if not known."
         )
@@ -1081,7 +1082,7 @@ def number_users(user_id, n_samples):
         try:
             user[known] = [codes.setdefault(one, len(codes)) for one in ids[known].tolist()]
         except TypeError as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"user_id holds a value that cannot be an id ({error}); expected hashable values: "
                 "numbers, strings or tuples. Convert them first."
             ) from error
@@ -1111,7 +1112,7 @@ def check_constant(values, response, first, ids, name, rule):
         return
     row = np.flatnonzero(differs)[0]
     where = "" if values.ndim == 1 else f" (position {columns[0]} of the reward columns)"
-    raise ValueError(
+    raise ImplicitRMError(
         f"{name} differs{where} between rows of one response_id in "
         f"{len(np.unique(response[differs]))} responses. The first is {shown_id(ids[row])} (row "
         f"{row}). {rule}."

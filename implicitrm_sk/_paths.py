@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from .exceptions import ImplicitRMError
+
 #: A scheme; Path turns two slashes into one. A single letter is a drive.
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
@@ -16,7 +18,7 @@ def local_path(value):
         If `value` is a URI, which as a path would mean a folder ``s3:``.
     """
     if _URI.match(str(value)):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{str(value)!r} is a URI; expected a path on this machine. Download the file first "
             "(fsspec and huggingface_hub do this), or upload the result."
         )

@@ -20,6 +20,7 @@ from ._sources import chunks
 from ._tables import opened
 from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight
+from .exceptions import ImplicitRMError
 from .measurement import _mixture
 from .measurement._model import Measurement, mean_delays
 from .measurement._signal import Signal
@@ -275,7 +276,7 @@ def log_likelihood_of_users(est, X, y, user_id, **side_information):
     X = read_features(est, X)
     log = reread_log(est, len(X), y, side_information)
     if log.response is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             "user_id is not available with response_id: the rows of a response belong to several "
             "users. Leave one of the two out."
         )
@@ -505,7 +506,7 @@ class PredictionMixin:
                 ("age", age),
             ):
                 if value is not None:
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"{name} is given without actions and has no effect. Pass "
                         f"actions too, or leave {name} out."
                     )
@@ -643,7 +644,7 @@ class PredictionMixin:
         """
         mixture = FittedMixture.of(self)
         if not mixture.measurement.examined:
-            raise ValueError(
+            raise ImplicitRMError(
                 "predict_examination is not available: the estimator was fitted with "
                 f"shared_examination={self.shared_examination}, which assumes that every row was "
                 "looked at. Fit with shared_examination=True."
@@ -688,7 +689,7 @@ class PredictionMixin:
     def _codes(self, mixture, user_id, n_rows):
         """Return the code of the known user of each row, None without ids."""
         if user_id is not None and not hasattr(self, "user_loading_"):
-            raise ValueError(
+            raise ImplicitRMError(
                 "user_id was given, but the estimator was fitted without user_id. Fit with "
                 "user_id, or leave it out."
             )
@@ -697,7 +698,7 @@ class PredictionMixin:
     def _per_signal(self, method, X, function, user_id=None):
         mixture = FittedMixture.of(self)
         if self.objective_.single_signal and self.n_signals_ > 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{method} is not available: {type(self.objective_).__name__} was fitted on "
                 f'"any logged action" and does not model the {self.n_signals_} signals separately. '
                 "Fit it on one signal, or use objective='stratified'."
@@ -782,7 +783,7 @@ class PredictionMixin:
             weight = check_sample_weight(sample_weight, len(reward))
             return PREFERENCE_METRICS["r2"](true_preference, reward, sample_weight=weight)
         if not self.objective_.models_actions:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{type(self.objective_).__name__} does not model P(y | x), so actions cannot be "
                 "scored by their likelihood. Pass true_preference, or use "
                 "scoring=make_preference_scorer(...) of implicitrm_sk.metrics in a search."
@@ -802,12 +803,12 @@ class PredictionMixin:
         if user_id is not None and self.model_.log_loading is not None:
             total, weight = log_likelihood_of_users(self, X, y, user_id, **side)
             if not weight:
-                raise ValueError(nothing)
+                raise ImplicitRMError(nothing)
             return total / weight
         if user_id is not None:
             self._codes(FittedMixture.of(self), user_id, len(opened(y)))
         values, weight = log_likelihood(self, X, y, **side)
         if not weight.any():
-            raise ValueError(nothing)
+            raise ImplicitRMError(nothing)
         counted = weight > 0
         return float(np.average(values[counted], weights=weight[counted]))

@@ -4,6 +4,7 @@ import os
 
 from ._optional import import_optional
 from ._warnings import warn
+from .exceptions import ImplicitRMError
 
 #: Rows per group of the files written. `fit` reads them group by group, and shuffles groups.
 ROWS_PER_GROUP = 1024
@@ -31,7 +32,7 @@ def map_parquet(
     data = import_optional("ray.data", "ray", what)
     destination = os.fspath(destination)
     if os.path.isdir(destination) and os.listdir(destination):
-        raise ValueError(
+        raise ImplicitRMError(
             f"destination={destination!r} is not empty: rows of another job would mix with these. "
             "Choose another folder, or empty it."
         )
@@ -41,7 +42,7 @@ def map_parquet(
     names = rows.schema().names
     for column in new:
         if column in names:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"source has a column {column!r} already. Drop it, or name another column."
             )
     stage.check_columns(names, *arguments)

@@ -48,6 +48,7 @@ from ._tables import opened
 from ._transaction import all_or_nothing
 from ._typing import Rows, same
 from ._validation import as_labels
+from .exceptions import ImplicitRMError
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
 
@@ -201,7 +202,7 @@ class BatchedSearchCV(GridSearchCV):
             candidate cannot be trained in rounds.
         """
         if isinstance(X, str | os.PathLike):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X={str(X)!r} is a path; expected an array, because a search splits X into folds "
                 "row by row. Pass an array of some of the rows, such as np.array(np.load(X, "
                 "mmap_mode='r')[:n]) for a .npy file. Then fit the best estimator on the whole "
@@ -228,7 +229,7 @@ class BatchedSearchCV(GridSearchCV):
             and "true_preference" not in routed.scorer.score
             and any(key.split("__")[-1] == "objective" for each in candidates for key in each)
         ):
-            raise ValueError(OBJECTIVES_NOT_RANKED)
+            raise ImplicitRMError(OBJECTIVES_NOT_RANKED)
         context = begin_callbacks(self, 2)
         self._checked_cv_orig = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         split_params = routed.splitter.split
@@ -306,7 +307,7 @@ class BatchedSearchCV(GridSearchCV):
 
     def _check_rounds(self, candidates, groups):
         if None in groups:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"factor={self.factor} pauses candidates, but {candidates[groups[None][0]]} needs "
                 "an ordinary fit. Only an ImplicitRewardEstimator, or a pipeline that ends in "
                 "one, can be paused. It must have valid parameters and no callbacks. It may not "
@@ -322,7 +323,7 @@ class BatchedSearchCV(GridSearchCV):
             return scores
         if isinstance(self.refit, str) and self.refit in scores:
             return scores[self.refit]
-        raise ValueError(
+        raise ImplicitRMError(
             f"factor={self.factor} compares candidates by one score, but scoring has several "
             f"({', '.join(scores)}) and refit={self.refit!r} is not one of them. Set refit to the "
             "name of one."
@@ -331,7 +332,7 @@ class BatchedSearchCV(GridSearchCV):
     def _evaluate(self, candidates, groups, splits, data, context):
         """Return the results of `fit_and_score`, by candidate and split, and further columns."""
         if not candidates or not splits:
-            raise ValueError(
+            raise ImplicitRMError(
                 "No fits were performed. Was the CV iterator empty? Were there no candidates?"
             )
         base = clone(self.estimator)

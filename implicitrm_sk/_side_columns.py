@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 
 from .embedding._text import text_columns
+from .exceptions import ImplicitRMError
 
 #: Largest error, as a share of its spread, from rounding a column to the format of the vectors.
 _ROUNDING = 1e-3
@@ -56,7 +57,7 @@ def embedded(estimator, X, embedder, *, reset, with_propensity):
         ]
         lacking = [name for name in needed if name in missing]
         if lacking:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X lacks the columns {lacking}, which fit used. Pass text as a table that has "
                 "them. Only predict and decision_function work without the columns that the "
                 "propensity alone reads."
@@ -72,7 +73,7 @@ def embedded(estimator, X, embedder, *, reset, with_propensity):
     text = text_columns(_columns(X))
     if not text:
         name, key = next(iter(named.items()))
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} names the columns {key}, but X does not have column names. Pass text and "
             "further columns as one DataFrame, or as a list of dicts."
         )
@@ -80,7 +81,7 @@ def embedded(estimator, X, embedder, *, reset, with_propensity):
     for parameter, key in named.items():
         for name in key:
             if name not in text and not _has(X, name):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{parameter} names the column {name!r}, which X lacks. X has the columns "
                     f"{', '.join(map(str, _columns(X)[:10]))}. Correct the name."
                 )
@@ -165,7 +166,7 @@ def _numbers(X, name):
             raise TypeError(f"they are of type {values.dtype}")
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"the column {name!r} of X, which reward_features or propensity_features names, cannot "
             f"be read as numbers ({error}). Encode it first, by codes or one column per value. For "
             "users, pass user_id to fit instead."

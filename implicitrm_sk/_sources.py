@@ -22,6 +22,7 @@ import torch
 
 from ._optional import import_optional
 from ._paths import local_path
+from .exceptions import ImplicitRMError
 
 #: Files with more bytes than this are streamed.
 STREAM_BYTES = 2**30
@@ -81,7 +82,7 @@ def refuse_mapped(X):
     # Copies are in memory, although they keep the class; arrays of joblib are arrays to its user.
     if X.filename is None or _JOBLIB in str(X.filename):
         return
-    raise ValueError(
+    raise ImplicitRMError(
         f"X is an np.memmap of {X.nbytes / 2**30:.3g} GiB ({X.dtype} of shape {X.shape}, mapped "
         f"from {str(X.filename)!r}). Above {STREAM_BYTES / 2**30:.3g} GiB, expected the path of a "
         f"file ({', '.join(_KINDS)}) or of a folder of such files, got an np.memmap. A large file "
@@ -117,11 +118,11 @@ class Source:
         self.name = name
         self.shards = [shard for shard in shards if shard.shape[0]]
         if not self.shards:
-            raise ValueError(f"X={name!r} does not contain any rows. Pass a file with rows.")
+            raise ImplicitRMError(f"X={name!r} does not contain any rows. Pass a file with rows.")
         first = self.shards[0]
         for shard in self.shards:
             if shard.shape[1] != first.shape[1] or shard.stored != first.stored:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"the files of X={name!r} differ: {os.path.basename(first.path)} has "
                     f"{first.shape[1]} columns of {first.stored}, {os.path.basename(shard.path)} "
                     f"has {shard.shape[1]} of {shard.stored}; expected parts of one table. Move "
@@ -158,7 +159,7 @@ class Source:
 
     def refusal(self):
         """Return the error for callers that need rows in any order."""
-        return ValueError(
+        return ImplicitRMError(
             f"X={self.name!r} has {self.nbytes / 2**30:.3g} GiB and is read block by block. This "
             "call needs its rows in any order, as do response_id, pairwise and counterfactual "
             "objectives, and reports. Join the rows of a response beforehand (exposures=), use "
@@ -237,7 +238,7 @@ class ParquetShard:
             }  # fmt: skip
             self.column = "embedding" if "embedding" in lists else next(iter(lists), None)
             if self.column is None or (len(lists) > 1 and self.column != "embedding"):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.path!r} has {'no column' if not lists else 'several columns'} of lists "
                     f"of floats ({', '.join(schema.names[:10])}); expected one, or one named "
                     "'embedding', with the vector of each row. Rename or remove the others."
@@ -290,7 +291,7 @@ class ParquetShard:
             return nulls and f"a list of {len(cell)} with {nulls} null"
 
         row, found = next(item for item in enumerate(map(wrong, cells), first) if item[1])
-        return ValueError(
+        return ImplicitRMError(
             f"row {row} of {self.path!r} holds {found} in column {self.column!r}; expected a list "
             f"of {width or 'as many'} numbers in each row, none of them null. Correct the file."
         )
@@ -325,7 +326,7 @@ class ParquetShard:
         """Return the rows at which row groups begin; each group can be read separately."""
         size = max(self.groups) * self.shape[1] * self.stored.itemsize
         if size > self.MAX_GROUP_BYTES:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.path!r} has row groups of up to {max(self.groups):,} rows "
                 f"({size / 2**20:.0f} MiB); expected at most {self.MAX_GROUP_BYTES / 2**20:.0f} "
                 "MiB each. Rows are shuffled by reading single row groups. Write it with "
@@ -362,7 +363,7 @@ def _changed(path):
 
 
 def _unreadable(path, error):
-    return ValueError(
+    return ImplicitRMError(
         f"{str(path)!r} is not a readable {Path(path).suffix} file: {error}. Write it again."
     )
 
@@ -372,7 +373,7 @@ def _open_path(path):
         found = sorted(file for file in path.iterdir() if file.suffix in _KINDS)
         kinds = {file.suffix for file in found}
         if len(kinds) != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X={str(path)!r} is a folder with files of {len(kinds) or 'none'} of the kinds "
                 f"{', '.join(_KINDS)}"
                 + (f" ({', '.join(sorted(kinds))})" if kinds else "")
@@ -381,7 +382,7 @@ def _open_path(path):
             )
         folder = next((file for file in found if file.is_dir()), None)
         if folder is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{str(folder)!r} is a folder; expected only files in X={str(path)!r}. Move it "
                 "elsewhere or rename it."
             )
@@ -393,7 +394,7 @@ def _open_path(path):
     else:
         found = [path]
         if path.suffix not in _KINDS:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected a file that ends "
                 f"in {', '.join(_KINDS)}, or a folder of such files."
             )
@@ -433,7 +434,7 @@ def _safetensors(path):
             tables = {key: value for key, value in tensors.items() if len(value["shape"]) == 2}
             name = "embedding" if "embedding" in tables else next(iter(tables), None)
             if name is None or (len(tables) > 1 and name != "embedding"):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{str(path)!r} holds {len(tables)} two-dimensional tensors "
                     f"({', '.join(list(tensors)[:10]) or 'none at all'}); expected one, or one "
                     "named 'embedding'. Remove or rename the others."
@@ -441,7 +442,7 @@ def _safetensors(path):
             start, _ = tables[name]["data_offsets"]
             shape, dtype = tuple(tables[name]["shape"]), tables[name]["dtype"]
         except (AttributeError, KeyError, TypeError, UnicodeError, json.JSONDecodeError) as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{str(path)!r} is not a valid safetensors file. Write it again."
             ) from error
     return _flat(path, 8 + length + start, shape, _SAFETENSORS.get(dtype), dtype, seen)
@@ -449,7 +450,7 @@ def _safetensors(path):
 
 def _flat(path, offset, shape, stored, dtype, seen, fortran=False):
     if len(shape) != 2 or stored is None or (fortran and min(shape) > 1):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{str(path)!r} holds {dtype} of shape {shape}"
             + (", column by column" if fortran else "")
             + "; expected float16, bfloat16, float32 or float64 of shape (n_samples, "
@@ -457,7 +458,7 @@ def _flat(path, offset, shape, stored, dtype, seen, fortran=False):
         )
     needed = offset + math.prod(shape) * stored.itemsize
     if seen[0] < needed:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{str(path)!r} has {seen[0]:,} bytes, but an array of shape {shape} needs {needed:,}: "
             "the file is incomplete. Write it again."
         )
@@ -515,7 +516,7 @@ class StreamedX:
 
             # Other columns are not checked, so that the check itself reports the row.
             row = start + bisect.bisect_left(range(len(values)), True, key=fails)
-            raise ValueError(f"row {row} of X={self.source.name!r}: {error}") from error
+            raise ImplicitRMError(f"row {row} of X={self.source.name!r}: {error}") from error
 
     def scaled_by(self, scaler):
         """Set the scaler that standardises the rows in training, None for no scaling."""

@@ -12,6 +12,7 @@ import narwhals
 import numpy as np
 
 from ._keys import is_absent, is_nested
+from .exceptions import ImplicitRMError
 
 
 def opened(value):
@@ -59,7 +60,7 @@ def _read(value, kind, **options):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is None:
             raise
-        raise ValueError(
+        raise ImplicitRMError(
             f"a table has two columns {twice!r}; expected one. Rename one of them."
         ) from error
     return found if isinstance(found, kind) else None
@@ -188,7 +189,7 @@ def as_vectors(value):
     wrong = next((row for row, n in enumerate(lengths) if n != len(first)), None)
     if wrong is not None:
         found = f"{lengths[wrong]} numbers" if lengths[wrong] else "nothing"
-        raise ValueError(
+        raise ImplicitRMError(
             f"X holds vectors, but row {wrong} holds {found}; expected {len(first)} numbers in "
             "each row. Compute this embedding again, or leave the row out."
         )

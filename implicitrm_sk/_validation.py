@@ -16,6 +16,7 @@ from ._tables import (
     as_vectors,
     times_in,
 )
+from .exceptions import ImplicitRMError
 
 
 def check_not_text(X):
@@ -26,14 +27,14 @@ def check_not_text(X):
         values = as_list(X)
     times = times_in(X)
     if times:
-        raise ValueError(
+        raise ImplicitRMError(
             f"X holds times in the columns {times}; expected numbers. Encode them first, for "
             "example as hours since an event, or select other columns."
         )
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
     if isinstance(values, np.ndarray) and values.dtype == object and np.ndim(cell) == 1:
-        raise ValueError(
+        raise ImplicitRMError(
             "Each cell of X contains an array; expected a 2-D array of numbers of shape "
             "(n_samples, n_features). Pass np.stack(column) of the column that holds the "
             "embeddings."
@@ -42,12 +43,12 @@ def check_not_text(X):
         text = [column for column, value in enumerate(first) if isinstance(value, str)]
         if 0 < len(text) < len(first):
             names = text if frame is None else [frame.columns[column] for column in text]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X holds text in the columns {list(names)}; expected numbers. Encode them first "
                 "(OneHotEncoder in a ColumnTransformer), or select other columns."
             )
     if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
-        raise ValueError(
+        raise ImplicitRMError(
             "X holds text; expected embeddings of shape (n_samples, n_features). Set embedder= of "
             "ImplicitRewardEstimator to a language model ('org/name', a folder, or an "
             "LLMEmbedder), or put an LLMEmbedder before it in a pipeline."
@@ -99,7 +100,7 @@ def in_range(X, dtype):
     """Return rows of X, a tensor, in the model's number format; raise if one becomes infinite."""
     converted = X.to(dtype)
     if X.dtype == torch.float64 and converted.isinf().any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"X holds values beyond the range of {dtype}. Use dtype='float64' or scale the columns."
         )
     return converted
@@ -123,7 +124,7 @@ def as_float(y, name):
         # A copy, because torch shares memory and objects to read-only arrays.
         return np.array(as_numbers(y), dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"Unknown label type: {name} must be numbers ({error}). Expected "
             f"{_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
         ) from error
@@ -154,7 +155,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
         1 where nothing is logged.
     """
     if y is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"This estimator requires {name} to be passed, but the target {name} is None. Pass the "
             "actions, 0 or 1 per response."
         )
@@ -162,7 +163,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
     if n_signals is not None:
         check_n_signals(actions.shape[1], n_signals, name)
     if actions.shape[1] == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has no columns; expected one column per action signal. Pass at least one."
         )
     if exposures is not None:
@@ -174,7 +175,7 @@ def check_actions(y, n_samples, *, name="y", n_signals=None, exposures=None):
 def check_n_signals(found, n_signals, name):
     """Raise unless y has as many columns as in fit."""
     if found != n_signals:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has {found} signal(s), but the estimator was fitted with {n_signals}. Pass "
             "the same signals in the same order, with NaN where one was not logged."
         )
@@ -192,7 +193,7 @@ def check_binary(actions, name):
             if wrong.tolist() == [2.0]
             else ""
         )
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must be an action in {{0,1}}, NaN where not logged, but {(~valid).sum()} "
             f"value(s) are something else: {shown}{hint}. Turn ratings into actions first by a "
             "threshold of your scale, as in (y >= 4). Pass counts together with exposures=."
@@ -204,7 +205,7 @@ def _check_table(value, n_samples, name, content):
     """Return value as floats of shape (n, K), and whether it was one-dimensional."""
     table = as_float(value, name)
     if table.ndim not in (1, 2):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has {table.ndim} dimensions (shape {table.shape}); expected {content} of "
             "shape (n_samples,) or (n_samples, n_signals). Reshape it."
         )
@@ -212,7 +213,7 @@ def _check_table(value, n_samples, name, content):
     if one_dimensional:
         table = table[:, None]
     if len(table) != n_samples:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has {len(table)} rows but X has {n_samples}; expected one row of {content} "
             "per response. Found input variables with inconsistent numbers of samples."
         )
@@ -224,7 +225,7 @@ def _check_like_actions(value, actions, name):
     table, one_dimensional = _check_table(value, len(actions), name, name)
     if table.shape != actions.shape:
         if not one_dimensional:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} has shape {table.shape}; expected the shape of the actions, "
                 f"{actions.shape}, or one column for all signals, ({len(actions)},)."
             )
@@ -238,7 +239,7 @@ def _check_counts(actions, exposures, name):
     for values, what in ((actions[logged], name), (exposures[logged], "exposures")):
         bad = ~((values >= 0) & (values == np.floor(values)) & (values < np.inf))
         if bad.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"with exposures, {what} must hold counts (integers >= 0) where {name} is logged, "
                 f"but {bad.sum()} value(s) do not, e.g. {values[bad][0]:g}. Use NaN in {name} "
                 "where a signal was not logged."
@@ -246,7 +247,7 @@ def _check_counts(actions, exposures, name):
     too_many = logged & (actions > exposures)
     if too_many.any():
         row, column = np.argwhere(too_many)[0]
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} counts more actions than exposures in {too_many.any(axis=1).sum()} rows. The "
             f"first is row {row}: {actions[row, column]:g} actions in {exposures[row, column]:g} "
             "exposures, but each exposure allows one. Check how the counts were joined, or cap "
@@ -263,14 +264,14 @@ def check_propensity(propensity, actions, false_action_rate):
     known = ~np.isnan(propensity)
     bad = known & ~((propensity > 0) & (propensity <= 1))
     if bad.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"propensity must lie in (0, 1], NaN where it is not known, but {bad.sum()} value(s) "
             f"do not, e.g. {propensity[bad][0]:g}. It is P(action | preferred). If users could not "
             "act at all, the signal was not logged: use NaN in y."
         )
     low = known & (propensity <= false_action_rate)
     if low.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"propensity is not above false_action_rate in {low.sum()} value(s), e.g. "
             f"{propensity[low][0]:g}. Users must act more often on preferred responses than on "
             "others. Lower false_action_rate."
@@ -285,17 +286,19 @@ def check_interval(rate, name):
     except (TypeError, ValueError):
         interval = np.zeros(0)
     if interval.shape not in ((1,), (2,)):
-        raise ValueError(f"{name} must be a number or an interval (lower, upper), got {rate!r}.")
+        raise ImplicitRMError(
+            f"{name} must be a number or an interval (lower, upper), got {rate!r}."
+        )
     lower, upper = interval[0], interval[-1]
     if not (0 <= lower and upper <= 1):
-        raise ValueError(f"{name} must lie in [0, 1], got {rate!r}.")
+        raise ImplicitRMError(f"{name} must lie in [0, 1], got {rate!r}.")
     if lower > upper:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name}={rate!r} is reversed; expected the lower end first. Pass ({upper:g}, "
             f"{lower:g})."
         )
     if upper == 0 or lower == 1:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name}={rate!r} means that {'no' if upper == 0 else 'every'} response is preferred, "
             "which leaves nothing to learn. Pass a rate between 0 and 1."
         )
@@ -306,14 +309,14 @@ def check_both_classes(actions, sample_weight, exposures=None, name="y"):
     """Raise unless the logged actions contain both a 0 and a 1."""
     counted = ~np.isnan(actions) & (sample_weight > 0)[:, None]
     if not counted.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} logs nothing: all {actions.size} entries are NaN or have zero sample_weight; "
             "expected some actions 0 or 1. Check how the log was joined."
         )
     acted = actions[counted] > 0
     not_acted = actions[counted] < (1 if exposures is None else exposures[counted])
     if not (acted.any() and not_acted.any()):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has one class only: all {acted.size} logged actions are {int(acted.any())}; "
             "expected both 0 and 1. A reward cannot be learned from one of them. Check how the "
             "log was joined."
@@ -323,10 +326,10 @@ def check_both_classes(actions, sample_weight, exposures=None, name="y"):
 def check_vector(value, n_samples, name):
     """Return a finite float vector of length n_samples."""
     if isinstance(value, str):
-        raise ValueError(f"{name} must be one number per row of X, got {value!r}.")
+        raise ImplicitRMError(f"{name} must be one number per row of X, got {value!r}.")
     vector = check_array(as_numbers(value), ensure_2d=False, dtype=np.float64, input_name=name)
     if vector.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has shape {vector.shape}; expected one number per row of X, ({n_samples},)."
         )
     return vector
@@ -340,12 +343,12 @@ def check_sample_weight(sample_weight, n_samples):
         sample_weight = np.full(n_samples, sample_weight)
     weight = check_vector(sample_weight, n_samples, "sample_weight")
     if (weight < 0).any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"sample_weight has {(weight < 0).sum()} negative value(s); expected weights >= 0. "
             "Leave such rows out, or give them the weight 0."
         )
     if not weight.any():
-        raise ValueError(
+        raise ImplicitRMError(
             "sample_weight is zero for every row; expected a positive weight. Leave it out for "
             "equal weights."
         )
@@ -365,7 +368,7 @@ def check_out(out, like):
         if is_array:
             found = f"an array of {out.dtype} of shape {out.shape}"
             found += "" if out.flags.writeable else " that is read-only"
-        raise ValueError(
+        raise ImplicitRMError(
             f"out must be a writeable array of shape {like.shape} and a floating dtype, got "
             f"{found}. For example np.lib.format.open_memmap('reward.npy', 'w+', np.{like.dtype}, "
             f"{like.shape})."
@@ -385,7 +388,7 @@ def as_labels(groups):
 def check_shape(labels, n_samples, name):
     """Return labels if there is one for each row; raise otherwise."""
     if labels.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has shape {labels.shape}; expected one value per row of X, ({n_samples},)."
         )
     return labels
@@ -400,7 +403,7 @@ def check_groups(groups, n_samples, name="groups"):
     groups = check_shape(as_values(groups), n_samples, name)
     missing = is_missing(groups)
     if missing.any() and name == "response_id":
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} is missing (NaN) in {missing.sum()} rows; the first is row "
             f"{missing.argmax()}. Give each response an id of its own; rows with equal ids share "
             "one preference."

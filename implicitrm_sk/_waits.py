@@ -4,6 +4,7 @@ import numpy as np
 
 from ._tables import opened
 from ._validation import as_float
+from .exceptions import ImplicitRMError
 
 #: If delays are exponential, 1.8 % of the actions come after this many mean delays.
 MATURE = 4.0
@@ -42,7 +43,7 @@ def refuse_late_with(signals, side, assumptions, name):
         ("false_action_rate", np.any(of_late), "the delay of false actions is not modelled"),
     ):
         if asked:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{what} is not available for the signal {signals[late[0]]!r} of {name}: {why}. "
                 f"Leave {what} out. Or leave the delay out, and pass NaN for rows younger than a "
                 "window."
@@ -63,7 +64,7 @@ def check_waits(age, delay, actions, signals):
     if not late.any():
         for name, value in (("age", age), ("delay", delay)):
             if value is not None:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name} was given, but the signals do not have a delay. Name the late ones in "
                     f"signals, as Action(delay='exponential'), or leave {name} out."
                 )
@@ -71,7 +72,7 @@ def check_waits(age, delay, actions, signals):
     logged = ~np.isnan(actions) & late
     if age is None:
         if logged.any() or delay is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"age is missing, but the signal {signals[np.flatnonzero(late)[0]]!r} may come "
                 "late. Pass the time since each row was shown, inf for rows that are old enough."
             )
@@ -80,7 +81,7 @@ def check_waits(age, delay, actions, signals):
     wrong = logged & ~(age > 0)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(
+        raise ImplicitRMError(
             f"age is {age[row, column]:g} in row {row}, the first of {wrong.any(axis=1).sum()} "
             "such rows; expected a time above 0 where a late signal was logged. Use NaN in y for "
             "rows that were not watched."
@@ -103,7 +104,7 @@ def check_waits(age, delay, actions, signals):
     ):
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"delay {what} in {wrong.any(axis=1).sum()} rows; the first is row {row} (delay "
                 f"{delay[row, column]:g}, age {age[row, column]:g}). {cure}."
             )
@@ -117,7 +118,7 @@ def _as_times(values, shape, name, one_per_row=True):
         missing = np.isnat(table)
         table = np.where(missing, np.nan, table / np.timedelta64(1, "D"))
     elif table.dtype.kind == "M":
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} holds points in time; expected the time that had passed since each row was "
             "shown. Subtract the time at which it was shown."
         )
@@ -125,14 +126,14 @@ def _as_times(values, shape, name, one_per_row=True):
         try:
             table = as_float(values, name)
         except ValueError as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} must be numbers or time differences, NaN where not known ({error}). "
                 "Convert it."
             ) from None
     if table.ndim == 1 and len(table) == shape[0] and (one_per_row or shape[1] == 1):
         table = np.broadcast_to(table[:, None], shape)
     if table.shape != shape:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has shape {table.shape}; expected "
             + (f"one number per row of y, ({shape[0]},), or " if one_per_row else "")
             + f"one per row and signal of y, {shape}."

@@ -34,6 +34,7 @@ from sklearn.preprocessing import StandardScaler
 from . import IdentificationWarning, ImplicitRewardEstimator, LLMEmbedder
 from ._optional import import_optional
 from .datasets import load_rated_responses, simulate_feedback
+from .exceptions import ImplicitRMError
 from .metrics import reward_metrics
 
 REAL_LOGS = ("realhumaneval_copy", "cups_copilot_accept", "counselchat_upvotes")
@@ -77,7 +78,7 @@ def file_problem(args):
     if args.embedder is not None:
         data.X, data.encoder = embed(data, args.embedder)
     if data.X is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{data.name!r} does not have embeddings. Put {data.name}_ENCODER.safetensors beside "
             "its parquet file, or pass --embeddings FILE.safetensors, or --embedder MODEL."
         )
@@ -89,7 +90,7 @@ def file_problem(args):
             users = data.frame[column].astype(str)
             groups, group_name = np.unique(users, return_inverse=True)[1], "user"
         if threshold is None and not np.isin(data.rating, (0, 1)).all():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"The ratings of the log {data.name!r} must be what one user did, 0 or 1. With "
                 "--threshold 0 any above 0 is one action, however often it was shown."
             )
@@ -99,7 +100,7 @@ def file_problem(args):
     is_test = _random_split(groups, args.seed) if data.is_test is None else data.is_test
     for side, rows in (("training", ~is_test), ("test", is_test)):
         if not MIN_ROWS <= y[rows].sum() <= rows.sum() - MIN_ROWS:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{y[rows].sum()} of the {rows.sum()} {side} rows are preferred or acted on. At "
                 f"least {MIN_ROWS} must be, and {MIN_ROWS} not: try another --threshold, more rows."
             )
@@ -131,7 +132,7 @@ def embed(data, model):
 def _random_split(groups, seed):
     """Return the mask of the test rows: 30 % of the groups."""
     if len(np.unique(groups)) < 2:
-        raise ValueError(
+        raise ImplicitRMError(
             "All rows belong to one prompt or user. Add rows of others, or a column 'split'."
         )
     splitter = GroupShuffleSplit(n_splits=1, test_size=0.3, random_state=seed)
@@ -382,7 +383,7 @@ def _figure_path(args):
     path = Path(DEFAULT_FIGURE if args.figure is None else args.figure)
     known = sorted(Figure().canvas.get_supported_filetypes())
     if path.suffix[1:].lower() not in known or not path.parent.is_dir():
-        raise ValueError(f"--figure {path} needs an existing folder and an ending of {known}.")
+        raise ImplicitRMError(f"--figure {path} needs an existing folder and an ending of {known}.")
     return path
 
 

@@ -12,6 +12,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from ._keys import codes_of
 from ._tables import as_numbers, as_values
+from .exceptions import ImplicitRMError
 
 __all__ = [
     "PREFERENCE_METRICS",
@@ -209,9 +210,9 @@ def calibration_error(
 def reward_bins(reward, weight, n_bins, strategy):
     """Return the bin of each row, for :func:`calibration_error` and the reliability curve."""
     if not isinstance(n_bins, (int, np.integer)) or isinstance(n_bins, bool) or n_bins < 1:
-        raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}. Pass 10.")
+        raise ImplicitRMError(f"n_bins must be an integer of at least 1, got {n_bins!r}. Pass 10.")
     if strategy not in ("uniform", "quantile"):
-        raise ValueError(
+        raise ImplicitRMError(
             f"strategy must be 'uniform' or 'quantile', got {strategy!r}. Pass one of them."
         )
     _check_unit_interval("reward", reward)
@@ -276,7 +277,7 @@ def paired_accuracy(
     0.5
     """
     if groups is None:
-        raise ValueError("groups must be given, got None. Pass the prompt of each row.")
+        raise ImplicitRMError("groups must be given, got None. Pass the prompt of each row.")
     truth, reward, weight, groups = check_rewards(
         true_preference, reward, sample_weight, groups, unit_interval=False
     )
@@ -379,7 +380,7 @@ def preference_scorers() -> dict[str, Callable[..., Any]]:
     return {_score_name(name): make_preference_scorer(name) for name in PREFERENCE_METRICS}
 
 
-class _UndefinedMetricError(ValueError):
+class _UndefinedMetricError(ImplicitRMError):
     """The arguments are right, but the metric is not defined for these data."""
 
 
@@ -393,14 +394,14 @@ class _PreferenceScorer:
             or not names
             or not all(isinstance(name, str) and name in PREFERENCE_METRICS for name in names)
         ):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"metric must be one of {list(PREFERENCE_METRICS)} or a list of them, got "
                 f"{metric!r}. Correct the name."
             )
         options = {name: _options(name) for name in names}
         for key in kwargs:
             if not any(key in known for known in options.values()):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{key!r} is not an option of metric={metric!r}. Options by metric: {options}. "
                     "Correct the name."
                 )
@@ -419,7 +420,7 @@ class _PreferenceScorer:
         self, estimator, X, y=None, *, true_preference=None, sample_weight=None, groups=None
     ):
         if true_preference is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self!r} did not get true_preference. Turn routing on with "
                 "sklearn.set_config(enable_metadata_routing=True), then pass the truth: "
                 'cross_validate(..., params={"true_preference": truth}), '
@@ -427,7 +428,7 @@ class _PreferenceScorer:
                 "scorer(estimator, X, actions, true_preference=truth)."
             )
         if groups is None and "paired_accuracy" in self._names:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self!r} did not get groups, the prompt of each row. Pass them like "
                 'true_preference, for example params={"true_preference": truth, "groups": prompts}.'
             )
@@ -554,37 +555,39 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
     if groups is not None:
         groups = as_values(groups)
         if groups.ndim != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"groups must be one-dimensional, got shape {groups.shape}. Pass the prompt of "
                 "each row."
             )
     others = {"reward": reward, "sample_weight": weight, "groups": groups}
     for name, array in others.items():
         if array is not None and len(array) != len(truth):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} has {len(array)} rows but true_preference has {len(truth)}. "
                 "Pass one value for each row, in the same order."
             )
     if np.isinf(truth).any():
-        raise ValueError(
+        raise ImplicitRMError(
             "true_preference holds infinity. Pass finite values, and NaN where it is unknown."
         )
     if not (np.isfinite(weight).all() and (weight >= 0).all()):
-        raise ValueError(
+        raise ImplicitRMError(
             "sample_weight must be finite and not negative. Give weight 0 to rows to leave out."
         )
     if not np.isfinite(reward).all():
-        raise ValueError("reward holds NaN or infinity. Pass the predictions of a fitted model.")
+        raise ImplicitRMError(
+            "reward holds NaN or infinity. Pass the predictions of a fitted model."
+        )
 
     known = ~np.isnan(truth)
     if known.sum() < 2:
-        raise ValueError(
+        raise ImplicitRMError(
             f"true_preference is known (not NaN) in {int(known.sum())} of {len(truth)} rows; "
             "expected at least 2. Evaluate on more rows."
         )
     truth, reward, weight = truth[known], reward[known], weight[known]
     if weight.sum() == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             "sample_weight is 0 in every row of known true_preference; expected a positive "
             "weight. Give some row a weight."
         )
@@ -601,9 +604,9 @@ def _float_vector(name, values):
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} must hold numbers: {error}") from error
+            raise ImplicitRMError(f"{name} must hold numbers: {error}") from error
     if array.ndim != 1:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must be one-dimensional, got shape {array.shape}. Pass one value for each row."
         )
     return array
@@ -616,7 +619,7 @@ def _check_unit_interval(name, array):
             if name == "reward"
             else "Rescale it, or turn ratings into preference with a threshold."
         )
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must lie in [0, 1], got values from {array.min():g} to {array.max():g}. {hint}"
         )
 

@@ -115,6 +115,21 @@ def test_the_estimator_is_a_face():
     assert lines <= MAX_LINES_OF_THE_ESTIMATOR
 
 
+# ---------------------------------------------------------------------- errors
+
+
+def test_errors_of_values_have_one_class():
+    """Whoever calls can catch ImplicitRMError, and knows that the message says what to do."""
+    found = [
+        f"{path.relative_to(PACKAGE.parent)}, line {node.lineno}"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name not in ("modeling_implicitrm.py", "exceptions.py")  # the first stands alone
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "ValueError"
+    ]
+    assert not found, "raise ImplicitRMError instead:\n" + "\n".join(found)
+
+
 # ---------------------------------------------------------------------- imports
 
 

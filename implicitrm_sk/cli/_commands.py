@@ -12,6 +12,7 @@ import warnings
 
 from .._optional import import_optional
 from .._paths import local_path
+from ..exceptions import ImplicitRMError
 from ._options import (
     ACTIONS,
     ARGUMENT,
@@ -220,7 +221,7 @@ def report(args):
         return
     unused = used(args, (*ACTIONS, *SIDE))
     if unused:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{unused[0]} has no effect with --new, which compares responses, not actions. Leave "
             "one of them out."
         )
@@ -273,7 +274,7 @@ def fine_tune(args):
     est = _load(args.model)
     table = Table(args.log)
     if getattr(est, "embedder_", None) is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{args.model} was fitted on vectors, so there is no language model to train. Fit it "
             "with --embedder MODEL."
         )
@@ -364,7 +365,7 @@ def export(args):
         from ..integrations import to_transformers
 
         if args.base_model is None and getattr(est, "embedder_", None) is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{args.model} was fitted on vectors, but --base-model is missing. Pass "
                 "--base-model MODEL, the language model (hub name or folder) that made them."
             )
@@ -378,7 +379,9 @@ def export(args):
         from ..integrations import to_preference_dataset
 
         if args.log is None:
-            raise ValueError(f"--as {args.kind} needs --log FILE, the log to take responses from.")
+            raise ImplicitRMError(
+                f"--as {args.kind} needs --log FILE, the log to take responses from."
+            )
         table = Table(args.log)
         texts = table.texts(args, with_id=True)
         actions = None
@@ -453,7 +456,9 @@ def _settings(args):
     given = _given(args.set)
     for name in set(given) & set(options):
         if OPTIONS[name] in args.given:
-            raise ValueError(f"{OPTIONS[name]} and --set {name} say the same. Give one of them.")
+            raise ImplicitRMError(
+                f"{OPTIONS[name]} and --set {name} say the same. Give one of them."
+            )
     return options | given
 
 
@@ -461,7 +466,7 @@ def _signals(args, settings, signals):
     """Return what the columns of y show as a setting, unless a setting says it."""
     if signals is not None and "signals" in settings:
         option = used(args, ("negative", "choice", "late"))[0]
-        raise ValueError(f"{option} and --set signals both say what actions show. Give one.")
+        raise ImplicitRMError(f"{option} and --set signals both say what actions show. Give one.")
     return {} if signals is None else {"signals": signals}
 
 
@@ -470,7 +475,7 @@ def _given(texts):
     given = {}
     for name, value in map(_setting, texts):
         if name in given:
-            raise ValueError(f"--set {name} is given twice. Give it once.")
+            raise ImplicitRMError(f"--set {name} is given twice. Give it once.")
         given[name] = value
     return given
 
@@ -479,7 +484,7 @@ def _check_settings(settings, estimator):
     known = estimator().get_params()
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(
+        raise ImplicitRMError(
             f"--set {unknown[0]}=...: this setting does not exist. The settings are "
             f"{', '.join(known)}."
         )
@@ -489,7 +494,7 @@ def _setting(text):
     """Return name and value of a setting, in the form of Python or JSON, or as a string."""
     name, found, value = text.partition("=")
     if not found:
-        raise ValueError(f"--set {text}: expected NAME=VALUE.")
+        raise ImplicitRMError(f"--set {text}: expected NAME=VALUE.")
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(value)
@@ -507,7 +512,7 @@ def _interval(text):
     except ValueError:
         values = ()
     if len(values) not in (1, 2):
-        raise ValueError(f"--preference-rate {text}: expected a number, or LOW,HIGH.")
+        raise ImplicitRMError(f"--preference-rate {text}: expected a number, or LOW,HIGH.")
     return values[0] if len(values) == 1 else values
 
 

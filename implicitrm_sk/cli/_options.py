@@ -3,6 +3,8 @@
 import argparse
 import re
 
+from ..exceptions import ImplicitRMError
+
 #: What a value of a widget shows, by the word for it.
 MEANINGS = {"positive": 1, "negative": 0, "neither": None}
 #: Stands for rows in which the widget is empty, in --choice and in y.
@@ -136,15 +138,17 @@ def choices(texts):
         column, colon, rest = text.partition(":")
         column, outcomes, silent = column.strip(), {}, None
         if not colon or not column:
-            raise ValueError(_expected(text))
+            raise ImplicitRMError(_expected(text))
         if column in found:
-            raise ValueError(f"--choice describes the column {column!r} twice. Describe it once.")
+            raise ImplicitRMError(
+                f"--choice describes the column {column!r} twice. Describe it once."
+            )
         for part in rest.split(","):
             value, equals, meaning = (each.strip() for each in part.rpartition("="))
             if not equals or not value or meaning not in (*MEANINGS, "silent"):
-                raise ValueError(_expected(text))
+                raise ImplicitRMError(_expected(text))
             if value in outcomes or value == silent or (meaning == "silent" and silent):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"--choice {text}: {value!r} or 'silent' stands there twice. Give each value "
                     "one meaning, and one value the meaning silent."
                 )
@@ -153,12 +157,12 @@ def choices(texts):
             else:
                 outcomes[value] = MEANINGS[meaning]
         if NULL in outcomes:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"--choice {text}: rows that are empty cannot show a preference. Write null=silent "
                 "if users chose nothing there, or leave null out."
             )
         if silent is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"--choice {text}: no value means that the widget was offered and users chose "
                 "nothing. Add it, for example none=silent, or null=silent if it is empty there."
             )
@@ -180,7 +184,9 @@ def late_columns(text):
     for part in [] if text is None else split_names(text):
         column, equals, delay = (each.strip() for each in part.partition("="))
         if not column or (equals and not delay):
-            raise ValueError(f"--late {text}: expected COLUMN or COLUMN=DELAY. Correct {part!r}.")
+            raise ImplicitRMError(
+                f"--late {text}: expected COLUMN or COLUMN=DELAY. Correct {part!r}."
+            )
         found[column] = delay or None
     return found
 
@@ -212,10 +218,10 @@ def split_names(text):
     """Return the names in a list of columns, each once."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:
-        raise ValueError("a list of columns is empty. Write them as NAME,NAME.")
+        raise ImplicitRMError("a list of columns is empty. Write them as NAME,NAME.")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{text} names the column {twice!r} twice. Name it once.")
+        raise ImplicitRMError(f"{text} names the column {twice!r} twice. Name it once.")
     return names
 
 

@@ -17,6 +17,7 @@ from .._optional import import_optional
 from .._tables import as_values
 from ..datasets._records import Records, check_once
 from ..datasets._times import as_times, check_kinds, windows_open
+from ..exceptions import ImplicitRMError
 from ._options import NULL, SIDE, choices, late_columns, named_columns, signal_of, split_names
 
 EMBEDDING = "embedding"
@@ -50,7 +51,7 @@ class Table:
         self.summary = self.kept = self._groups = self._values = None
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
-            raise ValueError(f"{empty.name} is empty (0 bytes). Export it again.")
+            raise ImplicitRMError(f"{empty.name} is empty (0 bytes). Export it again.")
         if all(file.suffix.lower() == ".parquet" for file in self.files):
             self._parquet = import_optional("pyarrow.parquet", "data", "Reading a log")
             opened = [self._opened(file) for file in self.files]
@@ -63,7 +64,7 @@ class Table:
             self._values, self._keys = _columns_of(records)
             self.columns, self.n_rows = list(self._values), len(self._keys)
         if self.n_rows == 0:
-            raise ValueError(f"{self.name} has no rows. Check the export.")
+            raise ImplicitRMError(f"{self.name} has no rows. Check the export.")
 
     def _opened(self, file):
         import pyarrow
@@ -72,7 +73,7 @@ class Table:
             return self._parquet.ParquetFile(file)
         except (pyarrow.ArrowException, OSError) as error:
             first = str(error).splitlines()[0]
-            raise ValueError(f"{file.name} cannot be read as parquet: {first}") from error
+            raise ImplicitRMError(f"{file.name} cannot be read as parquet: {first}") from error
 
     def _read(self, names, join="default"):
         """Return columns as an Arrow table; a column that a file lacks is null in its rows.
@@ -81,7 +82,7 @@ class Table:
         """
         missing = [name for name in names if name not in self.columns]
         if missing:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
                 f"{_listing(self.columns)}."
             )
@@ -97,14 +98,16 @@ class Table:
                     tables.append(self._opened(file).read(found, use_pandas_metadata=False))
                 except (pyarrow.ArrowException, OSError) as error:
                     first = str(error).splitlines()[0]
-                    raise ValueError(f"{file.name} cannot be read as parquet: {first}") from error
+                    raise ImplicitRMError(
+                        f"{file.name} cannot be read as parquet: {first}"
+                    ) from error
             try:
                 table = tables[0]
                 if len(tables) > 1:
                     table = pyarrow.concat_tables(tables, promote_options=join).select(names)
             except pyarrow.ArrowException as error:
                 first = str(error).splitlines()[0]
-                raise ValueError(
+                raise ImplicitRMError(
                     f"the files of {self.name} hold a column in several types: {first}. Write "
                     "them with one type, or write .jsonl."
                 ) from error
@@ -117,7 +120,7 @@ class Table:
             return pyarrow.array(self._values[name], from_pandas=False)
         except (pyarrow.ArrowException, OverflowError) as error:
             first = str(error).splitlines()[0]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds values of several types ({first}); expected "
                 "one. Convert them, or name another column. Results with such a column can be "
                 "written as .jsonl."
@@ -133,10 +136,10 @@ class Table:
     def _times(self, args, option):
         """Return the time of each row, and what it is in words."""
         if args.now is None:
-            raise ValueError(f"{option} needs --now, the time of the export.")
+            raise ImplicitRMError(f"{option} needs --now, the time of the export.")
         names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
         if len(names) != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{option} needs the time of each row: name its column by --time. "
                 f"The columns of {self.name} are {_listing(self.columns)}."
             )
@@ -147,7 +150,7 @@ class Table:
         if args.window is None:
             return None
         if args.late is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 "--window and --late both say how long an action is waited for. Give --late alone: "
                 "rows then count as far as their age allows."
             )
@@ -161,7 +164,7 @@ class Table:
             return {}
         unknown = [name for name in late if name not in names]
         if unknown:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"--late names {_listing(unknown)}, which is not among --actions and --negative. "
                 "Name it there too."
             )
@@ -212,7 +215,7 @@ class Table:
                 or pyarrow.types.is_null(kind)
             ):
                 example = next((value for value in column.to_pylist() if value is not None), None)
-                raise ValueError(
+                raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
                     "expected numbers: 1 acted, 0 did not, empty (null or NaN) not logged. "
                     "Convert it."
@@ -226,7 +229,7 @@ class Table:
             return split_names(given)
         found = default_actions(self.columns)
         if not found:
-            raise ValueError(
+            raise ImplicitRMError(
                 "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
                 f"The columns of {self.name} are {_listing(self.columns)}."
             )
@@ -259,7 +262,7 @@ class Table:
         late = late_columns(args.late)
         wrong = [name for name in late if isinstance(kinds.get(name), tuple)]
         if wrong:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"--late names {wrong[0]!r}, which --choice describes as a widget. Only actions "
                 "may come late: name it by --actions or --negative."
             )
@@ -298,7 +301,7 @@ class Table:
                 continue
             text = _as_text(value)
             if text not in known:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {text[:40]!r} in row {row}, which has "
                     f"no meaning; expected one of {_listing(sorted(filter(None, known)))}. Add it "
                     f"to --choice {name}:{text[:40]}=MEANING."
@@ -323,7 +326,7 @@ class Table:
             names = list(known)
         if len(names) != est.n_signals_:
             fitted = "" if known is None else f" ({_listing(known)})"
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the model was fitted with {est.n_signals_} columns of actions{fitted}, but here "
                 f"are {len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
             )
@@ -339,7 +342,7 @@ class Table:
                 target = int(kind == "positive")
                 is_same = getattr(signals[name], "target", None) == target
             if not is_same:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
                     f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
                 )
@@ -360,7 +363,7 @@ class Table:
         late = late_columns(args.late)
         for name, signal in zip(y, est.signals_, strict=True):
             if ("age" in signal.takes) != (name in late):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name!r} was fitted {'with' if name not in late else 'without'} --late, but "
                     f"here it is the other way round. {'Add' if name not in late else 'Leave out'} "
                     f"--late {name}, as in fit."
@@ -406,7 +409,7 @@ class Table:
         if name.endswith("*"):
             found = [column for column in self.columns if column.startswith(name[:-1])]
             if not found:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.name} has no columns {name}. Its columns are {_listing(self.columns)}."
                 )
             return found
@@ -414,7 +417,7 @@ class Table:
             found = [column for column in self.columns if column.startswith(f"{EMBEDDING}_")]
             if args.embedding is None and found:
                 return found
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.name} has no column {name!r} with embeddings. Name it by --embedding (a "
                 "column of lists, or PREFIX* for columns of numbers)"
                 + ("" if est is not None else ", or pass --embedder MODEL to make them of the text")
@@ -429,7 +432,9 @@ class Table:
             beside = (*beside, *named_columns((settings or {}).get(name)))
         if getattr(args, "embedder", None) is not None:
             if args.embedding is not None:
-                raise ValueError("--embedder and --embedding both say what X is. Give one of them.")
+                raise ImplicitRMError(
+                    "--embedder and --embedding both say what X is. Give one of them."
+                )
             return self.texts(args, beside=beside)
         names = self.feature_columns(args, est)
         if not names:
@@ -462,18 +467,18 @@ class Table:
         if not is_list or not (
             pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)
         ):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds {kind}; expected a list of numbers in each "
                 "row, the embedding. Name another column by --embedding."
             )
         if column.null_count:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"column {name!r} of {self.name} is empty in {column.null_count:,} of "
                 f"{self.n_rows:,} rows; expected an embedding in each row. Leave these rows out."
             )
         lengths = column.value_lengths().unique().sort().to_pylist()
         if len(lengths) > 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the lists in column {name!r} of {self.name} have different lengths, from "
                 f"{lengths[0]} to {lengths[-1]}; expected embeddings from one model. Compute them "
                 "again."
@@ -482,7 +487,7 @@ class Table:
         X = values.reshape(self.n_rows, -1)
         bad = ~np.isfinite(X).all(axis=1)
         if bad.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds NaN or infinity in {bad.sum():,} rows; the "
                 f"first is row {bad.argmax()}. Compute these embeddings again."
             )
@@ -497,7 +502,7 @@ class Table:
 
         data = read_feedback_log(self.path, signals=[], **text_columns(args))
         if data.response is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.name} has no column that is known to hold text. Name it by --messages, or "
                 f"--prompt and --response. Its columns are {_listing(self.columns)}."
             )
@@ -541,7 +546,9 @@ class Table:
         """Write the columns of the file, except some, and new ones."""
         taken = sorted(set(found) & set(self.columns))
         if taken:
-            raise ValueError(f"{self.name} has a column {taken[0]!r} already; rename it first.")
+            raise ImplicitRMError(
+                f"{self.name} has a column {taken[0]!r} already; rename it first."
+            )
         names = [name for name in self.columns if name not in leave_out]
         if path.suffix == ".jsonl":
             _in_place(path, lambda temporary: self._write_json(temporary, names, found))
@@ -587,7 +594,7 @@ def _strict(value, name, row):
         value = value.tolist()
     if isinstance(value, float):
         if math.isinf(value):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"column {name!r} holds {value} in row {row}, which JSON has no form for. Write "
                 ".parquet."
             )
@@ -618,7 +625,7 @@ def _as_json(value):
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
-    raise ValueError(
+    raise ImplicitRMError(
         f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON cannot hold. Write "
         ".parquet."
     )
@@ -653,13 +660,13 @@ def _in_place(path, write):
 def check_writable(path, kinds=None, *, force=False, read=()):
     """Check before the work, not after it, that the result can be written."""
     if kinds is not None and path.suffix not in kinds:
-        raise ValueError(f"{path} must end with {' or '.join(kinds)}.")
+        raise ImplicitRMError(f"{path} must end with {' or '.join(kinds)}.")
     if kinds is None and path.suffix.lower() in _FILE_KINDS:
-        raise ValueError(f"{path}: expected a folder, or a file that ends with .zip.")
+        raise ImplicitRMError(f"{path}: expected a folder, or a file that ends with .zip.")
     if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
-        raise ValueError(f"{path} is a folder.")
+        raise ImplicitRMError(f"{path} is a folder.")
     if any(path.resolve() == Path(other).resolve() for other in read):
-        raise ValueError(f"{path} is the file that is read. Give the result another name.")
+        raise ImplicitRMError(f"{path} is the file that is read. Give the result another name.")
     if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise FileExistsError(
             f"{path} is there already. Give another name, or --force to replace it."
@@ -708,13 +715,13 @@ def check_signs(positive, negative, described=()):
     """Raise if a column is named as positive and as negative, or as an action and a widget."""
     both = [name for name in described if name in positive or name in negative]
     if both:
-        raise ValueError(
+        raise ImplicitRMError(
             f"--choice describes {_listing(both)}, which --actions or --negative names too. Name "
             "it in one of them."
         )
     twice = [name for name in negative if name in positive]
     if twice:
-        raise ValueError(
+        raise ImplicitRMError(
             f"--actions and --negative both name {_listing(twice)}. A column shows one "
             "preference: name it in one of them."
         )

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._keys import is_absent
 from ..embedding._text import CHATS
+from ..exceptions import ImplicitRMError
 
 #: Columns that are searched for if no argument names one.
 GUESSES = {
@@ -59,7 +60,7 @@ class Columns:
         self.n_read = len(self.rows)
         self.positions = np.arange(self.n_read)
         if not self.n_read:
-            raise ValueError(f"{records.name} has no rows. Check the export.")
+            raise ImplicitRMError(f"{records.name} has no rows. Check the export.")
         if signals is None:
             found = sorted(name for name in self.values if _is_action(name))
             signals = dict.fromkeys(found, "positive")
@@ -68,7 +69,7 @@ class Columns:
         self.roles = self._settle(given, needs_features)
         for name in [*self.roles.values(), *signals, *keep]:
             if name not in self.values:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{records.name} lacks the column {name!r}. It has the columns "
                     f"{self._listing()}. Correct the name."
                 )
@@ -114,13 +115,13 @@ class Columns:
                     continue
                 named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
                 if len(named) > 1:
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"{self.place(row)} holds {len(named)} entries named {step!r}; expected "
                         "one. Turn them into rows or events, see actions_from_events."
                     )
                 value = _value_of(named[0]) if named else None
             elif not is_absent(value):
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} in the path {'.'.join(path)!r}; "
                     "expected a record or a list. Name another column."
                 )
@@ -148,7 +149,7 @@ class Columns:
         roles = {role: name for role, name in given.items() if name is not None}
         given_text = set(roles) & set(TEXT)
         if "messages" in given_text and len(given_text) > 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 "messages and prompt or response are given, but both name the text. Pass "
                 "messages=, or prompt= and response=."
             )
@@ -167,25 +168,25 @@ class Columns:
             if "messages" in roles or "response" not in roles:
                 roles.pop("prompt", None)
         if "prompt" in given_text and "response" not in roles:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"prompt={roles['prompt']!r} is given without the column of responses. Pass "
                 "response= too."
             )
         if needs_features and not {"messages", "response", "embedding"} & set(roles):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.records.name} has no column that is known to hold text or vectors. Name "
                 "it: messages= (chats), response= and prompt=, or embedding=. It has the columns "
                 f"{self._listing()}."
             )
         if "turn" in roles and "messages" not in roles:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"turn={roles['turn']!r} names the turn of a chat that was acted on, but no column "
                 "of chats is read. Pass messages=, or leave turn out."
             )
         return roles
 
     def _refuse_guess(self, role, present):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{self.records.name} has the columns {' and '.join(map(repr, present))}, but only one "
             f"of them can be meant. Name it: {role}={present[0]!r}."
         )

@@ -10,6 +10,7 @@ import numpy as np
 
 from .._keys import codes_of
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 from ._data import FeedbackData
 from ._records import Records, check_names
 from ._summary import LogSummary, of_signals, sizes
@@ -154,25 +155,27 @@ def _check_kinds_of(kinds, infer, tracked):
         )
     for name, kind in kinds.items():
         if kind not in ("positive", "negative", None) and not hasattr(kind, "shows"):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"kinds[{name!r}] is {kind!r}; expected 'positive', 'negative', an object of "
                 "implicitrm_sk.signals, or None (left out). Correct it."
             )
     if all(kind is None for kind in kinds.values()):
-        raise ValueError(
+        raise ImplicitRMError(
             "kinds leaves out every kind of event; expected at least one that shows a preference. "
             "Name it."
         )
     for argument, given in (("infer", infer or {}), ("tracked", tracked or {})):
         for name in given:
             if kinds.get(name) is None:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{argument} names {name!r}, but kinds lacks it. Add {name!r}: 'positive' or "
                     "'negative' to kinds."
                 )
     for name, rule in (infer or {}).items():
         if rule not in _RULES:
-            raise ValueError(f"infer[{name!r}] is {rule!r}; expected one of {_RULES}. Correct it.")
+            raise ImplicitRMError(
+                f"infer[{name!r}] is {rule!r}; expected one of {_RULES}. Correct it."
+            )
     return dict(kinds)
 
 
@@ -191,13 +194,13 @@ class _Rows:
             self.columns = self._of_table(source, names)
         lengths = {len(column) for column in self.columns.values()}
         if not self.columns or len(lengths) != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{argument} has none of the columns {', '.join(names)}, which are read by these "
                 "names. Rename the columns."
             )
         (self.n,) = lengths
         if not self.n and argument == "responses":
-            raise ValueError(
+            raise ImplicitRMError(
                 "responses has no rows; expected one for each response shown. Check it."
             )
 
@@ -233,7 +236,7 @@ class _Rows:
     def need(self, name, purpose):
         """Return a column, or raise an error that names its purpose."""
         if name not in self.columns:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "
                 f"{', '.join(self.columns)}. Add the column, or rename the one that holds it."
             )
@@ -242,7 +245,7 @@ class _Rows:
     def check_complete(self, name, purpose):
         missing = self.columns[name].isna().to_numpy()
         if missing.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
                 f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
                 "out."
@@ -267,7 +270,7 @@ def _shared(a, b, name, pandas):
         for starts in (("string", "categorical"), ("integer", "floating", "mixed-integer-float"))
     )
     if (text[0] and number[1]) or (number[0] and text[1]):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
             f"{'events' if text[0] else 'responses'}, so they would never match. Convert one, for "
             f"example responses.assign({name}=responses.{name}.astype(str))."
@@ -295,7 +298,7 @@ def _kind_codes(done, kinds, names, pandas):
         shown = ", ".join(
             f"{value!r} ({counts[i]:,})" for i, value in enumerate(values) if value in unknown[:10]
         )
-        raise ValueError(
+        raise ImplicitRMError(
             f"events has {len(unknown)} kinds that kinds does not name: {shown}. Name the "
             f"preference that each shows, or leave it out with {unknown[0]!r}: None."
         )
@@ -329,7 +332,7 @@ class _Matching:
         check_kinds(kinds)
         if duration is not None:
             if now is None:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"window={window!r} is given without now=, the time of the export, which "
                     "decides which windows are closed. Pass now."
                 )
@@ -337,7 +340,7 @@ class _Matching:
         if self.now is not None and self.event_times is not None and done.n:
             last = self.event_times.max()
             if last > self.now:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"now={now!r} is earlier than the last event ({last}, row "
                     f"{self.event_times.argmax()} of events); expected the time of the export. "
                     "Correct it, or check the unit of the times."
@@ -365,7 +368,7 @@ class _Matching:
             (n for n in ("response_id", "conversation_id") if n in shown and n in done), None
         )
         if name is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 "events cannot be matched with responses; expected a column 'response_id' or "
                 f"'conversation_id' in both. responses has {', '.join(shown.columns)}; events has "
                 f"{', '.join(done.columns)}. Add or rename a column."
@@ -393,7 +396,7 @@ class _Matching:
         """Separate the users of one response; events without a user belong to rows without one."""
         shown, done = self.shown, self.done
         if "user_id" in done and "user_id" not in shown:
-            raise ValueError(
+            raise ImplicitRMError(
                 "events has a column 'user_id' but responses does not, so several users of one "
                 "response cannot be separated. Add it to responses, or leave it out of events."
             )
@@ -405,7 +408,7 @@ class _Matching:
             first[key] = users[0]
             several = first[key] != users[0]
             if several.any():
-                raise ValueError(
+                raise ImplicitRMError(
                     f"events lacks the column 'user_id', but {name} "
                     f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users; "
                     "expected the user of each event. Add the column."
@@ -426,7 +429,7 @@ class _Matching:
         if event_times is None:
             if len(values) < len(key):
                 repeated = np.bincount(codes).max()
-                raise ValueError(
+                raise ImplicitRMError(
                     f"a {name} occurs in up to {repeated} rows of responses, and without times the "
                     "row of an event is not known. Add 'time' to both tables."
                 )
@@ -477,7 +480,7 @@ class _Matching:
             shown.check_complete("time", purpose)
             self.times, _ = column_times(shown.columns["time"], shown.place, "column 'time'")
         if "user_id" not in shown and "conversation_id" not in shown:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"responses has neither 'user_id' nor 'conversation_id', but {purpose} needs one: "
                 "another user with the same prompt does not regenerate. Add one of them."
             )
@@ -533,7 +536,7 @@ class _Matching:
         wrong &= (self.times[parent] > self.times) | (ids == parents)
         if wrong.any():
             row = wrong.argmax()
-            raise ValueError(
+            raise ImplicitRMError(
                 f"row {row} of responses follows the response "
                 f"{shown.columns['parent_id'].iloc[row]!r} (parent_id), which was not shown before "
                 f"it; this happens in {wrong.sum():,} rows; expected the response before the "
@@ -547,7 +550,7 @@ def _split_window(window):
     by_turn = any(isinstance(part, str) and part == NEXT_TURN for part in parts)
     rest = [p for p in parts if not (isinstance(p, str) and p == NEXT_TURN) and p is not None]
     if len(rest) > 1 or len(parts) > 2 or (len(parts) == 2 and not (by_turn and rest)):
-        raise ValueError(
+        raise ImplicitRMError(
             f"window={window!r}; expected a duration, {NEXT_TURN!r}, or both in a tuple. Correct "
             "it."
         )
@@ -567,7 +570,7 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
         if data.actions is not None:
             both = [name for name in actions if name in data.actions]
             if both:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"responses already has the actions {', '.join(map(repr, both))}, which kinds "
                     "names too. Rename the kind of the events."
                 )

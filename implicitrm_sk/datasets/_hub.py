@@ -10,6 +10,7 @@ import numpy as np
 
 from .._optional import import_optional
 from .._warnings import warn
+from ..exceptions import ImplicitRMError
 from ._data import FeedbackData
 from ._logs import LOGS, feedback_of
 from ._rated import columns_of
@@ -231,7 +232,7 @@ def fetch_oasst1_feedback(
             raise _not_as_published(repository, split, error) from error
     _check_counts(repository, path, counts, (84_437, 4_401), "messages")
     if not rows:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{repository} in {str(folder)!r} does not have a rated answer. Pass the revision= of "
             "one that has some."
         )
@@ -326,7 +327,7 @@ def _folder(repository, patterns, source):
         return _download(repository, list(patterns.values()), revision, cache_dir)
     folder = Path(path).expanduser()
     if revision is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"path={str(path)!r} is a folder, which does not have a revision. Leave "
             f"revision={revision!r} out."
         )
@@ -340,7 +341,7 @@ def _records_of(folder, repository, pattern, pandas):
     files = sorted(folder.glob(pattern))
     if not files:
         found = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.*"))[:20]
-        raise ValueError(
+        raise ImplicitRMError(
             f"{repository} lacks the file {pattern!r} in {str(folder)!r}. Files there: "
             f"{', '.join(found) or 'none'}. Its published form may have changed. Pass the "
             "revision= of one that has the file."
@@ -349,7 +350,7 @@ def _records_of(folder, repository, pattern, pandas):
 
 
 def _not_as_published(repository, split, error):
-    return ValueError(
+    return ImplicitRMError(
         f"{repository}: a record of the {split} split differs from the published form "
         f"({type(error).__name__}: {error}). Pass the revision= of one that does not."
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 from ..signals import Choice
 from ._data import FeedbackData
 from ._rated import add_embeddings, columns_of, find_parquet, read_parquet
@@ -289,11 +290,11 @@ def load_feedback_log(
     """
     log = LOGS.get(name) if isinstance(name, str) else None
     if log is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"name is {name!r}; expected one of {', '.join(map(repr, LOGS))}. Correct the name."
         )
     if encoder is not None and not log.has_text:
-        raise ValueError(
+        raise ImplicitRMError(
             f"encoder is {encoder!r}, but the log {name!r} does not contain text to embed. Leave "
             "it out."
         )
@@ -301,7 +302,7 @@ def load_feedback_log(
     frame = read_parquet(parquet)
     missing = sorted({"true_preference", log.groups, "fold"} - set(frame.columns))
     if missing:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{parquet.name!r} lacks the column(s) {', '.join(missing)}. Make the file with "
             "benchmarks/prepare.py."
         )
@@ -312,7 +313,7 @@ def load_feedback_log(
     try:
         return feedback_of(frame, log, rated, name)
     except KeyError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{parquet.name!r} lacks the column(s) {error}. Make the file with "
             "benchmarks/prepare.py."
         ) from error

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 from ._data import FeedbackData
 
 _REQUIRED_COLUMNS = ("prompt", "response", "rating")
@@ -126,7 +127,7 @@ def load_rated_responses(
     True
     """
     if embeddings is not None and encoder is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"embeddings={os.fspath(embeddings)!r} and encoder={encoder!r} both say which "
             "embeddings to load. Pass one of them."
         )
@@ -187,7 +188,7 @@ def _listing(names):
 
 def find_parquet(name, data_home):
     if not isinstance(name, (str, os.PathLike)) or not os.fspath(name):
-        raise ValueError(
+        raise ImplicitRMError(
             f"name must be the name of a data set or the path of a .parquet file, got {name!r}. "
             "Correct it."
         )
@@ -251,7 +252,7 @@ def read_parquet(path):
     try:
         return pandas.read_parquet(path)
     except Exception as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{str(path)!r} could not be read as a parquet file: {error}. Write it again."
         ) from error
 
@@ -260,13 +261,13 @@ def columns_of(frame, path):
     """Return the checked columns of a table of rated responses as `FeedbackData`."""
     missing = [column for column in _REQUIRED_COLUMNS if column not in frame.columns]
     if missing:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{path.name!r} lacks the column(s) {_listing(missing)}. "
             f"Columns found: {_listing([str(column) for column in frame.columns])}. Rename or add "
             "them: prompt and response (text), rating (a number)."
         )
     if len(frame) == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{path.name!r} has no rows; expected at least one rated response. Check it."
         )
 
@@ -287,7 +288,7 @@ def columns_of(frame, path):
 
 def _raise_if_missing(missing, column, path):
     if missing.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"Column {column!r} of {path.name!r} has {int(missing.sum())} missing value(s), the "
             f"first in row {int(missing.argmax())}. Drop these rows, and the same rows of the "
             "embeddings."
@@ -299,7 +300,7 @@ def _text_column(frame, column, path):
     _raise_if_missing(frame[column].isna().to_numpy(), column, path)
     for row, value in enumerate(values):
         if not isinstance(value, str):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"Column {column!r} of {path.name!r} must hold text, but row {row} holds a "
                 f"{type(value).__name__}. Convert the column to strings."
             )
@@ -313,14 +314,14 @@ def _rating_column(frame, path):
         pandas.api.types.is_numeric_dtype(column.dtype)
         or pandas.api.types.is_bool_dtype(column.dtype)
     ):
-        raise ValueError(
+        raise ImplicitRMError(
             f"Column 'rating' of {path.name!r} must hold numbers, got dtype {column.dtype}. "
             "Convert it with pandas.to_numeric."
         )
     _raise_if_missing(column.isna().to_numpy(), "rating", path)
     rating = column.to_numpy(dtype=np.float64)
     if not np.isfinite(rating).all():
-        raise ValueError(
+        raise ImplicitRMError(
             f"Column 'rating' of {path.name!r} holds an infinite value in row "
             f"{int(np.argmin(np.isfinite(rating)))}; expected finite ratings. Correct it."
         )
@@ -332,7 +333,7 @@ def _split_column(frame, path):
     split = frame["split"].to_numpy(dtype=object)
     unknown = sorted({str(value) for value in split} - {"train", "test"})
     if unknown:
-        raise ValueError(
+        raise ImplicitRMError(
             f"Column 'split' of {path.name!r} must hold 'train' or 'test', but also holds "
             f"{_listing([repr(value) for value in unknown])}. Map these rows to one of the two, or "
             "drop the column."
@@ -365,25 +366,25 @@ def _read_embeddings(data, path, parquet, label_column):
             tensors = {key: file.get_tensor(key) for key in file.keys()}
             description = (file.metadata() or {}).get("encoder")
     except SafetensorError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{str(path)!r} could not be read as a safetensors file: {error}. Write it again."
         ) from error
 
     if "embeddings" not in tensors:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{path.name!r} lacks the tensor 'embeddings'. It has the tensors "
             f"{_listing(sorted(tensors))}. Rename one."
         )
     n_rows = len(data.rating)
     shape = tuple(tensors["embeddings"].shape)
     if len(shape) != 2 or shape[1] == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"The tensor 'embeddings' of {path.name!r} must have shape (n, d), got {shape}. "
             "Reshape it."
         )
     for key in ("embeddings", "labels", "is_test", "prompt_id_hash"):
         if key in tensors and tensors[key].shape[:1] != (n_rows,):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{path.name!r} has shape {tuple(tensors[key].shape)} in {key!r}, but "
                 f"{parquet.name!r} has {n_rows} rows. {_ADVICE}"
             )
@@ -419,7 +420,7 @@ def _read_embeddings(data, path, parquet, label_column):
     X = tensors["embeddings"].float().numpy().copy()
     if not np.isfinite(X).all():
         row = int(np.argmin(np.isfinite(X).all(axis=1)))
-        raise ValueError(
+        raise ImplicitRMError(
             f"The tensor 'embeddings' of {path.name!r} holds NaN or infinity; the first is in row "
             f"{row}. Compute the embeddings again."
         )
@@ -429,7 +430,7 @@ def _read_embeddings(data, path, parquet, label_column):
 
 def _raise_if_different(different, key, column, path, parquet):
     if different.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"The tensor {key!r} of {path.name!r} differs from {column} of {parquet.name!r} in "
             f"{int(different.sum())} of {len(different)} rows; the first is row "
             f"{int(different.argmax())}. {_ADVICE}"

@@ -13,6 +13,7 @@ import numpy as np
 from .._keys import codes_of, is_absent
 from .._optional import import_optional
 from ..embedding._text import as_text
+from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, of_signals, sizes
@@ -170,7 +171,7 @@ def read_log(
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
     if window is not None and now is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"window={window!r} is given without now=, the time of the export, which decides which "
             "windows are closed. Pass now."
         )
@@ -178,7 +179,7 @@ def read_log(
     keep = _names(keep, "keep")
     taken = [name for name in keep if name in (*GUESSES, *_RESULTS)]
     if taken:
-        raise ValueError(
+        raise ImplicitRMError(
             f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
             "Leave it out, or rename the column."
         )
@@ -246,7 +247,7 @@ def _as_signals(signals):
         signals = dict.fromkeys(_names(signals, "signals"), "positive")
     for name, kind in signals.items():
         if kind not in ("positive", "negative") and not hasattr(kind, "shows"):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signals[{name!r}] is {kind!r}; expected 'positive', 'negative' or an object of "
                 "implicitrm_sk.signals. Correct it."
             )
@@ -257,7 +258,7 @@ def _names(names, argument):
     names = [names] if isinstance(names, str) else list(names)
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{argument} names the column {twice!r} twice. Name it once.")
+        raise ImplicitRMError(f"{argument} names the column {twice!r} twice. Name it once.")
     return names
 
 
@@ -312,7 +313,7 @@ class _Log(Columns):
             left_out[reason] = len(without)
             self.drop(without)
             if not self.rows:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.records.name} has {n:,} rows, but none of its chats has an assistant "
                     "turn. Check the roles: responses are those of 'assistant'."
                 )
@@ -338,7 +339,7 @@ class _Log(Columns):
     def _of_pair(self, row, where):
         response = self.column("response")[row]
         if is_absent(response):
-            raise ValueError(
+            raise ImplicitRMError(
                 f'{where} has no {self.of("response")}. Leave such rows out, or write "" if the '
                 "response is known to be empty."
             )
@@ -377,13 +378,13 @@ class _Log(Columns):
             if vector.dtype.kind not in "iuf":
                 vector = np.zeros(0)
             if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} in {name}; expected a list of "
                     "finite numbers. Compute this embedding again, or leave the row out."
                 )
             width = width or len(vector)
             if len(vector) != width:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{self.place(row)} holds {len(vector)} numbers in {name}, but the rows before "
                     f"hold {width}; expected equal lengths. Compute the embeddings with one model."
                 )
@@ -399,7 +400,7 @@ class _Log(Columns):
         self.found[f"rows without {role}"] = absent
         if role == "response_id" and absent:
             row = column.index(None)
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.place(row)} has no {self.of(role)}; every response needs an id. Leave "
                 "such rows out, or leave out response_id=."
             )
@@ -426,7 +427,7 @@ class _Log(Columns):
         more = ""
         if isinstance(value, Real | Decimal):
             more = " Turn ratings and counts into actions first, by a threshold of your scale"
-        raise ValueError(
+        raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
         )

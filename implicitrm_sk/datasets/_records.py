@@ -8,6 +8,7 @@ from os import PathLike
 
 from .._optional import import_optional
 from .._paths import local_path
+from ..exceptions import ImplicitRMError
 
 #: File endings by reader; .gz and .zst may follow those of JSON.
 _JSON = (".jsonl", ".ndjson", ".json")
@@ -64,7 +65,9 @@ class Records:
         folder = next((file for file in found if file.is_dir()), None)
         if folder is not None or not found:
             what = f"holds the folder {folder.name!r}" if folder else "holds no files"
-            raise ValueError(f"{path} {what}; expected files ({KINDS}). Move them into one folder.")
+            raise ImplicitRMError(
+                f"{path} {what}; expected files ({KINDS}). Move them into one folder."
+            )
         return found
 
     def place(self, number):
@@ -109,7 +112,7 @@ def _kind(path):
     if last == ".parquet" or last in _ARROW:
         return "parquet" if last == ".parquet" else "arrow"
     hint = " Write a table as parquet: pandas.read_csv(LOG).to_parquet(...)."
-    raise ValueError(
+    raise ImplicitRMError(
         f"{path.name} ends with {path.suffix or 'nothing'!r}; expected {KINDS}."
         + (hint if path.suffix.lower() in (".csv", ".tsv") else "")
     )
@@ -127,7 +130,7 @@ def _opened(path):
     return open(path, "rb", buffering=_BUFFER)
 
 
-class _DuplicateKey(ValueError):
+class _DuplicateKey(ImplicitRMError):
     pass
 
 
@@ -158,7 +161,7 @@ def _parsed(raw, where):
         reason = "it is nested too deeply"
     except ValueError as error:  # numbers with thousands of digits
         reason = str(error).partition(";")[0]
-    raise ValueError(
+    raise ImplicitRMError(
         f"{where} is not JSON that can be read: {reason}; expected one JSON object per line, or "
         "one array of objects in the file. Repair or remove it."
     ) from None
@@ -181,7 +184,7 @@ def _of_json(path):
                 where = f"line {line} of {name}"
                 record = _parsed(raw, where)
                 if not isinstance(record, dict):
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"{where} is a JSON {type(record).__name__}; expected an object, "
                         '{"column": value, ...}. Convert it.'
                     )
@@ -189,7 +192,7 @@ def _of_json(path):
     except (EOFError, OSError, gzip.zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} is damaged or cut off after line {line} ({error}). Copy or export it again."
         ) from error
 
@@ -198,7 +201,7 @@ def _of_array(raw, name):
     records = _parsed(raw, name)
     for number, record in enumerate(records, 1):
         if not isinstance(record, dict):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"entry {number} of the array in {name} is a JSON {type(record).__name__}; "
                 'expected an object, {"column": value, ...}. Convert it.'
             )
@@ -232,7 +235,7 @@ def _of_arrow_file(path, kind, wanted):
         if isinstance(error, OSError) and error.errno is not None:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
+        raise ImplicitRMError(
             f"{path.name} is damaged or not a {kind} file: {first}. Copy or export it again."
         ) from error
 
@@ -245,7 +248,9 @@ def _picked(names, wanted, source):
 def check_once(names, source):
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(f"{source} has two columns {twice!r}; expected one. Rename one of them.")
+        raise ImplicitRMError(
+            f"{source} has two columns {twice!r}; expected one. Rename one of them."
+        )
 
 
 def check_names(table, name):

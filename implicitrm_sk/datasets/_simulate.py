@@ -10,6 +10,7 @@ from sklearn.utils import gen_batches
 
 from .._log import number_users, resolve_signals
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
 from ..measurement._signal import Signal
@@ -419,7 +420,7 @@ class _Streams:
             self.entropy = np.random.SeedSequence().entropy
         elif isinstance(random_state, Integral) and not isinstance(random_state, bool):
             if random_state < 0:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"random_state must not be negative, got {random_state}. Pass a seed >= 0."
                 )
             self.entropy = int(random_state)
@@ -428,7 +429,7 @@ class _Streams:
         elif isinstance(random_state, np.random.Generator):
             self.entropy = random_state.integers(2**32, size=4, dtype=np.uint32).tolist()
         else:
-            raise ValueError(
+            raise ImplicitRMError(
                 "random_state must be None, an integer, a numpy RandomState or a numpy Generator, "
                 f"got {random_state!r}. Pass one of these."
             )
@@ -464,12 +465,12 @@ def _sigmoid(z):
 def _vector(name, values, n_rows=None):
     array = _numeric(name, values)
     if array.ndim != 1 or array.size == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must be one-dimensional and not empty, got shape {array.shape}. "
             "Pass one value for each row."
         )
     if n_rows is not None and len(array) != n_rows:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has {len(array)} rows but true_preference has {n_rows}. "
             "Pass one value for each row, in the same order."
         )
@@ -480,9 +481,9 @@ def _numeric(name, values):
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must hold numbers: {error}. Convert it.") from error
+        raise ImplicitRMError(f"{name} must hold numbers: {error}. Convert it.") from error
     if not np.isfinite(array).all():
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} holds NaN or infinity. Leave these rows out, or fill the values in."
         )
     return array
@@ -490,7 +491,7 @@ def _numeric(name, values):
 
 def _check_unit_interval(name, array):
     if array.size and (array.min() < 0 or array.max() > 1):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must lie in [0, 1], got values from {array.min():g} to {array.max():g}. "
             "Rescale it."
         )
@@ -508,9 +509,9 @@ def _outside(value, low, high, closed):
 
 def _number(name, value, low=0, high=1, closed=(True, True)):
     if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value):
-        raise ValueError(f"{name} must be a number, got {value!r}. Pass a number.")
+        raise ImplicitRMError(f"{name} must be a number, got {value!r}. Pass a number.")
     if _outside(np.float64(value), low, high, closed):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must lie in {_interval(low, high, closed)}, got {value!r}. Correct it."
         )
     return float(value)
@@ -519,12 +520,12 @@ def _number(name, value, low=0, high=1, closed=(True, True)):
 def _per_signal(name, value, n_signals, low=-np.inf, high=np.inf, closed=(True, True)):
     array = _numeric(name, value)
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_signals):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must be one number or one for each of the {n_signals} signal(s), got shape "
             f"{array.shape}. Correct it."
         )
     if _outside(array, low, high, closed).any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must lie in {_interval(low, high, closed)}, got {value!r}. Correct it."
         )
     return np.array(np.broadcast_to(array, (n_signals,)))
@@ -534,7 +535,7 @@ def _given_propensity(propensity, n_rows, n_signals):
     """Return the checked propensity if it is an array, None if it names a mechanism."""
     if isinstance(propensity, str):
         if propensity not in _MECHANISMS:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"propensity must be one of {_MECHANISMS} or an array of probabilities, got "
                 f"{propensity!r}. Correct it."
             )
@@ -545,7 +546,7 @@ def _given_propensity(propensity, n_rows, n_signals):
     if fits and given.ndim == 2:
         fits = given.shape[1] > 0 and n_signals in (None, given.shape[1])
     if not fits:
-        raise ValueError(
+        raise ImplicitRMError(
             f"propensity as an array must have shape {expected}, got {given.shape}. "
             "Pass one probability for each row, or for each row and signal."
         )
@@ -562,12 +563,12 @@ def _check_kinds(kinds, target, propensity, shared_activity, source_target):
         ("copied_signal", source_target is not None),
     ):
         if used and others:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{what} is available only for actions, got the signal {others[0]!r}. Leave one of "
                 "the two out."
             )
     if source_target is not None and np.ptp(target[list(source_target)]):
-        raise ValueError(
+        raise ImplicitRMError(
             f"copied_signal={source_target!r} names a positive and a negative action; expected two "
             "that show the same preference. Name others."
         )
@@ -578,12 +579,12 @@ def _kinds(signals, n_signals):
     if signals is None:
         return None
     if not isinstance(signals, Mapping | list | tuple) or not signals:
-        raise ValueError(
+        raise ImplicitRMError(
             "signals must be a non-empty dict or list of 'positive', 'negative' or Signal "
             f"objects, got {signals!r}. Correct it."
         )
     if n_signals not in (None, len(signals)):
-        raise ValueError(
+        raise ImplicitRMError(
             f"n_signals={n_signals!r}, but signals has {len(signals)} entries. Leave n_signals out."
         )
     names = list(signals) if isinstance(signals, Mapping) else None
@@ -605,7 +606,7 @@ def _count_signals(n_signals, given):
     if n_signals is None:
         return 1 if given is None or given.ndim == 1 else given.shape[1]
     if not isinstance(n_signals, Integral) or isinstance(n_signals, bool) or n_signals < 1:
-        raise ValueError(
+        raise ImplicitRMError(
             "n_signals must be None (one signal, 1-D output) or an integer of at least 1, got "
             f"{n_signals!r}. Correct it."
         )
@@ -617,7 +618,7 @@ def _reward(true_preference, rating, threshold):
     if true_preference is None:
         return _reward_from_rating(rating, threshold)
     if threshold is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"threshold={threshold!r} is used only if true_preference is None, but true_preference "
             "was given. Leave one of the two out."
         )
@@ -628,7 +629,7 @@ def _reward(true_preference, rating, threshold):
 
 def _reward_from_rating(rating, threshold):
     if rating is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "true_preference and rating are both None. Pass true_preference (r* or its "
             "probability), or rating, which gives r* = 1[rating > threshold]."
         )
@@ -636,13 +637,13 @@ def _reward_from_rating(rating, threshold):
     if threshold is None:
         threshold = np.median(np.unique(rating))
     elif not isinstance(threshold, Real) or not np.isfinite(threshold):
-        raise ValueError(f"threshold must be a number or None, got {threshold!r}. Correct it.")
+        raise ImplicitRMError(f"threshold must be a number or None, got {threshold!r}. Correct it.")
     return (rating > threshold).astype(np.float64)
 
 
 def _rating_propensity(rating, n_rows, rate, rating_decay, target):
     if rating is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "propensity='rating' needs rating, got None. Pass the rating of each row, or choose "
             "another propensity."
         )
@@ -650,7 +651,7 @@ def _rating_propensity(rating, n_rows, rate, rating_decay, target):
     rating_decay = _number("rating_decay", rating_decay, closed=(False, True))
     low, high = rating.min(), rating.max()
     if low == high:
-        raise ValueError(
+        raise ImplicitRMError(
             f"propensity='rating' needs at least two levels of rating, got only {low:g}. Choose "
             "propensity='constant'."
             "Choose propensity='constant'."
@@ -663,22 +664,24 @@ def _rating_propensity(rating, n_rows, rate, rating_decay, target):
 
 def _covariate_effect(X, n_rows, n_signals, stream):
     if X is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "propensity='covariate' needs X, got None. Pass the features of each row, or choose "
             "another propensity."
         )
     X = np.asarray(X)
     if X.ndim != 2 or len(X) != n_rows or X.shape[1] == 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"X must have shape ({n_rows}, d), one row for each true_preference, got {X.shape}. "
             "Correct it."
         )
     if not np.issubdtype(X.dtype, np.floating):
         X = _numeric("X", X)
     if not np.isfinite(X).all():
-        raise ValueError("X holds NaN or infinity. Leave these rows out, or impute the values.")
+        raise ImplicitRMError(
+            "X holds NaN or infinity. Leave these rows out, or impute the values."
+        )
     if not np.ptp(X, axis=0).any():
-        raise ValueError(
+        raise ImplicitRMError(
             "X has the same features in every row, so the propensity cannot depend on them. "
             "Choose propensity='constant'."
         )
@@ -696,13 +699,13 @@ def _covariate_effect(X, n_rows, n_signals, stream):
 
 def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     if user_id is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "propensity='user' needs user_id, got None. Pass the user of each row, or choose "
             "another propensity."
         )
     user_id = np.asarray(user_id)
     if user_id.shape != (n_rows,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"user_id must have shape ({n_rows},), one user for each true_preference, got "
             f"{user_id.shape}. Correct it."
         )
@@ -710,7 +713,7 @@ def _user_effect(user_id, n_rows, n_signals, user_correlation, stream):
     try:
         users, code = np.unique(user_id, return_inverse=True)
     except TypeError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"user_id must hold labels of one kind: {error}. Convert them to one type."
         ) from error
     common = stream("user_effect").standard_normal(len(users))
@@ -730,7 +733,7 @@ def _examination(examination, kinds, n_rows):
         _check_unit_interval("examination", v)
     mute = [kind for kind in kinds if kind.silence is None]
     if mute and (v < 1).any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"examination below 1 is not available with the signal {mute[0]!r}, which has no value "
             "for silent users. Leave one of the two out."
         )
@@ -751,7 +754,7 @@ def _more_active(A, shared, user_id, user_activity, stream):
     if not user_activity:
         return A, None
     if user_id is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"user_activity={user_activity:g} needs user_id, got None. Pass the user of each row, "
             "or leave user_activity at 0."
         )
@@ -765,7 +768,7 @@ def _more_active(A, shared, user_id, user_activity, stream):
 def _check_own_preference(own_preference, reward):
     own_preference = _number("own_preference", own_preference)
     if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"own_preference={own_preference} has no effect, because every true_preference is 0 or "
             "1: all users agree. Pass true_preference as probabilities strictly between 0 and 1."
         )
@@ -784,7 +787,7 @@ def _check_copied_signal(copied_signal, n_signals):
     except (TypeError, ValueError):
         valid = False
     if not valid or source == target:
-        raise ValueError(
+        raise ImplicitRMError(
             "copied_signal must be a tuple (source, target) of two different signals among 0 .. "
             f"{n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
         )

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._keys import is_absent
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 
 NUMBERS = "numbers"
 NAIVE = "dates without a time zone"
@@ -44,7 +45,7 @@ def as_times(values, place, name):
         kinds.setdefault(kind, row)
     if len(kinds) > 1:
         (first, a), (second, b) = list(kinds.items())[:2]
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} holds {first} ({values[a]!r}, {place(a)}) and {second} ({values[b]!r}, "
             f"{place(b)}), which cannot be compared. {_EXPECTED}. Convert them."
         )
@@ -63,7 +64,7 @@ def _time(value, place, name):
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}. Convert it first."
             ) from None
     if isinstance(value, Real) and not isinstance(value, bool):
@@ -81,7 +82,7 @@ def _time(value, place, name):
             pass
     elif isinstance(value, date):
         return NAIVE, datetime(value.year, value.month, value.day)
-    raise ValueError(f"{place()} holds {given!r} in {name}. {_EXPECTED}. Convert it first.")
+    raise ImplicitRMError(f"{place()} holds {given!r} in {name}. {_EXPECTED}. Convert it first.")
 
 
 def _float(value):
@@ -126,7 +127,7 @@ def check_kinds(kinds):
     kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     if len(set(kinds.values())) > 1:
         found = "; ".join(f"{name} holds {kind}" for name, kind in kinds.items())
-        raise ValueError(
+        raise ImplicitRMError(
             f"times cannot be compared: {found}. Convert all of them to one form, for example with "
             "pandas.to_datetime(column, utc=True)."
         )
@@ -136,7 +137,7 @@ def as_window(window, times):
     """Return a duration in the units of `times`."""
     if times.dtype.kind == "f":
         if not isinstance(window, Real) or isinstance(window, bool) or not window > 0:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"window={window!r}, but the times are numbers; expected a number > 0 in their "
                 "unit. Pass a number."
             )
@@ -150,7 +151,7 @@ def as_window(window, times):
     if isinstance(window, np.timedelta64):
         window = window.astype("timedelta64[us]").astype(timedelta)
     if not isinstance(window, timedelta) or not window > timedelta(0):
-        raise ValueError(
+        raise ImplicitRMError(
             f"window={window!r}, but the times are dates; expected a duration > 0, such as '24h', "
             "'30min' or a datetime.timedelta. Correct it."
         )
@@ -168,7 +169,9 @@ def windows_open(times, kind, window, now):
         As for `read_feedback_log`, or the text of a number if the times are numbers.
     """
     if times is None:
-        raise ValueError(f"window={window!r} needs the time of each row. Name its column by time=.")
+        raise ImplicitRMError(
+            f"window={window!r} needs the time of each row. Name its column by time=."
+        )
     if kind == NUMBERS:
         window, now = map(_number, (window, now))
     (now,), kind_of_now = as_times([now], lambda _: "now", "now")

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..embedding._text import as_messages, last_response, messages_of, read_chat, read_pair
+from ..exceptions import ImplicitRMError
 
 
 def split_chat(value, where, turn_of=None):
@@ -44,19 +45,19 @@ def turn_named(given, value, chat, *, where, name):
     elif isinstance(given, str):
         ids = [message.get("id") for message in messages_of(value, where)]
         if ids.count(given) != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} has {ids.count(given) or 'no'} messages with the id {given!r} from "
                 f"{name}; expected one. Correct the id."
             )
         turn = ids.index(given)
     else:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} has {given!r} in {name}; expected the position of a turn (an integer, from "
             "0) or the id of a message. Correct it."
         )
     if not 0 <= turn < len(chat) or chat[turn][0] != "assistant":
         what = f"a turn of {chat[turn][0]}" if 0 <= turn < len(chat) else "not there"
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} has {len(chat)} turns, and {name} names {given!r}, which is {what}; expected "
             "an assistant turn. Positions count from 0. Correct it."
         )

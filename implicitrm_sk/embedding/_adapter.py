@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..exceptions import ImplicitRMError
+
 
 @dataclass(frozen=True, eq=False)
 class LowRankAdapter:
@@ -52,7 +54,7 @@ class LowRankAdapter:
 
     def __post_init__(self):
         if not self.down or set(self.down) != set(self.up):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"down and up must hold the same layers, at least one: got {len(self.down)} and "
                 f"{len(self.up)}. Pass both matrices of each layer."
             )
@@ -61,17 +63,17 @@ class LowRankAdapter:
             a, b = self.down[name], self.up[name]
             for array in (a, b):
                 if not isinstance(array, np.ndarray) or array.dtype != np.float32:
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"layer {name!r:.80} has another type; expected arrays of float32. Convert "
                         "it with astype."
                     )
                 if not np.isfinite(array).all():
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"layer {name!r:.80} holds NaN or infinity; expected finite numbers. Train "
                         "the adapter again."
                     )
             if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"layer {name!r:.80}: down has shape {a.shape} and up {b.shape}; expected "
                     "(rank, n_in) and (n_out, rank). Transpose or correct them."
                 )
@@ -113,7 +115,8 @@ class LowRankAdapter:
         >>> adapter.add_to(torch.nn.Sequential(torch.nn.Linear(3, 2)))
         Traceback (most recent call last):
             ...
-        ValueError: the model lacks the layer '1', which the adapter changes. Use its base model.
+        implicitrm_sk.exceptions.ImplicitRMError: the model lacks the layer '1', which the adapter
+        changes. Use its base model.
         """
         from transformers.pytorch_utils import Conv1D
 
@@ -121,7 +124,7 @@ class LowRankAdapter:
         for name, down in self.down.items():
             weight = getattr(modules.get(name), "weight", None)
             if weight is None:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"the model lacks the layer {name!r:.80}, which the adapter changes. Use its "
                     "base model."
                 )
@@ -129,7 +132,7 @@ class LowRankAdapter:
             if isinstance(modules[name], Conv1D):  # its weight is transposed
                 change = change.T
             if change.shape != weight.shape:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"layer {name!r:.80} has a weight of shape {tuple(weight.shape)}, but the "
                     f"adapter changes one of {tuple(change.shape)}. Use its base model."
                 )

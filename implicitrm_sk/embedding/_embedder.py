@@ -24,6 +24,7 @@ from tqdm import tqdm
 from .._transaction import all_or_nothing
 from .._typing import Rows, same
 from .._warnings import warn
+from ..exceptions import ImplicitRMError
 from . import _models
 from ._adapter import LowRankAdapter
 from ._compute import TokenArrays, embed_batch, plan_batches
@@ -253,7 +254,7 @@ class LLMEmbedder(
         self._validate_params()
         secret = {"token", "use_auth_token"} & set(self.model_kwargs or ())
         if secret:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"model_kwargs holds {secret.pop()!r}, which would be written into every pickle. "
                 "Log in with `hf auth login`, or set the environment variable HF_TOKEN."
             )
@@ -270,7 +271,7 @@ class LLMEmbedder(
         text_config = config.get_text_config()
         self.n_layers_ = int(text_config.num_hidden_layers)
         if not -self.n_layers_ - 1 <= self.layer <= self.n_layers_:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"layer={self.layer}, but model={self.model!r} has the layers 0 (input embeddings) "
                 f"to {self.n_layers_}, or -1 to {-self.n_layers_ - 1} counted from the last. Pass "
                 "one of them."
@@ -306,7 +307,7 @@ class LLMEmbedder(
                     "same cannot be checked."
                 )
                 continue
-            raise ValueError(
+            raise ImplicitRMError(
                 f"model={self.model!r} gives other vectors than the model that the reward was "
                 f"fitted with: {name} is {str(found)[:80]!r}, and was {str(expected)[:80]!r}. Pass "
                 "the same model: est.embedder_.set_params(model=...)."
@@ -453,7 +454,7 @@ class LLMEmbedder(
         """
         settled = dict(settled)
         if set(settled) != set(_SETTLED):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"settled must hold {', '.join(_SETTLED)}, got "
                 f"{', '.join(str(name)[:40] for name in list(settled)[:8]) or 'nothing'}. Pass the "
                 "settled of a fitted embedder."
@@ -529,7 +530,7 @@ class LLMEmbedder(
             )
         except Exception as error:  # whatever a template raises
             roles = ", ".join(role for role, _ in row)
-            raise ValueError(
+            raise ImplicitRMError(
                 f"row {number} of X, with the roles {roles}, does not fit the chat template of "
                 f"{self.model!r}: {error}. Change the messages, or set chat_template=None."
             ) from error
@@ -759,7 +760,7 @@ class LLMEmbedder(
         if out is None:
             out = np.empty(shape, dtype=self.output_dtype)
         elif out.shape != shape or out.dtype != self.output_dtype:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"out has shape {out.shape} and dtype {out.dtype}; expected {shape} and "
                 f"{self.output_dtype}. Pass such an array."
             )
@@ -902,7 +903,7 @@ class LLMEmbedder(
         with np.errstate(over="ignore"):
             vectors = vectors.astype(self.output_dtype)
         if not np.isfinite(vectors).all():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"model={self.model!r} gives values beyond the range of dtype={self.dtype_!r} or "
                 f"output_dtype={self.output_dtype!r} for some texts. Use 'float32' for both, or "
                 "'bfloat16' if memory is short."

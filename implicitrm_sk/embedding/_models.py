@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from .._device import resolve_device
+from ..exceptions import ImplicitRMError
 
 #: Maximum number of tokens of a text if the model does not name one.
 DEFAULT_MAX_LENGTH = 1024
@@ -113,7 +114,7 @@ def locate(model, revision, trust_remote_code, gguf_file=None):
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise ValueError(
+            raise ImplicitRMError(
                 f"model={name!r} is a file; expected a model folder, a .gguf file, or a model id "
                 "of the Hugging Face hub. Pass one of these."
             )
@@ -226,7 +227,7 @@ def _load_once(loaded, auto_class, source, identity, kind):
             try:
                 loaded[key] = source.load(auto_class)
             except (OSError, ValueError, KeyError) as error:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"model={source.name!r} has no {kind} that transformers can read: "
                     f"{' '.join(str(error).split())}"
                 ) from error
@@ -268,7 +269,7 @@ def new_network(source, *, dtype, device_map=None, model_kwargs=None, adapter=No
     # Encoders are often saved without the pooling layer, which is not used here.
     missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
     if missing:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{len(missing)} weights of model={source.name!r} are not in its files, e.g. "
             f"{sorted(missing)[0]!r}. They would be random numbers. Check that its config.json "
             "belongs to its weights."
@@ -306,7 +307,7 @@ def resolve_placement(device, device_map):
     if device_map is None:
         return resolve_device(device)
     if device != "auto":
-        raise ValueError(
+        raise ImplicitRMError(
             f"device={device!r} and device_map={device_map!r} both say where the model is placed. "
             "Pass one of them."
         )
@@ -335,7 +336,7 @@ def resolve_pooling(pooling, source, config):
         for ours, theirs in _POOLING_NAMES.items():
             if set(theirs) & set(map(str, modes)):
                 return ours
-        raise ValueError(
+        raise ImplicitRMError(
             f"model={source.name!r} was trained with a pooling that is not available ({said}). "
             "Choose pooling='mean', 'cls' or 'last'."
         )
@@ -366,7 +367,7 @@ def resolve_max_length(max_length, source, config, tokenizer):
         said = source.read_json("sentence_bert_config.json").get("max_seq_length")
         return int(min(limit, said or DEFAULT_MAX_LENGTH))
     if max_length > limit:
-        raise ValueError(
+        raise ImplicitRMError(
             f"max_length={max_length}, but model={source.name!r} reads at most {limit} tokens. "
             "Lower max_length."
         )

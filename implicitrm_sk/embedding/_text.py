@@ -7,6 +7,7 @@ import numpy as np
 
 from .._keys import plain
 from .._tables import as_list, as_series, opened
+from ..exceptions import ImplicitRMError
 
 _PAIRS = (("prompt", "response"), ("prompt", "completion"))
 _SINGLES = ("messages", "conversations", "text")
@@ -75,7 +76,7 @@ def read_text(X):
             f"{FORMS}. Put a single response into a list."
         )
     if isinstance(X, tuple) and len(X) == 2 and all(isinstance(row, str) for row in X):
-        raise ValueError(
+        raise ImplicitRMError(
             "X is one tuple of two strings, which may be a prompt and a response or two texts. "
             "Put it into a list, [(prompt, response)], or make it a list of two texts."
         )
@@ -92,13 +93,13 @@ def read_text(X):
         )
     if isinstance(X, np.ndarray):
         if X.ndim not in (1, 2) or (X.ndim == 2 and X.shape[1] not in (1, 2)):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X is an array of shape {X.shape}; expected text: n strings, or n rows of prompt "
                 "and response. Reshape it."
             )
         X = X[:, 0] if X.ndim == 2 and X.shape[1] == 1 else X
     if len(X) and all(is_message(row) for row in X):
-        raise ValueError(
+        raise ImplicitRMError(
             "X is one list of chat messages; expected one list per response. Put it into a list."
         )
     return [_read_row(row, f"row {number} of X") for number, row in enumerate(X)]
@@ -112,7 +113,7 @@ def _read_table(X, columns):
     if names:
         read = _read_chat_row if names[0] in CHATS else _read_row
         return [read(cell, f"row {n} of X") for n, cell in enumerate(as_list(X[names[0]]))]
-    raise ValueError(
+    raise ImplicitRMError(
         f"X has the columns {[str(name) for name in columns]}; expected 'prompt' and 'response' "
         "(or 'completion'), or 'messages', or 'text'. Rename them, or select one column."
     )
@@ -157,7 +158,7 @@ def _read_row(row, where):
         for name in _SINGLES:
             if name in row:
                 return (_read_chat_row if name in CHATS else _read_row)(row[name], where)
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} is a dict with the keys {[str(key) for key in row]}; expected 'prompt' and "
             "'response' (or 'completion'), or 'messages', or 'text'. Rename the keys."
         )
@@ -176,7 +177,7 @@ def messages_of(value, where):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} holds a string in a column of chats that is not JSON ({error}); expected "
                 "a list of messages, or JSON of one. Name a column of plain texts 'text' or "
                 "'response'."
@@ -185,7 +186,7 @@ def messages_of(value, where):
         if isinstance(value, list | tuple | np.ndarray) and len(value):
             wrong = next(part for part in value if not is_message(part))
             shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); "
                 f"expected {{'role': ..., 'content': ...}} or {{'from': ..., 'value': ...}}. "
                 "Convert the turn."
@@ -204,13 +205,13 @@ def _complete(row, where):
     last = last_response(row)
     roles = ", ".join(dict.fromkeys(role for role, _ in row))
     if last is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} is a chat without an assistant turn (its roles are {roles}), so it does not "
             "contain a response. Leave such rows out, or name the role of the responses "
             "'assistant'."
         )
     if any(role not in _TOOLS for role, _ in row[last + 1 :]):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} is a chat that continues after its last assistant turn (with {row[-1][0]}); "
             "expected a chat that ends with the response. Cut it there, for example with "
             "datasets.read_feedback_log(turn=)."
@@ -227,7 +228,7 @@ def last_response(row):
 def _unreadable(value, where):
     kind = type(value).__name__
     if value is None or (isinstance(value, float) and np.isnan(value)) or kind == "NAType":
-        return ValueError(
+        return ImplicitRMError(
             f"{where} holds a missing text ({value!r}). Leave such rows out, or replace "
             'the missing text by "" if the text is known to be empty.'
         )
@@ -243,7 +244,7 @@ def read_pair(prompt, response, where):
         prompt = ()
     if last_response(response) is None:
         roles = ", ".join(dict.fromkeys(role for role, _ in response))
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} has a response without an assistant turn (its roles are {roles}); expected "
             "text, or messages with one of the role 'assistant'. Rename the role."
         )
@@ -275,7 +276,7 @@ def _message(message, where):
     else:
         name = as_text(message["from"], where)
         if name not in _ROLES:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} has a message from {name!r}; expected {', '.join(_ROLES)}. Rename it."
             )
         role, content = _ROLES[name], message["value"]
@@ -294,7 +295,7 @@ def _part(part, where):
         return as_text(part, where)
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
     if not isinstance(kind, str) or kind not in _PARTS or _PARTS[kind] not in part:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{where} has a message whose content is not text only: a part is {kind!r}; expected a "
             f"string, or parts of the kinds {', '.join(_PARTS)}. Leave such rows out, or describe "
             "these parts as text."
@@ -315,7 +316,7 @@ def _calls(message, where):
             function = call
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} has a message with tool_calls that cannot be read ({str(call)[:80]}); "
                 f"expected a list of {{'function': {{'name': ..., 'arguments': ...}}}}. Write what "
                 "the model is to see into 'content'."
@@ -338,7 +339,7 @@ def as_text(value, where):
         try:
             value.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{where} is not valid Unicode text ({error}): it has half of a surrogate pair, as "
                 "a cut emoji leaves it. Repair it with text.encode('utf-16', "
                 "'surrogatepass').decode('utf-16', 'replace')."

@@ -14,6 +14,7 @@ from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
 from .._tables import as_values, opened
 from .._validation import check_groups, is_missing
+from ..exceptions import ImplicitRMError
 from ..training._split import cross_fitting_folds, row_codes
 from ._one_step import MAX_OUTCOMES, Patterns, one_step
 
@@ -68,7 +69,7 @@ class GroupedLog:
         self.est = clone(est)
         validate_params(self.est)
         if isinstance(est.false_action_rate, str):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{caller} needs false-action rates as numbers, got {est.false_action_rate!r}: its "
                 "intervals do not include the error of estimated rates. Pass those of a fit, "
                 "false_action_rate_."
@@ -77,7 +78,7 @@ class GroupedLog:
         X = embed_text(self.est, X, reset=True)
         self.X = select_features(self.est, X, reset=True)
         if not isinstance(self.X, np.ndarray):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{caller} fits parts of X, so X cannot be read from files. Load it, or a random "
                 "part of it, into memory."
             )
@@ -104,25 +105,27 @@ class GroupedLog:
         if groups is not None:
             self.prompt = number_responses(check_groups(groups, n))[0]
         if not isinstance(n_folds, int | np.integer) or n_folds < 2:
-            raise ValueError(f"n_folds must be an integer of at least 2, got {n_folds!r}. Pass 5.")
+            raise ImplicitRMError(
+                f"n_folds must be an integer of at least 2, got {n_folds!r}. Pass 5."
+            )
         self.n_folds = int(n_folds)
 
     def _check_model(self):
         objective = self.est.objective_
         if not objective.models_propensity or objective.single_signal:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.caller} needs the likelihood of every signal, which "
                 f"{type(objective).__name__} does not model. Use objective='stratified'."
             )
         without = [s for s in self.log.signals if s.values is None]
         if without:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{self.caller} sums over all outcomes of a signal, but {without[0]!r} has "
                 "infinitely many. Leave it out, or divide it into a few bins."
             )
         n = Patterns.of(self.log, np.arange(len(self.X))).n_outcomes(self.log.signals)
         if n > MAX_OUTCOMES:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the signals have {n:,} outcomes together, with all patterns of logged signals; "
                 f"{self.caller} sums over at most {MAX_OUTCOMES:,}. Leave out some signals."
             )
@@ -131,7 +134,7 @@ class GroupedLog:
         counts = np.bincount(self.code[self.usable], minlength=len(self.labels))
         if counts.min() < MIN_ROWS:
             small = int(counts.argmin())
-            raise ValueError(
+            raise ImplicitRMError(
                 f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
                 f"weight with something logged; expected at least {MIN_ROWS}. Leave its rows out, "
                 "or join it with another group."
@@ -144,7 +147,7 @@ class GroupedLog:
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
             shown = ", ".join(map(repr, self.labels[:8].tolist()))
-            raise ValueError(
+            raise ImplicitRMError(
                 f"reference={reference!r} is not a group of by, which has {shown}. Correct it."
             )
         return int(found[0])
@@ -165,13 +168,15 @@ class GroupedLog:
         if not same_prompts:
             return weight
         if self.prompt is None:
-            raise ValueError("same_prompts=True needs the prompt of each row. Pass it as groups=.")
+            raise ImplicitRMError(
+                "same_prompts=True needs the prompt of each row. Pass it as groups=."
+            )
         cell = self.prompt * len(self.labels) + self.code
         n_prompts = self.prompt.max() + 1
         total = np.bincount(cell, weights=weight, minlength=n_prompts * len(self.labels))
         shared = (total.reshape(n_prompts, -1) > 0).all(axis=1)
         if shared.sum() < MIN_ROWS:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{shared.sum()} prompts of groups have rows in every group of by; "
                 f"same_prompts=True needs {MIN_ROWS}. Leave it out, or compare fewer groups."
             )
@@ -190,7 +195,7 @@ class GroupedLog:
         stratum = self.code + (self.log.balance() + 1) / 4
         fold = cross_fitting_folds(stratum, split, self.n_folds, rng)
         if not np.bincount(fold, minlength=self.n_folds).all():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the rows belong to {len(np.unique(split))} prompts or users; "
                 f"n_folds={self.n_folds} needs at least {self.n_folds}. Lower n_folds."
             )
@@ -229,23 +234,23 @@ def _check_by(by, n_samples):
     """Return the labels of the groups, and the code of each row."""
     values = as_values(by)
     if values.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"by has shape {values.shape}; expected one group per row of X, ({n_samples},)."
         )
     missing = is_missing(values)
     if missing.any():
-        raise ValueError(
+        raise ImplicitRMError(
             f"by is missing in {missing.sum()} rows; the first is row {missing.argmax()}. Leave "
             "these rows out, or give them a group of their own."
         )
     try:
         labels, code = np.unique(values, return_inverse=True)
     except TypeError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"by holds labels that cannot be sorted ({error}). Use one type for all."
         ) from error
     if len(labels) < 2:
-        raise ValueError(
+        raise ImplicitRMError(
             f"by has only one group, {labels.tolist()[0]!r}; expected at least two. Pass the group "
             "of each row."
         )

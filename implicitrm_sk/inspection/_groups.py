@@ -24,7 +24,7 @@ from .._log import number_responses
 from .._prediction import FittedMixture
 from .._typing import Rows
 from .._warnings import warn
-from ..exceptions import IdentificationWarning
+from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..training._users import quadrature
 from ._comparison import GroupComparison
@@ -165,7 +165,9 @@ def compare_groups(
     True
     """
     if by is None:
-        raise ValueError("by is None; expected the group of each row, such as its model. Pass it.")
+        raise ImplicitRMError(
+            "by is None; expected the group of each row, such as its model. Pass it."
+        )
     work = GroupedLog(
         "compare_groups",
         est,
@@ -180,7 +182,7 @@ def compare_groups(
     )
     position = work.check_reference(reference)
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie in (0, 1), got {confidence!r}. Pass 0.9.")
+        raise ImplicitRMError(f"confidence must lie in (0, 1), got {confidence!r}. Pass 0.9.")
     weight = work.weights(same_prompts)
     fits = _cross_fit(work)
     ends, verdict = _ends(work, fits)

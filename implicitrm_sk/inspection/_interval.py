@@ -24,7 +24,7 @@ from .._prediction import HEADS, FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX, chunks
 from .._typing import Floats, Rows
-from ..exceptions import IdentificationWarning
+from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..objectives import OBJECTIVES
 
@@ -249,17 +249,17 @@ def reward_interval(
 
 def _check(est, n_bootstrap, confidence):
     if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, Integral) or n_bootstrap < 2:
-        raise ValueError(
+        raise ImplicitRMError(
             f"n_bootstrap must be an integer of at least 2, got {n_bootstrap!r}. Pass 50."
         )
     if not isinstance(confidence, Real) or not 0 < confidence < 1:
-        raise ValueError(
+        raise ImplicitRMError(
             f"confidence must be a number between 0 and 1, got {confidence!r}. Pass 0.9."
         )
     objective = est.objective
     objective = OBJECTIVES[objective]() if isinstance(objective, str) else objective
     if objective.pairs or objective.single_signal or not objective.models_propensity:
-        raise ValueError(
+        raise ImplicitRMError(
             "reward_interval needs an objective that is the likelihood of each row, got "
             f"{type(objective).__name__}. Use objective='stratified'."
         )

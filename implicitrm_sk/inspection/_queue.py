@@ -20,6 +20,7 @@ from .._prediction import FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX
 from .._typing import Rows
+from ..exceptions import ImplicitRMError
 from ..objectives import OBJECTIVES
 
 #: Refits that start at rewards of these levels, between the lowest and the highest that the
@@ -122,7 +123,7 @@ def label_queue(
             "pass the last step, and X as transformed by the others."
         )
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"n must be an integer of at least 1, got {n!r}.")
+        raise ImplicitRMError(f"n must be an integer of at least 1, got {n!r}.")
     refit = clone(est).set_params(n_estimators=len(STARTS), warm_start=False)
     validate_params(refit)
     _check_objective(refit.objective)
@@ -139,7 +140,7 @@ def label_queue(
     log, _ = read_log(refit, len(X), y, side)
     asked = _askable(log, refit.false_action_rate_)
     if n > asked.sum():
-        raise ValueError(
+        raise ImplicitRMError(
             f"n={n} is more than the {asked.sum()} rows whose preference is not known yet, from a "
             "label or from an action that proves it. Lower n."
         )
@@ -151,7 +152,7 @@ def label_queue(
 def _check_objective(objective):
     objective = OBJECTIVES[objective]() if isinstance(objective, str) else objective
     if objective.pairs or objective.single_signal or not objective.models_propensity:
-        raise ValueError(
+        raise ImplicitRMError(
             "label_queue needs an objective that is the likelihood of each row, got "
             f"{type(objective).__name__}. Use objective='stratified'."
         )

@@ -40,7 +40,7 @@ from .._sklearn import safe_indexing, validate_params
 from .._tables import opened
 from .._typing import Rows
 from .._validation import check_groups
-from ..exceptions import IdentificationWarning
+from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
@@ -169,7 +169,7 @@ def identification_report(
             "identification_report(pipe[-1], pipe[:-1].transform(X), y)."
         )
     if not isinstance(n_starts, Integral) or n_starts < 2:
-        raise ValueError(
+        raise ImplicitRMError(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
     unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
@@ -303,7 +303,7 @@ def _read_settings(est, X, y, fit_params):
     evidence = Evidence.of(log, rate, log.telling_signals(rate))
     take_evidence(whole, evidence, assumptions)
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
-        raise ValueError(
+        raise ImplicitRMError(
             f"the report compares splits of an action into reward and propensity, which "
             f"{type(whole.objective_).__name__} does not model for every signal. Use "
             "objective='stratified'."
@@ -328,7 +328,7 @@ def _read_settings(est, X, y, fit_params):
         warnings.simplefilter("ignore")
         data.split(HELD_OUT, own_random_state(whole.random_state), whole.max_epochs)
     if not len(data.valid):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{len(data.usable)} responses with actions are too few to compare likelihoods on a "
             "quarter of them. At least 20 with and 20 without action are needed, in several "
             "groups. Pass more rows."

@@ -16,6 +16,7 @@ from .._activity import HEADS
 from .._fit import begin_fit
 from .._typing import Rows
 from .._validation import check_interval
+from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
 from ..measurement._views import MemberViews, View
@@ -194,19 +195,19 @@ def _cases(work, violations):
         chosen = possible
     else:
         if not isinstance(violations, Mapping) or not violations:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"violations must be a dict of amounts by kind, got {violations!r}. The kinds are "
                 f"{', '.join(VIOLATIONS)}. Pass a dict."
             )
         chosen = {}
         for kind, amounts in violations.items():
             if kind not in VIOLATIONS:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"violations has the kind {kind!r}; expected {', '.join(VIOLATIONS)}. Correct "
                     "it."
                 )
             if kind not in possible:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"violations has {kind!r}, which is not possible for this log or these "
                     f"settings; expected {', '.join(possible)}. Leave it out."
                 )
@@ -275,7 +276,7 @@ def _checked(work, kind, amount):
         names = list(work.log.signal_names)
         if amount not in names:
             shown = ", ".join(map(repr, names))
-            raise ValueError(
+            raise ImplicitRMError(
                 f"violations[{kind!r}] names {amount!r}; expected one of the signals {shown}."
             )
         return amount
@@ -283,7 +284,7 @@ def _checked(work, kind, amount):
         return check_interval(amount, f"violations[{kind!r}]")[0]
     low, high = (0, np.inf) if kind == "ratio" else (0, 1)
     if not isinstance(amount, Real) or isinstance(amount, bool) or not low < amount < high:
-        raise ValueError(
+        raise ImplicitRMError(
             f"violations[{kind!r}] holds {amount!r}; expected numbers strictly between {low} and "
             f"{high}. Correct it."
         )

@@ -24,7 +24,7 @@ from .._tables import as_values
 from .._typing import RandomState, Rows
 from .._validation import check_shape
 from .._warnings import warn
-from ..exceptions import ShiftWarning
+from ..exceptions import ImplicitRMError, ShiftWarning
 
 #: Below this share of the log, the log has little information about the new responses.
 FEW = 0.1
@@ -261,7 +261,7 @@ def shift_report(
     sizes = [len(part) for part in rows]
     for name, n in zip(("X_log", "X_new"), sizes, strict=True):
         if n < MIN_ROWS:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} has {n} rows; expected at least {MIN_ROWS} to compare distributions. Pass "
                 "more."
             )
@@ -352,7 +352,7 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
         folds = StratifiedGroupKFold(n_splits, shuffle=True, random_state=random_state)
         n_groups = min(len(np.unique(groups[is_new == side])) for side in (0, 1))
         if n_groups < n_splits:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the rows belong to {n_groups} groups on one side; expected at least {n_splits}. "
                 "Pass more rows."
             )

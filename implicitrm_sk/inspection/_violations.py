@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .._identification import Identification
 from .._optional import import_optional
+from ..exceptions import ImplicitRMError
 from ._plot._base import COLOURS, MARKERS
 
 #: The model of the settings, without a violation.
@@ -230,7 +231,7 @@ class SensitivityReport:
             if kind in (*NOTHING, "preference_rate")
         ]
         if not kinds:
-            raise ValueError(
+            raise ImplicitRMError(
                 "no violation with a number was tried, so there is nothing to plot. Print the "
                 "report, or name more in violations=."
             )

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._tables import as_list, column_names, is_numeric, opened
 from .._typing import Rows
+from ..exceptions import ImplicitRMError
 from ..metrics import paired_accuracy
 from ._rewards import check_pessimism, rewards
 
@@ -95,7 +96,7 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     candidates = opened(candidates)
     numeric = is_numeric(candidates)
     if numeric != (prompt is None):
-        raise ValueError(
+        raise ImplicitRMError(
             "prompt must be None, because candidates are vectors, which already include the "
             "prompt. Leave prompt out."
             if numeric
@@ -105,7 +106,7 @@ def rank(est: Any, prompt: Any, candidates: Rows, *, pessimism: float = 0.0) -> 
     if isinstance(candidates, str):
         raise TypeError("candidates is one string; expected a list of responses. Pass a list.")
     if len(candidates) == 0:
-        raise ValueError("candidates is empty; expected at least one response. Pass some.")
+        raise ImplicitRMError("candidates is empty; expected at least one response. Pass some.")
     X = candidates if numeric else [(prompt, candidate) for candidate in as_list(candidates)]
     reward, spread = rewards(est, X, pessimism=pessimism)
     return Ranking(np.argsort(-reward, kind="stable"), reward, spread)
@@ -227,7 +228,7 @@ def _read_pairs(pairs):
     if isinstance(pairs, tuple) and len(pairs) == 2 and all(map(is_numeric, pairs)):
         chosen, rejected = map(opened, pairs)
         if len(chosen) != len(rejected):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"X_chosen has {len(chosen)} rows and X_rejected {len(rejected)}; expected equal "
                 "numbers, because rows i of both are a pair. Pass the missing rows."
             )
@@ -249,10 +250,10 @@ def _read_pairs(pairs):
             "and rejected, or a tuple of two arrays of vectors. Convert it."
         )
     if len(pairs) == 0:
-        raise ValueError("pairs is empty; expected at least one pair. Pass some.")
+        raise ImplicitRMError("pairs is empty; expected at least one pair. Pass some.")
     missing = [name for name in ("chosen", "rejected") if name not in table]
     if missing:
-        raise ValueError(
+        raise ImplicitRMError(
             f"pairs lacks {' and '.join(missing)} in some rows. It has "
             f"{', '.join(sorted(map(str, columns)))}; expected prompt, chosen, rejected and, "
             "optionally, subset. Rename or add them."
@@ -261,7 +262,7 @@ def _read_pairs(pairs):
     if "prompt" in table:
         sides = [list(zip(table["prompt"], side, strict=True)) for side in sides]
     elif any(isinstance(response, str) for response in sides[0]):
-        raise ValueError(
+        raise ImplicitRMError(
             "pairs lacks prompt, so chosen and rejected must be whole conversations (lists of "
             "chat messages), but they are text. Add the column prompt."
         )

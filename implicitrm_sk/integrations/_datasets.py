@@ -13,6 +13,7 @@ from .._pipeline import split_pipeline
 from .._prediction import FittedMixture, component_logits
 from .._tables import as_list, as_values, column_names, opened, taken
 from .._typing import Rows
+from ..exceptions import ImplicitRMError
 from ..measurement import _mixture
 from ._rewards import component_rewards
 
@@ -115,9 +116,11 @@ def to_preference_dataset(
     {'chosen': ['First ...'], 'rejected': ['No.']}
     """
     if form not in ("unpaired", "paired"):
-        raise ValueError(f"form must be 'unpaired' or 'paired', got {form!r}. Pass one of them.")
+        raise ImplicitRMError(
+            f"form must be 'unpaired' or 'paired', got {form!r}. Pass one of them."
+        )
     if output not in ("datasets", "pandas"):
-        raise ValueError(
+        raise ImplicitRMError(
             f"output must be 'datasets' or 'pandas', got {output!r}. Pass one of them."
         )
     pandas = import_optional("pandas", "data", "A preference data set")
@@ -129,7 +132,7 @@ def to_preference_dataset(
     prompts, responses = _texts(df, names)
     X = list(zip(prompts, responses, strict=True)) if X is None else opened(X)
     if len(X) != len(df):
-        raise ValueError(
+        raise ImplicitRMError(
             f"X has {len(X)} rows and df {len(df)}; expected equal numbers. Pass matching rows."
         )
     actions = _actions(df, names, actions)
@@ -158,7 +161,7 @@ def _texts(df, names):
         )
     name = next((name for name in _RESPONSES if name in names), None)
     if "prompt" not in names or name is None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"df has the columns {names}; expected 'prompt' and 'response' (or 'completion'). "
             "Rename them."
         )
@@ -171,7 +174,7 @@ def _actions(df, names, actions):
     if isinstance(actions, list | tuple) and all(isinstance(name, str) for name in actions):
         missing = [name for name in actions if name not in names]
         if missing:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"df lacks the columns {missing}, which actions names. Correct the names."
             )
         return taken(df, [names.index(name) for name in actions])

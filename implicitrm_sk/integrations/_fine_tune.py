@@ -35,6 +35,7 @@ from .._warnings import warn
 from ..embedding import LowRankAdapter
 from ..embedding._compute import TokenArrays
 from ..embedding._embedder import ensure_fitted
+from ..exceptions import ImplicitRMError
 from ..training._data import TrainingData
 from ..training._net import MemberRisk
 from ..training._plan import FitPlan
@@ -204,12 +205,12 @@ def check_start(est, X, lora, eval_fraction, fit_params):
     check_is_fitted(est, "model_")
     embedder = getattr(est, "embedder_", None)
     if embedder is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "est was fitted on vectors, so that there is no language model to train. Fit "
             "ImplicitRewardEstimator(embedder=...) on the texts of the log."
         )
     if isinstance(X, str | PathLike) or is_numeric(X):
-        raise ValueError(
+        raise ImplicitRMError(
             "X holds vectors, or is a path of them, but a language model reads text. Pass the "
             "texts that est was fitted on."
         )
@@ -221,7 +222,7 @@ def check_start(est, X, lora, eval_fraction, fit_params):
         )
     had_users, has_users = hasattr(est, "user_loading_"), fit_params.get("user_id") is not None
     if had_users != has_users:
-        raise ValueError(
+        raise ImplicitRMError(
             f"est was fitted {'with' if had_users else 'without'} user_id, but fine_tune was "
             f"called {'with' if has_users else 'without'}. "
             + ("Pass the ids." if had_users else "Leave it out, or fit est with it.")
@@ -234,24 +235,24 @@ def check_start(est, X, lora, eval_fraction, fit_params):
     )
     for applies, reason in reasons:
         if applies:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"objective={type(objective).__name__} is not supported by fine_tune: it {reason}. "
                 "Fit est with objective='stratified'."
             )
     if eval_fraction is not None and not 0 < eval_fraction < 1:
-        raise ValueError(
+        raise ImplicitRMError(
             f"eval_fraction must lie between 0 and 1, got {eval_fraction!r}. None is the "
             "validation_fraction of est."
         )
     if embedder.device_map is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             f"the embedder has device_map={embedder.device_map!r}, which the Trainer cannot "
             "train. Leave it out; LoRA on one GPU needs little more than the model."
         )
     is_gguf = str(embedder.model).endswith(".gguf") or "gguf_file" in (embedder.model_kwargs or {})
     if lora is False and (is_gguf or embedder.trust_remote_code):
         kind = "is a .gguf file" if is_gguf else "brings code of its own"
-        raise ValueError(
+        raise ImplicitRMError(
             f"lora=False writes a whole model, but model={embedder.model!r} {kind}. Use lora=True, "
             "or a model of another form."
         )
@@ -279,7 +280,7 @@ def lora_config(embedder, lora):
             if isinstance(module, torch.nn.Linear | Conv1D) and "pooler" not in layer.split(".")
         ]
         if not layers:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} has no linear layers for LoRA to change. Use lora=False, or a "
                 "peft.LoraConfig that names its layers."
             )
@@ -290,12 +291,12 @@ def lora_config(embedder, lora):
         )
     for option in ("use_dora", "modules_to_save", "layer_replication", "target_parameters"):
         if getattr(lora, option, None):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"lora has {option}={getattr(lora, option)!r}, which cannot be written as "
                 "low-rank change of linear layers. Leave it out, or use lora=False."
             )
     if lora.bias != "none" or lora.init_lora_weights not in (True, "gaussian"):
-        raise ValueError(
+        raise ImplicitRMError(
             "lora must leave the base model as it is: expected bias='none' and "
             f"init_lora_weights=True or 'gaussian', got {lora.bias!r} and "
             f"{lora.init_lora_weights!r}."
@@ -303,13 +304,13 @@ def lora_config(embedder, lora):
     try:
         wrapped = peft.inject_adapter_in_model(copy.deepcopy(lora), skeleton)
     except ValueError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} has no layers for this lora: {' '.join(str(error).split())} Name layers of it "
             "in target_modules, or use lora=True."
         ) from error
     for layer in _lora_layers(wrapped).values():
         if not layer.lora_A:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"lora changes a {type(layer.get_base_layer()).__name__}; expected linear layers "
                 "only. Name them in target_modules."
             )
@@ -334,7 +335,9 @@ def training_arguments(est, output_dir, args, *, lora):
     elif args is None or isinstance(args, Mapping):
         given = dict(args or {})
         if "output_dir" in given:
-            raise ValueError("args holds output_dir, which is an argument of fine_tune. Leave it.")
+            raise ImplicitRMError(
+                "args holds output_dir, which is an argument of fine_tune. Leave it."
+            )
         args = _recipe(est, output_dir, given, lora)
     else:
         raise TypeError(
@@ -343,12 +346,12 @@ def training_arguments(est, output_dir, args, *, lora):
     deepspeed = getattr(args, "hf_deepspeed_config", None)
     by_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if by_fsdp or (deepspeed is not None and deepspeed.is_zero3()):
-        raise ValueError(
+        raise ImplicitRMError(
             "args spread the weights over processes (FSDP or DeepSpeed ZeRO 3), but fine_tune "
             "reads the heads whole between steps. Use torchrun alone, or ZeRO 1 or 2."
         )
     if args.n_gpu > 1:
-        raise ValueError(
+        raise ImplicitRMError(
             f"one process sees {args.n_gpu} GPUs, over which the Trainer would split the batches. "
             "Start one process for each with torchrun, or set CUDA_VISIBLE_DEVICES."
         )
@@ -392,7 +395,7 @@ def _recipe(est, output_dir, given, lora):
     known = TrainingArguments.__dataclass_fields__
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise ValueError(
+        raise ImplicitRMError(
             f"args holds {unknown[0]!r}, which is not an argument of TrainingArguments. Check the "
             "spelling."
         )
@@ -475,13 +478,13 @@ class Run:
             warnings.simplefilter("ignore")  # what cannot be held out is an error here
             data.split(fraction, own_random_state(state), est.max_epochs)
         if not len(data.valid):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"too few rows can be held out of {n_rows}: training and held-out part need "
                 "some with and some without actions. Collect more rows, or change eval_fraction."
             )
         tells = est.model_.log_loading is not None
         if tells and log.user is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 "user_id has a user of its own in every row, but est knows users who differ in "
                 "activity. Pass the ids of those who acted."
             )

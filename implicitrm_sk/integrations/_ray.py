@@ -8,6 +8,7 @@ import numpy as np
 
 from .._estimator import ImplicitRewardEstimator
 from .._ray import map_parquet
+from ..exceptions import ImplicitRMError
 from ._rewards import split_pipeline
 
 
@@ -21,7 +22,7 @@ class _PredictBatch:
     @staticmethod
     def check_columns(names, est, embedding):
         if embedding is not None and embedding not in names:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"source lacks the column {embedding!r}; it has {', '.join(names)}. Name the "
                 "column of vectors in embedding. For an estimator with an embedder, pass "
                 "embedding=None and the columns prompt and response."

@@ -5,6 +5,7 @@ import torch
 
 from .._pipeline import split_pipeline
 from .._prediction import component_logits
+from ..exceptions import ImplicitRMError
 from ..measurement import _mixture
 
 
@@ -15,7 +16,7 @@ def check_pessimism(pessimism):
     except (TypeError, ValueError):
         value = np.nan
     if not (np.isfinite(value) and value >= 0):
-        raise ValueError(
+        raise ImplicitRMError(
             f"pessimism must be a number >= 0, got {pessimism!r}. This many times the spread over "
             "the members is subtracted from the reward."
         )

@@ -21,6 +21,7 @@ from .._paths import local_path
 from .._pipeline import TextBlock, split_pipeline
 from ..embedding import LLMEmbedder
 from ..embedding._embedder import ensure_fitted, token_numbers
+from ..exceptions import ImplicitRMError
 from ..persistence._card import model_card
 
 #: With a larger shift of the logits, bfloat16 has too few digits left for the logits.
@@ -158,13 +159,13 @@ def to_transformers(
 
     source = embedder._source
     if source.trust_remote_code:
-        raise ValueError(
+        raise ImplicitRMError(
             f"base_model={embedder.model!r} runs code of its own (trust_remote_code=True), which "
             "cannot be packed into another model's folder. Use a model without such code."
         )
     base = source.load(transformers.AutoModel, dtype="auto", **(embedder.model_kwargs or {}))
     if base.config.is_encoder_decoder:
-        raise ValueError(
+        raise ImplicitRMError(
             f"base_model={embedder.model!r} is an encoder-decoder model, which cannot be exported: "
             "the embedder uses its encoder only. Use another model."
         )
@@ -203,7 +204,7 @@ def to_transformers(
         if applies
     )
     if custom_code is False and reasons:
-        raise ValueError(
+        raise ImplicitRMError(
             "custom_code=False, but no stock class gives this reward, because "
             f"{'; '.join(reasons)}. Use custom_code=None."
         )
@@ -247,14 +248,14 @@ def _embedder_of(est, base_model):
             steps[0], where = block.embedder, block.where
         if len(steps) != 1 or not isinstance(steps[0], LLMEmbedder):
             names = ", ".join(type(step).__name__ for step in steps) or "nothing"
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the pipeline has {names} before the estimator, but only an LLMEmbedder can be "
                 "exported. Remove them; the estimator standardises by itself."
             )
         embedder = steps[0]
     if embedder is None:
         if base_model is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 "est was fitted on vectors, but base_model is None. Pass base_model, the "
                 "LLMEmbedder that made them."
             )
@@ -277,7 +278,7 @@ def _embedder_of(est, base_model):
     ensure_fitted(embedder)
     n_features = len(embedder.get_feature_names_out())
     if n_features != where.stop - where.start:
-        raise ValueError(
+        raise ImplicitRMError(
             f"base_model={embedder.model!r} gives vectors of {n_features} columns, but est was "
             f"fitted on {where.stop - where.start}. Pass the model that made the vectors."
         )
@@ -288,12 +289,12 @@ def _check_is_of_text(fitted, mirrored, where):
     """Raise unless the reward is a function of the vector of the text, in a known form."""
     config = fitted.model_.config
     if mirrored and config["propensity_form"] != "head":
-        raise ValueError(
+        raise ImplicitRMError(
             f"the mirror images of {type(fitted.objective_).__name__} cannot be exported, because "
             f"its propensity has the form {config['propensity_form']!r}. Use another objective."
         )
     if mirrored and config["shared_logits"] is not None:
-        raise ValueError(
+        raise ImplicitRMError(
             "the mirror image of a late action cannot be exported, because its propensity has a "
             "further output. Fit with a second signal, which distinguishes reward and propensity."
         )
@@ -302,7 +303,7 @@ def _check_is_of_text(fitted, mirrored, where):
         read = np.union1d(read, fitted.propensity_columns_)
     beside = read[(read < where.start) | (read >= where.stop)]
     if len(beside):
-        raise ValueError(
+        raise ImplicitRMError(
             f"the reward reads the columns {HeadColumns.of(fitted).labels(beside)} beside the "
             "text, but a model of transformers gets only text. Name them in propensity_features, "
             "or leave them out."
@@ -336,7 +337,7 @@ def _make_tokenizer(embedder, tokenizer):
         # Padding is masked, so the end-of-text token may be used.
         token = tokenizer.eos_token or tokenizer.unk_token
         if token is None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the tokenizer of {embedder.model!r} has no padding token. Set its pad_token."
             )
         tokenizer.pad_token = token

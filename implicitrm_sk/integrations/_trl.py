@@ -7,6 +7,7 @@ from sklearn.pipeline import Pipeline
 
 from .._features import HeadColumns, select_features
 from .._pipeline import TextBlock, split_pipeline, starts_with_embedder
+from ..exceptions import ImplicitRMError
 from ._rewards import check_pessimism, rewards
 
 
@@ -41,7 +42,7 @@ class RewardFunction:
         rewards : list of float
         """
         if len(prompts) != len(completions):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"prompts has {len(prompts)} entries and completions {len(completions)}; expected "
                 "one prompt per completion. Pass the missing ones."
             )
@@ -115,7 +116,7 @@ def reward_function(
     """
     _check_reads_text(est)
     if output not in ("probability", "logit"):
-        raise ValueError(
+        raise ImplicitRMError(
             f"output must be 'probability' or 'logit', got {output!r}. Pass one of them."
         )
     return RewardFunction(est, output, check_pessimism(pessimism), name)
@@ -128,7 +129,7 @@ def _check_reads_text(est):
     if isinstance(est, Pipeline):
         block = TextBlock.of(est)
         if block is None and not starts_with_embedder(est):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the pipeline starts with {type(est.steps[0][1]).__name__}, which does not read "
                 "text, but a trainer passes text. Start it with an LLMEmbedder, or with a "
                 "ColumnTransformer that contains one."
@@ -139,19 +140,19 @@ def _check_reads_text(est):
         try:
             select_features(fitted, block.beside(vectors), reset=False, with_propensity=False)
         except ValueError as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 "the reward of the pipeline reads columns beside the text, which a trainer does "
                 f"not pass ({error}). Let only the propensity read them: propensity_features=."
             ) from error
     elif getattr(fitted, "embedder_", None) is None:
-        raise ValueError(
+        raise ImplicitRMError(
             "est reads vectors, but a trainer passes text. Fit "
             "ImplicitRewardEstimator(embedder=...) on the texts of the log, or pass a pipeline "
             "that starts with an LLMEmbedder."
         )
     side = read.reward[read.reward >= read.n_features - len(read.side)]
     if len(side):
-        raise ValueError(
+        raise ImplicitRMError(
             f"the reward reads the columns {read.labels(side)} beside the text, which a trainer "
             "does not pass. Name them in propensity_features, or leave them out."
         )

@@ -5,6 +5,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from .._validation import check_binary
+from ..exceptions import ImplicitRMError
 from ._delay import late_initial_logits, late_log_passive, late_terms, split
 from ._signal import Signal, full_precision, initial_logit, times
 
@@ -87,12 +88,12 @@ class Action(Signal):
             If they are not, or if the kind of delay is unknown.
         """
         if self.delay not in (None, "exponential"):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"delay={self.delay!r} of an Action; expected 'exponential' or None. Pass None for "
                 "actions that come at once."
             )
         if self.delay is not None and self.false_rate:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"false_rate={self.false_rate!r} is not available for an Action with a delay, "
                 "because the delay of false actions is not modelled. Leave one of the two out."
             )

@@ -7,6 +7,7 @@ import torch
 
 from .._tables import as_values
 from .._validation import is_missing
+from ..exceptions import ImplicitRMError
 from ._signal import Signal, full_precision, initial_logit
 
 
@@ -142,30 +143,30 @@ class Choice(Signal):
         except AttributeError:
             shown = []
         if not any(c in (0, 1) for c in shown) or not all(c in (0, 1, None) for c in shown):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"outcomes of Choice is {self.outcomes!r}; expected a dict from each outcome to "
                 "the preference that it shows, 1, 0 or None, such as {'up': 1, 'down': 0}."
             )
         if self.given_reaction and len(self.shows) < 2:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"outcomes of Choice is {self.outcomes!r}; expected some outcomes that show 1 and "
                 "some that show 0, because given_reaction=True learns from nothing else. Add the "
                 "missing ones."
             )
         if self.silent is None and not self.given_reaction:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"silent of {self!r} is None; expected the label of rows in which users were "
                 "offered the widget and did not choose. Set silent, or set given_reaction=True if "
                 "y does not have such rows."
             )
         if self.silent in self.outcomes:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"silent={self.silent!r} of Choice is an outcome too; expected a label of its own. "
                 "Leave it out of outcomes."
             )
         most = 1 / len(self.shows)
         if not 0 <= self.false_rate < most:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"false_rate of Choice must lie in [0, {most:g}), got {self.false_rate!r}. It is "
                 "the share of choices that show the wrong preference."
             )
@@ -191,7 +192,7 @@ class Choice(Signal):
                 found[row] = codes[label]
             except (KeyError, TypeError):
                 known = ", ".join(map(repr, codes))
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name} is {label!r} in row {row}; expected one of {known}, or NaN where the "
                     "widget was not offered. Add the outcome to Choice, or correct the column."
                 ) from None

@@ -9,6 +9,7 @@ from torch.nn.functional import logsigmoid
 
 from .._tables import as_values
 from .._validation import as_float, is_missing
+from ..exceptions import ImplicitRMError
 from ._signal import Signal, full_precision, log1mexp
 
 #: A signal with fewer grades is an action.
@@ -112,7 +113,7 @@ class Graded(Signal):
     def _check(self):
         """Raise unless the arguments describe grades."""
         if self.target not in (0, 1):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"target of Graded is {self.target!r}; expected 1 or 0. Pass the preference that "
                 "high values show."
             )
@@ -126,7 +127,7 @@ class Graded(Signal):
             elif all(isinstance(edge, Real) for edge in bins):
                 valid = len(bins) > MIN_GRADES and bool((np.diff(bins) > 0).all())
         if not valid:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"bins of Graded is {self.bins!r}; expected a number of quantile bins, increasing "
                 f"edges, or different strings from the lowest category to the highest. At least "
                 f"{MIN_GRADES} bins are needed. For two categories, use 'positive' or 'negative'."
@@ -146,7 +147,7 @@ class Graded(Signal):
             distinct, counts = np.unique(y[~np.isnan(y)], return_counts=True)
             if len(distinct) < MIN_GRADES:
                 shown = ", ".join(f"{value:g}" for value in distinct) or "none"
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name} has {len(distinct)} distinct values ({shown}); expected at least "
                     f"{MIN_GRADES} for {self!r}. Leave a constant column out. For two values, name "
                     "one 'positive' or 'negative' in signals."
@@ -157,7 +158,7 @@ class Graded(Signal):
         kept = Graded(self.target, tuple(kind(edge) for edge in self.bins))
         found = np.unique(kept.encode(column, name))
         if np.count_nonzero(~np.isnan(found)) < 2:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} has the same grade in every row where it is logged, by {self!r}; expected "
                 "several grades. Leave the column out, or give bins that separate its values."
             )
@@ -182,7 +183,7 @@ class Graded(Signal):
             found = np.full(len(labels), np.nan)
             for row in np.flatnonzero(~missing):
                 if labels[row] not in codes:
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"{name} is {labels[row]!r} in row {row}; expected one of "
                         f"{', '.join(map(repr, codes))}, or NaN where it was not logged. Add the "
                         "category to bins of Graded, or correct the column."
@@ -196,7 +197,7 @@ class Graded(Signal):
         outside = (y < edges[0]) | (y > edges[-1])
         if outside.any():
             row = np.flatnonzero(outside)[0]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} is {y[row]:g} in row {row}; expected a value from {edges[0]:g} to "
                 f"{edges[-1]:g}, the bins of Graded, or NaN where it was not logged. Widen the "
                 "bins (-np.inf and np.inf accept every value), or correct the column."

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from .._typing import Floats
+from ..exceptions import ImplicitRMError
 
 
 class Signal:
@@ -261,7 +262,7 @@ class Signal:
         bad = ~(np.isnan(y) | np.isin(y, self.values))
         if bad.any():
             row, column = np.argwhere(bad)[0]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} is {y[row, column]:g} in row {row}; expected one of "
                 f"{', '.join(f'{value:g}' for value in self.values)} for {self!r}, or NaN where "
                 "it was not logged. Correct the column, or its kind in signals."

@@ -8,6 +8,7 @@ import torch
 from sklearn.base import BaseEstimator
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from ..exceptions import ImplicitRMError
 from ..measurement._model import Measurement
 from ..measurement._signal import full_precision
 
@@ -471,14 +472,14 @@ def check_uses(objective, side_information, assumptions):
     ):
         given.append("false_action_rate")
     if objective.needs_preference_rate and np.ndim(assumptions.preference_rate or ()) > 0:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{type(objective).__name__} needs the share of preferred responses as a number, got "
             f"preference_rate={assumptions.preference_rate!r}. If it is not known, use the mean "
             "reward of objective='elkan-noto', which assumes one propensity for all responses."
         )
     unused = [name for name in given if name not in objective.uses]
     if unused:
-        raise ValueError(
+        raise ImplicitRMError(
             f"{type(objective).__name__} makes no use of {', '.join(unused)}. Leave "
             f"{'it' if len(unused) == 1 else 'them'} out, or use objective='stratified'."
         )

@@ -7,6 +7,7 @@ from numbers import Real
 import numpy as np
 
 from .._identification import IDENTIFIED, NOT_IDENTIFIED
+from ..exceptions import ImplicitRMError
 
 _HEADER = """\
 ---
@@ -36,7 +37,7 @@ def model_card(est, metrics=None, usage=None, users=False):
     metrics = {} if metrics is None else dict(metrics)
     for name, value in metrics.items():
         if not isinstance(name, str) or isinstance(value, bool) or not isinstance(value, Real):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"metrics must map names to numbers, got {name!r}: {value!r}. For example "
                 'metrics={"AUROC on 500 rated responses": 0.84}.'
             )

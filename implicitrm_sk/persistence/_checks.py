@@ -14,7 +14,7 @@ from .._activity import UserActivity
 from .._features import HeadColumns
 from .._identification import Evidence, Identification
 from ..embedding import LLMEmbedder
-from ..exceptions import ModelFileError
+from ..exceptions import ImplicitRMError, ModelFileError
 from ..measurement._model import GROUP_NAMES, Measurement
 from ..measurement._signal import Signal
 from ..objectives import Objective
@@ -46,7 +46,7 @@ MAX_FEATURES = 2**24
 def require(condition, message):
     """Raise ValueError with a message unless a condition holds."""
     if not condition:
-        raise ValueError(message)
+        raise ImplicitRMError(message)
 
 
 def is_count(value):

@@ -14,7 +14,7 @@ import zipfile
 from pathlib import Path
 
 from .._paths import local_path
-from ..exceptions import ModelFileError
+from ..exceptions import ImplicitRMError, ModelFileError
 
 MANIFEST, SETTINGS, ARRAYS, CARD = (
     "implicitrm.json",
@@ -74,11 +74,11 @@ def parse(content, name):
     """Return the content of a JSON file; raise if a constant is not JSON or a key is repeated."""
 
     def no_constant(text):
-        raise ValueError(f"{text} is not JSON")
+        raise ImplicitRMError(f"{text} is not JSON")
 
     def no_repeated_key(pairs):
         if len(dict(pairs)) < len(pairs):
-            raise ValueError("a key occurs twice")
+            raise ImplicitRMError("a key occurs twice")
         return dict(pairs)
 
     try:

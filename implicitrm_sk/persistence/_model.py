@@ -13,7 +13,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
 from .._sklearn import ATTRIBUTES_OF_SKLEARN, METADATA_REQUEST, validate_params
-from ..exceptions import ModelFileError
+from ..exceptions import ImplicitRMError, ModelFileError
 from ._card import model_card
 from ._checks import FITTED, check_fitted, is_count, require
 from ._files import (
@@ -64,7 +64,7 @@ def to_files(est, metrics=None, users=False):
         fitted.pop("user_activity_", None)
     unknown = set(fitted) - set(FITTED)
     if unknown:
-        raise ValueError(
+        raise ImplicitRMError(
             f"the file format does not know the attribute {listing(sorted(unknown))} of the "
             "estimator, which would be lost. Delete it, or pickle the estimator."
         )
@@ -99,7 +99,7 @@ def to_files(est, metrics=None, users=False):
     files = {MANIFEST: dump(manifest), **files, CARD: card.encode()}
     for name, content in files.items():
         if len(content) > MAX_SIZE[name]:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{name} would have {len(content):,} bytes, but files of more than "
                 f"{MAX_SIZE[name]:,} bytes cannot be loaded. Save a smaller model."
             )
@@ -242,7 +242,7 @@ def from_pretrained(cls, repo_id, *, revision, token, cache_dir):
     """Download a saved model; see `ImplicitRewardEstimator.from_pretrained`."""
     if Path(repo_id).expanduser().exists():
         if revision is not None:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{str(repo_id)!r} is a local path, which does not have a revision. Leave revision "
                 "out."
             )

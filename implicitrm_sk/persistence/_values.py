@@ -15,7 +15,7 @@ from .._identification import Evidence, Identification
 from .._sklearn import validate_params
 from .._warnings import warn
 from ..embedding import LLMEmbedder, LowRankAdapter
-from ..exceptions import ModelFileError
+from ..exceptions import ImplicitRMError, ModelFileError
 from ..objectives import OBJECTIVES, Objective
 from ..signals import Action, Choice, Graded
 from ._checks import is_count, require
@@ -107,7 +107,7 @@ def _just(cls):
 
 def _unsupported(value, name):
     if isinstance(value, Objective):
-        return ValueError(
+        return ImplicitRMError(
             f"{name} is an objective of class {type(value).__qualname__}, which is not part of "
             "this package. A file that is safe to open does not contain code, so this objective "
             "cannot be saved. Pickle the estimator, or add the class to implicitrm_sk.objectives. "
@@ -117,12 +117,12 @@ def _unsupported(value, name):
     if isinstance(value, np.ndarray):
         kind += f" of dtype {value.dtype}"
     if callable(value) and name.endswith("_features"):
-        return ValueError(
+        return ImplicitRMError(
             f"{name} is a callable ({kind}), and a file that is safe to open does not contain "
             "code. Save its selection instead: "
             f"est.set_params({name}=est.{name.replace('features', 'columns_')})."
         )
-    return ValueError(
+    return ImplicitRMError(
         f"{name} holds a {kind}, which cannot be saved: a file that is safe to open holds only "
         "numbers, strings and arrays. Set it to one of these, or pickle the estimator."
     )
@@ -137,7 +137,7 @@ def _is_not_finite(value):
 
 def _float(text):
     if text not in ("nan", "inf", "-inf"):
-        raise ValueError(f"{text!r:.60} is not nan, inf or -inf")
+        raise ImplicitRMError(f"{text!r:.60} is not nan, inf or -inf")
     return float(text)
 
 
@@ -297,7 +297,7 @@ def check_model_kwargs(model_kwargs):
         if name == "gguf_file" and isinstance(value, str):
             continue
         if name not in _MODEL_KWARGS or value not in _MODEL_KWARGS[name]:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"model_kwargs of the embedder holds {name}={value!r:.60}, which a file that is "
                 "safe to open may not contain. Save without it, and set it again after loading: "
                 "est.embedder_.set_params(model_kwargs=...)."

@@ -9,6 +9,7 @@ from .._sources import StreamedX, chunks, picked
 from .._tables import as_values
 from .._validation import check_groups, in_range
 from .._warnings import warn
+from ..exceptions import ImplicitRMError
 from ._net import batched_logits
 from ._rows import Partners, ResidentRows
 from ._split import cross_fitting_folds, row_codes, validation_split
@@ -107,7 +108,7 @@ class TrainingData:
         fold = cross_fitting_folds(*self._strata_and_groups(), n_folds, random_state)
         if self._acted_and_not(fold, n_folds).min() < MIN_ROWS_PER_CLASS:
             acted = self.log.fired()[self.usable]
-            raise ValueError(
+            raise ImplicitRMError(
                 f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
                 f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log. "
                 f"The log has {acted.sum()} acted and {(~acted).sum()} not acted responses in "
@@ -357,7 +358,7 @@ def member_logits(model, X, scaler, heads, dtype):
         autocast_dtype=resolve_dtype(dtype, parameter.device)[1],
     )
     if any(torch.isnan(part).any() for part in logits):
-        raise ValueError(
+        raise ImplicitRMError(
             "the reward of some rows is not a number: X lies far outside the range seen in fit "
             f"(largest |X| given: {np.abs(X).max():.3g}). Check the scale of X."
         )

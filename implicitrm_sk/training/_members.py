@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..exceptions import ImplicitRMError
+
 
 class MemberAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter 2019) with a step size and a weight decay for each member.
@@ -101,7 +103,7 @@ class MemberSettings:
             groups = [{"params": part} for part in (members, shared) if part]
             return torch.optim.AdamW(groups, lr=lr, weight_decay=decay, fused=True)
         if shared:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"members with step sizes of their own cannot share parameters: got {len(shared)} "
                 "shared ones. Train such fits one after another."
             )

@@ -13,6 +13,7 @@ from skorch.history import History
 from torch import nn
 
 from .._device import autocast, threads_of_worker
+from ..exceptions import ImplicitRMError
 from ..measurement._model import Measurement
 from ..objectives import Batch
 from ._members import MemberSettings, MembersInTraining
@@ -93,7 +94,7 @@ class MemberRisk(nn.Module):
             rows, reward_logit = self.users.risk(rows, user), reward_logit[0]
         expected = (len(reward_logit), sample_weight.shape[-1])
         if getattr(rows, "shape", None) != expected:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{type(self.objective).__name__}.{loss.__name__} must return a tensor of shape "
                 f"(members, {'pairs' if self.objective.pairs else 'rows'}) = {expected}, got "
                 f"{tuple(rows.shape) if hasattr(rows, 'shape') else type(rows).__name__}. Return "

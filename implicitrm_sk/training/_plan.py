@@ -11,6 +11,7 @@ import torch
 from .._assumptions import Assumptions
 from .._device import resolve_device, resolve_dtype
 from .._features import HeadColumns
+from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
 from ..measurement._signal import initial_logit
@@ -504,7 +505,7 @@ def layer_sizes(estimator, name):
     sizes = getattr(estimator, name)
     sizes = (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
     if any(not isinstance(size, Integral) or size < 1 for size in sizes):
-        raise ValueError(
+        raise ImplicitRMError(
             f"{name} must be a positive integer or a tuple of positive integers, got "
             f"{getattr(estimator, name)!r}."
         )
@@ -516,7 +517,7 @@ def check_same_setting(model, name, new):
     old = model.config[name]
     if old != new:
         shown = {"n_members": "n_estimators", "n_in": "the number of columns of X"}
-        raise ValueError(
+        raise ImplicitRMError(
             f"training cannot continue from the fitted weights: {shown.get(name, name)} was {old} "
             f"and is now {new}. Use the same data layout and architecture, or fit a clone."
         )

@@ -17,6 +17,7 @@ from safetensors.torch import save
 from sklearn.base import BaseEstimator
 
 from .._sources import read_ahead
+from ..exceptions import ImplicitRMError
 from ..objectives import Objective
 
 _FORMAT = "implicitrm_sk checkpoint 1"
@@ -76,7 +77,7 @@ class TrainingState:
         self._check(state["fingerprint"])
         trained = state["progress"]["epoch"]
         if trained > epochs:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the checkpoint {str(self.path)!r} has {trained} epochs, more than "
                 f"max_epochs={epochs}. Set max_epochs to {trained} or more to continue, or remove "
                 "the file to start again."
@@ -140,12 +141,12 @@ class TrainingState:
                 state = json.loads((file.metadata() or {}).get("state", "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError, json.JSONDecodeError) as error:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{str(self.path)!r} is not a readable checkpoint ({error}). Remove it to start "
                 "again."
             ) from error
         if state.get("format") != _FORMAT:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{str(self.path)!r} is not a checkpoint of this version of implicitrm_sk. Remove "
                 "it to start again."
             )
@@ -162,7 +163,7 @@ class TrainingState:
                 for name in sorted({*old, *new})
                 if old.get(name) != new.get(name)
             ]
-        raise ValueError(
+        raise ImplicitRMError(
             f"the checkpoint {str(self.path)!r} belongs to another fit, which differs in "
             f"{', '.join(differing)}. Fit with the same settings and data to continue, or remove "
             "the file to start again."

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ..._fit import signal_names
 from ..._pipeline import split_pipeline
+from ...exceptions import ImplicitRMError
 from ._base import COLOURS, axes_for
 
 #: Where densities are drawn, in standard deviations of users.
@@ -190,7 +191,7 @@ class ActivityDisplay:
         fitted, _ = split_pipeline(estimator)
         known = getattr(fitted, "user_activity_", None)
         if known is None or not len(known.mean):
-            raise ValueError(
+            raise ImplicitRMError(
                 "the estimator knows no users. Fit it with user_id; of a saved one, save it with "
                 "users=True."
             )

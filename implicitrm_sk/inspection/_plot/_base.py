@@ -5,6 +5,7 @@ import numpy as np
 from ..._optional import import_optional
 from ..._tables import as_values, column_names
 from ..._validation import is_missing
+from ...exceptions import ImplicitRMError
 
 #: Okabe and Ito's palette, which colour-blind readers can distinguish. Markers and dashes accompany
 #: the colours, so no display relies on colours alone.
@@ -49,14 +50,14 @@ def column_of(by, X, n_samples):
     name = getattr(by, "name", None)
     if isinstance(by, str):
         if by not in (column_names(X) or ()):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"by={by!r} is not a column of X. Pass the name of a column of a DataFrame X, or "
                 "the values themselves, one per row."
             )
         name, by = by, X[by]
     values = as_values(by)
     if values.shape != (n_samples,):
-        raise ValueError(
+        raise ImplicitRMError(
             f"by has shape {values.shape}; expected one value per row, ({n_samples},)."
         )
     return values, name
@@ -69,7 +70,7 @@ def categories(values):
     try:
         distinct, code = np.unique(values[known], return_inverse=True)
     except TypeError as error:
-        raise ValueError(
+        raise ImplicitRMError(
             f"by holds values that cannot be sorted ({error}). Use one type for all."
         ) from error
     found = {}

@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..._optional import import_optional
+from ...exceptions import ImplicitRMError
 from ._base import axes_for, style
 
 #: Share of a row's height that its series occupy.
@@ -209,7 +210,7 @@ class MethodComparisonDisplay:
         (['two signals'], array([[0.3]]), array([[0.]]))
         """
         if not (isinstance(scores, Mapping) or hasattr(scores, "columns")):
-            raise ValueError(
+            raise ImplicitRMError(
                 "scores must be a mapping of methods to scores, or a DataFrame with a column per "
                 f"method, got {type(scores).__name__}. Convert it."
             )
@@ -278,19 +279,19 @@ class MethodComparisonDisplay:
         keys = [method, seed] if by is None else [method, seed, by]
         missing = [name for name in (*keys, score) if name not in frame.columns]
         if missing:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the table lacks the column {', '.join(map(repr, missing))}; it has "
                 f"{list(frame.columns)}. Name its columns by method=, score=, seed= and by=."
             )
         unknown = frame[keys].isna().any()
         if unknown.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"the columns {list(unknown.index[unknown])} have missing values; expected method, "
                 "seed and by of each run. Fill them in, or leave these rows out."
             )
         twice = frame.duplicated(keys)
         if twice.any():
-            raise ValueError(
+            raise ImplicitRMError(
                 f"{twice.sum()} runs occur twice in the table, for example "
                 f"{frame.loc[twice, keys].iloc[0].to_dict()}. Select one setting per method first."
             )
@@ -311,17 +312,17 @@ class MethodComparisonDisplay:
         methods = list(dict.fromkeys(name for name, _ in runs))
         series = list(dict.fromkeys(name for _, name in runs))
         if not any(np.isfinite(scores).any() for scores in runs.values()):
-            raise ValueError("there are no scores to plot. Pass at least one finite score.")
+            raise ImplicitRMError("there are no scores to plot. Pass at least one finite score.")
         if baseline is not None:
             if baseline not in methods:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"baseline={baseline!r} is not one of the methods {methods}. Correct it."
                 )
             differences = {}
             for (method, name), scores in runs.items():
                 base = runs.get((baseline, name), np.empty(0))
                 if scores.shape != base.shape:
-                    raise ValueError(
+                    raise ImplicitRMError(
                         f"{method!r} has {len(scores)} scores but the baseline {baseline!r} has "
                         f"{len(base)}; expected one per seed, because differences are taken seed "
                         "by seed. Add the missing ones."

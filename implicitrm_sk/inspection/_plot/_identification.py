@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ...exceptions import ImplicitRMError
 from ._base import COLOURS, axes_for
 
 #: Number of parts of the rows that are averaged; the range of a single row is too noisy to plot.
@@ -239,17 +240,17 @@ class IdentificationDisplay:
         """
         rewards = np.asarray(rewards, dtype=np.float64)
         if rewards.ndim != 2 or len(rewards) < 2 or not rewards.size:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"rewards has shape {rewards.shape}; expected (n_fits, n_samples) with at least "
                 "two fits to compare. Pass more fits."
             )
         if not ((rewards >= 0) & (rewards <= 1)).all():
-            raise ValueError(
+            raise ImplicitRMError(
                 "rewards must be probabilities in [0, 1], without NaN. Pass the output of predict."
             )
         for name, bound in (("lower_bound", lower_bound), ("upper_bound", upper_bound)):
             if bound is not None and np.shape(bound) != rewards.shape[1:]:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{name} has shape {np.shape(bound)}; expected one per row, "
                     f"{rewards.shape[1:]}."
                 )

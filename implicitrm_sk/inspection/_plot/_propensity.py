@@ -12,6 +12,7 @@ from ..._fit import signal_names
 from ..._pipeline import split_pipeline
 from ..._typing import RandomState, Rows
 from ..._validation import check_sample_weight, check_vector
+from ...exceptions import ImplicitRMError
 from ...measurement._model import Measurement
 from ._base import MAX_POINTS, axes_for, categories, column_of, style
 
@@ -267,7 +268,7 @@ class PropensityDisplay:
         if signal is None:
             signal = names[0]
         if signal not in names and signal not in range(len(names)):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signal={signal!r} does not exist; the estimator has {names}. Correct it."
             )
         k = names.index(signal) if signal in names else signal
@@ -276,7 +277,7 @@ class PropensityDisplay:
             for kind in fitted.signals_
         ]
         if len(shows[k]) != 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"signal {names[k]!r} has {len(shows[k])} outcomes that show a preference; "
                 "expected one. Pass the column of propensity(X) of one of them, and target=, to "
                 "from_predictions."
@@ -368,14 +369,14 @@ class PropensityDisplay:
         propensity = check_vector(propensity, len(reward), "propensity")
         for what, values in (("reward", reward), ("propensity", propensity)):
             if values.min() < 0 or values.max() > 1:
-                raise ValueError(
+                raise ImplicitRMError(
                     f"{what} must lie in [0, 1], got values from {values.min():g} to "
                     f"{values.max():g}. Pass probabilities, not logits."
                 )
         if target not in (0, 1):
-            raise ValueError(f"target must be 1 or 0, got {target!r}. Pass one of them.")
+            raise ImplicitRMError(f"target must be 1 or 0, got {target!r}. Pass one of them.")
         if subsample is not None and not (isinstance(subsample, int) and subsample > 0):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"subsample must be a positive integer or None, got {subsample!r}. Pass 1000."
             )
         weight = check_sample_weight(sample_weight, len(reward))

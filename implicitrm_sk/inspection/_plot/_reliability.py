@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from ..._typing import Rows
+from ...exceptions import ImplicitRMError
 from ...metrics import calibration_error, check_rewards, reward_bins
 from ._base import axes_for, style
 
@@ -295,7 +296,7 @@ class ReliabilityDisplay:
         array([1. , 0.5])
         """
         if not 0 < confidence_level < 1:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"confidence_level must lie in (0, 1), got {confidence_level!r}. Pass 0.95."
             )
         true_preference, reward, weight, _ = check_rewards(true_preference, reward, sample_weight)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..._tables import as_numbers
 from ..._typing import Rows
 from ..._validation import check_sample_weight
+from ...exceptions import ImplicitRMError
 from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
 
@@ -273,12 +274,12 @@ class StratificationDisplay:
         """
         proba = np.asarray(as_numbers(proba), dtype=np.float64)
         if proba.ndim != 2 or proba.shape[1] != len(GROUP_NAMES):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"proba has shape {proba.shape}; expected (n_samples, 4), the probabilities of "
                 f"{', '.join(GROUP_NAMES)}. Pass the result of predict_proba."
             )
         if not np.allclose(proba.sum(axis=1), 1, atol=1e-3) or proba.min(initial=0) < 0:
-            raise ValueError(
+            raise ImplicitRMError(
                 "the rows of proba must be probabilities that sum to 1. Pass the result of "
                 "predict_proba."
             )
@@ -290,7 +291,7 @@ class StratificationDisplay:
                 parts[label if label != "all" else "'all'"] = rows
         empty = [label for label, rows in parts.items() if not weight[rows].any()]
         if empty:
-            raise ValueError(
+            raise ImplicitRMError(
                 f"sample_weight is zero for all rows of {', '.join(empty)}, so there is no share "
                 "to show. Leave these rows out."
             )

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._pipeline import split_pipeline
+from ...exceptions import ImplicitRMError
 from ._base import axes_for, style
 
 
@@ -167,12 +168,12 @@ class TrainingCurveDisplay:
         """
         fitted, _ = split_pipeline(estimator)
         if criterion not in ("valid_loss", "train_loss"):
-            raise ValueError(
+            raise ImplicitRMError(
                 f"criterion must be 'valid_loss' or 'train_loss', got {criterion!r}. Pass one."
             )
         held_out = [record["valid_loss"] for record in fitted.history_ if "valid_loss" in record]
         if criterion == "valid_loss" and not held_out:
-            raise ValueError(
+            raise ImplicitRMError(
                 "no rows were held out in training, so valid_loss does not exist. Fit with "
                 "early_stopping=True, or plot criterion='train_loss'."
             )
