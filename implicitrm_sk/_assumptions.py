@@ -97,7 +97,7 @@ class Assumptions:
         repeated = log.exposures is not None or (log.response is not None and log.repeats())
         if can_estimate and self.false_action_rate is None and repeated:
             what = "exposures above 1" if log.response is None else "rows of one response_id"
-            self._check_evidence(log, f"{what} and false_action_rate=None")
+            self._check_evidence(log, f"false_action_rate=None with {what}")
             estimates = True
         elif estimates:
             self._check_evidence(log, "false_action_rate='estimate'")

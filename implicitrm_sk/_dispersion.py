@@ -57,10 +57,10 @@ class Dispersion:
 
     def __str__(self):
         return (
-            "counts of one response vary more than exposures of one preference do. A correlation "
-            f"of {self.correlation:.2g} between two of them raises the log-likelihood by "
-            f"{self.gain:.2g} nats per response, on {self.n_responses} responses, and makes their "
-            f"variance {self.inflation:.1f} times as large"
+            "counts of one response vary more than exposures of one preference do. Their variance "
+            f"is {self.inflation:.1f} times as large on {self.n_responses} responses. A "
+            f"correlation of {self.correlation:.2g} between exposures raises the log-likelihood by "
+            f"{self.gain:.2g} nats per response"
         )
 
 

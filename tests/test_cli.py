@@ -341,7 +341,8 @@ def test_columns_of_numbers_repeated_exposures_and_default_names(run, tmp_path):
     assert ImplicitRewardEstimator.load("b").n_features_in_ == 5
     assert run("predict", "b", "wide.parquet", "-o", "scored.parquet")[0] == 0
     code, _, err = run(
-        "fit", "wide.parquet", "-o", "c", "--response-id", "response", "--embedding", "embedding_*"
+        *("fit", "wide.parquet", "-o", "c", "--response-id", "response"),
+        *("--embedding", "embedding_*", *NO_ERRORS),
     )
     assert code == 2
     assert "A response has one reward" in err

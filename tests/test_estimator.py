@@ -263,7 +263,7 @@ def test_partial_fit_takes_side_information_but_no_whole_population():
     labels = np.where(acted == 1, 1.0, np.nan)
     labels[acted == 0] = np.where(rows[acted == 0] % 5 == 0, 0.3, np.nan)
     labels = np.where(np.isin(rows, rows[acted == 1]) & (acted == 0), np.nan, labels)
-    estimator = ImplicitRewardEstimator(**FAST)
+    estimator = ImplicitRewardEstimator(false_action_rate=0.0, **FAST)
     for _ in range(2):
         estimator.partial_fit(
             X[rows], acted, response_id=rows, labels=labels, propensity=np.full(len(rows), 0.9)

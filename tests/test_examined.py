@@ -398,7 +398,7 @@ def test_two_of_each_determine_who_looked(counts, levels):
 
 def test_the_winner_is_better_by_two_standard_errors():
     rng = np.random.default_rng(0)
-    plain, weight = rng.normal(size=(3, 400)), np.ones(400)
+    plain, weight = rng.normal(size=400), np.ones(400)
     gain = rng.normal(scale=0.1, size=400)
     for shift, winner in ((0.05, "examined"), (0.0, "plain"), (-0.05, "plain")):
         gain += shift - gain.mean()

@@ -350,7 +350,7 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     unlogged = np.where(preference == 0, np.nan, y[:, 0])
     with pytest.raises(ValueError, match="Signal 0 has .* and 0 with a label of 0"):
         fit(unlogged, labels=np.where(preference == 0, 0, np.nan))
-    with pytest.raises(ValueError, match="signal 2 has 0 resp"):
+    with pytest.raises(ValueError, match="Signal 2 has 0 resp"):
         fit(
             np.where([False, False, True], np.nan, y),
             labels=np.where(preference == 0, 0, np.nan),

@@ -183,14 +183,15 @@ def reward_interval(
     interval (undersmoothing [2]_). If false-action rates are estimated, each replicate estimates
     them.
 
-    With mean m and standard deviation s over B replicates of the logit of the reward, the interval
-    is m -+ t s sqrt(1 + 1/B), where t is the quantile of Student's distribution with B - 1 degrees
-    of freedom: a prediction interval [3]_ for one more draw, which holds it at any B if the
-    logits are normal. Empirical quantiles do not: those of 20 replicates, at 5 % and 95 %, hold one
-    more draw in 81 % of the cases.
+    The B replicates of the logit of a reward have the mean m and the standard deviation s. The
+    interval is m -+ t s sqrt(1 + 1/B), with t the quantile of Student's distribution with B - 1
+    degrees of freedom. This is a prediction interval [3]_ for one more draw, right at any B if the
+    logits are normal. Empirical quantiles are too narrow: those of 20 replicates, at 5 % and 95 %,
+    hold one more draw in 81 % of the cases.
 
-    Unless the level is "identified", the lower end is that of the lower ends of what the actions
-    leave open (`IdentificationReport.bounds`), and the upper end that of the upper ends.
+    Unless the level is "identified", the actions leave an interval open in each replicate
+    (`IdentificationReport.bounds`). The lower end is then computed from the lower ends of these,
+    and the upper end from the upper ends.
 
     References
     ----------

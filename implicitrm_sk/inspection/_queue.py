@@ -65,7 +65,7 @@ def label_queue(
     Returns
     -------
     rows : ndarray of int of shape (n,)
-        Positions in X, the most telling row first.
+        Positions in X, the row whose label is worth most first.
 
     Raises
     ------
@@ -78,23 +78,22 @@ def label_queue(
     Notes
     -----
     The settings are refitted from eight starts, between the lowest and the highest reward that the
-    actions allow. Each refit, with its mirror image where reward and propensity can be swapped, is
-    one of C rewards that agree with the log about equally well. Where they differ the reward is
-    open.
+    actions allow. If reward and propensity can be swapped, each refit has its mirror image beside
+    it. These C rewards agree with the log about equally well, and the reward is open if they
+    differ.
 
     The reward is taken to be their mean plus a normal combination of their deviations. A label of a
     row is an observation of P(r* = 1 | x, y), with the variance of a single label. Rows are taken
-    one after the other. The next one is that whose label lowers the variance of the reward most,
-    summed over all rows of the log, given the labels of the rows before it (A-optimal design,
-    [1]_; in active learning [2]_). So the queue has no two rows that say the same.
+    one after the other, given the labels before them. The next label is the one that lowers the
+    variance of the reward most, summed over all rows of the log. This is an A-optimal design
+    ([1]_; in active learning [2]_). So no two rows of the queue ask the same.
 
     A row whose actions prove its preference is never in it: its label is known.
 
     The rows are chosen by X and y alone. Given these, whether a row has a label does not depend on
-    its preference. The likelihood of the labels is then the same as if they had been asked at
-    random, but for a factor without parameters (missing at random, [3]_). `fit` therefore needs
-    no weights. A mean of the labels by itself is not a preference rate, since the rows
-    are not typical.
+    its preference. The likelihood of the labels is then that of labels asked at random, times a
+    factor without parameters (missing at random, [3]_). `fit` therefore needs no weights. A mean
+    of the labels by itself is not a preference rate, since the rows are not typical.
 
     References
     ----------
@@ -119,8 +118,8 @@ def label_queue(
     """
     if not isinstance(est, ImplicitRewardEstimator):
         raise TypeError(
-            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. Of a pipeline, "
-            "pass the last step, and X as transformed by the others."
+            f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
+            "pass its last step, and X as transformed by the others."
         )
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ImplicitRMError(f"n must be an integer of at least 1, got {n!r}.")
@@ -187,7 +186,7 @@ def most_telling(rewards, outcomes, asked, n, weight):
         Which may be chosen.
     n : int
     weight : ndarray of shape (rows,)
-        Of the rows in the variance of the reward.
+        Weights of the rows in the variance of the reward.
     """
     reward, deviation = (
         (values - values.mean(axis=0)) / np.sqrt(len(values)) for values in (rewards, outcomes)

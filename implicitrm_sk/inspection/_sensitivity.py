@@ -105,9 +105,9 @@ def sensitivity_report(
     cannot distinguish these, so they have to be tried.
 
     With ``false_action_rate="estimate"`` the rates are those of one fit to the whole log, and
-    the violations of rates are other numbers in their place. There is no `user_id`: the refits
-    have members side by side that assume different things, and the activity of users is a state
-    that all members share. Where users differ, pass their columns to the propensity
+    the violations of rates are other numbers in their place. There is no `user_id`. The refits
+    are members side by side with different assumptions, but all members share one state of the
+    activity of users. Where users differ, pass their columns to the propensity
     (`propensity_features`).
 
     The robustness value of a comparison is the smallest amount of a violation at which the

@@ -136,9 +136,9 @@ def fine_tune(
     two evaluations per epoch. Training ends after three of them without an improvement, and the
     best checkpoint is kept.
 
-    Evaluated and returned is an average of the weights: of all steps at first, later one that
+    An average of the weights is evaluated and returned. It is of all steps at first, and later
     reaches back over 40 % of the training. Its logits are multiplied by two factors, one for the
-    reward and one for the propensities, that make the held-out rows most likely (Guo et al. 2017).
+    reward and one for the propensities. The held-out rows determine both (Guo et al. 2017).
     The frozen model is compared at its own best factors. There are no factors with users who differ
     in activity, with `preference_rate`, or where signals share a propensity.
 

@@ -166,6 +166,7 @@ def repeated_rows_in_groups():
         propensity_features=[2, 3, 4],
         early_stopping=True,
         validation_fraction=0.3,
+        false_action_rate=0.0,
     )
     est.fit(X, y, response_id=response, groups=response // 3)
     return [est], compared(est, X, y, preferred, response_id=response)
