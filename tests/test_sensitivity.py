@@ -118,6 +118,21 @@ def report(log):
     )
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_actions_that_a_turned_sign_makes_impossible(early_stopping):
+    """A row with both actions has probability 0 if one of them is turned."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 2))
+    R = 1 / (1 + np.exp(-3 * X[:, 0]))
+    ready = np.full((600, 2), 0.6)
+    y = simulate_feedback(R, signals=["positive"] * 2, propensity=ready, random_state=0).actions
+    est = estimator(shared_examination=False, max_epochs=30, early_stopping=early_stopping)
+    row = sensitivity_report(est, X, y, violations={"sign": [0]}).to_frame().iloc[-1]
+    assert row["log_likelihood"] == -np.inf and row["rejected"]
+    # What is left of the log trains: the second action alone, and the first against it.
+    assert np.isfinite(row["mean_reward"]) and row["rank_correlation"] < 0.9
+
+
 def test_curve_goes_through_the_truth(log, report):
     frame = report.to_frame().set_index(["violation", "amount"])
     row = frame.loc[("ratio", 0.5)]

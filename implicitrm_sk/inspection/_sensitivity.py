@@ -310,7 +310,7 @@ def _case(work, base, kind, amount):
     signals = list(base.signals)
     old = signals[column]
     signals[column] = Action(1 - old.target, old.false_rate)
-    return _Case(kind, amount, replace(base, signals=tuple(signals)))
+    return _Case(kind, amount, replace(base, signals=tuple(signals), turned=column))
 
 
 # ---------------------------------------------------------------------- refits

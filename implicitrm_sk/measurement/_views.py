@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import logsigmoid
 
+from ._action import Action
 from ._model import Measurement
 from ._signal import full_precision
 
@@ -30,6 +31,8 @@ class View:
         of that for the positive one.
     left_out : int or None
         The column that is ignored.
+    turned : int or None
+        The column whose action shows the other preference than in the base.
     """
 
     base: Measurement
@@ -38,6 +41,7 @@ class View:
     looked: float | None = None
     ratio: float | None = None
     left_out: int | None = None
+    turned: int | None = None
 
     @property
     def measurement(self):
@@ -67,9 +71,26 @@ class View:
         return torch.cat(columns, -1)
 
     def nll(self, reward_logit, propensity_logit, actions, false_action_rate=None, **log):
-        """Return `Measurement.nll` of the log in this view."""
+        """Return `Measurement.nll` of the log in this view, to train on.
+
+        A turned action beside one that then shows the opposite is impossible without false
+        actions, and its gradient is not a number. It is ignored here, but not in `log_likelihood`.
+        """
+        if self.turned is not None and self.rates is None and false_action_rate is None:
+            actions = self._possible(actions)
         seen = self._as_seen(propensity_logit, actions, false_action_rate)
         return self.measurement.nll(reward_logit, *seen, **log)
+
+    def _possible(self, actions):
+        """Return actions without the turned ones that contradict others of their row."""
+        target = self.signals[self.turned].target
+        opposite = [
+            k for k, s in enumerate(self.signals) if isinstance(s, Action) and s.target != target
+        ]
+        impossible = (actions[:, self.turned] > 0) & (actions[:, opposite] > 0).any(dim=1)
+        actions = actions.clone()
+        actions[impossible, self.turned] = torch.nan
+        return actions
 
     def log_likelihood(
         self, reward_logit, propensity_logit, actions, false_action_rate=None, **log
