@@ -761,6 +761,7 @@ def report(frame, found):
         )
     compare(frame)
     summary(frame)
+    of_labels(frame)
     of_traps(frame, traps)
 
 
@@ -790,6 +791,80 @@ def summary(frame):
             scored = [mean_and_error(cell[metric]) for metric in ("auroc", "r2", "level_error")]
             rows.append([name, question, shown, len(cell), *scored, cell.verdict.mode()[0]])
     markdown(rows, ["log", "question", "way", "folds", "AUROC", "R2", "level error", "fit says"])
+
+
+def of_labels(frame):
+    """Print what a few labels are worth: as a calibration, in the likelihood, and by themselves."""
+    print("### Labels\n")
+    rows = []
+    for (name, question), log in frame.groupby(["log", "question"], sort=False):
+        own = ways(name)[0].name
+        for n in N_LABELS:
+            for shown, way in (
+                ("calibrate the recommended way", f"{own}; {n} labels calibrate"),
+                ("in its likelihood", f"{own}; {n} labels in the likelihood"),
+                ("logistic regression", f"{n} labels, logistic regression"),
+            ):
+                cell = log[log.way == way]
+                if cell.empty or cell.auroc.isna().any():
+                    continue
+                scored = [mean_and_error(cell[metric]) for metric in ("auroc", "r2", "level_error")]
+                rows.append([name, question, n, shown, len(cell), *scored, cell.verdict.mode()[0]])
+    markdown(
+        rows,
+        ["log", "question", "labels", "how", "folds", "AUROC", "R2", "level error", "fit says"],
+    )
+
+
+def draw(frame, path):
+    """Save a figure of the ranking and of the level, posterior, by log and way."""
+    import matplotlib.pyplot as plt
+
+    posterior = frame[frame.question == "posterior"]
+    styles = {
+        "best of what people do": ("X", "#d55e00"),
+        "recommended way": ("o", "#0072b2"),
+        "the same, calibrated by 100 labels": ("D", "#009e73"),
+        "all true labels": ("s", "black"),
+    }
+    figure, axes = plt.subplots(2, 1, figsize=(6.5, 7), layout="constrained", sharey=True)
+    logs = list(dict.fromkeys(posterior.log))
+    for row, name in enumerate(logs):
+        log, own = posterior[posterior.log == name], ways(name)[0].name
+        shown = (
+            best_usual(log),
+            own,
+            f"{own}; 100 labels calibrate",
+            "all true labels",
+        )
+        for step, (way, (marker, colour)) in enumerate(zip(shown, styles.values(), strict=True)):
+            cell = log[log.way == way]
+            if cell.empty:
+                continue
+            for axis, metric in zip(axes, ("auroc", "level_error"), strict=True):
+                error = cell[metric].sem() if len(cell) > 1 else None
+                axis.errorbar(
+                    cell[metric].mean(), row + 0.16 * (step - 1.5), xerr=error, fmt=marker, c=colour
+                )
+    for axis, label, neutral in zip(
+        axes, ("AUROC of the posterior", "its mean less the true rate"), (0.5, 0), strict=True
+    ):
+        axis.axvline(neutral, c="grey", lw=0.8)
+        axis.set(xlabel=label, yticks=range(len(logs)), yticklabels=logs)
+    axes[0].invert_yaxis()
+    handles = [
+        plt.Line2D([], [], marker=marker, c=colour, ls="", label=label)
+        for label, (marker, colour) in styles.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+    figure.savefig(path, dpi=110)
+
+
+def best_usual(log):
+    """Return the way with the best ranking of those that need neither this package nor labels."""
+    usual = log[log.verdict == ""]
+    usual = usual[~usual.way.str.contains("labels")]
+    return usual.groupby("way", sort=False).auroc.mean().idxmax()
 
 
 def of_traps(frame, traps):
@@ -841,6 +916,7 @@ def main(argv=None):
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--reports", action="store_true", help="the report's verdicts too")
     parser.add_argument("--report", action="store_true", help="print what is there, run nothing")
+    parser.add_argument("--figure", type=Path, help="file to draw a figure into")
     args = parser.parse_args(argv)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     path = args.output.with_suffix(".jsonl")
@@ -857,6 +933,8 @@ def main(argv=None):
     frame = tidy(found)
     frame.to_parquet(args.output)
     report(frame, found)
+    if args.figure:
+        draw(frame, args.figure)
     minutes = sum(cell["cpu_seconds"] for cell in found) / 60
     print(
         f"{len(found)} of {len(todo)} cells, {minutes:.1f} CPU minutes in all, "
