@@ -286,6 +286,7 @@ def ways(name):
                 trap=True,
             ),
             Way("six actions, e = 0, users", six_of_users),
+            Way("six actions, e = 0, users, looked at", six_of_users, LOOKED, trap=True),
         ]
     else:
         found = [

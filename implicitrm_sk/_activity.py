@@ -165,9 +165,8 @@ def is_better(activity, plain):
 def fit_users(est, begun, epochs, hooks):
     """Fit one model without activity and one with it; keep one, and the activity of the users.
 
-    The members of the second are weighted by their total held-out likelihood. If the starts lead to
-    different optima, they differ in it by more than noise. If the plan gives the starts, each
-    member is kept, to be compared with the others.
+    The starts of the second may lead to different optima, which `member_log_weight` weighs. If the
+    plan gives the starts, each member is kept, to be compared with the others.
 
     Parameters
     ----------
@@ -199,13 +198,10 @@ def fit_users(est, begun, epochs, hooks):
     rows = rows_by_user(active.model, plan, data)
     if len(data.valid):
         values = held_out(rows)
-        log_weight = torch.log_softmax(values.sum(0), 0)
+        log_weight = member_log_weight(values)
         without = held_out(rows_by_user(plain.model, plan, data))
         # Both choose among their members, which is worth something by chance.
-        mixed = [
-            torch.logsumexp(part + torch.log_softmax(part.sum(0), 0), -1)
-            for part in (values, without)
-        ]
+        mixed = [torch.logsumexp(part + member_log_weight(part), -1) for part in (values, without)]
         if not is_better(*mixed):
             est.model_, est.history_[:] = plain.model, history
             est.user_loading_ = np.zeros(len(plan.measurement.signals) + plan.measurement.examined)
@@ -221,6 +217,22 @@ def fit_users(est, begun, epochs, hooks):
     est.user_loading_ = loadings.mean(0).numpy()
     est.user_activity_ = activity_of(rows, data.log)
     return active
+
+
+def member_log_weight(values):
+    """Return the logarithms of the weights of members: equal ones, unless some are worse.
+
+    A member counts by its total held-out likelihood, after one standard error of its paired
+    difference from the best is added. So noise alone does not leave one member.
+
+    Parameters
+    ----------
+    values : Tensor of shape (users, members)
+        Held-out log-likelihoods.
+    """
+    difference = values - values[:, [values.sum(0).argmax()]]
+    error = torch.sqrt(((difference - difference.mean(0)) ** 2).sum(0))
+    return torch.log_softmax((difference.sum(0) + error).clamp_max(0.0), 0)
 
 
 def slots(weight):

@@ -132,6 +132,11 @@ def embed_text(estimator, X, *, reset, with_propensity=True):
 
     The vectors are followed by the columns beside the text that the heads read, see `embedded`.
     """
+    if hasattr(X, "fit_params"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, which holds responses and feedback. Pass its parts: "
+            "est.fit(data.X, data.actions, **data.fit_params())."
+        )
     X = open_rows(X)
     if isinstance(X, Source):
         return X

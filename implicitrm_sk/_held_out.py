@@ -30,6 +30,10 @@ FEW_RESPONSES = 1000
 LABEL_Z = 3.3
 #: ... and by more than this difference.
 LABEL_DIFFERENCE = 0.1
+#: Independence given preference and user is tested on rows of users whose activity is known so well
+#: that what is left of it changes no log odds ratio of two signals by more than this, which is
+#: half of what counts as dependence.
+MOST_LEFT = 0.25
 
 
 @dataclass(eq=False)
@@ -100,6 +104,7 @@ def part_of(log, rows, responses):
         propensity=taken(log.propensity, rows),
         age=taken(log.age, rows),
         delay=taken(log.delay, rows),
+        user=taken(log.user, rows),
         sample_weight=log.sample_weight[responses],
         labels=taken(log.labels, responses),
         response=response,
@@ -150,18 +155,20 @@ def check_verdict(est, held_out, token=None, in_search=False):
         )
         if any(each.contradicts for each in tested):
             est.identification_ = contradicted_signs(est.identification_, tested)
-    # Signals of users who differ depend on each other, unless the user is known.
     plain = not measurement.examined and log_weight is None
     independent = "independent signals" in est.identification_.assumptions
-    if plain and independent and tests_independence(log):
-        test = independence_test(
-            _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, model_rates
-        )
+    if not measurement.examined and independent and tests_independence(log):
+        activity = None
+        if log_weight is not None:
+            codes = np.where(log.user < len(log.user_ids), log.user, -1)
+            activity = est.user_loading_, est.user_activity_, codes
+        test = test_of_independence(log, f, u, model_rates, activity)
         if test is not None and test.rejected:
             est.identification_ = contradicted(
                 est.identification_,
-                "the signals do not fire independently given preference",
-                "users",
+                "the signals do not fire independently given preference"
+                + ("" if activity is None else " and user"),
+                "users" if activity is None else "labels",
             )
     if plain and "independent exposures of one preference" in est.identification_.assumptions:
         test = dispersion_of(log, f, u, est.false_action_rate_)
@@ -184,6 +191,34 @@ def tests_independence(log):
         and log.response is None
         and all(signal.shows == (1,) and "rate" in signal.takes for signal in log.signals)
     )
+
+
+def test_of_independence(log, reward_logit, propensity_logit, rates, activity=None):
+    """Return the test of independence given preference on rows not used in a fit, or None.
+
+    Signals of users who differ depend on each other unless the user is known. For them, the test is
+    on rows of users whose activity is known well, given its mean.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+    reward_logit, propensity_logit : Tensors of shape (members, n) and (members, n, K)
+    rates : Tensor of shape (K,) or None
+    activity : (ndarray of shape (K,), UserActivity, ndarray of int of shape (n,)), default=None
+        Loadings, the activity of users, and the position of the user of each row in it, -1 of an
+        unknown one. None: users do not differ.
+    """
+    f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
+    actions, weight = log.actions, log.sample_weight
+    if activity is not None:
+        loading, known, codes = activity
+        # What is not known of a user shifts the log odds ratio of two signals by up to this.
+        left = np.prod(np.sort(loading)[-2:]) * np.r_[known.sd, np.inf][codes] ** 2
+        rows = np.flatnonzero(left < MOST_LEFT)
+        shift = known.mean[codes[rows], None] * loading
+        f, u = f[rows], u[rows] + torch.as_tensor(shift)
+        actions, weight = actions[rows], weight[rows]
+    return independence_test(f, u, actions, weight, rates)
 
 
 def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):

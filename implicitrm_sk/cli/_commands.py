@@ -134,7 +134,8 @@ def inspect(args):
         kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
         signals = {name: signal_of(kind, name, late) for name, kind in (kinds | described).items()}
     settings = _settings(args)
-    settings |= _signals(args, settings, None if signals is None else list(signals.values()))
+    said = used(args, ("negative", "choice", "late"))
+    settings |= _signals(args, settings, list(signals.values()) if said else None)
     silent = {name: NULL for name, (_, silent) in described.items() if silent == NULL}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
@@ -214,6 +215,7 @@ def report(args):
     X = table.features(args, est)
     X = _vectors(est, X)
     if args.new is None:
+        _check_users(est, args)
         y, side = table.feedback_of(est, args)
         with working(f"Fitting the settings of {args.model} from several starts"):
             found = inspection.identification_report(est, X, y, **side)
@@ -243,6 +245,7 @@ def interval(args):
     check_writable(out, kinds=(".parquet", ".jsonl"), force=args.force, read=read)
     est = _load(args.model)
     table = Table(args.log)
+    _check_users(est, args)
     X = _vectors(est, table.features(args, est))
     y, side = table.feedback_of(est, args)
     new = table if args.new is None else Table(args.new)
@@ -460,6 +463,15 @@ def _settings(args):
                 f"{OPTIONS[name]} and --set {name} say the same. Give one of them."
             )
     return options | given
+
+
+def _check_users(est, args):
+    """Raise if a model knows users who differ, and a refit would not."""
+    if args.user is None and hasattr(est, "user_loading_"):
+        raise ImplicitRMError(
+            f"{args.model} was fitted with --user, and this command fits its settings again. Pass "
+            "--user with the column of user ids, or fit a model without it."
+        )
 
 
 def _signals(args, settings, signals):

@@ -11,6 +11,7 @@ import numpy as np
 from .._keys import codes_of
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
+from ..measurement._action import Action
 from ._data import FeedbackData
 from ._records import Records, check_names
 from ._summary import LogSummary, of_signals, sizes
@@ -158,6 +159,12 @@ def _check_kinds_of(kinds, infer, tracked):
             raise ImplicitRMError(
                 f"kinds[{name!r}] is {kind!r}; expected 'positive', 'negative', an object of "
                 "implicitrm_sk.signals, or None (left out). Correct it."
+            )
+        if hasattr(kind, "shows") and not isinstance(kind, Action):
+            raise ImplicitRMError(
+                f"kinds[{name!r}] is a {type(kind).__name__}, but an event happens or does not "
+                "happen, and has no value. Expected 'positive', 'negative' or an Action. Put "
+                "values (a thumb, a time) into a column of responses, and name it in signals."
             )
     if all(kind is None for kind in kinds.values()):
         raise ImplicitRMError(

@@ -127,10 +127,12 @@ def check_kinds(kinds):
     kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     if len(set(kinds.values())) > 1:
         found = "; ".join(f"{name} holds {kind}" for name, kind in kinds.items())
-        raise ImplicitRMError(
-            f"times cannot be compared: {found}. Convert all of them to one form, for example with "
-            "pandas.to_datetime(column, utc=True)."
+        remedy = (
+            "Convert all of them to one form, for example with pandas.to_datetime(column, utc=True)"
         )
+        if set(kinds.values()) == {NAIVE, ZONED}:
+            remedy = "Add the time zone where it lacks, as in 2026-03-08T00:00Z"
+        raise ImplicitRMError(f"times cannot be compared: {found}. {remedy}.")
 
 
 def as_window(window, times):

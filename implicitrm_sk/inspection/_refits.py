@@ -23,6 +23,7 @@ from .._held_out import (
     dispersion_of,
     part_of,
     signs_of,
+    test_of_independence,
     tests_independence,
 )
 from .._identification import (
@@ -34,7 +35,7 @@ from .._identification import (
     Evidence,
     contradicted_signs,
 )
-from .._independence import exposures_that_agree, independence_test, signals_that_agree
+from .._independence import exposures_that_agree, signals_that_agree
 from .._prediction import HEADS, FittedMixture, OfUsers
 from .._sklearn import safe_indexing, validate_params
 from .._tables import opened
@@ -127,8 +128,8 @@ def identification_report(
 
     With `user_id`, the refits find out as `fit` does whether users differ in activity, and
     integrate over it if they do. Likelihoods are then of all rows of a user together, given those
-    that the refits saw. The tests of independence and of counts, and the swap, are for users who do
-    not differ, and left out where they do.
+    that the refits saw. The test of counts and the swap are for users who do not differ, and left
+    out where they do. Independence is then tested given the user, on rows of well-known users.
 
     Independence of three or more signals given preference is tested by likelihood ratio on the rows
     kept aside. It counts against identification if it is rejected at the level 0.001 and the log
@@ -218,6 +219,7 @@ def identification_report(
         dispersion,
         _against_labels(rows, as_likely),
         examination,
+        rows.differs,
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -367,6 +369,9 @@ class _HeldOut:
     unit_weight : ndarray of shape (units,)
     differs : bool
         Whether users differ in activity according to the refits.
+    user_codes : ndarray of int of shape (m,)
+        If users are given: the position of the user of each row in `user_activity_`, -1 of an
+        unknown one.
     """
 
     def __init__(self, refit, X, y, fit_params):
@@ -389,6 +394,7 @@ class _HeldOut:
         user_id = fit_params.get("user_id")
         if user_id is not None:
             self._units = OfUsers.among(mixture, log, user_id)
+            self.user_codes = mixture.codes(user_id, len(X))
             self.unit_weight = self._units.weight
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
@@ -513,12 +519,13 @@ def _swap_test(rows, as_likely):
 def _test_independence(rows, as_likely):
     """Return the test of independence given preference, None where there is none."""
     log = rows.log
-    if not tests_independence(log) or rows.measurement.examined or rows.differs:
+    if not tests_independence(log) or rows.measurement.examined:
         return None
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
-    return independence_test(
-        _mixture.mean_logit(f), u.mean(0), log.actions, log.sample_weight, rows.false_action_rate
-    )
+    activity = None
+    if rows.differs:
+        activity = rows.loadings(as_likely), rows.refit.user_activity_, rows.user_codes
+    return test_of_independence(log, f, u, rows.false_action_rate, activity)
 
 
 def _test_dispersion(rows, as_likely):
@@ -590,6 +597,7 @@ def _verdict(
     dispersion,
     against_labels,
     examination,
+    differs,
 ):
     """Return level, assumptions, reason and advice of the settings, unless the data contradict."""
     level, assumptions = settings.level, settings.assumptions
@@ -602,7 +610,9 @@ def _verdict(
         advice.insert(0, "Drop a signal that repeats another, or log one that does not.")
     elif independent and independence and independence.rejected:
         against = "the signals do not fire independently given preference"
-        advice.insert(0, ADVICE["users"])
+        if differs:
+            against += " and user"
+        advice.insert(0, ADVICE["labels" if differs else "users"])
     elif "independent exposures of one preference" in assumptions and exposures:
         found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
         against = f"repeated exposures that look like one logged twice: {found}"

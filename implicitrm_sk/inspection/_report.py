@@ -249,7 +249,8 @@ class IdentificationReport:
             yield (
                 "independent signals",
                 "not tested",
-                "the test is for users who do not differ in activity",
+                "it takes three positive actions logged together on 20 responses of users whose "
+                "activity is well known",
             )
         elif self.estimator.n_signals_ > 1:
             yield (
