@@ -121,7 +121,7 @@ def coverage_of(case, difference, seed):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = compare_groups(
-            log.estimator(shared_examination=None if with_users else False),
+            log.estimator(shared_examination=False),
             log.X,
             log.y,
             log.group,

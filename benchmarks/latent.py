@@ -132,7 +132,7 @@ def users_seed(seed):
             user = np.arange(len(p.X)) % n_users
         log = simulate_feedback(p.z, X=p.X, user_id=user, user_activity=sd, random_state=seed)
         for modelled in (False, True):
-            est = ImplicitRewardEstimator(random_state=seed)
+            est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
             ids = {"user_id": user[p.train]} if modelled else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", IdentificationWarning)

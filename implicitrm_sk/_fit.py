@@ -115,7 +115,7 @@ def take_evidence(est, evidence, assumptions):
     )
 
 
-def known_users(found, signals, loading, n_rows):
+def known_users(found, signals, loading, n_rows, looked_at):
     """Return an `Identification` with what users who differ in activity add.
 
     Very active users show the reward only in signals whose shares bound it.
@@ -127,9 +127,11 @@ def known_users(found, signals, loading, n_rows):
     loading : ndarray of shape (signals,) or longer
         As `user_loading_`.
     n_rows : ndarray of int of shape (users,)
+    looked_at : bool
+        Whether it is stated that every row was looked at.
     """
     telling = [k for k, signal in enumerate(signals) if signal.bounds]
-    return with_activity(found, loading[telling], n_rows) if telling else found
+    return with_activity(found, loading[telling], n_rows, looked_at) if telling else found
 
 
 def identify(est, n_samples, y, side_information):
@@ -272,7 +274,11 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     if has_users:
         result = fit_users(est, begun, epochs, hooks)
         est.identification_ = known_users(
-            est.identification_, est.signals_, est.user_loading_, est.user_activity_.n_rows
+            est.identification_,
+            est.signals_,
+            est.user_loading_,
+            est.user_activity_.n_rows,
+            est.shared_examination is False,
         )
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
     else:

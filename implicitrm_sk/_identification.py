@@ -20,6 +20,7 @@ BOUNDED = "bounded"
 #: Assumptions of the model of users who differ in activity, and the activity that identifies.
 ACTIVITY = ("activity shifts the logit, whatever users are shown", "users share one taste")
 MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.4, 15, 200
+LOOKED_AT = "every row was looked at"
 #: Assumption of a grade beside signals of rows that users may not have looked at.
 UNSEEN_GRADES = "rows that nobody looked at have the grades of responses {}preferred"
 #: Assumption of the model of rows that nobody looked at.
@@ -348,7 +349,7 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
     """Return what in the log identifies the reward: assumptions, reasons and advice."""
     ways, reasons, advice = [], [], []
     if evidence.shown_twice and examined:
-        ways += ["independent signals", "every row was looked at"]
+        ways += ["independent signals", LOOKED_AT]
         reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
         advice.append(ADVICE["users"])
         if evidence.n_three_signals < MIN_RESPONSES:
@@ -503,11 +504,12 @@ def _assess_by_assumption(evidence, objective, n_signals):
     )
 
 
-def with_activity(found, loading, n_rows):
+def with_activity(found, loading, n_rows, looked_at):
     """Return an `Identification` that includes users who differ in activity.
 
     Users who act on all responses that they like show the reward. There are such users only if
-    activity varies widely, and they are recognised only by many rows.
+    activity varies widely, and they are recognised only by many rows. The most active user does
+    not act on a response that nobody looked at.
 
     Parameters
     ----------
@@ -515,6 +517,8 @@ def with_activity(found, loading, n_rows):
     loading : ndarray of shape (signals,)
         How far one standard deviation of activity shifts the logits; all 0 if users do not differ.
     n_rows : ndarray of int of shape (users,)
+    looked_at : bool
+        Whether it is stated that every row was looked at.
     """
     largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
     # Users are known, whether or not they differ.
@@ -548,6 +552,14 @@ def with_activity(found, loading, n_rows):
             f"{', '.join(missing)}."
         )
         return replace(found, **known)
+    if not looked_at:
+        known["reason"] = (
+            f"{known['reason'][:-1]}. Very active users show what is preferred and looked at, but "
+            "rows that nobody looked at leave them silent too."
+        )
+        known["advice"] = tuple(dict.fromkeys((ADVICE["examined"], *found.advice)))
+        return replace(found, **known)
+    with_users += () if LOOKED_AT in with_users else (LOOKED_AT,)
     return replace(found, level=IDENTIFIED, assumptions=with_users, advice=(), **known)
 
 

@@ -230,7 +230,8 @@ def test_a_column_that_numbers_the_rows_is_no_user():
 @pytest.fixture(scope="module")
 def active():
     X, log, R, user = simulated()
-    est = ImplicitRewardEstimator(**SMALL | {"learning_rate_init": 0.003})
+    settings = SMALL | {"learning_rate_init": 0.003, "shared_examination": False}
+    est = ImplicitRewardEstimator(**settings)
     est.fit(X[:5000], log.actions[:5000], user_id=user[:5000])
     return est, X, log, R, user
 
@@ -374,7 +375,8 @@ def test_all_that_goes_with_users(tmp_path):
 def test_the_report_has_the_verdict_of_the_fit():
     signals = {"copied": "positive", "regenerated": "negative"}
     X, log, _, user = simulated(3200, 200, activity=3.0, signals=signals)
-    est = ImplicitRewardEstimator(signals=signals, **SMALL | {"max_epochs": 12})
+    settings = SMALL | {"max_epochs": 12, "shared_examination": False}
+    est = ImplicitRewardEstimator(signals=signals, **settings)
     report = identification_report(est, X, log.actions, n_starts=2, user_id=user)
     est.fit(X, log.actions, user_id=user)
     assert report.settings.level == est.identification_.level == "identified"
@@ -465,22 +467,28 @@ def test_activity_has_to_be_better_by_a_standard_error():
 def test_what_activity_identifies():
     found = Identification("not identified", reason="one signal.", swap_symmetric=True)
     users = np.full(200, 16)
-    strong = with_activity(found, np.array([1.5]), users)
+    strong = with_activity(found, np.array([1.5]), users, True)
     assert strong.level == "identified" and "users share one taste" in str(strong)
+    assert "every row was looked at" in strong.assumptions
+    unseen = with_activity(found, np.array([1.5]), users, False)
+    assert unseen.level == "not identified" and not unseen.swap_symmetric
+    assert "nobody looked at leave them silent too" in unseen.reason
+    assert unseen.advice[0] == ADVICE["examined"]
     for loading, rows, missing in (
         (1.0, users, "at least 1.4 logits between users, not 1"),
         (1.5, users // 2, "at least 15 rows of a user, not 8"),
         (1.5, users[:150], "at least 200 users, not 150"),
     ):
-        weak = with_activity(found, np.array([loading]), rows)
+        weak = with_activity(found, np.array([loading]), rows, True)
         assert weak.level == "not identified" and not weak.swap_symmetric
         assert f"too little to determine the reward: it takes {missing}." in weak.reason
-    none = with_activity(found, np.zeros(1), users)
+    none = with_activity(found, np.zeros(1), users, True)
     assert none.swap_symmetric and "do not differ" in none.reason
-    known = with_activity(Identification("identified", ("labels",), "labels."), np.ones(1), users)
+    labelled = Identification("identified", ("labels",), "labels.")
+    known = with_activity(labelled, np.ones(1), users, False)
     assert known.assumptions == ("labels",)
     found = Identification("identified", ("independent signals",), "two.", (ADVICE["users"],))
-    several = with_activity(found, np.ones(1), users)
+    several = with_activity(found, np.ones(1), users, True)
     assert "users share one taste" in str(several) and not several.advice
 
 

@@ -152,7 +152,7 @@ def test_rows_of_a_user_are_drawn_together_and_users_differ():
     X, user = rng.normal(size=(4000, 3)), rng.integers(200, size=4000)
     reward = 1 / (1 + np.exp(-2 * X[:, 0]))
     log = simulate_feedback(reward, X=X, user_id=user, user_activity=3.0, random_state=0)
-    est = settings(shared_examination=None, max_epochs=40)
+    est = settings(max_epochs=40)
     found = intervals(est, X, log.actions, X[:300], user_id=user)
     assert found.identification.level == "identified"
     assert "users share one taste" in repr(found)

@@ -195,7 +195,9 @@ def identification_report(
     if log.user is not None:
         loading = rows.loadings(as_likely)
         n_rows = np.bincount(log.user, minlength=log.n_users)[: len(log.user_ids)]
-        settings = known_users(settings, log.signals, loading, n_rows)
+        settings = known_users(
+            settings, log.signals, loading, n_rows, est.shared_examination is False
+        )
     examination = _compare_attention(est, starts, rows, as_likely, parts)
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)

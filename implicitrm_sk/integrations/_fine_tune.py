@@ -748,7 +748,10 @@ class Run:
         if hasattr(tuned, "user_loading_") and self.data.log.user is not None:
             n_rows = activity_of(None, self.data.log).n_rows
             tuned.identification_ = with_activity(
-                tuned.identification_, tuned.user_loading_, n_rows
+                tuned.identification_,
+                tuned.user_loading_,
+                n_rows,
+                tuned.shared_examination is False,
             )
 
     def _clusters(self):
