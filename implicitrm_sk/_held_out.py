@@ -162,7 +162,7 @@ def check_verdict(est, held_out, token=None, in_search=False):
         if log_weight is not None:
             codes = np.where(log.user < len(log.user_ids), log.user, -1)
             activity = est.user_loading_, est.user_activity_, codes
-        test = test_of_independence(log, f, u, model_rates, activity)
+        test = independence_of(log, f, u, model_rates, activity)
         if test is not None and test.rejected:
             est.identification_ = contradicted(
                 est.identification_,
@@ -193,7 +193,7 @@ def tests_independence(log):
     )
 
 
-def test_of_independence(log, reward_logit, propensity_logit, rates, activity=None):
+def independence_of(log, reward_logit, propensity_logit, rates, activity=None):
     """Return the test of independence given preference on rows not used in a fit, or None.
 
     Signals of users who differ depend on each other unless the user is known. For them, the test is

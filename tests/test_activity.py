@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,15 @@ from implicitrm_sk import (
     ImplicitRewardEstimator,
     identification_report,
 )
-from implicitrm_sk._activity import held_out, is_better, rows_by_user, slots
+from implicitrm_sk._activity import (
+    held_out,
+    is_better,
+    member_log_weight,
+    rows_by_user,
+    slots,
+)
 from implicitrm_sk._fit import begin_fit, reread_log
+from implicitrm_sk._held_out import independence_of
 from implicitrm_sk._identification import ADVICE, Identification, with_activity
 from implicitrm_sk._log import number_users
 from implicitrm_sk._prediction import FittedMixture, OfUsers
@@ -490,6 +498,38 @@ def test_what_activity_identifies():
     found = Identification("identified", ("independent signals",), "two.", (ADVICE["users"],))
     several = with_activity(found, np.ones(1), users, True)
     assert "users share one taste" in str(several) and not several.advice
+
+
+def test_members_are_weighted_equally_unless_they_are_worse_by_more_than_noise():
+    rng = np.random.default_rng(0)
+    best = rng.normal(size=(400, 1))
+    noise = rng.normal(size=(400, 1))
+    noise -= noise.mean()
+    for loss, share in ((10.0, 1.0), (20.0, 1.0), (21.0, np.exp(-1.0)), (40.0, np.exp(-20.0))):
+        # The standard error of the total is 20.
+        worse = best + 20 * noise / np.sqrt((noise**2).sum()) - loss / 400
+        weight = member_log_weight(torch.as_tensor(np.hstack([best, worse]))).exp()
+        assert_allclose(weight, np.array([1, share]) / (1 + share), rtol=1e-6)
+
+
+@pytest.mark.parametrize("together", [0.0, 2.0], ids=["independent", "readiness of the row"])
+def test_independence_is_tested_given_the_user(together):
+    rng = np.random.default_rng(0)
+    user, b = np.repeat(np.arange(150), 40), rng.normal(size=150)
+    loading = np.array([1.5, 1.0, 1.2])
+    liked = rng.random(6000) < 0.5
+    ready = 1 / (1 + np.exp(-(b[user, None] * loading + together * rng.normal(size=(6000, 1)))))
+    y = (liked[:, None] & (rng.random((6000, 3)) < ready)).astype(float)
+    log = SimpleNamespace(actions=y, sample_weight=np.ones(6000))
+    f, u = torch.zeros(1, 6000).double(), torch.zeros(1, 6000, 3).double()
+    known = SimpleNamespace(mean=b, sd=np.where(np.arange(150) < 120, 0.1, 0.9))
+    found = independence_of(log, f, u, None, (loading, known, user))
+    assert found.n_rows <= 4800  # those of the 120 users that are known well
+    assert found.rejected == (together > 0)
+    unknown = np.full(6000, -1)
+    assert independence_of(log, f, u, None, (loading, known, unknown)) is None
+    if together == 0:  # without the user, the same signals depend on each other
+        assert independence_of(log, f, u, None).rejected
 
 
 # ---------------------------------------------------------------- the simulator

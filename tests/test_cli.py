@@ -755,6 +755,9 @@ def test_inspect(chats, run, tmp_path):
     assert "The reward is bounded (assuming" in out
     code, more, err = run("inspect", "log.jsonl", *RAW, "--set", "shared_examination=False")
     assert code == 0 and "The reward is identified (assuming" in more
+    signs = ["--set", "signals=['positive','negative']"]
+    code, out, err = run("inspect", "log.jsonl", "--actions", "copied,again", *signs)
+    assert code == 0 and "The reward is bounded" in out, err
     code, alone, err = run("inspect", "log.jsonl", "--actions", "copied")
     assert code == 0 and "The reward is not identified" in alone and err == ""
     assert "name it in --negative COLUMN" in " ".join(alone.split())

@@ -213,6 +213,12 @@ def test_users_and_windows_reach_report_interval_and_compare(
     new = ["--new", "log.parquet", "--window", "10"]
     code, _, err = run("report", "reward", "log.parquet", *new)
     assert code == 2 and "--window has no effect with --new" in err
+    # A refit of a model that knows users is told of them.
+    known = ["fit", "log.parquet", *columns, "--user", "user", "-o", "known", *QUICK]
+    assert run(*known)[0] == 0
+    for command in (["report"], ["interval", "-o", "out.parquet"]):
+        code, _, err = run(command[0], "known", "log.parquet", *columns, *command[1:])
+        assert code == 2 and "known was fitted with --user" in err, err
 
 
 def test_options_are_the_same_in_all_commands_that_read_a_log():

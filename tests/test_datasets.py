@@ -41,6 +41,8 @@ def test_fit_params_are_what_fit_takes_and_never_the_truth():
     taken = set(inspect.signature(ImplicitRewardEstimator.fit).parameters)
     assert taken & set(given) == {"X", *data.fit_params()}
     assert FeedbackData(true_preference=[1]).fit_params() == {}
+    with pytest.raises(TypeError, match="X is a FeedbackData, .* data.actions"):
+        ImplicitRewardEstimator().fit(data, [1, 0, 1])
 
 
 def test_feedback_data_is_a_mapping_too():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from implicitrm_sk.datasets import actions_from_events, read_feedback_log
-from implicitrm_sk.signals import Action
+from implicitrm_sk.signals import Action, Choice
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -353,7 +353,10 @@ REFUSED = {
         THREE, EVENTS.assign(time="soon"), COPY, {}, ValueError, "row 0 of events holds 'soon'"),
     "zones": (
         THREE.assign(time="2026-01-01T00:00Z"), EVENTS.assign(time="2026-01-01T01:00"), COPY, {},
-        ValueError, "times cannot be compared"),
+        ValueError, "times cannot be compared.* Add the time zone .* 2026-03-08T00:00Z"),
+    "a value": (
+        THREE, EVENTS, {"copy": Choice({"up": 1, "down": 0})}, {}, ValueError,
+        "is a Choice, but an event happens or does not happen"),
     "tracked": (THREE, EVENTS, COPY, {"tracked": {"copy": "web"}}, ValueError, "column 'client'"),
     "tracked what": (THREE, EVENTS, COPY, {"tracked": {"x": "web"}}, ValueError, "names 'x'"),
     "infer what": (THREE, EVENTS, COPY, {"infer": {"x": "edit"}}, ValueError, "infer names 'x'"),

@@ -136,6 +136,9 @@ def inspect(args):
     settings = _settings(args)
     said = used(args, ("negative", "choice", "late"))
     settings |= _signals(args, settings, list(signals.values()) if said else None)
+    shown = settings.get("signals")
+    if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
+        signals = dict(zip(signals, shown, strict=True))
     silent = {name: NULL for name, (_, silent) in described.items() if silent == NULL}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
@@ -164,7 +167,7 @@ def inspect(args):
     from .._fit import identify
 
     _check_settings(settings, ImplicitRewardEstimator)
-    est = ImplicitRewardEstimator(**settings | {"signals": data.signals})
+    est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
     side = {"labels": args.labels, "sample_weight": args.weight}
     side = {name: data[column] for name, column in side.items() if column is not None}
     if args.user is not None:

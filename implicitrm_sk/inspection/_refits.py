@@ -21,9 +21,9 @@ from .._held_out import (
     FEW_RESPONSES,
     against_labels,
     dispersion_of,
+    independence_of,
     part_of,
     signs_of,
-    test_of_independence,
     tests_independence,
 )
 from .._identification import (
@@ -525,7 +525,7 @@ def _test_independence(rows, as_likely):
     activity = None
     if rows.differs:
         activity = rows.loadings(as_likely), rows.refit.user_activity_, rows.user_codes
-    return test_of_independence(log, f, u, rows.false_action_rate, activity)
+    return independence_of(log, f, u, rows.false_action_rate, activity)
 
 
 def _test_dispersion(rows, as_likely):
