@@ -160,7 +160,7 @@ def test_without_a_rate_it_is_zero_unless_responses_were_shown_repeatedly():
     counts = log_of(np.zeros(40), exposures=np.full(40, 3))
     found = Assumptions().with_rates_of(counts)
     assert found.estimates_false_actions and np.isnan(found.false_action_rate).all()
-    with pytest.raises(ValueError, match="exposures above 1 and false_action_rate=None needs"):
+    with pytest.raises(ValueError, match="false_action_rate=None with exposures above 1 needs"):
         Assumptions().with_rates_of(log_of(np.zeros(40), exposures=np.full(40, 2)))
     asked = Assumptions(false_action_rate=0.0).with_rates_of(counts)
     assert_array_equal(asked.false_action_rate, [0])
@@ -177,10 +177,10 @@ def test_rows_of_one_response_ask_for_e_as_exposures_do():
     settings = {"max_epochs": 2, "early_stopping": False, "n_estimators": 1, "random_state": 0}
     est = ImplicitRewardEstimator(**settings)
     y = (np.random.default_rng(1).random(180) < 0.3).astype(int)
-    refusal = "rows of one response_id and false_action_rate=None needs .* 0.0 if users never act"
+    refusal = "false_action_rate=None with rows of one response_id needs .* 0.0 if users never act"
     with pytest.raises(ValueError, match=refusal):
         est.fit(X[twice], y[:120], response_id=twice)
-    with pytest.raises(ValueError, match="exposures above 1 and false_action_rate=None needs"):
+    with pytest.raises(ValueError, match="false_action_rate=None with exposures above 1 needs"):
         est.fit(X, y[:60], exposures=np.full(60, 2))
     est.fit(X[thrice], y, response_id=thrice)
     assert est.false_action_rate_[0] > 0

@@ -33,11 +33,17 @@ SLOW = (
     "docs/attention.md",
     "docs/compare.md",
     "docs/drift.md",
+    "docs/faq.md",
+    "docs/fine_tune.md",
+    "docs/identification.md",
     "docs/labels.md",
     "docs/negative.md",
+    "docs/raw_log.md",
     "docs/recipes.md",
+    "docs/scale.md",
     "docs/selection.md",
     "docs/signals.md",
+    "docs/start.md",
     "docs/uncertainty.md",
 )
 COMMAND = re.compile(

@@ -844,6 +844,7 @@ def end_to_end(model, pairs, y, policy, tmp_path, *, embedder, steps=25, half=No
     return train("GRPO", export.path, policy, tmp_path, **options)[0]
 
 
+@pytest.mark.slow
 def test_end_to_end(tiny_model, policy, tmp_path):
     rewards = end_to_end(
         tiny_model(),

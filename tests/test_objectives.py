@@ -669,7 +669,10 @@ def confounded_log(n_prompts=300, size=8, seed=0):
     return X, y.astype(float), groups
 
 
-@pytest.mark.parametrize("name", ["bpr", "ubpr", "cubpr", "uprl"])
+@pytest.mark.parametrize(
+    "name",
+    ["bpr", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ubpr", "cubpr", "uprl"))],
+)
 def test_pairwise_objectives_rank(name):
     X, y, preferred = scar_log(2000)
     groups = np.repeat(np.arange(500), 4)
