@@ -5,7 +5,7 @@ estimator as an argument and set its fitted attributes, using its public names o
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,6 +99,9 @@ def take_evidence(est, evidence, assumptions):
     """Set what the counts of a log and the parameters identify about the reward."""
     sizes = est.hidden_layer_sizes, est.propensity_hidden_layer_sizes
     is_constant = est.objective_.propensity_form == "constant"
+    if est.objective_.single_signal:
+        # Whether a response was acted on at all is what these learn from, once per response.
+        evidence = replace(evidence, n_repeated=0)
     est.evidence_ = evidence
     est.identification_ = assess(
         evidence,
