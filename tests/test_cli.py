@@ -808,7 +808,7 @@ def test_fit_on_chats(chats, run, tmp_path, tiny_model):
     expected = est.predict([record["messages"][:2] for record in kept])
     np.testing.assert_allclose([record.pop("reward") for record in scored], expected, atol=1e-5)
     assert [{k: v for k, v in r.items() if k != "reward_std"} for r in scored] == kept
-    code, out, err = run("report", "reward", "log.jsonl")
+    code, out, err = run("report", "reward", "log.jsonl", "--user", "user")
     assert code == 0, err
 
 
