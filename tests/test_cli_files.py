@@ -222,7 +222,7 @@ def test_a_reward_of_users(log, run, tmp_path):  # noqa: F811
     assert code == 0 and "The reward is" in out, err
     code, _, err = run("predict", "reward", "log.parquet", "-o", "out.parquet")
     assert code == 0, err
-    code, out, err = run("report", "reward", "log.parquet")
+    code, out, err = run("report", "reward", "log.parquet", "--user", "user")
     assert code == 0, err
 
 
