@@ -44,18 +44,12 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from benchmarks.latent import print_attention, print_users
-from benchmarks.quality import mean_and_error
+from benchmarks.quality import THRESHOLDS, mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.inspection import reward_interval
 from implicitrm_sk.metrics import reward_metrics
 
-#: Name: (encoder, rating above which a response is preferred).
-RATED = {
-    "beavertails_test": ("smollm2", 0.5),
-    "ultrafeedback_binarized_1200": ("smollm2", 6.5),
-    "pku_saferlhf_safe": ("smollm2", 0.5),
-}
 SMALL_DATA = {
     "learning_rate_init": 1e-3,
     "dropout": 0.5,
@@ -90,10 +84,9 @@ class Problem:
             self.labels = {"1 % labels": 200, "5 % labels": 1000}
             self.params = self.context_params = {}
         else:
-            encoder, threshold = RATED[name]
-            data = load_rated_responses(name, data_home, encoder=encoder)
+            data = load_rated_responses(name, data_home, encoder="smollm2")
             self.X, self.groups, self.is_test = data.X, data.groups, data.is_test
-            self.z = (data.rating > threshold).astype(int)
+            self.z = (data.rating > THRESHOLDS[name]).astype(int)
             self.probability = None
             self.labels = {"100 labels": 100, "300 labels": 300}
             self.params, self.context_params = SMALL_DATA, SMALL_CONTEXT
@@ -483,7 +476,7 @@ def print_choice(name, data_home, seeds, jobs):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-home", help="folder of the data sets")
-    parser.add_argument("--data", nargs="+", default=["synthetic", *RATED])
+    parser.add_argument("--data", nargs="+", default=["synthetic", *THRESHOLDS])
     parser.add_argument("--part", nargs="+", default=["ladder", "report", "choice"])
     parser.add_argument("--only", nargs="+", help="logs of the ladder and the report")
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,11 +1,12 @@
 """How much of the gap between the naive classifier and full labels the estimator closes.
 
-    python -m benchmarks.quality --data-home DIR [--seeds 10]
+    python -m benchmarks.quality --data-home DIR [--data beavertails_test ...] [--seeds 10]
 
-Data: `beavertails_test` (rated responses, preferred = rated safe) with ready embeddings of two
-encoders. Log: `simulate_feedback` with covariate-dependent propensity, one random projection per
-signal; a seed is a new log and a new initialisation. Fitted on the training prompts only, by
-actions only; the true preference enters the row "all labels" and the R2 on the test prompts.
+Data: rated responses with ready embeddings of two encoders; preferred are those rated above a
+threshold (`beavertails_test`: rated safe). Log: `simulate_feedback` with covariate-dependent
+propensity, one random projection per signal; a seed is a new log and a new initialisation. Fitted
+on the training prompts only, by actions only; the true preference enters the row "all labels" and
+the R2 on the test prompts.
 
     gap closed = (R2 - R2 of naive, one signal) / (R2 of all labels - R2 of naive, one signal)
 
@@ -13,6 +14,7 @@ per seed, then averaged. Every row is the same network with the same, default se
 """
 
 import argparse
+import itertools
 import sys
 import time
 import warnings
@@ -25,9 +27,15 @@ from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.metrics import reward_metrics
 
 ENCODERS = ("smollm2", "minilm")
+#: Name: rating above which a response is preferred.
+THRESHOLDS = {
+    "beavertails_test": 0.5,
+    "pku_saferlhf_safe": 0.5,
+    "ultrafeedback_binarized_1200": 6.5,
+}
 
 
-def fit_and_score(data, actions, objective, seed):
+def fit_and_score(data, preference, actions, objective, seed):
     """Fit on the training rows and return the metrics of the reward on the test rows."""
     train = ~data.is_test
     with warnings.catch_warnings():
@@ -36,22 +44,22 @@ def fit_and_score(data, actions, objective, seed):
         estimator = ImplicitRewardEstimator(objective, random_state=seed).fit(
             data.X[train], actions[train], groups=data.groups[train]
         )
-    truth = data.rating[data.is_test] > 0.5
+    truth = preference[data.is_test]
     metrics = reward_metrics(truth, estimator.predict(data.X[data.is_test]))
     metrics["epochs"] = estimator.n_iter_
     return metrics
 
 
-def run_seed(data, seed):
+def run_seed(data, threshold, seed):
     """Return the metrics of every method on the log of one seed."""
-    preference = data.rating > 0.5
+    preference = data.rating > threshold
     log = simulate_feedback(preference, X=data.X, n_signals=3, random_state=seed)
     rows = {}
     for n_signals in (1, 2, 3):
         actions = log.actions[:, 0] if n_signals == 1 else log.actions[:, :n_signals]
         for objective in ("naive", "stratified"):
-            rows[objective, n_signals] = fit_and_score(data, actions, objective, seed)
-    rows["all labels", 0] = fit_and_score(data, preference, "naive", seed)
+            rows[objective, n_signals] = fit_and_score(data, preference, actions, objective, seed)
+    rows["all labels", 0] = fit_and_score(data, preference, preference, "naive", seed)
     return rows
 
 
@@ -64,7 +72,8 @@ def mean_and_error(values):
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-home", help="folder of the data sets")
-    parser.add_argument("--data", default="beavertails_test")
+    parser.add_argument("--data", nargs="+", choices=THRESHOLDS, default=["beavertails_test"])
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=ENCODERS)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -72,14 +81,16 @@ def main(argv=None):
     if args.seeds < 2:
         parser.error("--seeds must be at least 2: a standard error needs them")
 
-    for encoder in ENCODERS:
+    for name, encoder in itertools.product(args.data, args.encoders):
         start = time.perf_counter()
-        data = load_rated_responses(args.data, args.data_home, encoder=encoder)
+        data = load_rated_responses(name, args.data_home, encoder=encoder)
         seeds = range(args.first_seed, args.first_seed + args.seeds)
-        runs = Parallel(n_jobs=args.jobs)(delayed(run_seed)(data, seed) for seed in seeds)
+        runs = Parallel(n_jobs=args.jobs)(
+            delayed(run_seed)(data, THRESHOLDS[name], seed) for seed in seeds
+        )
         r2 = {row: np.array([run[row]["r2"] for run in runs]) for row in runs[0]}
         naive, full = r2["naive", 1], r2["all labels", 0]
-        print(f"\n{args.data}, {encoder}, {args.seeds} seeds (mean ± standard error)\n")
+        print(f"\n{name}, {encoder}, {args.seeds} seeds (mean ± standard error)\n")
         print("| method | signals | R2 | gap closed | MAE | AUROC | ECE | epochs |")
         print("|---|---|---|---|---|---|---|---|")
         for (method, n_signals), values in r2.items():
