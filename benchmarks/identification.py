@@ -43,7 +43,7 @@ from functools import partial
 import numpy as np
 from joblib import Parallel, delayed
 
-from benchmarks.latent import print_attention, print_users
+from benchmarks.latent import print_attention, print_limits, print_users
 from benchmarks.quality import THRESHOLDS, mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
@@ -490,6 +490,8 @@ def main(argv=None):
         print_attention(seeds, args.jobs)
     if "users" in args.part:
         print_users(seeds, args.jobs)
+    if "limits" in args.part:
+        print_limits(seeds, args.jobs)
     if not {"ladder", "report", "choice"} & set(args.part):
         return
     for name in args.data:

@@ -1,6 +1,6 @@
-"""Rows that nobody looked at, and users who differ: two parts of `benchmarks.identification`.
+"""Rows that nobody looked at, and users who differ: three parts of `benchmarks.identification`.
 
-    python -m benchmarks.identification --part attention users [--seeds 5]
+    python -m benchmarks.identification --part attention users limits [--seeds 5]
 
 A seed is a new log and a new initialisation: 16,000 training and 8,000 test rows of 32 standard
 normal columns; P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units.
@@ -13,8 +13,13 @@ Attention: up to two positive and two negative actions, propensities as in `benc
 Users: one positive action with the propensity sigmoid(1.5 s - 0.4 + sd b), s a random direction of
 x and b the activity of the user. 1,000 users drawn at random for each row, or 4,000 of 4 training
 rows each.
+
+Limits: logs like those of the users, of fewer users, fewer rows of each, and smaller differences,
+for the rule by which `user_id` identifies the reward. The level error is the mean reward on test
+rows minus the share preferred, "with no users" the same where users are ignored.
 """
 
+import itertools
 import sys
 import time
 import warnings
@@ -37,13 +42,13 @@ LOGS = {"two of each": 4, "two positive, one negative": 3, "two positive": 2}
 class Synthetic:
     """Features, reward, preference and a second function of x like the reward."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, n_train=N_TRAIN):
         self.seed, self.rng = seed, np.random.default_rng(seed)
-        self.X = self.rng.normal(size=(N_TRAIN + N_TEST, WIDTH)).astype(np.float32)
+        self.X = self.rng.normal(size=(n_train + N_TEST, WIDTH)).astype(np.float32)
         self.R = 1 / (1 + np.exp(-3 * self._network()))
         self.other = self._network()
         self.z = (np.random.default_rng([seed, 9]).random(len(self.X)) < self.R).astype(int)
-        self.train, self.test = np.arange(N_TRAIN), np.arange(N_TRAIN, len(self.X))
+        self.train, self.test = np.arange(n_train), np.arange(n_train, len(self.X))
         self.full = self.r2(
             ImplicitRewardEstimator("naive", random_state=seed).fit(
                 self.X[self.train], self.z[self.train]
@@ -172,6 +177,69 @@ def print_users(seeds, jobs):
             f"{np.sum(share > ignored)}/{len(runs)}" if modelled else "",
             f"{loading.min():.2f} to {loading.max():.2f}" if modelled else "",
             _counted(one["level"] for one in found),
+        ]
+        print("| " + " | ".join(cells) + " |")
+    print(f"\n{time.perf_counter() - start:.0f} s")
+
+
+#: Users, rows of each, standard deviation of activity.
+LIMITS = tuple(itertools.product((200, 1000), (5, 15, 40), (0.7, 1.4, 2.5)))
+
+
+def limits_seed(seed):
+    """Return what user ids give, and what a fit without them gives, in each log of a seed."""
+    found = {}
+    for (n_users, n_rows), cases in itertools.groupby(LIMITS, key=lambda one: one[:2]):
+        p = Synthetic(seed, n_users * n_rows)
+        user = np.arange(len(p.X)) % n_users
+        truth = p.z[p.test].mean()
+        for *_, sd in cases:
+            log = simulate_feedback(p.z, X=p.X, user_id=user, user_activity=sd, random_state=seed)
+            for modelled in (False, True):
+                est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
+                ids = {"user_id": user[p.train]} if modelled else {}
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", IdentificationWarning)
+                    est.fit(p.X[p.train], log.actions[p.train], **ids)
+                found[n_users, n_rows, sd, modelled] = {
+                    "error": float(est.predict(p.X[p.test]).mean() - truth),
+                    "share": float(p.r2(est) / p.full),
+                    "loading": float(est.user_loading_[0]) if modelled else np.nan,
+                    "identified": est.identification_.level == "identified",
+                }
+    return found
+
+
+def print_limits(seeds, jobs):
+    """Print how far the level is off by spread of activity, rows and users."""
+    start = time.perf_counter()
+    runs = _all(limits_seed, seeds, jobs)
+    print(f"\nlimits of users, {len(runs)} seeds (mean ± standard error)\n")
+    print(
+        "| users | rows of each | sd of activity | level error | largest | largest with no users | "
+        "share of all labels | worst seed | with no users | sd found | identified (seeds) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for n_users, n_rows, sd in LIMITS:
+        plain, known = (
+            {
+                name: np.array([run[n_users, n_rows, sd, modelled][name] for run in runs])
+                for name in ("error", "share", "loading", "identified")
+            }
+            for modelled in (False, True)
+        )
+        cells = [
+            f"{n_users:,}",
+            str(n_rows),
+            f"{sd:g}",
+            mean_and_error(known["error"]),
+            f"{np.abs(known['error']).max():.3f}",
+            f"{np.abs(plain['error']).max():.3f}",
+            mean_and_error(known["share"]),
+            f"{known['share'].min():.3f}",
+            f"{plain['share'].mean():.3f}",
+            f"{known['loading'].min():.2f} to {known['loading'].max():.2f}",
+            str(known["identified"].sum()),
         ]
         print("| " + " | ".join(cells) + " |")
     print(f"\n{time.perf_counter() - start:.0f} s")
