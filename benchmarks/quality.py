@@ -22,7 +22,7 @@ import warnings
 import numpy as np
 from joblib import Parallel, delayed
 
-from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
 from implicitrm_sk.metrics import reward_metrics
 
@@ -41,6 +41,7 @@ def fit_and_score(data, preference, actions, objective, seed):
     with warnings.catch_warnings():
         # The reduction to "any action" is what the naive rows with several signals are about.
         warnings.filterwarnings("ignore", message="Naive works on one signal")
+        warnings.simplefilter("ignore", IdentificationWarning)  # of the rows with one signal
         estimator = ImplicitRewardEstimator(objective, random_state=seed).fit(
             data.X[train], actions[train], groups=data.groups[train]
         )
