@@ -183,7 +183,11 @@ def print_users(seeds, jobs):
 
 
 #: Users, rows of each, standard deviation of activity.
-LIMITS = tuple(itertools.product((200, 1000), (5, 15, 40), (0.7, 1.4, 2.5)))
+LIMITS = tuple(
+    (*size, sd)
+    for size in ((50, 40), (200, 5), (200, 15), (200, 40), (1000, 5), (1000, 15))
+    for sd in (0.7, 1.4, 2.5)
+)
 
 
 def limits_seed(seed):
