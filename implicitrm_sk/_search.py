@@ -558,11 +558,14 @@ def _fit_and_score_together(
             callback_ctx=context,
         )
 
-    begin = time.time()
-    if alone:
+    def separately():
         results = [(ordinary(parameters), None) for parameters in candidates]
         _report_progress(verbose, split, len(results), begin)
         return results
+
+    begin = time.time()
+    if alone:
+        return separately()
     estimators = [_with(clone(base), each) for each in candidates]
     together = _SideBySide([_head(each)[0] for each in estimators], seed, paused, pause)
     fitter = together
@@ -578,8 +581,7 @@ def _fit_and_score_together(
         with context.propagate_callback_context(fitter):
             fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
     except Exception:
-        # Fitted separately, each one fails or succeeds in its own way.
-        return [(ordinary(each), None) for each in candidates]
+        return separately()  # each one fails or succeeds in its own way
     fit_time = (time.time() - begin) / len(candidates)
 
     results = []
