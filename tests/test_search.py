@@ -557,10 +557,14 @@ def test_a_large_mapped_array_is_refused_before_the_search(tmp_path, monkeypatch
     X, y, _ = make_log()
     np.save(tmp_path / "X.npy", X)
     monkeypatch.setattr("implicitrm_sk._sources.STREAM_BYTES", 1000)
-    monkeypatch.setattr(BatchedSearchCV, "_groups", None)
+
+    class NeverAsked(KFold):
+        def get_n_splits(self, *_, **__):
+            raise AssertionError("the search has begun")
+
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     with pytest.raises(ValueError, match="got an np.memmap"):
-        BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}).fit(mapped, y)
+        BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}, cv=NeverAsked()).fit(mapped, y)
 
 
 # The interface of scikit-learn's searches
