@@ -202,13 +202,15 @@ def test_refusals(fit_params, params, message):
 def test_where_users_are_not_taken(tmp_path):
     X, log, _, user = simulated(400, 20)
     est = ImplicitRewardEstimator(**SHORT)
-    # Side by side candidates cannot be fitted: they are one by one.
+    # Candidates with users train one by one, and cannot be paused.
     settings = {"param_grid": {"learning_rate_init": [0.1, 0.01]}, "cv": 2}
     search, plain = (
         each(est, **settings).fit(X, log.actions, user_id=user)
         for each in (BatchedSearchCV, GridSearchCV)
     )
     assert_allclose(search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"])
+    with pytest.raises(ValueError, match="factor=2 pauses candidates, but .* may not use user_id"):
+        BatchedSearchCV(est, **settings, factor=2).fit(X, log.actions, user_id=user)
     kept = clone(est).set_callbacks(Checkpoint(tmp_path / "file"))
     with pytest.raises(ValueError, match="a Checkpoint is not available with user_id"):
         kept.fit(X, log.actions, user_id=user)
