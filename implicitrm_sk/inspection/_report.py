@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .._estimator import ImplicitRewardEstimator
 from .._features import read_features
 from .._fit import signal_names
-from .._identification import BOUNDED
+from .._identification import BOUNDED, Identification
 from .._independence import SIGNIFICANCE
 from .._optional import import_optional
 from .._prediction import HEADS, FittedMixture
@@ -352,9 +352,7 @@ class IdentificationReport:
         >>> identification_report(est, X, y, n_starts=2).verdict
         'not identified'
         """
-        if not self.assumptions:
-            return self.level
-        return f"{self.level} (assuming {', '.join(self.assumptions)})"
+        return str(Identification(self.level, self.assumptions))
 
     def __repr__(self):
         lines = ["Identification report", ""]
