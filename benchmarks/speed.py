@@ -503,7 +503,7 @@ def main(argv=None):
     def bare():
         return bare_fit(X, y, args.epochs)
 
-    report("fit, one member / bare loop", *compare(ours, bare, args.repeats), "<= 1.1")
+    report("fit, one member / bare loop", *compare(ours, bare, args.repeats), "<= 1.05")
     report(
         "skorch's default loop / fit, one member",
         *compare(lambda: skorch_fit(X, y, args.epochs), ours, max(args.repeats // 2, 3)),

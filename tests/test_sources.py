@@ -12,6 +12,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from conftest import make_log
 from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
@@ -35,13 +36,14 @@ FAST = {"random_state": 0, "max_epochs": 4, "learning_rate_init": 3e-3}
 pytestmark = pytest.mark.filterwarnings("ignore:.*still improving")
 
 
-def make_log(n=600, d=5, seed=0, dtype=np.float32):
-    """Return X, two signals and the preference behind them."""
-    rng = np.random.default_rng(seed)
-    X = rng.normal(size=(n, d)).astype(dtype)
-    preferred = X[:, 0] + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=n) > 0
-    y = np.column_stack([preferred & (rng.uniform(size=n) < 0.5) for _ in range(2)]).astype(float)
-    return X, y, preferred
+def by_three_columns(X, rng):
+    return X[:, 0] + X[:, 1] * X[:, 2] + 0.3 * rng.normal(size=len(X)) > 0
+
+
+def draw_log(n=600, d=5, seed=0, dtype=np.float32):
+    """Return X, two signals and the preference behind them, not linear in X."""
+    X, y, preferred = make_log(n, d, 2, seed, preferred=by_three_columns, propensity=0.5)
+    return X.astype(dtype), y.astype(float), preferred
 
 
 class Watches:
@@ -124,7 +126,7 @@ FORMS = (
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_holds_the_same_rows(form, dtype, tmp_path, streaming):
-    X = make_log(dtype=dtype)[0]
+    X = draw_log(dtype=dtype)[0]
     source = open_rows(write(form, tmp_path, X))
     assert source.shape == X.shape
     assert_array_equal(source.read(0, len(X)).numpy(), X)
@@ -138,7 +140,7 @@ def test_every_form_holds_the_same_rows(form, dtype, tmp_path, streaming):
 
 @pytest.mark.parametrize("form", [*FORMS, "memmap"])
 def test_small_files_are_the_array(form, tmp_path):
-    X = make_log()[0]
+    X = draw_log()[0]
     found = open_rows(write(form, tmp_path, X))
     assert isinstance(found, np.ndarray)
     assert_array_equal(found, X)
@@ -172,7 +174,7 @@ MAPPED = {
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("part", MAPPED)
 def test_large_mapped_arrays_are_refused(part, order, mode, tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", np.asarray(X, order=order))
     mapped = MAPPED[part](np.load(tmp_path / "X.npy", mmap_mode=mode))
     message = (
@@ -191,7 +193,7 @@ def test_mapped_arrays_are_refused_whatever_became_of_their_file(change, tmp_pat
     path = tmp_path / "X.npy"
     mapped = np.memmap(path, np.float32, "w+", shape=(600, 5))
     if change == "other rows":
-        np.save(tmp_path / "new.npy", make_log()[0])
+        np.save(tmp_path / "new.npy", draw_log()[0])
         os.replace(tmp_path / "new.npy", path)
     elif change == "cut":
         os.truncate(path, 5000)  # whoever touched the last rows would be killed
@@ -202,7 +204,7 @@ def test_mapped_arrays_are_refused_whatever_became_of_their_file(change, tmp_pat
 
 
 def test_what_is_said_of_mapped_arrays_works(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     mapped = np.load(write("npy", tmp_path, np.asfortranarray(X)), mmap_mode="r")
     (tmp_path / "parts").mkdir()
     for i in range(3):
@@ -214,7 +216,7 @@ def test_what_is_said_of_mapped_arrays_works(tmp_path, streaming):
 
 
 def test_arrays_in_memory_that_come_of_mapped_ones(tmp_path, streaming):
-    mapped = write("memmap", tmp_path, make_log()[0])
+    mapped = write("memmap", tmp_path, draw_log()[0])
     for X in (mapped.copy(), mapped.astype(np.float64), mapped[::-1] * 2, mapped[[3, 1] * 300]):
         assert open_rows(X) is X
     small = mapped[:40]
@@ -222,7 +224,7 @@ def test_arrays_in_memory_that_come_of_mapped_ones(tmp_path, streaming):
 
 
 def test_parts_of_small_mapped_arrays_are_arrays(tmp_path):
-    mapped = write("memmap", tmp_path, make_log()[0])
+    mapped = write("memmap", tmp_path, draw_log()[0])
     for take in MAPPED.values():
         part = take(mapped)
         assert open_rows(part) is part
@@ -230,7 +232,7 @@ def test_parts_of_small_mapped_arrays_are_arrays(tmp_path):
 
 def test_arrays_of_joblib_are_arrays(tmp_path, streaming):
     folder = tmp_path / "joblib_memmapping_folder_1_2"
-    mapped = write("memmap", folder, make_log()[0])
+    mapped = write("memmap", folder, draw_log()[0])
     assert open_rows(mapped) is mapped
 
 
@@ -241,7 +243,7 @@ def test_other_values_pass_through():
 
 def broken(tmp_path, problem):
     path = tmp_path / "X.npy"
-    X = make_log()[0]
+    X = draw_log()[0]
     if problem == "absent":
         return path
     if problem == "ending":
@@ -331,12 +333,12 @@ def test_files_that_cannot_be_used_say_why(problem, message, tmp_path, streaming
     monkeypatch.setattr(_sources.ParquetShard, "MAX_GROUP_BYTES", 4000)
     X = broken(tmp_path, problem)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        ImplicitRewardEstimator(**FAST).fit(X, make_log()[1])
+        ImplicitRewardEstimator(**FAST).fit(X, draw_log()[1])
 
 
 @pytest.mark.parametrize("content", [b"", b"no array" * 9, "cut"])
 def test_small_files_that_cannot_be_read_are_named(content, tmp_path):
-    np.save(tmp_path / "X.npy", make_log()[0])
+    np.save(tmp_path / "X.npy", draw_log()[0])
     if content == "cut":
         os.truncate(tmp_path / "X.npy", 5000)
     else:
@@ -379,7 +381,7 @@ def test_opening_parquet_decodes_no_row_group(tmp_path, streaming, monkeypatch):
     import pyarrow.parquet as pq
 
     (tmp_path / "lists").mkdir()
-    X = make_log()[0]
+    X = draw_log()[0]
     for i in range(3):
         cells = pa.array(list(X), pa.list_(pa.float32()))
         pq.write_table(pa.table({"a": cells}), tmp_path / "lists" / f"{i}.parquet")
@@ -408,7 +410,7 @@ def test_row_groups_may_be_empty(tmp_path, streaming):
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as pq
 
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     path = tmp_path / "X.parquet"
     parts = [X[:0], X[:100], X[:0], X[100:400], X[400:], X[:0]]
     tables = [
@@ -427,7 +429,7 @@ def test_row_groups_may_be_empty(tmp_path, streaming):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("change", ["replaced", "written to", "cut", "removed"])
 def test_a_file_that_changes_while_in_use(form, change, tmp_path, streaming):
-    X = make_log()[0]
+    X = draw_log()[0]
     path = write(form, tmp_path, X)
     source = open_rows(path)
     source.read(500, 600)
@@ -448,7 +450,7 @@ def test_a_file_that_changes_while_in_use(form, change, tmp_path, streaming):
 
 
 def test_a_file_that_changes_during_a_fit(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     path = write("npy", tmp_path, X)
 
     class Writes(Watches):
@@ -463,14 +465,14 @@ def test_a_file_that_changes_during_a_fit(tmp_path, streaming):
 
 def test_a_file_cut_under_the_eyes_of_a_reader(tmp_path, streaming, monkeypatch):
     monkeypatch.setattr(_sources, "_state", lambda file: (10**6, 0, 0))  # as before it was cut
-    source = open_rows(write("npy", tmp_path, make_log()[0]))
+    source = open_rows(write("npy", tmp_path, draw_log()[0]))
     os.truncate(tmp_path / "X.npy", 5000)
     with pytest.raises(OSError, match="changed while it was in use"):
         source.read(500, 600)
 
 
 def test_small_npy_files_may_be_of_any_numbers(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", np.asfortranarray((4 * X).astype(int)))
     expected = ImplicitRewardEstimator(**FAST).fit((4 * X).astype(int), y).predict(X)
     assert_array_equal(
@@ -526,7 +528,7 @@ def test_reading_is_ahead_of_the_reader():
 
 
 def test_what_training_raises_ends_the_thread(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
 
     class Breaks(Watches):
@@ -653,7 +655,7 @@ def test_blocks_without_rows_of_the_part_are_not_read(tmp_path, streaming, monke
 
 
 def test_rows_kept_on_the_device_come_in_the_same_batches(tmp_path, streaming, monkeypatch):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     path = write("npy", tmp_path, X)
     settings = FAST | {"propensity_features": [3], "reward_features": [0, 1, 2]}
     read = ImplicitRewardEstimator(**settings).fit(path, y)
@@ -669,7 +671,7 @@ def test_windows_are_filled_but_never_over_filled():
 
 
 def test_streamed_and_resident_batches_hold_the_same_numbers(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
     rows = {}
     for name, given in (("resident", X), ("streamed", tmp_path / "X.npy")):
@@ -696,14 +698,14 @@ def test_streamed_and_resident_batches_hold_the_same_numbers(tmp_path, streaming
 
 @pytest.mark.parametrize("form", [*FORMS, "memmap"])
 def test_small_files_fit_as_the_array_does(form, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     expected = ImplicitRewardEstimator(**FAST).fit(X, y)
     est = ImplicitRewardEstimator(**FAST).fit(write(form, tmp_path, X), y)
     assert_array_equal(est.predict(X), expected.predict(X))
 
 
 def test_every_large_form_fits_alike(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     forms = [form for form in FORMS if "parquet" not in form]  # whose blocks are row groups
     fitted = [
         ImplicitRewardEstimator(**FAST).fit(write(form, tmp_path / form, X), y).predict(X)
@@ -717,8 +719,8 @@ def test_every_large_form_fits_alike(tmp_path, streaming):
 def test_streaming_learns_as_well(form, tmp_path, streaming, monkeypatch):
     monkeypatch.setattr(_sources, "BLOCK_BYTES", 2000)
     monkeypatch.setattr(_streaming, "WINDOW_BYTES", 16_000)
-    X, y, _ = make_log(2500)
-    X_test, y_test, preferred = make_log(3000, seed=1)
+    X, y, _ = draw_log(2500)
+    X_test, y_test, preferred = draw_log(3000, seed=1)
     settings = {"random_state": 0, "learning_rate_init": 1e-2, "max_epochs": 25}
     resident = ImplicitRewardEstimator(**settings).fit(X, y)
     streamed = ImplicitRewardEstimator(**settings).fit(write(form, tmp_path, X), y)
@@ -729,7 +731,7 @@ def test_streaming_learns_as_well(form, tmp_path, streaming, monkeypatch):
 
 
 def test_half_precision_costs_next_to_nothing(tmp_path, streaming):
-    X, y, preferred = make_log(2000)
+    X, y, preferred = draw_log(2000)
     settings = {"random_state": 0, "learning_rate_init": 1e-2, "max_epochs": 12}
     scores = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
@@ -759,7 +761,7 @@ METHODS = {
 def test_methods_take_files(form, method, tmp_path, streaming, monkeypatch):
     monkeypatch.setattr(_data, "INFERENCE_ROWS", 128)
     monkeypatch.setattr(_prediction, "INFERENCE_ROWS", 128)
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     expected = METHODS[method](est, X, y)
     assert_allclose(METHODS[method](est, write(form, tmp_path, X), y), expected, rtol=2e-6)
@@ -767,14 +769,14 @@ def test_methods_take_files(form, method, tmp_path, streaming, monkeypatch):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_refuse_large_mapped_arrays(method, tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     with pytest.raises(ValueError, match="got an np.memmap"):
         METHODS[method](est, write("memmap", tmp_path, X), y)
 
 
 def test_predictions_are_written_where_asked(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     out = np.lib.format.open_memmap(tmp_path / "reward.npy", "w+", np.float16, (len(X),))
@@ -789,7 +791,7 @@ def test_predictions_are_written_where_asked(tmp_path, streaming):
 
 
 def test_columns_of_the_two_heads(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     path = write("npy", tmp_path, X)
     settings = FAST | {"propensity_features": [3], "reward_features": [0, 2, 1]}
     est = ImplicitRewardEstimator(**settings).fit(path, y)
@@ -811,7 +813,7 @@ def test_columns_of_the_two_heads(tmp_path, streaming):
 @pytest.mark.parametrize("settings", [{}, {"standardize": False, "early_stopping": False}])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_rows_that_are_no_numbers_are_named(settings, value, tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     X[417, 2] = value
     path = write("npy", tmp_path, X)
@@ -822,7 +824,7 @@ def test_rows_that_are_no_numbers_are_named(settings, value, tmp_path, streaming
 
 
 def test_rows_are_named_for_the_columns_in_use(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     settings = FAST | {"reward_features": [0, 1], "propensity_features": [2]}
     est = ImplicitRewardEstimator(**settings).fit(X, y)
     X[3, 4] = X[5, 4] = np.nan  # of no head
@@ -840,7 +842,7 @@ def test_rows_are_named_for_the_columns_in_use(tmp_path, streaming):
 
 @pytest.mark.parametrize("early_stopping", [True, False])
 def test_numbers_beyond_those_of_the_model_are_reported(early_stopping, tmp_path, streaming):
-    X, y, _ = make_log(dtype=np.float64)
+    X, y, _ = draw_log(dtype=np.float64)
     settings = FAST | {"standardize": False, "early_stopping": early_stopping}
     est = ImplicitRewardEstimator(**settings).fit(X, y)
     X[5, 0] = 1e300
@@ -852,14 +854,14 @@ def test_numbers_beyond_those_of_the_model_are_reported(early_stopping, tmp_path
 
 
 def test_wrong_width_is_reported_before_anything_is_read(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(**FAST).fit(X, y)
     with pytest.raises(ValueError, match="X has 4 features, but .* is expecting 5"):
         est.predict(write("npy", tmp_path, X[:, :4]))
 
 
 def test_split_and_scaler_are_those_of_the_array(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     X = np.concatenate([X, X[:200]])  # equal rows stay on one side
     y = np.concatenate([y, y[200:400]])
     weight = np.random.default_rng(0).uniform(0, 2, len(X))
@@ -874,7 +876,7 @@ def test_split_and_scaler_are_those_of_the_array(tmp_path, streaming):
 
 
 def test_groups_are_not_cut(tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     groups = np.random.default_rng(0).integers(40, size=len(X))
     data = begun_fit(write("npy", tmp_path, X), y, groups=groups).data
     sides = [set(groups[part]) for part in (data.train, data.valid)]
@@ -892,7 +894,7 @@ def test_groups_are_not_cut(tmp_path, streaming):
     ids=str,
 )
 def test_what_needs_rows_in_any_order_is_refused(settings, tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     side = {k: settings[k] for k in settings if k == "response_id"}
     params = {k: settings[k] for k in settings if k == "objective"}
     X = np.repeat(X[::2], 2, axis=0)
@@ -903,7 +905,7 @@ def test_what_needs_rows_in_any_order_is_refused(settings, tmp_path, streaming):
 
 
 def test_reports_take_small_files(tmp_path, monkeypatch):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     path = write("npy", tmp_path, X)
     est = ImplicitRewardEstimator(**FAST)
     assert str(identification_report(est, path, y)) == str(identification_report(est, X, y))
@@ -927,7 +929,7 @@ def test_reports_take_small_files(tmp_path, monkeypatch):
 )
 def test_settings_that_stream(params, side, tmp_path, streaming):
     rng = np.random.default_rng(1)
-    X, y, preferred = make_log(1200)
+    X, y, preferred = draw_log(1200)
     if params.get("objective"):
         y = y[:, 0]
     if params.get("false_action_rate") == "estimate":
@@ -948,7 +950,7 @@ def test_settings_that_stream(params, side, tmp_path, streaming):
 
 
 def test_partial_fit_takes_files_and_keeps_its_optimiser(tmp_path, streaming):
-    nights = [make_log(400, seed=seed) for seed in range(3)]
+    nights = [draw_log(400, seed=seed) for seed in range(3)]
     paths = [write("npy", tmp_path / f"{i}", X) for i, (X, _, _) in enumerate(nights)]
     settings = {"random_state": 0, "batch_size": 50}
 
@@ -964,14 +966,14 @@ def test_partial_fit_takes_files_and_keeps_its_optimiser(tmp_path, streaming):
 
 
 def test_a_path_is_no_text(tmp_path, tiny_model):
-    X, y, _ = make_log(200)
+    X, y, _ = draw_log(200)
     path = write("npy", tmp_path, X)
     est = ImplicitRewardEstimator(embedder=tiny_model(), **FAST).fit(path, y[:200])
     assert est.n_features_in_ == 5
 
 
 def test_chunks_and_picked_rows_are_those_of_the_array(tmp_path, streaming):
-    X = make_log()[0]
+    X = draw_log()[0]
     streamed = StreamedX(open_rows(write("npy", tmp_path, X)), lambda rows: rows)
     assert not streamed.checked
     for (i, ours), (j, theirs) in zip(chunks(streamed, 70), chunks(X, 70), strict=True):
@@ -1060,7 +1062,7 @@ def assert_same_weights(ours, theirs):
     "params", [{}, {"preference_rate": (0.2, 0.45)}, {"early_stopping": False}], ids=str
 )
 def test_a_fit_that_is_interrupted_goes_on(form, params, tmp_path, streaming):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     X = X if form == "array" else write(form, tmp_path, X)
     settings = FAST | {"max_epochs": 6} | params
     file = tmp_path / "checkpoint"
@@ -1077,7 +1079,7 @@ def test_a_fit_that_is_interrupted_goes_on(form, params, tmp_path, streaming):
 
 
 def test_members_that_have_stopped_stay_stopped(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     settings = FAST | {"max_epochs": 60, "n_iter_no_change": 2, "learning_rate_init": 0.03}
     whole = ImplicitRewardEstimator(**settings).fit(X, y)
     assert whole.n_iter_ < 60
@@ -1092,7 +1094,7 @@ def test_members_that_have_stopped_stay_stopped(tmp_path):
 
 def test_a_fit_that_had_finished_trains_no_further(tmp_path):
     """What is left after the last epoch (here a callback that fails) is done again."""
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     whole = ImplicitRewardEstimator(**FAST).fit(X, y)
 
     class Fails(Interrupt):
@@ -1131,7 +1133,7 @@ def test_a_fit_that_had_finished_trains_no_further(tmp_path):
     ids=str,
 )
 def test_a_checkpoint_of_another_fit_is_refused(change, message, tmp_path, capsys):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(**FAST)
     file = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
@@ -1142,7 +1144,8 @@ def test_a_checkpoint_of_another_fit_is_refused(change, message, tmp_path, capsy
         X = X[::-1]
     elif "y" in change:
         y = y.copy()
-        y[5] = 1 - y[5]
+        row = y.sum(axis=1).tolist().index(1)  # it keeps an action, so that the split stays
+        y[row] = 1 - y[row]
     elif "sample_weight" in change:
         weight = np.linspace(1, 2, len(X))
     else:
@@ -1158,7 +1161,7 @@ def test_a_checkpoint_of_another_fit_is_refused(change, message, tmp_path, capsy
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint" * 100, "model"])
 def test_other_files_are_no_checkpoint(content, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     file = tmp_path / "checkpoint"
     if content == "model":
         save_file({"X": torch.zeros(3)}, file)
@@ -1170,7 +1173,7 @@ def test_other_files_are_no_checkpoint(content, tmp_path):
 
 
 def test_a_checkpoint_needs_a_seed(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     est = ImplicitRewardEstimator(max_epochs=2).set_callbacks(Checkpoint(tmp_path / "checkpoint"))
     with pytest.raises(ValueError, match="random_state=None; expected an integer"):
         est.fit(X, y)
@@ -1193,7 +1196,7 @@ def assert_refused(est, file, X, y, message, **log):
 
 @pytest.mark.parametrize("form", ["array", "npy", "parquet"])
 def test_one_number_in_any_row_makes_other_data(form, tmp_path, streaming):
-    X, y, _ = make_log(2000)
+    X, y, _ = draw_log(2000)
     given = X if form == "array" else write(form, tmp_path, X)
     settings = FAST | {"standardize": False, "early_stopping": False}
     file = tmp_path / "checkpoint"
@@ -1216,7 +1219,7 @@ def test_one_number_in_any_row_makes_other_data(form, tmp_path, streaming):
 
 @pytest.mark.parametrize("kind", ["groups of pairs", "responses"])
 def test_what_batches_are_drawn_by_is_part_of_the_data(kind, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     settings = FAST | {"early_stopping": False}
     number = np.arange(len(X))
     if kind == "groups of pairs":
@@ -1263,7 +1266,7 @@ def selector(kind, *columns):
 
 @pytest.mark.parametrize("kind", ["function", "partial", "object", "method"])
 def test_columns_may_be_selected_by_a_callable(kind, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     settings = FAST | {"propensity_features": [3, 4]}
     file = tmp_path / "checkpoint"
 
@@ -1283,7 +1286,7 @@ def test_columns_may_be_selected_by_a_callable(kind, tmp_path):
 
 @pytest.mark.parametrize("fitted", [False, True])
 def test_a_warm_start_goes_on_in_the_same_process(fitted, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     file = tmp_path / "checkpoint"
 
     def estimator():
@@ -1307,7 +1310,7 @@ def test_a_warm_start_goes_on_in_the_same_process(fitted, tmp_path):
 
 
 def test_a_warm_start_from_other_weights_is_refused(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     settings = FAST | {"warm_start": True, "standardize": False}
     file = tmp_path / "checkpoint"
     interrupted(ImplicitRewardEstimator(**settings).fit(X[:300], y[:300]), file, X, y)
@@ -1328,7 +1331,7 @@ def test_a_warm_start_from_other_weights_is_refused(tmp_path):
     ],
 )
 def test_a_checkpoint_needs_a_place(path, message, tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
     (tmp_path / "locked").mkdir(mode=0o500)
     if path.startswith("locked") and os.access(tmp_path / "locked", os.W_OK):
@@ -1340,7 +1343,7 @@ def test_a_checkpoint_needs_a_place(path, message, tmp_path):
 
 
 def test_a_checkpoint_serves_one_fit_and_no_other_estimator(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     other = tmp_path / "other"
     other.write_text("of someone else")
     est = ImplicitRewardEstimator(**FAST)
@@ -1352,7 +1355,7 @@ def test_a_checkpoint_serves_one_fit_and_no_other_estimator(tmp_path):
 
 
 def test_a_checkpoint_of_more_epochs_than_wanted_is_refused(tmp_path):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     file = tmp_path / "checkpoint"
     interrupted(ImplicitRewardEstimator(**FAST), file, X, y, 4)
     est = ImplicitRewardEstimator(**FAST).set_params(max_epochs=2)
@@ -1361,7 +1364,7 @@ def test_a_checkpoint_of_more_epochs_than_wanted_is_refused(tmp_path):
 
 
 def test_a_checkpoint_that_is_cut_while_written_leaves_the_one_before(tmp_path, monkeypatch):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     file = tmp_path / "checkpoint"
     whole = ImplicitRewardEstimator(**FAST).fit(X, y)
     sizes, fsync = [], os.fsync
@@ -1391,7 +1394,7 @@ def test_a_fit_that_is_killed_at_any_epoch_goes_on(where, tmp_path):
 
 
 def killed_at_every_epoch(tmp_path, epochs, where):
-    X, y, _ = make_log()
+    X, y, _ = draw_log()
     np.save(tmp_path / "X.npy", X)
     np.save(tmp_path / "y.npy", y)
     report = "\n    est.set_callbacks().save(folder + '/' + sys.argv[4])\n"

@@ -35,7 +35,7 @@ from ._trunk import Trunk
 #: Changes if the same text and model would give other vectors than before.
 _FORMAT = 1
 #: Distinct texts that are planned together. It bounds the memory for any number of texts.
-_WINDOW = 16384
+WINDOW = 16384
 _TOKENIZED_AT_ONCE = 512
 #: Tokens per batch, including padding.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -774,8 +774,8 @@ class LLMEmbedder(
             _NoRecords() if store is None else Records(store.folder, store.max_bytes) as records,
             _Progress(len(keys), context, self) as progress,
         ):
-            for start in range(0, len(keys), _WINDOW):
-                window = range(start, min(start + _WINDOW, len(keys)))
+            for start in range(0, len(keys), WINDOW):
+                window = range(start, min(start + WINDOW, len(keys)))
                 self._embed_window(window, keys, first, rows, records, scatter, progress)
         self._report_cuts()
         return out

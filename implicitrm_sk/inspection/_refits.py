@@ -45,7 +45,6 @@ from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
-from ..training._users import quadrature
 from . import _attention
 from ._report import IdentificationReport
 
@@ -384,7 +383,7 @@ class _HeldOut:
         self.log = log
         self.weight = log.sample_weight
         self.repeated = log.exposures is not None or log.response is not None
-        mixture = FittedMixture.of(refit)
+        self.mixture = mixture = FittedMixture.of(refit)
         logit, self.propensity_logit = mixture.members(X, *HEADS)
         self.reward_logit = logit if log.first is None else logit[:, log.first]
         self.measurement = mixture.measurement
@@ -398,14 +397,11 @@ class _HeldOut:
             self.unit_weight = self._units.weight
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
-    def _of_users(self, reward_logit, propensity_logit):
-        """Return log P(rows of a user) of each refit and user."""
-        return self._units.log_likelihood(reward_logit, propensity_logit).numpy()
-
     def likelihood_of(self, reward_logit, propensity_logit):
         """Return log P(y, labels | x) of each refit and unit, per row."""
         if self._units is not None:
-            total = self._of_users(reward_logit, propensity_logit)
+            all_rows = slice(None), reward_logit, propensity_logit
+            total = self._units.log_likelihood([all_rows]).numpy()
             return total / np.where(self.unit_weight > 0, self.unit_weight, 1.0)
         label = self.log.labels
         return self.measurement.log_likelihood(
@@ -433,7 +429,7 @@ class _HeldOut:
     def averaged(self, members):
         """Return the logits of some refits over all users, and the log-weights, None if equal."""
         logits = self.reward_logit[members], self.propensity_logit[members]
-        return with_users(self.refit.model_, *logits, torch.as_tensor(np.flatnonzero(members)))
+        return with_users(self.refit.model_, *logits, torch.as_tensor(members))
 
     def mean_and_error(self, values, weight=None):
         """Return weighted mean and standard error of values, of responses or these weights."""
@@ -444,18 +440,11 @@ class _HeldOut:
 
     def bounds(self, members, shown_twice):
         """Return the lower and the upper bound of the reward of each response."""
-        reward_logit, propensity_logit, log_weight = self.averaged(members)
+        f, u = self.reward_logit[members], self.propensity_logit[members]
         if self.log.first is not None:
-            propensity_logit = propensity_logit[:, self.log.first]
-        ends = _mixture.bounds(
-            self.measurement,
-            reward_logit,
-            propensity_logit,
-            self.false_action_rate,
-            shown_twice,
-            None if log_weight is None else quadrature()[1],
-        )
-        return ends[0].amin(0).numpy(), ends[1].amax(0).numpy()
+            u = u[:, self.log.first]
+        low, high = self.mixture.bounds(f, u, shown_twice, torch.as_tensor(members))
+        return low.amin(0).numpy(), high.amax(0).numpy()
 
 
 def _compare_refits(rows, starts):
@@ -546,12 +535,14 @@ def _against_labels(rows, as_likely):
     if log.labels is None or log.response is not None:
         return None
     labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))
+    f, u, log_weight = rows.averaged(as_likely)
     return against_labels(
         part_of(log, labelled, labelled),
         rows.measurement,
-        rows.reward_logit[as_likely][:, labelled],
-        rows.propensity_logit[as_likely][:, labelled],
+        f[:, labelled],
+        u[:, labelled],
         rows.false_action_rate,
+        log_weight,
     )
 
 

@@ -8,17 +8,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .._activity import with_users
 from .._estimator import ImplicitRewardEstimator
 from .._features import read_features
 from .._fit import signal_names
-from .._identification import BOUNDED
+from .._identification import BOUNDED, Identification
 from .._independence import SIGNIFICANCE
 from .._optional import import_optional
 from .._prediction import HEADS, FittedMixture
 from .._typing import Floats, Rows
-from ..measurement import _mixture
-from ..training._users import quadrature
 from ._plot._base import COLOURS
 from ._plot._identification import IdentificationDisplay
 
@@ -159,22 +156,11 @@ class IdentificationReport:
         estimator = self.estimator
         mixture = FittedMixture.of(estimator)
         # A refit that is less likely than the best shows where its start led, not what is open.
-        f, u = (
-            logits[self.refits["as_likely"]]
-            for logits in mixture.members(read_features(estimator, X), *HEADS)
-        )
-        members = torch.as_tensor(np.flatnonzero(self.refits["as_likely"]))
-        f, u, weight = with_users(mixture.model, f, u, members)
+        members = torch.as_tensor(self.refits["as_likely"])
+        logits = mixture.members(read_features(estimator, X), *HEADS)
         shown_twice = estimator.evidence_.shown_twice if self.level == BOUNDED else ()
-        ends = _mixture.bounds(
-            mixture.measurement,
-            f,
-            u,
-            mixture.false_action_rate,
-            shown_twice,
-            None if weight is None else quadrature()[1],
-        )
-        return np.column_stack([ends[0].amin(0).numpy(), ends[1].amax(0).numpy()])
+        low, high = mixture.bounds(*(part[members] for part in logits), shown_twice, members)
+        return np.column_stack([low.amin(0).numpy(), high.amax(0).numpy()])
 
     def _rows(self):
         best = self.refits["log_likelihood"].max()
@@ -366,9 +352,7 @@ class IdentificationReport:
         >>> identification_report(est, X, y, n_starts=2).verdict
         'not identified'
         """
-        if not self.assumptions:
-            return self.level
-        return f"{self.level} (assuming {', '.join(self.assumptions)})"
+        return str(Identification(self.level, self.assumptions))
 
     def __repr__(self):
         lines = ["Identification report", ""]

@@ -144,6 +144,9 @@ def bounds(
     n)]. If they are negative, 1 - R' is d = P(r*=0, looked at | x). With p = P(any positive action
     | x), the reward lies in [p / (p + d), 1 - d].
 
+    If the measurement models who looked, c is R' v(x) and d is (1 - R') v(x). Actions then fire
+    only on rows that were looked at.
+
     Parameters
     ----------
     shown_twice : tuple of {0, 1}
@@ -152,9 +155,6 @@ def bounds(
     node_log_weight : Tensor of shape (Q,), default=None
         The logits are then those of members at the nodes of the activity of users, as `with_nodes`
         returns them. Probabilities are means over users with these weights.
-
-    If the measurement models who looked, c is R' v(x) and d is (1 - R') v(x). Actions then fire
-    only on rows that were looked at.
     """
     log_prob, shows, bounding = measurement.log_acts(propensity_logit, false_action_rate)
     classes = torch.sigmoid(torch.stack([-reward_logit, reward_logit]))[..., None]

@@ -11,8 +11,8 @@ from ..._pipeline import split_pipeline
 from ...exceptions import ImplicitRMError
 from ._base import COLOURS, axes_for
 
-#: Where densities are drawn, in standard deviations of users.
-_GRID = np.linspace(-4, 4, 201)
+#: How far the axis reaches at least, in standard deviations of users.
+_REACH = 4
 
 
 class ActivityDisplay:
@@ -110,25 +110,27 @@ class ActivityDisplay:
         'activity, in standard deviations of users'
         """
         ax = axes_for(self, ax)
+        reach = max(_REACH, int(np.ceil(np.abs(self.mean).max(initial=0))))  # of every user
+        grid = np.linspace(-reach, reach, 50 * reach + 1)
         settings = {
-            "bins": np.linspace(-4, 4, 33),
+            "bins": np.linspace(-reach, reach, 8 * reach + 1),
             "density": True,
             "color": "0.8",
             "label": "means of users",
         } | dict(bar_kwargs or {})
-        *_, self.bars_ = ax.hist(self.mean.clip(-4, 4), **settings)
+        *_, self.bars_ = ax.hist(self.mean, **settings)
         # In parts: a table of a million users is too large.
-        density = np.zeros(len(_GRID))
+        density = np.zeros(len(grid))
         for start in range(0, len(self.mean), 4096):
             mean, sd = (part[start : start + 4096, None] for part in (self.mean, self.sd))
             sd = np.maximum(sd, 0.02)  # as wide as a pixel
-            density += (np.exp(-0.5 * ((_GRID - mean) / sd) ** 2) / sd).sum(0)
+            density += (np.exp(-0.5 * ((grid - mean) / sd) ** 2) / sd).sum(0)
         density /= len(self.mean) * np.sqrt(2 * np.pi)
         settings = {"color": COLOURS[0], "linewidth": 2, "label": "users with their uncertainty"}
-        (self.line_,) = ax.plot(_GRID, density, **(settings | dict(line_kwargs or {})))
+        (self.line_,) = ax.plot(grid, density, **(settings | dict(line_kwargs or {})))
         (self.population_,) = ax.plot(
-            _GRID,
-            np.exp(-0.5 * _GRID**2) / np.sqrt(2 * np.pi),
+            grid,
+            np.exp(-0.5 * grid**2) / np.sqrt(2 * np.pi),
             color="black",
             linestyle="--",
             label="assumed: normal",
@@ -138,7 +140,7 @@ class ActivityDisplay:
         ax.set(
             xlabel="activity, in standard deviations of users",
             ylabel="density",
-            xlim=(-4, 4),
+            xlim=(-reach, reach),
             title=f"{len(self.mean):,} users of {np.median(self.n_rows):g} rows (median); {found}",
         )
         ax.legend(loc="upper left", frameon=False)

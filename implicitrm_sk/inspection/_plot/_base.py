@@ -73,23 +73,25 @@ def categories(values):
         raise ImplicitRMError(
             f"by holds values that cannot be sorted ({error}). Use one type for all."
         ) from error
-    found = {}
+    rest = {}  # what has no value of its own to be named by
     if len(distinct) > MAX_CATEGORIES and values.dtype.kind in "iufM":
-        for quarter in _quarters(code):
-            rows = known[np.isin(code, quarter)]
-            found[f"{_short(distinct[quarter[0]])} to {_short(distinct[quarter[-1]])}"] = rows
+        parts = _quarters(code)
+        labels = _labels([(distinct[part[0]], distinct[part[-1]]) for part in parts])
     else:
-        counts = np.bincount(code, minlength=len(distinct))
-        kept = np.arange(len(distinct))
+        parts = np.arange(len(distinct))
         if len(distinct) > MAX_CATEGORIES:
-            kept = np.sort(np.argsort(-counts, kind="stable")[: MAX_CATEGORIES - 1])
-        for i in kept:
-            found[_short(distinct[i])] = known[code == i]
-        if len(kept) < len(distinct):
-            found[f"{len(distinct) - len(kept)} others"] = known[~np.isin(code, kept)]
+            by_size = np.argsort(-np.bincount(code), kind="stable")
+            parts = np.sort(by_size[: MAX_CATEGORIES - 1])
+            n_others = len(distinct) - len(parts)
+            rest[f"{n_others} others"] = known[~np.isin(code, parts)]
+        labels = _labels([(distinct[part],) for part in parts])
     if missing.any():
-        found["missing"] = np.flatnonzero(missing)
-    return found
+        rest["missing"] = np.flatnonzero(missing)
+    found = {
+        repr(label) if label in rest else label: known[np.isin(code, part)]
+        for label, part in zip(labels, parts, strict=True)
+    }
+    return found | rest
 
 
 def _quarters(code):
@@ -98,6 +100,14 @@ def _quarters(code):
     middle = np.cumsum(counts) - counts / 2
     part = np.minimum((4 * middle / counts.sum()).astype(int), 3)
     return [np.flatnonzero(part == i) for i in range(4) if (part == i).any()]
+
+
+def _labels(ranges):
+    """Return the label of each range of values, in short form where that keeps them apart."""
+    labels = [" to ".join(map(_short, values)) for values in ranges]
+    if len(set(labels)) < len(labels):
+        labels = [" to ".join(map(str, values)) for values in ranges]
+    return labels
 
 
 def _short(value):
