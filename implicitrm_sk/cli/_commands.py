@@ -16,19 +16,19 @@ from ..exceptions import ImplicitRMError
 from ._options import (
     ACTIONS,
     ARGUMENT,
-    NULL,
     SIDE,
+    SILENT,
+    UNLOGGED,
     choices,
     late_columns,
     signal_of,
-    split_names,
     used,
 )
 from ._table import (
     Table,
-    check_signs,
+    as_label,
     check_writable,
-    default_actions,
+    kinds_of,
     names_of,
     note,
     text_columns,
@@ -63,6 +63,7 @@ OPTIONS = {
     "window": "--window",
 }
 _SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
+_NULLS = re.compile(r"null_is_silent=\[(.?)[^\]]*\]")
 _SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 
@@ -118,28 +119,18 @@ def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
     from ..datasets._read import read_log
 
-    described, late = choices(args.choice), late_columns(args.late)
-    signals = None
-    if args.actions is not None or args.negative is not None or described:
-        positive, negative = (
-            [] if given is None else split_names(given) for given in (args.actions, args.negative)
-        )
-        if args.actions is None:
-            positive = [
-                name
-                for name in default_actions(names_of(args.log))
-                if name not in negative and name not in described
-            ]
-        check_signs(positive, negative, described)
-        kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
-        signals = {name: signal_of(kind, name, late) for name, kind in (kinds | described).items()}
+    late, signals = late_columns(args.late), None
+    kinds = kinds_of(args, lambda: names_of(args.log))
+    if kinds is not None:
+        signals = {name: signal_of(kind, name, late) for name, kind in kinds.items()}
     settings = _settings(args)
-    said = used(args, ("negative", "choice", "late"))
+    said = used(args, ("negative", "choice", "graded", "late"))
     settings |= _signals(args, settings, list(signals.values()) if said else None)
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
         signals = dict(zip(signals, shown, strict=True))
-    silent = {name: NULL for name, (_, silent) in described.items() if silent == NULL}
+    nulls = {name: widget.null for name, widget in choices(args.choice).items()}
+    nulls = {name: null == SILENT for name, null in nulls.items() if null is not None}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
     if args.embedding is not None and args.embedding.endswith("*"):
@@ -153,8 +144,9 @@ def inspect(args):
         kept,
         args.window,
         args.now,
+        nulls=nulls,
         needs_features=False,
-        silent=silent,
+        label_of=as_label,
     )
     say(str(data.summary))
     if data.actions is None:
@@ -480,7 +472,7 @@ def _check_users(est, args):
 def _signals(args, settings, signals):
     """Return what the columns of y show as a setting, unless a setting says it."""
     if signals is not None and "signals" in settings:
-        option = used(args, ("negative", "choice", "late"))[0]
+        option = used(args, ("negative", "choice", "graded", "late"))[0]
         raise ImplicitRMError(f"{option} and --set signals both say what actions show. Give one.")
     return {} if signals is None else {"signals": signals}
 
@@ -563,6 +555,7 @@ def in_own_words(text):
         from .._estimator import ImplicitRewardEstimator
 
         args = ImplicitRewardEstimator().get_params()
+    text = _NULLS.sub(lambda n: f"--choice with null={SILENT if n[1] else UNLOGGED}", text)
     text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
     return ARGUMENT.sub(option, text)
 

@@ -47,7 +47,7 @@ from ._commands import (
     predict,
     report,
 )
-from ._options import Once, add_features, add_reading
+from ._options import Once, add_features, add_reading, check_options
 from ._table import note
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
@@ -92,6 +92,7 @@ def main(argv=None):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.showwarning = _note_warning
+            check_options(args)
             args.run(args)
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = str(error)
