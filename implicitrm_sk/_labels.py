@@ -17,8 +17,8 @@ Z_OF_CHANCE = 4.9
 #: or the reverse.
 SELECTED = 2.0
 THUMBS = (
-    "Thumbs and ratings that users give by their own choice are signals: pass them as a column of "
-    "y, described by a Choice in signals=, and not as labels"
+    "Thumbs and ratings that users give by their own choice are signals. Pass them as a column of "
+    "y, described by a Choice in signals="
 )
 
 

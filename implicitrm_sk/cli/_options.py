@@ -19,7 +19,7 @@ ACTIONS = ("actions", "negative", "choice", "graded", "late", "time", "window", 
 
 
 class Widget(NamedTuple):
-    """What --choice says of a column.
+    """The meaning of a column, as --choice gives it.
 
     `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it.
     """
@@ -30,7 +30,7 @@ class Widget(NamedTuple):
 
 
 class Grades(NamedTuple):
-    """What --graded says of a column: the preference that high values show, and the bins."""
+    """The preference that high values of a column show, and its bins, as --graded gives them."""
 
     target: int
     bins: int | tuple
@@ -107,9 +107,9 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         "--graded",
         action="append",
         metavar="COLUMN[:SIGN[:BINS]]",
-        help="what has a degree: dwell, or edited:negative if high values show dislike. BINS is a "
-        "number of bins (default: 5), edges (dwell:positive:0,2,10,inf) or categories, the lowest "
-        "first (tone:positive:cold,fair,warm). Empty rows are not logged. May be repeated",
+        help="a column with a degree: dwell, or edited:negative if high values show dislike. BINS "
+        "is a number of bins (default: 5), edges (dwell:positive:0,2,10,inf) or categories, the "
+        "lowest first (tone:positive:cold,fair,warm). Empty rows are not logged. May be repeated",
     )
     add_features(sub)
     rows = sub.add_argument_group("what is known of the rows")

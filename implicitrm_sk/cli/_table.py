@@ -225,8 +225,8 @@ class Table:
                 example = next((value for value in column.to_pylist() if value is not None), None)
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
-                    "expected numbers (1 acted, 0 did not, or a degree), empty (null or NaN) "
-                    "where it was not logged. Convert it."
+                    "expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
+                    "NaN). Convert it."
                 )
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)

@@ -182,7 +182,7 @@ def read_log(
         The columns that arguments name, by role; None are not named.
     nulls : dict of bool
         For columns of a `Choice`, whether rows without a value are silent; else they are not
-        logged. Columns for which this is not known are not in it.
+        logged. A column is left out if its user has not said it.
     needs_features : bool
         Whether a log without text and vectors is refused.
     label_of : callable, default=None
@@ -463,7 +463,7 @@ class _Log(Columns):
         return found
 
     def _labels(self, values, name, known, label_of):
-        """Return the labels of values, all of which have to be known."""
+        """Return the labels of values, or raise if one is not known."""
         known = [label for label in known if label is not None]
         for row, value in enumerate(values):
             if value is None:

@@ -32,10 +32,9 @@ class LogSummary:
     users, prompts : tuple of int or None
         Their number, and the fewest, median and most rows of one; None if not known.
     signals : dict
-        For each name: the preference it shows (or the kind of the signal), the number of rows where
-        it is logged, and the share of these in which users acted. For signals with labels the last
-        is a dict with the share of each label. For a degree it is the lowest, the median and the
-        highest value.
+        For each name: the preference it shows, the number of rows where it is logged, and the share
+        of these in which users acted. For other kinds the first is the name of the kind. The last
+        is then a dict with the share of each label, or the lowest, median and highest degree.
     pairs : list of tuple
         Two signals, the number of rows with both logged, the number of rows with both actions, and
         its expectation if they are independent.
