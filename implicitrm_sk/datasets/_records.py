@@ -244,7 +244,7 @@ def _of_arrow_file(path, kind, wanted):
             yield from _of_batches((batch.select(names) for batch in batches), names, path.name)
     except ImplicitRMError:
         raise
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
