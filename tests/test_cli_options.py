@@ -368,8 +368,8 @@ def test_options_are_the_same_in_all_commands_that_read_a_log():
         for action in _main._parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    names = "actions negative choice graded late time window now embedding messages prompt response turn "
-    names = {f"--{name}" for name in (names + "groups user labels weight").split()}
+    names = "actions negative choice graded late time window now embedding messages prompt "
+    names = {f"--{name}" for name in (names + "response turn groups user labels weight").split()}
     for name in (*READING, "fine-tune"):
         found = {option for action in commands.choices[name]._actions
                  for option in action.option_strings}  # fmt: skip
