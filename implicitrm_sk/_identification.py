@@ -77,8 +77,7 @@ class Evidence:
             known = log.per_response((~np.isnan(log.propensity) & log.logged()).any(axis=1))
         preferred, not_preferred = log.proved(false_action_rate)
         proved = preferred | not_preferred
-        # Labels of none of the responses that actions prove are asked for where they tell.
-        selected = log.labels_selected() and bool((labelled & proved).any() or not proved.any())
+        selected = log.labels_selected(proved)
         labels_tell = labelled & ~proved
         kinds = np.array([signal.identifies for signal in log.signals])[log.acts.column]
         determined, ranked = (
@@ -371,6 +370,12 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
     elif labels_tell and false_actions != "estimated":
         ways.append("labels of acted rows missing at random")
         reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
+    n_useless = evidence.n_labels - evidence.n_labels_telling - evidence.n_labels_selected
+    if n_useless:
+        reasons.append(
+            f"{n_useless} of {evidence.n_labels} labels add nothing, because actions prove the "
+            "preference of their responses"
+        )
     if evidence.n_labels_selected >= MIN_RESPONSES and label_mechanism == "random":
         reasons.append(
             f"{evidence.n_labels_selected} labels are not counted: which responses have one "
@@ -475,11 +480,7 @@ def _what_is_missing(evidence, columns, linear, n_signals, signals):
         )
     telling = evidence.n_labels_telling + evidence.n_labels_selected
     if evidence.n_labels and telling < MIN_RESPONSES:
-        few = f"{telling} labels are too few"
-        proved = evidence.n_labels - telling
-        if proved:
-            few += f" ({proved} more lie on responses whose preference the actions prove)"
-        reasons.append(few)
+        reasons.append(f"{telling} labels that add something are too few")
     return reasons
 
 

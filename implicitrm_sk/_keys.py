@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 
 import numpy as np
 
@@ -42,6 +43,8 @@ def is_absent(value):
     """Return whether a value is NaN, NaT, None or pandas' NA."""
     if value is None or isinstance(value, str | list | tuple | np.ndarray | Mapping):
         return value is None
+    if isinstance(value, Decimal):
+        return value.is_nan()  # a signalling NaN cannot be compared
     same = value == value  # NA of pandas does not have a truth value
     return not (isinstance(same, bool | np.bool_) and same)
 

@@ -16,6 +16,10 @@ Z_OF_CHANCE = 4.9
 #: Labels are not missing at random if acted responses have them this many times as often as others,
 #: or the reverse.
 SELECTED = 2.0
+THUMBS = (
+    "Thumbs and ratings that users give by their own choice are signals. Pass them as a column of "
+    "y, described by a Choice in signals="
+)
 
 
 def check_label_values(labels, n_samples):
@@ -71,13 +75,13 @@ def check_labels(log, false_action_rate, label_mechanism):
             preferred & (label == 0) & proved[1],
             f"labels are 0 on {{}} responses that have {kind} action",
             "with false_action_rate=0 an action proves preference. Correct the labels, or set "
-            "false_action_rate if misclicks happen",
+            f"false_action_rate if misclicks happen. {THUMBS}",
         ),
         (
             not_preferred & (label == 1) & proved[0],
             "labels are 1 on {} responses that have a negative action",
             "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
-            "or set false_action_rate if misclicks happen",
+            f"or set false_action_rate if misclicks happen. {THUMBS}",
         ),
         (
             not_preferred & (label == 1) & ~proved[0],
@@ -100,7 +104,24 @@ def check_labels(log, false_action_rate, label_mechanism):
         )
         label = np.where(graded, preferred.astype(float), label)
     _check_label_mechanism(log, label, false_action_rate, label_mechanism)
+    if label_mechanism == "random":
+        _warn_of_selected(log, preferred | not_preferred)
     return replace(log, labels=label)
+
+
+def _warn_of_selected(log, proved):
+    """Warn of labels that users chose to give."""
+    labelled = ~np.isnan(log.labels) & (log.sample_weight > 0)
+    if labelled.sum() < MIN_RESPONSES or not log.labels_selected(proved):
+        return
+    acted, others = (
+        (labelled & kind).sum() / max(kind.sum(), 1) for kind in (log.fired(), ~log.fired())
+    )
+    warn(
+        f"labels are known of {acted:.1%} of the responses with an action, and of {others:.1%} of "
+        "the others. Which responses have one depends on what users did, so the verdict does not "
+        f"count them. {THUMBS}. If you asked for the labels, ask about responses at random."
+    )
 
 
 def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
@@ -146,10 +167,16 @@ def _check_label_mechanism(log, label, false_action_rate, label_mechanism):
             )
 
 
-def selected_by_action(log):
-    """Return whether acted responses are labelled more or less often than others, beyond chance."""
+def selected_by_action(log, proved):
+    """Return whether acted responses are labelled more or less often than others, beyond chance.
+
+    `proved`, of shape (responses,), says whose preference actions prove. Labels of none of these
+    were asked for where they add something.
+    """
     counted = log.sample_weight > 0
     labelled, acted = ~np.isnan(log.labels) & counted, log.fired() & counted
+    if proved.any() and not (labelled & proved).any():
+        return False
     sizes = np.array([acted.sum(), (counted & ~acted).sum()])
     if not sizes.all():
         return False

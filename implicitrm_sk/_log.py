@@ -27,6 +27,7 @@ from ._waits import MATURE, check_waits, refuse_late_with
 from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .measurement._action import Action
+from .measurement._choice import Choice
 from .measurement._model import Measurement
 from .measurement._signal import Signal
 from .objectives._base import check_uses
@@ -468,6 +469,7 @@ class FeedbackLog:
 
     def warn_about_signals(self, assumptions):
         """Warn of signals that carry no information or contradict their false-action rate."""
+        self._warn_of_silence()
         row_weight = self.per_row(self.sample_weight)
         counts, names = self.acts.counts, self.act_names()
         shown = np.ones_like(counts) if self.exposures is None else self.exposures
@@ -515,6 +517,22 @@ class FeedbackLog:
                 f"signal {names[signal]!r} of y {problem} carries no information about the reward. "
                 "Leave it out, or check how the log was joined.",
             )
+
+    def _warn_of_silence(self):
+        """Warn of widgets that nobody left alone, if some rows have no value: these may be that."""
+        for name, signal, column in zip(
+            self.signal_names, self.signals, self.actions.T, strict=True
+        ):
+            empty = np.isnan(column)
+            if not isinstance(signal, Choice) or signal.silence is None or not empty.any():
+                continue
+            if not (column == signal.silence).any():
+                warn(
+                    f"signal {name!r} of y is never {signal.silent!r}, its label for silence, and "
+                    f"has no value in {empty.sum():,} of {len(column):,} rows. No value means that "
+                    "the widget was not offered. If users chose nothing there, write "
+                    f"{signal.silent!r} there. If not, ignore this warning."
+                )
 
     def _warn_of_steps(self):
         """Warn of signals that hardly ever happen without another."""
@@ -657,9 +675,12 @@ class FeedbackLog:
         doubtful = [*idle, *originals, *steps, *frequent, *apart]
         return ~np.isin(np.arange(len(self.acts.column)), doubtful)
 
-    def labels_selected(self):
-        """Return whether users' actions decide which responses have a label, as thumbs do."""
-        return self.labels is not None and selected_by_action(self)
+    def labels_selected(self, proved):
+        """Return whether users' actions decide which responses have a label, as thumbs do.
+
+        `proved`, of shape (responses,), says whose preference actions prove.
+        """
+        return self.labels is not None and selected_by_action(self, proved)
 
     def false_action_evidence(self, label_mechanism):
         """Return how many responses distinguish each act's false actions from its true ones.

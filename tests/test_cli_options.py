@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from test_cli import QUICK, log, make_frame, run, saved  # noqa: F401
 
 from implicitrm_sk import ImplicitRewardEstimator, inspection
 from implicitrm_sk.cli import _main
-from implicitrm_sk.signals import Action, Choice
+from implicitrm_sk.signals import Action, Choice, Graded
 
 pandas = pytest.importorskip("pandas")
 pytest.importorskip("pyarrow")
@@ -22,7 +23,11 @@ READING = {
     "report": ("report", "reward", "log.parquet"),
     "interval": ("interval", "reward", "log.parquet", "-o", "out.parquet", "--replicates", "3"),
     "compare": ("compare", "log.parquet", "--by", "half"),
+    "sensitivity": ("sensitivity", "reward", "log.parquet", "--violation", "false_positive=0.1"),
+    "label-queue": ("label-queue", "reward", "log.parquet", "-n", "5", "-o", "queue.parquet"),
 }
+#: Commands that know from the model what the columns are.
+FITTED = ("report", "interval", "sensitivity", "label-queue")
 THUMB = "thumb:up=positive,down=negative,null=silent"
 
 
@@ -66,8 +71,8 @@ def test_a_widget_of_text_through_all_commands(thumbs, run, tmp_path):  # noqa: 
         python.fit(X.astype(float), y, groups=frame["prompt_id"])
     np.testing.assert_allclose(est.predict(X.astype(float)), python.predict(X.astype(float)))
     for name, command in READING.items():
-        more = [] if name in ("report", "interval") else ["--actions", "copied", *options]
-        if name not in ("inspect", "report", "interval"):
+        more = [] if name in FITTED else ["--actions", "copied", *options]
+        if name not in ("inspect", *FITTED):
             more += QUICK
         code, out, err = run(*command, *more)
         assert code == 0, (name, err)
@@ -75,7 +80,8 @@ def test_a_widget_of_text_through_all_commands(thumbs, run, tmp_path):  # noqa: 
     assert (found["reward_low"] <= found["reward"]).all()
     assert (found["reward"] <= found["reward_high"]).all()
     code, out, _ = run("inspect", "log.parquet", "--actions", "copied", *options)
-    assert re.search(r"thumb \(Choice\) +400 \(100%\)", out), out
+    assert re.search(rf"thumb \(Choice\) +400 \(100%\) +null {silent:.1%}, ", out), out
+    assert f"{frame['thumb'].isna().sum()} rows without thumb, read as 'null'" in out
     code, _, err = run(
         "predict", "reward", "log.parquet", "-o", "p.parquet", "--actions", "thumb,copied"
     )
@@ -94,6 +100,110 @@ def test_values_of_a_widget_may_be_numbers(thumbs, run, tmp_path):  # noqa: F811
     code, out, err = run("fit", "log.parquet", "--choice", choice, "-o", "reward", *QUICK)
     assert code == 0, err
     assert f"thumb: offered in {frame['thumb'].notna().sum()} rows: " in out  # null is not offered
+    code, out, err = run("inspect", "log.parquet", "--choice", choice)
+    assert code == 0, err
+    assert f"thumb (Choice)  {frame['thumb'].notna().sum()}" in out
+
+
+def test_empty_rows_of_a_widget_say_what_they_mean(thumbs, run):  # noqa: F811
+    frame, _ = thumbs
+    choice = "thumb:up=positive,down=negative,none=silent"
+    empty = f"{frame['thumb'].isna().sum()} of 400 rows"
+    commands = [["fit", "log.parquet", "-o", "x"], ["inspect", "log.parquet"]]
+    for command in commands:
+        code, _, err = run(*command, "--choice", choice)
+        assert code == 2 and empty in err and "null=silent" in err and "null_is" not in err, err
+    code, out, _ = run("inspect", "log.parquet", "--choice", choice + ",null=unlogged")
+    assert code == 0 and f"thumb (Choice)  {frame['thumb'].notna().sum()}" in out
+    code, _, err = run(*commands[0], "--choice", choice + ",null=unlogged", *QUICK)
+    assert code == 0 and "signal 0 of y is never 'none', its label for silence" in err, err
+
+
+# ---------------------------------------------------------------------- degrees
+
+
+def test_degrees_through_all_commands(thumbs, run, tmp_path):  # noqa: F811
+    frame, X = thumbs
+    rng = np.random.default_rng(2)
+    dwell = np.exp(X[:, 0] + rng.normal(size=400)).round(3)
+    dwell[::9] = np.nan
+    tone = np.array(["cold", "fair", "warm"])[np.digitize(-X[:, 0], [-0.5, 0.5])]
+    frame = frame.assign(dwell=dwell, tone=tone)
+    frame.to_parquet(tmp_path / "log.parquet")
+    options = ["--actions", "copied", "--graded", "dwell"]
+    options += ["--graded", "tone:negative:cold,fair,warm"]
+    code, out, err = run("fit", "log.parquet", *options, "-o", "reward", *QUICK)
+    assert code == 0, err
+    low, high = frame["dwell"].min(), frame["dwell"].max()
+    assert f"dwell (graded): logged in 355 rows, from {low:g} to {high:g}, median" in out
+    assert "tone: logged in 400 rows: " in out
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert est.signals == [Action(), Graded(), Graded(0, ("cold", "fair", "warm"))] or (
+        est.signals == ["positive", Graded(), Graded(0, ("cold", "fair", "warm"))]
+    )
+    card = (tmp_path / "reward" / "README.md").read_text()
+    assert '`"dwell"` (graded: high values show that a response is preferred)' in card
+    assert '`"tone"` (graded: high values show that a response is not preferred)' in card
+    python = ImplicitRewardEstimator(
+        signals=est.signals, random_state=0, max_epochs=3, n_estimators=2, hidden_layer_sizes=(8,)
+    )
+    y = frame[["copied", "dwell", "tone"]]
+    with pytest.warns(match="still improving"):
+        python.fit(X.astype(float), y, groups=frame["prompt_id"])
+    np.testing.assert_allclose(est.predict(X.astype(float)), python.predict(X.astype(float)))
+    for name, command in READING.items():
+        more = options if name in ("report", "inspect", "compare") else []
+        more = [*more, *QUICK] if name == "compare" else more
+        code, out, err = run(*command, *more, *(["--force"] if name == "fit" else []))
+        if name != "fit":
+            assert code == 0, (name, err)
+        if name == "inspect":
+            assert re.search(r"dwell \(Graded\) +355 \(89%\) +0\.\d+ to [\d.]+, median ", out), out
+            assert re.search(r"tone \(Graded\) +400 \(100%\) +\w+ \d+\.\d%, ", out), out
+    code, _, err = run("report", "reward", "log.parquet", "--actions", "copied", "--graded",
+                       "dwell:positive:7", "--graded", "tone:negative:cold,fair,warm")  # fmt: skip
+    assert code == 2 and "'dwell' is Graded(target=1, bins=7) here, but the model was" in err, err
+
+
+# ---------------------------------------------------------------------- doubts and questions
+
+
+def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
+    frame, X = thumbs
+    fit = ["fit", "log.parquet", "--actions", "copied,shared", "--labels", "label"]
+    assert run(*fit, "-o", "reward", *QUICK, "--set", "shared_examination=False")[0] == 0
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    y = frame[["copied", "shared"]]
+    queue = ["label-queue", "reward", "log.parquet", "-n", "7", "--labels", "label"]
+    code, out, err = run(*queue, "-o", "queue.jsonl")
+    assert code == 0 and "7 responses to ask about, the most useful first: queue.jsonl" in out, err
+    rows = [json.loads(line) for line in (tmp_path / "queue.jsonl").read_text().splitlines()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asked = inspection.label_queue(
+            est, X.astype(float), y, 7, labels=frame["label"], groups=frame["prompt_id"]
+        )
+    assert [row["row"] for row in rows] == asked.tolist()
+    assert [row["user"] for row in rows] == frame["user"][asked].tolist()
+    assert all(row["label"] is None and "embedding" not in row for row in rows)
+    code, _, err = run(*queue[:4], "401", "-o", "many.jsonl")
+    assert code == 2 and "--number 401 is more than" in err, err
+
+    doubts = ["sensitivity", "reward", "log.parquet", "--labels", "label"]
+    amounts = ["--violation", "false_positive=0.05,0.1", "--violation", "left_out=shared"]
+    code, out, err = run(*doubts, *amounts, "--by", "half", "--reference", "1", "-o", "d.parquet")
+    assert code == 0, err
+    found = pandas.read_parquet(tmp_path / "d.parquet")
+    assert found["violation"].tolist() == ["none", *["false_positive"] * 2, "left_out"]
+    assert "difference_0" in found and "Sensitivity of the reward, 400 rows" in out
+    for options, message in (
+        (["--violation", "ratio"], "expected KIND=AMOUNT,AMOUNT"),
+        (["--violation", "ratio=big"], "expected numbers behind ratio="),
+        (["--reference", "1"], "--by is missing"),
+        (["--violation", "left_out=none"], "none"),
+    ):
+        code, _, err = run(*doubts, *options)
+        assert code == 2 and message in err, err
 
 
 @pytest.mark.parametrize(
@@ -107,6 +217,22 @@ def test_values_of_a_widget_may_be_numbers(thumbs, run, tmp_path):  # noqa: F811
         (["--choice", THUMB, "--choice", "thumb:down=negative"], "describes the column 'thumb'"),
         (["--choice", "thumb:up=positive,down=negative"], "Add it, for example none=silent"),
         (["--choice", "thumb:up=positive,null=silent"], "'down' in row"),
+        (["--choice", "thumb:up=positive,null=silent,null=unlogged"], "expected COLUMN:VALUE"),
+        (
+            ["--choice", "thumb:up=positive,down=negative,none=silent"],
+            "no row holds 'none', its value for silence. Add null=silent",
+        ),
+        (["--graded", "day:good"], "expected COLUMN, COLUMN:SIGN or COLUMN:SIGN:BINS"),
+        (["--graded", "day:positive:"], "expected COLUMN, COLUMN:SIGN or COLUMN:SIGN:BINS"),
+        (["--graded", "day", "--graded", "day:negative"], "--graded describes the column 'day' tw"),
+        (["--graded", "day", "--actions", "day"], "--graded describes day, which --actions or"),
+        (["--graded", "thumb", "--choice", THUMB], "--choice and --graded both describe thumb"),
+        (["--graded", "thumb"], "expected numbers (1 acted, 0 did not, or a degree), or"),
+        (["--graded", "day:positive:2"], "bins of Graded is 2; expected a number of quantile"),
+        (["--graded", "day:positive:0,9,20,30"], "is 31 in row 31; expected a value from 0 to 30"),
+        (["--graded", "thumb:positive:down,mid,top"], "holds 'up' in row"),
+        (["--graded", "day", "--late", "day"], "Only actions may come late"),
+        (["--graded", "day", "--set", "signals=[1]"], "--graded and --set signals both say"),
         (["--choice", "none:up=positive,x=silent"], "no column 'none'"),
         (["--choice", THUMB, "--actions", "thumb"], "--choice describes thumb, which --actions or"),
         (["--choice", THUMB, "--late", "thumb"], "Only actions may come late"),
@@ -122,7 +248,7 @@ def test_values_of_a_widget_may_be_numbers(thumbs, run, tmp_path):  # noqa: F811
         (
             ["--actions", "copied", "--late", "copied", "--time", "day", "--now", "9", "--window",
              "3"],
-            "--window and --late both say",
+            "--window and --late cannot be combined: both say how long",
         ),
         (["--actions", "copied", "--late", "copied", "--time", "day", "--now", "9"], "age is 0"),
     ],
@@ -170,6 +296,21 @@ def test_late_actions(thumbs, run, tmp_path, monkeypatch):  # noqa: F811
     assert code == 0, err
     assert given["age"].dtype.kind == "m"
     np.testing.assert_allclose(given["age"] / np.timedelta64(1, "D"), 400 - frame["day"])
+
+
+@pytest.mark.parametrize("name", [*READING, "fine-tune"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--user", "user"], "--user and --late cannot be combined: a link between activity"),
+        (["--window", "3"], "--window and --late cannot be combined: both say how long"),
+    ],
+)
+def test_late_actions_with_users_are_refused_before_reading(name, more, message, run):  # noqa: F811
+    command = READING.get(name, ("fine-tune", "reward", "log.parquet", "-o", "x", "--run", "y"))
+    late = ["--actions", "copied", "--late", "copied", "--now", "9"]
+    code, out, err = run(*command, *late, *more)  # there are no files
+    assert code == 2 and message in err and out == "", err
 
 
 # ---------------------------------------------------------------------- users and windows
@@ -227,8 +368,8 @@ def test_options_are_the_same_in_all_commands_that_read_a_log():
         for action in _main._parser()._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    names = "actions negative choice late time window now embedding messages prompt response turn "
-    names = {f"--{name}" for name in (names + "groups user labels weight").split()}
+    names = "actions negative choice graded late time window now embedding messages prompt "
+    names = {f"--{name}" for name in (names + "response turn groups user labels weight").split()}
     for name in (*READING, "fine-tune"):
         found = {option for action in commands.choices[name]._actions
                  for option in action.option_strings}  # fmt: skip

@@ -265,9 +265,10 @@ def test_partial_fit_takes_side_information_but_no_whole_population():
     labels = np.where(np.isin(rows, rows[acted == 1]) & (acted == 0), np.nan, labels)
     estimator = ImplicitRewardEstimator(false_action_rate=0.0, **FAST)
     for _ in range(2):
-        estimator.partial_fit(
-            X[rows], acted, response_id=rows, labels=labels, propensity=np.full(len(rows), 0.9)
-        )
+        with pytest.warns(UserWarning, match="labels are known of 100.0% of the responses with an"):
+            estimator.partial_fit(
+                X[rows], acted, response_id=rows, labels=labels, propensity=np.full(len(rows), 0.9)
+            )
     assert estimator.identification_.level == "identified"
     assert np.isfinite(estimator.predict(X)).all()
     estimator.partial_fit(X, np.ones(120), exposures=np.full(120, 3))

@@ -113,7 +113,9 @@ def test_labels_that_actions_prove_identify_nothing():
     preference = np.where(np.arange(100) < 50, 1.0, nan)
     preference[98:] = [0, 1]
     est = ImplicitRewardEstimator(**QUICK)
-    with pytest.warns(IdentificationWarning, match=r"2 labels are too few \(50 more lie on resp"):
+    words = "50 of 52 labels add nothing.* 2 labels that add something are too few"
+    selected = pytest.warns(UserWarning, match="83.3% of the responses with an action, .* Choice")
+    with selected, pytest.warns(IdentificationWarning, match=words):
         est.fit(X, y, labels=preference)
     assert est.identification_.level == NOT_IDENTIFIED
     with pytest.warns(IdentificationWarning):
@@ -124,6 +126,7 @@ def test_labels_that_actions_prove_identify_nothing():
         warnings.simplefilter("error")
         est.fit(X, y, labels=preference)
     assert "30 responses are labelled" in est.identification_.reason
+    assert "50 of 80 labels add nothing, because actions prove" in est.identification_.reason
 
 
 IDLE = {
@@ -368,8 +371,11 @@ def test_reasons_and_advice_fit_the_case():
         "only 19 responses have two signals logged"
         in found("two signals that are hardly logged together").reason
     )
-    assert "19 labels are too few" in found("too few labels").reason
-    assert found("labels").reason == "20 responses are labelled."
+    assert "19 labels that add something are too few" in found("too few labels").reason
+    assert found("labels").reason == (
+        "20 responses are labelled; 10 of 30 labels add nothing, because actions prove the "
+        "preference of their responses."
+    )
     assert ADVICE["level"] in found("exclusion").advice
     assert "up to a factor" in found("exclusion").reason
     assert found("exclusion and a rate").reason.endswith("the mean reward is held at 0.4.")
@@ -587,7 +593,8 @@ def test_the_mirror_image_goes_when_a_batch_breaks_the_tie():
     assert estimator.identification_.swap_symmetric
     assert (estimator.predict(X, return_std=True)[1] > 0).all()
     preference = np.where(Y[:, 0] == 1, 1.0, labels(5, 0.0))
-    estimator.partial_fit(X, Y[:, 0], labels=preference)
+    with pytest.warns(UserWarning, match="labels are known of 100.0% of the responses with an"):
+        estimator.partial_fit(X, Y[:, 0], labels=preference)
     assert not estimator.identification_.swap_symmetric
     assert_array_equal(estimator.predict(X, return_std=True)[1], 0)
 

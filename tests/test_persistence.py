@@ -281,7 +281,7 @@ def test_model_card(tmp_path):
     assert card.startswith("---\nlibrary_name: implicitrm-sk\n")
     for text in (
         "200 responses with something logged",
-        '2 kinds of action: `"copied"`, `"a\\|b\'\\n# Heading"`',
+        '2 kinds of feedback: `"copied"` (positive), `"a\\|b\'\\n# Heading"` (positive)',
         "30 responses with an explicit label",
         "false-action rates (given): 0.01, 0.01",
         f"**{est.identification_}**",

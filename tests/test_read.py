@@ -17,7 +17,7 @@ import pytest
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import read_feedback_log
 from implicitrm_sk.embedding._text import read_text
-from implicitrm_sk.signals import Action, Choice
+from implicitrm_sk.signals import Action, Choice, Graded
 
 hypothesis = pytest.importorskip("hypothesis")
 st = hypothesis.strategies
@@ -433,6 +433,85 @@ def test_other_kinds_of_signals_keep_their_labels():
     assert data.actions["thumb"].tolist() == ["up", None, "none"]
     assert data.signals == {"thumb": thumb, "copied": Action()}
     assert "thumb (Choice)" in str(data.summary)
+    assert "up 50.0%, none 50.0%" in str(data.summary)
+
+
+THUMB = Choice({"up": 1, "down": 0}, silent="none")
+
+
+def thumb_log(*thumbs):
+    return [{"response": "r", "thumb": t, "time": i} for i, t in enumerate(thumbs)]
+
+
+def test_null_of_a_widget_is_what_the_user_says():
+    log, signals = thumb_log("up", None, float("nan"), pd.NA), {"thumb": THUMB}
+    with pytest.raises(ValueError, match="3 of 4 rows have no value in column 'thumb' .the first: "
+                       "row 1 of the list.*null_is_silent=\\['thumb'\\]"):  # fmt: skip
+        read_feedback_log(log, signals=signals)
+    unlogged = read_feedback_log(log, signals=signals, null_is_silent=[])
+    assert unlogged.actions["thumb"].tolist() == ["up", None, None, None]
+    data = read_feedback_log(
+        log, signals=signals, null_is_silent=["thumb"], time="time", window=2, now=4
+    )
+    assert data.actions["thumb"].tolist() == ["up", "none", "none", None]  # open: not logged
+    assert data.summary.found["rows without thumb, read as 'none'"] == 3
+    # What the log says itself needs no statement.
+    stated = read_feedback_log(thumb_log("up", None, "none"), signals=signals)
+    assert stated.actions["thumb"].tolist() == ["up", None, "none"]
+    given = Choice({"up": 1, "down": 0}, given_reaction=True)
+    data = read_feedback_log(log, signals={"thumb": given})
+    assert data.actions["thumb"].tolist() == ["up", None, None, None]
+    for named, message in (
+        (["other"], "null_is_silent names 'other', which is not named in signals"),
+        (["copied"], "null_is_silent names 'copied', which is 'positive'; expected a column"),
+        (["thumb", "thumb"], "null_is_silent names the column 'thumb' twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_feedback_log(log, signals=signals | {"copied": "positive"}, null_is_silent=named)
+
+
+def test_degrees_are_numbers_of_the_log():
+    values = ((3, "warm"), (None, "cold"), (Decimal("4.5"), None), (2.5, "cold"))
+    log = [{"response": "r", "dwell": d, "tone": t, "copied": 1} for d, t in values]
+    signals = {"dwell": Graded(), "tone": Graded(bins=["cold", "fair", "warm"]), "copied": Action()}
+    data = read_feedback_log(log, signals=signals)
+    np.testing.assert_array_equal(data.actions["dwell"], [3, np.nan, 4.5, 2.5])
+    assert data.actions["tone"].tolist() == ["warm", "cold", None, "cold"]
+    assert data.summary.signals["dwell"] == ("Graded", 3, (2.5, 3.0, 4.5))
+    assert data.summary.pairs == []
+    assert "2.5 to 4.5, median 3" in str(data.summary) and "cold 66.7%, warm" in str(data.summary)
+
+
+BAD_VALUES = [
+    (
+        "thumb",
+        "sideways",
+        "'sideways' .str. in column 'thumb'.*expected one of 'up', 'down', 'none'",
+    ),
+    ("thumb", 1, "holds '1' .int. in column 'thumb'"),
+    ("thumb", ["up"], "column 'thumb'"),
+    ("thumb", {"up": 1}, "column 'thumb'"),
+    ("tone", "hot", "expected one of 'cold', 'fair', 'warm'"),
+    ("tone", {"cold"}, "column 'tone'"),
+    ("dwell", "3s", "'3s' .str. in column 'dwell'; expected a finite number from 0 to 9"),
+    ("dwell", True, "holds 'True' .bool. in column 'dwell'"),
+    ("dwell", float("inf"), "column 'dwell'"),
+    ("dwell", 10**400, "column 'dwell'"),
+    ("dwell", 9.5, "expected a finite number from 0 to 9, or nothing"),
+    ("dwell", [1], "column 'dwell'"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "message"), BAD_VALUES)
+def test_bad_labels_and_degrees_have_a_place(column, value, message):
+    signals = {
+        "thumb": THUMB,
+        "tone": Graded(bins=["cold", "fair", "warm"]),
+        "dwell": Graded(bins=[0, 2, 5, 9]),
+    }
+    good = {"response": "r", "thumb": "none", "tone": "fair", "dwell": 2}
+    with pytest.raises(ValueError, match=f"^row 1 of the list.*{message}"):
+        read_feedback_log([good, good | {column: value}], signals=signals)
 
 
 def test_ids_of_every_type():
@@ -687,6 +766,60 @@ def hostile():
 
 
 CASES = list(hostile())
+
+
+def test_odd_files_that_hold_rows_are_read(tmp_path):
+    line = GOOD.encode()
+    for name, content, n in (
+        ("crlf.jsonl", b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n", 2),
+        ("blank.json", b"\n \n[" + line + b",\n" + line + b"]\n", 2),
+        ("bom.json", b"\xef\xbb\xbf[" + line + b"]", 1),
+        ("parts.jsonl.gz", gzip.compress(line + b"\n") + gzip.compress(line), 2),
+        ("separator.jsonl", GOOD.replace("2 + 2", "2\u20282").encode(), 1),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert read_feedback_log(tmp_path / name, signals=["copied"]).summary.n_rows == n, name
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tail.jsonl.gz", gzip.compress(GOOD.encode() + b"\n") + b"tail", "after line 1 .Not a gz"),
+        ("cut.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-9], "is damaged or cut off after line"),
+        ("none.jsonl.gz", b"", "none.jsonl.gz has no rows"),
+        ("none.parquet", b"", "is damaged or not a file of Parquet"),
+        ("none.arrow", b"", "is damaged or not a file of Arrow"),
+        ("cr.jsonl", f"{GOOD}\r{GOOD}".encode(), "line 1 of cr.jsonl is not JSON.*Extra data"),
+        ("late.json", f"{GOOD}\n[{GOOD}]".encode(), "line 2 of late.json is a JSON list"),
+        ("bad.json", f"\n\n[{GOOD},\n{GOOD[:-1]}]".encode(), "bad.json is not JSON.*: line 4, col"),
+    ],
+)
+def test_odd_files_are_refused_with_their_place(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(tmp_path / name, signals=["copied"])
+
+
+def test_odd_tables_are_read_or_refused(tmp_path):
+    frame = pd.DataFrame({0: ["a"], 1: [1], "1": [0]})
+    data = read_feedback_log(frame, response=0, signals=[1])
+    assert data.response.tolist() == ["a"] and data.actions[1].tolist() == [1.0]
+    signalling = [Decimal("NaN"), Decimal("sNaN"), Decimal(1)]
+    data = read_feedback_log(
+        [{"response": "r", "copied": d} for d in signalling], signals=["copied"]
+    )
+    np.testing.assert_array_equal(data.actions["copied"], [np.nan, np.nan, 1])
+    far = pa.table({"response": ["a"], "time": pa.array([2**40], pa.timestamp("s"))})
+    pq.write_table(far, tmp_path / "far.parquet")
+    for source in (far, tmp_path / "far.parquet"):
+        with pytest.raises(ValueError, match="a value in column 'time' that cannot be read .*9999"):
+            read_feedback_log(source)
+    for now in (float("nan"), None, pd.NaT):
+        with pytest.raises(ValueError, match="now"):
+            read_feedback_log([{"response": "r", "copied": 1, "time": 1.0}],
+                              signals=["copied"], window=1, now=now)  # fmt: skip
+    with pytest.raises(ValueError, match="source is an empty path"):
+        read_feedback_log("")
 
 
 def test_there_are_many_hostile_inputs():

@@ -258,7 +258,10 @@ def test_labels_that_contradict_the_signals_are_noticed():
     est = ImplicitRewardEstimator(
         false_action_rate=0.05, random_state=0, n_estimators=2, **LOOKED_AT
     )
-    with pytest.warns(IdentificationWarning, match="the labels contradict the signals"):
+    with (
+        pytest.warns(UserWarning, match="labels are known of 0.0% of the responses with an action"),
+        pytest.warns(IdentificationWarning, match="the labels contradict the signals"),
+    ):
         est.fit(X, y, labels=label)
     assert est.identification_.level == "not identified"
     assert "LogisticRegression" in est.identification_.advice[0]

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import warnings
+from inspect import signature
 
 from .._optional import import_optional
 from .._paths import local_path
@@ -16,19 +17,19 @@ from ..exceptions import ImplicitRMError
 from ._options import (
     ACTIONS,
     ARGUMENT,
-    NULL,
     SIDE,
+    SILENT,
+    UNLOGGED,
     choices,
     late_columns,
     signal_of,
-    split_names,
     used,
 )
 from ._table import (
     Table,
-    check_signs,
+    as_label,
     check_writable,
-    default_actions,
+    kinds_of,
     names_of,
     note,
     text_columns,
@@ -41,6 +42,9 @@ from ._table import (
 #: Options by the names that arguments have in Python.
 OPTIONS = {
     "actions": "--actions",
+    "age": "--late",
+    "by": "--by",
+    "delay": "--late",
     "device": "--device",
     "embedder": "--embedder",
     "embedding": "--embedding",
@@ -48,9 +52,11 @@ OPTIONS = {
     "groups": "--groups",
     "labels": "--labels",
     "messages": "--messages",
+    "n": "--number",
     "objective": "--objective",
     "preference_rate": "--preference-rate",
     "prompt": "--prompt",
+    "reference": "--reference",
     "random_state": "--seed",
     "response": "--response",
     "now": "--now",
@@ -60,9 +66,11 @@ OPTIONS = {
     "time": "--time",
     "turn": "--turn",
     "user_id": "--user",
+    "violations": "--violation",
     "window": "--window",
 }
 _SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
+_NULLS = re.compile(r"null_is_silent=\[(.?)[^\]]*\]")
 _SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 
@@ -118,28 +126,18 @@ def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
     from ..datasets._read import read_log
 
-    described, late = choices(args.choice), late_columns(args.late)
-    signals = None
-    if args.actions is not None or args.negative is not None or described:
-        positive, negative = (
-            [] if given is None else split_names(given) for given in (args.actions, args.negative)
-        )
-        if args.actions is None:
-            positive = [
-                name
-                for name in default_actions(names_of(args.log))
-                if name not in negative and name not in described
-            ]
-        check_signs(positive, negative, described)
-        kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
-        signals = {name: signal_of(kind, name, late) for name, kind in (kinds | described).items()}
+    late, signals = late_columns(args.late), None
+    kinds = kinds_of(args, lambda: names_of(args.log))
+    if kinds is not None:
+        signals = {name: signal_of(kind, name, late) for name, kind in kinds.items()}
     settings = _settings(args)
-    said = used(args, ("negative", "choice", "late"))
+    said = used(args, ("negative", "choice", "graded", "late"))
     settings |= _signals(args, settings, list(signals.values()) if said else None)
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
         signals = dict(zip(signals, shown, strict=True))
-    silent = {name: NULL for name, (_, silent) in described.items() if silent == NULL}
+    nulls = {name: widget.null for name, widget in choices(args.choice).items()}
+    nulls = {name: null == SILENT for name, null in nulls.items() if null is not None}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
     if args.embedding is not None and args.embedding.endswith("*"):
@@ -153,8 +151,9 @@ def inspect(args):
         kept,
         args.window,
         args.now,
+        nulls=nulls,
         needs_features=False,
-        silent=silent,
+        label_of=as_label,
     )
     say(str(data.summary))
     if data.actions is None:
@@ -270,6 +269,102 @@ def interval(args):
     )
 
 
+def sensitivity(args):
+    """Show how the reward, and a comparison of groups, change if an assumption is broken."""
+    if args.out is not None:
+        check_writable(
+            local_path(args.out), (".parquet", ".jsonl"), force=args.force, read=[args.log]
+        )
+    violations = _violations(args.violation)
+    if args.by is None and args.reference is not None:
+        raise ImplicitRMError(
+            "--reference names a group, but --by is missing. Pass --by COLUMN, the group of each "
+            "row."
+        )
+    from ..inspection import sensitivity_report
+
+    est, table, X, y, side = _log_of(args, sensitivity_report)
+    by, reference = (None, None) if args.by is None else _compared(table, args)
+    with working(f"Fitting the settings of {args.model} under broken assumptions"):
+        found = sensitivity_report(
+            est, X, y, by, reference=reference, violations=violations, **side
+        )
+    say(in_own_words(str(found)))
+    if args.out is not None:
+        frame = found.to_frame()
+        if frame["violation"].isin(["left_out", "sign"]).any():  # their amounts are names
+            frame["amount"] = frame["amount"].astype(str)
+        write_frame(local_path(args.out), frame)
+        say(f"Written: {args.out}")
+
+
+def label_queue(args):
+    """Write the responses whose labels would narrow the reward most, to ask about."""
+    out = local_path(args.out)
+    check_writable(out, (".parquet", ".jsonl"), force=args.force, read=[args.log, args.model])
+    from ..inspection import label_queue as queue
+
+    est, table, X, y, side = _log_of(args, queue)
+    with working(f"Fitting the settings of {args.model} from several starts"):
+        rows = queue(est, X, y, args.number, **side)
+    table.kept = rows if table.kept is None else table.kept[rows]
+    table.write(out, {"row": table.kept}, leave_out=table.feature_columns(args, est))
+    say(
+        f"{len(rows):,} responses to ask about, the most useful first: {out}. Ask about all of "
+        "them, whatever you expect, and name the column of answers by --labels in fit."
+    )
+
+
+def _log_of(args, function):
+    """Return the model, the log and what a function takes of it, X, y and the arguments beside."""
+    est = _load(args.model)
+    table = Table(args.log)
+    takes = signature(function).parameters
+    if "user_id" in takes:
+        _check_users(est, args)
+    X = _vectors(est, table.features(args, est))
+    y, side = table.feedback_of(est, args)
+    unknown = [name for name in side if name not in takes]
+    if "user_id" not in takes and hasattr(est, "user_loading_"):
+        unknown.append("user_id")
+    if unknown:
+        option = OPTIONS[unknown[0]]
+        raise ImplicitRMError(
+            f"{option} is not available with implicitrm {args.command}, which does not model it. "
+            f"Leave it out, and use a model that was fitted without {option}."
+        )
+    return est, table, X, y, side
+
+
+def _violations(texts):
+    """Return the amounts to try by kind of violation, None for the default."""
+    found = {}
+    for text in texts:
+        kind, equals, amounts = text.partition("=")
+        if not equals or not amounts or kind in found:
+            raise ImplicitRMError(
+                f"--violation {text}: expected KIND=AMOUNT,AMOUNT, each KIND once. Write for "
+                "example not_looked_at=0.1,0.3."
+            )
+        named = kind in ("left_out", "sign")
+        try:
+            found[kind] = [part if named else float(part) for part in amounts.split(",")]
+        except ValueError:
+            raise ImplicitRMError(
+                f"--violation {text}: expected numbers behind {kind}=. Correct it."
+            ) from None
+    return found or None
+
+
+def _compared(table, args):
+    """Return the group of each row, and the reference among the groups."""
+    import pandas
+
+    by = pandas.Series(table.ids(args.by), name=args.by)
+    known = {str(label): label for label in by.unique()}
+    return by, known.get(args.reference, args.reference)
+
+
 def fine_tune(args):
     """Train the language model of a reward together with its heads, and save both."""
     out = local_path(args.out)
@@ -325,24 +420,18 @@ def compare(args):
         )
     table = Table(args.log)
     settings = _settings(args)
-    X, by = table.features(args, settings=settings), table.ids(args.by)
+    X = table.features(args, settings=settings)
+    by, reference = _compared(table, args)
     y, signals, side = table.feedback(args)
     settings |= _signals(args, settings, signals)
     if args.user is not None and args.groups is None:
         side["groups"] = None  # users are the independent parts, unless prompts are named too
-    import pandas
-
     from .._estimator import ImplicitRewardEstimator
     from ..inspection import compare_groups
 
     _check_settings(settings, ImplicitRewardEstimator)
     if args.embedder is not None:
         settings["embedder"] = _embedder(args, len(X))
-    by = pandas.Series(by, name=args.by)
-    reference = args.reference
-    if reference is not None:
-        found = [label for label in by.unique() if str(label) == reference]
-        reference = found[0] if found else reference
     with working("Fitting the log in parts"):
         comparison = compare_groups(
             ImplicitRewardEstimator(**settings),
@@ -480,7 +569,7 @@ def _check_users(est, args):
 def _signals(args, settings, signals):
     """Return what the columns of y show as a setting, unless a setting says it."""
     if signals is not None and "signals" in settings:
-        option = used(args, ("negative", "choice", "late"))[0]
+        option = used(args, ("negative", "choice", "graded", "late"))[0]
         raise ImplicitRMError(f"{option} and --set signals both say what actions show. Give one.")
     return {} if signals is None else {"signals": signals}
 
@@ -563,6 +652,7 @@ def in_own_words(text):
         from .._estimator import ImplicitRewardEstimator
 
         args = ImplicitRewardEstimator().get_params()
+    text = _NULLS.sub(lambda n: f"--choice with null={SILENT if n[1] else UNLOGGED}", text)
     text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
     return ARGUMENT.sub(option, text)
 

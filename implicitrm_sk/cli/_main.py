@@ -1,14 +1,16 @@
 """The command `implicitrm`: from a log of user actions to a reward, without writing Python.
 
 Commands:
-  inspect   what a log holds and what it would identify, without a model
-  fit       learn a reward from a log, save it
-  predict   give every response of a file its reward
-  compare   which group of responses users prefer: models, prompt versions, days
-  interval  give every response its reward with an interval, from the log
-  report    what the log identifies of the reward; how far other responses are from it
-  fine-tune train the language model of a reward together with its heads
-  export    a transformers model, a preference data set, or the hub
+  inspect      what a log holds and what it would identify, without a model
+  fit          learn a reward from a log, save it
+  predict      give every response of a file its reward
+  compare      which group of responses users prefer: models, prompt versions, days
+  interval     give every response its reward with an interval, from the log
+  report       what the log identifies of the reward; how far other responses are from it
+  sensitivity  how the reward and a comparison change if an assumption is broken
+  label-queue  the responses whose labels would narrow the reward most
+  fine-tune    train the language model of a reward together with its heads
+  export       a transformers model, a preference data set, or the hub
 
 A log is a parquet or JSONL file with one row per response that was shown. One column per kind of
 action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
@@ -44,10 +46,12 @@ from ._commands import (
     in_own_words,
     inspect,
     interval,
+    label_queue,
     predict,
     report,
+    sensitivity,
 )
-from ._options import Once, add_features, add_reading
+from ._options import Once, add_features, add_reading, check_options
 from ._table import note
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
@@ -92,6 +96,7 @@ def main(argv=None):
         with warnings.catch_warnings():
             warnings.simplefilter("default")
             warnings.showwarning = _note_warning
+            check_options(args)
             args.run(args)
     except (ValueError, TypeError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = str(error)
@@ -125,6 +130,8 @@ def _parser():
     _add_report(commands)
     _add_interval(commands)
     _add_compare(commands)
+    _add_sensitivity(commands)
+    _add_label_queue(commands)
     _add_fine_tune(commands)
     _add_export(commands)
     return parser
@@ -284,12 +291,7 @@ def _add_compare(commands):
         "--set shared_examination=False",
     )
     _add_log(sub)
-    sub.add_argument(
-        "--by", required=True, metavar="COLUMN", help="the group of each row, such as its model"
-    )
-    sub.add_argument(
-        "--reference", metavar="GROUP", help="what to compare with (default: the largest group)"
-    )
+    _add_groups_to_compare(sub, required=True)
     sub.add_argument(
         "--same-prompts",
         action="store_true",
@@ -303,6 +305,59 @@ def _add_compare(commands):
     _add_embedder(sub)
     _add_settings(sub)
     _add_force(sub)
+
+
+def _add_sensitivity(commands):
+    sub = _command(
+        commands,
+        sensitivity,
+        "implicitrm sensitivity reward log.parquet --violation not_looked_at=0.1,0.3",
+    )
+    sub.add_argument("model", metavar="MODEL", help="what fit saved: its settings are fitted anew")
+    _add_log(sub)
+    _add_groups_to_compare(sub, required=False)
+    sub.add_argument(
+        "--violation",
+        action="append",
+        default=[],
+        metavar="KIND=AMOUNTS",
+        help="amounts to try: numbers for false_positive, false_negative, not_looked_at, ratio and "
+        "preference_rate, columns for left_out and sign (default: all that are possible). May be "
+        "repeated",
+    )
+    sub.add_argument("-o", "--out", metavar="FILE", help="also write a table, .parquet or .jsonl")
+    add_reading(sub, fitted=True, side=("labels", "weight", "user"))
+    _add_force(sub)
+
+
+def _add_label_queue(commands):
+    sub = _command(
+        commands, label_queue, "implicitrm label-queue reward log.parquet -n 50 -o queue.jsonl"
+    )
+    sub.add_argument("model", metavar="MODEL", help="what fit saved: its settings are fitted anew")
+    _add_log(sub)
+    sub.add_argument(
+        "-n", "--number", type=int, required=True, metavar="N", help="responses to ask about"
+    )
+    sub.add_argument(
+        "-o",
+        "--out",
+        required=True,
+        metavar="FILE",
+        help=".parquet or .jsonl file to write: the columns of LOG without the embedding, and row, "
+        "the position in LOG from 0",
+    )
+    add_reading(sub, fitted=True, side=("labels", "weight", "user"))
+    _add_force(sub)
+
+
+def _add_groups_to_compare(sub, *, required):
+    sub.add_argument(
+        "--by", required=required, metavar="COLUMN", help="the group of each row, such as its model"
+    )
+    sub.add_argument(
+        "--reference", metavar="GROUP", help="what to compare with (default: the largest group)"
+    )
 
 
 def _add_export(commands):

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from typing import NamedTuple
 
 from ..exceptions import ImplicitRMError
 
@@ -9,10 +10,30 @@ from ..exceptions import ImplicitRMError
 MEANINGS = {"positive": 1, "negative": 0, "neither": None}
 #: Stands for rows in which the widget is empty, in --choice and in y.
 NULL = "null"
+#: What empty rows of a widget may mean.
+SILENT, UNLOGGED = "silent", "unlogged"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
 SIDE = ("labels", "weight", "response_id", "exposures", "user")
 #: Options that say what the columns of y are, and when they count.
-ACTIONS = ("actions", "negative", "choice", "late", "time", "window", "now")
+ACTIONS = ("actions", "negative", "choice", "graded", "late", "time", "window", "now")
+
+
+class Widget(NamedTuple):
+    """The meaning of a column, as --choice gives it.
+
+    `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it.
+    """
+
+    outcomes: dict
+    silent: str
+    null: str | None
+
+
+class Grades(NamedTuple):
+    """The preference that high values of a column show, and its bins, as --graded gives them."""
+
+    target: int
+    bins: int | tuple
 
 
 class Once(argparse.Action):
@@ -78,8 +99,17 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         action="append",
         metavar="COLUMN:VALUE=MEANING,...",
         help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
-        "MEANING is positive, negative, neither or silent (offered, and nothing chosen). With "
-        "null=silent empty rows are silent, else they are not logged. May be repeated",
+        "MEANING is positive, negative, neither or silent (offered, and nothing chosen). "
+        "null=silent says that empty rows are silent, null=unlogged that the widget was not "
+        "offered there. May be repeated",
+    )
+    actions.add_argument(
+        "--graded",
+        action="append",
+        metavar="COLUMN[:SIGN[:BINS]]",
+        help="a column with a degree: dwell, or edited:negative if high values show dislike. BINS "
+        "is a number of bins (default: 5), edges (dwell:positive:0,2,10,inf) or categories, the "
+        "lowest first (tone:positive:cold,fair,warm). Empty rows are not logged. May be repeated",
     )
     add_features(sub)
     rows = sub.add_argument_group("what is known of the rows")
@@ -131,12 +161,35 @@ def used(args, names):
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
 
 
+def check_options(args):
+    """Raise if options contradict each other or cannot be read, before any file is read."""
+    if not hasattr(args, "choice"):
+        return
+    choices(args.choice)
+    grades(args.graded)
+    if not late_columns(args.late):
+        return
+    for name, why in (
+        ("user", "a link between activity and delay is not modelled"),
+        ("response_id", "rows of one response are compared as if all actions had come"),
+        ("window", "both say how long an action is waited for"),
+    ):
+        (option,) = used(args, [name]) or [None]
+        if option is not None:
+            remedy = (
+                "Give --late alone: rows then count as far as their age allows"
+                if name == "window"
+                else f"Leave {option} out. Or leave --late out, and give --window"
+            )
+            raise ImplicitRMError(f"{option} and --late cannot be combined: {why}. {remedy}.")
+
+
 def choices(texts):
-    """Return {column: (outcomes, silent)} of the values of --choice."""
+    """Return {column: Widget} of the values of --choice."""
     found = {}
     for text in texts or ():
         column, colon, rest = text.partition(":")
-        column, outcomes, silent = column.strip(), {}, None
+        column, outcomes, silent, null = column.strip(), {}, None, None
         if not colon or not column:
             raise ImplicitRMError(_expected(text))
         if column in found:
@@ -145,29 +198,62 @@ def choices(texts):
             )
         for part in rest.split(","):
             value, equals, meaning = (each.strip() for each in part.rpartition("="))
-            if not equals or not value or meaning not in (*MEANINGS, "silent"):
+            if value == NULL and meaning in (SILENT, UNLOGGED) and null is None:
+                null = meaning
+                if meaning == UNLOGGED:
+                    continue
+            if not equals or not value or meaning not in (*MEANINGS, SILENT):
                 raise ImplicitRMError(_expected(text))
-            if value in outcomes or value == silent or (meaning == "silent" and silent):
+            if value in outcomes or value == silent or (meaning == SILENT and silent):
                 raise ImplicitRMError(
                     f"--choice {text}: {value!r} or 'silent' stands there twice. Give each value "
                     "one meaning, and one value the meaning silent."
                 )
-            if meaning == "silent":
+            if meaning == SILENT:
                 silent = value
             else:
                 outcomes[value] = MEANINGS[meaning]
         if NULL in outcomes:
             raise ImplicitRMError(
                 f"--choice {text}: rows that are empty cannot show a preference. Write null=silent "
-                "if users chose nothing there, or leave null out."
+                "if users chose nothing there, or null=unlogged."
             )
         if silent is None:
             raise ImplicitRMError(
                 f"--choice {text}: no value means that the widget was offered and users chose "
                 "nothing. Add it, for example none=silent, or null=silent if it is empty there."
             )
-        found[column] = outcomes, silent
+        found[column] = Widget(outcomes, silent, null)
     return found
+
+
+def grades(texts):
+    """Return {column: Grades} of the values of --graded."""
+    found = {}
+    for text in texts or ():
+        column, *parts = (part.strip() for part in text.split(":"))
+        sign, bins, *more = [*parts, *("positive", "5")[len(parts) :]]
+        if not column or more or not bins or MEANINGS.get(sign) is None:
+            raise ImplicitRMError(
+                f"--graded {text}: expected COLUMN, COLUMN:SIGN or COLUMN:SIGN:BINS, where SIGN is "
+                "positive or negative. Write for example dwell:positive:0,2,10,inf."
+            )
+        if column in found:
+            raise ImplicitRMError(
+                f"--graded describes the column {column!r} twice. Describe it once."
+            )
+        found[column] = Grades(MEANINGS[sign], _bins(bins))
+    return found
+
+
+def _bins(text):
+    """Return a number of bins, their edges, or categories."""
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        edges = tuple(float(part) for part in parts)
+    except ValueError:
+        return tuple(parts)
+    return int(edges[0]) if len(edges) == 1 and edges[0].is_integer() else edges
 
 
 def _expected(text):
@@ -196,17 +282,19 @@ def signal_of(kind, column, late):
 
     Parameters
     ----------
-    kind : {"positive", "negative"} or (dict, str or None)
-        The pair is an entry of `choices`.
+    kind : {"positive", "negative"}, Widget or Grades
     column : str
     late : dict
         As `late_columns` returns it.
     """
-    if isinstance(kind, tuple):
+    if isinstance(kind, Widget):
         from ..signals import Choice
 
-        outcomes, silent = kind
-        return Choice(outcomes, silent=silent)
+        return Choice(kind.outcomes, silent=kind.silent)
+    if isinstance(kind, Grades):
+        from ..signals import Graded
+
+        return Graded(kind.target, kind.bins)
     if column in late:
         from ..signals import Action
 

@@ -18,7 +18,20 @@ from .._tables import as_values
 from ..datasets._records import Records, check_once
 from ..datasets._times import as_times, check_kinds, windows_open
 from ..exceptions import ImplicitRMError
-from ._options import NULL, SIDE, choices, late_columns, named_columns, signal_of, split_names
+from ._options import (
+    NULL,
+    SIDE,
+    SILENT,
+    UNLOGGED,
+    Grades,
+    Widget,
+    choices,
+    grades,
+    late_columns,
+    named_columns,
+    signal_of,
+    split_names,
+)
 
 EMBEDDING = "embedding"
 #: Columns of prompts if --groups does not name one; the first one found is used.
@@ -149,11 +162,6 @@ class Table:
         """Return in which rows the window of the actions is still open, None without a window."""
         if args.window is None:
             return None
-        if args.late is not None:
-            raise ImplicitRMError(
-                "--window and --late both say how long an action is waited for. Give --late alone: "
-                "rows then count as far as their age allows."
-            )
         times, kind = self._times(args, f"--window {args.window}")
         return windows_open(times, kind, args.window, args.now)
 
@@ -217,8 +225,8 @@ class Table:
                 example = next((value for value in column.to_pylist() if value is not None), None)
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
-                    "expected numbers: 1 acted, 0 did not, empty (null or NaN) not logged. "
-                    "Convert it."
+                    "expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
+                    "NaN). Convert it."
                 )
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)
@@ -237,21 +245,8 @@ class Table:
 
     def signed_columns(self, args):
         """Return the names of all columns of actions, and what each shows, as options say it."""
-        described = choices(args.choice)
-        negative = [] if args.negative is None else split_names(args.negative)
-        if args.actions is not None:
-            positive = split_names(args.actions)
-        elif args.negative is None and not described:
-            positive = self.action_columns(None)
-        else:
-            positive = [
-                name
-                for name in default_actions(self.columns)
-                if name not in negative and name not in described
-            ]
-        check_signs(positive, negative, described)
-        kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
-        return kinds | described
+        kinds = kinds_of(args, lambda: self.columns)
+        return dict.fromkeys(self.action_columns(None), "positive") if kinds is None else kinds
 
     def feedback(self, args):
         """Return y, what its columns show as signals, and what `fit` takes beside them.
@@ -263,14 +258,11 @@ class Table:
         wrong = [name for name in late if isinstance(kinds.get(name), tuple)]
         if wrong:
             raise ImplicitRMError(
-                f"--late names {wrong[0]!r}, which --choice describes as a widget. Only actions "
+                f"--late names {wrong[0]!r}, which --choice or --graded describes. Only actions "
                 "may come late: name it by --actions or --negative."
             )
-        names, labelled = list(kinds), [k for k, kind in kinds.items() if isinstance(kind, tuple)]
-        y = self.numbers(names, labelled)
-        for name in labelled:
-            outcomes, silent = kinds[name]
-            y[name] = self._outcomes(name, y[name], outcomes, silent)
+        names = list(kinds)
+        y = self._labelled(names, {k: kind for k, kind in kinds.items() if has_labels(kind)})
         side = self.side_information(args) | self._waits(args, names)
         y = self._without_open(y, args)
         if not late and all(kind == "positive" for kind in kinds.values()):
@@ -285,28 +277,47 @@ class Table:
             note(f"{is_open.sum():,} rows whose window of {args.window} is not closed: not logged.")
         return y
 
-    def _outcomes(self, name, values, outcomes, silent):
-        """Return what users chose as objects of text, missing where the widget was not offered."""
+    def _labelled(self, names, kinds, others=()):
+        """Return y, whose columns of widgets and categories are objects of text.
+
+        Columns of `others` are returned as they are.
+        """
+        y = self.numbers(names, [*kinds, *others])
+        for name, kind in kinds.items():
+            y[name] = self._labels(name, y[name], kind)
+        return y
+
+    def _labels(self, name, values, kind):
+        """Return labels as objects of text, missing where nothing was logged."""
         import numpy as np
         import pandas
 
         from .._validation import is_missing
 
-        known = {*outcomes, silent}
+        is_widget = isinstance(kind, Widget)
+        option = "--choice" if is_widget else "--graded"
+        known = {*kind.outcomes, kind.silent} if is_widget else set(kind.bins)
         missing = is_missing(np.asarray(values, dtype=object))
         found = np.empty(len(values), dtype=object)
         for row, value in enumerate(values):
             if missing[row]:
-                found[row] = NULL if silent == NULL else None
+                found[row] = NULL if is_widget and kind.silent == NULL else None
                 continue
-            text = _as_text(value)
+            text = as_label(value)
             if text not in known:
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {text[:40]!r} in row {row}, which has "
-                    f"no meaning; expected one of {_listing(sorted(filter(None, known)))}. Add it "
-                    f"to --choice {name}:{text[:40]}=MEANING."
+                    f"no meaning; expected one of {_listing(sorted(filter(None, known)))}. Correct "
+                    f"it, or add it to {option}."
                 )
             found[row] = text
+        if is_widget and kind.null is None and missing.any() and kind.silent not in found:
+            raise ImplicitRMError(
+                f"column {name!r} of {self.name} is empty in {missing.sum():,} of {len(found):,} "
+                f"rows (the first: row {missing.argmax()}), and no row holds {kind.silent!r}, its "
+                "value for silence. Add null=silent to --choice if users chose nothing there, or "
+                "null=unlogged if the widget was not offered."
+            )
         return pandas.Series(found, dtype=object)
 
     def actions_of(self, est, args):
@@ -315,9 +326,8 @@ class Table:
         The name of a column decides which signal it is, not its position.
         """
         known = getattr(est, "signal_names_in_", None)
-        given = getattr(args, "negative", None) or getattr(args, "choice", None)
         kinds = {}
-        if given:
+        if any(getattr(args, name, None) for name in ("negative", "choice", "graded")):
             kinds = self.signed_columns(args)
             names = list(kinds)
         elif args.actions or known is None:
@@ -332,12 +342,16 @@ class Table:
             )
         if known is not None and set(names) == set(known):
             names = list(known)
-        from ..signals import Choice, Signal
+        from ..signals import Choice, Graded, Signal
 
         signals = dict(zip(names, est.signals_, strict=True))
+        asked = est.signals if isinstance(est.signals, dict) else {}
+        if isinstance(est.signals, list | tuple):
+            asked = dict(zip(names if known is None else known, est.signals, strict=True))
         for name, kind in kinds.items():
             shown = signal_of(kind, name, {})
-            is_same = shown == signals[name]
+            # The bins of grades are settled by fit.
+            is_same = shown in (signals[name], asked.get(name))
             if isinstance(kind, str):
                 target = int(kind == "positive")
                 is_same = getattr(signals[name], "target", None) == target
@@ -346,16 +360,15 @@ class Table:
                     f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
                     f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
                 )
-        y = self.numbers(
-            names,
-            labels=[
-                name for name, signal in signals.items() if type(signal).encode is not Signal.encode
-            ],
-        )
         for name, signal in signals.items():
             if isinstance(signal, Choice) and all(isinstance(o, str) for o in signal.outcomes):
-                y[name] = self._outcomes(name, y[name], signal.outcomes, signal.silent)
-        return y
+                null = SILENT if signal.silent == NULL else UNLOGGED
+                kinds.setdefault(name, Widget(signal.outcomes, signal.silent, null))
+            elif isinstance(signal, Graded):
+                kinds[name] = Grades(signal.target, signal.bins)
+        labelled = {k: kind for k, kind in kinds.items() if has_labels(kind)}
+        others = [k for k, s in signals.items() if type(s).encode is not Signal.encode]
+        return self._labelled(names, labelled, [name for name in others if name not in kinds])
 
     def feedback_of(self, est, args):
         """Return y and what `fit` takes beside it, for a fitted estimator."""
@@ -530,10 +543,16 @@ class Table:
         signs = ["positive"] * y.shape[1] if signals is None else signals
         for (name, column), sign in zip(y.items(), signs, strict=True):
             logged = column.notna()
-            if column.dtype == object:  # a widget
+            if column.dtype == object:  # a widget, or categories
                 counts = column[logged].value_counts()
                 shown = ", ".join(f"{value} {n / logged.sum():.1%}" for value, n in counts.items())
-                lines.append(f"  {name}: offered in {logged.sum():,} rows: {shown}")
+                what = "logged" if hasattr(sign, "bins") else "offered"
+                lines.append(f"  {name}: {what} in {logged.sum():,} rows: {shown}")
+                continue
+            if hasattr(sign, "bins"):
+                low, median, high = column.quantile([0, 0.5, 1])
+                shown = f"from {low:g} to {high:g}, median {median:g}"
+                lines.append(f"  {name} (graded): logged in {logged.sum():,} rows, {shown}")
                 continue
             rate = column[logged].mean() if logged.any() else float("nan")
             acted = f"acted in {rate:.1%} of them" if rate <= 1 else f"{column.sum():,.0f} actions"
@@ -568,7 +587,7 @@ class Table:
         """Write the values as they were read, because a table has no column of mixed types."""
         with open(path, "wb") as file:
             for number, record in enumerate(self._records(names)):
-                record |= {name: float(values[number]) for name, values in found.items()}
+                record |= {name: values[number].item() for name, values in found.items()}
                 record = {name: _strict(value, name, number) for name, value in record.items()}
                 settings = {"default": _as_json, "allow_nan": False}
                 try:
@@ -606,7 +625,7 @@ def _strict(value, name, row):
     return value
 
 
-def _as_text(value):
+def as_label(value):
     """Return a value of a widget as it is written in --choice."""
     if hasattr(value, "item"):
         value = value.item()
@@ -711,12 +730,54 @@ def default_actions(columns):
     return [name for name in columns if name == "action" or name.startswith("action_")]
 
 
-def check_signs(positive, negative, described=()):
+def has_labels(kind):
+    """Return whether the values of a column are text."""
+    return isinstance(kind, Widget) or (
+        isinstance(kind, Grades)
+        and not isinstance(kind.bins, int)
+        and isinstance(kind.bins[0], str)
+    )
+
+
+def kinds_of(args, columns):
+    """Return what each column of actions shows, as options say it; None if none of them is given.
+
+    Parameters
+    ----------
+    args : Namespace
+    columns : callable() -> list of str
+        The columns of the log, which are searched for actions if --actions is not given.
+    """
+    widgets, degrees = choices(args.choice), grades(args.graded)
+    both = [name for name in widgets if name in degrees]
+    if both:
+        raise ImplicitRMError(
+            f"--choice and --graded both describe {_listing(both)}. Describe it in one of them."
+        )
+    described = widgets | degrees
+    if args.actions is None and args.negative is None and not described:
+        return None
+    positive, negative = (
+        [] if given is None else split_names(given) for given in (args.actions, args.negative)
+    )
+    if args.actions is None:
+        positive = [
+            name
+            for name in default_actions(columns())
+            if name not in negative and name not in described
+        ]
+    _check_signs(positive, negative, described)
+    kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+    return kinds | described
+
+
+def _check_signs(positive, negative, described):
     """Raise if a column is named as positive and as negative, or as an action and a widget."""
     both = [name for name in described if name in positive or name in negative]
     if both:
+        option = "--choice" if isinstance(described[both[0]], Widget) else "--graded"
         raise ImplicitRMError(
-            f"--choice describes {_listing(both)}, which --actions or --negative names too. Name "
+            f"{option} describes {_listing(both)}, which --actions or --negative names too. Name "
             "it in one of them."
         )
     twice = [name for name in negative if name in positive]

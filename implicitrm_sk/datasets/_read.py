@@ -1,11 +1,11 @@
 """Logs in the form in which products export them, read as `FeedbackData`."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from ..embedding._text import as_text
 from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, TEXT, Columns
 from ._records import Records
-from ._summary import LogSummary, of_signals, sizes
-from ._times import as_times, is_unknown, windows_open, with_zone
+from ._summary import LogSummary, is_action, of_signals, sizes
+from ._times import as_real, as_times, is_unknown, windows_open, with_zone
 from ._turns import is_blank, split_chat, split_pair, turn_named
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def read_feedback_log(
     keep: Sequence[str] = (),
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
+    null_is_silent: Sequence[str] | None = None,
 ) -> "FeedbackData":
     """Return the contents of a log: text or vectors, actions, users, prompts and times.
 
@@ -88,6 +89,12 @@ def read_feedback_log(
         if users acted would make users look eager.
     now : float, str or datetime, default=None
         The time of the export, needed with `window`.
+    null_is_silent : list of str, default=None
+        Columns of a `Choice` in which a row without a value means that users chose nothing. Such
+        rows get the label `silent` of the `Choice`, before `window` is applied. In all other
+        columns a row without a value is not logged. None means that this is not stated. A `Choice`
+        is then refused if some rows have no value, and none has the label `silent`. An empty list
+        states that the widget was not offered in such rows.
 
     Returns
     -------
@@ -149,11 +156,21 @@ def read_feedback_log(
         keep,
         window,
         now,
+        nulls=_nulls(null_is_silent, signals),
     )
 
 
 def read_log(
-    source, signals, given, keep=(), window=None, now=None, *, needs_features=True, silent=None
+    source,
+    signals,
+    given,
+    keep=(),
+    window=None,
+    now=None,
+    *,
+    nulls=None,
+    needs_features=True,
+    label_of=None,
 ):
     """Return what `read_feedback_log` does.
 
@@ -163,10 +180,13 @@ def read_log(
         As there.
     given : dict
         The columns that arguments name, by role; None are not named.
+    nulls : dict of bool
+        For columns of a `Choice`, whether rows without a value are silent; else they are not
+        logged. A column is left out if its user has not said it.
     needs_features : bool
         Whether a log without text and vectors is refused.
-    silent : dict of str to str, default=None
-        By column of a `Choice`, the label of empty rows, in which users chose nothing.
+    label_of : callable, default=None
+        Returns the label of a value in a column of labels; None: the value is the label.
     """
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
@@ -193,9 +213,7 @@ def read_log(
         times, kind = as_times(log.column("time"), log.place, log.of("time"))
         found["rows without a time"] = int(np.count_nonzero(is_unknown(times)))
     X, prompts, responses = log.X(pandas)
-    actions = log.actions()
-    for name, value in (silent or {}).items():
-        actions[name][[one is None for one in actions[name]]] = value
+    actions = log.actions(nulls or {}, label_of)
     if window is not None:
         is_open = windows_open(times, kind, window, now)
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
@@ -252,6 +270,22 @@ def _as_signals(signals):
                 "implicitrm_sk.signals. Correct it."
             )
     return dict(signals)
+
+
+def _nulls(null_is_silent, signals):
+    """Return for each widget whether rows without a value are silent, {} if that is not stated."""
+    if null_is_silent is None:
+        return {}
+    signals = _as_signals(signals) or {}
+    silent = _names(null_is_silent, "null_is_silent")
+    for name in silent:
+        if getattr(signals.get(name), "silent", None) is None:
+            given = repr(signals[name]) if name in signals else "not named in signals"
+            raise ImplicitRMError(
+                f"null_is_silent names {name!r}, which is {given}; expected a column that signals "
+                "describes by a Choice with silent=. Correct it."
+            )
+    return {name: name in silent for name in signals}
 
 
 def _names(names, argument):
@@ -406,17 +440,78 @@ class _Log(Columns):
             )
         return _objects(column)
 
-    def actions(self):
+    def actions(self, nulls, label_of):
         """Return the actions by name: floats, or objects of kinds that have labels."""
         found = {}
         for name, kind in self.signals.items():
-            if isinstance(kind, str) or type(kind).__name__ == "Action":
-                found[name] = np.array(
-                    [self._action(value, row, name) for row, value in enumerate(self.values[name])]
+            values = self.values[name]
+            if is_action(kind):
+                values = [self._action(value, row, name) for row, value in enumerate(values)]
+                found[name] = np.array(values)
+                continue
+            values = [None if is_absent(value) else value for value in values]
+            if hasattr(kind, "outcomes"):
+                values = self._labels(values, name, [*kind.outcomes, kind.silent], label_of)
+                values = self._with_silence(values, name, kind, nulls.get(name))
+            elif hasattr(kind, "bins"):
+                if not isinstance(kind.bins, Integral) and isinstance(kind.bins[0], str):
+                    values = self._labels(values, name, kind.bins, label_of)
+                else:
+                    found[name] = self._degrees(values, name, kind.bins)
+                    continue
+            found[name] = _objects(values)
+        return found
+
+    def _labels(self, values, name, known, label_of):
+        """Return the labels of values, or raise if one is not known."""
+        known = [label for label in known if label is not None]
+        for row, value in enumerate(values):
+            if value is None:
+                continue
+            label = value if label_of is None else label_of(value)
+            if not isinstance(label, Hashable) or label not in known:
+                raise ImplicitRMError(
+                    f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in "
+                    f"column {name!r}, which has no meaning; expected one of "
+                    f"{', '.join(map(repr, known))}. Correct it, or add it to those that are known."
                 )
-            else:
-                values = self.values[name]
-                found[name] = _objects([None if is_absent(v) else v for v in values])
+            values[row] = label
+        return values
+
+    def _with_silence(self, values, name, kind, is_silent):
+        """Return the labels of a widget, with those of rows in which users chose nothing."""
+        empty = [row for row, value in enumerate(values) if value is None]
+        if kind.silent is None or kind.given_reaction or not empty:
+            return values
+        if is_silent is None and kind.silent not in values:
+            raise ImplicitRMError(
+                f"{len(empty):,} of {len(values):,} rows have no value in column {name!r} (the "
+                f"first: {self.place(empty[0])}), and no row holds {kind.silent!r}, its label for "
+                f"silence. If users chose nothing there, pass null_is_silent=[{name!r}]. If the "
+                "widget was not offered there, pass null_is_silent=[]."
+            )
+        if is_silent:
+            for row in empty:
+                values[row] = kind.silent
+            self.found[f"rows without {name}, read as {kind.silent!r}"] = len(empty)
+        return values
+
+    def _degrees(self, values, name, bins):
+        """Return values of a signal with a degree as floats, NaN where they are not logged."""
+        low, high = (-math.inf, math.inf) if isinstance(bins, Integral) else (bins[0], bins[-1])
+        found = np.full(len(values), np.nan)
+        for row, value in enumerate(values):
+            if value is None:
+                continue
+            if isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_):
+                found[row] = as_real(value)
+            if not (math.isfinite(found[row]) and low <= found[row] <= high):
+                among = "" if math.isinf(low) and math.isinf(high) else f" from {low:g} to {high:g}"
+                raise ImplicitRMError(
+                    f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in "
+                    f"column {name!r}; expected a finite number{among}, or nothing (not logged). "
+                    "Convert it, or widen the bins."
+                )
         return found
 
     def _action(self, value, row, name):

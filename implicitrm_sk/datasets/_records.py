@@ -14,6 +14,7 @@ from ..exceptions import ImplicitRMError
 _JSON = (".jsonl", ".ndjson", ".json")
 _ARROW = (".arrow", ".feather")
 _PACKED = (".gz", ".zst")
+FORMATS = {"parquet": "Parquet", "arrow": "Arrow"}
 KINDS = f"{', '.join(_JSON)} (also {' or '.join(_PACKED)}), .parquet, {', '.join(_ARROW)}"
 _BUFFER = 2**20
 _BATCH = 2048
@@ -35,6 +36,11 @@ class Records:
     def __init__(self, source):
         self.source, self.files, self.left_out = source, [], []
         if isinstance(source, str | PathLike):
+            if not str(source):
+                raise ImplicitRMError(
+                    f"source is an empty path; expected a file ({KINDS}) or a folder of such "
+                    "files. Correct it."
+                )
             path = local_path(source)
             if not path.exists():
                 raise FileNotFoundError(
@@ -169,7 +175,7 @@ def _parsed(raw, where):
 
 def _of_json(path):
     """Yield (line, record), or (number of the object, record) if the file is one array."""
-    name, line = path.name, 0
+    name, line, is_first = path.name, 0, True
     try:
         with _opened(path) as file:
             for line, raw in enumerate(file, 1):
@@ -178,9 +184,11 @@ def _of_json(path):
                 text = raw.strip()
                 if not text:
                     continue
-                if text.startswith(b"[") and line == 1:
-                    yield from _of_array(raw + file.read(), name)
+                if text.startswith(b"[") and is_first:
+                    # Blank lines keep the line numbers of a message right.
+                    yield from _of_array(b"\n" * (line - 1) + raw + file.read(), name)
                     return
+                is_first = False
                 where = f"line {line} of {name}"
                 record = _parsed(raw, where)
                 if not isinstance(record, dict):
@@ -219,7 +227,10 @@ def _of_arrow_file(path, kind, wanted):
             with parquet.ParquetFile(path) as file:
                 names = _picked(file.schema_arrow.names, wanted, path.name)
                 yield from _of_batches(
-                    file.iter_batches(_BATCH, columns=names), names, file.metadata.num_rows
+                    file.iter_batches(_BATCH, columns=names),
+                    names,
+                    path.name,
+                    file.metadata.num_rows,
                 )
             return
         with arrow.memory_map(str(path)) as mapped:
@@ -230,13 +241,16 @@ def _of_arrow_file(path, kind, wanted):
                 mapped.seek(0)
                 batches = file = arrow.ipc.open_stream(mapped)
             names = _picked(file.schema.names, wanted, path.name)
-            yield from _of_batches((batch.select(names) for batch in batches), names)
+            yield from _of_batches((batch.select(names) for batch in batches), names, path.name)
+    except ImplicitRMError:
+        raise
     except (arrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ImplicitRMError(
-            f"{path.name} is damaged or not a {kind} file: {first}. Copy or export it again."
+            f"{path.name} is damaged or not a file of {FORMATS[kind]}: {first}. Copy or export it "
+            "again."
         ) from error
 
 
@@ -261,10 +275,24 @@ def check_names(table, name):
         check_once(list(table.columns), name)
 
 
-def _of_batches(batches, names, n_rows=0):
+def values_of(read, column, source):
+    """Return the values of a column, or raise an error that names it if Python cannot hold one."""
+    try:
+        return read()
+    except (OverflowError, ValueError) as error:  # dates outside of the years 1 to 9999, bad UTF-8
+        raise ImplicitRMError(
+            f"{source} holds a value in column {column!r} that cannot be read ({error}); expected "
+            "text, numbers, or dates of the years 1 to 9999. Correct it."
+        ) from error
+
+
+def _of_batches(batches, names, source, n_rows=0):
     row = 0
     for batch in batches:
-        columns = [column.to_pylist() for column in batch.columns]
+        columns = [
+            values_of(column.to_pylist, name, f"{source}, from row {row} on,")
+            for column, name in zip(batch.columns, names, strict=True)
+        ]
         if not columns:
             columns = [[None] * batch.num_rows]
         for values in zip(*columns, strict=True):
@@ -295,8 +323,8 @@ def _of_memory(source, name, wanted):
                 "Arrow, Hugging Face), or a list of dicts. Convert it."
             ) from None
         table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
-        names = _picked([str(column) for column in table.columns], wanted, name)
-        lists = [table.get_column(column).to_list() for column in names]
+        names = _picked(list(table.columns), wanted, name)
+        lists = [values_of(table.get_column(column).to_list, column, name) for column in names]
         lists = lists or [[None] * len(table)]
         return (dict(zip(names, row, strict=False)) for row in zip(*lists, strict=True))
     return iter(source)

@@ -1,9 +1,12 @@
 """The findings of a reader in a log, in numbers and in words."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
 
+#: A summary shows the shares of so many labels of one signal.
+MAX_LABELS = 6
 _HINT = (
     "Check the sign of these signals, and whether one excludes the other (as the outcomes of one "
     "widget do). Check also whether 0 was logged where one was not offered."
@@ -30,7 +33,8 @@ class LogSummary:
         Their number, and the fewest, median and most rows of one; None if not known.
     signals : dict
         For each name: the preference it shows, the number of rows where it is logged, and the share
-        of these in which users acted.
+        of these in which users acted. For other kinds the first is the name of the kind. The last
+        is then a dict with the share of each label, or the lowest, median and highest degree.
     pairs : list of tuple
         Two signals, the number of rows with both logged, the number of rows with both actions, and
         its expectation if they are independent.
@@ -84,15 +88,26 @@ class LogSummary:
         rows = [("signal", f"{'logged':<12} {'share acted':>11}")]
         for name, (kind, logged, share) in self.signals.items():
             part = logged / max(self.n_rows, 1)
-            acted = "" if np.isnan(share) else f"{share:.1%}"
             sign = "" if kind == "positive" else f" ({kind})"
-            rows.append((f"{name}{sign}", f"{f'{logged:,} ({part:.0%})':<12} {acted:>11}"))
+            shown = f"{f'{logged:,} ({part:.0%})':<12} {_share(share):>11}"
+            rows.append((f"{name}{sign}", shown))
         pairs = [("both signals", f"{'in rows':>9} {'expected if independent':>24} {'of':>9}")]
         pairs += [
             (f"{first}, {second}", f"{seen:>9,.0f} {expected:>24,.0f} {n:>9,}")
             for first, second, n, seen, expected in self.pairs
         ]
         return [table for table in (rows, pairs) if len(table) > 1]
+
+
+def _share(share):
+    """Return how often users acted, in words."""
+    if isinstance(share, dict):
+        shown = [f"{label} {part:.1%}" for label, part in list(share.items())[:MAX_LABELS]]
+        return ", ".join(shown + ["..."] * (len(share) > MAX_LABELS))
+    if isinstance(share, tuple):
+        low, median, high = share
+        return f"{low:g} to {high:g}, median {median:g}"
+    return "" if np.isnan(share) else f"{share:.1%}"
 
 
 def _aligned(rows):
@@ -120,7 +135,7 @@ def of_signals(actions, signals, clusters=None):
     Parameters
     ----------
     actions : dict of str to ndarray of shape (n,)
-        0, 1 or NaN. For kinds other than actions, the codes of what users did, as objects.
+        0, 1 or NaN. For other kinds, degrees with NaN, or labels as objects with None.
     signals : dict
         "positive", "negative" or a Signal by name.
     clusters : ndarray of int of shape (n,) or None
@@ -133,9 +148,8 @@ def of_signals(actions, signals, clusters=None):
     """
     rates, tested = {}, []
     for name, column in actions.items():
-        if column.dtype == object:
-            logged = sum(value is not None for value in column)
-            rates[name] = (type(signals[name]).__name__, logged, float("nan"))
+        if not is_action(signals[name]):
+            rates[name] = (type(signals[name]).__name__, *_of_values(column))
             continue
         logged = ~np.isnan(column)
         share = float(column[logged].mean()) if logged.any() else float("nan")
@@ -151,6 +165,22 @@ def of_signals(actions, signals, clusters=None):
     if len(tested) > 1:
         warnings = _contradictions(actions, signals, tested, clusters)
     return {"signals": rates, "pairs": pairs, "warnings": warnings}
+
+
+def _of_values(column):
+    """Return in how many rows a signal with labels or degrees is logged, and with which values."""
+    if column.dtype != object:
+        values = column[~np.isnan(column)]
+        low, median, high = np.quantile(values, [0, 0.5, 1]) if len(values) else [np.nan] * 3
+        return len(values), (float(low), float(median), float(high))
+    counts = Counter(value for value in column if value is not None)
+    n = counts.total()
+    return n, {label: count / n for label, count in counts.most_common()}
+
+
+def is_action(signal):
+    """Return whether a signal is an act that happens or does not, without importing torch."""
+    return isinstance(signal, str) or type(signal).__name__ == "Action"
 
 
 def sign_of(signal):

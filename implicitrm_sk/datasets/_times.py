@@ -68,7 +68,7 @@ def _time(value, place, name):
                 f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}. Convert it first."
             ) from None
     if isinstance(value, Real) and not isinstance(value, bool):
-        value = _float(value)
+        value = as_real(value)
         if math.isfinite(value):
             return NUMBERS, value
     elif isinstance(value, datetime):
@@ -85,7 +85,8 @@ def _time(value, place, name):
     raise ImplicitRMError(f"{place()} holds {given!r} in {name}. {_EXPECTED}. Convert it first.")
 
 
-def _float(value):
+def as_real(value):
+    """Return a number as a float, infinite if it is too large for one."""
     try:
         return float(value)
     except OverflowError:
@@ -176,9 +177,17 @@ def windows_open(times, kind, window, now):
         )
     if kind == NUMBERS:
         window, now = map(_number, (window, now))
-    (now,), kind_of_now = as_times([now], lambda _: "now", "now")
-    check_kinds({"time": kind, "now": kind_of_now})
+    now = time_of_export(now, {"time": kind})
     return is_unknown(times) | ~(times + as_window(window, times) <= now)
+
+
+def time_of_export(now, kinds, name="now"):
+    """Return `now`, which has to be known and of the kind of the other times."""
+    (time,), kind = as_times([now], lambda _: name, name)
+    if kind is None:
+        raise ImplicitRMError(f"{name} is {now!r}; expected the time of the export. Pass it.")
+    check_kinds(kinds | {name: kind})
+    return time
 
 
 def _number(value):

@@ -8,6 +8,9 @@ import numpy as np
 
 from .._identification import IDENTIFIED, NOT_IDENTIFIED
 from ..exceptions import ImplicitRMError
+from ..measurement._action import Action
+from ..measurement._choice import Choice
+from ..measurement._graded import Graded
 
 _HEADER = """\
 ---
@@ -90,8 +93,10 @@ def _data(est):
         "an action"
     )
     names = getattr(est, "signal_names_in_", None)
-    text = f"{est.n_signals_} kind{'s' if est.n_signals_ > 1 else ''} of action"
-    yield text if names is None else f"{text}: {', '.join(map(_quoted, names))}"
+    kinds = list(map(_kind, est.signals_))
+    names = range(len(kinds)) if names is None else names
+    shown = [f"{_quoted(name)} ({kind})" for name, kind in zip(names, kinds, strict=True)]
+    yield f"{len(kinds)} kind{'s' if len(kinds) > 1 else ''} of feedback: {', '.join(shown)}"
     for n, text in (
         (counts.n_several_signals, "responses with several logged signals"),
         (counts.n_repeated, "responses shown repeatedly"),
@@ -106,6 +111,18 @@ def _data(est):
         origin = "estimated" if isinstance(est.false_action_rate, str) else "given"
         rates = ", ".join(f"{rate:.3g}" for rate in est.false_action_rate_)
         yield f"false-action rates ({origin}): {rates}"
+
+
+def _kind(signal):
+    """Return what a signal shows, in words."""
+    if isinstance(signal, Choice):
+        return f"one choice of {', '.join(map(_quoted, signal.outcomes))}"
+    preference = "" if getattr(signal, "target", 1) else "not "
+    if isinstance(signal, Graded):
+        return f"graded: high values show that a response is {preference}preferred"
+    if isinstance(signal, Action):
+        return "negative" if preference else "positive"
+    return type(signal).__name__
 
 
 def _users(est, users):
