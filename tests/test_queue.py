@@ -4,10 +4,15 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 
 from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk._fit import reread_log
+from implicitrm_sk._prediction import HEADS, FittedMixture
+from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import label_queue
-from implicitrm_sk.inspection._queue import most_telling
+from implicitrm_sk.inspection._queue import _rewards, most_telling
+from implicitrm_sk.training._users import quadrature
 from tests.conftest import FAST, LEARN, make_log
 
 
@@ -114,3 +119,35 @@ def test_what_is_refused():
     for objective in ("bpr", "naive"):
         with pytest.raises(ValueError, match="label_queue needs an objective"):
             label_queue(settings(objective=objective), X, y, 1)
+
+
+def test_what_a_label_would_say_of_a_row_of_a_known_user():
+    """By brute force: the mean of P(r* = 1 | x, y, activity) over the activity of the user."""
+    rng = np.random.default_rng(0)
+    X, user = rng.normal(size=(1200, 2)), np.arange(1200) % 40
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0]))
+    log = simulate_feedback(
+        R, user_id=user, user_activity=3.0, propensity="constant", random_state=0
+    )
+    y = log.actions.ravel()
+    est = settings(**LEARN | {"n_estimators": 2, "random_state": 1})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, y, user_id=user)
+        mixture = FittedMixture.of(est)
+        rewards, outcomes = _rewards(mixture, X, reread_log(est, 1200, y, {}), user)
+        assert mixture.differs
+        f, u = mixture.members(X, *HEADS)
+        nodes, loading = quadrature()[0], mixture.model.loading().detach().double()
+        weight = np.exp(est.user_activity_.log_weight[est.user_activity_.codes(user)])
+        for member in (0, 1):
+            reward = torch.sigmoid(f[member]).numpy()
+            ready = torch.sigmoid(u[member] + nodes * loading[member]).numpy()
+            silent = reward[:, None] * (1 - ready)
+            silent = silent / (silent + 1 - reward[:, None])
+            expected = np.where(y == 1, 1.0, (weight[:, member] * silent).sum(1))
+            np.testing.assert_allclose(outcomes[member], expected, atol=1e-5)
+            np.testing.assert_allclose(rewards[member], reward)
+        rows = label_queue(est, X, y, 100, user_id=user)
+        assert set(rows) != set(label_queue(est, X, y, 100))
+    assert not y[rows].any()

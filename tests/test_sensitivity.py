@@ -10,7 +10,7 @@ import torch
 
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection import sensitivity_report
+from implicitrm_sk.inspection import compare_groups, sensitivity_report
 from implicitrm_sk.inspection._violations import _crossing
 from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.measurement._views import MemberViews, View
@@ -242,3 +242,39 @@ def test_rates_that_are_estimated_are_those_of_a_fit():
     assert frame["determined"].all()
     assert frame["mean_reward"][1] < frame["mean_reward"][0]  # more of the actions are false
     assert rates.max() < 0.2
+
+
+def test_with_users_the_base_is_the_comparison_with_users():
+    rng = np.random.default_rng(0)
+    X, user, by = rng.normal(size=(1200, 2)), np.arange(1200) % 60, rng.integers(2, size=1200)
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0] - 0.7 * by))
+    found = simulate_feedback(
+        R, n_signals=2, user_id=user, user_activity=2.5, propensity="constant", random_state=0
+    )
+    est = estimator(shared_examination=False, max_epochs=40)
+    log = {"est": est, "X": X, "y": found.actions, "by": by, "reference": 0, "n_folds": 2}
+    users = compare_groups(**log, user_id=user)
+    violations = {"false_positive": [0.05]}
+    report = sensitivity_report(**log, user_id=user, violations=violations)
+    base, broken = report.rows
+    assert users.estimated and base["determined"] and broken["determined"]
+    assert base["difference_1"] == pytest.approx(users.difference[1], abs=1e-5)
+    mean = np.average(users.reward, weights=users.n_rows)
+    assert base["mean_reward"] == pytest.approx(mean, abs=1e-5)
+    assert report.identification == users.identification
+    assert "users share one taste" in str(report.identification)
+    assert broken["mean_reward"] < base["mean_reward"]
+    without = sensitivity_report(**log, violations=violations).rows[0]
+    assert abs(without["mean_reward"] - mean) > 0.1
+
+
+def test_a_verdict_that_fits_contradict_is_not_given():
+    """The level is that of the fits, not that of the settings alone."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(1200, 2))
+    first = rng.integers(2, size=1200)  # exclusive: never both
+    y = np.stack([first, 1 - first], axis=1) * (rng.random((1200, 1)) < 0.8)
+    est = estimator(shared_examination=False, max_epochs=10)
+    found = sensitivity_report(est, X, y, violations={"left_out": [1]})
+    assert found.identification.level == "not identified"
+    assert "co-occur" in found.identification.reason

@@ -10,14 +10,18 @@ from sklearn.base import clone
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import identify, own_random_state
+from .._identification import BOUNDED, IDENTIFIED, LEVEL_ONLY, NOT_IDENTIFIED, RANKING_ONLY
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
 from .._tables import as_values, opened
 from .._validation import check_groups, is_missing
 from ..exceptions import ImplicitRMError
 from ..training._split import cross_fitting_folds, row_codes
-from ._one_step import MAX_OUTCOMES, Patterns, one_step
+from ..training._users import quadrature
+from ._one_step import MAX_OUTCOMES, Activity, Patterns, one_step
 
+#: Levels from the least to the most informative.
+LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
 #: Groups with fewer rows do not get an interval; nor do groups that share fewer prompts.
 MIN_ROWS = 20
 
@@ -153,6 +157,13 @@ class GroupedLog:
         return int(found[0])
 
     @property
+    def units(self):
+        """Numbers of what does not depend on each other: users, or else prompts, or else rows."""
+        if self.user is not None:
+            return self.user
+        return np.arange(len(self.code)) if self.prompt is None else self.prompt
+
+    @property
     def names(self):
         """Names of the acts: those of the signals, with a sign if one column shows both."""
         names, columns = self.log.act_names(), self.log.acts.column.tolist()
@@ -228,6 +239,65 @@ class GroupedLog:
         """Return y and further arguments of `fit` of some rows."""
         y = safe_indexing(opened(self.y), rows)
         return y, {name: safe_indexing(opened(v), rows) for name, v in self.side.items()}
+
+    # ------------------------------------------------------------------ what fits show
+
+    def agreed(self, identifications):
+        """Return the level that most of the fits reach, with the counts of the whole log."""
+        ranked = sorted(identifications, key=lambda found: LEVELS.index(found.level))
+        found, whole = ranked[(len(ranked) - 1) // 2], self.est.identification_
+        return whole if (found.level, found.advice) == (whole.level, whole.advice) else found
+
+    def messages(self, rows, log_likelihood):
+        """Return log P(y, labels | x) of some rows, 0 of rows without information.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+        log_likelihood : callable(actions, labels=labels) -> Tensor of shape (..., n)
+        """
+        labels = None if self.log.labels is None else torch.as_tensor(self.log.labels[rows])
+        values = log_likelihood(torch.as_tensor(self.log.actions[rows]), labels=labels)
+        return torch.where(torch.as_tensor(self.usable[rows]), values, 0.0)
+
+
+def at_nodes(propensity_logit, loading):
+    """Return the shifts of logits at each node of the activity, of shape (Q, n, P).
+
+    Parameters
+    ----------
+    propensity_logit : Tensor of shape (n, P)
+    loading : Tensor of shape (n, P) or (1, P)
+    """
+    nodes, _ = quadrature()
+    return nodes[:, None, None] * loading.expand_as(propensity_logit)
+
+
+def activity_given_others(shift, prior, messages, code):
+    """Return the activity of the user of each row, given the other rows of that user.
+
+    Parameters
+    ----------
+    shift : Tensor of shape (Q, n, P)
+    prior : Tensor of shape (n, Q)
+        Log-weights of the user of each row, from the rows that a fit has seen.
+    messages : Tensor of shape (Q, n)
+        Log-likelihoods of rows that the fit has not seen.
+    code : Tensor of int of shape (n,)
+        Numbers of the users, 0 to users - 1.
+    """
+    log_weight = torch.log_softmax(of_users(prior, messages, code)[:, code] - messages, 0)
+    return Activity(shift, log_weight, log_weight[:, :0].T)
+
+
+def of_users(prior, messages, code):
+    """Return log P(node, rows of a user that a fit has not seen), of shape (Q, users).
+
+    The parameters are those of `activity_given_others`.
+    """
+    of_user = prior.new_empty(int(code.max()) + 1, prior.shape[1])
+    of_user[code] = prior
+    return of_user.T.index_add(1, code, messages)
 
 
 def _check_by(by, n_samples):

@@ -11,15 +11,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from .._activity import HEADS
-from .._identification import (
-    ADVICE,
-    BOUNDED,
-    IDENTIFIED,
-    LEVEL_ONLY,
-    NOT_IDENTIFIED,
-    RANKING_ONLY,
-    Identification,
-)
+from .._identification import ADVICE, BOUNDED, IDENTIFIED, Identification
 from .._log import number_responses
 from .._prediction import FittedMixture
 from .._typing import Rows
@@ -28,11 +20,8 @@ from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..training._users import quadrature
 from ._comparison import GroupComparison
-from ._grouped import GroupedLog, one_step_values
+from ._grouped import GroupedLog, activity_given_others, at_nodes, one_step_values
 from ._one_step import Activity, bounds_of, reward_of
-
-#: Levels from the least to the most informative.
-LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)
 
 
 def compare_groups(
@@ -223,12 +212,6 @@ class _Fits:
     def active(self):
         return 2 * self.n_active > len(self.parts)
 
-    @property
-    def identification(self):
-        """The level that most of the fits reach."""
-        ranked = sorted(self.identifications, key=lambda found: LEVELS.index(found.level))
-        return ranked[(len(ranked) - 1) // 2]
-
     def logits(self):
         """Return the logits of all rows, in their order."""
         return [torch.cat(self._of_parts(k))[self._order()] for k in (1, 2)]
@@ -254,29 +237,24 @@ def _activity(mixture, f, u, rows, work):
     The weights are those of the user of a row given the other rows of that user, seen by the fit or
     not. Rows of a fit without activity are not shifted.
     """
-    nodes, log_prior = quadrature()
-    shift = torch.zeros(len(nodes), *u.shape, dtype=u.dtype)
-    users, code = np.unique(work.user[rows], return_inverse=True)
-    prior = log_prior.repeat(len(users), 1)
+    _, log_prior = quadrature()
+    prior, loading = log_prior.repeat(len(rows), 1), torch.zeros_like(u[:1])
     if mixture.differs:
         loading = mixture.model.loading().detach().to("cpu", torch.float64).mean(0)
-        shift = shift + nodes[:, None, None] * loading
         known = mixture.codes(work.part(rows)[1]["user_id"], len(rows))
         seen = np.flatnonzero(known >= 0)
         weight = torch.as_tensor(mixture.activity.log_weight[known[seen]]).double()
-        prior[code[seen]] = torch.logsumexp(weight, 1) - np.log(weight.shape[1])
-    log, labels = work.log, work.log.labels
-    messages = mixture.measurement.log_likelihood(
-        f.expand(len(nodes), -1),
-        u + shift,
-        torch.as_tensor(log.actions[rows]),
-        mixture.false_action_rate,
-        labels=None if labels is None else torch.as_tensor(labels[rows]),
+        prior[seen] = torch.logsumexp(weight, 1) - np.log(weight.shape[1])
+    shift, rates = at_nodes(u, loading), mixture.false_action_rate
+    messages = work.messages(
+        rows,
+        lambda actions, labels: mixture.measurement.log_likelihood(
+            f.expand(len(shift), -1), u + shift, actions, rates, labels=labels
+        ),
     )
-    messages = torch.where(torch.as_tensor(work.usable[rows]), messages, 0.0)
-    code = torch.as_tensor(code)
-    total = prior.T.index_add(1, code, messages)
-    return [shift, torch.log_softmax(total[:, code] - messages, 0)]
+    code = torch.as_tensor(np.unique(work.user[rows], return_inverse=True)[1])
+    found = activity_given_others(shift, prior, messages, code)
+    return [found.shift, found.log_weight]
 
 
 def _cross_fit(work):
@@ -318,10 +296,7 @@ def _ends(work, fits):
 
     They are (n, 2) one-step values of the rows, or None: shares of actions then bound the means.
     """
-    found = fits.identification
-    whole = work.est.identification_
-    if (found.level, found.advice) == (whole.level, whole.advice):
-        found = whole  # with the counts of the whole log
+    found = work.agreed(fits.identifications)
     reason = found.reason
     if found.level == IDENTIFIED:
         values, singular = one_step_values(

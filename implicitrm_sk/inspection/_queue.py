@@ -15,7 +15,7 @@ from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
 from .._features import embed_text, read_features, set_embedder
-from .._fit import read_log, run_fit
+from .._fit import reread_log, run_fit
 from .._prediction import FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX
@@ -36,6 +36,7 @@ def label_queue(
     y: ArrayLike,
     n: int,
     *,
+    user_id: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -55,6 +56,9 @@ def label_queue(
         Actions, as in `fit`.
     n : int
         Rows to return.
+    user_id : array-like of shape (n_samples,), default=None
+        The user who acted, as in `fit`. The refits test whether users differ in activity, and the
+        preference of a row then depends on all that its user did.
     groups : array-like of shape (n_samples,), default=None
         As in `fit`.
     labels : array-like of shape (n_samples,), default=None
@@ -83,9 +87,10 @@ def label_queue(
     differ.
 
     The reward is taken to be their mean plus a normal combination of their deviations. A label of a
-    row is an observation of P(r* = 1 | x, y), with the variance of a single label. Rows are taken
-    one after the other, given the labels before them. The next label is the one that lowers the
-    variance of the reward most, summed over all rows of the log. This is an A-optimal design
+    row is an observation of P(r* = 1 | x, y), with the variance of a single label. With users who
+    differ, it is P(r* = 1 | x, y and all rows of the user), a mean over the activity. Rows are
+    taken one after the other, given the labels before them. The next label is the one that lowers
+    the variance of the reward most, summed over all rows of the log. This is an A-optimal design
     ([1]_; in active learning [2]_). So no two rows of the queue ask the same.
 
     A row whose actions prove its preference is never in it: its label is known.
@@ -130,20 +135,21 @@ def label_queue(
     X = embed_text(refit, X, reset=True)
     side = {"labels": labels, "sample_weight": sample_weight}
     side = {name: value for name, value in side.items() if value is not None}
+    users = {} if user_id is None else {"user_id": user_id}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fit of the settings gives them
-        run_fit(refit, X, y, groups=groups, adjust=partial(replace, starts=STARTS), **side)
+        run_fit(refit, X, y, groups=groups, adjust=partial(replace, starts=STARTS), **users, **side)
     X = read_features(refit, X)
     if isinstance(X, StreamedX):
         raise X.refusal()
-    log, _ = read_log(refit, len(X), y, side)
+    log = reread_log(refit, len(X), y, side, purpose="batch")
     asked = _askable(log, refit.false_action_rate_)
     if n > asked.sum():
         raise ImplicitRMError(
             f"n={n} is more than the {asked.sum()} rows whose preference is not known yet, from a "
             "label or from an action that proves it. Lower n."
         )
-    rewards, outcomes = _rewards(FittedMixture.of(refit), X, log)
+    rewards, outcomes = _rewards(FittedMixture.of(refit), X, log, user_id)
     weight = log.sample_weight / log.sample_weight.sum()
     return most_telling(rewards, outcomes, asked, n, weight)
 
@@ -163,14 +169,24 @@ def _askable(log, rates):
     return asked if log.labels is None else asked & np.isnan(log.labels)
 
 
-def _rewards(mixture, X, log):
-    """Return R(x) and P(r*=1 | x, y) according to each component, each of shape (C, n)."""
+def _rewards(mixture, X, log, user_id):
+    """Return R(x) and P(r*=1 | x, y) according to each component, each of shape (C, n).
+
+    With users who differ, a component is a member, averaged over the activity of the user of a row
+    given all rows of that user.
+    """
+    codes = mixture.codes(user_id, len(X)) if mixture.differs else None
 
     def of_rows(measurement, f, u, log_weight, **fields):
         outcome = torch.softmax(measurement.log_joint(f, u, **fields), 0)[1]
+        if codes is not None:
+            n_members = mixture.model.config["n_members"]
+            share = torch.softmax(log_weight.unflatten(0, (-1, n_members)), 0)
+            outcome = (outcome.unflatten(0, (-1, n_members)) * share).sum(0)
+            f = f[:n_members]  # the same at all nodes
         return torch.stack([torch.sigmoid(f), outcome]).permute(2, 0, 1)
 
-    return mixture.of_log(X, log, of_rows).transpose(1, 2, 0)
+    return mixture.of_log(X, log, of_rows, codes).transpose(1, 2, 0)
 
 
 def most_telling(rewards, outcomes, asked, n, weight):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
@@ -12,18 +12,15 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from sklearn.base import clone
 
-from .._activity import HEADS
-from .._fit import begin_fit
 from .._typing import Rows
 from .._validation import check_interval
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
-from ..measurement._views import MemberViews, View
-from ..training._data import member_logits
-from ..training._plan import FitPlan
+from ..measurement._views import View
 from ._grouped import GroupedLog, one_step_values
 from ._one_step import reward_of
+from ._stacked import Case, refit_side_by_side
 from ._violations import BASE, VIOLATIONS, SensitivityReport
 
 #: A violation is rejected if its held-out likelihood is lower by more standard errors.
@@ -43,6 +40,7 @@ def sensitivity_report(
     *,
     reference: Any = None,
     violations: Mapping[str, Any] | None = None,
+    user_id: ArrayLike | None = None,
     groups: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
@@ -74,6 +72,9 @@ def sensitivity_report(
         It is the readiness for the negative one as a multiple of that for the positive one; 1 is
         always included. The kind "preference_rate" is the mean reward. The kinds "left_out" and
         "sign" hold names of signals (or positions) to leave out, or whose sign to reverse.
+    user_id : array-like of shape (n_samples,), default=None
+        The user who acted, as in `compare_groups`. Each refit tests whether users differ in
+        activity, and the estimates allow for it.
     groups : array-like of shape (n_samples,), default=None
         The prompt of each row. No fold separates the rows of a prompt.
     labels : array-like of shape (n_samples,), default=None
@@ -100,15 +101,12 @@ def sensitivity_report(
     reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
     is the mean of the fitted reward, which shows the convention of the fit.
 
-    The held-out likelihood is compared with that of the base, row by row. A violation is rejected
-    if it is less likely by two standard errors. Many violations fit as well as the base. The data
-    cannot distinguish these, so they have to be tried.
+    The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
+    together. A violation is rejected if it is less likely by two standard errors. Many violations
+    fit as well as the base. The data cannot distinguish these, so they have to be tried.
 
     With ``false_action_rate="estimate"`` the rates are those of one fit to the whole log, and
-    the violations of rates are other numbers in their place. There is no `user_id`. The refits
-    are members side by side with different assumptions, but all members share one state of the
-    activity of users. Where users differ, pass their columns to the propensity
-    (`propensity_features`).
+    the violations of rates are other numbers in their place.
 
     The robustness value of a comparison is the smallest amount of a violation at which the
     difference of two groups changes its sign. Between the amounts tried, it is interpolated
@@ -136,53 +134,32 @@ def sensitivity_report(
     >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
     True
     """
-    est, estimated = _with_numbers(est, X, y, groups, labels, sample_weight)
+    side = {"groups": groups, "user_id": user_id, "labels": labels, "sample_weight": sample_weight}
+    est, estimated = _with_numbers(est, X, y, side)
     work = GroupedLog(
         "sensitivity_report",
         est,
         X,
         y,
         by,
-        groups=groups,
-        labels=labels,
-        sample_weight=sample_weight,
         n_folds=n_folds,
+        **side,
     )
     position = work.check_reference(reference)
     cases = _cases(work, violations)
-    report = _report(work, cases, _refit(work, cases), position)
+    report = _report(work, cases, refit_side_by_side(work, cases), position)
     return report if estimated is None else replace(report, identification=estimated)
 
 
-def _with_numbers(est, X, y, groups, labels, sample_weight):
+def _with_numbers(est, X, y, side):
     """Return settings with numbers for rates to be estimated, and then what a fit determines."""
     if not isinstance(getattr(est, "false_action_rate", None), str):
         return est, None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the level is that of the report
-        fitted = clone(est).fit(X, y, groups=groups, labels=labels, sample_weight=sample_weight)
+        fitted = clone(est).fit(X, y, **side)
     known = clone(est).set_params(false_action_rate=fitted.false_action_rate_)
     return known, fitted.identification_
-
-
-@dataclass(frozen=True, eq=False)
-class _Case:
-    """One model of the log.
-
-    Attributes
-    ----------
-    violation : str
-    amount : object
-        A number, or the name of a signal.
-    view : View
-    preference_rate : float or None
-        The imposed rate, which replaces that of the settings.
-    """
-
-    violation: str
-    amount: Any
-    view: View
-    preference_rate: float | None = field(default=None)
 
 
 # ---------------------------------------------------------------------- what is tried
@@ -216,7 +193,7 @@ def _cases(work, violations):
             if kind == "ratio" and 1.0 not in chosen[kind]:
                 chosen[kind].insert(0, 1.0)  # the start of the curve
     base = View(_measurement(work), work.log.signals)
-    cases = [_Case(BASE, None, base)]
+    cases = [Case(BASE, None, base)]
     for kind, amounts in chosen.items():
         cases += [_case(work, base, kind, amount) for amount in amounts]
     return cases
@@ -297,80 +274,38 @@ def _case(work, base, kind, amount):
     if kind in ("false_positive", "false_negative"):
         rates = work.est.false_action_rate_.copy()
         rates[_with_rates(base.signals, int(kind == "false_positive"))] = amount
-        return _Case(kind, amount, replace(base, rates=torch.as_tensor(rates)))
+        return Case(kind, amount, replace(base, rates=torch.as_tensor(rates)))
     if kind == "not_looked_at":
-        return _Case(kind, amount, replace(base, looked=1 - amount))
+        return Case(kind, amount, replace(base, looked=1 - amount))
     if kind == "ratio":
-        return _Case(kind, amount, replace(base, ratio=amount))
+        return Case(kind, amount, replace(base, ratio=amount))
     if kind == "preference_rate":
-        return _Case(kind, amount, base, amount)
+        return Case(kind, amount, base, amount)
     column = names.index(amount)
     if kind == "left_out":
-        return _Case(kind, amount, replace(base, left_out=column))
+        return Case(kind, amount, replace(base, left_out=column))
     signals = list(base.signals)
     old = signals[column]
     signals[column] = Action(1 - old.target, old.false_rate)
-    return _Case(kind, amount, replace(base, signals=tuple(signals), turned=column))
-
-
-# ---------------------------------------------------------------------- refits
-
-
-def _refit(work, cases):
-    """Return logits of all rows under each case, from fits on other rows."""
-    fold, split = work.folds()
-    settings, X = work.settings()
-    settings.set_params(n_estimators=1)
-    reward = np.empty((len(cases), len(X)))
-    propensity = None
-    for k in range(work.n_folds):
-        train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        y, side = work.part(train)
-        refit = clone(settings)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the same for each case; fit gives them
-            begun = begin_fit(refit, X[train], y, groups=split[train], **side)
-        plan = begun.plan
-        fits = [
-            plan
-            if case.preference_rate is None
-            else replace(
-                plan,
-                assumptions=replace(plan.assumptions, preference_rate=case.preference_rate),
-            )
-            for case in cases
-        ]
-        plan = replace(FitPlan.stack(fits), measurement=MemberViews([case.view for case in cases]))
-        data, random_state = begun.data, begun.random_state
-        result = plan.run(
-            data,
-            plan.initial_model(data, random_state),
-            plan.n_epochs(data, refit.early_stopping),
-            random_state,
-        )
-        f, u = member_logits(result.model, X[held], refit.scaler_, HEADS, refit.dtype)
-        if propensity is None:
-            propensity = np.empty((*reward.shape, u.shape[-1]))
-        reward[:, held], propensity[:, held] = f.numpy(), u.numpy()
-        reward[np.flatnonzero(result.members.diverged)[:, None], held] = np.nan
-    return torch.as_tensor(reward), torch.as_tensor(propensity)
+    return Case(kind, amount, replace(base, signals=tuple(signals), turned=column))
 
 
 # ---------------------------------------------------------------------- what they show
 
 
-def _report(work, cases, logits, position):
+def _report(work, cases, refits, position):
     """Return the results of the refits."""
     weight = np.where(work.usable, work.log.sample_weight, 0.0)
     w = weight / weight.sum()
     rates = work.est.false_action_rate_
     rates = torch.as_tensor(rates) if rates.any() else None
     others = [g for g in range(len(work.labels)) if g != position]
-    likelihoods = [_log_likelihood(work, *one, rates) for one in zip(cases, *logits, strict=True)]
-    base_reward = torch.sigmoid(logits[0][0]).numpy()
-    rows = []
-    for case, f, u, likelihood in zip(cases, *logits, likelihoods, strict=True):
-        values, determined = _values(work, case, f, u, rates)
+    base_reward, base, rows = torch.sigmoid(refits.reward[0]).numpy(), None, []
+    for k, case in enumerate(cases):
+        activity, likelihood = refits.of_case(work, k, case.view, rates)
+        base = likelihood if base is None else base
+        f, u = refits.reward[k], refits.propensity[k]
+        values, determined = _values(work, case, f, u, rates, activity)
         means = [
             np.average(values[work.code == g], weights=weight[work.code == g])
             for g in range(len(work.labels))
@@ -379,9 +314,7 @@ def _report(work, cases, logits, position):
         if not np.isfinite(likelihood).all():
             gain = -np.inf
         elif case.view.left_out is None:
-            each = likelihood - likelihoods[0]
-            gain = float(w @ each)
-            error = float(np.sqrt((w**2) @ (each - gain) ** 2))
+            gain, error = _gain(likelihood - base, np.bincount(work.units, weights=w))
         reward = torch.sigmoid(f).numpy()
         order = np.nan
         if np.isfinite(reward).all() and np.ptp(reward) > 0 and np.ptp(base_reward) > 0:
@@ -403,12 +336,26 @@ def _report(work, cases, logits, position):
         rows=rows,
         groups=work.labels[others],
         reference=work.labels[position] if len(work.labels) > 1 else None,
-        identification=work.est.identification_,
+        identification=work.agreed(refits.identifications),
         n_rows=int(work.usable.sum()),
     )
 
 
-def _values(work, case, f, u, rates):
+def _gain(difference, weight):
+    """Return the mean gain per row, and its standard error over independent units.
+
+    Parameters
+    ----------
+    difference : ndarray of shape (units,)
+        Differences of log-likelihoods, each the mean over all rows of those of the unit.
+    weight : ndarray of shape (units,)
+        Shares of the rows.
+    """
+    gain = difference.sum()
+    return float(gain), float(np.sqrt(((difference - weight * gain) ** 2).sum()))
+
+
+def _values(work, case, f, u, rates, activity):
     """Return one value per row whose means are rewards, and whether these are determined.
 
     If the sign of a signal is reversed, the model hardly fits, so a step from it is not useful.
@@ -422,14 +369,5 @@ def _values(work, case, f, u, rates):
         actions = log.actions.copy()
         actions[:, case.view.left_out] = np.nan
         log = replace(log, actions=actions)
-    values, singular = one_step_values(work, case.view, reward_of, (f, u), rates, log)
+    values, singular = one_step_values(work, case.view, reward_of, (f, u), rates, log, activity)
     return (reward, False) if singular.any() else (values[:, 0], True)
-
-
-def _log_likelihood(work, case, f, u, rates):
-    """Return log P(y, labels | x) of the rows, 0 for rows without information."""
-    labels = None if work.log.labels is None else torch.as_tensor(work.log.labels)
-    values = case.view.log_likelihood(
-        f, u, torch.as_tensor(work.log.actions), rates, labels=labels
-    ).numpy()
-    return np.where(work.usable, values, 0.0)

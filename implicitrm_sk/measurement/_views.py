@@ -101,7 +101,7 @@ class View:
 
 
 class MemberViews:
-    """A `View` for each member; likelihoods have the members in their first dimension.
+    """A `View` for each member; likelihoods have the members in the dimension before the rows.
 
     Parameters
     ----------
@@ -118,6 +118,10 @@ class MemberViews:
         """Return the positions of logits that all rows share, as in the base."""
         return self.views[0].base.shared_logits()
 
+    def loads(self):
+        """Return the loading of each logit, as in the base."""
+        return self.views[0].base.loads()
+
     def of_members(self, positions):
         """Return the views of some of the members."""
         return MemberViews([self.views[position] for position in positions])
@@ -125,9 +129,12 @@ class MemberViews:
     def _each(self, name, reward_logit, propensity_logit, *args, **log):
         return torch.cat(
             [
-                getattr(view, name)(reward_logit[[k]], propensity_logit[[k]], *args, **log)
+                getattr(view, name)(
+                    reward_logit[..., [k], :], propensity_logit[..., [k], :, :], *args, **log
+                )
                 for k, view in enumerate(self.views)
-            ]
+            ],
+            -2,
         )
 
     def nll(self, *args, **log):

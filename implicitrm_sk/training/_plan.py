@@ -188,8 +188,7 @@ class FitPlan:
             loads=None if self.n_users is None else self.measurement.loads(),
             shared_logits=self.measurement.shared_logits(),
         ).to(device, dtype)
-        if self.n_users is not None:
-            model.set_loading(np.resize(LOADING_STARTS, self.n_members))
+        self._set_loading(model)
         if self.fits:
             member = torch.arange(self.n_members, device=device).repeat(len(self.fits))
             p = self._per_member("dropout", device)
@@ -197,6 +196,12 @@ class FitPlan:
                 layer.draw_as(self.n_members, member)
                 layer.p = p if (p != p[0]).any() else float(p[0])
         return model
+
+    def _set_loading(self, model):
+        """Set the loadings of the members of one fit, or of several, to their start values."""
+        if self.n_users is not None:
+            starts = np.resize(LOADING_STARTS, self.n_members)
+            model.set_loading(np.resize(starts, model.config["n_members"]))
 
     def _propensity_form(self):
         form = self.objective.propensity_form
@@ -213,6 +218,7 @@ class FitPlan:
         one = model
         if self.fits:
             one = model.like(self.n_members)
+            self._set_loading(one)
         responses = data.train if responses is None else responses
         one.initialize(generator, *self._initial_logits(data.log, responses))
         if self.fits:
