@@ -205,6 +205,11 @@ def test_bad_violations(violations, message, log):
         sensitivity_report(est, log["X"], log["y"], violations=violations)
 
 
+def test_a_reference_needs_groups(log):
+    with pytest.raises(ValueError, match="reference='old' is a group, but by is None"):
+        sensitivity_report(estimator(), log["X"], log["y"][:, 0], reference="old")
+
+
 def test_a_violation_that_the_log_cannot_have(log):
     with pytest.raises(ValueError, match="'ratio', which is not possible"):
         sensitivity_report(estimator(), log["X"], log["y"][:, 0], violations={"ratio": 2.0})

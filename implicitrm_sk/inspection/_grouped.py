@@ -148,6 +148,11 @@ class GroupedLog:
         """Return the position of the reference among the groups."""
         if reference is None:
             return int(np.bincount(self.code[self.usable]).argmax())
+        if len(self.labels) == 1:
+            raise ImplicitRMError(
+                f"reference={reference!r} is a group, but by is None; expected the group of each "
+                "row. Pass it as by=."
+            )
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
             shown = ", ".join(map(repr, self.labels[:8].tolist()))
