@@ -16,7 +16,7 @@ from implicitrm_sk._device import resolve_dtype
 from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.objectives import Naive, Objective, Stratified
 from implicitrm_sk.training._constraint import RateConstraint
-from implicitrm_sk.training._members import BestMembers
+from implicitrm_sk.training._members import BestMembers, MembersInTraining
 from implicitrm_sk.training._modules import RewardModel
 from implicitrm_sk.training._net import MemberRisk, batched_logits, build_net
 from implicitrm_sk.training._rows import Partners, ResidentRows
@@ -238,6 +238,25 @@ def test_undersmoothed_members_train_on_and_keep_their_last_weights():
     assert [sum(member) for member in zip(*running, strict=True)] == [2, 5, 3]
 
 
+def test_undersmoothed_members_have_the_best_epoch_at_which_they_would_have_stopped():
+    """Risks after it do not count, so that they need not be known."""
+    risks = [[1.0] * 3, [0.5, 2.0, 2.0], [2.0] * 3, [2.0] * 3, [0.1] * 3, [0.1] * 3, [0.1] * 3]
+    kept, running = Scripted().run(risks, patience=2, undersmoothing=3.0)
+    assert kept == [6, 3, 3]
+    assert [sum(member) for member in zip(*running, strict=True)] == [5, 2, 2]
+    best = BestMembers([torch.zeros(1, 3, 2)], 2, 0.0, 3.0)
+    settled = []
+    for risk in risks[:4]:
+        best.update(torch.tensor(risk))
+        settled.append(best.is_settled)
+    assert settled == [False, False, False, True]
+    before = best.running.tolist()
+    best.advance()
+    assert before == [True, False, False] and best.running.tolist() == before
+    best.advance()
+    assert not best.running.any()
+
+
 def test_a_stopped_member_never_changes_again():
     """Member 0 would become best after it stopped, member 1 stops late, member 2 never."""
     kept, running = Scripted().run(
@@ -457,8 +476,18 @@ def test_divergence_is_reported_with_its_epoch_and_cure(n_train):
     assert len(seen) == 2
 
 
-def test_divergence_of_a_stopped_member_ends_no_fit():
+@pytest.fixture
+def stay(monkeypatch):
+    """Members stay until all have stopped, as with rates or users of their own."""
+    leave = MembersInTraining.leave
+    return lambda: monkeypatch.setattr(
+        MembersInTraining, "leave", lambda self, keep=False: leave(self, keep=True)
+    )
+
+
+def test_divergence_of_a_stopped_member_ends_no_fit(stay):
     """Its best weights are kept already; the others go on."""
+    stay()
 
     class BreaksLate(Stratified):
         steps = 0
@@ -469,8 +498,7 @@ def test_divergence_of_a_stopped_member_ends_no_fit():
             broken = torch.tensor([[math.nan if self.steps > 44 else 0.0], [0.0], [0.0]])
             return loss + broken  # from epoch 12 on, member 0
 
-    X, actions, weight = make_tensors()
-    log = X, actions, weight.expand(3, -1)  # members with weights of their own stay to the end
+    log = make_tensors()
     models = [make_model(), make_model()]
     options = {"patience": 3, "tol": 1e-3}
     nets = [
@@ -483,9 +511,10 @@ def test_divergence_of_a_stopped_member_ends_no_fit():
         assert_same_member(models[1], m, models[0], m, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("own_weights", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_stopped_members_leave_and_change_nothing(dropout):
-    """Members with weights of their own stay: the same training without the saving."""
+def test_stopped_members_leave_and_change_nothing(dropout, own_weights, stay):
+    """It is the same training as with members that stay, without the cost."""
 
     class Watched(Stratified):
         def loss(self, reward_logit, propensity_logit, batch):
@@ -493,12 +522,15 @@ def test_stopped_members_leave_and_change_nothing(dropout):
             return super().loss(reward_logit, propensity_logit, batch)
 
     X, actions, weight = make_tensors()
+    if own_weights:
+        factors = np.random.default_rng(0).exponential(size=(3, len(X)))
+        weight = weight * torch.as_tensor(factors)
     models = [make_model(hidden=(5, 4), dropout=dropout) for _ in range(2)]
     nets = []
-    for model, log_weight in zip(models, (weight, weight.expand(3, -1)), strict=True):
+    for model in models:
         model.set_generator(torch.Generator().manual_seed(0))
-        log = X, actions, log_weight
-        nets.append(train(model, log, 80, Watched(), patience=5, tol=0.01))
+        nets.append(train(model, (X, actions, weight), 80, Watched(), patience=5, tol=0.01))
+        stay()
     leaving, staying = nets
     assert [len(net.criterion_.objective.seen) > 1 for net in nets] == [True, False]
     assert len(leaving.history) == len(staying.history)

@@ -17,6 +17,8 @@ from ._streaming import StreamedRows
 
 #: Epochs of training if there is too little data to hold some out.
 FIXED_EPOCHS = 50
+#: Pairs of a row and a member that a pass over held-out rows computes at a time.
+PAIRS_AT_A_TIME = 2**16
 #: Acted rows, and not acted rows, that each side of a split needs.
 MIN_ROWS_PER_CLASS = 5
 
@@ -269,8 +271,10 @@ class TrainingData:
         one_weight = weights[0] is weights[1]
         weights = [torch.as_tensor(weight, dtype=dtype, device=device) for weight in weights]
         found = []
+        # Fewer rows at a time with many members: memory is then reused.
+        many = min(INFERENCE_ROWS, max(batch_size, PAIRS_AT_A_TIME // model.config["n_members"]))
         for weight, part, size, shuffle in zip(
-            weights, parts, (batch_size, INFERENCE_ROWS), (generator, None), strict=True
+            weights, parts, (batch_size, many), (generator, None), strict=True
         ):
             if not len(part):
                 found.append(None)

@@ -119,11 +119,14 @@ class MembersInTraining:
     ----------
     net : RewardNet
     epochs : int
-    validates : bool
-        Whether members return to their best weights.
+    train, valid : ResidentRows
+        The rows to train on, and those to validate on. If the latter are None, members do not
+        return to their best weights.
     """
 
-    def __init__(self, net, epochs, validates):
+    def __init__(self, net, epochs, train, valid):
+        validates = valid is not None
+        self.rows = [part for part in (train, valid) if part is not None]
         self.net = net
         self.whole = net.module_
         self.n_members = self.whole.config["n_members"]
@@ -263,6 +266,8 @@ class MembersInTraining:
         if net.constraint is not None:
             net.constraint.keep(index)
         net.criterion_.measurement = net.criterion_.measurement.of_members(positions)
+        for part in self.rows:
+            part.keep(index)
 
     # ------------------------------------------------------------------ pausing
 
@@ -388,7 +393,7 @@ class BestMembers:
     """The best weights of each member so far, and whether it may still improve.
 
     With `undersmoothing` above 1, a member trains for that many times the epochs to its best one,
-    and the last weights count.
+    and the last weights count. Its best epoch is the one at which it would have stopped.
 
     All values stay on the device: a member is updated by a masked copy, never by a branch.
     `parameters` are tensors of shape (.., members, ..), with the members in the middle.
@@ -409,16 +414,37 @@ class BestMembers:
             self.stale = torch.zeros_like(risk)
             self.running = torch.ones_like(risk, dtype=torch.bool)
             self.epoch, self.last_epoch = 0, torch.zeros_like(risk)
-        self.stale = torch.where(risk < self.best - self.tol, 0, self.stale + 1)
-        better = (risk < self.best) & self.running
-        self.best = torch.where(better, risk, self.best)
-        kept, going = better, self.stale < self.patience
+        searching = self.running
         if self.undersmoothing > 1:
-            self.epoch += 1
-            self.last_epoch = torch.where(better, self.undersmoothing * self.epoch, self.last_epoch)
-            kept, going = self.running, going | (self.epoch < self.last_epoch)
+            searching = searching & (self.stale < self.patience)
+        self.stale = torch.where((risk < self.best - self.tol) & searching, 0, self.stale + 1)
+        better = (risk < self.best) & searching
+        self.best = torch.where(better, risk, self.best)
+        if self.undersmoothing > 1:
+            epoch = self.undersmoothing * (self.epoch + 1)
+            self.last_epoch = torch.where(better, epoch, self.last_epoch)
+            self.advance()
+            return
+        self.running = self.running & (self.stale < self.patience)
+        self._keep_weights(better)
+
+    @property
+    def is_settled(self):
+        """Whether the best epochs of all members are known, while they still train."""
+        if self.undersmoothing == 1 or self.best is None:
+            return False
+        return bool((self.stale >= self.patience).all())
+
+    def advance(self):
+        """Continue after an epoch, with the best epochs known so far."""
+        self.epoch += 1
+        kept = self.running
+        going = (self.stale < self.patience) | (self.epoch < self.last_epoch)
         self.running = self.running & going
-        mask = kept[:, None]
+        self._keep_weights(kept)
+
+    def _keep_weights(self, members):
+        mask = members[:, None]
         for best, parameter in zip(self.best_parameters, self.parameters, strict=True):
             torch.where(mask, parameter.detach(), best, out=best)
 

@@ -219,10 +219,10 @@ class RewardNet(NeuralNet):
             File to continue from and to write after each epoch.
         """
         train, valid = X
-        members = self.members_ = MembersInTraining(self, epochs, valid is not None)
-        # Rows and rates for each of them would not be worth the cost.
+        members = self.members_ = MembersInTraining(self, epochs, train, valid)
+        # Rates and users for each of them would not be worth the cost.
         users = self.criterion_.users
-        keep = train.per_member or self.criterion_.estimates or users is not None
+        keep = self.criterion_.estimates or users is not None
         if checkpoint is not None:
             progress = checkpoint.restore(self, X, epochs)
         if progress is not None:
@@ -233,7 +233,7 @@ class RewardNet(NeuralNet):
             risks = {"train_loss": self.run_single_epoch(train, True, "train", self.train_step)}
             if users is not None:
                 self.module_.scale_loading(users.refresh())
-            if valid is not None:
+            if valid is not None and (keep or not members.best.is_settled):
                 with torch.inference_mode():
                     risks["valid_loss"] = self.run_single_epoch(
                         valid, False, "valid", self.validation_step
@@ -243,6 +243,9 @@ class RewardNet(NeuralNet):
                     if self.criterion_.estimates:
                         self.criterion_.maximise()
                 members.best.update(risks["valid_loss"])
+            elif valid is not None:
+                members.best.advance()
+            if valid is not None:
                 risks["running"] = members.best.running
             # The host waits for the device only here, once per epoch.
             kind = risks["train_loss"].dtype

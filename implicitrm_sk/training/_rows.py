@@ -53,11 +53,14 @@ class ResidentRows:
     def __len__(self):
         return len(self.part)
 
-    @property
-    def per_member(self):
-        """Whether members have weights or fields of their own."""
-        values = self.sample_weight, *self.responses.values()
-        return any(value.ndim > 1 for value in values)
+    def keep(self, index):
+        """Continue with the weights and fields of some of the members."""
+        if self.sample_weight.ndim > 1:
+            self.sample_weight = self.sample_weight.index_select(0, index)
+        self.responses = {
+            name: value.index_select(0, index) if value.ndim > 1 else value
+            for name, value in self.responses.items()
+        }
 
     def __iter__(self):
         """Yield (X, first row of each response or None), fields of `Batch`, weights."""
