@@ -366,7 +366,7 @@ REFUSED = {
         THREE.assign(prompt_id=1).drop(columns="user_id"), EVENTS.drop(columns="user_id")[:0],
         COPY, {"infer": {"copy": "regenerate"}}, ValueError, "neither 'user_id' nor"),
     "path": ("events.jsonl", EVENTS, COPY, {}, FileNotFoundError, "events.jsonl does not exist"),
-    "numbers": (THREE, [1, 2], COPY, {}, TypeError, "events is a list"),
+    "numbers": (THREE, [1, 2], COPY, {}, TypeError, "row 0 of events is a int"),
     "no rows": (THREE[:0], EVENTS, COPY, {}, ValueError, "responses has no rows"),
     "two columns": (
         pd.DataFrame([[1, 2]], columns=["response_id"] * 2), EVENTS, COPY, {}, ValueError,
@@ -383,6 +383,22 @@ def test_what_cannot_be_decided_is_refused(name):
     responses, events, kinds, arguments, error, message = REFUSED[name]
     with pytest.raises(error, match=message):
         actions_from_events(responses, events, kinds, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("row", "arguments", "message"),
+    [
+        ({"response_id": "\ud83d"}, {}, r"events holds text that is not Unicode \('.ud83d'\)"),
+        (1, {}, "row 1 of events is a int; expected a dict"),
+        (None, {}, "row 1 of events is a NoneType; expected a dict"),
+        ({}, {"window": 1, "now": float("nan")}, "now is nan; expected the time of the export"),
+    ],
+)
+def test_odd_events_are_refused_with_their_place(row, arguments, message):
+    event = {"response_id": "a", "time": 1, "kind": "copy"}
+    events = [event, event | row if isinstance(row, dict) else row]
+    with pytest.raises((ValueError, TypeError), match=message):
+        actions_from_events([{"response_id": "a", "time": 0}], events, COPY, **arguments)
 
 
 @pytest.mark.alone

@@ -232,7 +232,8 @@ def grades(texts):
     found = {}
     for text in texts or ():
         column, *parts = (part.strip() for part in text.split(":"))
-        sign, bins, *more = [*parts, *("positive", "5")[len(parts) :]]
+        defaults = ["positive", "5"]
+        sign, bins, *more = parts + defaults[len(parts) :]
         if not column or more or not bins or MEANINGS.get(sign) is None:
             raise ImplicitRMError(
                 f"--graded {text}: expected COLUMN, COLUMN:SIGN or COLUMN:SIGN:BINS, where SIGN is "

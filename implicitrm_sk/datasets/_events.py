@@ -198,7 +198,13 @@ class _Rows:
                 found["prompt_id"] = source.groups
             self.columns = {k: pandas.Series(v) for k, v in found.items() if v is not None}
         else:
-            self.columns = self._of_table(source, names)
+            try:
+                self.columns = self._of_table(source, names)
+            except UnicodeEncodeError as error:  # half of an emoji, which Arrow does not hold
+                raise ImplicitRMError(
+                    f"{argument} holds text that is not Unicode ({error.object[:40]!a}); expected "
+                    "text with whole characters. Correct it, or leave this row out."
+                ) from None
         lengths = {len(column) for column in self.columns.values()}
         if not self.columns or len(lengths) != 1:
             raise ImplicitRMError(
@@ -219,7 +225,13 @@ class _Rows:
             source = [{name: row[name] for name in names if name in row} for _, row in read]
         if isinstance(source, Iterable) and not hasattr(source, "columns"):
             source = list(source) if not isinstance(source, str | bytes | Mapping) else source
-            if isinstance(source, list) and all(isinstance(row, Mapping) for row in source):
+            if isinstance(source, list):
+                for row, record in enumerate(source):
+                    if not isinstance(record, Mapping):
+                        raise TypeError(
+                            f"row {row} of {self.argument} is a {type(record).__name__}; expected "
+                            "a dict. Convert it."
+                        )
                 source = self.pandas.DataFrame(source)
         check_names(source, self.argument)
         try:
@@ -336,6 +348,10 @@ class _Matching:
                 table.need("time", f"window={window!r}")
         if now is not None:
             (self.now,), kinds["now"] = as_times([now], lambda _: "now", "now")
+            if kinds["now"] is None:
+                raise ImplicitRMError(
+                    f"now is {now!r}; expected the time of the export. Pass it, or leave now out."
+                )
         check_kinds(kinds)
         if duration is not None:
             if now is None:
