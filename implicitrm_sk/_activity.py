@@ -108,7 +108,7 @@ class Shown:
     propensity_logit : Tensor of shape (members, n, P)
     response : ndarray of int of shape (n,)
     fields : dict of str to Tensor or None
-        What the likelihood needs of the rows: actions, exposures and so on.
+        Actions, exposures and all else that the likelihood needs, by row.
     rate : Tensor of shape (K,) or None
         False-action rates.
     labels : ndarray of shape (m,) or None

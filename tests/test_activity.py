@@ -832,3 +832,22 @@ def test_the_simulator_has_active_users():
         simulate_feedback([1, 0], propensity="constant", user_activity=1)
     with pytest.raises(ValueError, match="user_activity must lie in"):
         simulate_feedback([1, 0], propensity="constant", user_activity=-1)
+
+
+def test_the_simulator_has_users_of_different_taste():
+    rng = np.random.default_rng(0)
+    X, user, reward = rng.normal(size=(20000, 2)), rng.integers(50, size=20000), np.full(20000, 0.8)
+    settings = {"X": X, "user_id": user, "random_state": 0}
+    log = simulate_feedback(reward, user_taste=2.0, **settings)
+    shares = np.bincount(user, log.true_preference) / np.bincount(user)
+    logit = np.log(shares.clip(0.01, 0.99) / (1 - shares).clip(0.01))
+    assert logit.std() == pytest.approx(2.0, rel=0.3)
+    draws = 1 / (1 + np.exp(-np.log(4) - 2 * rng.normal(size=10**6)))
+    assert_allclose(log.reward, draws.mean(), atol=2e-3)
+    same = simulate_feedback(reward, user_taste=0.0, **settings)
+    assert_array_equal(same.reward, reward)
+    assert_array_equal(same.propensity, log.propensity)
+    with pytest.raises(ValueError, match="user_taste=1 needs user_id, got None"):
+        simulate_feedback(reward, X=X, user_taste=1)
+    with pytest.raises(ValueError, match="user_taste=1.0 has no effect, because every"):
+        simulate_feedback([1, 0], propensity="constant", user_id=[1, 2], user_taste=1.0)
