@@ -296,7 +296,6 @@ def simulate_feedback(
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
     examination = _examination(examination, kinds, n_rows)
-    own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
@@ -315,13 +314,10 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
-    shared = _share_logits(A, kinds, given)
-    A, user_effect = _more_active(A, shared, user_id, user_activity, stream)
+    A, user_effect = _more_active(A, kinds, given, user_id, user_activity, stream)
 
-    tastes, reward = _tastes(reward, user_id, user_taste, stream)
-    preferred, signal_preference = _draw_preference(
-        stream, tastes, reward, n_signals, own_preference
-    )
+    tastes = _tastes(reward, user_id, user_taste, stream)
+    preferred, signal_preference = _draw_preference(stream, *tastes, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
     activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
@@ -351,7 +347,7 @@ def simulate_feedback(
         propensity=shaped(A),
         activity=shaped(activity),
         signal_preference=shaped(signal_preference.astype(np.int64)),
-        reward=reward,
+        reward=tastes[1],
         logged=shaped(logged),
         examination=examination,
         examined=examined,
@@ -383,6 +379,7 @@ def _tastes(reward, user_id, user_taste, stream):
 
 def _draw_preference(stream, tastes, reward, n_signals, own_preference):
     """Draw r* of each row, and of each signal's user, who differs only in rows of many users."""
+    own_preference = _check_own_preference(own_preference, reward)
     preferred = stream("preference").random(len(reward)) < tastes
     signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
     if own_preference > 0:
@@ -781,8 +778,9 @@ def _share_logits(A, kinds, given):
     return shared
 
 
-def _more_active(A, shared, user_id, user_activity, stream):
+def _more_active(A, kinds, given, user_id, user_activity, stream):
     """Return propensities of users who differ in activity, and the activity of each row's user."""
+    shared = _share_logits(A, kinds, given)
     user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
     if not user_activity:
         return A, None
