@@ -1,7 +1,7 @@
 """Data larger than memory, cost against size, and prediction, each against what bounds it.
 
     python -m benchmarks.scale [stream] [linear] [predict] [users] [plan] [--gb 12] [--folder DIR]
-    python -m benchmarks.scale users --turns 0 --rows 1020000 --features 8  # a million users
+    python -m benchmarks.scale users --turns 0 --rows 1010000 --features 8  # a million users
 
 Without a part's name all are run. ``stream`` writes a ``.npy`` file and a folder of safetensors
 shards of `--gb` gigabytes (10^9 bytes) each, one after the other, into a temporary folder in DIR
