@@ -1,6 +1,7 @@
 """Data larger than memory, cost against size, and prediction, each against what bounds it.
 
     python -m benchmarks.scale [stream] [linear] [predict] [users] [plan] [--gb 12] [--folder DIR]
+    python -m benchmarks.scale users --turns 0 --rows 1010000 --features 8  # a million users
 
 Without a part's name all are run. ``stream`` writes a ``.npy`` file and a folder of safetensors
 shards of `--gb` gigabytes (10^9 bytes) each, one after the other, into a temporary folder in DIR
@@ -342,10 +343,18 @@ def users(args):
     user = np.random.default_rng(1).integers(n // 10, size=n)
     est = ImplicitRewardEstimator(n_estimators=MEMBERS, early_stopping=False, **SETTINGS)
     begun = begin_fit(clone(est), X, y, user_id=user)
+    if args.turns:
+        epochs_of_users(begun, args.turns)
+    many_users(est, X, y)
+
+
+def epochs_of_users(begun, n_turns):
+    """Compare the epochs of a fit with and without users."""
     turns = [[], []]
-    for _ in range(3):  # in turn: the machine may be at work on something else
+    for _ in range(n_turns):  # in turn: the machine may be at work on something else
         for found, n_users in zip(turns, (None, begun.data.log.n_users), strict=True):
             found.extend(epoch_seconds(begun, n_users))
+    n, d = begun.data.X.shape
     without, within = (np.median(times) for times in turns)
     ratios = np.divide(turns[1], turns[0])
     print(f"\nAn epoch of {n:,} rows x {d}, {begun.data.log.n_users:,} users, {MEMBERS} members\n")
@@ -358,6 +367,11 @@ def users(args):
         f"{ratios.max():.2f} |",
         flush=True,
     )
+
+
+def many_users(est, X, y):
+    """Fit nearly as many users as rows, and print time and memory."""
+    n = len(X)
     many = np.random.default_rng(2).permutation(n)
     many[: n // 100] = many[-1]  # a column that numbers the rows is not used
     est = clone(est).set_params(max_epochs=2)
@@ -465,6 +479,7 @@ def main(argv=None):
     parser.add_argument("--features", type=int, default=384)
     parser.add_argument("--epochs", type=int, default=1, help="of the fits from files")
     parser.add_argument("--repeats", type=int, default=7, help="turns of the prediction")
+    parser.add_argument("--turns", type=int, default=3, help="of the epochs with users, 0: none")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     args = parser.parse_args(argv)
     unknown = set(args.parts) - set(parts)

@@ -12,11 +12,14 @@ from ._device import INFERENCE_ROWS
 from ._sources import chunks
 from .exceptions import ImplicitRMError
 from .measurement import _mixture
+from .measurement._audience import Audience
 from .training._data import member_logits
 from .training._plan import Hooks
 from .training._users import posterior, quadrature
 
 HEADS = ("reward_logit", "propensity_logit")
+#: Passes over the rows of a fit in which users who share responses find their weights.
+SWEEPS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +97,116 @@ class Rows:
     valid: torch.Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Responses that several users saw, with logits at the nodes of each user's activity.
+
+    Attributes
+    ----------
+    measurement : Measurement
+    reward_logit : Tensor of shape (members, m)
+    propensity_logit : Tensor of shape (members, n, P)
+    response : ndarray of int of shape (n,)
+    fields : dict of str to Tensor or None
+        Actions, exposures and all else that the likelihood needs, by row.
+    rate : Tensor of shape (K,) or None
+        False-action rates.
+    labels : ndarray of shape (m,) or None
+    loading : Tensor of shape (members, 1, P)
+    nodes : Tensor of shape (Q,)
+    """
+
+    measurement: Any
+    reward_logit: torch.Tensor
+    propensity_logit: torch.Tensor
+    response: NDArray[np.int64]
+    fields: dict[str, Any]
+    rate: torch.Tensor | None
+    labels: NDArray[np.float64] | None
+    loading: torch.Tensor
+    nodes: torch.Tensor
+
+    @classmethod
+    def of(cls, measurement, logits, log, rate, model, labels=None):
+        """Return those of a log; `logits` are those of its rows, (members, n) and with P."""
+        f, u = logits
+        fields = {k: v for k, v in log.tensors().items() if k not in ("response", "propensity")}
+        nodes, loading = torch.zeros(1, dtype=torch.float64), u.new_zeros(len(u), 1, u.shape[-1])
+        if model.log_loading is not None:
+            nodes, _ = quadrature()
+            loading = model.loading().detach().to("cpu", torch.float64)
+        f = f[:, log.first] if f.shape[1] > log.n_responses else f
+        return cls(measurement, f, u, log.response, fields, rate, labels, loading, nodes)
+
+    def parts(self, kept=None):
+        """Yield rows, responses, the response of each row among them, and logits of the rows.
+
+        Parameters
+        ----------
+        kept : ndarray of bool of shape (m,), default=None
+            The responses to take; None: all.
+        """
+        n_rows = np.bincount(self.response)
+        order = np.argsort(self.response, kind="stable")
+        first = np.cumsum(n_rows) - n_rows
+        responses = np.arange(len(n_rows)) if kept is None else np.flatnonzero(kept)
+        part_of = np.cumsum(n_rows[responses]) // (INFERENCE_ROWS // 4)
+        for chosen in np.split(responses, np.flatnonzero(np.diff(part_of)) + 1):
+            local = np.repeat(np.arange(len(chosen)), n_rows[chosen])
+            start = np.cumsum(n_rows[chosen]) - n_rows[chosen]
+            rows = order[np.arange(len(local)) + (first[chosen] - start)[local]]
+            u = self.propensity_logit[:, rows]
+            u = u + self.nodes[:, None, None, None] * self.loading
+            yield rows, chosen, torch.as_tensor(local), u
+
+    def log_rows(self, rows, u):
+        """Return log P(row | r*, node) of some rows, (2, Q, members, n)."""
+        return self.measurement.log_rows(u, false_action_rate=self.rate, **self.of_rows(rows))
+
+    def of_rows(self, rows):
+        """Return `fields` of some rows."""
+        return {k: None if v is None else v[rows] for k, v in self.fields.items()}
+
+    def audience(self, rows, responses, local, u, log_weight, own=False):
+        """Return the `Audience` of a part, given the log-weights of the users of its rows."""
+        labels = None if self.labels is None else torch.as_tensor(self.labels[responses])
+        f = self.reward_logit[:, responses]
+        return Audience.of(self.log_rows(rows, u), f, log_weight, local, labels, own=own)
+
+    def messages(self, user, weight, log_weight, own=False):
+        """Return the sums of the messages of rows by user, of shape (users, members, Q).
+
+        Parameters
+        ----------
+        user : ndarray of int of shape (n,)
+        weight : ndarray of shape (m,)
+            Weights of the responses, 0 for those to leave out.
+        log_weight : Tensor of shape (users, members, Q)
+            Log-weights of the users over the nodes.
+        own : bool, default=False
+            Whether the weights contain these rows.
+        """
+        total = torch.zeros_like(log_weight)
+        for rows, responses, local, u in self.parts(weight > 0):
+            mine = torch.as_tensor(user[rows])
+            of_users = log_weight[mine].permute(2, 1, 0)
+            seen = self.audience(rows, responses, local, u, of_users, own)
+            shares = seen.shares(local) * torch.as_tensor(weight[responses])[local]
+            total.index_add_(0, mine, shares.permute(2, 1, 0))
+        return total
+
+
+def _rows_of_shown(shown, log, weight, is_train, is_valid):
+    """Return `Rows` of responses that several users saw."""
+    log_prior = quadrature()[1] if len(shown.nodes) > 1 else torch.zeros(1, dtype=torch.float64)
+    shape = log.n_users, len(shown.loading), len(log_prior)
+    log_weight = log_prior.expand(shape)
+    for sweep in range(SWEEPS if len(log_prior) > 1 else 1):
+        train = shown.messages(log.user, weight * is_train, log_weight, own=sweep > 0)
+        log_weight = posterior(train, log_prior)
+    return Rows(train, shown.messages(log.user, weight * is_valid, log_weight))
+
+
 def rows_by_user(model, plan, data, logits=None):
     """Return `Rows` of a model; without activity there is one node.
 
@@ -111,17 +224,20 @@ def rows_by_user(model, plan, data, logits=None):
             return member_logits(model, X, data.scaler, HEADS, plan.dtype)
 
     log, nodes = data.log, torch.zeros(1, dtype=torch.float64)
+    rate = plan.assumptions.model_rates(plan.objective)
+    weight = data.balanced_weights()
+    parts = [np.zeros(log.n_responses, dtype=bool) for _ in range(2)]
+    parts[0][data.train] = parts[1][data.valid] = True
+    if log.response is not None:
+        shown = Shown.of(plan.measurement, logits(data.X), log, rate, model, log.labels)
+        return _rows_of_shown(shown, log, weight, *parts)
     loading = torch.zeros(model.config["n_members"], 1, 1, dtype=torch.float64)
     if model.log_loading is not None:
         nodes, _ = quadrature()
         loading = model.loading().detach().to("cpu", torch.float64)
-    weight = data.balanced_weights()
-    parts = [np.zeros(log.n_responses, dtype=bool) for _ in range(2)]
-    parts[0][data.train] = parts[1][data.valid] = True
     shape = log.n_users, model.config["n_members"], len(nodes)
     found = [torch.zeros(shape, dtype=torch.float64) for _ in parts]
     fields = log.tensors() | {"labels": None if log.labels is None else torch.as_tensor(log.labels)}
-    rate = plan.assumptions.model_rates(plan.objective)
     # Node by node: at all of them a chunk of rows is 15 times as large.
     for start, chunk in chunks(data.X, INFERENCE_ROWS // 2):
         rows = slice(start, start + len(chunk))

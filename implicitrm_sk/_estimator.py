@@ -506,7 +506,8 @@ class ImplicitRewardEstimator(
             differ in activity b_u, which is standard normal: logit A_k(x, u) = a_k(x) + lambda_k
             b_u, where a_k(x) is the logit of an average user. `fit` also trains a model without
             activity. It keeps that one unless the other is better on held-out rows by one standard
-            error.
+            error. With `response_id`, several users may have seen one response: they share its
+            preference r*, and each row has the activity of its own user.
         age : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
             For signals that may come late, ``Action(delay="exponential")``: the time from showing
             the row to writing the log. Any unit is possible; inf means long enough. Time

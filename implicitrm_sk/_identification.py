@@ -534,8 +534,9 @@ def with_activity(found, loading, n_rows, looked_at):
     known = {"swap_symmetric": False, "reason": f"{found.reason[:-1]}; {text}."}
     with_users = (*found.assumptions, *ACTIVITY)
     if found.level == IDENTIFIED:
-        # Given their activity, signals of users who differ are independent, if the model is right.
-        if any(each.startswith("independent signals") for each in found.assumptions):
+        # Given their activity, signals and exposures are independent, if the model is right.
+        independent = ("independent signals", "independent exposures")
+        if any(each.startswith(independent) for each in found.assumptions):
             known["assumptions"] = with_users
         return replace(found, **known)
     missing = [

@@ -271,19 +271,12 @@ class FeedbackLog:
 
     def with_users(self, user_id, assumptions):
         """Return the log with its users, or without them if they carry no information."""
-        for what, given, why in (
-            ("response_id", self.response, "the rows of a response belong to several users"),
-            (
-                "propensity",
-                self.propensity,
-                "the P(action | preferred) of an experiment averages over all users",
-            ),
-        ):
-            if given is not None:
-                raise ImplicitRMError(
-                    f"user_id is not available with {what}: {why}, and this is not modelled. Leave "
-                    "one of the two out."
-                )
+        if self.propensity is not None:
+            raise ImplicitRMError(
+                "user_id is not available with propensity: the P(action | preferred) of an "
+                "experiment averages over all users, and this is not modelled. Leave one of the "
+                "two out."
+            )
         if assumptions.estimates_false_actions:
             raise ImplicitRMError(
                 "user_id is not available with estimated false-action rates: their EM treats all "
@@ -782,6 +775,7 @@ class FeedbackLog:
                 ("exposures", self.exposures),
                 ("propensity", self.propensity),
                 ("response", self.response),
+                ("user", self.user),
             )
         }
         first = np.searchsorted(rows["response"], np.arange(self.n_responses))

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from ._activity import UserActivity, with_users
+from ._activity import Shown, UserActivity, with_users
 from ._assumptions import Assumptions
 from ._device import INFERENCE_ROWS
 from ._features import HeadColumns, read_features
@@ -183,6 +183,8 @@ class FittedMixture:
         """
         model_log = self.model_log(log)
         fields, rate = model_log.tensors(), self.false_action_rate
+        if log.response is not None and self.differs:
+            return self._of_shown(X, log, function, codes)
         if log.response is not None:
             reward_logit, propensity_logit = self.components(X, *HEADS)
             if model_log is not log:
@@ -193,7 +195,7 @@ class FittedMixture:
                 *logits,
                 **fields,
                 false_action_rate=rate,
-                log_weight=self.log_weight(),
+                log_weight=None,
             ).numpy()
 
         def of_rows(rows, *logits):
@@ -202,6 +204,35 @@ class FittedMixture:
             return (function(self.measurement, *logits, **part, false_action_rate=rate),)
 
         return self.reduce(X, HEADS, of_rows)[0]
+
+    def _of_shown(self, X, log, function, codes):
+        """Return what `of_log` does, where each row of a response has a user of its own."""
+        logits, n_members = self.members(X, *HEADS), self.model.config["n_members"]
+        shown = Shown.of(self.measurement, logits, log, self.false_action_rate, self.model)
+        found, size = [], len(X)
+        for rows, responses, local, u in shown.parts():
+            weight = self.log_weight(np.full(len(rows), -1) if codes is None else codes[rows])
+            of_users = weight.unflatten(0, (-1, n_members)) + np.log(n_members)
+            seen = shown.audience(rows, responses, local, u, of_users)
+            if function is _mixture.log_likelihood:
+                size = log.n_responses
+                values = torch.logsumexp(seen.log_likelihood, 0) - np.log(n_members)
+                found.append((responses, values.numpy()))
+                continue
+            # The other rows of the response are part of what is known of each row.
+            values = function(
+                self.measurement,
+                seen.others_logit.repeat(len(u), 1),
+                u.flatten(0, 1),
+                **shown.of_rows(rows),
+                false_action_rate=self.false_action_rate,
+                log_weight=weight + seen.log_others.repeat(len(u), 1),
+            )
+            found.append((rows, values.numpy()))
+        result = np.empty((size, *found[0][1].shape[1:]), found[0][1].dtype)
+        for where, values in found:
+            result[where] = values
+        return result
 
     def output(self, values):
         """Convert to the number format of the computation."""
@@ -236,9 +267,10 @@ class OfUsers:
     mixture : FittedMixture
     log : FeedbackLog
     user : ndarray of int of shape (n,)
-    row_weight : ndarray of shape (n,)
+    response_weight : ndarray of shape (m,)
+        Weights of the responses; without `response_id` each row is a response.
     weight : ndarray of shape (users,)
-        Sums of these.
+        Sums of the weights of a user's rows, which share that of their response.
     log_weight : Tensor of shape (nodes, members, users)
         Log-weights of each user over the nodes; one node of weight 1 where users do not differ.
     """
@@ -246,7 +278,7 @@ class OfUsers:
     mixture: FittedMixture
     log: Any
     user: NDArray[np.int64]
-    row_weight: NDArray[np.float64]
+    response_weight: NDArray[np.float64]
     weight: NDArray[np.float64]
     log_weight: torch.Tensor
 
@@ -264,7 +296,10 @@ class OfUsers:
         if mixture.differs:
             codes = mixture.codes(user_id, len(user))[first]
             log_weight = mixture.log_weight(codes).unflatten(0, (-1, n_members)) + np.log(n_members)
-        return cls(mixture, log, user, weight, np.bincount(user, weight), log_weight)
+        of_rows = weight
+        if log.response is not None:
+            of_rows = (weight / np.bincount(log.response))[log.response]
+        return cls(mixture, log, user, weight, np.bincount(user, of_rows), log_weight)
 
     def log_likelihood(self, chunks_of_logits):
         """Return log P(rows of a user, labels | x) of the members, (members, users).
@@ -275,6 +310,14 @@ class OfUsers:
             Rows, and the logits of the members for them, (members, n) and (members, n, K).
         """
         mixture, label = self.mixture, self.log.labels
+        if self.log.response is not None:
+            # The rows of a response may lie in several chunks.
+            _, f, u = zip(*chunks_of_logits, strict=True)
+            logits, rate = (torch.cat(f, 1), torch.cat(u, 1)), mixture.false_action_rate
+            shown = Shown.of(mixture.measurement, logits, self.log, rate, mixture.model, label)
+            of_users = self.log_weight.permute(2, 1, 0)
+            messages = shown.messages(self.user, self.response_weight, of_users)
+            return torch.logsumexp(messages + of_users, -1).T
         nodes, loading = torch.zeros(1, dtype=torch.float64), 0.0
         if mixture.differs:
             nodes, _ = quadrature()
@@ -283,7 +326,7 @@ class OfUsers:
         total = torch.zeros_like(self.log_weight)
         for rows, f, u in chunks_of_logits:
             part = {k: None if value is None else value[rows] for k, value in fields.items()}
-            user, w = torch.as_tensor(self.user[rows]), torch.as_tensor(self.row_weight[rows])
+            user, w = torch.as_tensor(self.user[rows]), torch.as_tensor(self.response_weight[rows])
             for node, messages in zip(nodes, total, strict=True):  # one by one: memory
                 values = mixture.measurement.log_likelihood(
                     f, u + node * loading, false_action_rate=mixture.false_action_rate, **part
@@ -301,10 +344,8 @@ def log_likelihood_of_users(est, X, y, user_id, **side_information):
     X = read_features(est, X)
     log = reread_log(est, len(X), y, side_information)
     if log.response is not None:
-        raise ImplicitRMError(
-            "user_id is not available with response_id: the rows of a response belong to several "
-            "users. Leave one of the two out."
-        )
+        reward_part = HeadColumns.of(est).reward_part(X)
+        log.check_same_reward(reward_part, side_information["response_id"])
     users = OfUsers.among(mixture, log, user_id)
     values = users.log_likelihood(
         (slice(start, start + len(chunk)), *mixture.members(chunk, *HEADS))

@@ -1,6 +1,7 @@
 """Users who differ in activity: nodes and messages, fits, predictions, refusals, files."""
 
 import copy
+import itertools
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,7 +13,8 @@ import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from torch.nn.functional import logsigmoid
 
 from implicitrm_sk import (
     BatchedSearchCV,
@@ -34,8 +36,14 @@ from implicitrm_sk._identification import ADVICE, Identification, with_activity
 from implicitrm_sk._log import number_users
 from implicitrm_sk._prediction import FittedMixture, OfUsers
 from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import reward_interval
+from implicitrm_sk.measurement import _audience
+from implicitrm_sk.measurement._audience import Audience
 from implicitrm_sk.measurement._model import Measurement
+from implicitrm_sk.objectives import Stratified
 from implicitrm_sk.signals import Action, Choice
+from implicitrm_sk.training import _users
+from implicitrm_sk.training._net import MemberRisk
 from implicitrm_sk.training._users import N_NODES, UserWeights, quadrature
 
 pytestmark = pytest.mark.filterwarnings(
@@ -151,6 +159,265 @@ def test_nodes_are_a_leading_dimension_of_every_kind():
         torch.testing.assert_close(one, measurement.nll(f, u + node * loading, y))
 
 
+# ---------------------------------------------------------------- responses that several users saw
+
+
+def brute_force(f, u, loading, y, response, user, label, rate, nodes, log_prior):
+    """Return log P(y, labels | x) of each member: the sum over all preferences and activities."""
+    measurement = Measurement.of_actions(y.shape[1])
+    at_nodes = torch.stack([measurement.log_rows(u + z * loading, y, rate) for z in nodes], 1)
+    n_users, m = int(user.max()) + 1, f.shape[1]
+    terms = []
+    for r in itertools.product((0, 1), repeat=m):
+        if any(one in (0, 1) and one != r[j] for j, one in enumerate(label.tolist())):
+            continue
+        prior = sum(logsigmoid(f[:, j] * (2 * r[j] - 1)) for j in range(m))
+        for b in itertools.product(range(len(nodes)), repeat=n_users):
+            rows = (at_nodes[r[response[i]], b[user[i]], :, i] for i in range(len(y)))
+            terms.append(prior + sum(log_prior[k] for k in b) + sum(rows))
+    return torch.logsumexp(torch.stack(terms), 0)
+
+
+#: Three responses and four users, without circles: here belief propagation is exact.
+RESPONSE, USER = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 3])
+
+
+def few_nodes(n):
+    x, w = np.polynomial.hermite_e.hermegauss(n)
+    return torch.as_tensor(x), torch.as_tensor(np.log(w / w.sum()))
+
+
+def shared_rows(seed):
+    g = torch.Generator().manual_seed(seed)
+    f, u = (torch.randn(*size, generator=g, dtype=torch.float64) for size in ((2, 3), (2, 6, 2)))
+    loading = torch.rand(2, 1, 2, generator=g, dtype=torch.float64) + 1
+    return f, u, loading, (torch.rand(6, 2, generator=g) < 0.4).double()
+
+
+@pytest.fixture
+def three_nodes(monkeypatch):
+    monkeypatch.setattr(_users, "N_NODES", 3)
+    monkeypatch.setattr(_audience, "ROUNDS", 40)
+    return few_nodes(3)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("rate", [None, [0.1, 0.05]])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_likelihood_and_gradient_of_responses_that_several_users_saw(
+    three_nodes, seed, rate, labelled
+):
+    f, u, loading, y = shared_rows(seed)
+    rate = None if rate is None else torch.tensor(rate).double()
+    label = torch.tensor([torch.nan, 1.0 if labelled else torch.nan, torch.nan]).double()
+    log = {"actions": y, "user": USER, "response": RESPONSE, "labels": label}
+    leaves = [x.clone().requires_grad_() for x in (f, u, loading)]
+    expected = brute_force(*leaves, y, RESPONSE, USER, label, rate, *three_nodes)
+    gradient = torch.autograd.grad(-expected.sum(), leaves)
+    users = UserWeights(4, 2, torch.device("cpu"))
+    users.nodes, users.log_prior = three_nodes
+    users.messages = users.messages.double()
+    criterion = MemberRisk(Stratified(), Measurement.of_actions(2), rate, users=users)
+    for _ in range(12):
+        mine = [x.clone().requires_grad_() for x in (f, u, loading)]
+        risk = criterion((*mine[:2], {"loading": mine[2]}), log, torch.ones(3).double())
+        messages = users.messages.clone()
+        users.refresh()
+    found = torch.logsumexp(messages + three_nodes[1], -1).sum(0)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-9)
+    for one, other in zip(torch.autograd.grad(3 * risk.sum(), mine), gradient, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_a_message_to_a_user_has_the_evidence_of_the_other_rows():
+    """Rows 0 and 1 show one response to users 0 and 1, with weights of their own."""
+    f, u, loading, y = (x[:, :2] if i == 1 else x for i, x in enumerate(shared_rows(3)))
+    f, y, nodes = f[:, :1], y[:2], few_nodes(4)[0]
+    y = y.clone()
+    y[0] = 0.0
+    weight = torch.softmax(torch.randn(4, 2, 2, dtype=torch.float64), 0)
+    response, measurement = torch.zeros(2, dtype=torch.long), Measurement.of_actions(2)
+    u_at = u + nodes[:, None, None, None] * loading
+    log_rows = measurement.log_rows(u_at, y, torch.tensor([0.1, 0.1]))
+    seen = Audience.of(log_rows, f, weight.log(), response)
+    rows, R = log_rows.exp(), torch.sigmoid(f[:, 0])
+    prior = torch.stack([1 - R, R])
+    of_other = (rows[..., 1] * weight[..., 1]).sum(1)  # P(row 1 | r*), over its user
+    message = (prior[:, None] * of_other[:, None] * rows[..., 0]).sum(0)
+    mean = (message * weight[..., 0]).sum(0)
+    torch.testing.assert_close(seen.message[..., 0].exp(), message / mean)
+    torch.testing.assert_close(seen.log_likelihood[:, 0].exp(), mean)
+    given = prior * of_other
+    torch.testing.assert_close(torch.sigmoid(seen.others_logit[:, 0]), given[1] / given.sum(0))
+    posterior = given * (rows[..., 0] * weight[..., 0]).sum(1)
+    torch.testing.assert_close(seen.posterior[..., 0], posterior / posterior.sum(0))
+    # Its rows share the likelihood of the response equally.
+    shares = (seen.shares(response).exp() * weight).sum(0)
+    torch.testing.assert_close(shares.prod(-1), mean)
+
+
+def test_an_action_that_proves_the_preference_is_evidence_for_the_other_rows():
+    f, u = torch.zeros(1, 1).double(), torch.zeros(1, 3, 1).double()
+    y, response = torch.tensor([[1.0], [0.0], [0.0]]).double(), torch.zeros(3, dtype=torch.long)
+    log_rows = Measurement.of_actions(1).log_rows(u[None], y)
+    seen = Audience.of(log_rows, f, torch.zeros(1, 1, 1).double(), response)
+    assert_allclose(seen.others_logit, [[-np.log(4.0), np.inf, np.inf]])
+    assert seen.posterior[1].item() == 1
+    assert seen.log_likelihood.exp().item() == pytest.approx(0.5**4)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_responses_of_one_row_have_the_loss_of_rows(seed):
+    f, u, loading, y, user = random_rows(seed=seed)
+    fields = {"actions": y, "user": user}
+    found = []
+    for more in ({}, {"response": torch.arange(len(y))}):
+        users = UserWeights(6, 2, torch.device("cpu"))
+        users.nodes, users.log_prior = quadrature()
+        users.messages = users.messages.double()
+        criterion = MemberRisk(Stratified(), Measurement.of_actions(2), None, users=users)
+        for _ in range(2):
+            leaves = [x.clone().requires_grad_() for x in (f, u, loading)]
+            risk = criterion(
+                (*leaves[:2], {"loading": leaves[2]}), fields | more, torch.ones(len(y)).double()
+            )
+            users.refresh()
+        gradient = torch.autograd.grad(risk.sum(), leaves)
+        criterion.eval()
+        criterion((f, u, {"loading": loading}), fields | more, torch.ones(len(y)).double())
+        found.append([*gradient, users.weight, users.held_out_risk(len(y))])
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-9)
+
+
+def shown_to_several(n_responses=600, n_users=100, seed=0):
+    """Return a log of four rows per response, users of sd 3, and the reward of the responses."""
+    rng = np.random.default_rng(seed)
+    of_response = rng.normal(size=(n_responses, 3))
+    response = rng.permutation(np.repeat(np.arange(n_responses), 4))
+    user = rng.integers(n_users, size=len(response))
+    reward = 1 / (1 + np.exp(-2 * of_response[:, 0]))
+    preferred = (rng.random(n_responses) < reward)[response]
+    b = rng.normal(size=n_users)
+    ready = 1 / (1 + np.exp(-(of_response[response, 1] - 1.0 + 3 * b[user])))
+    y = (preferred & (rng.random(len(response)) < ready)).astype(float)
+    return of_response[response], y, user, response, of_response, reward, b
+
+
+@pytest.fixture(scope="module")
+def several():
+    X, y, user, response, of_response, reward, b = shown_to_several()
+    settings = SMALL | {"shared_examination": False, "false_action_rate": 0.0}
+    est = ImplicitRewardEstimator(**settings)
+    est.fit(X, y, user_id=user, response_id=response, groups=response)
+    return est, X, y, user, response, of_response, reward, b
+
+
+def test_a_fit_with_users_and_responses_recovers_what_ignoring_users_does_not(several):
+    est, X, y, _, response, of_response, reward, b = several
+    plain = clone(est).fit(X, y, response_id=response)
+
+    def error(one):
+        return np.mean((one.predict(of_response) - reward) ** 2)
+
+    assert error(est) < 0.8 * error(plain)
+    assert est.user_loading_[0] == pytest.approx(3, rel=0.25)
+    known = est.user_activity_
+    assert np.corrcoef(known.mean, b[known.user_id])[0, 1] > 0.85
+
+
+def test_predictions_of_responses_that_several_users_saw(several, tmp_path):
+    est, X, y, user, response, *_ = several
+    rows = np.flatnonzero(response < 40)
+    X, y, user, response = X[rows], y[rows], user[rows], response[rows]
+    mixture = FittedMixture.of(est)
+    log = reread_log(est, len(X), y, {"response_id": response})
+    f, u = mixture.members(X, "reward_logit", "propensity_logit")
+    nodes, loading = quadrature()[0], est.model_.loading().detach().double()
+    actions = torch.as_tensor(y[:, None])
+    at_nodes = mixture.measurement.log_rows(u + nodes[:, None, None, None] * loading, actions)
+    for ids in (user, np.full(len(X), -7)):
+        weight = mixture.log_weight(mixture.codes(ids, len(X))).unflatten(0, (-1, 2)) + np.log(2)
+        of_rows = torch.logsumexp(at_nodes + weight, 1).exp()  # (2, members, rows)
+        proba = est.predict_proba(X, y, user_id=ids, response_id=response)
+        assert_allclose(proba.sum(axis=1), 1, rtol=1e-5)
+        for one in range(3):
+            mine = np.flatnonzero(response == one)
+            R = torch.sigmoid(f[:, mine[0]])
+            joint = torch.stack([1 - R, R]) * of_rows[:, :, mine].prod(-1)
+            expected = joint[1].mean() / joint.sum(0).mean()
+            assert_allclose(proba[mine][:, [0, 2]].sum(axis=1), expected.item(), rtol=1e-4)
+    # Without ids each row has a user of its own, of the population.
+    total = []
+    for one in range(log.n_responses):
+        mine = np.flatnonzero(log.response == one)
+        R = torch.sigmoid(f[:, mine[0]])
+        joint = torch.stack([1 - R, R]) * of_rows[:, :, mine].prod(-1)
+        total.append(joint.sum(0).mean().log().item())
+    assert est.score(X, y, response_id=response) == pytest.approx(np.mean(total))
+    assert_allclose(est.predict_proba(X, y, response_id=response), proba, atol=1e-6)
+    known = est.score(X, y, response_id=response, user_id=user)
+    assert known > np.mean(total) + 0.1
+    several_rows = rows_of_users(est, X, y, user, response)
+    assert several_rows == pytest.approx(known)
+    est.save(tmp_path / "model", users=True)
+    same = ImplicitRewardEstimator.load(tmp_path / "model")
+    assert same.score(X, y, response_id=response, user_id=user) == pytest.approx(known)
+
+
+def rows_of_users(est, X, y, user, response):
+    """Return the score as the report computes it, from the likelihoods of users."""
+    mixture = FittedMixture.of(est)
+    log = reread_log(est, len(X), y, {"response_id": response})
+    of_users = OfUsers.among(mixture, log, user)
+    logits = mixture.members(X, "reward_logit", "propensity_logit")
+    total = of_users.log_likelihood([(slice(None), *logits)])
+    assert of_users.weight.sum() == pytest.approx(log.n_responses)
+    return (torch.logsumexp(total, 0) - np.log(len(total))).sum().item() / log.n_responses
+
+
+def test_the_order_of_rows_does_not_matter_where_users_share_responses():
+    X, y, user, response, *_ = shown_to_several(60, 12)
+    est = ImplicitRewardEstimator(**SHORT | {"false_action_rate": 0.0, "max_epochs": 1})
+    est.fit(X, y, user_id=user, response_id=response)
+    order = np.random.default_rng(1).permutation(len(y))
+    side = {"user_id": user, "response_id": response}
+    mixed = {name: value[order] for name, value in side.items()}
+    assert est.score(X[order], y[order], **mixed) == pytest.approx(est.score(X, y, **side))
+    groups = est.predict_proba(X, y, **side)
+    assert_allclose(est.predict_proba(X[order], y[order], **mixed), groups[order], atol=1e-6)
+
+
+def test_what_goes_with_users_and_responses():
+    X, y, user, response, *_ = shown_to_several(120, 12)
+    signals = ["positive", "negative"]
+    both = np.column_stack([y, (1 - y) * (np.arange(len(y)) % 5 == 0) * (X[:, 0] < 0)])
+    both[np.isin(response, response[y > 0]), 1] = 0
+    both[::7, 1] = np.nan
+    label = np.where(response % 10 == 0, (X[:, 0] > 0).astype(float), np.nan)
+    label[np.isin(response, response[y > 0])] = np.nan
+    ids = np.where(np.arange(len(y)) % 30 == 0, None, [f"user {one}" for one in user])
+    side = {"user_id": ids, "response_id": response}
+    settings = SHORT | {"false_action_rate": 0.0, "signals": signals}
+    for more in ({}, {"shared_examination": True}):
+        est = ImplicitRewardEstimator(**settings | more | {"early_stopping": True})
+        est.fit(X, both, labels=label, sample_weight=1.0 + response % 3, **side)
+        assert est.user_loading_.shape == (3 if more else 2,)
+        assert np.isfinite(est.score(X, both, **side))
+        assert np.isfinite(est.predict_proba(X, both, **side)).all()
+    counts = both[:, 0] + (np.arange(len(y)) % 2) * both[:, 0]
+    est = ImplicitRewardEstimator(**SHORT | {"false_action_rate": 0.0})
+    est.fit(X, counts, exposures=np.full(len(y), 2), **side)
+    assert np.isfinite(est.score(X, counts, exposures=np.full(len(y), 2), **side))
+    search = BatchedSearchCV(est, {"learning_rate_init": [0.01, 0.02]}, cv=GroupKFold(2))
+    search.fit(X, y, groups=response, **side)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    with pytest.raises(ValueError, match="reward_interval is not available with user_id and"):
+        reward_interval(est, X, y, X[:2], n_bootstrap=2, **side)
+    with pytest.raises(ValueError, match="user_id is not available with estimated"):
+        ImplicitRewardEstimator(**SHORT).fit(X, y, **side)
+
+
 # ---------------------------------------------------------------- ids
 
 
@@ -180,11 +447,6 @@ def test_users_are_numbered(ids, expected, known):
         ({"user_id": np.zeros(39)}, {}, "user_id has shape (39,); expected"),
         ({"user_id": [[1]] * 40}, {}, "user_id has shape (40, 1)"),
         ({"user_id": np.array([{}] * 40)}, {}, "a value that cannot be an id (unhashable type"),
-        (
-            {"response_id": np.arange(40) // 2},
-            {"false_action_rate": 0.0},
-            "user_id is not available with response_id",
-        ),
         ({"propensity": np.full(40, 0.5)}, {}, "user_id is not available with propensity"),
         ({"exposures": np.full(40, 3)}, {}, "user_id is not available with estimated"),
         ({}, {"objective": "naive"}, "Naive makes no use of user_id. Leave it out"),
@@ -570,3 +832,22 @@ def test_the_simulator_has_active_users():
         simulate_feedback([1, 0], propensity="constant", user_activity=1)
     with pytest.raises(ValueError, match="user_activity must lie in"):
         simulate_feedback([1, 0], propensity="constant", user_activity=-1)
+
+
+def test_the_simulator_has_users_of_different_taste():
+    rng = np.random.default_rng(0)
+    X, user, reward = rng.normal(size=(20000, 2)), rng.integers(50, size=20000), np.full(20000, 0.8)
+    settings = {"X": X, "user_id": user, "random_state": 0}
+    log = simulate_feedback(reward, user_taste=2.0, **settings)
+    shares = np.bincount(user, log.true_preference) / np.bincount(user)
+    logit = np.log(shares.clip(0.01, 0.99) / (1 - shares).clip(0.01))
+    assert logit.std() == pytest.approx(2.0, rel=0.3)
+    draws = 1 / (1 + np.exp(-np.log(4) - 2 * rng.normal(size=10**6)))
+    assert_allclose(log.reward, draws.mean(), atol=2e-3)
+    same = simulate_feedback(reward, user_taste=0.0, **settings)
+    assert_array_equal(same.reward, reward)
+    assert_array_equal(same.propensity, log.propensity)
+    with pytest.raises(ValueError, match="user_taste=1 needs user_id, got None"):
+        simulate_feedback(reward, X=X, user_taste=1)
+    with pytest.raises(ValueError, match="user_taste=1.0 has no effect, because every"):
+        simulate_feedback([1, 0], propensity="constant", user_id=[1, 2], user_taste=1.0)

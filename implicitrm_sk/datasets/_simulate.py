@@ -33,6 +33,7 @@ _PURPOSES = (
     "sample",
     "examination",
     "user_activity",
+    "user_taste",
 )
 
 
@@ -52,6 +53,7 @@ def simulate_feedback(
     intercept: float | ArrayLike = -0.4,
     user_correlation: float = 0.0,
     user_activity: float = 0.0,
+    user_taste: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
     examination: float | ArrayLike = 1.0,
@@ -123,7 +125,8 @@ def simulate_feedback(
         Ratings, for ``propensity="rating"``, or if `true_preference` is ``None``.
 
     user_id : array-like of shape (n,), default=None
-        The user who saw the row, any labels, for ``propensity="user"`` and `user_activity`.
+        The user who saw the row, any labels, for ``propensity="user"``, `user_activity` and
+        `user_taste`.
 
     threshold : float, default=None
         Ratings strictly above it are preferred, if `true_preference` is ``None``. ``None`` means
@@ -148,6 +151,12 @@ def simulate_feedback(
         How much users differ in activity, in addition to `propensity`; at least 0. The logit of
         A_ik is shifted by user_activity b_u for all signals, where u is the user of row i and b_u
         is standard normal.
+
+    user_taste : float, default=0.0
+        Broken assumption: users do not share one taste. The logit of P(r*_i = 1) is shifted by
+        user_taste t_u, where u is the user of row i and t_u is standard normal; at least 0. Then
+        `true_preference` is that of the average user, and `reward` the mean over users. It has an
+        effect only if some entry is strictly between 0 and 1.
 
     false_action_rate : float or array-like of shape (K,), default=0.0
         The rate of misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). It
@@ -208,7 +217,7 @@ def simulate_feedback(
         signal_preference : ndarray of shape (n,) or (n, K), int64
             r*_ik, the preference of the user of that signal; r*_i unless `own_preference` > 0.
         reward : ndarray of shape (n,), float64
-            P(r*_i = 1), the preference as given.
+            P(r*_i = 1), the preference as given. With `user_taste`, its mean over users.
         logged : ndarray of shape (n,) or (n, K), bool
             Whether the entry is logged.
         examination : ndarray of shape (n,), float64
@@ -287,7 +296,6 @@ def simulate_feedback(
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
     examination = _examination(examination, kinds, n_rows)
-    own_preference = _check_own_preference(own_preference, reward)
     shared_activity = _number("shared_activity", shared_activity)
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
@@ -306,10 +314,10 @@ def simulate_feedback(
             effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
-    shared = _share_logits(A, kinds, given)
-    A, user_effect = _more_active(A, shared, user_id, user_activity, stream)
+    A, user_effect = _more_active(A, kinds, given, user_id, user_activity, stream)
 
-    preferred, signal_preference = _draw_preference(stream, reward, n_signals, own_preference)
+    tastes = _tastes(reward, user_id, user_taste, stream)
+    preferred, signal_preference = _draw_preference(stream, *tastes, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
     activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
@@ -339,7 +347,7 @@ def simulate_feedback(
         propensity=shaped(A),
         activity=shaped(activity),
         signal_preference=shaped(signal_preference.astype(np.int64)),
-        reward=reward,
+        reward=tastes[1],
         logged=shaped(logged),
         examination=examination,
         examined=examined,
@@ -348,9 +356,31 @@ def simulate_feedback(
     )
 
 
-def _draw_preference(stream, reward, n_signals, own_preference):
+def _tastes(reward, user_id, user_taste, stream):
+    """Return P(r*=1) for the user of each row, and its mean over users."""
+    user_taste = _number("user_taste", user_taste, 0, np.inf, closed=(True, False))
+    if not user_taste:
+        return reward, reward
+    if user_id is None:
+        raise ImplicitRMError(
+            f"user_taste={user_taste:g} needs user_id, got None. Pass the user of each row, or "
+            "leave user_taste at 0."
+        )
+    _check_varies("user_taste", user_taste, reward)
+    user, _ = number_users(user_id, len(reward))
+    t = stream("user_taste").standard_normal(user.max() + 1)[user]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(40)
+    mean = sum(
+        weight * _sigmoid(_logit(reward) + user_taste * node)
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True)
+    )
+    return _sigmoid(_logit(reward) + user_taste * t), mean
+
+
+def _draw_preference(stream, tastes, reward, n_signals, own_preference):
     """Draw r* of each row, and of each signal's user, who differs only in rows of many users."""
-    preferred = stream("preference").random(len(reward)) < reward
+    own_preference = _check_own_preference(own_preference, reward)
+    preferred = stream("preference").random(len(reward)) < tastes
     signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
     if own_preference > 0:
         uniform = _uniform(stream, "own_preference", len(reward), n_signals, first=1)
@@ -748,8 +778,9 @@ def _share_logits(A, kinds, given):
     return shared
 
 
-def _more_active(A, shared, user_id, user_activity, stream):
+def _more_active(A, kinds, given, user_id, user_activity, stream):
     """Return propensities of users who differ in activity, and the activity of each row's user."""
+    shared = _share_logits(A, kinds, given)
     user_activity = _number("user_activity", user_activity, 0, np.inf, closed=(True, False))
     if not user_activity:
         return A, None
@@ -767,12 +798,17 @@ def _more_active(A, shared, user_id, user_activity, stream):
 
 def _check_own_preference(own_preference, reward):
     own_preference = _number("own_preference", own_preference)
-    if own_preference > 0 and not ((reward > 0) & (reward < 1)).any():
-        raise ImplicitRMError(
-            f"own_preference={own_preference} has no effect, because every true_preference is 0 or "
-            "1: all users agree. Pass true_preference as probabilities strictly between 0 and 1."
-        )
+    if own_preference > 0:
+        _check_varies("own_preference", own_preference, reward)
     return own_preference
+
+
+def _check_varies(name, value, reward):
+    if not ((reward > 0) & (reward < 1)).any():
+        raise ImplicitRMError(
+            f"{name}={value} has no effect, because every true_preference is 0 or 1: all users "
+            "agree. Pass true_preference as probabilities strictly between 0 and 1."
+        )
 
 
 def _check_copied_signal(copied_signal, n_signals):

@@ -224,6 +224,12 @@ def reward_interval(
             f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
             "pass its last step, and X as transformed by the others."
         )
+    if user_id is not None and fit_params.get("response_id") is not None:
+        raise ImplicitRMError(
+            "reward_interval is not available with user_id and response_id together: it resamples "
+            "users with all of their rows, and users who share responses cannot be resampled "
+            "apart. Leave one of the two out."
+        )
     fitted = clone(est).set_params(warm_start=False)
     validate_params(fitted)
     _check(fitted, n_bootstrap, confidence)

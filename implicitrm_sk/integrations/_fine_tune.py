@@ -227,6 +227,11 @@ def check_start(est, X, lora, eval_fraction, fit_params):
             f"called {'with' if has_users else 'without'}. "
             + ("Pass the ids." if had_users else "Leave it out, or fit est with it.")
         )
+    if has_users and fit_params.get("response_id") is not None:
+        raise ImplicitRMError(
+            "fine_tune is not available with user_id and response_id together: its batches and "
+            "its evaluation are by user or by response, not by both. Leave one of the two out."
+        )
     objective = est.objective_
     reasons = (
         (not objective.models_actions, "does not model P(y | x), so that nothing can be compared"),

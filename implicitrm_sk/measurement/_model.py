@@ -202,6 +202,11 @@ class Measurement:
         silence = actions.new_tensor([signal.silence for signal in self.signals])
         return (torch.isnan(actions) | (actions == silence)).all(-1)
 
+    def log_rows(self, propensity_logit, actions, false_action_rate=None, **side):
+        """Return log P(y | r*, x) of single rows, shape (2, ..., n), r*=0 first."""
+        side = {"false_action_rate": false_action_rate} | side
+        return self._rows(propensity_logit, actions, side)[0]
+
     def log_likelihood(
         self,
         reward_logit,
@@ -219,7 +224,7 @@ class Measurement:
         generalised EM with q instead of the posterior of r*.
         """
         joint = self.log_joint(reward_logit, propensity_logit, actions, false_action_rate, **log)
-        return _labelled(joint, labels)
+        return labelled(joint, labels)
 
     def nll(
         self,
@@ -391,7 +396,7 @@ class Measurement:
         side = {"false_action_rate": false_action_rate} | log
         f = full_precision(reward_logit)
         joint, looked, _ = self._log_joint(f, propensity_logit, actions, response, side)
-        q = _posterior(joint, labels)
+        q = class_posterior(joint, labels)
         q = q if response is None else q[..., response]
         if looked is not None:
             # Without anyone looking there was no opportunity.
@@ -463,7 +468,7 @@ def mean_delays(model, measurement):
     return found.numpy()
 
 
-def _posterior(joint, labels):
+def class_posterior(joint, labels):
     """Return P(r* | y, x), shape (2, ..., m), with labels in its place where they are known."""
     q = torch.softmax(joint, dim=0)
     if labels is None:
@@ -475,7 +480,8 @@ def _posterior(joint, labels):
     )
 
 
-def _labelled(joint, labels):
+def labelled(joint, labels):
+    """Return log P(y | x) from log P(r*, y | x), or log P(y, r* | x) where r* has a label."""
     total = torch.logaddexp(joint[1], joint[0])
     if labels is None:
         return total
@@ -491,7 +497,7 @@ class _NLL(torch.autograd.Function):
     def forward(ctx, reward_logit, propensity_logit, measurement, actions, response, label, side):
         f, u = full_precision(reward_logit), full_precision(propensity_logit)
         joint, looked, derivatives = measurement._log_joint(f, u, actions, response, side, True)
-        q = _posterior(joint, label)
+        q = class_posterior(joint, label)
         rows = (q if response is None else q[..., response])[..., None]
         if looked is not None:
             rows = rows * looked[0].exp()[..., None]
@@ -510,7 +516,7 @@ class _NLL(torch.autograd.Function):
             grad_u[..., -1] = torch.sigmoid(u[..., -1]) - rows[..., 0].sum(0)
         ctx.save_for_backward(torch.sigmoid(f) - q[1], grad_u, response)
         ctx.dtypes = reward_logit.dtype, propensity_logit.dtype
-        return -_labelled(joint, label)
+        return -labelled(joint, label)
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -11,10 +11,12 @@ import torch
 from skorch import NeuralNet
 from skorch.history import History
 from torch import nn
+from torch.nn.functional import logsigmoid
 
 from .._device import autocast, threads_of_worker
 from ..exceptions import ImplicitRMError
 from ..measurement._model import Measurement
+from ..measurement._signal import full_precision, per_response
 from ..objectives import Batch
 from ._members import MemberSettings, MembersInTraining
 
@@ -75,23 +77,14 @@ class MemberRisk(nn.Module):
             rate = rate.transpose(0, 1)
         loss = self.objective.loss if self.training else self.objective.validation_loss
         further = dict(*more)
+        given = {"false_action_rate": rate, "measurement": self.measurement}
         if self.users is not None:
-            user, fields = fields["user"], {k: v for k, v in fields.items() if k != "user"}
-            loading = further.pop("loading")
-            reward_logit, propensity_logit = self.users.spread(
-                reward_logit, propensity_logit, loading
+            rows = self._loss_of_users(
+                loss, reward_logit, propensity_logit, fields, sample_weight, given, further
             )
-        batch = Batch(
-            false_action_rate=rate,
-            sample_weight=sample_weight,
-            measurement=self.measurement,
-            **fields,
-            **further,
-        )
-        rows = loss(reward_logit, propensity_logit, batch)
-        if self.users is not None:
-            self.users.collect(rows, user, sample_weight)
-            rows, reward_logit = self.users.risk(rows, user), reward_logit[0]
+        else:
+            batch = Batch(sample_weight=sample_weight, **fields, **given, **further)
+            rows = loss(reward_logit, propensity_logit, batch)
         expected = (len(reward_logit), sample_weight.shape[-1])
         if getattr(rows, "shape", None) != expected:
             raise ImplicitRMError(
@@ -109,6 +102,44 @@ class MemberRisk(nn.Module):
         if sample_weight.ndim > 1:
             return (rows * sample_weight).mean(-1)
         return rows @ sample_weight / len(sample_weight)
+
+    def _loss_of_users(self, loss, f, u, fields, sample_weight, given, further):
+        """Return the loss of each member and response, and add to the messages of the users."""
+        fields = dict(fields)
+        user, response = fields.pop("user"), fields.pop("response", None)
+        loading = further.pop("loading")
+        of_nodes = self.users.spread(f, u, loading)
+        if response is None:
+            batch = Batch(sample_weight=sample_weight, **fields, **given, **further)
+            nll = loss(*of_nodes, batch)
+            self.users.collect(nll, user, sample_weight)
+            return self.users.risk(nll, user)
+        f, u = full_precision(f), of_nodes[1]
+        labels, names = fields.pop("labels", None), ("actions", "exposures", "age", "delay")
+        with torch.no_grad():
+            log_rows = self.measurement.log_rows(
+                u,
+                false_action_rate=given["false_action_rate"],
+                **{name: fields[name] for name in names if name in fields},
+            )
+            seen = self.users.audience(log_rows, f, user, response, labels, trains=self.training)
+            weight = sample_weight.index_select(-1, response)
+            self.users.collect(-seen.shares(response), user, weight)
+        if not self.training:
+            return -seen.log_likelihood
+        # The gradient of -log P(y | x): each row at each node, with the other rows as its prior.
+        batch = Batch(
+            sample_weight=weight,
+            labels=None if labels is None else labels[response],
+            **fields,
+            **given,
+            **further,
+        )
+        nll = loss(seen.others_logit.expand(len(u), -1, -1), u, batch)
+        rows = (torch.softmax(seen.log_weight + seen.message, 0) * nll).sum(0)
+        of_class = torch.stack([logsigmoid(-f), logsigmoid(f)])
+        risk = per_response(rows, response, f.shape[-1]) - (seen.posterior * of_class).sum(0)
+        return risk + (-seen.log_likelihood - risk).detach()
 
     def _weighted_counts(self, rate, reward_logit, propensity_logit, fields, sample_weight):
         """Return false actions and opportunities of each member, shape (2, members, K)."""

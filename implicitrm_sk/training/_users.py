@@ -3,8 +3,12 @@
 import numpy as np
 import torch
 
+from ..measurement._audience import Audience
+
 #: Gauss-Hermite nodes of the activity of a user.
 N_NODES = 15
+#: The smallest weight of a node, whose logarithm is finite.
+TINY = 1e-30
 
 
 def quadrature():
@@ -76,6 +80,25 @@ class UserWeights:
             return -torch.logsumexp(log_joint, 0)
         return (self.weight.index_select(0, user).permute(2, 1, 0) * nll).sum(0)
 
+    def audience(self, log_rows, reward_logit, user, response, labels, *, trains):
+        """Return the `Audience` of the responses of a batch, where several users saw a response.
+
+        Parameters
+        ----------
+        log_rows : Tensor of shape (2, Q, members, n)
+        reward_logit : Tensor of shape (members, m)
+        user, response : Tensor of int of shape (n,)
+        labels : Tensor of shape (m,) or None
+        trains : bool
+            Whether the rows train, so that the weights of their users contain them.
+        """
+        if self.weight is None:
+            log_weight, trains = self.log_prior[:, None, None], False
+        else:
+            weight = self.weight.index_select(0, user).permute(2, 1, 0)
+            log_weight = weight.clamp_min(TINY).log()
+        return Audience.of(log_rows, reward_logit, log_weight, response, labels, own=trains)
+
     def collect(self, nll, user, sample_weight):
         """Add the rows of a batch to the messages of their users."""
         rows = -(nll.detach() * sample_weight).permute(2, 1, 0)
@@ -100,7 +123,7 @@ class UserWeights:
 
         The rows of a user are taken together, since single rows hardly depend on the activity.
         """
-        prior = self.weight.clamp_min(1e-30).log()
+        prior = self.weight.clamp_min(TINY).log()
         if self.factors is None:
             of_users = torch.logsumexp(self.messages + prior, -1)
         else:
