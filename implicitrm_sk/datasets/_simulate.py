@@ -317,7 +317,7 @@ def simulate_feedback(
     A, user_effect = _more_active(A, kinds, given, user_id, user_activity, stream)
 
     tastes = _tastes(reward, user_id, user_taste, stream)
-    preferred, signal_preference = _draw_preference(stream, *tastes, n_signals, own_preference)
+    preferred, signal_preference = _draw_preference(stream, tastes, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
     activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
@@ -377,10 +377,11 @@ def _tastes(reward, user_id, user_taste, stream):
     return _sigmoid(_logit(reward) + user_taste * t), mean
 
 
-def _draw_preference(stream, tastes, reward, n_signals, own_preference):
+def _draw_preference(stream, tastes, n_signals, own_preference):
     """Draw r* of each row, and of each signal's user, who differs only in rows of many users."""
+    of_user, reward = tastes
     own_preference = _check_own_preference(own_preference, reward)
-    preferred = stream("preference").random(len(reward)) < tastes
+    preferred = stream("preference").random(len(reward)) < of_user
     signal_preference = np.repeat(preferred[:, None], n_signals, axis=1)
     if own_preference > 0:
         uniform = _uniform(stream, "own_preference", len(reward), n_signals, first=1)
