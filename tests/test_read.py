@@ -685,7 +685,7 @@ BAD_BYTES = {
     "cut UTF-8": ('{"a": "é'.encode()[:-1], "is not UTF-8"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "not UTF-8"),
     "Latin-1": ('{"a": "é"}'.encode("latin-1"), "not UTF-8"),
-    "gzip": (gzip.compress(b"{}"), "not (UTF-8|JSON)"),
+    "gzip": (gzip.compress(b"{}", mtime=0), "not (UTF-8|JSON)"),
     "overlong": (b'{"a": "\xc0\x80"}', "not UTF-8"),
     "surrogate as bytes": (b'{"a": "\xed\xa0\xbd"}', "not UTF-8"),
 }
@@ -774,7 +774,7 @@ def test_odd_files_that_hold_rows_are_read(tmp_path):
         ("crlf.jsonl", b"\xef\xbb\xbf" + line + b"\r\n" + line + b"\r\n", 2),
         ("blank.json", b"\n \n[" + line + b",\n" + line + b"]\n", 2),
         ("bom.json", b"\xef\xbb\xbf[" + line + b"]", 1),
-        ("parts.jsonl.gz", gzip.compress(line + b"\n") + gzip.compress(line), 2),
+        ("parts.jsonl.gz", gzip.compress(line + b"\n", mtime=0) + gzip.compress(line, mtime=0), 2),
         ("separator.jsonl", GOOD.replace("2 + 2", "2\u20282").encode(), 1),
     ):
         (tmp_path / name).write_bytes(content)
@@ -784,8 +784,16 @@ def test_odd_files_that_hold_rows_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("tail.jsonl.gz", gzip.compress(GOOD.encode() + b"\n") + b"tail", "after line 1 .Not a gz"),
-        ("cut.jsonl.gz", gzip.compress(GOOD.encode() * 9)[:-9], "is damaged or cut off after line"),
+        (
+            "tail.jsonl.gz",
+            gzip.compress(GOOD.encode() + b"\n", mtime=0) + b"tail",
+            "after line 1 .Not a gz",
+        ),
+        (
+            "cut.jsonl.gz",
+            gzip.compress(GOOD.encode() * 9, mtime=0)[:-9],
+            "is damaged or cut off after line",
+        ),
         ("none.jsonl.gz", b"", "none.jsonl.gz has no rows"),
         ("none.parquet", b"", "is damaged or not a file of Parquet"),
         ("none.arrow", b"", "is damaged or not a file of Arrow"),
