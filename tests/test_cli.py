@@ -149,7 +149,7 @@ def test_compare_models(log, run, tmp_path):
         (["--by", "model"], "log.parquet has no column 'model'"),
         (["--by", "label"], "by is missing in 300 rows"),
         (["--by", "prompt_id"], "group 0 of by has 4 rows"),
-        (["--by", "half", "--reference", "c"], "reference='c' is not a group of by"),
+        (["--by", "half", "--reference", "c"], "--reference 'c' is not a group"),
         (["--by", "half", "--same-prompts", "--groups", "copied"], "2 prompts of"),
         (["--by", "half", "-o", "out.csv"], "must end with .parquet or .jsonl"),
     ],

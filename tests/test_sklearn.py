@@ -357,6 +357,7 @@ def test_preference_reaches_fit_and_true_preference_score():
     assert "labels" not in inspect.signature(ImplicitRewardEstimator.score).parameters
 
 
+@pytest.mark.filterwarnings("ignore:labels are known of")
 def test_side_information_of_fit_and_score_goes_to_both():
     X, y, _ = make_log(n=240)
     X[:, 0] = np.arange(240)
