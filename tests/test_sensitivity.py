@@ -133,6 +133,42 @@ def test_actions_that_a_turned_sign_makes_impossible(early_stopping):
     assert np.isfinite(row["mean_reward"]) and row["rank_correlation"] < 0.9
 
 
+def test_estimates_that_no_reward_can_have_are_not_shown():
+    """Nearly all of the few actions would be false: a step from such a fit leads anywhere."""
+    rng = np.random.default_rng(3)
+    X = rng.normal(size=(600, 2))
+    y = rng.random((600, 2)) < 0.06
+    y[:, 1] = np.where(rng.random(600) < 0.3, y[:, 0], y[:, 1])
+    est = estimator(shared_examination=False, max_epochs=30)
+    report = sensitivity_report(
+        est, X, y.astype(int), np.arange(600) % 2, violations={"false_positive": [0.055, 0.1]}
+    )
+    frame = report.to_frame()
+    assert frame["mean_reward"].between(0, 1).all() and frame["difference_1"].abs().max() <= 1
+    assert frame["determined"].tolist() == [True, False, False]
+    assert repr(report).count("not determined") == 2
+
+
+def test_errors_of_differences():
+    """Without anything to estimate, the error is that of a difference of two shares."""
+    rng = np.random.default_rng(0)
+    X, group = rng.normal(size=(2000, 2)), np.arange(2000) % 2
+    log = simulate_feedback(
+        1 / (1 + np.exp(-X[:, 0])),
+        signals=["positive"] * 2,
+        propensity=np.full((2000, 2), 0.95),
+        random_state=0,
+    )
+    est = estimator(shared_examination=False)
+    report = sensitivity_report(
+        est, X, log.actions, group, reference=0, violations={"left_out": [0]}
+    )
+    shares = [log.true_preference[group == g] for g in (0, 1)]
+    error = np.sqrt(sum(share.var() / len(share) for share in shares))
+    assert report.errors == {1: pytest.approx(error, rel=0.1)}
+    assert f"the standard error of {report.rows[0]['difference_1']:+.2f}" in repr(report)
+
+
 def test_curve_goes_through_the_truth(log, report):
     frame = report.to_frame().set_index(["violation", "amount"])
     row = frame.loc[("ratio", 0.5)]
@@ -244,7 +280,7 @@ def test_rates_that_are_estimated_are_those_of_a_fit():
         rates = est.fit(X, log.actions).false_action_rate_
     assert found.identification == est.identification_
     frame = found.to_frame()
-    assert frame["determined"].all()
+    assert frame["determined"][0]
     assert frame["mean_reward"][1] < frame["mean_reward"][0]  # more of the actions are false
     assert rates.max() < 0.2
 

@@ -99,7 +99,8 @@ def sensitivity_report(
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
     with one member from the same start. If the model determines the reward of a row, its mean
     reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
-    is the mean of the fitted reward, which shows the convention of the fit.
+    is the mean of the fitted reward, which shows the convention of the fit. So it is if the
+    estimate of a group lies outside 0 to 1, because its rows then hardly determine it.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
@@ -306,10 +307,11 @@ def _report(work, cases, refits, position):
         base = likelihood if base is None else base
         f, u = refits.reward[k], refits.propensity[k]
         values, determined = _values(work, case, f, u, rates, activity)
-        means = [
-            np.average(values[work.code == g], weights=weight[work.code == g])
-            for g in range(len(work.labels))
-        ]
+        means = _means(work, weight, values)
+        if determined and not ((means >= 0) & (means <= 1)).all():
+            # The step is longer than rewards reach: the rows hardly determine this mean.
+            values, determined = torch.sigmoid(f).numpy(), False
+            means = _means(work, weight, values)
         gain, error = np.nan, np.nan
         if not np.isfinite(likelihood).all():
             gain = -np.inf
@@ -332,13 +334,33 @@ def _report(work, cases, refits, position):
             }
             | {f"difference_{work.labels[g]}": means[g] - means[position] for g in others}
         )
+        if k == 0:
+            errors = {
+                work.labels[g]: _error_of_difference(work, weight, values, means, g, position)
+                for g in others
+            }
     return SensitivityReport(
         rows=rows,
         groups=work.labels[others],
         reference=work.labels[position] if len(work.labels) > 1 else None,
         identification=work.agreed(refits.identifications),
         n_rows=int(work.usable.sum()),
+        errors=errors if rows[0]["determined"] else {},
     )
+
+
+def _means(work, weight, values):
+    """Return the weighted mean of the values in each group, of shape (groups,)."""
+    codes, n_groups = work.code, len(work.labels)
+    return np.bincount(codes, weight * values, n_groups) / np.bincount(codes, weight, n_groups)
+
+
+def _error_of_difference(work, weight, values, means, group, reference):
+    """Return the standard error of the difference of two means; units do not depend on others."""
+    sign = (work.code == group).astype(float) - (work.code == reference)
+    share = weight / np.bincount(work.code, weight)[work.code]
+    of_units = np.bincount(work.units, sign * share * (values - means[work.code]))
+    return float(np.sqrt((of_units**2).sum()))
 
 
 def _gain(difference, weight):

@@ -24,6 +24,8 @@ VIOLATIONS = {
     "left_out": "without the signal",
     "sign": "with the sign turned of",
 }
+#: Chance may turn a difference of fewer standard errors round: its 90 % interval holds 0.
+DOUBTFUL = 1.645
 #: The amount at which a violation starts: nothing is broken, or the ratio is 1.
 NOTHING = {"false_positive": 0.0, "false_negative": 0.0, "not_looked_at": 0.0, "ratio": 1.0}
 
@@ -44,6 +46,9 @@ class SensitivityReport:
         The verdict on the log under the base assumptions.
     n_rows : int
         Number of rows with information.
+    errors : dict of object to float
+        The standard error of each difference of the base, by group. Empty if the base does not
+        determine the reward.
 
     Examples
     --------
@@ -64,6 +69,7 @@ class SensitivityReport:
     reference: Any
     identification: Identification
     n_rows: int
+    errors: dict[Any, float]
 
     @property
     def robustness(self) -> dict[str, dict[Any, float]]:
@@ -151,7 +157,7 @@ class SensitivityReport:
             lines.append(
                 "The base does not determine the reward: its mean is the convention of the fit."
             )
-        lines.append("")
+        lines = [part for line in lines for part in textwrap.wrap(line, 110)] + [""]
         heads = [f"{'to ' + str(self.reference) + ':':>14}"] if len(self.groups) else []
         lines.append(f"{'':52}{'mean reward':>12}{'order':>8}" + "".join(heads))
         for row in self.rows:
@@ -165,12 +171,21 @@ class SensitivityReport:
                 gap = row[f"difference_{group}"]
                 gap = f"{group}" + (" ruled out" if np.isnan(gap) else f" {gap:+.2f}")
                 line += f"{gap:>14}"
+            if base["determined"] > row["determined"] and row["violation"] in NOTHING:
+                line += "  not determined"
             lines.append(line + ("  rejected" if row["rejected"] else ""))
         lines.append("")
-        lines += self._sentences()
-        return "\n".join(part for line in lines for part in (textwrap.wrap(line, 110) or [""]))
+        for sentence in self._sentences():
+            lines += textwrap.wrap(sentence, 110)
+        return "\n".join(lines)
 
     def _sentences(self):
+        for group, error in self.errors.items():
+            gap = self.rows[0][f"difference_{group}"]
+            said = f"{group}, {self.reference}: the standard error of {gap:+.2f} is {error:.2f}"
+            if abs(gap) < DOUBTFUL * error:
+                said += ", so chance may turn it round before any violation does"
+            yield said + ". compare_groups estimates the difference from larger parts of the log."
         for kind, values in self.robustness.items():
             for group, amount in values.items():
                 what = VIOLATIONS[kind]
