@@ -99,8 +99,8 @@ def sensitivity_report(
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
     with one member from the same start. If the model determines the reward of a row, its mean
     reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
-    is the mean of the fitted reward, which shows the convention of the fit. So it is if the
-    estimate of a group lies outside 0 to 1, because its rows then hardly determine it.
+    is the mean of the fitted reward, which shows the convention of the fit. If the estimate of a
+    group lies outside 0 to 1, its rows hardly determine it: then there is no estimate (NaN).
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
@@ -130,7 +130,7 @@ def sensitivity_report(
     >>> est = ImplicitRewardEstimator(
     ...     shared_examination=False, learning_rate_init=0.01, random_state=0
     ... )
-    >>> report = sensitivity_report(est, X, y, violations={"false_positive": [0.1]})
+    >>> report = sensitivity_report(est, X, y, violations={"false_positive": [0.02]})
     >>> frame = report.to_frame()
     >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
     True
@@ -310,8 +310,8 @@ def _report(work, cases, refits, position):
         means = _means(work, weight, values)
         if determined and not ((means >= 0) & (means <= 1)).all():
             # The step is longer than rewards reach: the rows hardly determine this mean.
-            values, determined = torch.sigmoid(f).numpy(), False
-            means = _means(work, weight, values)
+            values = torch.sigmoid(f).numpy() if k == 0 else np.full_like(values, np.nan)
+            means, determined = _means(work, weight, values), False
         gain, error = np.nan, np.nan
         if not np.isfinite(likelihood).all():
             gain = -np.inf

@@ -75,6 +75,7 @@ class SensitivityReport:
     def robustness(self) -> dict[str, dict[Any, float]]:
         """The smallest amount of each violation that reverses each comparison; inf if none does.
 
+        It is NaN if no amount that was tried gives an estimate.
         It covers violations with a number. For a ratio it is the amount nearest to 1, and for a
         preference rate the amount nearest to the mean reward of the base.
 
@@ -166,13 +167,13 @@ class SensitivityReport:
                 amount = row["amount"]
                 shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
                 what = f"{VIOLATIONS[row['violation']]} {shown}"
-            line = f"{what[:50]:52}{row['mean_reward']:>12.2f}{row['rank_correlation']:>8.2f}"
+            mean = "" if np.isnan(row["mean_reward"]) else f"{row['mean_reward']:.2f}"
+            line = f"{what[:50]:52}{mean:>12}{row['rank_correlation']:>8.2f}"
             for group in self.groups.tolist():
                 gap = row[f"difference_{group}"]
-                gap = f"{group}" + (" ruled out" if np.isnan(gap) else f" {gap:+.2f}")
+                none = "ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate"
+                gap = f"{group} " + (none if np.isnan(gap) else f"{gap:+.2f}")
                 line += f"{gap:>14}"
-            if base["determined"] > row["determined"] and row["violation"] in NOTHING:
-                line += "  not determined"
             lines.append(line + ("  rejected" if row["rejected"] else ""))
         lines.append("")
         for sentence in self._sentences():
@@ -189,8 +190,12 @@ class SensitivityReport:
         for kind, values in self.robustness.items():
             for group, amount in values.items():
                 what = VIOLATIONS[kind]
-                if np.isinf(amount):
-                    tried = max(r["amount"] for r in self.rows if r["violation"] == kind)
+                if np.isnan(amount):
+                    tried = min(r["amount"] for r in self.rows if r["violation"] == kind)
+                    yield f"{group}, {self.reference}: no estimate from {what} {tried:.2g} on."
+                elif np.isinf(amount):
+                    rows = (r for r in self.rows if r["violation"] == kind)
+                    tried = max(r["amount"] for r in rows if not np.isnan(r[f"difference_{group}"]))
                     yield (
                         f"{group}, {self.reference}: not turned round by {what} up to {tried:.2g}."
                     )
@@ -303,6 +308,6 @@ def _crossing(start, base, points, is_ratio):
                 break
             before = at, gap
     if not found:
-        return np.inf
+        return np.nan if all(np.isnan(gap) for _, gap in points) else np.inf
     nearest = min(found, key=lambda at: abs(at - float(scale(start))))
     return float(np.exp(nearest)) if is_ratio else float(nearest)
