@@ -212,7 +212,7 @@ ADVICE = {
         "of the labels on decision_function(X)."
     ),
     "users": (
-        "If some users are active in everything, put user or session columns into "
+        "If some users are active in everything, pass user_id= or put session columns into "
         "propensity_features: what such users do is not independent otherwise."
     ),
 }

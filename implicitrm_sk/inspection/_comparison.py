@@ -56,6 +56,9 @@ class GroupComparison:
     n_effective : ndarray of shape (n_groups,)
         Number of rows of equal weight that would have equally uneven squared errors. If actions are
         rare, few rows have a large weight, and intervals are less certain than they look.
+    knows_users : bool
+        Whether users were passed. If they differ in activity and are not, an estimate from several
+        signals is wrong, and no test may notice.
 
     Examples
     --------
@@ -90,6 +93,7 @@ class GroupComparison:
     reason: str
     same_prompts: bool
     n_effective: Floats
+    knows_users: bool
 
     @property
     def verdict(self) -> str:
@@ -203,6 +207,8 @@ class GroupComparison:
                     f"{group}, {self.reference}: the log does not say which is better; {between}."
                 )
             yield said + self._against(g, at, sign)
+        if self.estimated and not self.knows_users:
+            yield "This takes users to be equally active. Pass user_id= if the log has their ids."
         if not self.estimated and self.identification.advice:
             yield f"Next: {self.identification.advice[0]}"
         for g in np.flatnonzero(self.n_effective < FEW_ROWS):

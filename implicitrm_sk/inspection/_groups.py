@@ -420,6 +420,7 @@ def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts
         reason=verdict.reason,
         same_prompts=same_prompts,
         n_effective=_n_effective(influence[:, 0]),
+        knows_users=work.user is not None,
     )
 
 

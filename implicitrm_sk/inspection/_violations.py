@@ -159,7 +159,7 @@ class SensitivityReport:
                 "The base does not determine the reward: its mean is the convention of the fit."
             )
         lines = [part for line in lines for part in textwrap.wrap(line, 110)] + [""]
-        heads = [f"{'to ' + str(self.reference) + ':':>14}"] if len(self.groups) else []
+        heads = [f"{f'to {self.reference}:':>17}"] if len(self.groups) else []
         lines.append(f"{'':52}{'mean reward':>12}{'order':>8}" + "".join(heads))
         for row in self.rows:
             what = "nothing broken"
@@ -173,7 +173,7 @@ class SensitivityReport:
                 gap = row[f"difference_{group}"]
                 none = "ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate"
                 gap = f"{group} " + (none if np.isnan(gap) else f"{gap:+.2f}")
-                line += f"{gap:>14}"
+                line += f"{gap:>17}"
             lines.append(line + ("  rejected" if row["rejected"] else ""))
         lines.append("")
         for sentence in self._sentences():
