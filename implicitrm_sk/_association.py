@@ -2,10 +2,12 @@
 
 import itertools
 import math
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 #: An association counts if chance alone has less than this probability of bringing it about for one
@@ -153,7 +155,10 @@ def _marginal(fitted, j, counts, covariates, weight):
         logged = ~np.isnan(counts[:, j]) & (weight > 0)
         w = weight[logged] / weight[logged].mean()  # the penalty is relative to the sum of weights
         regression = LogisticRegression(C=100.0, max_iter=200)
-        regression.fit(covariates[logged], counts[logged, j], sample_weight=w)
+        with warnings.catch_warnings():
+            # The last steps change no prediction by much, and users cannot change the scale.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            regression.fit(covariates[logged], counts[logged, j], sample_weight=w)
         fitted[j] = regression.predict_proba(covariates)[:, 1]
     return fitted[j]
 
