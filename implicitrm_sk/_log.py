@@ -728,8 +728,8 @@ class FeedbackLog:
         """Return whether users acted on each response, shape (m,).
 
         Counts the acts that bound the reward, or those of them that show a preference, 1 or 0. In a
-        log without such acts, all acts count. So a grade counts only if there are no actions beside
-        it, since every row has a grade.
+        log without such acts, all acts count. Every row has a grade, so grades count only in a log
+        without actions.
         """
         mine = self.telling_of_level()
         mine = mine if preference is None else mine & self.shows(preference)

@@ -309,7 +309,7 @@ def test_late_actions(thumbs, run, tmp_path, monkeypatch):  # noqa: F811
 def test_late_actions_with_users_are_refused_before_reading(name, more, message, run):  # noqa: F811
     command = READING.get(name, ("fine-tune", "reward", "log.parquet", "-o", "x", "--run", "y"))
     late = ["--actions", "copied", "--late", "copied", "--now", "9"]
-    code, out, err = run(*command, *late, *more)  # there are no files
+    code, out, err = run(*command, *late, *more)  # the files named do not exist
     assert code == 2 and message in err and out == "", err
 
 

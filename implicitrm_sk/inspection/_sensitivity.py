@@ -100,7 +100,7 @@ def sensitivity_report(
     with one member from the same start. If the model determines the reward of a row, its mean
     reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
     is the mean of the fitted reward, which shows the convention of the fit. If the estimate of a
-    group lies outside 0 to 1, its rows hardly determine it: then there is no estimate (NaN).
+    group lies outside 0 to 1, its rows hardly determine it, and the results of the refit are NaN.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
