@@ -61,6 +61,8 @@ SMALL_CONTEXT = SMALL_DATA | {"weight_decay": 3.0}
 REFERENCE = "signals", "all labels"
 N_CONTEXT = 3
 N_USERS = 100
+#: Users who differ in activity only, and its standard deviation on the logit.
+N_FEW_USERS, USER_ACTIVITY = 150, 3.0
 FALSE_ACTIONS = 0.05
 #: Up, down and copy.
 SIGNALS = ["positive", "negative", "positive"]
@@ -122,12 +124,13 @@ class Problem:
         params=None,
         exclusion=True,
         bounds=False,
+        users=None,
         **fit_params,
     ):
         """Fit on the training rows and return the metrics of the reward on the test rows.
 
-        `columns` are further columns for the propensity; test rows do without them. With `bounds`,
-        the metrics hold how often `reward_interval` holds the true probability. With `reporting`
+        `columns` are further columns for the propensity; test rows do without them. `users` are the
+        user of each row, training and test. With `bounds`, the metrics hold how often `reward_interval` holds the true probability. With `reporting`
         set, return the identification report instead.
         """
         params = {"shared_examination": False} | self.params | (params or {})
@@ -143,6 +146,8 @@ class Problem:
             estimator = ImplicitRewardEstimator(objective, random_state=self.seed, **params)
             log = X, actions[self.train]
             fit_params["groups"] = self.groups[self.train]
+            if users is not None:
+                fit_params["user_id"] = users[self.train]
             if self.reporting:
                 return summary(identification_report(estimator, *log, **fit_params))
             estimator.fit(*log, **fit_params)
@@ -255,6 +260,13 @@ def cases(problem):
         "one signal, user columns alone in the propensity",
         partial(fit, users[:, 0], one_hot),
     )
+    yield "users", "two signals, users known", partial(fit, users[:, :2], users=p.user)
+    few = p.rng.integers(N_FEW_USERS, size=len(p.X))
+    differ = p.simulate(user_id=few, user_activity=USER_ACTIVITY, n_signals=2).actions
+    yield "users who differ", "naive", partial(fit, differ[:, 0], objective="naive")
+    yield "users who differ", "none", partial(fit, differ[:, 0])
+    yield "users who differ", "two signals, users unknown", partial(fit, differ)
+    yield "users who differ", "two signals, users known", partial(fit, differ, users=few)
     for off in (-0.2, 0.2):
         yield (
             "signals",

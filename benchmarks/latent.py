@@ -12,7 +12,9 @@ Attention: up to two positive and two negative actions, propensities as in `benc
 
 Users: one positive action with the propensity sigmoid(1.5 s - 0.4 + sd b), s a random direction of
 x and b the activity of the user. 1,000 users drawn at random for each row, or 4,000 of 4 training
-rows each.
+rows each. Two logs break what the model of users assumes. "tastes": the logit of P(z = 1) differs
+by user with sd 1, and R2 is of the mean reward of all users, which is what `predict` gives.
+"shown by activity": who is more active is shown better responses (rank correlation of about 0.5).
 
 Limits: logs like those of the users, of fewer users, fewer rows of each, and smaller differences,
 for the rule by which `user_id` identifies the reward. The level error is the mean reward on test
@@ -27,6 +29,7 @@ from collections import Counter
 
 import numpy as np
 from joblib import Parallel, delayed
+from scipy.stats import rankdata
 
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
@@ -123,26 +126,41 @@ def print_attention(seeds, jobs):
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 
-#: Standard deviation of activity, number of users.
-USERS = ((3.0, 1000), (1.5, 1000), (1.5, 4000), (0.0, 1000))
+#: Standard deviation of activity, number of users, and what else differs by user.
+USERS = (
+    (3.0, 1000, ""),
+    (1.5, 1000, ""),
+    (1.5, 4000, ""),
+    (0.0, 1000, ""),
+    (1.5, 1000, "tastes"),
+    (1.5, 1000, "shown by activity"),
+)
 
 
 def users_seed(seed):
     """Return share, loading and level of every case of a seed, with users and without."""
     p, found = Synthetic(seed), {}
     rng = np.random.default_rng([seed, 4])
-    for sd, n_users in USERS:
+    for sd, n_users, broken in USERS:
         user = rng.integers(n_users, size=len(p.X))
         if n_users == 4000:
             user = np.arange(len(p.X)) % n_users
-        log = simulate_feedback(p.z, X=p.X, user_id=user, user_activity=sd, random_state=seed)
+        given, preference = {"X": p.X, "user_activity": sd, "random_state": seed}, p.z
+        if broken == "tastes":
+            given["user_taste"], preference = 1.0, p.R
+        if broken == "shown by activity":
+            # The simulator draws the same activity again, since it numbers the users alike.
+            activity = simulate_feedback(p.z, user_id=user, **given).user_activity
+            wanted = np.argsort(rankdata(p.R) / len(p.R) + 0.5 * rng.normal(size=len(p.R)))
+            user[wanted] = user[np.argsort(activity, kind="stable")]
+        log = simulate_feedback(preference, user_id=user, **given)
         for modelled in (False, True):
             est = ImplicitRewardEstimator(shared_examination=False, random_state=seed)
             ids = {"user_id": user[p.train]} if modelled else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", IdentificationWarning)
                 est.fit(p.X[p.train], log.actions[p.train], **ids)
-            found[sd, n_users, modelled] = {
+            found[sd, n_users, broken, modelled] = {
                 "share": p.r2(est) / p.full,
                 "r2": p.r2(est),
                 "loading": est.user_loading_[0] if modelled else np.nan,
@@ -157,19 +175,21 @@ def print_users(seeds, jobs):
     runs = _all(users_seed, seeds, jobs)
     print(f"\nusers who differ, {len(runs)} seeds (mean ± standard error)\n")
     print(
-        "| sd of activity | users | `user_id` | R2 | share of all labels | worst seed | better "
-        "than ignored | sd found | level (seeds) |"
+        "| sd of activity | users | also | `user_id` | R2 | share of all labels | worst seed | "
+        "better than ignored | sd found | level (seeds) |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for sd, n_users, modelled in runs[0]:
-        found = [run[sd, n_users, modelled] for run in runs]
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for *case, modelled in runs[0]:
+        found = [run[*case, modelled] for run in runs]
         share, ignored = (
-            np.array([run[sd, n_users, ids]["share"] for run in runs]) for ids in (modelled, False)
+            np.array([run[*case, ids]["share"] for run in runs]) for ids in (modelled, False)
         )
+        sd, n_users, broken = case
         loading = np.array([one["loading"] for one in found])
         cells = [
             f"{sd:g}",
             f"{n_users:,}",
+            broken,
             "yes" if modelled else "no",
             mean_and_error([one["r2"] for one in found]),
             mean_and_error(share),
