@@ -129,9 +129,10 @@ class Problem:
     ):
         """Fit on the training rows and return the metrics of the reward on the test rows.
 
-        `columns` are further columns for the propensity; test rows do without them. `users` are the
-        user of each row, training and test. With `bounds`, the metrics hold how often `reward_interval` holds the true probability. With `reporting`
-        set, return the identification report instead.
+        `columns` are further columns for the propensity; test rows do without them. `users` has the
+        user of each row, training and test. With `bounds`, the metrics hold how often
+        `reward_interval` holds the true probability. With `reporting` set, return the
+        identification report instead.
         """
         params = {"shared_examination": False} | self.params | (params or {})
         X = self.X[self.train]
