@@ -150,7 +150,7 @@ def users_seed(seed):
             given["user_taste"], preference = 1.0, p.R
         if broken == "shown by activity":
             # The simulator draws the same activity again, since it numbers the users alike.
-            activity = simulate_feedback(p.z, user_id=user, **given).user_activity
+            activity = simulate_feedback(p.z, user_id=user, **given).user_effect
             wanted = np.argsort(rankdata(p.R) / len(p.R) + 0.5 * rng.normal(size=len(p.R)))
             user[wanted] = user[np.argsort(activity, kind="stable")]
         log = simulate_feedback(preference, user_id=user, **given)
