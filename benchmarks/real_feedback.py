@@ -52,6 +52,7 @@ from benchmarks.peers import run_peer
 from benchmarks.reward_modeling import markdown, mean_and_error, read_results
 from implicitrm_sk import ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_feedback_log
+from implicitrm_sk.inspection import user_taste
 from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES
 from implicitrm_sk.signals import Choice
@@ -89,6 +90,8 @@ N_LABELS = (50, 100, 200, 400)
 #: Labels in the likelihood are scored on fold 0 only: each number of labels is one more fit.
 LARGE = ("kuairand", "coat")
 REFUSED = "refused"
+#: Beside a way: each user has a taste, `inspection.user_taste`.
+TASTE = "; taste by user"
 #: Rewards are kept this far from 0 and 1 where their logit or likelihood is taken.
 EDGE = 1e-6
 
@@ -393,8 +396,34 @@ def way_cell(log, way, fold):
         for question, reward in rewards(log, way, estimator, test).items()
     ]
     if way.name == RECOMMENDED[log.name]:
-        found += calibrated_rows(log, way, estimator, train, test, fold)
+        of_rows = [rewards(log, way, estimator, rows) for rows in (train, test)]
+        found += calibrated_rows(log, way.name, *of_rows, train, test, fold)
+        if log.user_id is not None:
+            found += taste_rows(log, way, estimator, train, test, fold)
     return found
+
+
+def taste_rows(log, way, estimator, train, test, fold):
+    """Return the rows of the recommended way with a taste for each user, and of labels beside it.
+
+    The posterior of a row then contains all rows of its user, with or without truth.
+    """
+    y, side = way.passed(log)
+
+    def of(rows):
+        given = {name: value[rows] for name, value in side.items()}
+        users = log.user_id[rows]
+        taste = user_taste(estimator, log.X[rows], y.iloc[rows], users, **given)
+        return pd.Series(taste.posterior, rows)
+
+    of_test = {"posterior": of(np.flatnonzero(log.fold == fold))[test].to_numpy()}
+    of_train = {"posterior": of(train).to_numpy()}
+    name = way.name + TASTE
+    own = {"way": name, "question": "posterior", "verdict": estimator.identification_.level}
+    return [
+        own | scores(log.truth[test], of_test["posterior"]),
+        *calibrated_rows(log, name, of_train, of_test, train, test, fold),
+    ]
 
 
 # Labels
@@ -413,11 +442,9 @@ def logit(reward):
     return np.log(reward / (1 - reward))[:, None]
 
 
-def calibrated_rows(log, way, estimator, train, test, fold):
-    """Return the rows of a Platt scaling of a fit that has seen no label."""
+def calibrated_rows(log, name, of_train, of_test, train, test, fold):
+    """Return the rows of a Platt scaling of the rewards, by question, of a fit without labels."""
     found = []
-    of_train = rewards(log, way, estimator, train)
-    of_test = rewards(log, way, estimator, test)
     for n in N_LABELS:
         chosen = some_labels(log, train, n, fold)
         if chosen is None:
@@ -428,7 +455,7 @@ def calibrated_rows(log, way, estimator, train, test, fold):
             )
             reward = platt.predict_proba(logit(of_test[question]))[:, 1]
             found.append(
-                {"way": f"{way.name}; {n} labels calibrate", "question": question}
+                {"way": f"{name}; {n} labels calibrate", "question": question}
                 | {"verdict": "calibrated by labels"}
                 | scores(log.truth[test], reward)
             )
@@ -784,7 +811,8 @@ def summary(frame):
     rows = []
     for (name, question), log in frame.groupby(["log", "question"], sort=False):
         own, alone = (way.name for way in ways(name)[:2])
-        for way in (own, alone, f"{own}; 100 labels calibrate", *SHOWN):
+        further = (f"{own}{what}; 100 labels calibrate" for what in ("", TASTE))
+        for way in (own, f"{own}{TASTE}", alone, *further, *SHOWN):
             cell = log[log.way == way]
             if cell.empty or cell.auroc.isna().any():
                 continue

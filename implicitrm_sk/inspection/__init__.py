@@ -15,6 +15,7 @@ from ._refits import identification_report
 from ._report import IdentificationReport
 from ._sensitivity import sensitivity_report
 from ._shift import ShiftReport, shift_report
+from ._taste import UserTaste, user_taste
 from ._violations import SensitivityReport
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "ShiftReport",
     "StratificationDisplay",
     "TrainingCurveDisplay",
+    "UserTaste",
     "compare_groups",
     "identification_report",
     "label_queue",
     "reward_interval",
     "sensitivity_report",
     "shift_report",
+    "user_taste",
 ]
