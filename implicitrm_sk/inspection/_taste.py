@@ -58,9 +58,18 @@ class UserTaste:
 
     Examples
     --------
-    >>> from implicitrm_sk.inspection import UserTaste
-    >>> UserTaste.__name__
-    'UserTaste'
+    >>> import numpy as np
+    >>> from implicitrm_sk import ImplicitRewardEstimator
+    >>> from implicitrm_sk.inspection import user_taste
+    >>> rng = np.random.default_rng(0)
+    >>> X, user = rng.normal(size=(600, 2)), np.arange(600) % 30
+    >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+    >>> est = ImplicitRewardEstimator(
+    ...     shared_examination=False, max_epochs=5, early_stopping=False, random_state=0
+    ... )
+    >>> taste = user_taste(est.fit(X, y), X, y, user)
+    >>> taste.posterior.shape, bool((taste.posterior[y.any(axis=1)] > 0.999).all())
+    ((600,), True)
     """
 
     sd: float
@@ -84,7 +93,7 @@ class UserTaste:
         elif not self.knows_users:
             lines.append(
                 "The fit does not know the users. If they differ in activity, active users seem to "
-                "like more. Fit with user_id to tell the two apart."
+                "like more. Fit with user_id to separate the two."
             )
         return "\n".join(lines)
 
@@ -100,6 +109,21 @@ class UserTaste:
         ------
         ImportError
             If pandas is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.inspection import user_taste
+        >>> rng = np.random.default_rng(0)
+        >>> X, user = rng.normal(size=(600, 2)), np.arange(600) % 30
+        >>> y = ((X[:, :1] > 0) & (rng.random((600, 2)) < 0.5)).astype(int)
+        >>> est = ImplicitRewardEstimator(
+        ...     shared_examination=False, max_epochs=5, early_stopping=False, random_state=0
+        ... )
+        >>> taste = user_taste(est.fit(X, y), X, y, user)
+        >>> taste.to_frame()["n_rows"].unique().tolist()
+        [20]
         """
         pd = import_optional("pandas", "to_frame", "data")
         names = "user_id", "mean", "spread", "n_rows"
@@ -202,7 +226,7 @@ def user_taste(
     n_rows = np.bincount(user)
     if n_rows.max() < 2:
         raise ImplicitRMError(
-            f"user_id has {len(n_rows)} users, none with two rows, so nothing tells their tastes. "
+            f"user_id has {len(n_rows)} users, none with two rows, so nothing shows their tastes. "
             "Pass the person who acted on each row."
         )
     side = {} if exposures is None else {"exposures": exposures}
