@@ -52,6 +52,7 @@ lint: $(INSTALLED_DEV)  ## check style, formatting, prose and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/python docs/prose.py
 	@$(BIN)/mypy
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED_DEV)  ## fix style and formatting in place
 	@$(BIN)/ruff check --fix .
