@@ -12,6 +12,7 @@ import argparse
 import ast
 import contextlib
 import copy
+import functools
 import io
 import os
 import random
@@ -68,7 +69,7 @@ def changes_of(node):
 
 
 def mutants_of(path):
-    """Yield line, word and source of every mutant of a module; messages and types stay."""
+    """Yield line, word and writer of every mutant of a module; messages and types stay."""
     tree = ast.parse(path.read_text())
     left_alone = set()
     for node in ast.walk(tree):
@@ -81,9 +82,14 @@ def mutants_of(path):
         left_alone.update(id(inner) for part in parts for inner in ast.walk(part))
     for number, node in enumerate(ast.walk(tree)):
         for word, change in () if id(node) in left_alone else changes_of(node):
-            mutant = copy.deepcopy(tree)
-            change(next(n for i, n in enumerate(ast.walk(mutant)) if i == number))
-            yield node.lineno, word, ast.unparse(ast.fix_missing_locations(mutant))
+            yield node.lineno, word, functools.partial(source_of, tree, number, change)
+
+
+def source_of(tree, number, change):
+    """Return the source of a module with one of its nodes changed."""
+    mutant = copy.deepcopy(tree)
+    change(next(n for i, n in enumerate(ast.walk(mutant)) if i == number))
+    return ast.unparse(ast.fix_missing_locations(mutant))
 
 
 def noticed(folder, tests, limit):
@@ -136,10 +142,10 @@ def main(argv=None):
         if noticed(folder, args.tests, args.limit):
             sys.exit("the tests fail on the package as it is, or take longer than --limit")
         killed = 0
-        for number, (path, line, word, source) in enumerate(drawn, 1):
+        for number, (path, line, word, write) in enumerate(drawn, 1):
             name = path.relative_to(ROOT)
             copied = Path(folder) / name
-            copied.write_text(source)
+            copied.write_text(write())
             found = noticed(folder, args.tests, args.limit)
             copied.write_text(path.read_text())
             killed += found
