@@ -45,6 +45,7 @@ SLOW = (
     "docs/signals.md",
     "docs/start.md",
     "docs/uncertainty.md",
+    "docs/users.md",
 )
 COMMAND = re.compile(
     r"^(    (?:\w+=\S+ )*(?:\.venv/bin/)?python |    make |\(same command\)|`--)", re.MULTILINE

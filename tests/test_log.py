@@ -643,3 +643,37 @@ def test_signals_that_hardly_meet_are_not_two():
     assert log(*rare).signals_apart() == []
     with pytest.warns(UserWarning, match="signal 2 of y .* sign 0 times, where chance gives"):
         found._warn_of_signals_apart()
+
+
+# ---------------------------------------------------------------- what co-occurs
+
+
+def steps(n_part=20, n_whole=50, n=200, n_alone=0):
+    """Return actions on n rows: the second on some rows of the first, and alone on others."""
+    y = np.zeros((n, 2))
+    y[:n_whole, 0] = 1
+    y[n_whole - n_part + n_alone : n_whole + n_alone, 1] = 1
+    return y
+
+
+@pytest.mark.parametrize(
+    ("y", "expected"),
+    [
+        (steps(), [(1, 0)]),
+        (steps()[:, ::-1], [(0, 1)]),
+        (steps(n_part=19), []),  # too few to say
+        (steps(n_part=50, n_alone=1), [(0, 1), (1, 0)]),  # in 98 % of the rows
+        (steps(n_part=49, n_alone=1), []),  # in less, in either direction
+        (steps(n_part=50, n_alone=1, n_whole=186), []),  # the other is in nearly all rows
+        (steps(n_part=50, n_alone=1, n_whole=182), [(1, 0)]),
+    ],
+)
+def test_an_action_that_is_a_step_of_another(y, expected):
+    assert make(y).nested_signals() == expected
+    # Rows without weight do not count; signs that differ and counts over exposures are not steps.
+    both = np.vstack([y, y[::-1]])
+    weight = np.repeat([1, 0], len(y))
+    assert make(both, sample_weight=weight).nested_signals() == expected
+    assert make(y, exposures=np.full(len(y), 2)).nested_signals() == []
+    signals = resolve_signals(["positive", "negative"], None, 2)
+    assert FeedbackLog(y, np.ones(len(y)), signals=signals).nested_signals() == []

@@ -625,7 +625,7 @@ def fit(name, X, y, **kwargs):
 @pytest.mark.parametrize("name", ["elkan-noto", "recrec-i"])
 def test_scar_methods_recover_a_constant_propensity(name):
     X, y, preferred = scar_log()
-    est = fit(name, X, y, n_iter_no_change=30)
+    est = fit(name, X, y, n_iter_no_change=20, learning_rate_init=0.01)
     found = est.objective_.propensity_ if name == "elkan-noto" else est.propensity(X)
     np.testing.assert_allclose(found, 0.4, atol=0.05)
     assert est.predict(X).mean() == pytest.approx(preferred.mean(), abs=0.05)
@@ -711,11 +711,12 @@ def test_counterfactual_strata():
 
 def test_counterfactual_ranks_where_unexposed_responses_look_different():
     rng = np.random.default_rng(0)
-    X = rng.normal(size=(2000, 2))
+    X = rng.normal(size=(1000, 2))
     exposed = X[:, 1] < 0
     X[:, 1] += np.where(exposed, -2, 2)
-    preferred = rng.random(2000) < sigmoid(2 * X[:, 0])
-    est = fit("counterif", X, (preferred & exposed).astype(float))
+    preferred = rng.random(1000) < sigmoid(2 * X[:, 0])
+    y = (preferred & exposed).astype(float)
+    est = fit("counterif", X, y, learning_rate_init=0.01)
     assert roc_auc_score(preferred[exposed], est.predict(X[exposed])) > 0.7
 
 
