@@ -681,10 +681,10 @@ class PredictionMixin:
         >>> import numpy as np
         >>> from implicitrm_sk import ImplicitRewardEstimator
         >>> rng = np.random.default_rng(0)
-        >>> X = rng.normal(size=(4000, 2))
+        >>> X = rng.normal(size=(2000, 2))
         >>> shows = np.where(X[:, :1] > 0, [1, 1, 0, 0], [0, 0, 1, 1])
-        >>> looked = rng.random((4000, 1)) < 0.6
-        >>> y = (shows & looked & (rng.random((4000, 4)) < 0.5)).astype(int)
+        >>> looked = rng.random((2000, 1)) < 0.6
+        >>> y = (shows & looked & (rng.random((2000, 4)) < 0.5)).astype(int)
         >>> est = ImplicitRewardEstimator(
         ...     signals=["positive", "positive", "negative", "negative"],
         ...     shared_examination=True,

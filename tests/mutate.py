@@ -127,10 +127,16 @@ def main(argv=None):
     parser.add_argument("--limit", type=float, default=120, help="seconds of one mutant")
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
+    import pytest  # noqa: F401
     import sklearn.utils.estimator_checks  # noqa: F401
-    import skorch  # noqa: F401
     import torch
 
+    import implicitrm_sk.datasets
+    import implicitrm_sk.inspection  # noqa: F401
+
+    # What the package imports stays, the package itself is imported from the copy.
+    for name in [name for name in sys.modules if name.split(".")[0] == "implicitrm_sk"]:
+        del sys.modules[name]
     torch.set_num_threads(1)
     files = [f for p in args.paths for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
     mutants = [(f.resolve(), *mutant) for f in files for mutant in mutants_of(f)]

@@ -294,7 +294,7 @@ def test_estimated_rates():
         signals=signals,
         shared_examination=True,
         false_action_rate="estimate",
-        **SMALL | {"max_epochs": 25},
+        **SMALL | {"max_epochs": 12},
     ).fit(X, log.actions)
     assert_allclose(est.false_action_rate_, 0.05, atol=0.03)
     assert np.corrcoef(est.predict(X), R)[0, 1] > 0.9
