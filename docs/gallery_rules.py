@@ -30,6 +30,7 @@ def hold(gallery_conf, fname, when):
         SETTINGS.enter_context(warnings.catch_warnings())
         warnings.simplefilter("error")
         warnings.simplefilter("default", IdentificationWarning)  # part of the page
+        warnings.filterwarnings("ignore", message=".*non-interactive")  # plt.show() at a desktop
         for category in (DeprecationWarning, FutureWarning, ResourceWarning):  # of TRL
             warnings.simplefilter("ignore", category)
         return

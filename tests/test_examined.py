@@ -411,7 +411,7 @@ def test_the_winner_is_better_by_two_standard_errors():
 
 
 def test_the_report_names_the_model_that_fits_better():
-    settings = SMALL | {"max_epochs": 60}
+    settings = SMALL | {"max_epochs": 25}
     for looked, winner in ((True, "examined"), (False, "plain")):
         X, log, *_ = simulated(4000, looked=looked)
         for option in (True, False) if looked else (True, None):

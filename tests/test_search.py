@@ -44,7 +44,7 @@ def make_estimator(**params):
         "hidden_layer_sizes": (6,),
         "n_estimators": 2,
         "learning_rate_init": 0.01,
-        "batch_size": 32,
+        "batch_size": 64,
         "max_epochs": 15,
         "n_iter_no_change": 2,
         "dtype": "float64",
@@ -181,7 +181,7 @@ def test_members_side_by_side_are_those_of_separate_fits():
     """Weights, losses and epochs, not only scores; a fit that ends early disturbs no other."""
     X, y, _ = draw_log()
     differ = ParameterGrid(LENGTHS | {"dropout": [0.2, 0.5], "tol": [0.01]})
-    heads = [make_estimator(**params) for params in differ]
+    heads = [make_estimator(**params, batch_size=32) for params in differ]
     found = [clone(head) for head in heads]
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -455,7 +455,7 @@ def test_candidates_rank_behind_all_that_went_further():
 def test_pausing_changes_nothing(params):
     X, y, _ = draw_log()
     heads = [
-        make_estimator(**{"max_epochs": 12, "learning_rate_init": lr} | params)
+        make_estimator(**{"max_epochs": 12, "batch_size": 32, "learning_rate_init": lr} | params)
         for lr in (0.003, 0.03, 0.1)
     ]
 
