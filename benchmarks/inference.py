@@ -259,9 +259,10 @@ def sensitivity_of(name, seed):
 def print_sensitivity(args):
     """Print the table of sensitivity curves."""
     start = time.perf_counter()
-    names = [(name, seed) for name in BROKEN for seed in range(args.seeds)]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    names = [(name, seed) for name in BROKEN for seed in seeds]
     found = Parallel(n_jobs=args.jobs)(delayed(sensitivity_of)(*one) for one in names)
-    print(f"\nmean and largest absolute error over {args.seeds} seeds\n")
+    print(f"\nmean and largest absolute error, seeds {seeds[0]} to {seeds[-1]}\n")
     print("| broken | mean reward, base | at the amount | difference, base | at the amount |")
     print("|---|---|---|---|---|")
     for name in BROKEN:
