@@ -9,6 +9,7 @@ of the same network trained on z of all training rows.
 
 Attention: up to two positive and two negative actions, propensities as in `benchmarks.quality`.
 "half": a row is looked at with probability sigmoid(1.5 h), h a network like g; "all": every row is.
+The bounds are those of the report, the intervals the 90 % ones of `reward_interval`.
 
 Users: one positive action with the propensity sigmoid(1.5 s - 0.4 + sd b), s a random direction of
 x and b the activity of the user. 1,000 users drawn at random for each row, or 4,000 of 4 training
@@ -34,12 +35,15 @@ from scipy.stats import rankdata
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import reward_interval
 from implicitrm_sk.metrics import reward_metrics
 
 N_TRAIN, N_TEST, WIDTH = 16_000, 8_000, 32
 #: Which columns of y, up to two positive and two negative ones.
 TWO_OF_EACH = ("positive", "positive", "negative", "negative")
 LOGS = {"two of each": 4, "two positive, one negative": 3, "two positive": 2}
+#: Replicates of an interval.
+N_BOOTSTRAP = 20
 
 
 class Synthetic:
@@ -93,6 +97,13 @@ def attention_seed(seed):
                     truth = p.R[p.test]
                     one["bounds hold"] = np.mean((low <= truth) & (truth <= high))
                     one["width"] = np.mean(high - low)
+                    if option is None:
+                        interval = reward_interval(
+                            est, p.X[p.train], y, p.X[p.test], n_bootstrap=N_BOOTSTRAP
+                        )
+                        inside = (interval.low <= truth) & (truth <= interval.high)
+                        one["intervals hold"] = np.mean(inside)
+                        one["interval width"] = np.mean(interval.high - interval.low)
                 if report is not None:
                     one["winner"] = (report.examination or {"winner": "none named"})["winner"]
                 found[looked, name, option] = one
@@ -106,22 +117,25 @@ def print_attention(seeds, jobs):
     print(f"\nrows that nobody looked at, {len(runs)} seeds (mean ± standard error)\n")
     print(
         "| looked at | signals | `shared_examination` | share of all labels | worst seed | level "
-        "(seeds) | the report names (seeds) | bounds hold, worst seed | mean width |"
+        "(seeds) | the report names (seeds) | bounds hold, worst seed | mean width | "
+        "intervals hold, worst seed | mean width |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
     for key in runs[0]:
         found = [run[key] for run in runs]
         share = np.array([one["share"] for one in found])
-        held = [one["bounds hold"] for one in found if "bounds hold" in one]
         cells = [
             *map(str, key),
             mean_and_error(share),
             f"{share.min():.3f}",
             _counted(one["level"] for one in found),
             _counted(one["winner"] for one in found if "winner" in one),
-            f"{np.mean(held):.1%}, {min(held):.1%}" if held else "",
-            f"{np.mean([one['width'] for one in found if 'width' in one]):.2f}" if held else "",
         ]
+        for ends, width in (("bounds hold", "width"), ("intervals hold", "interval width")):
+            held = [one[ends] for one in found if ends in one]
+            cells.append(f"{np.mean(held):.1%}, {min(held):.1%}" if held else "")
+            widths = [one[width] for one in found if width in one]
+            cells.append(f"{np.mean(widths):.2f}" if held else "")
         print("| " + " | ".join(cells) + " |")
     print(f"\n{time.perf_counter() - start:.0f} s")
 
