@@ -4,11 +4,14 @@ import contextlib
 import io
 import os
 import re
+import sys
 import unittest.mock
 from pathlib import Path
 
 import implicitrm_sk
 from implicitrm_sk import cli
+
+sys.path.insert(0, str(Path(__file__).parent))  # for gallery_rules, which Sphinx asks by name
 
 project = "implicitrm-sk"
 author = copyright = "The implicitrm-sk developers"
@@ -50,6 +53,8 @@ sphinx_gallery_conf = {
     "doc_module": "implicitrm_sk",
     "backreferences_dir": "api/backreferences",
     "reference_url": {"implicitrm_sk": None},
+    "reset_modules": ("matplotlib", "gallery_rules.hold"),
+    "reset_modules_order": "both",
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,  # a page that loads scripts from elsewhere
