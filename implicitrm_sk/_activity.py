@@ -15,7 +15,7 @@ from .measurement import _mixture
 from .measurement._audience import Audience
 from .training._data import member_logits
 from .training._plan import Hooks
-from .training._users import posterior, quadrature
+from .training._users import moments, posterior, quadrature
 
 HEADS = ("reward_logit", "propensity_logit")
 #: Passes over the rows of a fit in which users who share responses find their weights.
@@ -374,12 +374,9 @@ def activity_of(rows, log):
     if rows is None:
         empty = np.zeros((n, 0, 0), dtype=np.float32)
         return UserActivity(log.user_ids, np.zeros(n), np.ones(n), n_rows, empty)
-    nodes, log_prior = quadrature()
-    log_weight = posterior(rows.train[:n] + rows.valid[:n], log_prior)
-    weight = log_weight.exp().mean(1)
-    mean = weight @ nodes
-    sd = (weight @ nodes**2 - mean**2).clamp_min(0.0).sqrt()
-    return UserActivity(log.user_ids, mean.numpy(), sd.numpy(), n_rows, log_weight.float().numpy())
+    messages = rows.train[:n] + rows.valid[:n]
+    log_weight = posterior(messages, quadrature()[1])
+    return UserActivity(log.user_ids, *moments(messages), n_rows, log_weight.float().numpy())
 
 
 def with_users(model, reward_logit, propensity_logit, members=None):

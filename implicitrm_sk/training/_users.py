@@ -2,6 +2,8 @@
 
 import numpy as np
 import torch
+from scipy.interpolate import CubicSpline
+from scipy.special import softmax
 
 from ..measurement._audience import Audience
 
@@ -9,6 +11,9 @@ from ..measurement._audience import Audience
 N_NODES = 15
 #: The smallest weight of a node, whose logarithm is finite.
 TINY = 1e-30
+#: Below this standard deviation the nodes are too few for the posterior of a user. Then there are
+#: this many points of the integral, which close in this often, for this many users together.
+NARROW, N_POINTS, N_ZOOMS, USERS_AT_ONCE = 0.8, 41, 3, 10_000
 
 
 def quadrature():
@@ -29,6 +34,54 @@ def posterior(messages, log_prior):
     log_prior : Tensor of shape (Q,)
     """
     return torch.log_softmax(messages + log_prior.to(messages), -1)
+
+
+def moments(messages):
+    """Return mean and sd of the activity of each user, over the mixture of its members.
+
+    The nodes are too far apart for a posterior that many rows make narrow. The log-likelihood of
+    such a user is smooth, so a cubic spline through its values at the nodes is integrated. With a
+    loading of 3 and 100 rows of a user it is off by some 0.2 standard deviations.
+
+    Parameters
+    ----------
+    messages : Tensor of shape (users, members, Q)
+        log P(rows of the user | node).
+
+    Returns
+    -------
+    mean, sd : ndarrays of shape (users,)
+    """
+    nodes, log_prior = quadrature()
+    weight = posterior(messages.double(), log_prior).exp()
+    mean = weight @ nodes
+    sd = (weight @ nodes**2 - mean**2).clamp_min(0.0).sqrt()
+    narrow = (sd < NARROW).any(1)
+    positions = torch.nonzero(narrow)[:, 0].split(USERS_AT_ONCE) if narrow.any() else ()
+    for part in positions:
+        found = _moments_of_spline(messages[part].double().numpy(), nodes.numpy())
+        mean[part], sd[part] = (torch.as_tensor(one) for one in found)
+    mixed = mean.mean(1)
+    return mixed.numpy(), ((sd**2 + mean**2).mean(1) - mixed**2).sqrt().numpy()
+
+
+def _moments_of_spline(messages, nodes):
+    """Return mean and sd, (users, members), on points that close in on the posterior."""
+    coefficients = np.moveaxis(CubicSpline(nodes, messages, axis=-1).c, 1, -1)
+    points = np.linspace(-1.0, 1.0, N_POINTS)
+    center, reach = np.zeros((*messages.shape[:2], 1)), nodes[-1]
+    for _ in range(N_ZOOMS):
+        b = np.clip(center + reach * points, nodes[0], nodes[-1])
+        piece = np.clip(np.searchsorted(nodes, b, side="right") - 1, 0, len(nodes) - 2)
+        log_weight = -(b**2) / 2
+        for power, part in enumerate(coefficients[::-1]):
+            log_weight += np.take_along_axis(part, piece, -1) * (b - nodes[piece]) ** power
+        weight = softmax(log_weight, -1)
+        mean = (weight * b).sum(-1, keepdims=True)
+        sd = np.sqrt((weight * (b - mean) ** 2).sum(-1, keepdims=True))
+        # Two steps at least, since between two points the posterior is not seen.
+        center, reach = mean, np.maximum(6 * sd, 2 * reach * (points[1] - points[0]))
+    return mean[..., 0], sd[..., 0]
 
 
 class UserWeights:
