@@ -227,9 +227,9 @@ def shift_report(
     also uses the distance of a row from the span of these 64. So it finds shifts of location and of
     scale. It ignores columns whose range is below a millionth of their largest value, and
     components that are as small, because they are rounding errors. It is fitted on up to 5,000 rows
-    of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over the
-    log is computed as the mean of w over the new responses. The standard error of the AUC is that
-    of Hanley and McNeil [3]_.
+    of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over
+    the log is computed as the mean of w over the new responses. The standard error of the AUC is
+    that of Hanley and McNeil [3]_.
 
     References
     ----------
