@@ -175,8 +175,8 @@ def identification_report(
     unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
-            f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
-            f"groups, {', '.join(SIDE_INFORMATION)}."
+            f"identification_report got {', '.join(sorted(unknown))}; expected arguments of fit: "
+            f"groups, {', '.join(SIDE_INFORMATION)}. Leave the others out."
         )
     fit_params = {name: value for name, value in fit_params.items() if value is not None}
     embedding = clone(est)

@@ -354,8 +354,8 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
         n_groups = min(len(np.unique(groups[is_new == side])) for side in (0, 1))
         if n_groups < n_splits:
             raise ImplicitRMError(
-                f"the rows belong to {n_groups} groups on one side; expected at least {n_splits}. "
-                "Pass more rows."
+                f"groups_new or groups_log holds {n_groups} groups; expected at least {n_splits}. "
+                "Pass rows of more groups."
             )
     varies = np.ptp(X, axis=0) > VARIES * np.abs(X).max(axis=0)
     X = X[:, varies] if varies.any() else X[:, :1]
