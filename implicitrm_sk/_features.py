@@ -289,8 +289,8 @@ def _resolve_both(estimator, X, keys):
                 other = ("reward_features", "propensity_features")[i]
                 raise ImplicitRMError(
                     f"{other} selects all {n_features} columns of X, so no columns are left for "
-                    f"{parameter}=None, which means all other columns. Set both parameters to let "
-                    "the heads share columns."
+                    f"{parameter}=None, which means all other columns. Set both parameters if "
+                    "reward and propensity are to share columns."
                 )
     return resolved
 
@@ -355,12 +355,12 @@ def _resolve(key, X, n_features, names, parameter):
         else:
             raise ImplicitRMError(
                 f"{parameter} must select columns by name, position, slice or mask, got values of "
-                f"type {key.dtype}."
+                f"type {key.dtype}. Convert them."
             )
     if not len(selected):
         raise ImplicitRMError(
-            f"{parameter} selects none of the columns of X; expected at least one. None selects "
-            "all columns, or those that the other head does not read."
+            f"{parameter} selects none of the columns of X; expected at least one. Name some, or "
+            "pass None for all columns, or for those that the other parameter leaves."
         )
     if len(np.unique(selected)) < len(selected):
         raise ImplicitRMError(

@@ -377,8 +377,8 @@ def _open_path(path):
                 f"X={str(path)!r} is a folder with files of {len(kinds) or 'none'} of the kinds "
                 f"{', '.join(_KINDS)}"
                 + (f" ({', '.join(sorted(kinds))})" if kinds else "")
-                + "; expected files of one kind. Their rows are read in the order of the names of "
-                "the files."
+                + "; expected files of one kind. Move the others elsewhere. Rows are read in the "
+                "order of the names of the files."
             )
         folder = next((file for file in found if file.is_dir()), None)
         if folder is not None:
@@ -396,7 +396,8 @@ def _open_path(path):
         if path.suffix not in _KINDS:
             raise ImplicitRMError(
                 f"X={str(path)!r} ends in {path.suffix or 'nothing'!r}; expected a file that ends "
-                f"in {', '.join(_KINDS)}, or a folder of such files."
+                f"in {', '.join(_KINDS)}, or a folder of such files. Write X in one of these "
+                "forms, for example with np.save."
             )
     read = {
         ".npy": _npy,

@@ -475,7 +475,7 @@ def export(args):
 
         if args.log is None:
             raise ImplicitRMError(
-                f"--as {args.kind} needs --log FILE, the log to take responses from."
+                f"--as {args.kind} needs --log FILE, the log to take responses from. Give both."
             )
         table = Table(args.log)
         texts = table.texts(args, with_id=True)
@@ -589,7 +589,7 @@ def _check_settings(settings, estimator):
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ImplicitRMError(
-            f"--set {unknown[0]}=...: this setting does not exist. The settings are "
+            f"--set {unknown[0]}=...: this setting does not exist. Choose one of "
             f"{', '.join(known)}."
         )
 
@@ -598,7 +598,7 @@ def _setting(text):
     """Return name and value of a setting, in the form of Python or JSON, or as a string."""
     name, found, value = text.partition("=")
     if not found:
-        raise ImplicitRMError(f"--set {text}: expected NAME=VALUE.")
+        raise ImplicitRMError(f"--set {text}: expected NAME=VALUE. Write for example dropout=0.5.")
     for read in (json.loads, ast.literal_eval):
         try:
             value = read(value)
@@ -616,7 +616,10 @@ def _interval(text):
     except ValueError:
         values = ()
     if len(values) not in (1, 2):
-        raise ImplicitRMError(f"--preference-rate {text}: expected a number, or LOW,HIGH.")
+        raise ImplicitRMError(
+            f"--preference-rate {text}: expected a number, or LOW,HIGH. Write for example 0.3 or "
+            "0.2,0.4."
+        )
     return values[0] if len(values) == 1 else values
 
 

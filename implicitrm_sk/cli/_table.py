@@ -85,8 +85,7 @@ class Table:
         try:
             return self._parquet.ParquetFile(file)
         except (pyarrow.ArrowException, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise ImplicitRMError(f"{file.name} cannot be read as parquet: {first}") from error
+            raise _not_parquet(file, error) from error
 
     def _read(self, names, join="default"):
         """Return columns as an Arrow table; a column that a file lacks is null in its rows.
@@ -96,7 +95,7 @@ class Table:
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ImplicitRMError(
-                f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
+                f"{self.name} has no column {', '.join(map(repr, missing))}. Name one of "
                 f"{_listing(self.columns)}."
             )
         import pyarrow
@@ -110,10 +109,7 @@ class Table:
                 try:
                     tables.append(self._opened(file).read(found, use_pandas_metadata=False))
                 except (pyarrow.ArrowException, OSError) as error:
-                    first = str(error).splitlines()[0]
-                    raise ImplicitRMError(
-                        f"{file.name} cannot be read as parquet: {first}"
-                    ) from error
+                    raise _not_parquet(file, error) from error
             try:
                 table = tables[0]
                 if len(tables) > 1:
@@ -149,7 +145,7 @@ class Table:
     def _times(self, args, option):
         """Return the time of each row, and what it is in words."""
         if args.now is None:
-            raise ImplicitRMError(f"{option} needs --now, the time of the export.")
+            raise ImplicitRMError(f"{option} needs --now, the time of the export. Give both.")
         names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
         if len(names) != 1:
             raise ImplicitRMError(
@@ -423,7 +419,7 @@ class Table:
             found = [column for column in self.columns if column.startswith(name[:-1])]
             if not found:
                 raise ImplicitRMError(
-                    f"{self.name} has no columns {name}. Its columns are {_listing(self.columns)}."
+                    f"{self.name} has no columns {name}. Name one of {_listing(self.columns)}."
                 )
             return found
         if name not in self.columns:
@@ -676,14 +672,21 @@ def _in_place(path, write):
             os.unlink(temporary)
 
 
+def _not_parquet(file, error):
+    first = str(error).splitlines()[0]
+    return ImplicitRMError(f"{file.name} cannot be read as parquet ({first}). Export it again.")
+
+
 def check_writable(path, kinds=None, *, force=False, read=()):
     """Check before the work, not after it, that the result can be written."""
     if kinds is not None and path.suffix not in kinds:
-        raise ImplicitRMError(f"{path} must end with {' or '.join(kinds)}.")
+        raise ImplicitRMError(f"{path} must end with {' or '.join(kinds)}. Give another name.")
     if kinds is None and path.suffix.lower() in _FILE_KINDS:
-        raise ImplicitRMError(f"{path}: expected a folder, or a file that ends with .zip.")
+        raise ImplicitRMError(
+            f"{path}: expected a folder, or a file that ends with .zip. Give another name."
+        )
     if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
-        raise ImplicitRMError(f"{path} is a folder.")
+        raise ImplicitRMError(f"{path} is a folder; expected a file. Give another name.")
     if any(path.resolve() == Path(other).resolve() for other in read):
         raise ImplicitRMError(f"{path} is the file that is read. Give the result another name.")
     if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
@@ -694,7 +697,9 @@ def check_writable(path, kinds=None, *, force=False, read=()):
     while not parent.exists():
         parent = parent.parent
     if not os.access(parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: no permission in {parent}.")
+        raise PermissionError(
+            f"{path} cannot be written: no permission in {parent}. Choose another folder."
+        )
 
 
 def note(text):

@@ -214,7 +214,7 @@ class _Rows:
         (self.n,) = lengths
         if not self.n and argument == "responses":
             raise ImplicitRMError(
-                "responses has no rows; expected one for each response shown. Check it."
+                "responses has no rows; expected one for each response shown. Check the export."
             )
 
     def _of_table(self, source, names):

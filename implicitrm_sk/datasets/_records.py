@@ -120,7 +120,7 @@ def _kind(path):
     hint = " Write a table as parquet: pandas.read_csv(LOG).to_parquet(...)."
     raise ImplicitRMError(
         f"{path.name} ends with {path.suffix or 'nothing'!r}; expected {KINDS}."
-        + (hint if path.suffix.lower() in (".csv", ".tsv") else "")
+        + (hint if path.suffix.lower() in (".csv", ".tsv") else " Convert it.")
     )
 
 

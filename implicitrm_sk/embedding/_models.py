@@ -229,7 +229,7 @@ def _load_once(loaded, auto_class, source, identity, kind):
             except (OSError, ValueError, KeyError) as error:
                 raise ImplicitRMError(
                     f"model={source.name!r} has no {kind} that transformers can read: "
-                    f"{' '.join(str(error).split())}"
+                    f"{' '.join(str(error).split()).rstrip('.')}. Name another model."
                 ) from error
         return loaded[key]
 

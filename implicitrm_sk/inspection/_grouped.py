@@ -194,7 +194,8 @@ class GroupedLog:
         if shared.sum() < MIN_ROWS:
             raise ImplicitRMError(
                 f"{shared.sum()} prompts of groups have rows in every group of by; "
-                f"same_prompts=True needs {MIN_ROWS}. Leave it out, or compare fewer groups."
+                f"same_prompts=True needs at least {MIN_ROWS}. Leave it out, or compare fewer "
+                "groups."
             )
         kept = shared[self.prompt]
         return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)

@@ -79,9 +79,9 @@ def identification_report(
     """Report what a log identifies of the reward, and which information would identify more.
 
     The settings are refitted from `n_starts` different starts in one pass, on three quarters of the
-    responses. The starts reach from a reward near 1 (all passivity is the user's) to one near the
-    action probability (all of it is dislike). The refits are compared on the other quarter. Equal
-    likelihood with different rewards is the signature of a reward that is not identified.
+    responses. The highest start is a reward near 1: users who do not act are passive. The lowest is
+    near the probability of an action: they dislike the response. The refits are compared on the
+    other quarter. If different rewards have equal likelihood, the reward is not identified.
 
     Parameters
     ----------
@@ -112,35 +112,35 @@ def identification_report(
 
     Notes
     -----
-    The sign of the association of every pair of signals is tested on the rows kept aside, given
-    what the refits predict. Given x, two signals of one sign do not co-occur less often than
-    independence allows, and two of opposite signs not more often [1]_. A pair counts against the
-    signs if chance brings it about with a probability below 0.01, corrected for the number of
-    pairs. Seen and expected co-occurrences must also differ by more than 20 %. Rows of one of
-    `groups` may depend on each other. `fit` does the same on the rows that early stopping holds
-    out.
+    *Signs.* Every pair of signals is tested on the rows kept aside. Given x, two signals of one
+    sign should not co-occur less often than if they were independent, and two of opposite signs not
+    more often [1]_. A pair contradicts its signs if the p-value is below 0.01, corrected for the
+    number of pairs. Seen and expected co-occurrences must also differ by more than 20 %. Rows of
+    one of `groups` may depend on each other. `fit` does the same on the rows that early stopping
+    holds out.
 
-    With two signals of each polarity, the settings are fitted a second time. One of the two fits
-    has rows that nobody looked at (``shared_examination``), and the other does not.
-    The model with such rows is named if its likelihood on the rows kept aside is better by two
-    standard errors. With fewer signals both models fit exactly, and none is named.
+    *Attention.* With two positive and two negative signals, the settings are fitted with and
+    without rows that nobody looked at (``shared_examination``). The report names the model with
+    such rows if its likelihood on the rows kept aside is better by two standard errors. With fewer
+    signals the data cannot decide, and it names none.
 
-    With `user_id`, the refits find out as `fit` does whether users differ in activity, and
+    *Users.* With `user_id`, the refits find out as `fit` does whether users differ in activity, and
     integrate over it if they do. Likelihoods are then of all rows of a user together, given those
-    that the refits saw. The test of counts and the swap are for users who do not differ, and left
-    out where they do. Independence is then tested given the user, on rows of well-known users.
+    that the refits saw. If users differ, the test of counts and the swap test are left out.
+    Independence is then tested given the user, on rows of well-known users.
 
-    Independence of three or more signals given preference is tested by likelihood ratio on the rows
-    kept aside. It counts against identification if it is rejected at the level 0.001 and the log
-    odds ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
+    *Independence* of three or more signals given preference is tested by likelihood ratio on the
+    rows kept aside. It counts against identification if the p-value is below 0.001 and the log odds
+    ratio of some pair exceeds 0.5. Users who differ in how readily they act, in ways that the
     features do not show, make signals dependent too. With more than five signals, the most often
-    logged are tested; with more than 2**20 / 2**K rows, a random part. Signals that agree on 95 %
-    of the rows on which either acted count as one, and so do exposures of a response.
+    logged are tested; with more than 2**20 / 2**K rows (K signals), a random part. Signals that
+    agree on 95 % of the rows on which either acted count as one, and so do exposures of a response.
 
-    Counts over exposures are compared with beta-binomial ones of the same means. They count
-    against identification if binomial counts are rejected at the level 0.001 and are less likely by
-    more than 0.05 nats per response. Labels count against it if their mean differs by more than 3.3
-    standard errors and 0.1 from what the refits expect given the actions. `fit` does the same.
+    *Counts* over exposures are compared with beta-binomial ones of the same means. They count
+    against identification if the p-value of binomial counts is below 0.001 and they are less likely
+    by more than 0.05 nats per response. *Labels* count against it if their mean differs by more
+    than 3.3 standard errors and 0.1 from what the refits expect given the actions. `fit` does the
+    same.
 
     References
     ----------
@@ -175,8 +175,8 @@ def identification_report(
     unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
     if unknown:
         raise TypeError(
-            f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
-            f"groups, {', '.join(SIDE_INFORMATION)}."
+            f"identification_report got {', '.join(sorted(unknown))}; expected arguments of fit: "
+            f"groups, {', '.join(SIDE_INFORMATION)}. Leave the others out."
         )
     fit_params = {name: value for name, value in fit_params.items() if value is not None}
     embedding = clone(est)

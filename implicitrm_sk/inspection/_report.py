@@ -38,16 +38,19 @@ class IdentificationReport:
     settings : Identification
         The verdict from the settings alone, as in `identification_` of the estimator.
     refits : dict of str to ndarray of shape (n_starts,)
-        Refits from different starts, evaluated on held-out rows. ``start`` is the share of the
-        logarithm of the action rate at which the reward starts. ``log_likelihood`` is in nats per
-        response, beside its ``difference`` from the best and the ``standard_error`` of that.
-        ``as_likely`` is whether the refit is as likely as the best. Then ``mean_reward``.
+        Refits from different starts, evaluated on held-out rows. With positive signals only, the
+        reward starts at the rate of actions to the power of ``start``. ``log_likelihood`` is in
+        nats per response, beside its ``difference`` from the best refit and the
+        ``standard_error`` of that difference. ``as_likely`` is whether the refit is as likely as
+        the best. ``mean_reward`` is its mean reward.
     reward_spread : float
         Mean over held-out rows of the standard deviation of the reward over the refits that are as
         likely as the best.
     swap : dict
-        The swap test: ``applicable``, ``difference`` in log-likelihood (nats per response) of
-        the model with reward and propensity exchanged, its ``standard_error``, ``as_likely``.
+        The swap test. ``applicable`` is whether the log allows it, and ``why`` not. Else
+        ``difference`` is how much the log-likelihood changes (nats per response) if reward and
+        propensity are exchanged, beside its ``standard_error``. ``as_likely`` is whether the
+        exchanged model is as likely, and ``mean_reward`` its mean reward.
     independence : IndependenceTest or None
         Test of conditional independence; None with fewer than three signals logged together, and
         with repeated exposures.
@@ -56,7 +59,7 @@ class IdentificationReport:
         ``signals``, ``same_sign``, ``seen`` and ``expected`` co-occurrences, ``z``, ``p_value``,
         ``contradicts``. Empty with repeated exposures.
     frequent_signals : list of (str, float)
-        Signals that more than 70 % of the rows have, with that share. Such a signal may be the
+        Signals that fire on more than 70 % of the rows, with that share. Such a signal may be the
         absence of a negative action.
     agreeing_signals : list of (str, str, float)
         Pairs that agree on nearly every row on which either acted, with that share. They may be one
@@ -118,8 +121,8 @@ class IdentificationReport:
     def bounds(self, X: Rows) -> Floats:
         """Return the rewards that no log of these actions alone can rule out.
 
-        They join the bounds of the refits that are as likely as the best, because the log does not
-        distinguish these.
+        They reach from the lowest to the highest bound of the refits that are as likely as the
+        best. The log does not distinguish these.
 
         Parameters
         ----------
@@ -129,16 +132,19 @@ class IdentificationReport:
         Returns
         -------
         bounds : ndarray of shape (n_samples, 2)
-            [P(any positive action | x), 1 - P(any negative action | x)] without false actions. An
-            end without a signal that shows it is 0 or 1. Let y_k be signal k with propensity A_k
-            and false-action rate e_k. The lower end is then the largest (P(y_k=1 | x) - e_k) / (1 -
-            e_k) of the positive signals. The upper end is the lowest 1 - (P(y_k=1 | x) - e_k) / (1
-            - e_k) of the negative signals. Both are clipped to [0, 1]. They need only the
-            assumption A_k <= 1; other information of the fit is not used. The level may be "bounded
-            (assuming independent signals of rows that were looked at)". Without false actions, two
-            positive signals then raise the lower end to c = P(preferred and looked at | x). With n
-            = P(any negative action | x), the upper end is c / (c + n). Two negative signals are the
-            mirror image.
+            [P(any positive action | x), 1 - P(any negative action | x)] without false actions.
+            Without positive signals the lower end is 0, without negative ones the upper end is 1.
+
+            With false actions, let y_k be signal k and e_k its false-action rate. The lower end is
+            the largest (P(y_k=1 | x) - e_k) / (1 - e_k) of the positive signals. The upper end is
+            the lowest 1 - (P(y_k=1 | x) - e_k) / (1 - e_k) of the negative signals. Both are
+            clipped to [0, 1]. They hold whatever the propensities are, and do not use other
+            information of the fit.
+
+            The level may be "bounded (assuming independent signals of rows that were looked at)".
+            Without false actions, two positive signals then raise the lower end to c = P(preferred
+            and looked at | x). With n = P(any negative action | x), the upper end is c / (c + n).
+            Two negative signals are the mirror image.
 
         Examples
         --------

@@ -67,7 +67,8 @@ class ShiftReport:
     log_density_ratio : ndarray of shape (n_new,)
         log of new over logged density at each new response.
     reward, reward_log : tuple of float
-        Mean and spread (over the members) of the reward, for new and for logged responses.
+        Mean and spread (standard deviation over the networks of the fit) of the reward, for new and
+        for logged responses.
     reward_outside : tuple of float
         The same for the new responses outside the log, NaN without any.
 
@@ -183,8 +184,8 @@ def shift_report(
 ) -> ShiftReport:
     """Report how far new responses are from the log, and whether the reward extrapolates.
 
-    A policy that is trained on a reward leaves the responses that the reward was learned from. But
-    a reward model has a value for every response. This report shows where it has evidence.
+    A policy that is trained on a reward moves away from the responses of the log. But a reward
+    model has a value for every response. This report shows where it has evidence.
 
     Parameters
     ----------
@@ -194,13 +195,13 @@ def shift_report(
         The responses to check, for example those of the policy in training.
     X_log : array-like of shape (n_log, n_features), or text
         The log, or a random sample of it; some thousand rows are enough. It is passed again because
-        the estimator does not keep rows. Embeddings can be turned back into text, so a saved model
-        with rows would contain words of its users.
+        the estimator does not keep rows. Embeddings can be turned back into text, so rows in a
+        saved model would reveal words of its users.
     groups_new, groups_log : array-like, default=None
-        Prompt (or user) of each row. Rows of one group are never in the training and the test part
-        of the classifier at once. Pass them if a prompt has several responses. Otherwise the
-        classifier recognises prompts, and the AUC is too high. The same label on both sides means
-        the same group.
+        Prompt (or user) of each row. Pass them if a prompt has several responses. Otherwise the
+        classifier recognises prompts, and the AUC is too high. Rows of one group are all in the
+        training or all in the test part of the classifier. The same label on both sides means the
+        same group.
     random_state : int, RandomState instance or None, default=0
         Seed of the folds and of the rows used for fitting.
 
@@ -222,13 +223,13 @@ def shift_report(
     Notes
     -----
     The classifier is a logistic regression, with a penalty chosen by log loss. It uses up to 512
-    principal components of the reward columns, the squares of the first 64, and the distance that
-    these leave. So it finds shifts of location and of scale. It ignores columns whose range is
-    below a millionth of their largest value, and components that are as small. These are rounding
-    errors, which differ between machines. It is fitted on up to 5,000 rows of each side,
-    in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over the log is
-    computed as the mean of w over the new responses. The standard error of the AUC is that of
-    Hanley and McNeil [3]_.
+    principal components of the columns that the reward reads, and the squares of the first 64. It
+    also uses the distance of a row from the span of these 64. So it finds shifts of location and of
+    scale. It ignores columns whose range is below a millionth of their largest value, and
+    components that are as small, because they are rounding errors. It is fitted on up to 5,000 rows
+    of each side, in 5 folds [1]_. Its odds are the ratio of densities [2]_. The mean of w^2 over
+    the log is computed as the mean of w over the new responses. The standard error of the AUC is
+    that of Hanley and McNeil [3]_.
 
     References
     ----------
@@ -353,8 +354,8 @@ def _cross_fitted_log_ratio(X, is_new, groups, random_state):
         n_groups = min(len(np.unique(groups[is_new == side])) for side in (0, 1))
         if n_groups < n_splits:
             raise ImplicitRMError(
-                f"the rows belong to {n_groups} groups on one side; expected at least {n_splits}. "
-                "Pass more rows."
+                f"groups_new or groups_log holds {n_groups} groups; expected at least {n_splits}. "
+                "Pass rows of more groups."
             )
     varies = np.ptp(X, axis=0) > VARIES * np.abs(X).max(axis=0)
     X = X[:, varies] if varies.any() else X[:, :1]

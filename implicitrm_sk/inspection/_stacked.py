@@ -1,4 +1,4 @@
-"""Refits of a log under several violations, side by side, seen from rows kept aside."""
+"""Refits of a log under several violations of the assumptions, trained together."""
 
 import copy
 import warnings
@@ -42,7 +42,7 @@ class Case:
 
 @dataclass(eq=False)
 class Refits:
-    """The refits of C cases, each row seen from refits to other rows.
+    """The refits of C cases; the values at each row come from refits to other rows.
 
     Attributes
     ----------
@@ -157,14 +157,14 @@ def refit_side_by_side(work, cases):
 
 @dataclass(eq=False)
 class _Trained:
-    """The refits of all cases on the same rows.
+    """The refits of all cases to the same rows.
 
     Attributes
     ----------
     plain : RewardModel
         Its members are the cases.
     active : RewardModel or None
-        The same with users who differ in activity; None without users.
+        The same cases fitted with users who differ in activity; None without users.
     differs : ndarray of bool of shape (C,)
         Whether users differ, so that `active` counts.
     diverged : ndarray of int

@@ -292,7 +292,8 @@ def lora_config(embedder, lora):
         return peft.LoraConfig(r=16, lora_alpha=32, target_modules=layers)
     if not isinstance(lora, peft.LoraConfig):
         raise TypeError(
-            f"lora must be True, False or a peft.LoraConfig, got {type(lora).__name__}."
+            f"lora must be True, False or a peft.LoraConfig, got {type(lora).__name__}. Pass one "
+            "of them."
         )
     for option in ("use_dora", "modules_to_save", "layer_replication", "target_parameters"):
         if getattr(lora, option, None):
@@ -346,7 +347,8 @@ def training_arguments(est, output_dir, args, *, lora):
         args = _recipe(est, output_dir, given, lora)
     else:
         raise TypeError(
-            f"args must be a dict or transformers.TrainingArguments, got {type(args).__name__}."
+            f"args must be a dict or transformers.TrainingArguments, got {type(args).__name__}. "
+            "Pass single arguments as a dict."
         )
     deepspeed = getattr(args, "hf_deepspeed_config", None)
     by_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"

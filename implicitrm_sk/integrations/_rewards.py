@@ -17,8 +17,8 @@ def check_pessimism(pessimism):
         value = np.nan
     if not (np.isfinite(value) and value >= 0):
         raise ImplicitRMError(
-            f"pessimism must be a number >= 0, got {pessimism!r}. This many times the spread over "
-            "the members is subtracted from the reward."
+            f"pessimism must be a number >= 0, got {pessimism!r}. Pass how many times the spread "
+            "of the reward to subtract, or 0."
         )
     return value
 

@@ -109,7 +109,7 @@ def read(path):
         if stat.S_ISDIR(mode):
             return read_folder(path)
         if not stat.S_ISREG(mode):
-            raise ModelFileError("it is neither a folder nor a file.")
+            raise ModelFileError("it is neither a folder nor a file. Correct the path.")
         return _read_zip(path)
     except ModelFileError as error:
         raise ModelFileError(f"{str(path)!r} cannot be loaded: {error}") from error.__cause__
@@ -131,7 +131,7 @@ def read_folder(folder, follow_links=False):
             if isinstance(error, FileNotFoundError):
                 raise ModelFileError(
                     f"the folder has no file {name}. A saved model has {MANIFEST}, {SETTINGS} "
-                    f"and {ARRAYS}."
+                    f"and {ARRAYS}. Correct the path, or get the files again."
                 ) from error
             raise
         try:
@@ -150,7 +150,7 @@ def read_folder(folder, follow_links=False):
 def _check_size(name, size):
     if size > MAX_SIZE[name]:
         raise ModelFileError(
-            f"{name} has {size:,} bytes, more than the {MAX_SIZE[name]:,} that are opened."
+            f"{name} has {size:,} bytes; expected at most {MAX_SIZE[name]:,}. Get the file again."
         )
 
 
@@ -164,13 +164,15 @@ def _read_zip(path):
                 strange = [name for name in names if name not in wanted]
                 raise ModelFileError(
                     f"the archive holds other members than those of a saved model: "
-                    f"{listing(map(repr, strange))}."
+                    f"{listing(map(repr, strange))}. Remove them, or get the file again."
                 )
             if len(set(names)) < len(names):
-                raise ModelFileError("a member of the archive occurs twice.")
+                raise ModelFileError("a member of the archive occurs twice. Get the file again.")
             missing = wanted - {CARD} - set(names)
             if missing:
-                raise ModelFileError(f"the archive lacks {listing(sorted(missing))}.")
+                raise ModelFileError(
+                    f"the archive lacks {listing(sorted(missing))}. Get the file again."
+                )
             for member in members:
                 _check_member(member, path.stat().st_size)
             files = {}
@@ -191,15 +193,20 @@ def _read_zip(path):
 def _check_member(member, archive_size):
     name = member.filename
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise ModelFileError(f"{name} in the archive is a symbolic link.")
+        raise ModelFileError(f"{name} in the archive is a symbolic link. Get the file again.")
     # Uncompressed members cannot be larger than the archive, which rules out zip bombs.
     if member.compress_type != zipfile.ZIP_STORED or member.file_size != member.compress_size:
-        raise ModelFileError(f"{name} in the archive is compressed; saved models are not.")
+        raise ModelFileError(
+            f"{name} in the archive is compressed; saved models are not. Pack it without "
+            "compression."
+        )
     if member.flag_bits & 1:
-        raise ModelFileError(f"{name} in the archive is encrypted.")
+        raise ModelFileError(f"{name} in the archive is encrypted. Pack it without a password.")
     _check_size(name, member.file_size)
     if member.file_size > archive_size:
-        raise ModelFileError(f"{name} in the archive is said to be larger than the archive.")
+        raise ModelFileError(
+            f"{name} in the archive is said to be larger than the archive. Get the file again."
+        )
 
 
 def write(path, files):

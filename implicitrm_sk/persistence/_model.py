@@ -119,11 +119,12 @@ def from_files(cls, files, source):
 def _check_manifest(files, cls):
     manifest = parse(files[MANIFEST], MANIFEST)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ModelFileError(f"{MANIFEST} does not describe an {FORMAT}.")
+        raise ModelFileError(f"{MANIFEST} does not describe an {FORMAT}. Correct the path.")
     version = manifest.get("format_version")
     if not is_count(version) or version < 1:
         raise ModelFileError(
-            f"{MANIFEST} has the format_version {version!r:.40}; expected a number >= 1."
+            f"{MANIFEST} has the format_version {version!r:.40}; expected a number >= 1. Get the "
+            "file again."
         )
     if version > FORMAT_VERSION:
         by = manifest.get("written_by")
@@ -134,7 +135,10 @@ def _check_manifest(files, cls):
             "implicitrm-sk."
         )
     if manifest.get("sha256") != digest(manifest):
-        raise ModelFileError(f"{MANIFEST} was changed after it was written (its SHA-256 differs).")
+        raise ModelFileError(
+            f"{MANIFEST} was changed after it was written (its SHA-256 differs). Get the file "
+            "again."
+        )
     if manifest.get("class") != cls.__name__:
         raise ModelFileError(
             f"it holds an estimator of class {manifest.get('class')!r:.60}; expected "
