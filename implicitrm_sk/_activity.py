@@ -20,6 +20,8 @@ from .training._users import moments, posterior, quadrature
 HEADS = ("reward_logit", "propensity_logit")
 #: Passes over the rows of a fit in which users who share responses find their weights.
 SWEEPS = 4
+#: From how many standard errors on `covariation` shows that users differ.
+DIFFERENT = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,8 +280,66 @@ def is_better(activity, plain):
     return bool(gain.sum() > error)
 
 
+def covariation(model, plan, data):
+    """Return by how many standard errors the actions of a user vary together, (members,).
+
+    The score test of equal users (Commenges & Jacqmin-Gadda 1997). Each row has the derivative of
+    log P(y | x) by a shift of its propensity logits, in a model without activity. If users are
+    equally active, its mean is 0, and rows of different responses are independent. The test adds up
+    the products of all pairs of such rows of a user. It uses every row of the fit, and so sees much
+    smaller differences than the likelihood of the rows that validate does.
+
+    Parameters
+    ----------
+    model : RewardModel
+        Without activity.
+    plan : FitPlan
+    data : TrainingData
+    """
+    log = data.log
+    weight, response = data.balanced_weights(), np.arange(len(log.user))
+    if log.response is None:
+        parts = chunks(data.X, INFERENCE_ROWS // 2)
+        score = torch.cat([_shift_score(model, plan, data, *part) for part in parts], 1)
+    else:
+        weight, response = weight[log.response], log.response
+        score = _shift_score(model, plan, data, 0, data.X)
+    score = np.where(weight > 0, weight * score.numpy(), 0.0)
+    score -= weight * (score.sum(1, keepdims=True) / weight.sum())
+    seen, cell = np.unique(np.stack([log.user, response]), axis=1, return_inverse=True)
+    pairs = np.empty((len(score), log.n_users))
+    for one, products in zip(score, pairs, strict=True):
+        of_cell = np.bincount(cell.ravel(), one)
+        total, own = (np.bincount(seen[0], x, log.n_users) for x in (of_cell, of_cell**2))
+        products[:] = total**2 - own
+    error = np.sqrt((pairs**2).sum(1))
+    return np.divide(pairs.sum(1), error, out=np.zeros(len(pairs)), where=error > 0)
+
+
+def _shift_score(model, plan, data, start, X):
+    """Return d log P(y | x) / d shift of the propensity logits of rows, (members, n)."""
+    log, measurement = data.log, plan.measurement
+    f, u = member_logits(model, X, data.scaler, HEADS, plan.dtype)
+    fields = log.tensors() | {"labels": None if log.labels is None else torch.as_tensor(log.labels)}
+    if log.response is None:
+        rows = slice(start, start + len(X))
+        fields = {name: None if value is None else value[rows] for name, value in fields.items()}
+    elif f.shape[1] > log.n_responses:
+        f = f[:, log.first]
+    f, u = f.clone(), u.clone().requires_grad_()  # inference tensors before
+    rate = plan.assumptions.model_rates(plan.objective)
+    with torch.enable_grad():
+        nll = measurement.nll(f, u, false_action_rate=rate, **fields)
+    (gradient,) = torch.autograd.grad(nll.sum(), u)
+    gradient[..., list(measurement.shared_logits() or ())] = 0.0
+    return -gradient.sum(-1)
+
+
 def fit_users(est, begun, epochs, hooks):
     """Fit one model without activity and one with it; keep one, and the activity of the users.
+
+    The second is fitted only if the actions of users vary together (`covariation`). It is kept only
+    if it predicts users better (`is_better`).
 
     The starts of the second may lead to different optima, which `member_log_weight` weighs. If the
     plan gives the starts, each member is kept, to be compared with the others.
@@ -308,6 +368,8 @@ def fit_users(est, begun, epochs, hooks):
     # Copies, since a fit forgets the log.
     quiet = Hooks(epoch_end=history.append)
     plain = plan.run(copy.copy(data), est.model_, epochs, random_state, hooks=quiet)
+    if covariation(plain.model, plan, data).mean() < DIFFERENT:
+        return _without_activity(est, plan, data.log, plain, history)
     plan = replace(plan, n_users=data.log.n_users)
     est.model_ = plan.initial_model(data, random_state)
     active = plan.run(copy.copy(data), est.model_, epochs, random_state, hooks=hooks)
@@ -319,10 +381,7 @@ def fit_users(est, begun, epochs, hooks):
         # Both choose among their members, which is worth something by chance.
         mixed = [torch.logsumexp(part + member_log_weight(part), -1) for part in (values, without)]
         if not is_better(*mixed):
-            est.model_, est.history_[:] = plain.model, history
-            est.user_loading_ = np.zeros(len(plan.measurement.signals) + plan.measurement.examined)
-            est.user_activity_ = activity_of(None, data.log)
-            return plain
+            return _without_activity(est, plan, data.log, plain, history)
         if plan.starts is None:
             member = slots(log_weight.exp().numpy())
             est.model_ = active.model.like(plan.n_members)
@@ -333,6 +392,14 @@ def fit_users(est, begun, epochs, hooks):
     est.user_loading_ = loadings.mean(0).numpy()
     est.user_activity_ = activity_of(rows, data.log)
     return active
+
+
+def _without_activity(est, plan, log, plain, history):
+    """Let the estimator have the model without activity, and return its result."""
+    est.model_, est.history_[:] = plain.model, history
+    est.user_loading_ = np.zeros(len(plan.measurement.signals) + plan.measurement.examined)
+    est.user_activity_ = activity_of(None, log)
+    return plain
 
 
 def member_log_weight(values):

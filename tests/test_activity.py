@@ -24,6 +24,8 @@ from implicitrm_sk import (
     identification_report,
 )
 from implicitrm_sk._activity import (
+    DIFFERENT,
+    covariation,
     held_out,
     is_better,
     member_log_weight,
@@ -558,6 +560,39 @@ def test_a_fit_recovers_reward_activity_and_loading(active):
     found = est.identification_
     assert found.level == "identified" and not found.swap_symmetric
     assert "users share one taste" in found.assumptions
+
+
+def covariation_of(sd, shared):
+    """Return `covariation` of a fit without users to 3,000 rows of 200 users, and their fit."""
+    rng = np.random.default_rng(0)
+    response = np.arange(3000) // 3 if shared else np.arange(3000)
+    X = rng.normal(size=(3000, 6))[response]
+    preferred = (rng.random(3000) < 1 / (1 + np.exp(-3 * X[:, 0])))[response]
+    user = rng.integers(200, size=3000)
+    log = simulate_feedback(
+        preferred, X=X, user_id=user, user_activity=sd, n_signals=2, random_state=0
+    )
+    est = ImplicitRewardEstimator(
+        **SHORT | {"shared_examination": False, "false_action_rate": 0.0, "max_epochs": 15}
+    )
+    given = {"user_id": user} | ({"response_id": response} if shared else {})
+    begun = begin_fit(clone(est), X, log.actions, **given)
+    plan, data = begun.plan, begun.data
+    plain = plan.run(
+        copy.copy(data), plan.initial_model(data, begun.random_state), 15, begun.random_state
+    )
+    return covariation(plain.model, plan, data), est.fit(X, log.actions, **given)
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["rows", "shared responses"])
+def test_users_who_differ_are_noticed_and_no_others(shared):
+    z, est = covariation_of(1.0, shared)
+    assert (z > 4).all()
+    assert (est.user_loading_ > 0.5).all()
+    z, est = covariation_of(0.0, shared)
+    assert (np.abs(z) < DIFFERENT).all()
+    assert (est.user_loading_ == 0).all()
+    assert_array_equal(est.user_activity_.sd, 1)
 
 
 def test_users_ignored_are_worse(active):

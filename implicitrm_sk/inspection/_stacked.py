@@ -9,7 +9,16 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
-from .._activity import HEADS, Rows, activity_of, held_out, is_better, rows_by_user
+from .._activity import (
+    DIFFERENT,
+    HEADS,
+    Rows,
+    activity_of,
+    covariation,
+    held_out,
+    is_better,
+    rows_by_user,
+)
 from .._fit import begin_fit, known_users
 from .._held_out import HeldOut, check_verdict
 from .._log import number_responses
@@ -201,9 +210,10 @@ class _Trained:
         diverged = results[0].members.diverged
         if len(plans) > 1:
             rows = rows_by_user(models[1], plan, data)
+            differs = covariation(models[0], plan, data) >= DIFFERENT
             if len(data.valid):
                 pairs = held_out(rows), held_out(rows_by_user(models[0], plan, data))
-                differs = np.array(
+                differs &= np.array(
                     [is_better(*pair) for pair in zip(*(p.T for p in pairs), strict=True)]
                 )
             diverged = np.where(differs, results[1].members.diverged, diverged)
