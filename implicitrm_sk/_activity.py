@@ -306,11 +306,12 @@ def covariation(model, plan, data):
         score = _shift_score(model, plan, data, 0, data.X)
     score = np.where(weight > 0, weight * score.numpy(), 0.0)
     score -= weight * (score.sum(1, keepdims=True) / weight.sum())
-    seen, cell = np.unique(np.stack([log.user, response]), axis=1, return_inverse=True)
+    code = log.user.astype(np.int64) * (1 + response.max()) + response
+    _, first, cell = np.unique(code, return_index=True, return_inverse=True)
     pairs = np.empty((len(score), log.n_users))
     for one, products in zip(score, pairs, strict=True):
-        of_cell = np.bincount(cell.ravel(), one)
-        total, own = (np.bincount(seen[0], x, log.n_users) for x in (of_cell, of_cell**2))
+        of_cell = np.bincount(cell, one)
+        total, own = (np.bincount(log.user[first], x, log.n_users) for x in (of_cell, of_cell**2))
         products[:] = total**2 - own
     error = np.sqrt((pairs**2).sum(1))
     return np.divide(pairs.sum(1), error, out=np.zeros(len(pairs)), where=error > 0)
