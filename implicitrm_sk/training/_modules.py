@@ -120,7 +120,10 @@ class MemberMLP(nn.Module):
             self.biases[-1].add_(torch.as_tensor(output_bias).to(self.biases[-1]))
 
     def forward(self, x):
-        """Map x of shape (n, n_in), or (members, n, n_in), to logits of shape (members, n, n_out)."""
+        """Map x of shape (n, n_in) to logits of shape (members, n, n_out).
+
+        Of shape (members, n, n_in), x holds rows of its own for each member.
+        """
         return self.with_hidden(x)[0]
 
     def with_hidden(self, x):
@@ -413,7 +416,8 @@ class RewardModel(nn.Module):
     def forward(self, x, first=None):
         """Map x of shape (n, n_in) to reward logits and propensity logits.
 
-        Of shape (members, n, n_in), x holds rows of its own for each member. `first` are the rows from which the reward is computed, one per response; None means all.
+        Of shape (members, n, n_in), x holds rows of its own for each member. `first` are the rows
+        from which the reward is computed, one per response; None means all.
         """
         return self.outputs(x, first)[:2]
 
