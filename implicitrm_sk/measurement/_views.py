@@ -46,7 +46,7 @@ class View:
 
     @property
     def kind(self):
-        """What members need to have in common in one view: all but numbers that may differ."""
+        """All but the numbers in which the members of one view may differ."""
         has = self.rates is not None, self.looked is not None
         return self.signals, self.ratio, self.left_out, self.turned, *has
 

@@ -122,7 +122,7 @@ class MemberMLP(nn.Module):
     def forward(self, x):
         """Map x of shape (n, n_in) to logits of shape (members, n, n_out).
 
-        Of shape (members, n, n_in), x holds rows of its own for each member.
+        If x has the shape (members, n, n_in), each member has rows of its own.
         """
         return self.with_hidden(x)[0]
 
@@ -416,7 +416,7 @@ class RewardModel(nn.Module):
     def forward(self, x, first=None):
         """Map x of shape (n, n_in) to reward logits and propensity logits.
 
-        Of shape (members, n, n_in), x holds rows of its own for each member. `first` are the rows
+        If x has the shape (members, n, n_in), each member has rows of its own. `first` are the rows
         from which the reward is computed, one per response; None means all.
         """
         return self.outputs(x, first)[:2]
