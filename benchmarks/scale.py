@@ -328,12 +328,15 @@ def linear(args):
 
 
 def epoch_seconds(begun, n_users=None, epochs=3):
-    """Return the seconds of each epoch of a fit, the first left out, with or without users."""
+    """Return the seconds of each epoch, the first left out, and those of the processor.
+
+    Shape (2, epochs - 1); None: users are ignored.
+    """
     plan, ends = replace(begun.plan, n_users=n_users), []
-    hooks = Hooks(epoch_end=lambda _: ends.append(time.perf_counter()))
+    hooks = Hooks(epoch_end=lambda _: ends.append((time.perf_counter(), time.process_time())))
     data, state = copy.copy(begun.data), np.random.RandomState(0)
     plan.run(data, plan.initial_model(data, state), epochs, state, hooks=hooks)
-    return np.diff(ends)
+    return np.diff(ends, axis=0).T
 
 
 def users(args):
@@ -353,20 +356,20 @@ def epochs_of_users(begun, n_turns):
     turns = [[], []]
     for _ in range(n_turns):  # in turn: the machine may be at work on something else
         for found, n_users in zip(turns, (None, begun.data.log.n_users), strict=True):
-            found.extend(epoch_seconds(begun, n_users))
+            found.append(epoch_seconds(begun, n_users))
     n, d = begun.data.X.shape
-    without, within = (np.median(times) for times in turns)
-    ratios = np.divide(turns[1], turns[0])
+    without, within = (np.concatenate(found, axis=1) for found in turns)
     print(f"\nAn epoch of {n:,} rows x {d}, {begun.data.log.n_users:,} users, {MEMBERS} members\n")
-    print(
-        "| users | seconds (median) | ratio (bar 1.4) | ratios of single turns |\n|---|---|---|---|"
-    )
-    print(f"| ignored | {without:.2f} | 1 | |")
-    print(
-        f"| differ | {within:.2f} | {within / without:.2f} | {ratios.min():.2f} to "
-        f"{ratios.max():.2f} |",
-        flush=True,
-    )
+    print("| clock | users ignored (s) | users differ (s) | ratio (bar 1.4) | of single turns |")
+    print("|" + "---|" * 5)
+    for name, *times in zip(("wall", "processor"), without, within, strict=True):
+        a, b = map(np.median, times)
+        ratios = np.divide(*times[::-1])
+        print(
+            f"| {name} | {a:.2f} | {b:.2f} | {b / a:.2f} | {ratios.min():.2f} to "
+            f"{ratios.max():.2f} |",
+            flush=True,
+        )
 
 
 def many_users(est, X, y):

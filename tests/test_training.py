@@ -826,6 +826,53 @@ def test_members_with_weights_of_their_own_train_as_if_alone():
         assert_same_member(model, m, single, 0, rtol=0, atol=1e-9)
 
 
+class Recorded(Stratified):
+    """The likelihood; keeps all that the heads gave."""
+
+    def validation_loss(self, reward_logit, propensity_logit, batch):
+        self.seen = [reward_logit, propensity_logit, batch.auxiliary_logit, batch.representation]
+        return super().validation_loss(reward_logit, propensity_logit, batch)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"hidden_layer_sizes": (), "propensity_hidden_layer_sizes": ()},
+        {"auxiliary_head": True, "representation": True},
+        {"propensity_form": "trunk", "auxiliary_head": True},
+        {"propensity_form": "constant"},
+        {"propensity_form": "shared"},
+        {"propensity_form": "reward", "n_signals": 1},
+        {"reward_columns": (0, 2), "propensity_columns": (1, 3), "dropout": 0.5},
+    ],
+    ids=str,
+)
+def test_members_evaluate_only_the_rows_that_they_validate_on(form):
+    n, sizes = 30, {"hidden_layer_sizes": (8,), "propensity_hidden_layer_sizes": (5, 4)}
+    form = sizes | {"n_signals": 2} | form
+    model = RewardModel(3, D, **form).double()
+    model.initialize(torch.Generator().manual_seed(0), 0.3)
+    X, actions, _ = make_tensors(n, K=form["n_signals"])
+    weight = torch.zeros(3, n, dtype=torch.float64)
+    weight[0, ::3], weight[1, 5:9] = 2.0, 3.0  # and the third member has none of these rows
+    net = build_net(model, Recorded(), **OPTIONS)
+    net._set_training(False)
+    heads, shapes = net.module_.outputs, []
+    net.module_.outputs = lambda x, first: shapes.append(x.shape) or heads(x, first)
+    own = net.validation_step(((X, None), {"actions": actions}, weight))["loss"]
+    found = net.criterion_.objective.seen
+    assert shapes == [(3, 10, D)]
+    full = net.criterion_(heads(X), {"actions": actions}, weight)
+    torch.testing.assert_close(own, full)
+    for ours, theirs in zip(found, net.criterion_.objective.seen, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            torch.testing.assert_close(ours[weight > 0], theirs[weight > 0])
+    nothing = net.validation_step(((X, None), {"actions": actions}, 0 * weight))["loss"]
+    assert (nothing == 0).all()
+
+
 def latent_class(n, e, seed=0):
     """Return X and three signals with false actions."""
     rng = np.random.default_rng(seed)

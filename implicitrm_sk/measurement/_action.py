@@ -1,5 +1,7 @@
 """Binary actions: copy, share, regenerate, a press of a button."""
 
+from functools import reduce
+
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
@@ -147,22 +149,28 @@ class Action(Signal):
             derivative = self._by_class(derivative, None) if grad else None
             return torch.stack(self._by_class(hit, miss)), derivative
         u = full_precision(u)
+        miss = u.new_zeros(len(y)).masked_fill(acted.any(-1), -torch.inf)
+        if rate is None and exposures is None and propensity is None:
+            # log sigmoid(s u), whose derivative is s (1 - sigmoid(s u)). Not logged: log 1.
+            sign = torch.where(acted, 1.0, -1.0).to(u)
+            each = logsigmoid((u * sign).masked_fill_(unlogged, torch.inf))
+            derivative = self._by_class(torch.expm1(each).mul_(-sign), None) if grad else None
+            hit = _over_columns(each)
+            return torch.stack(self._by_class(hit, miss.expand_as(hit))), derivative
         log_a, log_not_a = action_log_probs(u, rate, propensity)
         e = None if rate is None else rate.to(u)
         if exposures is None:
             hit = torch.where(acted, log_a, log_not_a)
-            miss = None if e is None else torch.where(acted, torch.log(e), torch.log1p(-e))
+            by_mistake = None if e is None else torch.where(acted, torch.log(e), torch.log1p(-e))
         else:
             count = torch.nan_to_num(y)
             rest = torch.nan_to_num(exposures - y)
             hit = times(count, log_a) + times(rest, log_not_a)
             if e is not None:
-                miss = times(count, torch.log(e)) + times(rest, torch.log1p(-e))
+                by_mistake = times(count, torch.log(e)) + times(rest, torch.log1p(-e))
         hit = hit.masked_fill(unlogged, 0.0).sum(-1)
-        if e is None:
-            miss = torch.zeros_like(hit).masked_fill(acted.any(-1), -torch.inf)
-        else:
-            miss = miss.masked_fill(unlogged, 0.0).sum(-1).expand_as(hit)
+        if e is not None:
+            miss = by_mistake.masked_fill(unlogged, 0.0).sum(-1)
         derivative = None
         if grad:
             a, not_a = log_a.exp(), log_not_a.exp()
@@ -175,7 +183,7 @@ class Action(Signal):
                 derivative = derivative * (logsigmoid(u) - log_a).exp()
             fixed = unlogged if propensity is None else unlogged | ~torch.isnan(propensity)
             derivative = self._by_class(derivative.masked_fill(fixed, 0.0), None)
-        return torch.stack(self._by_class(hit, miss)), derivative
+        return torch.stack(self._by_class(hit, miss.expand_as(hit))), derivative
 
     def log_passive(
         self, u, y, *, rate=None, exposures=None, propensity=None, age=None, delay=None
@@ -210,6 +218,11 @@ class Action(Signal):
         if self.delay is not None:
             return late_initial_logits(y, weight, prior, acted, age, delay)
         return initial_logit(acted / prior)
+
+
+def _over_columns(values):
+    """Return the sum over the last dimension, whose few entries `sum` adds up slowly."""
+    return reduce(torch.add, values.unbind(-1))
 
 
 def action_log_probs(propensity_logit, false_action_rate=None, propensity=None):

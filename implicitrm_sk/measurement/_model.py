@@ -30,6 +30,7 @@ Half-precision logits are converted to float32.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -180,7 +181,7 @@ class Measurement:
         Who looked is None, or the pair of log-probabilities of `examined`. The derivatives hold for
         rows that were looked at.
         """
-        rows, derivatives = 0.0, []
+        rows, derivatives = None, []
         for block in self.blocks:
             part, derivative = block.signal.terms(
                 _take(u, block.outputs),
@@ -188,7 +189,7 @@ class Measurement:
                 grad,
                 **self._side(block, **side),
             )
-            rows = rows + part
+            rows = part if rows is None else rows + part
             derivatives.append(derivative)
         if not self.examined:
             return rows, None, derivatives
@@ -490,6 +491,12 @@ def labelled(joint, labels):
     return torch.where(torch.isnan(labels), total, labelled)
 
 
+def _mean_derivative(weight, derivative):
+    """Return minus the mean of the derivatives given r*, 0 if there are none."""
+    parts = [-weight[c] * part for c, part in enumerate(derivative) if part is not None]
+    return reduce(torch.add, parts) if parts else 0.0
+
+
 class _NLL(torch.autograd.Function):
     """`Measurement.nll`."""
 
@@ -502,10 +509,7 @@ class _NLL(torch.autograd.Function):
         if looked is not None:
             rows = rows * looked[0].exp()[..., None]
         blocks = measurement.blocks
-        parts = [
-            -sum(rows[c] * part for c, part in enumerate(derivative) if part is not None)
-            for derivative in derivatives
-        ]
+        parts = [_mean_derivative(rows, derivative) for derivative in derivatives]
         if len(blocks) == 1 and looked is None:
             grad_u = parts[0]
         else:

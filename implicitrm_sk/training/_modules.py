@@ -120,15 +120,22 @@ class MemberMLP(nn.Module):
             self.biases[-1].add_(torch.as_tensor(output_bias).to(self.biases[-1]))
 
     def forward(self, x):
-        """Map x of shape (n, n_in) to logits of shape (members, n, n_out)."""
+        """Map x of shape (n, n_in) to logits of shape (members, n, n_out).
+
+        If x has the shape (members, n, n_in), each member has rows of its own.
+        """
         return self.with_hidden(x)[0]
 
     def with_hidden(self, x):
         """Return the logits and the last hidden layer, (members, n, width), or x without one."""
         (weight, bias), *rest = zip(self.weights, self.biases, strict=True)
-        inputs = x.expand(weight.shape[1], *x.shape)
-        h = torch.addmm(bias.flatten(), x, weight.flatten(1))
-        in_rows = True  # (n, members * width), not yet (members, n, width)
+        in_rows = x.ndim == 2  # h is then (n, members * width), not yet (members, n, width)
+        if in_rows:
+            inputs = x.expand(weight.shape[1], *x.shape)
+            h = torch.addmm(bias.flatten(), x, weight.flatten(1))
+        else:
+            inputs = x
+            h = torch.baddbmm(bias.transpose(0, 1), x, weight.transpose(0, 1))
         for next_weight, next_bias in rest:
             h = torch.relu_(h)  # in place before the view: no other tensor needs it
             if in_rows:
@@ -382,9 +389,9 @@ class RewardModel(nn.Module):
     def _of_signals(self, x):
         config = self.config
         if self.propensity is None:
-            return x.new_full((config["n_members"], len(x), config["n_signals"]), math.inf)
+            return x.new_full((config["n_members"], x.shape[-2], config["n_signals"]), math.inf)
         if config["propensity_form"] == "constant":
-            return self._with_shared(self.propensity(x[:, :0]))
+            return self._with_shared(self.propensity(x[..., :0]))
         logit = self._with_shared(self.propensity(_columns(x, self._propensity_index)))
         if self.log_share is None:
             return logit
@@ -409,7 +416,8 @@ class RewardModel(nn.Module):
     def forward(self, x, first=None):
         """Map x of shape (n, n_in) to reward logits and propensity logits.
 
-        `first` are the rows from which the reward is computed, one per response; None means all.
+        If x has the shape (members, n, n_in), each member has rows of its own. `first` are the rows
+        from which the reward is computed, one per response; None means all.
         """
         return self.outputs(x, first)[:2]
 
@@ -437,4 +445,4 @@ class RewardModel(nn.Module):
 
 
 def _columns(x, index):
-    return x if index is None else x.index_select(1, index)
+    return x if index is None else x.index_select(-1, index)

@@ -215,7 +215,27 @@ class RewardNet(NeuralNet):
     def validation_step(self, batch, **_):
         """Return the held-out criterion of a batch."""
         X, fields, sample_weight = batch
-        return {"loss": self.criterion_(self.infer(X), fields, sample_weight)}
+        own = sample_weight.ndim > 1 and X[1] is None
+        logits = self._infer_own(X[0], sample_weight != 0) if own else self.infer(X)
+        return {"loss": self.criterion_(logits, fields, sample_weight)}
+
+    def _infer_own(self, X, counts):
+        """Return the logits of the rows that count for each member, and 0 for its other rows.
+
+        Members that validate on different rows need only a small part of all logits.
+        """
+        rows = counts.sort(dim=1, descending=True, stable=True)[1][:, : int(counts.sum(1).max())]
+        X = X.index_select(0, rows.flatten()).unflatten(0, rows.shape)
+
+        def in_place(values):
+            at = rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand_as(values)
+            return values.new_zeros(*counts.shape, *values.shape[2:]).scatter_(1, at, values)
+
+        reward_logit, propensity_logit, further = self.infer((X, None))
+        further = {
+            name: value if name == "loading" else in_place(value) for name, value in further.items()
+        }
+        return in_place(reward_logit), in_place(propensity_logit), further
 
     def run_single_epoch(self, iterator, training, prefix, step_fn, **_):
         """Return the mean risk of each member over one pass, which stays on the device."""

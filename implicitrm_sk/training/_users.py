@@ -131,7 +131,13 @@ class UserWeights:
             # the gradient of the likelihood of single rows.
             log_joint = self.log_prior[:, None, None] - nll
             return -torch.logsumexp(log_joint, 0)
-        return (self.weight.index_select(0, user).permute(2, 1, 0) * nll).sum(0)
+        return (self._of_rows(user) * nll).sum(0)
+
+    def _of_rows(self, user):
+        """Return the weights of the users of rows, (Q, members, n)."""
+        n_members, n_nodes = self.weight.shape[1:]
+        weight = self.weight.flatten(1).index_select(0, user).t().contiguous()
+        return weight.view(n_members, n_nodes, -1).transpose(0, 1)
 
     def audience(self, log_rows, reward_logit, user, response, labels, *, trains):
         """Return the `Audience` of the responses of a batch, where several users saw a response.
@@ -148,14 +154,14 @@ class UserWeights:
         if self.weight is None:
             log_weight, trains = self.log_prior[:, None, None], False
         else:
-            weight = self.weight.index_select(0, user).permute(2, 1, 0)
-            log_weight = weight.clamp_min(TINY).log()
+            log_weight = self._of_rows(user).clamp_min(TINY).log()
         return Audience.of(log_rows, reward_logit, log_weight, response, labels, own=trains)
 
     def collect(self, nll, user, sample_weight):
         """Add the rows of a batch to the messages of their users."""
-        rows = -(nll.detach() * sample_weight).permute(2, 1, 0)
-        self.messages.index_add_(0, user, rows.to(self.messages))
+        # As a plain matrix, whose transpose is copied several times faster.
+        rows = -(nll.detach() * sample_weight).transpose(0, 1).flatten(0, 1).t().contiguous()
+        self.messages.flatten(1).index_add_(0, user, rows.to(self.messages))
 
     def refresh(self):
         """Take the E-step; return the standard deviation of activity among users, (members,).
