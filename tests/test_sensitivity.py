@@ -56,17 +56,9 @@ def test_views_are_the_models_they_say():
 
 def test_likelihoods_of_members_are_those_of_their_views():
     rng = np.random.default_rng(0)
-    views = [
-        View(BASE, SIGNALS),
-        View(BASE, SIGNALS, looked=0.5),
-        View(BASE, SIGNALS, looked=0.9),
-        View(BASE, SIGNALS, rates=torch.tensor([0.1, 0.0])),
-        View(BASE, SIGNALS, rates=torch.tensor([0.0, 0.2])),
-        View(BASE, SIGNALS, rates=torch.tensor([0.3, 0.0])),
-        View(BASE, SIGNALS, ratio=2.0),
-    ]
-    f = torch.as_tensor(rng.normal(size=(7, 4))).requires_grad_()
-    u = torch.as_tensor(rng.normal(size=(7, 4, 2))).requires_grad_()
+    views = [View(BASE, SIGNALS), View(BASE, SIGNALS, looked=0.5), View(BASE, SIGNALS, ratio=2.0)]
+    f = torch.as_tensor(rng.normal(size=(3, 4))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(3, 4, 2))).requires_grad_()
     y = torch.tensor([[0, 0], [1, 0], [0, 1], [0, torch.nan]], dtype=torch.float64)
     together = MemberViews(views)
     for name, sign in (("nll", -1), ("log_likelihood", 1)):
@@ -77,12 +69,7 @@ def test_likelihoods_of_members_are_those_of_their_views():
     expected = torch.autograd.grad(-together.log_likelihood(f, u, y).sum(), (f, u))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other)
-    # For some of the members, and at the nodes of the activity of users.
-    some = [5, 2, 3, 4, 0]
-    assert together.of_members(some).views == tuple(views[k] for k in some)
-    nodes = f[some].expand(2, -1, -1), u[some].expand(2, -1, -1, -1)
-    at_nodes = together.of_members(some).nll(*nodes, y)
-    torch.testing.assert_close(at_nodes, together.nll(f, u, y)[some].repeat(2, 1, 1))
+    assert together.of_members([2, 0]).views == (views[2], views[0])
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,7 @@
 """Measurements of members with different assumptions about one log, for sensitivity analyses."""
 
-import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import logsigmoid
@@ -14,7 +13,7 @@ from ._signal import full_precision
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """The measurement of a member, or of adjacent ones, with one assumption changed.
+    """The measurement of one member, with one assumption changed.
 
     It has the heads of `base` and offers the likelihoods of a `Measurement`.
 
@@ -23,9 +22,9 @@ class View:
     base : Measurement
     signals : tuple of Signal
         The kind of each column in this view.
-    rates : Tensor of shape (K,) or (members, 1, K), or None
+    rates : Tensor of shape (K,) or None
         False-action rates; None means those of the fit.
-    looked : float, Tensor of shape (members, 1, 1), or None
+    looked : float or None
         The share of rows that somebody looked at, the same for all x.
     ratio : float or None
         For one positive and one negative action: the readiness for the negative one, as a multiple
@@ -39,27 +38,10 @@ class View:
     base: Measurement
     signals: tuple
     rates: torch.Tensor | None = None
-    looked: float | torch.Tensor | None = None
+    looked: float | None = None
     ratio: float | None = None
     left_out: int | None = None
     turned: int | None = None
-
-    @property
-    def kind(self):
-        """All but the numbers in which the members of one view may differ."""
-        has = self.rates is not None, self.looked is not None
-        return self.signals, self.ratio, self.left_out, self.turned, *has
-
-    @classmethod
-    def joined(cls, views):
-        """Return one view of members whose views have the same `kind`."""
-        numbers = {}
-        if views[0].rates is not None:
-            numbers["rates"] = torch.stack([view.rates for view in views])[:, None]
-        if views[0].looked is not None:
-            looked = torch.tensor([view.looked for view in views], dtype=torch.float64)
-            numbers["looked"] = looked[:, None, None]
-        return replace(views[0], **numbers)
 
     @property
     def measurement(self):
@@ -71,9 +53,8 @@ class View:
         if self.ratio is not None:
             u = self._in_ratio(u)
         if self.looked is not None:
-            looked = torch.as_tensor(self.looked, dtype=torch.float64)
-            logit = (looked.log() - (-looked).log1p()).to(u)
-            u = torch.cat([u, logit.expand(*u.shape[:-1], 1)], -1)
+            logit = math.log(self.looked) - math.log1p(-self.looked)
+            u = torch.cat([u, u.new_full((*u.shape[:-1], 1), logit)], -1)
         if self.left_out is not None:
             actions = actions.clone()
             actions[:, self.left_out] = torch.nan
@@ -132,12 +113,6 @@ class MemberViews:
         self.views = tuple(views)
         base = self.views[0].base
         self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
-        # Adjacent views of one kind are computed at once, which takes a fraction of the time.
-        self._joined, end = [], 0
-        for _, alike in itertools.groupby(self.views, key=lambda view: view.kind):
-            alike = list(alike)
-            part, end = slice(end, end + len(alike)), end + len(alike)
-            self._joined.append((part, View.joined(alike)))
 
     def shared_logits(self):
         """Return the positions of logits that all rows share, as in the base."""
@@ -155,9 +130,9 @@ class MemberViews:
         return torch.cat(
             [
                 getattr(view, name)(
-                    reward_logit[..., part, :], propensity_logit[..., part, :, :], *args, **log
+                    reward_logit[..., [k], :], propensity_logit[..., [k], :, :], *args, **log
                 )
-                for part, view in self._joined
+                for k, view in enumerate(self.views)
             ],
             -2,
         )
