@@ -707,6 +707,7 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
     (full / "file").write_text("")
     on_vectors = changed(fitted, embedder_=None)
     of_users = changed(fitted, user_loading_=np.zeros(2))
+    beside = changed(fitted, side_columns_=("position",))
     naive = changed(fitted, objective_=Naive())
     naive.objective_.models_actions = False
     spread = changed(fitted)
@@ -717,6 +718,9 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (TypeError, "est is a int", 3, texts, {}),
         (ValueError, "X holds vectors", fitted, vectors, {}),
         (ValueError, "X holds vectors", fitted, "file.npy", {}),
+        (TypeError, "X is a NoneType", fitted, None, {}),
+        (TypeError, "X is a generator", fitted, (text for text in texts), {}),
+        (ValueError, r"reads the columns \['position'\] beside", beside, texts, {}),
         (TypeError, "'weight' is not an argument", fitted, texts, {"weight": 1}),
         (ValueError, "fitted without user_id, but", fitted, texts, {"user_id": labels}),
         (ValueError, "fitted with user_id, but", of_users, texts, {}),
@@ -724,6 +728,8 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "device_map='auto'", spread, texts, {}),
         (ValueError, "labels are 0 on 1 resp", fitted, texts, {"labels": labels}),
         (ValueError, "eval_fraction must lie", fitted, texts, {"eval_fraction": 1.0}),
+        (ValueError, "lie between 0 and 1, got '0.2'", fitted, texts, {"eval_fraction": "0.2"}),
+        (TypeError, "output_dir must be a str or path", fitted, texts, {"output_dir": None}),
         (ValueError, "has no layers for this lora", fitted, texts, {"lora": lora}),
         (TypeError, "lora must be", fitted, texts, {"lora": "yes"}),
         (ValueError, "use_dora", fitted, texts, {"lora": peft.LoraConfig(use_dora=True)}),
@@ -739,6 +745,15 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "'epochs', which is not", fitted, texts, {"args": {"epochs": 1}}),
         (ValueError, "args holds output_dir", fitted, texts, {"args": {"output_dir": "x"}}),
         (TypeError, "args must be a dict", fitted, texts, {"args": 3}),
+        (ValueError, "learning_rate=-1", fitted, texts, {"args": {"learning_rate": -1}}),
+        (ValueError, "learning_rate='x'", fitted, texts, {"args": {"learning_rate": "x"}}),
+        (
+            ValueError,
+            "per_device_train_batch_size=0; expected a number of at least 1",
+            fitted,
+            texts,
+            {"args": {"per_device_train_batch_size": 0}},
+        ),
         (ValueError, "spread the weights over", fitted, texts, {"args": {"fsdp": "full_shard"}}),
     ]
     for error, message, est, X, more in cases:
