@@ -151,8 +151,9 @@ def fine_tune(
     in activity, with `preference_rate`, or where signals share a propensity.
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
-    early stopping of `fit` held out. Otherwise the heads may have been fitted on some of them,
-    which favours the frozen model in the comparison.
+    early stopping of `fit` held out. They chose the epoch of the frozen heads, which favours the
+    frozen model in the comparison. Otherwise the heads may have been fitted on some of them, which
+    favours it more.
 
     With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
     then has 16 texts per process. Torch's global random state is what it was before.
