@@ -152,7 +152,7 @@ def fine_tune(
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
     early stopping of `fit` held out. They chose the epoch of the frozen heads, which favours the
-    frozen model in the comparison. Otherwise the heads may have been fitted on some of them, which
+    frozen model a little. Otherwise the heads may have been fitted on some of them, which
     favours it more.
 
     With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
