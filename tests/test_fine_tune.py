@@ -214,8 +214,12 @@ def test_average_of_the_weights_is_evaluated_and_kept(calm, log, tmp_path, monke
     assert last == pytest.approx(loss, abs=1e-9)
 
 
-def test_column_that_does_not_vary_leaves_the_others_their_gradient(tmp_path, log):
-    """MiniLM has three of these: divided by their scale, the gradient of one is 1e30."""
+@pytest.mark.parametrize("normalize", [False, True])
+def test_column_that_does_not_vary_leaves_the_others_their_gradient(tmp_path, log, normalize):
+    """MiniLM has three of these: divided by their scale, the gradient of one is 1e30.
+
+    Through the norm of a vector it is 1e-30, of which a step of AdamW is not small beside 1e-30.
+    """
     folder = make_tiny_model(tmp_path / "m", "bert", hidden_size=16, intermediate_size=24)
     import transformers
 
@@ -224,7 +228,9 @@ def test_column_that_does_not_vary_leaves_the_others_their_gradient(tmp_path, lo
     with torch.no_grad():
         norm.weight[3], norm.bias[3] = 1e-30, 0.0
     network.save_pretrained(folder)
-    est = fit(make_estimator(folder), log)
+    est = make_estimator(folder)
+    est.embedder.set_params(normalize=normalize)
+    est = fit(est, log)
     assert 0 < est.scaler_.scale_[3] < 1e-29
     args = STEPS | {"weight_decay": 0.0, "save_strategy": "no", "load_best_model_at_end": False}
     trainer, _ = run_of(est, *log[:2], tmp_path / "run", lora=False, args=args).train()
@@ -707,6 +713,7 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
     (full / "file").write_text("")
     on_vectors = changed(fitted, embedder_=None)
     of_users = changed(fitted, user_loading_=np.zeros(2))
+    beside = changed(fitted, side_columns_=("position",))
     naive = changed(fitted, objective_=Naive())
     naive.objective_.models_actions = False
     spread = changed(fitted)
@@ -717,6 +724,9 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (TypeError, "est is a int", 3, texts, {}),
         (ValueError, "X holds vectors", fitted, vectors, {}),
         (ValueError, "X holds vectors", fitted, "file.npy", {}),
+        (TypeError, "X is a NoneType", fitted, None, {}),
+        (TypeError, "X is a generator", fitted, (text for text in texts), {}),
+        (ValueError, r"reads the columns \['position'\] beside", beside, texts, {}),
         (TypeError, "'weight' is not an argument", fitted, texts, {"weight": 1}),
         (ValueError, "fitted without user_id, but", fitted, texts, {"user_id": labels}),
         (ValueError, "fitted with user_id, but", of_users, texts, {}),
@@ -724,6 +734,8 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "device_map='auto'", spread, texts, {}),
         (ValueError, "labels are 0 on 1 resp", fitted, texts, {"labels": labels}),
         (ValueError, "eval_fraction must lie", fitted, texts, {"eval_fraction": 1.0}),
+        (ValueError, "lie between 0 and 1, got '0.2'", fitted, texts, {"eval_fraction": "0.2"}),
+        (TypeError, "output_dir must be a str or path", fitted, texts, {"output_dir": None}),
         (ValueError, "has no layers for this lora", fitted, texts, {"lora": lora}),
         (TypeError, "lora must be", fitted, texts, {"lora": "yes"}),
         (ValueError, "use_dora", fitted, texts, {"lora": peft.LoraConfig(use_dora=True)}),
@@ -739,6 +751,15 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
         (ValueError, "'epochs', which is not", fitted, texts, {"args": {"epochs": 1}}),
         (ValueError, "args holds output_dir", fitted, texts, {"args": {"output_dir": "x"}}),
         (TypeError, "args must be a dict", fitted, texts, {"args": 3}),
+        (ValueError, "learning_rate=-1", fitted, texts, {"args": {"learning_rate": -1}}),
+        (ValueError, "learning_rate='x'", fitted, texts, {"args": {"learning_rate": "x"}}),
+        (
+            ValueError,
+            "per_device_train_batch_size=0; expected a number of at least 1",
+            fitted,
+            texts,
+            {"args": {"per_device_train_batch_size": 0}},
+        ),
         (ValueError, "spread the weights over", fitted, texts, {"args": {"fsdp": "full_shard"}}),
     ]
     for error, message, est, X, more in cases:

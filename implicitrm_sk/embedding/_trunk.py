@@ -32,9 +32,14 @@ class Trunk(nn.Module):
         self.normalize = normalize
         self.output_dtype = getattr(torch, output_dtype)
 
-    def forward(self, ids, mask=None):
-        """Map token numbers and mask of shape (n, length) to vectors of shape (n, d)."""
+    def forward(self, ids, mask=None, still=None):
+        """Map token numbers and mask of shape (n, length) to vectors of shape (n, d).
+
+        Columns in `still`, of bool of shape (d,), pass no gradient, also not through the norm.
+        """
         vectors = text_vectors(self.network, ids, mask, self.pooling, self.layer)
+        if still is not None:
+            vectors = torch.where(still, vectors.detach(), vectors)
         vectors = vectors.to(self.output_dtype)
         if self.normalize:
             wide = vectors.to(torch.promote_types(self.output_dtype, torch.float32))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,13 @@ PATIENCE = 3
 EPOCHS, BATCH_SIZE = 3, 16
 #: Steps of AdamW: of a low-rank change, and of all weights.
 LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 2e-5
+#: Least value of numbers in `args`.
+LEAST = {
+    "learning_rate": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+}
 #: What says in an output folder which run it is of.
 RUN_FILE = "run.json"
 #: How far rewards of the result may differ from those in training: float32, and coarser formats.
@@ -117,8 +125,8 @@ def fine_tune(
     TypeError, ValueError
         Raised before a model is loaded. `est` has no embedder, or X holds vectors. An argument is
         wrong or does not match the fit, or labels contradict actions. The model has no layers for
-        LoRA. Or something is not supported: objectives that do not model P(y | x), compare pairs or
-        need the whole log.
+        LoRA. Or something is not supported: columns beside the text, and objectives that do not
+        model P(y | x), compare pairs or need the whole log.
     FileExistsError
         If `output_dir` is not empty and nothing is resumed, or if it holds another run.
 
@@ -143,8 +151,9 @@ def fine_tune(
     in activity, with `preference_rate`, or where signals share a propensity.
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
-    early stopping of `fit` held out. Otherwise the heads may have been fitted on some of them,
-    which favours the frozen model in the comparison.
+    early stopping of `fit` held out. They chose the epoch of the frozen heads, which favours the
+    frozen model a little. Otherwise the heads may have been fitted on some of them, which
+    favours it more.
 
     With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
     then has 16 texts per process. Torch's global random state is what it was before.
@@ -214,6 +223,12 @@ def check_start(est, X, lora, eval_fraction, fit_params):
             "X holds vectors, or is a path of them, but a language model reads text. Pass the "
             "texts that est was fitted on."
         )
+    beside = getattr(est, "side_columns_", ())
+    if beside:
+        raise ImplicitRMError(
+            f"est reads the columns {list(beside)} beside the text, but fine_tune trains on the "
+            "text alone. Fit est without reward_features and propensity_features that name them."
+        )
     unknown = sorted(set(fit_params) - set(FIT_PARAMS))
     if unknown:
         raise TypeError(
@@ -244,7 +259,8 @@ def check_start(est, X, lora, eval_fraction, fit_params):
                 f"objective={type(objective).__name__} is not supported by fine_tune: it {reason}. "
                 "Fit est with objective='stratified'."
             )
-    if eval_fraction is not None and not 0 < eval_fraction < 1:
+    is_share = isinstance(eval_fraction, Real) and 0 < eval_fraction < 1
+    if eval_fraction is not None and not is_share:
         raise ImplicitRMError(
             f"eval_fraction must lie between 0 and 1, got {eval_fraction!r}. None is the "
             "validation_fraction of est."
@@ -334,6 +350,11 @@ def training_arguments(est, output_dir, args, *, lora):
     """Return `TrainingArguments`: those given, or the recipe with what a dict changes in it."""
     from transformers import TrainingArguments
 
+    if not isinstance(output_dir, str | PathLike):
+        raise TypeError(
+            f"output_dir must be a str or path-like, got {type(output_dir).__name__}. Pass the "
+            "folder for checkpoints and tuned weights."
+        )
     output_dir = os.fspath(output_dir)
     if isinstance(args, TrainingArguments):
         args = copy.copy(args)
@@ -350,6 +371,13 @@ def training_arguments(est, output_dir, args, *, lora):
             f"args must be a dict or transformers.TrainingArguments, got {type(args).__name__}. "
             "Pass single arguments as a dict."
         )
+    # Which the Trainer finds out only after the model is loaded and the folder is made.
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if not isinstance(value, Real) or not least <= value < np.inf:
+            raise ImplicitRMError(
+                f"args holds {name}={value!r}; expected a number of at least {least}."
+            )
     deepspeed = getattr(args, "hf_deepspeed_config", None)
     by_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if by_fsdp or (deepspeed is not None and deepspeed.is_zero3()):
@@ -462,10 +490,10 @@ class Run:
     @classmethod
     def of(cls, est, X, y, groups, side, eval_fraction, args, config):
         """Read texts and log, and split them as `fit` does."""
-        n_rows = len(X)
+        numbers, tokens = est.embedder_.tokenize_distinct(X)
+        n_rows = len(numbers)
         assumptions = Assumptions.of(est).with_rates(est.false_action_rate_)
         log = reread_log(est, n_rows, y, side, purpose="fit")
-        numbers, tokens = est.embedder_.tokenize_distinct(X)
         tuned = copy.deepcopy(est)
         rate = est.false_action_rate_
         take_evidence(tuned, Evidence.of(log, rate, log.telling_signals(rate)), assumptions)

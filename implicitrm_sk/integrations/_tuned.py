@@ -56,16 +56,20 @@ class TunedReward(nn.Module):
         self.trunk = trunk
         self.heads = heads
         self.criterion = criterion
-        is_all = len(used) == trunk.network.config.get_text_config().hidden_size
+        width = trunk.network.config.get_text_config().hidden_size
+        is_all = len(used) == width
         scale = (None, None) if scaler is None else (scaler.mean_, scaler.scale_)
         # A column that hardly varies is noise, but its gradient would drown that of all others.
-        still = None if scale[1] is None else scale[1] < STILL * np.median(scale[1])
+        # And a step of AdamW on a gradient of 1e-30 is far larger than a weight of 1e-30.
+        still = np.zeros(width, dtype=bool)
+        if scaler is not None:
+            still[used] = scale[1] < STILL * np.median(scale[1])
         n_members = heads.config["n_members"]
         for name, value in (
             ("used", None if is_all else torch.as_tensor(used)),
             ("mean", None if scale[0] is None else torch.as_tensor(scale[0])),
             ("scale", None if scale[1] is None else torch.as_tensor(scale[1])),
-            ("still", torch.as_tensor(still) if np.any(still) else None),
+            ("still", torch.as_tensor(still) if still.any() else None),
         ):
             self.register_buffer(name, value, persistent=False)
         # State of `RateConstraint`, from which a resumed run continues; NaN means not yet set.
@@ -178,13 +182,13 @@ class TunedReward(nn.Module):
         first, fields, sample_weight
             As `ResidentRows` serves them.
         """
-        vectors = self.trunk(input_ids, attention_mask)
+        vectors = self.trunk(input_ids, attention_mask, self.still)
         # As in the estimator, whatever number format the language model uses.
         with torch.autocast(vectors.device.type, enabled=False):
             x = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-            x = x if self.used is None else x.index_select(1, self.used)
             if self.still is not None:
                 x = torch.where(self.still, x.detach(), x)
+            x = x if self.used is None else x.index_select(1, self.used)
             if self.mean is not None:
                 x = (x - self.mean.to(x)) / self.scale.to(x)
             x = x.to(self.heads.reward.biases[-1].dtype)
