@@ -19,6 +19,7 @@ from .._warnings import warn
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..training._users import quadrature
+from ._arguments import of_fit
 from ._comparison import GroupComparison
 from ._grouped import GroupedLog, activity_given_others, at_nodes, one_step_values
 from ._one_step import Activity, bounds_of, reward_of
@@ -38,6 +39,7 @@ def compare_groups(
     same_prompts: bool = False,
     n_folds: int = 5,
     confidence: float = 0.9,
+    **fit_params: Any,
 ) -> GroupComparison:
     """Compare the mean reward of groups of responses, with intervals.
 
@@ -75,6 +77,9 @@ def compare_groups(
         fit is announced.
     confidence : float, default=0.9
         Confidence of the intervals, each separately: they are not widened for the number of groups.
+    **fit_params : dict
+        Further arguments of `fit` are refused, with the reason and what to pass instead. They are
+        response_id, exposures, propensity, age and delay.
 
     Returns
     -------
@@ -84,10 +89,11 @@ def compare_groups(
     Raises
     ------
     TypeError
-        If `est` is not an `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
         If there is only one group, a group has fewer than 20 rows, or `by` has missing values. If
-        the reference does not exist, or the settings do not model every signal.
+        the reference does not exist, the settings do not model every signal, or an argument of
+        `fit` is refused.
 
     Warns
     -----
@@ -153,6 +159,7 @@ def compare_groups(
     >>> bool(low < 0 < high)
     True
     """
+    of_fit("compare_groups", fit_params)
     if by is None:
         raise ImplicitRMError(
             "by is None; expected the group of each row, such as its model. Pass it."

@@ -46,6 +46,7 @@ from ..measurement import _mixture
 from ..measurement._action import Action
 from ..training._data import TrainingData
 from . import _attention
+from ._arguments import of_fit
 from ._report import IdentificationReport
 
 #: Refits whose held-out likelihoods differ by fewer standard errors are equally likely.
@@ -54,19 +55,6 @@ STANDARD_ERRORS = 2.0
 
 #: If the mean rewards of equally likely refits differ by more, the log does not show the reward.
 LARGE_RANGE = 0.1
-
-
-#: Arguments of `fit` that belong to rows, beside groups.
-SIDE_INFORMATION = (
-    "sample_weight",
-    "response_id",
-    "exposures",
-    "labels",
-    "propensity",
-    "user_id",
-    "age",
-    "delay",
-)
 
 
 #: Share of the responses that is kept aside to compare likelihoods.
@@ -172,13 +160,7 @@ def identification_report(
         raise ImplicitRMError(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
-    unknown = set(fit_params) - {"groups", *SIDE_INFORMATION}
-    if unknown:
-        raise TypeError(
-            f"fit has no argument {', '.join(sorted(unknown))}. identification_report passes on "
-            f"groups, {', '.join(SIDE_INFORMATION)}."
-        )
-    fit_params = {name: value for name, value in fit_params.items() if value is not None}
+    fit_params = of_fit("identification_report", fit_params, {})
     embedding = clone(est)
     set_embedder(embedding)
     X = embed_text(embedding, X, reset=True)  # once, for all the refits

@@ -18,6 +18,7 @@ from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
 from ..measurement._views import View
+from ._arguments import of_fit
 from ._grouped import GroupedLog, one_step_values
 from ._one_step import reward_of
 from ._stacked import Case, refit_side_by_side
@@ -45,6 +46,7 @@ def sensitivity_report(
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     n_folds: int = 2,
+    **fit_params: Any,
 ) -> SensitivityReport:
     """Report how the reward, and a comparison, change if an assumption is broken.
 
@@ -83,6 +85,8 @@ def sensitivity_report(
         Weights of the rows.
     n_folds : int, default=2
         Number of parts of the log; each is scored by fits on the others.
+    **fit_params : dict
+        Further arguments of `fit` are refused, as in `compare_groups`.
 
     Returns
     -------
@@ -135,6 +139,7 @@ def sensitivity_report(
     >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
     True
     """
+    of_fit("sensitivity_report", fit_params)
     side = {"groups": groups, "user_id": user_id, "labels": labels, "sample_weight": sample_weight}
     est, estimated = _with_numbers(est, X, y, side)
     work = GroupedLog(
