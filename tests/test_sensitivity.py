@@ -56,9 +56,17 @@ def test_views_are_the_models_they_say():
 
 def test_likelihoods_of_members_are_those_of_their_views():
     rng = np.random.default_rng(0)
-    views = [View(BASE, SIGNALS), View(BASE, SIGNALS, looked=0.5), View(BASE, SIGNALS, ratio=2.0)]
-    f = torch.as_tensor(rng.normal(size=(3, 4))).requires_grad_()
-    u = torch.as_tensor(rng.normal(size=(3, 4, 2))).requires_grad_()
+    rates = [torch.tensor(e).double() for e in ([0.1, 0.0], [0.0, 0.2])]
+    views = [
+        View(BASE, SIGNALS),
+        View(BASE, SIGNALS, looked=0.5),
+        View(BASE, SIGNALS, rates=rates[0]),
+        View(BASE, SIGNALS, ratio=2.0),
+        View(BASE, SIGNALS, looked=0.7),
+        View(BASE, SIGNALS, rates=rates[1]),
+    ]
+    f = torch.as_tensor(rng.normal(size=(6, 4))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(6, 4, 2))).requires_grad_()
     y = torch.tensor([[0, 0], [1, 0], [0, 1], [0, torch.nan]], dtype=torch.float64)
     together = MemberViews(views)
     for name, sign in (("nll", -1), ("log_likelihood", 1)):
@@ -69,7 +77,13 @@ def test_likelihoods_of_members_are_those_of_their_views():
     expected = torch.autograd.grad(-together.log_likelihood(f, u, y).sum(), (f, u))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other)
-    assert together.of_members([2, 0]).views == (views[2], views[0])
+    # What differs in a number only is computed in one go, of which the cost depends.
+    assert [members for members, _ in together._together] == [[0], [1, 4], [2, 5], [3]]
+    some = together.of_members([4, 0, 1])
+    assert some.views == (views[4], views[0], views[1])
+    torch.testing.assert_close(
+        some.nll(f[[4, 0, 1]], u[[4, 0, 1]], y), together.nll(f, u, y)[[4, 0, 1]]
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The further arguments of `fit` that a function of this package takes, or refuses with a reason."""
+"""The arguments of `fit` that a function of this package takes, or refuses with a reason."""
 
 from inspect import signature
 from types import MappingProxyType

@@ -171,12 +171,21 @@ class GroupedLog:
     @property
     def names(self):
         """Names of the acts: those of the signals, with a sign if one column shows both."""
-        names, columns = self.log.act_names(), self.log.acts.column.tolist()
-        sign = {1: "positive", 0: "negative"}
+        names, sign = self.log.act_names(), {1: "positive", 0: "negative"}
+        targets = self.log.acts.target.tolist()
         return [
-            f"{name}_{sign[c]}" if columns.count(k) > 1 else str(name)
-            for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
+            f"{name}_{sign[c]}" if str(name) in self.widgets else str(name)
+            for name, c in zip(names, targets, strict=True)
         ]
+
+    @property
+    def widgets(self):
+        """Names of the signals of which one column shows both preferences."""
+        names, columns = self.log.act_names(), self.log.acts.column.tolist()
+        found = (
+            str(name) for name, k in zip(names, columns, strict=True) if columns.count(k) > 1
+        )
+        return tuple(dict.fromkeys(found))
 
     def weights(self, same_prompts):
         """Return the weight of each row in the mean of its group."""

@@ -417,6 +417,7 @@ def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts
         n_clusters=n_clusters,
         rates=_raw_rates(work, weight),
         shows=dict(zip(work.names, work.log.acts.target.tolist(), strict=True)),
+        widgets=work.widgets,
         reward=means[:, 0] if verdict.estimated else nothing,
         reward_interval=interval,
         difference=difference,
