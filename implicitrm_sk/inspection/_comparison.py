@@ -193,9 +193,9 @@ class GroupComparison:
         rewards = zip(self.reward, self.reward_interval, strict=True)
         return {
             "rows": [f"{n:,}" for n in self.n_rows],
-            **{name: [f"{value:.1%}" for value in rate] for name, rate in self.rates.items()},
             "reward": [_with_interval(*one) for one in rewards],
             "difference": gaps,
+            **{name: [f"{value:.1%}" for value in rate] for name, rate in self.rates.items()},
         }
 
     def _about_rates(self):

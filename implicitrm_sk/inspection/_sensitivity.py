@@ -117,10 +117,10 @@ def sensitivity_report(
 
     If both models of a pair determine the reward of a row, the change is that of the one-step
     estimates of `compare_groups`. Otherwise, and with a reversed sign, it is the change of the mean
-    fitted reward, which shows the convention of the fit. A preference rate is imposed: `mean_reward`
-    is then that of the refit. If an estimate of a group lies outside 0 to 1, its rows hardly
-    determine it, and the results of the refit are NaN. If the log without a violation does not
-    determine the reward, there is no base to add to. All rows are then those of the refits.
+    fitted reward, which shows the convention of the fit. A preference rate is imposed, so that
+    `mean_reward` is then that of the refit. If an estimate of a group lies outside 0 to 1, its rows
+    hardly determine it, and the results of the refit are NaN. If the log without a violation does
+    not determine the reward, there is no base to add to. All rows are then those of the refits.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
