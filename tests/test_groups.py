@@ -499,7 +499,7 @@ def test_counts_in_the_reason_are_of_the_whole_log():
         est.set_params(signals=None, max_epochs=10)
         against = compare_groups(est, X, y, by, n_folds=2)
     assert against.identification.level == "not identified"
-    said = "600 responses have several logged signals. But in a fit to 1 of 2 parts of the log: "
+    said = " But in a fit to 1 of 2 parts of the log: the signals contradict their signs: "
     assert said in against.reason
     assert "rows that were tested" in against.reason
 

@@ -175,8 +175,11 @@ class IdentificationReport:
         )
         yield (
             "reward spread",
-            f"{self.reward_spread:.3f}",
-            "standard deviation of the reward over refits that are equally likely, mean over rows",
+            "cannot be measured" if np.isnan(self.reward_spread) else f"{self.reward_spread:.3f}",
+            "only one refit is as likely as the best"
+            if np.isnan(self.reward_spread)
+            else "standard deviation of the reward over refits that are equally likely, mean over "
+            "rows",
         )
         if self.swap["applicable"]:
             verdict = "as likely" if self.swap["as_likely"] else "less likely"
