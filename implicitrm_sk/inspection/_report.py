@@ -44,7 +44,7 @@ class IdentificationReport:
         ``as_likely`` is whether the refit is as likely as the best. Then ``mean_reward``.
     reward_spread : float
         Mean over held-out rows of the standard deviation of the reward over the refits that are as
-        likely as the best.
+        likely as the best; NaN if there is only one.
     swap : dict
         The swap test: ``applicable``, ``difference`` in log-likelihood (nats per response) of
         the model with reward and propensity exchanged, its ``standard_error``, ``as_likely``.
@@ -171,7 +171,8 @@ class IdentificationReport:
             "refits",
             f"{as_likely.sum()} of {len(as_likely)} as likely as the best",
             f"held-out log-likelihood of the best {best:.4f} nats per response; mean reward of "
-            f"those as likely {means.min():.2f} to {means.max():.2f}",
+            f"those as likely {means.min():.2f} to {means.max():.2f}"
+            + (f", standard deviation {means.std(ddof=1):.2f}" if len(means) > 1 else ""),
         )
         yield (
             "reward spread",
