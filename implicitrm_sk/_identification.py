@@ -130,8 +130,7 @@ class Identification:
         Whether reward and propensity could be exchanged without changing the fit. Both sides then
         have equal weight in the fitted mixture.
     against : str
-        What tests of the data found against the assumptions, also part of the reason; empty if
-        nothing.
+        The findings of tests against the assumptions, which the reason repeats; empty without any.
     """
 
     level: str

@@ -100,7 +100,9 @@ def test_an_argument_of_fit_is_taken_or_refused_with_the_reason(function, name):
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_an_argument_that_fit_does_not_have_is_named(function):
     est = ImplicitRewardEstimator(**QUICK)
-    message = f"{function} has no argument response_ids, and neither has fit. Of fit it takes "
+    message = (
+        f"{function} has no argument response_ids, and neither has fit. It takes these of fit: "
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with pytest.raises(TypeError, match=message):

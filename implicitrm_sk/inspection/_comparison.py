@@ -321,7 +321,7 @@ def side_by_side(index, columns, width=100):
     columns : dict of str to list of str
         The cells by the name of their column, aligned on the right.
     width : int, default=100
-        Of a line, if names leave room for one column at least.
+        Width of a line, if names leave room for one column at least.
     """
     first = max(len(name) for name in index)
     blocks, taken = [[]], first

@@ -51,7 +51,7 @@ class GroupedLog:
     usable : ndarray of bool of shape (n,)
     user, prompt : ndarray of int of shape (n,) or None
     n_rows_of_user : ndarray of int of shape (n_users,) or None
-        Of users with an id.
+        Rows of each user that has an id.
     """
 
     def __init__(
@@ -187,7 +187,7 @@ class GroupedLog:
 
     @property
     def widgets(self):
-        """Names of the signals of which one column shows both preferences."""
+        """Names of the signals that show both preferences in one column."""
         names, columns = self.log.act_names(), self.log.acts.column.tolist()
         found = (str(name) for name, k in zip(names, columns, strict=True) if columns.count(k) > 1)
         return tuple(dict.fromkeys(found))

@@ -437,7 +437,7 @@ def means_of_groups(work, values_of, weight):
     ----------
     work : GroupedLog
     values_of : callable(rows) -> ndarray of shape (n, 2)
-        The values of all rows, of which those of a group are used; NaN is left out.
+        The values of all rows, given the rows of a group that will be used; NaN is left out.
     weight : ndarray of shape (n,)
 
     Returns

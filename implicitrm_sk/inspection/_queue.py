@@ -82,8 +82,8 @@ def label_queue(
     TypeError
         If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
-        If `n` is below 1 or above the number of distinct responses left to ask, with X in files,
-        or if the objective is not the likelihood of each row.
+        If `n` is below 1, or above the number of distinct responses left to ask. Also with X in
+        files, or if the objective is not the likelihood of each row.
 
     Notes
     -----
@@ -100,9 +100,9 @@ def label_queue(
     ([1]_; in active learning [2]_). So no two rows of the queue ask the same.
 
     Rows whose columns of the reward are equal (equal text, equal vectors) have one reward. They
-    would be one question to whoever labels, so that at most one of them is in the queue, the one
-    whose label says most. If one of them is labelled already, none is. Pass the answer as the label
-    of the row that was asked; the others learn from it by their equal columns.
+    would be one question to the person who labels. So the queue has at most one of them, the one
+    whose label says most. If one of them is labelled already, it has none. Pass the answer as the
+    label of the row that was asked. The others learn from it through their equal columns.
 
     A row whose actions prove its preference is never in it: its label is known.
 
@@ -235,7 +235,7 @@ def most_telling(rewards, outcomes, asked, n, weight, same):
     weight : ndarray of shape (rows,)
         Weights of the rows in the variance of the reward.
     same : ndarray of shape (rows,)
-        Of rows with equal values at most one is chosen.
+        At most one of the rows with equal values is chosen.
     """
     reward, deviation = (
         (values - values.mean(axis=0)) / np.sqrt(len(values)) for values in (rewards, outcomes)

@@ -108,10 +108,9 @@ def identification_report(
     likely as the best, to within two standard errors of the paired difference on held-out rows,
     then have different mean rewards. The level falls to "not identified" if the standard deviation
     of these means (with n - 1 in the denominator) exceeds 0.07. Its expectation is the same for
-    any number of starts, whereas the range of the means grows with their number. The limit lies
-    between logs of two positive actions, which have 0.03 to 0.05 from 1,000 rows on, and logs with
-    40 labels or with counts of 300 responses, which have 0.08 to 0.23. These are simulated logs of
-    known mean reward: ``python -m benchmarks.identification --part starts`` prints them.
+    any number of starts, whereas the range of the means grows with their number. Two refits that
+    differ by 0.1 have this standard deviation. The limit was chosen on simulated logs of known mean
+    reward, which ``python -m benchmarks.identification --part starts`` prints. XXX
 
     The sign of the association of every pair of signals is tested on the rows kept aside, given
     what the refits predict. Given x, two signals of one sign do not co-occur less often than

@@ -43,8 +43,8 @@ class IdentificationReport:
         response, beside its ``difference`` from the best and the ``standard_error`` of that.
         ``as_likely`` is whether the refit is as likely as the best. Then ``mean_reward``.
     reward_spread : float
-        Mean over held-out rows of the standard deviation of the reward over the refits that are as
-        likely as the best; NaN if there is only one.
+        Standard deviation of the reward over the refits that are as likely as the best, as a mean
+        over held-out rows. NaN if there is only one such refit.
     swap : dict
         The swap test: ``applicable``, ``difference`` in log-likelihood (nats per response) of
         the model with reward and propensity exchanged, its ``standard_error``, ``as_likely``.

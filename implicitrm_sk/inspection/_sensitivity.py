@@ -110,8 +110,8 @@ def sensitivity_report(
     intervals.
 
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
-    with one member from the same start and on the same half of the log as a refit without a
-    violation, its pair. The other half is scored. A single member on half of the log is further off
+    with one member to one half of the log, and the other half is scored. A refit without a
+    violation, its pair, has the same start and the same halves. A single member on half of the log is further off
     than the base, but the two of a pair err alike. So the report adds to the base the change from
     one to the other, and every curve starts at the base.
 
@@ -327,7 +327,7 @@ def _case(work, base, kind, amount):
 
 @dataclass(frozen=True, eq=False)
 class _Base:
-    """What `compare_groups` estimates without a violation.
+    """The estimate of `compare_groups`, without a violation.
 
     Attributes
     ----------

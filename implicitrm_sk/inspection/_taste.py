@@ -188,8 +188,8 @@ def user_taste(
     TypeError
         If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
-        If no user has two rows, with X in files, if the objective is not the likelihood of each
-        row, or if an argument of `fit` is refused.
+        If no user has two rows, with X in files, or if the objective is not the likelihood of each
+        row. Also if an argument of `fit` is refused.
 
     Notes
     -----
