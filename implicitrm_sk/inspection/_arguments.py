@@ -61,8 +61,8 @@ def of_fit(caller, given, refused=NOT_IN_ONE_STEP):
     unknown = sorted(set(given) - set(OF_FIT))
     if unknown:
         raise TypeError(
-            f"{caller} has no argument {', '.join(unknown)}, and neither has fit. It takes these of "
-            f"fit: {', '.join(name for name in OF_FIT if name not in refused)}."
+            f"{caller} has no argument {', '.join(unknown)}, and neither has fit. It takes these "
+            f"of fit: {', '.join(name for name in OF_FIT if name not in refused)}."
         )
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:

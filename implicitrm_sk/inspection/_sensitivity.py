@@ -111,9 +111,9 @@ def sensitivity_report(
 
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
     with one member to one half of the log, and the other half is scored. A refit without a
-    violation, its pair, has the same start and the same halves. A single member on half of the log is further off
-    than the base, but the two of a pair err alike. So the report adds to the base the change from
-    one to the other, and every curve starts at the base.
+    violation, its pair, has the same start and the same halves. A single member on half of the log
+    is further off than the base, but the two of a pair err alike. So the report adds to the base
+    the change from one to the other, and every curve starts at the base.
 
     If both models of a pair determine the reward of a row, the change is that of the one-step
     estimates of `compare_groups`. Otherwise, and with a reversed sign, it is the change of the mean
