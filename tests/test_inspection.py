@@ -22,7 +22,7 @@ from implicitrm_sk._independence import (
 )
 from implicitrm_sk._prediction import component_logits
 from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection._refits import _verdict, starts_of
+from implicitrm_sk.inspection._refits import _verdict
 
 EXAMINED = "independent signals, every row was looked at"
 N = 3000
@@ -459,15 +459,6 @@ def test_the_verdict_does_not_fall_with_more_starts():
         assert report.level == "identified", report.reason
     assert np.ptp(means) > 0.1  # of 16; with 8 the same log has less
     assert f"standard deviation {means.std(ddof=1):.2f}" in " ".join(str(report).split())
-
-
-@pytest.mark.parametrize("n_starts", [2, 4, 8, 16])
-def test_starts_are_spread_evenly_whatever_their_number(n_starts):
-    starts = starts_of(n_starts)
-    assert starts.mean() == pytest.approx(0.5)
-    # As drawn uniformly from an interval: few starts are not at its ends.
-    assert starts.std(ddof=1) == pytest.approx(0.264, rel=0.25)
-    np.testing.assert_allclose(starts_of(8), np.linspace(0.1, 0.9, 8))
 
 
 @pytest.mark.parametrize(("sd", "small"), [(0.03, False), (0.2, True)])

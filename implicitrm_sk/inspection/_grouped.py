@@ -163,6 +163,8 @@ class GroupedLog:
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
             shown = ", ".join(map(repr, self.labels[:8].tolist()))
+            if len(self.labels) > 8:
+                shown += f" and {len(self.labels) - 8} more"
             raise ImplicitRMError(
                 f"reference={reference!r} is not a group of by, which has {shown}. Correct it."
             )

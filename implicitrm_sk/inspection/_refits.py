@@ -55,9 +55,8 @@ STANDARD_ERRORS = 2.0
 
 #: If the standard deviation of the mean reward over equally likely refits is larger, the log does
 #: not show the reward. It does not grow with the number of refits, as their range does.
-LARGE_SPREAD = 0.07
-#: Length of the interval of starts: the middles of eight parts reach from 0.1 to 0.9.
-WIDTH_OF_STARTS = 6.4 / 7
+#: Two refits that differ by 0.1 have this standard deviation.
+LARGE_SPREAD = 0.071
 
 
 #: Share of the responses that is kept aside to compare likelihoods.
@@ -107,13 +106,10 @@ def identification_report(
     A log that identifies the reward in principle may be too small to show it. Refits that are as
     likely as the best, to within two standard errors of the paired difference on held-out rows,
     then have different mean rewards. The level falls to "not identified" if the standard deviation
-    of these means (with n - 1 in the denominator) exceeds 0.07. Its expectation is the same for
-    any number of starts, whereas the range of the means grows with their number. Two refits that
-    differ by 0.1 have this standard deviation. On simulated logs, refits from 16 starts had 0.03 to
-    0.06 with two positive actions on 400 to 3,000 rows. With one positive action they had 0.01 and
-    0.02 with 900 labels, and 0.08 and 0.11 with 40 labels. The command is ``python -m
-    benchmarks.identification --part starts --seeds 2``. The range of the first reached 0.19 with 16
-    starts and 0.15 with 8.
+    of these means (with n - 1 in the denominator) exceeds 0.071, as that of two refits that differ
+    by 0.1. Its expectation does not grow with the number of starts, whereas the range of the means
+    does. Simulated logs of known mean reward have less if they identify it, and more with few
+    labels or few counts: ``python -m benchmarks.identification --part starts``.
 
     The sign of the association of every pair of signals is tested on the rows kept aside, given
     what the refits predict. Given x, two signals of one sign do not co-occur less often than
@@ -183,7 +179,7 @@ def identification_report(
         del fit_params["sample_weight"]  # one weight for all is none
     settings, labelled_share, log, fitted, held = _read_settings(est, X, y, fit_params)
     frequent = log.signals_of_nearly_all()
-    starts = starts_of(n_starts)
+    starts = np.linspace(0.1, 0.9, n_starts)
     parts = [(*_take(part, X, y), _take_params(part, fit_params)) for part in (fitted, held)]
     rows = _refitted(est, starts, *parts)
     refit, refits = rows.refit, _compare_refits(rows, starts)
@@ -255,15 +251,6 @@ def identification_report(
             "differs": rows.differs,
         },
     )
-
-
-def starts_of(n_starts):
-    """Return the shares of the log of the action rate at which the reward starts.
-
-    They are the middles of equal parts of one interval, 0.1 to 0.9 for eight. So refits from few
-    starts do not differ more than those from many, as they would from both ends and little else.
-    """
-    return 0.5 + WIDTH_OF_STARTS * ((np.arange(n_starts) + 0.5) / n_starts - 0.5)
 
 
 def _refitted(est, starts, fitted, held):
