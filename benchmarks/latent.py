@@ -1,6 +1,6 @@
-"""Rows that nobody looked at, and users who differ: three parts of `benchmarks.identification`.
+"""Rows not looked at, users who differ, starts: four parts of `benchmarks.identification`.
 
-    python -m benchmarks.identification --part attention users limits [--seeds 5]
+    python -m benchmarks.identification --part attention users limits starts [--seeds 5]
 
 A seed is a new log and a new initialisation: 16,000 training and 8,000 test rows of 32 standard
 normal columns; P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units.
@@ -20,6 +20,10 @@ by user with sd 1, and R2 is of the mean reward of all users, which is what `pre
 Limits: logs like those of the users, of fewer users, fewer rows of each, and smaller differences,
 for the rule by which `user_id` identifies the reward. The level error is the mean reward on test
 rows minus the share preferred, "with no users" the same where users are ignored.
+
+Starts: what `identification_report` says of small logs of five columns with 2 to 16 starts. "level
+error" is the mean over seeds of |mean reward - share preferred| of the refits that are as likely as
+the best; standard deviation and range are of the mean rewards of these refits.
 """
 
 import itertools
@@ -280,6 +284,67 @@ def print_limits(seeds, jobs):
             str(known["identified"].sum()),
         ]
         print("| " + " | ".join(cells) + " |")
+    print(f"\n{time.perf_counter() - start:.0f} s")
+
+
+STARTS = (2, 4, 8, 16)
+
+
+def _small_logs(seed):
+    """Yield name, settings, X, actions, preference and further arguments of small logs."""
+    for n in (400, 1000, 3000):
+        rng = np.random.default_rng([seed, n])
+        X = rng.normal(size=(n, 5)).astype(np.float32)
+        z = rng.random(n) < 1 / (1 + np.exp(-2.5 * (X[:, 0] + np.tanh(X[:, 1]))))
+        y = simulate_feedback(z.astype(int), X=X, n_signals=2, random_state=seed).actions
+        yield f"two positive, {n:,} rows", {"shared_examination": False}, X, y, z, {}
+    for n_labels in (40, 900):
+        labels = np.where(np.arange(n) < n_labels, z, np.nan)
+        yield f"one positive, {n_labels} labels", {}, X, y[:, 0], z, {"labels": labels}
+    counts = {"exposures": np.full(300, 2)}
+    y = rng.binomial(2, 0.25 * z[:300])
+    yield "two exposures, 300 responses", {"false_action_rate": 0.01}, X[:300], y, z[:300], counts
+
+
+def starts_seed(seed):
+    """Return what the report says of each log with each number of starts."""
+    found = {}
+    for name, params, X, y, z, side in _small_logs(seed):
+        settings = {"hidden_layer_sizes": (16,), "learning_rate_init": 3e-3}
+        est = ImplicitRewardEstimator(**settings | params, random_state=seed)
+        for n in STARTS:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                report = identification_report(est, X, y, n_starts=n, **side)
+            means = report.refits["mean_reward"][report.refits["as_likely"]]
+            found[name, n] = {
+                "identified": report.level == "identified",
+                "error": float(np.abs(means - z.mean()).mean()),
+                "sd": float(means.std(ddof=1)) if len(means) > 1 else np.nan,
+                "range": float(np.ptp(means)),
+            }
+    return found
+
+
+def print_starts(seeds, jobs):
+    """Print how the spread of refits, and the verdict on it, depend on the number of starts."""
+    start = time.perf_counter()
+    runs = _all(starts_seed, seeds, jobs)
+    print(f"\nrefits from several starts, {len(runs)} seeds\n")
+    print(
+        "| log | starts | standard deviation, median | range, median | level error | identified |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, n in runs[0]:
+        of = {what: np.array([run[name, n][what] for run in runs]) for what in runs[0][name, n]}
+        known = ~np.isnan(of["sd"])
+        cells = [
+            f"{np.median(of['sd'][known]):.3f}" if known.any() else "",
+            f"{np.median(of['range'][known]):.3f}" if known.any() else "",
+            f"{of['error'].mean():.3f}",
+            f"{of['identified'].sum()} of {len(runs)}",
+        ]
+        print(f"| {name} | {n} | " + " | ".join(cells) + " |")
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

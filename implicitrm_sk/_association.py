@@ -62,8 +62,8 @@ class Association:
         first, second = map(repr, self.signals)
         kind = "of the same sign" if self.same_sign else "of opposite signs"
         return (
-            f"{first} and {second} ({kind}) co-occur on {self.seen:.0f} of {self.n_rows} rows, "
-            f"where independence given x gives {self.expected:.0f}"
+            f"{first} and {second} ({kind}) co-occur on {self.seen:.0f} of {self.n_rows} rows that "
+            f"were tested, where independence given x gives {self.expected:.0f}"
         )
 
 

@@ -58,9 +58,9 @@ class Dispersion:
     def __str__(self):
         return (
             "counts of one response vary more than exposures of one preference do. Their variance "
-            f"is {self.inflation:.1f} times as large on {self.n_responses} responses. A "
-            f"correlation of {self.correlation:.2g} between exposures raises the log-likelihood by "
-            f"{self.gain:.2g} nats per response"
+            f"is {self.inflation:.1f} times as large on {self.n_responses} responses that "
+            f"were tested. A correlation of {self.correlation:.2g} between exposures raises the "
+            f"log-likelihood by {self.gain:.2g} nats per response"
         )
 
 

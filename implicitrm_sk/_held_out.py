@@ -280,6 +280,7 @@ def against_labels(log, measurement, reward_logit, propensity_logit, rates, log_
     if abs(difference) <= max(LABEL_Z * error, LABEL_DIFFERENCE):
         return None
     return (
-        f"the labels contradict the signals: the mean of {log.n_responses} labels is "
-        f"{w @ log.labels:.2f}, where the model expects {w @ expected:.2f} given what users did"
+        f"the labels contradict the signals: the mean of the {log.n_responses} labels that were "
+        f"tested is {w @ log.labels:.2f}, where the model expects {w @ expected:.2f} given what "
+        "users did"
     )

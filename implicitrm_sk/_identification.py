@@ -68,7 +68,11 @@ class Evidence:
         logged = log.observations()
         per_signal = logged * (log.acts.bounds & telling)
         n_negative, n_positive = ((per_signal[:, log.shows(c)] > 0).sum(axis=1) for c in (0, 1))
-        n_signals = n_negative + n_positive
+        # The outcomes of a widget are several acts of one signal.
+        n_signals = sum(
+            (per_signal[:, log.acts.column == k] > 0).any(axis=1).astype(int)
+            for k in np.unique(log.acts.column)
+        )
         labelled = np.zeros(log.n_responses, dtype=bool)
         if log.labels is not None:
             labelled = ~np.isnan(log.labels)
@@ -125,6 +129,8 @@ class Identification:
     swap_symmetric : bool
         Whether reward and propensity could be exchanged without changing the fit. Both sides then
         have equal weight in the fitted mixture.
+    against : str
+        The findings of tests against the assumptions, which the reason repeats; empty without any.
     """
 
     level: str
@@ -132,6 +138,7 @@ class Identification:
     reason: str = ""
     advice: tuple = ()
     swap_symmetric: bool = False
+    against: str = ""
 
     def __str__(self):
         if not self.assumptions:
@@ -415,9 +422,12 @@ def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
     if evidence.n_both >= MIN_RESPONSES or evidence.shown_twice:
         reasons = []
         if evidence.n_both >= MIN_RESPONSES:
+            which, act = "have signals of both polarities", "action"
+            if n_signals == 1:
+                which, act = "were offered a widget that shows both preferences", "outcome"
             reasons.append(
-                f"{evidence.n_both} responses have signals of both polarities: the reward lies "
-                "between P(positive action) and 1 - P(negative action)"
+                f"{evidence.n_both} responses {which}: the reward lies between P(positive {act}) "
+                f"and 1 - P(negative {act})"
             )
         if evidence.shown_twice:
             reasons.append(
@@ -582,6 +592,7 @@ def contradicted(found, against, advice):
         assumptions=(),
         reason=f"{found.reason} But {against}.",
         advice=tuple(dict.fromkeys((ADVICE[advice], *found.advice))),
+        against=f"{found.against}; {against}" if found.against else against,
     )
 
 

@@ -100,6 +100,17 @@ class FittedMixture:
         return logits if len(heads) == len(logits) else logits[:1]
 
     @property
+    def has_spread(self):
+        """Whether components differ. If users do, a fit may keep copies of a single member."""
+        return self.is_mirrored or any(
+            bool((values != values[:, :1]).any()) for values in self.model.member_parameters()
+        )
+
+    def spread(self, values):
+        """Return a spread over the components, NaN if there is only one."""
+        return values if self.has_spread else torch.full_like(values, torch.nan)
+
+    @property
     def differs(self):
         """Whether users differ in activity. The components are then members at quadrature nodes."""
         return self.model.log_loading is not None
@@ -410,7 +421,7 @@ class PredictionMixin:
             Also return the standard deviation over the components of the mixture: the members and,
             with one signal, the two sides of the swap. It is not a confidence interval. With one
             signal it understates the ambiguity, because all members start from the same split of
-            the action probability and stay close to it.
+            the action probability and stay close to it. It is NaN if one member is left.
         out : ndarray of shape (n_samples,), default=None
             Floating array to write the reward to, for example an ``np.memmap``. None makes a new
             array.
@@ -449,8 +460,10 @@ class PredictionMixin:
         X = read_features(self, X, with_propensity=False)
 
         def moments(_, reward_logit):
-            found = _mixture.reward(reward_logit) if return_std else (_mixture.mean(reward_logit),)
-            return map(mixture.output, found)
+            if not return_std:
+                return (mixture.output(_mixture.mean(reward_logit)),)
+            mean, std = _mixture.reward(reward_logit)
+            return mixture.output(mean), mixture.output(mixture.spread(std))
 
         results = mixture.reduce(X, ("reward_logit",), moments, out)
         return tuple(results) if return_std else results[0]

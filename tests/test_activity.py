@@ -414,7 +414,7 @@ def test_what_goes_with_users_and_responses():
     search = BatchedSearchCV(est, {"learning_rate_init": [0.01, 0.02]}, cv=GroupKFold(2))
     search.fit(X, y, groups=response, **side)
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
-    with pytest.raises(ValueError, match="reward_interval is not available with user_id and"):
+    with pytest.raises(ValueError, match="reward_interval does not take response_id beside"):
         reward_interval(est, X, y, X[:2], n_bootstrap=2, **side)
     with pytest.raises(ValueError, match="user_id is not available with estimated"):
         ImplicitRewardEstimator(**SHORT).fit(X, y, **side)

@@ -108,6 +108,16 @@ def test_fit_predict_report(kind, log, run, tmp_path):
     assert "domain classifier AUC" in out
 
 
+def test_a_model_of_one_member_has_no_spread(log, run, tmp_path):
+    few = [option.replace("n_estimators=2", "n_estimators=1") for option in QUICK]
+    assert few != list(QUICK)
+    assert run("fit", log[0], "--actions", "copied,shared", "-o", "reward", *few)[0] == 0
+    code, out, _ = run("predict", "reward", log[0], "-o", "scored.jsonl")
+    assert code == 0 and "no spread, since the model has one member" in out
+    scored = [json.loads(line) for line in (tmp_path / "scored.jsonl").read_text().splitlines()]
+    assert {row["reward_std"] for row in scored} == {None}
+
+
 def test_compare_models(log, run, tmp_path):
     path, frame, X = log
     frame["model"] = np.where(np.arange(400) % 3, "new", "old")

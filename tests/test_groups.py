@@ -1,6 +1,7 @@
 """Comparison of groups: the one-step estimator as algebra, and what is said of a log."""
 
 import warnings
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import compare_groups
+from implicitrm_sk.inspection._grouped import GroupedLog
 from implicitrm_sk.inspection._groups import _one_way
 from implicitrm_sk.inspection._one_step import (
     Activity,
@@ -438,6 +440,68 @@ def test_bad_input(log, change, message):
 def test_est_must_be_the_estimator(log):
     with pytest.raises(TypeError, match="est must be an ImplicitRewardEstimator, got str"):
         compare_groups("est", log["X"], log["y"], log["by"])
+
+
+def a_widget_beside_an_action(**params):
+    """Return a quick estimator and arguments of a log of thumbs and an action with a long name."""
+    rng = np.random.default_rng(0)
+    name, n = "copied to the clipboard of a colleague", 600
+    X, by = rng.normal(size=(n, 2)), pd.Series(np.arange(n) % 2, name="model")
+    by = by.map({0: "old", 1: "the model with a name that is as long as a sentence"})
+    liked, pressed = rng.random(n) < 0.5, rng.random(n) < 0.4
+    thumb = np.where(pressed, np.where(liked, "up", "down"), "none")
+    copied = np.where(np.arange(n) < 100, liked & (rng.random(n) < 0.5), np.nan)
+    y = pd.DataFrame({"thumb": thumb, name: copied})
+    signals = {"thumb": Choice({"up": 1, "down": 0}, silent="none"), name: "positive"}
+    quick = {"max_epochs": 2, "early_stopping": False, "shared_examination": False}
+    return estimator(signals=signals, **quick | params), X, y, by
+
+
+def test_the_text_has_all_names_in_full_and_explains_the_rates():
+    est, X, y, by = a_widget_beside_an_action()
+    found = compare_groups(est, X, y, by, n_folds=2)
+    text = str(found)
+    for name in (*found.rates, *found.groups):
+        assert name in text
+    assert max(map(len, text.splitlines())) <= 100
+    said = " ".join(text.split())
+    assert "Percentages are raw rates: the share of the rows with a logged signal" in said
+    assert "thumb_positive and thumb_negative are the outcomes of thumb that show" in said
+    assert found.widgets == ("thumb",)
+    for name, rate in found.rates.items():
+        assert all(f"{value:.1%}" in text for value in rate), name
+    frame = found.to_frame()
+    assert [c for c in frame if c.startswith("rate_")] == [f"rate_{name}" for name in found.rates]
+
+
+def test_a_widget_counts_as_one_signal():
+    """600 rows have thumbs, but only 100 of them another signal beside."""
+    est, X, y, by = a_widget_beside_an_action()
+    found = compare_groups(est, X, y, by, n_folds=2)
+    assert "100 responses have several logged signals" in found.reason
+    est.set_params(signals={"thumb": est.signals["thumb"]})
+    alone = compare_groups(est, X, y[["thumb"]], by, n_folds=2)
+    assert "600 responses were offered a widget that shows both preferences" in alone.reason
+    assert "outcome" in alone.reason and "signals of both" not in alone.reason
+
+
+def test_counts_in_the_reason_are_of_the_whole_log():
+    """Not of the half to which each fit is made; counts of a test say that they are."""
+    est, X, y, by = a_widget_beside_an_action()
+    work = GroupedLog("compare_groups", est, X, y, by, user_id=np.arange(600) % 30, n_folds=2)
+    of_parts = replace(work.est.identification_, reason="50 responses have several.")
+    found = work.agreed([of_parts] * 2, np.array([1.0, 1.0, 1.0]))
+    assert found.reason.startswith("100 responses have several logged signals; 30 users of 20 rows")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        first = np.random.default_rng(0).integers(2, size=600)  # exclusive: never both
+        y = np.stack([first, 1 - first], axis=1)
+        est.set_params(signals=None, max_epochs=10)
+        against = compare_groups(est, X, y, by, n_folds=2)
+    assert against.identification.level == "not identified"
+    said = " But in a fit to 1 of 2 parts of the log: the signals contradict their signs: "
+    assert said in against.reason
+    assert "rows that were tested" in against.reason
 
 
 def test_progress_is_printed_on_demand(capsys):

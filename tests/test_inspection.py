@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from benchmarks.newcomer import newcomer_log
 from implicitrm_sk import ImplicitRewardEstimator, _independence, identification_report
 from implicitrm_sk._association import Association, association_test, explain
+from implicitrm_sk._identification import Identification
 from implicitrm_sk._independence import (
     exposures_that_agree,
     independence_test,
@@ -21,6 +22,7 @@ from implicitrm_sk._independence import (
 )
 from implicitrm_sk._prediction import component_logits
 from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection._refits import _verdict
 
 EXAMINED = "independent signals, every row was looked at"
 N = 3000
@@ -442,6 +444,43 @@ def test_different_rewards_of_equal_likelihood_are_said_in_the_verdict():
     assert np.ptp(means) > 0.1
     assert report.level == "not identified"
     assert f"refits differ by {np.ptp(means):.2f} in the mean reward" in report.reason
+
+
+def test_the_verdict_does_not_fall_with_more_starts():
+    """The range of refits grows with their number; what the verdict rests on does not."""
+    rng = np.random.default_rng(1)
+    few = rng.normal(size=(1000, 5)).astype(np.float32)
+    liked = rng.random(1000) < 1 / (1 + np.exp(-2.5 * (few[:, 0] + np.tanh(few[:, 1]))))
+    y = simulate_feedback(liked.astype(int), X=few, n_signals=2, random_state=1).actions
+    for n_starts in (8, 16):
+        est = estimator(shared_examination=False)
+        report = identification_report(est, few, y, n_starts=n_starts)
+        means = report.refits["mean_reward"][report.refits["as_likely"]]
+        assert report.level == "identified", report.reason
+    assert np.ptp(means) > 0.1  # of 16; with 8 the same log has less
+    assert f"standard deviation {means.std(ddof=1):.2f}" in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize(("sd", "small"), [(0.03, False), (0.2, True)])
+def test_the_share_of_verdicts_on_a_spread_does_not_grow(one_signal, sd, small):
+    """Draws of mean rewards of a known standard deviation, 4 to 64 of them."""
+    found = Identification("identified", ("independent signals",), "Reason.")
+    rng = np.random.default_rng(0)
+    nothing = {"independence": None, "signals": [], "exposures": [], "swap": {"applicable": False}}
+    nothing |= {"dispersion": None, "against_labels": None, "examination": None, "differs": False}
+    for n_starts in (4, 8, 16, 64):
+        levels = [
+            _verdict(found, mean_rewards=0.5 + sd * rng.normal(size=n_starts), **nothing)[0]
+            for _ in range(200)
+        ]
+        share = np.mean([level == "not identified" for level in levels])
+        assert share > 0.85 if small else share < 0.05, n_starts
+
+
+def test_one_refit_left_has_no_spread(one_signal):
+    report = replace(one_signal, reward_spread=np.nan)
+    text = " ".join(str(report).split())
+    assert "reward spread cannot be measured only one refit is as likely as the best" in text
 
 
 def test_one_weight_for_all_is_none(one_signal):

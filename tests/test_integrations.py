@@ -132,6 +132,15 @@ def test_pessimism_takes_the_spread_off(on_vectors):
             rank(on_vectors, None, X, pessimism=pessimism)
 
 
+def test_pessimism_needs_a_spread(on_vectors):
+    X, y = make_vectors(200)
+    one = clone(on_vectors).set_params(n_estimators=1).fit(X, y)
+    ranking = rank(one, None, X)
+    assert np.isfinite(ranking.reward).all() and np.isnan(ranking.spread).all()
+    with pytest.raises(ValueError, match="pessimism=1 subtracts the spread .* has one member"):
+        rank(one, None, X, pessimism=1)
+
+
 def test_rank_of_text(on_text):
     candidates = ["abcdef", "!!!!", "xyz"]
     ranking = rank(on_text, "q1", candidates)

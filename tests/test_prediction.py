@@ -152,6 +152,19 @@ def test_both_sides_of_the_swap_carry_equal_weight(n_estimators, sizes):
     )
 
 
+def test_one_member_has_no_spread():
+    """NaN rather than 0, which would say that nothing is in doubt; also where copies are left."""
+    X, y, _ = make_log(n_signals=2)
+    one = ImplicitRewardEstimator(**FAST | {"n_estimators": 1}).fit(X, y)
+    two = ImplicitRewardEstimator(**FAST | {"n_estimators": 2}).fit(X, y)
+    assert np.isfinite(one.predict(X, return_std=True)[0]).all()
+    assert np.isnan(one.predict(X, return_std=True)[1]).all()
+    assert (two.predict(X, return_std=True)[1] > 0).any()
+    # A fit with users keeps copies of the one member that counts.
+    two.model_.copy_members(two.model_, torch.tensor([1, 1]))
+    assert np.isnan(two.predict(X, return_std=True)[1]).all()
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.1])
 def test_std_is_at_least_half_the_distance_to_the_mirror_image(rate):
     X, y, _ = make_log()

@@ -13,7 +13,7 @@ from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import label_queue
 from implicitrm_sk.inspection._queue import _rewards, most_telling
 from implicitrm_sk.training._users import quadrature
-from tests.conftest import FAST, LEARN, make_log
+from tests.conftest import FAST, LEARN, exposed, make_log
 
 
 def settings(**params):
@@ -40,7 +40,8 @@ def test_rows_with_an_action_are_asked_where_actions_prove_nothing():
     X, y, _ = make_log(n_signals=2)
     rows = queue(settings(false_action_rate=0.1), X, y, 300)
     assert y[rows].any()
-    with pytest.raises(ValueError, match="n=300 is more than the"):
+    left = (~y.any(axis=1)).sum()
+    with pytest.raises(ValueError, match=f"n=300 is more than the {left} distinct responses left"):
         queue(settings(), X, y, 300)
 
 
@@ -68,7 +69,7 @@ def test_the_next_row_is_the_one_that_lowers_the_variance_most():
     rewards, outcomes = rng.uniform(size=(2, 6, 15))
     weight = rng.dirichlet(np.ones(15))
     asked = np.arange(15) != 3
-    chosen = most_telling(rewards, outcomes, asked, 4, weight)
+    chosen = most_telling(rewards, outcomes, asked, 4, weight, np.arange(15))
     R, q = ((v - v.mean(0)) / np.sqrt(6) for v in (rewards, outcomes))
     noise = (outcomes * (1 - outcomes)).mean(0)
 
@@ -86,8 +87,54 @@ def test_a_row_that_says_the_same_waits():
     """Of two pairs of equal rows the queue asks one of each before it asks another."""
     first, second = np.array([[0.99, 0.99, 0.01, 0.01], [0.98, 0.02, 0.98, 0.02]])
     rewards = np.stack([first, first, second, second], axis=1)
-    rows = most_telling(rewards, rewards, np.ones(4, dtype=bool), 2, np.full(4, 0.25))
+    asked, weight = np.ones(4, dtype=bool), np.full(4, 0.25)
+    rows = most_telling(rewards, rewards, asked, 2, weight, np.arange(4))
     assert sorted(rows // 2) == [0, 1]
+
+
+def test_equal_responses_are_asked_once():
+    """Three rows of each response: users of their own, one question."""
+    X, _, _ = make_log(40)
+    response = np.tile(np.arange(40), 3)
+    y = (np.random.default_rng(0).random(120) < 0.15).astype(int)
+    open_responses = set(response[y == 0].tolist())
+    rows = queue(settings(), X[response], y, len(open_responses))
+    assert set(response[rows].tolist()) == open_responses and not y[rows].any()
+    message = rf"n=41 is more than the {len(open_responses)} distinct responses left to ask, in"
+    with pytest.raises(ValueError, match=message):
+        queue(settings(), X[response], y, 41)
+    # The label of one row is that of all of its response.
+    first = int(rows[0])
+    labels = np.full(120, np.nan)
+    labels[first] = 1.0
+    rows = queue(settings(), X[response], y, len(open_responses) - 1, labels=labels)
+    assert response[first] not in response[rows]
+
+
+def test_responses_are_equal_where_the_reward_reads_them():
+    """A column that only the propensity reads, such as the user, makes no other question."""
+    X, _, _ = make_log(40)
+    response = np.tile(np.arange(40), 3)
+    of_user = np.random.default_rng(0).normal(size=(120, 1))
+    y = (np.random.default_rng(1).random(120) < 0.15).astype(int)
+    est = settings(reward_features=list(range(6)))
+    rows = queue(est, np.hstack([X[response], of_user]), y, 30)
+    assert len(set(response[rows].tolist())) == 30
+
+
+def test_rows_of_an_id_are_one_response():
+    X, _, _, rows, acted = exposed()
+    est = settings(false_action_rate=0.0)
+    found = queue(est, X[rows], acted, 20, response_id=rows)
+    asked = rows[found]
+    assert len(set(asked.tolist())) == 20
+    assert not np.isin(asked, rows[acted == 1]).any()
+
+
+def test_nothing_left_to_ask():
+    X, y, preferred = make_log()
+    with pytest.raises(ValueError, match="n=1, but no response is left to ask: labels or actions"):
+        queue(settings(), X, y, 1, labels=np.where(y == 1, 1.0, preferred))
 
 
 def test_labels_of_the_queue_count_and_settle_the_swap():

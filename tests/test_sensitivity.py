@@ -56,9 +56,17 @@ def test_views_are_the_models_they_say():
 
 def test_likelihoods_of_members_are_those_of_their_views():
     rng = np.random.default_rng(0)
-    views = [View(BASE, SIGNALS), View(BASE, SIGNALS, looked=0.5), View(BASE, SIGNALS, ratio=2.0)]
-    f = torch.as_tensor(rng.normal(size=(3, 4))).requires_grad_()
-    u = torch.as_tensor(rng.normal(size=(3, 4, 2))).requires_grad_()
+    rates = [torch.tensor(e).double() for e in ([0.1, 0.0], [0.0, 0.2])]
+    views = [
+        View(BASE, SIGNALS),
+        View(BASE, SIGNALS, looked=0.5),
+        View(BASE, SIGNALS, rates=rates[0]),
+        View(BASE, SIGNALS, ratio=2.0),
+        View(BASE, SIGNALS, looked=0.7),
+        View(BASE, SIGNALS, rates=rates[1]),
+    ]
+    f = torch.as_tensor(rng.normal(size=(6, 4))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(6, 4, 2))).requires_grad_()
     y = torch.tensor([[0, 0], [1, 0], [0, 1], [0, torch.nan]], dtype=torch.float64)
     together = MemberViews(views)
     for name, sign in (("nll", -1), ("log_likelihood", 1)):
@@ -69,7 +77,13 @@ def test_likelihoods_of_members_are_those_of_their_views():
     expected = torch.autograd.grad(-together.log_likelihood(f, u, y).sum(), (f, u))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other)
-    assert together.of_members([2, 0]).views == (views[2], views[0])
+    # What differs in a number only is computed in one go, of which the cost depends.
+    assert [members for members, _ in together._together] == [[0], [1, 4], [2, 5], [3]]
+    some = together.of_members([4, 0, 1])
+    assert some.views == (views[4], views[0], views[1])
+    torch.testing.assert_close(
+        some.nll(f[[4, 0, 1]], u[[4, 0, 1]], y), together.nll(f, u, y)[[4, 0, 1]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +160,7 @@ def test_estimates_that_no_reward_can_have_are_not_shown():
     frame = report.to_frame()
     assert frame["determined"].tolist() == [True, False, False]
     assert frame[["mean_reward", "difference_1"]].isna().all(axis=1).tolist() == [False, True, True]
-    assert repr(report).count("1 no estimate") == 2
+    assert repr(report).count("  no estimate") == 2
     assert np.isnan(report.robustness["false_positive"][1])
     assert "no estimate from false positive actions at a rate of 0.055 on" in repr(report)
 
@@ -285,6 +299,57 @@ def test_rates_that_are_estimated_are_those_of_a_fit():
     assert frame["determined"][0]
     assert frame["mean_reward"][1] < frame["mean_reward"][0]  # more of the actions are false
     assert rates.max() < 0.1
+
+
+@pytest.fixture(scope="module")
+def anchored():
+    """Two positive actions: the comparison, and the report of the same arguments."""
+    rng = np.random.default_rng(0)
+    X, by = rng.normal(size=(1600, 3)), np.where(rng.random(1600) < 0.4, "new", "old")
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0] - 0.5 * (by == "new")))
+    found = simulate_feedback(R, signals=["positive"] * 2, propensity="constant", random_state=0)
+    y = pd.DataFrame(found.actions, columns=["copied to the clipboard of a colleague", "shared"])
+    est = estimator(shared_examination=False, n_estimators=2, max_epochs=40)
+    arguments = {
+        "est": est, "X": X, "y": y, "by": by, "reference": "old", "groups": np.arange(1600) // 2,
+    }  # fmt: skip
+    violations = {"false_positive": [0.001, 0.05], "left_out": list(y), "preference_rate": 0.4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return compare_groups(**arguments), sensitivity_report(**arguments, violations=violations)
+
+
+def test_the_base_is_the_estimate_of_compare_groups(anchored):
+    comparison, report = anchored
+    base = report.rows[0]
+    assert comparison.estimated and base["determined"]
+    frame = comparison.to_frame()
+    assert base["difference_new"] == pytest.approx(frame["difference"]["new"], abs=1e-12)
+    mean = np.average(frame["reward"], weights=frame["n_rows"])
+    assert base["mean_reward"] == pytest.approx(mean, abs=1e-12)
+    low, high = comparison.difference_interval[comparison.groups.tolist().index("new")]
+    assert report.errors["new"] == pytest.approx((high - low) / 2 / 1.6449, rel=1e-4)
+    assert report.identification == comparison.identification
+    text = " ".join(str(report).split())
+    assert '"nothing broken" is the estimate of compare_groups' in text
+
+
+def test_curves_start_at_the_base(anchored):
+    """A violation of hardly any size changes hardly anything, though its refits are far off."""
+    _, report = anchored
+    base, little, more, *_, imposed = report.rows
+    assert abs(little["difference_new"] - base["difference_new"]) < 0.01
+    assert abs(little["mean_reward"] - base["mean_reward"]) < 0.01
+    assert more["mean_reward"] < base["mean_reward"] - 0.02
+    assert imposed["mean_reward"] == pytest.approx(0.4, abs=0.02)
+
+
+def test_names_of_signals_are_not_cut(anchored):
+    _, report = anchored
+    (line,) = [
+        one for one in str(report).splitlines() if "clipboard" in one and "turned" not in one
+    ]
+    assert line.startswith("without the signal copied to the clipboard of a colleague  ")
 
 
 def test_with_users_the_base_is_the_comparison_with_users():

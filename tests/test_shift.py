@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 
 from implicitrm_sk import ImplicitRewardEstimator, ShiftWarning
@@ -38,6 +39,14 @@ def test_shift_report_sees_no_shift_where_there_is_none(fitted_on_log, seed):
     assert not report.extrapolates
     assert "no sign that the reward extrapolates" in str(report)
     assert report.outside.shape == report.log_density_ratio.shape == (1000,)
+
+
+def test_one_member_has_no_spread(fitted_on_log):
+    est, X = fitted_on_log
+    one = clone(est).set_params(n_estimators=1).fit(X, (X[:, :2] > 0).astype(float))
+    report = shift_report(one, shifted(100, 20), X[:200])
+    assert np.isnan(report.reward[1]) and np.isfinite(report.reward[0])
+    assert "(none of one member)" in str(report) and "nan" not in str(report)
 
 
 def test_shift_report_measures_a_known_shift(fitted_on_log):

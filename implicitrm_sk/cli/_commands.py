@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import os
 import re
 import shlex
@@ -205,7 +206,10 @@ def predict(args):
             "row without an assistant turn is" if n == 1 else "rows without an assistant turn are"
         )
         note(f"note: {n:,} {what} left out.")
-    say(f"{len(reward):,} rewards, mean {reward.mean():.3f}, mean spread {std.mean():.3f}: {out}")
+    spread = f"mean spread {std.mean():.3f}"
+    if math.isnan(std.mean()):
+        spread = "no spread, since the model has one member"
+    say(f"{len(reward):,} rewards, mean {reward.mean():.3f}, {spread}: {out}")
 
 
 def report(args):

@@ -37,6 +37,9 @@ class GroupComparison:
         Share of the logged rows with an action, by signal.
     shows : dict of str to int
         The preference that each of these shows, 1 or 0.
+    widgets : tuple of str
+        The signals whose outcomes show both. They have two rates each, NAME_positive and
+        NAME_negative.
     reward : ndarray of shape (n_groups,)
         Mean reward; NaN unless `estimated`.
     reward_interval : ndarray of shape (n_groups, 2)
@@ -83,6 +86,7 @@ class GroupComparison:
     n_clusters: int
     rates: dict[str, Floats]
     shows: dict[str, int]
+    widgets: tuple[str, ...]
     reward: Floats
     reward_interval: Floats
     difference: Floats
@@ -172,20 +176,37 @@ class GroupComparison:
             "",
         ]
         lines = [line for text in lines for line in (textwrap.wrap(text, 100) or [""])]
-        width = max(12, *(len(str(group)) + 2 for group in self.groups))
-        rates = [f"{name[:16]:>17}" for name in self.rates]
-        lines.append(f"{'':{width}}{'rows':>8}{''.join(rates)}{'reward':>22}{'difference':>24}")
-        for g, group in enumerate(self.groups):
-            shown = "".join(f"{rate[g]:>17.1%}" for rate in self.rates.values())
-            gap = "reference"
-            if group != self.reference:
-                gap = _with_interval(self.difference[g], self.difference_interval[g], "+")
-            reward = _with_interval(self.reward[g], self.reward_interval[g])
-            lines.append(f"{str(group):{width}}{self.n_rows[g]:>8,}{shown}{reward:>22}{gap:>24}")
-        lines.append("")
+        lines += side_by_side([str(group) for group in self.groups], self._columns())
+        lines += ["", *textwrap.wrap(self._about_rates(), 100), ""]
         for sentence in self._sentences():
             lines += textwrap.wrap(sentence, 100, subsequent_indent="  ")
         return "\n".join(lines)
+
+    def _columns(self):
+        """Return the cells of the table by the name of their column."""
+        gaps = [
+            "reference" if group == self.reference else _with_interval(gap, interval, "+")
+            for group, gap, interval in zip(
+                self.groups, self.difference, self.difference_interval, strict=True
+            )
+        ]
+        rewards = zip(self.reward, self.reward_interval, strict=True)
+        return {
+            "rows": [f"{n:,}" for n in self.n_rows],
+            "reward": [_with_interval(*one) for one in rewards],
+            "difference": gaps,
+            **{name: [f"{value:.1%}" for value in rate] for name, rate in self.rates.items()},
+        }
+
+    def _about_rates(self):
+        """Return what the percentages of the table are."""
+        said = "Percentages are raw rates: the share of the rows with a logged signal that have it."
+        for name in self.widgets:
+            said += (
+                f" {name}_positive and {name}_negative are the outcomes of {name} that show that "
+                "users prefer a response, and that they do not."
+            )
+        return said
 
     def _sentences(self):
         """Yield the results of the comparison in plain words."""
@@ -288,3 +309,31 @@ class GroupComparison:
 def _with_interval(value, interval, sign=""):
     found = "{:{s}.2f} to {:{s}.2f}".format(*interval, s=sign)
     return found if np.isnan(value) else f"{value:{sign}.2f} ({found})"
+
+
+def side_by_side(index, columns, width=100):
+    """Return the lines of a table as wide as its cells; what does not fit goes below.
+
+    Parameters
+    ----------
+    index : list of str
+        Names of the rows.
+    columns : dict of str to list of str
+        The cells by the name of their column, aligned on the right.
+    width : int, default=100
+        Width of a line, if names leave room for one column at least.
+    """
+    first = max(len(name) for name in index)
+    blocks, taken = [[]], first
+    for name, cells in columns.items():
+        size = 2 + max(len(cell) for cell in (name, *cells))
+        if blocks[-1] and taken + size > width:
+            blocks.append([])
+            taken = first
+        taken += size
+        blocks[-1].append([f"{cell:>{size}}" for cell in (name, *cells)])
+    lines = []
+    for block in blocks:
+        rows = zip(["", *index], *block, strict=True)
+        lines += ["", *(f"{name:{first}}{''.join(cells)}".rstrip() for name, *cells in rows)]
+    return lines[1:]

@@ -1,6 +1,8 @@
 """A checked log whose rows belong to several groups."""
 
+import copy
 import warnings
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
@@ -9,7 +11,7 @@ from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
-from .._fit import identify, own_random_state
+from .._fit import identify, known_users, own_random_state
 from .._identification import BOUNDED, IDENTIFIED, LEVEL_ONLY, NOT_IDENTIFIED, RANKING_ONLY
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
@@ -48,6 +50,8 @@ class GroupedLog:
         Position of the group of each row.
     usable : ndarray of bool of shape (n,)
     user, prompt : ndarray of int of shape (n,) or None
+    n_rows_of_user : ndarray of int of shape (n_users,) or None
+        Rows of each user that has an id.
     """
 
     def __init__(
@@ -102,7 +106,10 @@ class GroupedLog:
         self.usable[self.log.usable()] = True
         self._check_sizes()
         n = len(self.X)
-        self.user = None if user_id is None else number_users(user_id, n)[0]
+        self.user = self.n_rows_of_user = None
+        if user_id is not None:
+            self.user, known = number_users(user_id, n)
+            self.n_rows_of_user = np.bincount(self.user)[: len(known)]
         self.y = y
         self.side = side if user_id is None else side | {"user_id": user_id}
         self.prompt = None
@@ -156,6 +163,8 @@ class GroupedLog:
         found = np.flatnonzero([label == reference for label in self.labels])
         if not len(found):
             shown = ", ".join(map(repr, self.labels[:8].tolist()))
+            if len(self.labels) > 8:
+                shown += f" and {len(self.labels) - 8} more"
             raise ImplicitRMError(
                 f"reference={reference!r} is not a group of by, which has {shown}. Correct it."
             )
@@ -171,12 +180,19 @@ class GroupedLog:
     @property
     def names(self):
         """Names of the acts: those of the signals, with a sign if one column shows both."""
-        names, columns = self.log.act_names(), self.log.acts.column.tolist()
-        sign = {1: "positive", 0: "negative"}
+        names, sign = self.log.act_names(), {1: "positive", 0: "negative"}
+        targets = self.log.acts.target.tolist()
         return [
-            f"{name}_{sign[c]}" if columns.count(k) > 1 else str(name)
-            for name, k, c in zip(names, columns, self.log.acts.target.tolist(), strict=True)
+            f"{name}_{sign[c]}" if str(name) in self.widgets else str(name)
+            for name, c in zip(names, targets, strict=True)
         ]
+
+    @property
+    def widgets(self):
+        """Names of the signals that show both preferences in one column."""
+        names, columns = self.log.act_names(), self.log.acts.column.tolist()
+        found = (str(name) for name, k in zip(names, columns, strict=True) if columns.count(k) > 1)
+        return tuple(dict.fromkeys(found))
 
     def weights(self, same_prompts):
         """Return the weight of each row in the mean of its group."""
@@ -201,6 +217,12 @@ class GroupedLog:
         return np.where(kept, weight / np.where(kept, total[cell], 1.0), 0.0)
 
     # ------------------------------------------------------------------ fits
+
+    def in_parts(self, n_folds):
+        """Return the same log, to be fitted in another number of parts."""
+        found = copy.copy(self)
+        found.n_folds = n_folds
+        return found
 
     def folds(self):
         """Return the fold of each row, and the groups of rows that no split may separate."""
@@ -248,11 +270,34 @@ class GroupedLog:
 
     # ------------------------------------------------------------------ what fits show
 
-    def agreed(self, identifications):
-        """Return the level that most of the fits reach, with the counts of the whole log."""
+    def agreed(self, identifications, loading=None):
+        """Return the verdict on the whole log that most of the fits to its parts agree on.
+
+        Parameters
+        ----------
+        identifications : list of Identification
+            Those of the fits.
+        loading : ndarray, default=None
+            As `user_loading_`, the mean of the fits; None without users.
+        """
         ranked = sorted(identifications, key=lambda found: LEVELS.index(found.level))
         found, whole = ranked[(len(ranked) - 1) // 2], self.est.identification_
-        return whole if (found.level, found.advice) == (whole.level, whole.advice) else found
+        if loading is not None:
+            looked_at = self.est.shared_examination is False
+            whole = known_users(whole, self.log.signals, loading, self.n_rows_of_user, looked_at)
+        if found.against:
+            part = f"a fit to {len(identifications) - 1} of {len(identifications)} parts of the log"
+            return replace(
+                whole,
+                level=found.level,
+                assumptions=found.assumptions,
+                reason=f"{whole.reason} But in {part}: {found.against}.",
+                advice=found.advice,
+                against=found.against,
+            )
+        if found.swap_symmetric and not whole.swap_symmetric:
+            return found  # the parts are too small for what identifies the whole
+        return whole
 
     def messages(self, rows, log_likelihood):
         """Return log P(y, labels | x) of some rows, 0 of rows without information.

@@ -19,6 +19,7 @@ from .._warnings import warn
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..training._users import quadrature
+from ._arguments import of_fit
 from ._comparison import GroupComparison
 from ._grouped import GroupedLog, activity_given_others, at_nodes, one_step_values
 from ._one_step import Activity, bounds_of, reward_of
@@ -38,6 +39,7 @@ def compare_groups(
     same_prompts: bool = False,
     n_folds: int = 5,
     confidence: float = 0.9,
+    **fit_params: Any,
 ) -> GroupComparison:
     """Compare the mean reward of groups of responses, with intervals.
 
@@ -75,6 +77,9 @@ def compare_groups(
         fit is announced.
     confidence : float, default=0.9
         Confidence of the intervals, each separately: they are not widened for the number of groups.
+    **fit_params : dict
+        Further arguments of `fit` are refused, with the reason and what to pass instead. They are
+        response_id, exposures, propensity, age and delay.
 
     Returns
     -------
@@ -84,10 +89,11 @@ def compare_groups(
     Raises
     ------
     TypeError
-        If `est` is not an `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
         If there is only one group, a group has fewer than 20 rows, or `by` has missing values. If
-        the reference does not exist, or the settings do not model every signal.
+        the reference does not exist, the settings do not model every signal, or an argument of
+        `fit` is refused.
 
     Warns
     -----
@@ -153,6 +159,7 @@ def compare_groups(
     >>> bool(low < 0 < high)
     True
     """
+    of_fit("compare_groups", fit_params)
     if by is None:
         raise ImplicitRMError(
             "by is None; expected the group of each row, such as its model. Pass it."
@@ -173,7 +180,7 @@ def compare_groups(
     if not 0 < confidence < 1:
         raise ImplicitRMError(f"confidence must lie in (0, 1), got {confidence!r}. Pass 0.9.")
     weight = work.weights(same_prompts)
-    fits = _cross_fit(work)
+    fits = cross_fit(work)
     ends, verdict = _ends(work, fits)
     return _comparison(work, ends, verdict, weight, position, confidence, same_prompts)
 
@@ -192,7 +199,7 @@ class _Fits:
     """
 
     def __init__(self):
-        self.identifications, self.parts, self.n_active = [], [], 0
+        self.identifications, self.parts, self.loadings, self.n_active = [], [], [], 0
 
     def add(self, fitted, X, rows, work):
         """Add the predictions of a fit for rows that it has not seen."""
@@ -205,12 +212,21 @@ class _Fits:
         self.parts.append((rows, *found))
         self.identifications.append(fitted.identification_)
         self.n_active += mixture.differs
+        self.loadings.append(getattr(fitted, "user_loading_", None))
         self.shown_twice = fitted.evidence_.shown_twice
         self.measurement, self.rates = mixture.measurement, mixture.false_action_rate
 
     @property
     def active(self):
         return 2 * self.n_active > len(self.parts)
+
+    @property
+    def loading(self):
+        """As `user_loading_`: the mean of the fits in which users differ, 0 if most have none."""
+        if self.loadings[0] is None:
+            return None
+        found = [one for one in self.loadings if one.any()] if self.active else self.loadings
+        return np.mean(found, axis=0) if self.active else np.zeros_like(found[0])
 
     def logits(self):
         """Return the logits of all rows, in their order."""
@@ -257,7 +273,7 @@ def _activity(mixture, f, u, rows, work):
     return [found.shift, found.log_weight]
 
 
-def _cross_fit(work):
+def cross_fit(work):
     """Return the predictions, for each fold, of a fit to the other folds."""
     fold, split = work.folds()
     settings, X = work.settings()
@@ -266,7 +282,7 @@ def _cross_fit(work):
         train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         y, side = work.part(train)
         if settings.verbose:
-            print(f"[compare_groups] fit {k + 1} of {work.n_folds}")  # noqa: T201
+            print(f"[{work.caller}] fit {k + 1} of {work.n_folds}")  # noqa: T201
         with warnings.catch_warnings(record=True) as noted:
             warnings.simplefilter("always")
             fitted = clone(settings).fit(X[train], y, groups=split[train], **side)
@@ -296,7 +312,7 @@ def _ends(work, fits):
 
     They are (n, 2) one-step values of the rows, or None: shares of actions then bound the means.
     """
-    found = work.agreed(fits.identifications)
+    found = work.agreed(fits.identifications, fits.loading)
     reason = found.reason
     if found.level == IDENTIFIED:
         values, singular = one_step_values(
@@ -365,29 +381,18 @@ def _mean(values, weight):
 
 def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts):
     """Return the result: means of groups, their differences, and intervals of both."""
-    n_groups, n = len(work.labels), len(weight)
+    n_groups = len(work.labels)
     contradicted = ADVICE["signs"] in verdict.identification.advice
     rates = work.est.false_action_rate_
     rates = torch.as_tensor(rates) if rates.any() else None
-    means, influence = np.empty((n_groups, 2)), np.zeros((n_groups, 2, n))
-    for g in range(n_groups):
-        rows = np.flatnonzero((work.code == g) & (weight > 0))
-        values = ends
-        if ends is None:
-            values = _share_ends(work.log, rates, rows, weight)
+
+    def values_of(rows):
         if contradicted:
-            values = np.tile([0.0, 1.0], (n, 1))
-        for end in (0, 1):
-            column = values[rows, end]
-            known = ~np.isnan(column)
-            w = np.where(known, weight[rows], 0.0)
-            if not known.any():
-                means[g, end] = float(end)
-                continue
-            w = w / w.sum()
-            means[g, end] = w @ np.nan_to_num(column)
-            influence[g, end, rows] = w * np.nan_to_num(column - means[g, end])
-    covariance, n_clusters = _clustered(influence.reshape(2 * n_groups, n), work)
+            return np.tile([0.0, 1.0], (len(weight), 1))
+        return _share_ends(work.log, rates, rows, weight) if ends is None else ends
+
+    means, influence = means_of_groups(work, values_of, weight)
+    covariance, n_clusters = clustered(influence.reshape(2 * n_groups, -1), work)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     error = np.sqrt(np.diag(covariance)).reshape(n_groups, 2)
     interval = means + z * error * [-1, 1]
@@ -410,6 +415,7 @@ def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts
         n_clusters=n_clusters,
         rates=_raw_rates(work, weight),
         shows=dict(zip(work.names, work.log.acts.target.tolist(), strict=True)),
+        widgets=work.widgets,
         reward=means[:, 0] if verdict.estimated else nothing,
         reward_interval=interval,
         difference=difference,
@@ -422,6 +428,39 @@ def _comparison(work, ends, verdict, weight, reference, confidence, same_prompts
         n_effective=_n_effective(influence[:, 0]),
         knows_users=work.user is not None,
     )
+
+
+def means_of_groups(work, values_of, weight):
+    """Return the mean of two values in each group, (groups, 2), and the influence of each row.
+
+    Parameters
+    ----------
+    work : GroupedLog
+    values_of : callable(rows) -> ndarray of shape (n, 2)
+        The values of all rows, given the rows of a group that will be used; NaN is left out.
+    weight : ndarray of shape (n,)
+
+    Returns
+    -------
+    means : ndarray of shape (groups, 2)
+    influence : ndarray of shape (groups, 2, n)
+    """
+    n_groups, n = len(work.labels), len(weight)
+    means, influence = np.empty((n_groups, 2)), np.zeros((n_groups, 2, n))
+    for g in range(n_groups):
+        rows = np.flatnonzero((work.code == g) & (weight > 0))
+        values = values_of(rows)
+        for end in (0, 1):
+            column = values[rows, end]
+            known = ~np.isnan(column)
+            w = np.where(known, weight[rows], 0.0)
+            if not known.any():
+                means[g, end] = float(end)
+                continue
+            w = w / w.sum()
+            means[g, end] = w @ np.nan_to_num(column)
+            influence[g, end, rows] = w * np.nan_to_num(column - means[g, end])
+    return means, influence
 
 
 def _raw_rates(work, weight):
@@ -441,7 +480,7 @@ def _n_effective(influence):
     return np.where(spread > 0, squares.sum(axis=1) ** 2 / np.maximum(spread, 1e-300), np.inf)
 
 
-def _clustered(influence, work):
+def clustered(influence, work):
     """Return the covariance of means, and the number of clusters.
 
     Parameters

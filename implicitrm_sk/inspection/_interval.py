@@ -27,6 +27,7 @@ from .._typing import Floats, Rows
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..objectives import OBJECTIVES
+from ._arguments import of_fit
 
 #: Replicates train this many times as long as early stopping would let them. A network stopped at
 #: its best epoch predicts well because it is pulled towards the middle. Where the reward is near 0
@@ -159,7 +160,8 @@ def reward_interval(
     user_id : array-like of shape (n_samples,), default=None
         As in `fit`. Rows of one user are then resampled together, instead of those of a group.
     **fit_params : dict
-        Further arguments of `fit`: sample_weight, response_id, exposures, labels, propensity.
+        Further arguments of `fit`: sample_weight, response_id, exposures, labels, propensity, age,
+        delay.
 
     Returns
     -------
@@ -169,7 +171,7 @@ def reward_interval(
     Raises
     ------
     TypeError
-        If `est` is not an `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
         If `n_bootstrap` or `confidence` is out of range, if X is in files, or if the objective is
         not the likelihood of each row.
@@ -224,11 +226,12 @@ def reward_interval(
             f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
             "pass its last step, and X as transformed by the others."
         )
-    if user_id is not None and fit_params.get("response_id") is not None:
+    fit_params = of_fit("reward_interval", fit_params, {})
+    if user_id is not None and "response_id" in fit_params:
         raise ImplicitRMError(
-            "reward_interval is not available with user_id and response_id together: it resamples "
-            "users with all of their rows, and users who share responses cannot be resampled "
-            "apart. Leave one of the two out."
+            "reward_interval does not take response_id beside user_id: it resamples users with all "
+            "of their rows, and users who share responses cannot be resampled apart. Leave one of "
+            "the two out."
         )
     fitted = clone(est).set_params(warm_start=False)
     validate_params(fitted)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
-from .._features import embed_text, read_features, set_embedder
+from .._features import HeadColumns, embed_text, read_features, set_embedder
 from .._fit import reread_log, run_fit
 from .._prediction import FittedMixture
 from .._sklearn import validate_params
@@ -22,6 +22,8 @@ from .._sources import StreamedX
 from .._typing import Rows
 from ..exceptions import ImplicitRMError
 from ..objectives import OBJECTIVES
+from ..training._split import row_codes
+from ._arguments import of_fit
 
 #: Refits that start at rewards of these levels, between the lowest and the highest that the
 #: actions allow.
@@ -40,6 +42,7 @@ def label_queue(
     groups: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    **fit_params: Any,
 ) -> NDArray[np.int64]:
     """Return which rows to ask labels of: those whose label would narrow the reward most.
 
@@ -55,7 +58,7 @@ def label_queue(
     y : array-like of shape (n_samples,) or (n_samples, n_signals)
         Actions, as in `fit`.
     n : int
-        Rows to return.
+        Rows to return, at most one for each distinct response.
     user_id : array-like of shape (n_samples,), default=None
         The user who acted, as in `fit`. The refits test whether users differ in activity, and the
         preference of a row then depends on all that its user did.
@@ -65,6 +68,9 @@ def label_queue(
         Labels that are known already, NaN elsewhere, as in `fit`. These rows are not asked again.
     sample_weight : array-like of shape (n_samples,), default=None
         As in `fit`. Rows of zero weight are not asked.
+    **fit_params : dict
+        Further arguments of `fit`: response_id, exposures, propensity, age, delay. With
+        `response_id`, the rows of an id are one response; it is not taken beside `user_id`.
 
     Returns
     -------
@@ -74,10 +80,10 @@ def label_queue(
     Raises
     ------
     TypeError
-        If `est` is not an `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
-        If `n` is out of range, with X in files, or if the objective is not the likelihood of each
-        row.
+        If `n` is below 1, or above the number of distinct responses left to ask. Also with X in
+        files, or if the objective is not the likelihood of each row.
 
     Notes
     -----
@@ -92,6 +98,11 @@ def label_queue(
     taken one after the other, given the labels before them. The next label is the one that lowers
     the variance of the reward most, summed over all rows of the log. This is an A-optimal design
     ([1]_; in active learning [2]_). So no two rows of the queue ask the same.
+
+    Rows whose columns of the reward are equal (equal text, equal vectors) have one reward. They
+    would be one question to the person who labels. So the queue has at most one of them, the one
+    whose label says most. If one of them is labelled already, it has none. Pass the answer as the
+    label of the row that was asked. The others learn from it through their equal columns.
 
     A row whose actions prove its preference is never in it: its label is known.
 
@@ -128,13 +139,12 @@ def label_queue(
         )
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ImplicitRMError(f"n must be an integer of at least 1, got {n!r}.")
+    side = _side(fit_params, user_id, labels, sample_weight)
     refit = clone(est).set_params(n_estimators=len(STARTS), warm_start=False)
     validate_params(refit)
     _check_objective(refit.objective)
     set_embedder(refit)
     X = embed_text(refit, X, reset=True)
-    side = {"labels": labels, "sample_weight": sample_weight}
-    side = {name: value for name, value in side.items() if value is not None}
     users = {} if user_id is None else {"user_id": user_id}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a fit of the settings gives them
@@ -144,14 +154,35 @@ def label_queue(
         raise X.refusal()
     log = reread_log(refit, len(X), y, side, purpose="batch")
     asked = _askable(log, refit.false_action_rate_)
-    if n > asked.sum():
+    first = np.arange(len(X)) if log.first is None else log.first
+    same = row_codes(HeadColumns.of(refit).reward_part(X)[first])
+    if log.labels is not None:
+        asked &= ~np.isin(same, same[~np.isnan(log.labels)])
+    n_distinct = len(np.unique(same[asked]))
+    if n > n_distinct:
         raise ImplicitRMError(
-            f"n={n} is more than the {asked.sum()} rows whose preference is not known yet, from a "
-            "label or from an action that proves it. Lower n."
+            f"n={n} is more than the {n_distinct} distinct responses left to ask, in {asked.sum()} "
+            "rows. Rows with equal columns of the reward are one response, and responses whose "
+            f"preference a label or an action shows are not asked. Pass n={n_distinct} or less."
+            if n_distinct
+            else f"n={n}, but no response is left to ask: labels or actions show the preference of "
+            "all of them."
         )
     rewards, outcomes = _rewards(FittedMixture.of(refit), X, log, user_id)
     weight = log.sample_weight / log.sample_weight.sum()
-    return most_telling(rewards, outcomes, asked, n, weight)
+    return first[most_telling(rewards, outcomes, asked, n, weight, same)]
+
+
+def _side(fit_params, user_id, labels, sample_weight):
+    """Return the arguments of `fit` beside user_id and groups."""
+    side = of_fit("label_queue", fit_params, {})
+    if user_id is not None and "response_id" in side:
+        raise ImplicitRMError(
+            "label_queue does not take response_id beside user_id: what a label of a response says "
+            "would be a mean over the activity of all users who saw it. Leave one of the two out."
+        )
+    side |= {"labels": labels, "sample_weight": sample_weight}
+    return {name: value for name, value in side.items() if value is not None}
 
 
 def _check_objective(objective):
@@ -189,7 +220,7 @@ def _rewards(mixture, X, log, user_id):
     return mixture.of_log(X, log, of_rows, codes).transpose(1, 2, 0)
 
 
-def most_telling(rewards, outcomes, asked, n, weight):
+def most_telling(rewards, outcomes, asked, n, weight, same):
     """Return n rows whose labels lower the variance of the reward most, one after the other.
 
     Parameters
@@ -203,6 +234,8 @@ def most_telling(rewards, outcomes, asked, n, weight):
     n : int
     weight : ndarray of shape (rows,)
         Weights of the rows in the variance of the reward.
+    same : ndarray of shape (rows,)
+        At most one of the rows with equal values is chosen.
     """
     reward, deviation = (
         (values - values.mean(axis=0)) / np.sqrt(len(values)) for values in (rewards, outcomes)
@@ -216,6 +249,6 @@ def most_telling(rewards, outcomes, asked, n, weight):
         gain = np.where(left, (through * (target @ through)).sum(axis=0) / total, -np.inf)
         row = int(gain.argmax())
         chosen.append(row)
-        left[row] = False
+        left[same == same[row]] = False
         known -= np.outer(through[:, row], through[:, row]) / total[row]
     return np.array(chosen, dtype=np.int64)

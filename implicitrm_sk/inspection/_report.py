@@ -44,8 +44,8 @@ class IdentificationReport:
         ``standard_error`` of that difference. ``as_likely`` is whether the refit is as likely as
         the best. ``mean_reward`` is its mean reward.
     reward_spread : float
-        Mean over held-out rows of the standard deviation of the reward over the refits that are as
-        likely as the best.
+        Standard deviation of the reward over the refits that are as likely as the best, as a mean
+        over held-out rows. NaN if there is only one such refit.
     swap : dict
         The swap test. ``applicable`` is whether the log allows it, and ``why`` not. Else
         ``difference`` is how much the log-likelihood changes (nats per response) if reward and
@@ -177,12 +177,16 @@ class IdentificationReport:
             "refits",
             f"{as_likely.sum()} of {len(as_likely)} as likely as the best",
             f"held-out log-likelihood of the best {best:.4f} nats per response; mean reward of "
-            f"those as likely {means.min():.2f} to {means.max():.2f}",
+            f"those as likely {means.min():.2f} to {means.max():.2f}"
+            + (f", standard deviation {means.std(ddof=1):.2f}" if len(means) > 1 else ""),
         )
         yield (
             "reward spread",
-            f"{self.reward_spread:.3f}",
-            "standard deviation of the reward over refits that are equally likely, mean over rows",
+            "cannot be measured" if np.isnan(self.reward_spread) else f"{self.reward_spread:.3f}",
+            "only one refit is as likely as the best"
+            if np.isnan(self.reward_spread)
+            else "standard deviation of the reward over refits that are equally likely, mean over "
+            "rows",
         )
         if self.swap["applicable"]:
             verdict = "as likely" if self.swap["as_likely"] else "less likely"

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
@@ -12,17 +12,22 @@ from numpy.typing import ArrayLike
 from scipy.stats import spearmanr
 from sklearn.base import clone
 
+from .._identification import Identification
 from .._typing import Rows
 from .._validation import check_interval
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
 from ..measurement._views import View
+from ._arguments import of_fit
 from ._grouped import GroupedLog, one_step_values
+from ._groups import clustered, cross_fit, means_of_groups
 from ._one_step import reward_of
 from ._stacked import Case, refit_side_by_side
 from ._violations import BASE, VIOLATIONS, SensitivityReport
 
+#: Parts of the log for the refits, of one member each; each part is scored by refits to the other.
+REFIT_PARTS = 2
 #: A violation is rejected if its held-out likelihood is lower by more standard errors.
 STANDARD_ERRORS = 2.0
 #: Amounts of rates and of shares to try, as far as they are possible for a log.
@@ -44,13 +49,15 @@ def sensitivity_report(
     groups: ArrayLike | None = None,
     labels: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
-    n_folds: int = 2,
+    n_folds: int = 5,
+    **fit_params: Any,
 ) -> SensitivityReport:
     """Report how the reward, and a comparison, change if an assumption is broken.
 
-    The settings are refitted under each violation, all side by side in one pass per fold. Each
-    refit gives the mean reward, the order of the responses, and the difference of each group from
-    the reference. It also shows whether the data reject the violation.
+    The row without a violation is the estimate of `compare_groups`. The settings are then refitted
+    under each violation, all side by side in one pass. Each refit gives the change of the mean
+    reward, of the order of the responses, and of the difference of each group from the reference.
+    It also shows whether the data reject the violation.
 
     Parameters
     ----------
@@ -81,8 +88,10 @@ def sensitivity_report(
         Labels of some rows, as in `fit`.
     sample_weight : array-like of shape (n_samples,), default=None
         Weights of the rows.
-    n_folds : int, default=2
-        Number of parts of the log; each is scored by fits on the others.
+    n_folds : int, default=5
+        As in `compare_groups`, for the estimate without a violation.
+    **fit_params : dict
+        Further arguments of `fit` are refused, as in `compare_groups`.
 
     Returns
     -------
@@ -96,11 +105,22 @@ def sensitivity_report(
 
     Notes
     -----
+    The base, without a violation, has the mean rewards of `compare_groups` with the same arguments:
+    the same estimator, from the same cross-fitted fits. The standard errors are those of its
+    intervals.
+
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
-    with one member from the same start. If the model determines the reward of a row, its mean
-    reward is the one-step estimate of `compare_groups`. Otherwise, and with a preference rate, it
-    is the mean of the fitted reward, which shows the convention of the fit. If the estimate of a
-    group lies outside 0 to 1, its rows hardly determine it, and the results of the refit are NaN.
+    with one member to one half of the log, and the other half is scored. A refit without a
+    violation, its pair, has the same start and the same halves. A single member on half of the log
+    is further off than the base, but the two of a pair err alike. So the report adds to the base
+    the change from one to the other, and every curve starts at the base.
+
+    If both models of a pair determine the reward of a row, the change is that of the one-step
+    estimates of `compare_groups`. Otherwise, and with a reversed sign, it is the change of the mean
+    fitted reward, which shows the convention of the fit. A preference rate is imposed, so that
+    `mean_reward` is then that of the refit. If an estimate of a group lies outside 0 to 1, its rows
+    hardly determine it, and the results of the refit are NaN. If the log without a violation does
+    not determine the reward, there is no base to add to. All rows are then those of the refits.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
@@ -135,6 +155,7 @@ def sensitivity_report(
     >>> bool(frame["mean_reward"][0] > frame["mean_reward"][1])
     True
     """
+    of_fit("sensitivity_report", fit_params)
     side = {"groups": groups, "user_id": user_id, "labels": labels, "sample_weight": sample_weight}
     est, estimated = _with_numbers(est, X, y, side)
     work = GroupedLog(
@@ -148,8 +169,18 @@ def sensitivity_report(
     )
     position = work.check_reference(reference)
     cases = _cases(work, violations)
-    report = _report(work, cases, refit_side_by_side(work, cases), position)
-    return report if estimated is None else replace(report, identification=estimated)
+    base = _Base.of(work, position)
+    parts = work.in_parts(REFIT_PARTS)
+    rows = _rows(parts, cases, refit_side_by_side(parts, cases), base.means, position)
+    others = np.arange(len(work.labels)) != position
+    return SensitivityReport(
+        rows=rows,
+        groups=work.labels[others],
+        reference=work.labels[position] if len(work.labels) > 1 else None,
+        identification=base.identification if estimated is None else estimated,
+        n_rows=int(work.usable.sum()),
+        errors=base.errors,
+    )
 
 
 def _with_numbers(est, X, y, side):
@@ -294,39 +325,75 @@ def _case(work, base, kind, amount):
 # ---------------------------------------------------------------------- what they show
 
 
-def _report(work, cases, refits, position):
-    """Return the results of the refits."""
-    weight = np.where(work.usable, work.log.sample_weight, 0.0)
+@dataclass(frozen=True, eq=False)
+class _Base:
+    """The estimate of `compare_groups`, without a violation.
+
+    Attributes
+    ----------
+    identification : Identification
+    means : ndarray of shape (groups,) or None
+        The mean rewards of the groups; None if the rows do not determine them.
+    errors : dict of object to float
+        The standard error of the difference of each group from the reference.
+    """
+
+    identification: Identification
+    means: np.ndarray | None
+    errors: dict
+
+    @classmethod
+    def of(cls, work, position):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # fit and compare_groups give them
+            fits = cross_fit(work)
+        identification = work.agreed(fits.identifications, fits.loading)
+        values, singular = one_step_values(
+            work, fits.measurement, reward_of, fits.logits(), fits.rates, activity=fits.activity
+        )
+        if singular.any():
+            return cls(identification, None, {})
+        means, influence = means_of_groups(work, lambda rows: values, _weight(work))
+        covariance, _ = clustered(influence[:, 0], work)
+        errors = {}
+        for g in set(range(len(means))) - {position}:
+            contrast = np.zeros(len(means))
+            contrast[g], contrast[position] = 1, -1
+            errors[work.labels.tolist()[g]] = float(np.sqrt(contrast @ covariance @ contrast))
+        return cls(identification, means[:, 0], errors)
+
+
+def _rows(work, cases, refits, anchor, position):
+    """Return the results of the refits, as in `SensitivityReport.rows`."""
+    weight = _weight(work)
     w = weight / weight.sum()
+    share = np.bincount(work.code, w, len(work.labels))
     rates = work.est.false_action_rate_
     rates = torch.as_tensor(rates) if rates.any() else None
     others = [g for g in range(len(work.labels)) if g != position]
-    base_reward, base, rows = torch.sigmoid(refits.reward[0]).numpy(), None, []
+    likelihood_of_base, first, rows = None, None, []
     for k, case in enumerate(cases):
         activity, likelihood = refits.of_case(work, k, case.view, rates)
-        base = likelihood if base is None else base
-        f, u = refits.reward[k], refits.propensity[k]
-        values, determined = _values(work, case, f, u, rates, activity)
-        means = _means(work, weight, values)
-        if determined and not ((means >= 0) & (means <= 1)).all():
-            # The step is longer than rewards reach: the rows hardly determine this mean.
-            values = torch.sigmoid(f).numpy() if k == 0 else np.full_like(values, np.nan)
-            means, determined = _means(work, weight, values), False
+        likelihood_of_base = likelihood if k == 0 else likelihood_of_base
+        found = _Seen.of(work, case, (refits.reward[k], refits.propensity[k]), rates, activity)
+        first = found if k == 0 else first
+        means, determined = (
+            _anchored(found, first, anchor) if k or anchor is None else (anchor, True)
+        )
+        mean_reward = float(share @ means)
+        if case.preference_rate is not None:
+            mean_reward = float(share @ found.fitted)  # imposed, whatever that of the base is
         gain, error = np.nan, np.nan
         if not np.isfinite(likelihood).all():
             gain = -np.inf
         elif case.view.left_out is None:
-            gain, error = _gain(likelihood - base, np.bincount(work.units, weights=w))
-        reward = torch.sigmoid(f).numpy()
-        order = np.nan
-        if np.isfinite(reward).all() and np.ptp(reward) > 0 and np.ptp(base_reward) > 0:
-            order = float(spearmanr(reward[work.usable], base_reward[work.usable]).statistic)
+            gain, error = _gain(likelihood - likelihood_of_base, np.bincount(work.units, weights=w))
         rows.append(
             {
                 "violation": case.violation,
                 "amount": case.amount,
-                "mean_reward": float(w @ values),
-                "rank_correlation": order,
+                "mean_reward": mean_reward,
+                "rank_correlation": _order(found.reward[work.usable], first.reward[work.usable]),
                 "log_likelihood": gain,
                 "standard_error": error,
                 "rejected": bool(np.isneginf(gain) or gain < -STANDARD_ERRORS * error),
@@ -334,33 +401,90 @@ def _report(work, cases, refits, position):
             }
             | {f"difference_{work.labels[g]}": means[g] - means[position] for g in others}
         )
-        if k == 0:
-            errors = {
-                work.labels[g]: _error_of_difference(work, weight, values, means, g, position)
-                for g in others
-            }
-    return SensitivityReport(
-        rows=rows,
-        groups=work.labels[others],
-        reference=work.labels[position] if len(work.labels) > 1 else None,
-        identification=work.agreed(refits.identifications),
-        n_rows=int(work.usable.sum()),
-        errors=errors if rows[0]["determined"] else {},
-    )
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """One refit on the rows that it has not seen.
+
+    Attributes
+    ----------
+    reward : ndarray of shape (n,)
+        NaN if the refit diverged.
+    fitted : ndarray of shape (groups,)
+        Means of the fitted reward, which show the convention of the fit.
+    estimated : ndarray of shape (groups,) or None
+        One-step estimates of the means; None if the model of the refit does not determine them.
+    beyond : bool
+        Whether they lie outside 0 to 1: the step is longer than rewards reach.
+    """
+
+    reward: np.ndarray
+    fitted: np.ndarray
+    estimated: np.ndarray | None
+    beyond: bool = False
+
+    @classmethod
+    def of(cls, work, case, logits, rates, activity):
+        reward, weight = torch.sigmoid(logits[0]).numpy(), _weight(work)
+        fitted = _means(work, weight, reward)
+        # If the sign of a signal is reversed, the model hardly fits, and a step from it is useless.
+        imposed = case.preference_rate is not None or case.violation == "sign"
+        if imposed or not np.isfinite(reward).all():
+            return cls(reward, fitted, None)
+        log = work.log
+        if case.view.left_out is not None:
+            actions = log.actions.copy()
+            actions[:, case.view.left_out] = np.nan
+            log = replace(log, actions=actions)
+        values, singular = one_step_values(work, case.view, reward_of, logits, rates, log, activity)
+        if singular.any():
+            return cls(reward, fitted, None)
+        means = _means(work, weight, values[:, 0])
+        if ((means < 0) | (means > 1)).any():
+            return cls(reward, fitted, None, beyond=True)
+        return cls(reward, fitted, means)
+
+
+def _anchored(found, first, anchor):
+    """Return the means of the groups under a violation, and whether the log determines them.
+
+    Parameters
+    ----------
+    found, first : _Seen
+        The refits with and without the violation, with the same split and start.
+    anchor : ndarray of shape (groups,) or None
+        The means without a violation, from larger parts of the log. None: those of `first`.
+    """
+    nothing = np.full_like(found.fitted, np.nan)
+    if found.beyond and found is not first:
+        return nothing, False
+    if anchor is None:
+        return (found.fitted, False) if found.estimated is None else (found.estimated, True)
+    determined = found.estimated is not None and first.estimated is not None
+    change = found.estimated - first.estimated if determined else found.fitted - first.fitted
+    means = anchor + change
+    if determined and ((means < min(0, anchor.min())) | (means > max(1, anchor.max()))).any():
+        return nothing, False
+    return means, determined
+
+
+def _order(reward, base):
+    """Return the rank correlation of two rewards, NaN if one is constant or not finite."""
+    if np.isfinite(reward).all() and np.ptp(reward) > 0 and np.ptp(base) > 0:
+        return float(spearmanr(reward, base).statistic)
+    return np.nan
+
+
+def _weight(work):
+    return np.where(work.usable, work.log.sample_weight, 0.0)
 
 
 def _means(work, weight, values):
     """Return the weighted mean of the values in each group, of shape (groups,)."""
     codes, n_groups = work.code, len(work.labels)
     return np.bincount(codes, weight * values, n_groups) / np.bincount(codes, weight, n_groups)
-
-
-def _error_of_difference(work, weight, values, means, group, reference):
-    """Return the standard error of the difference of two means; units do not depend on others."""
-    sign = (work.code == group).astype(float) - (work.code == reference)
-    share = weight / np.bincount(work.code, weight)[work.code]
-    of_units = np.bincount(work.units, sign * share * (values - means[work.code]))
-    return float(np.sqrt((of_units**2).sum()))
 
 
 def _gain(difference, weight):
@@ -375,21 +499,3 @@ def _gain(difference, weight):
     """
     gain = difference.sum()
     return float(gain), float(np.sqrt(((difference - weight * gain) ** 2).sum()))
-
-
-def _values(work, case, f, u, rates, activity):
-    """Return one value per row whose means are rewards, and whether these are determined.
-
-    If the sign of a signal is reversed, the model hardly fits, so a step from it is not useful.
-    """
-    reward = torch.sigmoid(f).numpy()
-    imposed = case.preference_rate is not None or case.violation == "sign"
-    if imposed or not np.isfinite(reward).all():
-        return reward, False
-    log = work.log
-    if case.view.left_out is not None:
-        actions = log.actions.copy()
-        actions[:, case.view.left_out] = np.nan
-        log = replace(log, actions=actions)
-    values, singular = one_step_values(work, case.view, reward_of, (f, u), rates, log, activity)
-    return (reward, False) if singular.any() else (values[:, 0], True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import expit
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegressionCV
@@ -25,6 +24,7 @@ from .._typing import RandomState, Rows
 from .._validation import check_shape
 from .._warnings import warn
 from ..exceptions import ImplicitRMError, ShiftWarning
+from ..measurement import _mixture
 
 #: Below this share of the log, the log has little information about the new responses.
 FEW = 0.1
@@ -68,7 +68,7 @@ class ShiftReport:
         log of new over logged density at each new response.
     reward, reward_log : tuple of float
         Mean and spread (standard deviation over the networks of the fit) of the reward, for new and
-        for logged responses.
+        for logged responses. The spread of a single network is NaN.
     reward_outside : tuple of float
         The same for the new responses outside the log, NaN without any.
 
@@ -129,7 +129,7 @@ class ShiftReport:
             f"(without shift {EDGE:.0%})",
             "mean reward (spread)     log "
             + ", ".join(
-                f"{name} {mean:.3f} ({spread:.3f})".strip()
+                f"{name} {mean:.3f} ({_shown(spread)})".strip()
                 for name, (mean, spread) in (
                     ("", self.reward_log),
                     ("new", self.reward),
@@ -300,9 +300,14 @@ def shift_report(
     return report
 
 
+def _shown(spread):
+    return "none of one member" if math.isnan(spread) else f"{spread:.3f}"
+
+
 def _reward_and_spread(est, values):
-    rewards = expit(FittedMixture.of(est).components(values, "reward_logit")[0].numpy())
-    return rewards.mean(axis=0), rewards.std(axis=0)
+    mixture = FittedMixture.of(est)
+    mean, spread = _mixture.reward(mixture.components(values, "reward_logit")[0])
+    return mean.numpy(), mixture.spread(spread).numpy()
 
 
 def _groups(groups_log, groups_new, sizes):

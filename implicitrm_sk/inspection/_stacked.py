@@ -13,14 +13,12 @@ from .._activity import (
     DIFFERENT,
     HEADS,
     Rows,
-    activity_of,
     covariation,
     held_out,
     is_better,
     rows_by_user,
 )
-from .._fit import begin_fit, known_users
-from .._held_out import HeldOut, check_verdict
+from .._fit import begin_fit
 from .._log import number_responses
 from ..measurement._views import MemberViews, View
 from ..training._data import member_logits
@@ -67,8 +65,6 @@ class Refits:
         without users.
     n_active : ndarray of int of shape (C,)
         Number of refits in which users differ.
-    identifications : list of Identification
-        The verdicts of the refits without a violation.
     """
 
     reward: torch.Tensor
@@ -77,7 +73,6 @@ class Refits:
     loading: torch.Tensor
     prior: torch.Tensor | None
     n_active: np.ndarray
-    identifications: list
 
     @classmethod
     def of_nothing(cls, work, n_cases, n_logits, fold):
@@ -93,7 +88,6 @@ class Refits:
             torch.zeros(n_cases, work.n_folds, n_logits, **numbers),
             prior,
             np.zeros(n_cases, dtype=int),
-            [],
         )
 
     def of_case(self, work, case, view, rates):
@@ -145,13 +139,11 @@ def refit_side_by_side(work, cases):
             warnings.simplefilter("ignore")  # the same for each case; fit gives them
             begun = begin_fit(refit, X[train], y, groups=split[train], **side)
             trained = _Trained.by(refit, begun, cases)
-            verdict = trained.verdict(refit, begun.data)
         f, u = trained.logits(X[held], refit)
         if found is None:
             found = Refits.of_nothing(work, len(cases), u.shape[-1], fold)
         found.reward[:, held], found.propensity[:, held] = f, u
         found.reward[np.ix_(trained.diverged, held)] = torch.nan
-        found.identifications.append(verdict)
         found.n_active += trained.differs
         if trained.differs.any():
             differs = np.flatnonzero(trained.differs)
@@ -241,31 +233,6 @@ class _Trained:
                 for one, other in zip((f, u), others, strict=True)
             )
         return f, u
-
-    def verdict(self, refit, data):
-        """Return the verdict of the refit without a violation, like `identification_` of a fit."""
-        differs = bool(self.differs[0])
-        first = torch.zeros(1, dtype=torch.long)
-        model = self.active if differs else self.plain
-        refit.model_ = model.of_members(first.to(next(model.parameters()).device))
-        if self.rows is not None:
-            log, rows = data.log, None
-            refit.user_loading_ = np.zeros(log.n_signals + model.config["examination"])
-            if differs:
-                refit.user_loading_ = model.loadings()[0].detach().to("cpu", torch.float64).numpy()
-                rows = Rows(self.rows.train[:, :1], self.rows.valid[:, :1])
-            refit.user_activity_ = activity_of(rows, log)
-            refit.identification_ = known_users(
-                refit.identification_,
-                refit.signals_,
-                refit.user_loading_,
-                refit.user_activity_.n_rows,
-                refit.shared_examination is False,
-            )
-        held_out = HeldOut.of(data)
-        if held_out is not None and refit.objective_.models_actions and 0 not in self.diverged:
-            check_verdict(refit, held_out)
-        return refit.identification_
 
 
 def _plan(plan, cases):

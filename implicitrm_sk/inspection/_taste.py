@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from .._prediction import FittedMixture
 from .._sources import StreamedX
 from .._typing import Floats, Rows
 from ..exceptions import ImplicitRMError
+from ._arguments import of_fit
 
 #: Tastes at which the likelihood of a user's rows is computed. An even grid is fine enough for
 #: users of hundreds of rows, where Gauss-Hermite nodes lie too far apart.
@@ -28,6 +30,21 @@ GRID = np.linspace(-5.0, 5.0, 101)
 LOG_PRIOR = -0.5 * GRID**2 - logsumexp(-0.5 * GRID**2)
 #: The largest standard deviation of tastes to try.
 LARGEST = 5.0
+#: The other arguments of `fit`, with the reason why they are not taken, and what to do.
+REFUSED = MappingProxyType(
+    {
+        "sample_weight": ("all rows of a user count alike", "Leave rows of weight 0 out."),
+        "groups": ("users are its independent parts", "Leave it out."),
+        "response_id": (
+            "users who differ in taste do not share the preference of a response",
+            "Leave it out: each row then has a preference of its own.",
+        ),
+        "labels": ("tastes show in what users do", "Leave it out, or pass it to fit."),
+        "propensity": ("it takes the propensities of the fit", "Leave it out, or pass it to fit."),
+        "age": ("fit does not take users beside late actions either", "Pass rows that are old."),
+        "delay": ("fit does not take users beside late actions either", "Pass rows that are old."),
+    }
+)
 #: Logits of an average user, between which the mean reward of all users is interpolated.
 LOGITS = np.linspace(-40.0, 40.0, 8001)
 
@@ -137,6 +154,7 @@ def user_taste(
     user_id: ArrayLike,
     *,
     exposures: ArrayLike | None = None,
+    **fit_params: Any,
 ) -> UserTaste:
     """Estimate how much users differ in taste, and P(r* = 1) of each row given all of its user's.
 
@@ -157,6 +175,8 @@ def user_taste(
         The user of each row, as in `fit`. Users need not be known to `fit`.
     exposures : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
         As in `fit`.
+    **fit_params : dict
+        Other arguments of `fit` are refused, with the reason and what to do instead.
 
     Returns
     -------
@@ -166,10 +186,10 @@ def user_taste(
     Raises
     ------
     TypeError
-        If `est` is not an `ImplicitRewardEstimator`.
+        If `est` is not an `ImplicitRewardEstimator`, or an argument is not one of `fit`.
     ValueError
         If no user has two rows, with X in files, or if the objective is not the likelihood of each
-        row.
+        row. Also if an argument of `fit` is refused.
 
     Notes
     -----
@@ -212,6 +232,7 @@ def user_taste(
             f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
             "pass its last step, and X as transformed by the others."
         )
+    of_fit("user_taste", fit_params, REFUSED)
     check_is_fitted(est, "model_")
     objective = est.objective_
     if not objective.models_actions or objective.single_signal:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .._identification import Identification
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
+from ._comparison import side_by_side
 from ._plot._base import COLOURS, MARKERS
 
 #: The model of the settings, without a violation.
@@ -37,7 +38,7 @@ class SensitivityReport:
     Attributes
     ----------
     rows : list of dict
-        The results of each refit, the base first; see `to_frame`.
+        The results under each violation, the base first; see `to_frame`.
     groups : ndarray of shape (n_groups - 1,)
         The groups compared with the reference.
     reference : object
@@ -47,8 +48,8 @@ class SensitivityReport:
     n_rows : int
         Number of rows with information.
     errors : dict of object to float
-        The standard error of each difference of the base, by group. Empty if the base does not
-        determine the reward.
+        The standard error of each difference of the base, by group, as in the intervals of
+        `compare_groups`. Empty if the base does not determine the reward.
 
     Examples
     --------
@@ -124,13 +125,14 @@ class SensitivityReport:
         Returns
         -------
         frame : DataFrame
-            One row per refit, the base first. The columns are violation, amount and mean_reward.
-            Then rank_correlation, of the reward with that of the base. Then log_likelihood of rows
-            that the refit has not seen, minus that of the base, in nats per row. Then its
-            standard_error. Without a signal both are NaN; -inf means that the log has impossible
-            rows. Then rejected, whether it is less by two standard errors. Then determined, whether
-            the mean reward is a one-step estimate instead of the convention of the fit. Then
-            difference_GROUP from the reference.
+            One row per violation, the base first, which is the estimate of `compare_groups`. The
+            columns are violation, amount and mean_reward. Then rank_correlation, of the reward with
+            that of the base. Then log_likelihood of rows that the refit has not seen, minus that of
+            the refit without a violation, in nats per row. Then its standard_error. Without a
+            signal both are NaN; -inf means that the log has impossible rows. Then rejected, whether
+            it is less by two standard errors. Then determined, whether the mean reward rests on
+            one-step estimates instead of the convention of the fit. Then difference_GROUP from the
+            reference.
 
         Examples
         --------
@@ -159,34 +161,53 @@ class SensitivityReport:
                 "The base does not determine the reward: its mean is the convention of the fit."
             )
         lines = [part for line in lines for part in textwrap.wrap(line, 110)] + [""]
-        heads = [f"{f'to {self.reference}:':>17}"] if len(self.groups) else []
-        lines.append(f"{'':52}{'mean reward':>12}{'order':>8}" + "".join(heads))
-        for row in self.rows:
-            what = "nothing broken"
-            if row["violation"] != BASE:
-                amount = row["amount"]
-                shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
-                what = f"{VIOLATIONS[row['violation']]} {shown}"
-            mean = "" if np.isnan(row["mean_reward"]) else f"{row['mean_reward']:.2f}"
-            line = f"{what[:50]:52}{mean:>12}{row['rank_correlation']:>8.2f}"
-            for group in self.groups.tolist():
-                gap = row[f"difference_{group}"]
-                none = "ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate"
-                gap = f"{group} " + (none if np.isnan(gap) else f"{gap:+.2f}")
-                line += f"{gap:>17}"
-            lines.append(line + ("  rejected" if row["rejected"] else ""))
+        lines += side_by_side([self._what(row) for row in self.rows], self._columns(), 110)
         lines.append("")
         for sentence in self._sentences():
             lines += textwrap.wrap(sentence, 110)
         return "\n".join(lines)
 
+    def _what(self, row):
+        """Return a violation in words."""
+        if row["violation"] == BASE:
+            return "nothing broken"
+        amount = row["amount"]
+        shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
+        return f"{VIOLATIONS[row['violation']]} {shown}"
+
+    def _columns(self):
+        """Return the cells of the table by the name of their column."""
+
+        def cell(value, form):
+            return "" if np.isnan(value) else format(value, form)
+
+        columns = {
+            "mean reward": [cell(row["mean_reward"], ".2f") for row in self.rows],
+            "order": [cell(row["rank_correlation"], ".2f") for row in self.rows],
+        }
+        for group in self.groups.tolist():
+            columns[f"{group} to {self.reference}"] = [
+                cell(row[f"difference_{group}"], "+.2f")
+                or ("ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate")
+                for row in self.rows
+            ]
+        if any(row["rejected"] for row in self.rows):
+            found = {True: "rejected", False: ""}
+            columns["by the data"] = [found[row["rejected"]] for row in self.rows]
+        return columns
+
     def _sentences(self):
+        if self.rows[0]["determined"]:
+            yield (
+                '"nothing broken" is the estimate of compare_groups. Each other line adds to it '
+                "how far a refit with the violation is from the same refit without."
+            )
         for group, error in self.errors.items():
             gap = self.rows[0][f"difference_{group}"]
             said = f"{group}, {self.reference}: the standard error of {gap:+.2f} is {error:.2f}"
             if abs(gap) < DOUBTFUL * error:
                 said += ", so chance may turn it round before any violation does"
-            yield said + ". compare_groups estimates the difference from larger parts of the log."
+            yield said + "."
         for kind, values in self.robustness.items():
             for group, amount in values.items():
                 what = VIOLATIONS[kind]

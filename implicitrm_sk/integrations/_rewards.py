@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from .._pipeline import split_pipeline
-from .._prediction import component_logits
+from .._prediction import FittedMixture, component_logits
 from ..exceptions import ImplicitRMError
 from ..measurement import _mixture
 
@@ -27,15 +27,24 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
     """Return reward and spread of each row, as ndarrays in float64.
 
     The reward is mean - pessimism * spread. The spread is the standard deviation over the
-    components of the mixture, of the probability or of the logit.
+    components of the mixture, of the probability or of the logit; NaN of a single member.
     """
     est, transform = split_pipeline(est)
     (logits,) = component_logits(est, transform(X), "reward_logit")
+    mixture = FittedMixture.of(est)
     if output == "probability":
         mean, spread = _mixture.reward(logits)
     else:
         mean, spread = _mixture.mean_logit(logits), logits.std(0, correction=0)
-    return tuple(part.to(torch.float64).numpy() for part in (mean - pessimism * spread, spread))
+    spread = mixture.spread(spread)
+    if pessimism:
+        if not mixture.has_spread:
+            raise ImplicitRMError(
+                f"pessimism={pessimism:g} subtracts the spread over the members, but the fit has "
+                "one member and no spread. Pass pessimism=0, or fit with n_estimators=4."
+            )
+        mean = mean - pessimism * spread
+    return tuple(part.to(torch.float64).numpy() for part in (mean, spread))
 
 
 def component_rewards(est, X):

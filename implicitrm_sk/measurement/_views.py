@@ -1,8 +1,9 @@
 """Measurements of members with different assumptions about one log, for sensitivity analyses."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
 
@@ -22,9 +23,9 @@ class View:
     base : Measurement
     signals : tuple of Signal
         The kind of each column in this view.
-    rates : Tensor of shape (K,) or None
+    rates : Tensor of shape (K,), or (members, 1, K), or None
         False-action rates; None means those of the fit.
-    looked : float or None
+    looked : float, or Tensor of shape (members, 1, 1), or None
         The share of rows that somebody looked at, the same for all x.
     ratio : float or None
         For one positive and one negative action: the readiness for the negative one, as a multiple
@@ -53,8 +54,8 @@ class View:
         if self.ratio is not None:
             u = self._in_ratio(u)
         if self.looked is not None:
-            logit = math.log(self.looked) - math.log1p(-self.looked)
-            u = torch.cat([u, u.new_full((*u.shape[:-1], 1), logit)], -1)
+            looked = torch.as_tensor(self.looked, dtype=u.dtype, device=u.device)
+            u = torch.cat([u, torch.logit(looked).expand(*u.shape[:-1], 1)], -1)
         if self.left_out is not None:
             actions = actions.clone()
             actions[:, self.left_out] = torch.nan
@@ -103,6 +104,8 @@ class View:
 class MemberViews:
     """A `View` for each member; likelihoods have the members in the dimension before the rows.
 
+    Views that differ in a rate or a share only are computed together.
+
     Parameters
     ----------
     views : sequence of View
@@ -111,6 +114,8 @@ class MemberViews:
 
     def __init__(self, views):
         self.views = tuple(views)
+        self._together = _alike(self.views)
+        self._order = np.argsort(np.concatenate([members for members, _ in self._together]))
         base = self.views[0].base
         self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
 
@@ -127,15 +132,13 @@ class MemberViews:
         return MemberViews([self.views[position] for position in positions])
 
     def _each(self, name, reward_logit, propensity_logit, *args, **log):
-        return torch.cat(
-            [
-                getattr(view, name)(
-                    reward_logit[..., [k], :], propensity_logit[..., [k], :, :], *args, **log
-                )
-                for k, view in enumerate(self.views)
-            ],
-            -2,
-        )
+        parts = [
+            getattr(view, name)(
+                reward_logit[..., members, :], propensity_logit[..., members, :, :], *args, **log
+            )
+            for members, view in self._together
+        ]
+        return torch.cat(parts, -2)[..., self._order, :]
 
     def nll(self, *args, **log):
         """Return minus the log-likelihood of each member and response."""
@@ -144,3 +147,25 @@ class MemberViews:
     def log_likelihood(self, *args, **log):
         """Return the log-likelihood of each member and response."""
         return self._each("log_likelihood", *args, **log)
+
+
+def _alike(views):
+    """Return the positions of views that differ in numbers only, and one view of all of them."""
+    found = {}
+    for k, view in enumerate(views):
+        kind = (
+            view.base, view.signals, view.rates is None, view.looked is None,
+            view.ratio, view.left_out, view.turned,
+        )  # fmt: skip
+        found.setdefault(kind, []).append(k)
+    together = []
+    for members in found.values():
+        view = views[members[0]]
+        if view.rates is not None:
+            rates = torch.stack([views[k].rates for k in members])[:, None]
+            view = replace(view, rates=rates)
+        if view.looked is not None:
+            looked = torch.tensor([views[k].looked for k in members], dtype=torch.float64)
+            view = replace(view, looked=looked[:, None, None])
+        together.append((members, view))
+    return together

@@ -271,6 +271,7 @@ def _identification(fields):
     require(
         isinstance(found.level, str)
         and isinstance(found.reason, str)
+        and isinstance(found.against, str)
         and isinstance(found.swap_symmetric, bool)
         and all(
             isinstance(texts, tuple) and all(isinstance(text, str) for text in texts)

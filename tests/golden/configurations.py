@@ -459,7 +459,11 @@ def search_by_ordinary_fits():
 def _report(est, X, y, **given):
     report = identification_report(est, X, y, n_starts=3, **given)
     values = {f"refits_{name}": report.refits[name] for name in report.refits}
-    values |= {"bounds": report.bounds(X[:FIRST]), "reward_spread": report.reward_spread}
+    # Of a single refit the spread was 0 when these values were written; it is NaN now.
+    values |= {
+        "bounds": report.bounds(X[:FIRST]),
+        "reward_spread": np.nan_to_num(report.reward_spread),
+    }
     values["reward"] = report.estimator.predict(X[:FIRST])
     if report.swap["applicable"]:
         values["swap"] = [report.swap["difference"], report.swap["standard_error"]]

@@ -1,0 +1,72 @@
+"""The arguments of `fit` that a function of this package takes, or refuses with a reason."""
+
+from inspect import signature
+from types import MappingProxyType
+
+from .._estimator import ImplicitRewardEstimator
+from ..exceptions import ImplicitRMError
+
+#: All arguments of `fit` beside X and y.
+OF_FIT = tuple(
+    name
+    for name in signature(ImplicitRewardEstimator.fit).parameters
+    if name not in ("self", "X", "y")
+)
+#: What a comparison of rows refuses: the reason, and one thing to do.
+NOT_IN_ONE_STEP = MappingProxyType(
+    {
+        "response_id": (
+            "its estimates are of single rows, each with a preference of its own",
+            "Pass the ids as groups=, so that rows of one response may depend on each other.",
+        ),
+        "exposures": (
+            "its estimates are of rows that were shown once",
+            "Give each exposure a row of its own, and pass the response as groups=.",
+        ),
+        "propensity": (
+            "its estimates are of reward and propensity together, and neither may be known",
+            "Leave it out. The propensities are then estimated.",
+        ),
+        "age": (
+            "its estimates are of actions that can no longer come",
+            "Pass only rows that are old enough, with Action() in place of Action(delay=...).",
+        ),
+        "delay": (
+            "its estimates are of actions that can no longer come",
+            "Pass only rows that are old enough, with Action() in place of Action(delay=...).",
+        ),
+    }
+)
+
+
+def of_fit(caller, given, refused=NOT_IN_ONE_STEP):
+    """Return the arguments that are not None.
+
+    Parameters
+    ----------
+    caller : str
+        Name of the function, for the messages.
+    given : dict
+        The further keyword arguments of a call.
+    refused : dict of str to (str, str), default=NOT_IN_ONE_STEP
+        The reason, and what to do, of each argument of `fit` that the function does not take.
+
+    Raises
+    ------
+    TypeError
+        If `fit` has no such argument either.
+    ImplicitRMError
+        If an argument is refused.
+    """
+    unknown = sorted(set(given) - set(OF_FIT))
+    if unknown:
+        raise TypeError(
+            f"{caller} has no argument {', '.join(unknown)}, and neither has fit. It takes these "
+            f"of fit: {', '.join(name for name in OF_FIT if name not in refused)}."
+        )
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in given:
+        if name in refused:
+            reason, remedy = refused[name]
+            raise ImplicitRMError(f"{caller} does not take {name}: {reason}. {remedy}")
+    return given
