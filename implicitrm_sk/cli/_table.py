@@ -455,9 +455,11 @@ class Table:
         known = getattr(est, "feature_names_in_", None)
         if len(names) == 1 and (known is None or names != list(known)):
             return self._lists(names[0])
+        if known is not None and set(names) == set(known):
+            names = list(known)  # columns go by their names
         X = self.numbers(names)
         if est is None or known is not None:
-            return X  # columns go by their names
+            return X
         note(
             f"note: the model knows its columns by position only. Taken in the order of "
             f"{self.name}: {_listing(names)}."
