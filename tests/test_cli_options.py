@@ -119,6 +119,57 @@ def test_empty_rows_of_a_widget_say_what_they_mean(thumbs, run):  # noqa: F811
     assert code == 0 and "signal 0 of y is never 'none', its label for silence" in err, err
 
 
+def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_path):  # noqa: F811
+    frame, X = thumbs
+    frame["seen"] = pandas.array(np.arange(400) % 4 > 0, dtype="boolean")
+    frame.loc[7, "seen"] = pandas.NA
+    frame.to_parquet(tmp_path / "log.parquet")
+    seen = frame["seen"].fillna(False).astype(bool)
+    empty = frame["thumb"].isna()
+    read = "thumb:up=positive,down=negative,null=silent@seen"
+    code, out, err = run("inspect", "log.parquet", "--choice", read)
+    assert code == 0, err
+    n = (~empty | seen).sum()
+    assert f"{(empty & seen).sum()} rows without thumb, read as 'null@seen'" in out
+    assert f"{(empty & ~seen).sum()} rows without thumb where seen is not 1, not logged" in out
+    assert f"{(~empty & ~seen).sum()} rows with thumb although seen is not 1" in out
+    assert f"thumb (Choice)  {n} (" in out
+    code, out, err = run("fit", "log.parquet", "--choice", read, "-o", "reward", *QUICK)
+    assert code == 0, err
+    assert f"thumb: offered in {n} rows: " in out
+    assert f"{(~empty & ~seen).sum()} rows have 'thumb' although 'seen' is not 1" in err
+    # The model knows which rows were silent, without --choice.
+    given = []
+    report = inspection.identification_report
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            inspection, "identification_report", lambda *a, **k: given.append(a) or report(*a, **k)
+        )
+        for options in ([], ["--choice", read]):
+            code, _, err = run("report", "reward", "log.parquet", *options)
+            assert code == 0, err
+    expected = frame["thumb"].where(~empty, "null@seen").where(~empty | seen, None)
+    for _, _, y in given:
+        labels = y["thumb"] if hasattr(y, "columns") else y
+        assert [v if isinstance(v, str) else None for v in labels] == [
+            v if isinstance(v, str) else None for v in expected
+        ]
+    # A label for silence may stand beside it.
+    frame.loc[frame.index[empty][:9], "thumb"] = "none"
+    frame.to_parquet(tmp_path / "log.parquet")
+    both = read.replace("null", "none=silent,null")
+    code, out, err = run("fit", "log.parquet", "--choice", both, "-o", "two", *QUICK)
+    assert code == 0 and f"thumb: offered in {(~frame.thumb.isna() | seen).sum()} rows" in out, err
+    code, _, err = run("report", "two", "log.parquet")
+    left = frame["thumb"].isna().sum()
+    assert code == 0 and f"note: 'thumb' is empty in {left} rows, which are not logged" in err, err
+    frame["seen"] = 2
+    frame.to_parquet(tmp_path / "log.parquet")
+    for command in ("inspect", "fit"):
+        code, _, err = run(*READING[command], "--choice", both)
+        assert code == 2 and "row 0" in err and "'seen'" in err and "the widget was in view" in err
+
+
 # ---------------------------------------------------------------------- degrees
 
 
@@ -218,6 +269,10 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--choice", "thumb:up=positive,down=negative"], "Add it, for example none=silent"),
         (["--choice", "thumb:up=positive,null=silent"], "'down' in row"),
         (["--choice", "thumb:up=positive,null=silent,null=unlogged"], "expected COLUMN:VALUE"),
+        (["--choice", "thumb:up=positive,null=silent@a,null=silent"], "'null' or 'silent' stands"),
+        (["--choice", "thumb:up=positive,null=silent@"], "expected COLUMN:VALUE"),
+        (["--choice", "thumb:up=positive,none=silent@day"], "expected COLUMN:VALUE"),
+        (["--choice", THUMB + "@nowhere"], "no column 'nowhere'"),
         (
             ["--choice", "thumb:up=positive,down=negative,none=silent"],
             "no row holds 'none', its value for silence. Add null=silent",

@@ -975,3 +975,38 @@ def test_half_a_gigabyte_in_a_minute(tmp_path):
     )
     seconds, kilobytes = map(float, done.stdout.split())
     assert seconds <= 60 and kilobytes <= 2e6
+
+
+def test_rows_without_a_value_are_silent_where_a_column_says_so():
+    thumb = {"thumb": Choice({"up": 1, "down": 0}, "none"), "other": Choice({"a": 1}, "none")}
+    rows = [
+        {"response": "a", "thumb": label, "other": None, "view": {"on": view}}
+        for label, view in (("up", True), (None, 1.0), (None, False), (None, None), ("down", 0))
+    ]
+    options = {"signals": thumb, "null_is_silent": {"thumb": "view.on", "other": None}}
+    table = pa.Table.from_pylist([row | {"view": {"on": bool(row["view"]["on"])}} for row in rows])
+    for source in (rows, table):
+        log = read_feedback_log(source, **options)
+        assert log.actions.thumb.tolist() == ["up", "none", None, None, "down"]
+        assert log.actions.other.tolist() == ["none"] * 5
+        text = str(log.summary)
+        assert "2 rows without thumb where view.on is not 1, not logged" in text
+        assert "1 rows without thumb, read as 'none'" in text
+        assert "1 rows with thumb although view.on is not 1" in text
+        assert "view.on" not in log
+    for wrong, message in (
+        ({"thumb": 3}, "null_is_silent\\['thumb'\\] is 3; expected the name of a column"),
+        ({"shown": "view.on"}, "null_is_silent names 'shown', which is not named in signals"),
+        ({"thumb": "shown"}, "lacks the column 'shown'"),
+        ({"thumb": "response"}, "the column 'response' is the text"),
+        ({"thumb": "view"}, "row 0 of the list holds .* .dict. in column 'view'; expected 1 or tr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_feedback_log(rows, signals=thumb, null_is_silent=wrong)
+
+
+@pytest.mark.parametrize("more", [{"signals": ["said"]}, {"signals": [], "keep": ["said"]}])
+def test_a_column_of_text_is_nothing_else(more):
+    for role in ("response", "messages"):
+        with pytest.raises(ValueError, match=f"'said' is the text .{role}. and is named in signa"):
+            read_feedback_log([{"said": chat()}], **{role: "said"}, **more)

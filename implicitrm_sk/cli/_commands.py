@@ -136,8 +136,8 @@ def inspect(args):
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
         signals = dict(zip(signals, shown, strict=True))
-    nulls = {name: widget.null for name, widget in choices(args.choice).items()}
-    nulls = {name: null == SILENT for name, null in nulls.items() if null is not None}
+    nulls = {name: widget.nulls for name, widget in choices(args.choice).items()}
+    nulls = {name: null for name, null in nulls.items() if null is not None}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
     columns["time"] = args.time
     if args.embedding is not None and args.embedding.endswith("*"):

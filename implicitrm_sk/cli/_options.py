@@ -21,12 +21,27 @@ ACTIONS = ("actions", "negative", "choice", "graded", "late", "time", "window", 
 class Widget(NamedTuple):
     """The meaning of a column, as --choice gives it.
 
-    `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it.
+    `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it. They
+    are silent only where the column `view` is 1, if there is one.
     """
 
     outcomes: dict
     silent: str
     null: str | None
+    view: str | None = None
+
+    @classmethod
+    def of(cls, choice):
+        """Return the widget of a fitted `Choice`, whose label for silence may say what null is."""
+        null, at, view = str(choice.silent).partition("@")
+        if null != NULL:
+            return cls(choice.outcomes, choice.silent, UNLOGGED)
+        return cls(choice.outcomes, choice.silent, SILENT, view if at else None)
+
+    @property
+    def nulls(self):
+        """The empty rows that are silent, as `read_log` takes it; None if not said."""
+        return None if self.null is None else self.null == SILENT and (self.view or True)
 
 
 class Grades(NamedTuple):
@@ -100,8 +115,8 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         metavar="COLUMN:VALUE=MEANING,...",
         help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
         "MEANING is positive, negative, neither or silent (offered, and nothing chosen). "
-        "null=silent says that empty rows are silent, null=unlogged that the widget was not "
-        "offered there. May be repeated",
+        "null=silent says that empty rows are silent, null=silent@SEEN that they are where the "
+        "column SEEN is 1, null=unlogged that the widget was not offered there. May be repeated",
     )
     actions.add_argument(
         "--graded",
@@ -189,7 +204,7 @@ def choices(texts):
     found = {}
     for text in texts or ():
         column, colon, rest = text.partition(":")
-        column, outcomes, silent, null = column.strip(), {}, None, None
+        column, outcomes, silent, null, view = column.strip(), {}, None, None, None
         if not colon or not column:
             raise ImplicitRMError(_expected(text))
         if column in found:
@@ -198,13 +213,15 @@ def choices(texts):
             )
         for part in rest.split(","):
             value, equals, meaning = (each.strip() for each in part.rpartition("="))
-            if value == NULL and meaning in (SILENT, UNLOGGED) and null is None:
-                null = meaning
-                if meaning == UNLOGGED:
+            what, at, where = meaning.partition("@")
+            if value == NULL and null is None and bool(at) == bool(where):
+                if what == SILENT or meaning == UNLOGGED:
+                    null, view = what, where or None
                     continue
             if not equals or not value or meaning not in (*MEANINGS, SILENT):
                 raise ImplicitRMError(_expected(text))
-            if value in outcomes or value == silent or (meaning == SILENT and silent):
+            again = value == NULL and null is not None
+            if again or value in outcomes or value == silent or (meaning == SILENT and silent):
                 raise ImplicitRMError(
                     f"--choice {text}: {value!r} or 'silent' stands there twice. Give each value "
                     "one meaning, and one value the meaning silent."
@@ -218,12 +235,14 @@ def choices(texts):
                 f"--choice {text}: rows that are empty cannot show a preference. Write null=silent "
                 "if users chose nothing there, or null=unlogged."
             )
+        if silent is None and null == SILENT:
+            silent = NULL if view is None else f"{NULL}@{view}"
         if silent is None:
             raise ImplicitRMError(
                 f"--choice {text}: no value means that the widget was offered and users chose "
                 "nothing. Add it, for example none=silent, or null=silent if it is empty there."
             )
-        found[column] = Widget(outcomes, silent, null)
+        found[column] = Widget(outcomes, silent, null, view)
     return found
 
 

@@ -19,7 +19,6 @@ from ..datasets._records import Records, check_once
 from ..datasets._times import as_times, check_kinds, windows_open
 from ..exceptions import ImplicitRMError
 from ._options import (
-    NULL,
     SIDE,
     SILENT,
     UNLOGGED,
@@ -298,10 +297,14 @@ class Table:
         option = "--choice" if is_widget else "--graded"
         known = {*kind.outcomes, kind.silent} if is_widget else set(kind.bins)
         missing = is_missing(np.asarray(values, dtype=object))
-        found = np.empty(len(values), dtype=object)
+        found = np.full(len(values), None, dtype=object)
+        if is_widget and kind.null == SILENT:
+            in_view = self._in_view(kind.view)
+            found[missing & in_view] = kind.silent
+            if (odd := ~missing & ~in_view).any():
+                note(f"note: {odd.sum():,} rows have {name!r} although {kind.view!r} is not 1.")
         for row, value in enumerate(values):
             if missing[row]:
-                found[row] = NULL if is_widget and kind.silent == NULL else None
                 continue
             text = as_label(value)
             if text not in known:
@@ -319,6 +322,23 @@ class Table:
                 "null=unlogged if the widget was not offered."
             )
         return pandas.Series(found, dtype=object)
+
+    def _in_view(self, name):
+        """Return where a column says that a widget was in view; everywhere without one."""
+        import numpy as np
+
+        if name is None:
+            return np.ones(self.n_rows, dtype=bool)
+        seen = self.numbers([name])[name].to_numpy()
+        wrong = ~np.isnan(seen) & (seen != 0) & (seen != 1)
+        if wrong.any():
+            row = wrong.argmax()
+            raise ImplicitRMError(
+                f"column {name!r} of {self.name} holds {seen[row]:g} in row {row}; expected 1 "
+                "where the widget was in view, else 0 or nothing. Convert it, or name another "
+                "column behind null=silent@."
+            )
+        return seen == 1
 
     def actions_of(self, est, args):
         """Return y for a fitted estimator: the columns given, else those of its fit.
@@ -360,15 +380,24 @@ class Table:
                     f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
                     f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
                 )
+        unsaid = []
         for name, signal in signals.items():
             if isinstance(signal, Choice) and all(isinstance(o, str) for o in signal.outcomes):
-                null = SILENT if signal.silent == NULL else UNLOGGED
-                kinds.setdefault(name, Widget(signal.outcomes, signal.silent, null))
+                if name not in kinds and signal.silent is not None and not signal.given_reaction:
+                    unsaid.append(name)
+                kinds.setdefault(name, Widget.of(signal))
             elif isinstance(signal, Graded):
                 kinds[name] = Grades(signal.target, signal.bins)
         labelled = {k: kind for k, kind in kinds.items() if has_labels(kind)}
         others = [k for k, s in signals.items() if type(s).encode is not Signal.encode]
-        return self._labelled(names, labelled, [name for name in others if name not in kinds])
+        y = self._labelled(names, labelled, [name for name in others if name not in kinds])
+        for name in unsaid:
+            if kinds[name].null == UNLOGGED and y[name].isna().any():
+                note(
+                    f"note: {name!r} is empty in {y[name].isna().sum():,} rows, which are not "
+                    "logged. If fit was told null=silent, pass the same --choice."
+                )
+        return y
 
     def feedback_of(self, est, args):
         """Return y and what `fit` takes beside it, for a fitted estimator."""

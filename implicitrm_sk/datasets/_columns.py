@@ -172,6 +172,12 @@ class Columns:
                 f"prompt={roles['prompt']!r} is given without the column of responses. Pass "
                 "response= too."
             )
+        for role in TEXT:
+            if role in roles and roles[role] in (*self.signals, *self.keep):
+                raise ImplicitRMError(
+                    f"the column {roles[role]!r} is the text ({role}) and is named in signals, "
+                    "keep or null_is_silent too; expected another column there. Correct it."
+                )
         if needs_features and not {"messages", "response", "embedding"} & set(roles):
             raise ImplicitRMError(
                 f"{self.records.name} has no column that is known to hold text or vectors. Name "

@@ -43,7 +43,7 @@ def read_feedback_log(
     keep: Sequence[str] = (),
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
-    null_is_silent: Sequence[str] | None = None,
+    null_is_silent: Sequence[str] | Mapping[str, str | None] | None = None,
 ) -> "FeedbackData":
     """Return the contents of a log: text or vectors, actions, users, prompts and times.
 
@@ -89,12 +89,14 @@ def read_feedback_log(
         if users acted would make users look eager.
     now : float, str or datetime, default=None
         The time of the export, needed with `window`.
-    null_is_silent : list of str, default=None
+    null_is_silent : list of str or dict, default=None
         Columns of a `Choice` in which a row without a value means that users chose nothing. Such
-        rows get the label `silent` of the `Choice`, before `window` is applied. In all other
-        columns a row without a value is not logged. None means that this is not stated. A `Choice`
-        is then refused if some rows have no value, and none has the label `silent`. An empty list
-        states that the widget was not offered in such rows.
+        rows get the label `silent` of the `Choice`, before `window` is applied. A dict limits this
+        to rows where another column is 1 or true, ``{"thumb": "in_view"}``; None in its place means
+        all rows. In all other columns, and in rows that the other column excludes, a row without a
+        value is not logged. None means that this is not stated. A `Choice` is then refused if some
+        rows have no value, and none has the label `silent`. An empty list states that the widget
+        was not offered in such rows.
 
     Returns
     -------
@@ -180,9 +182,9 @@ def read_log(
         As there.
     given : dict
         The columns that arguments name, by role; None are not named.
-    nulls : dict of bool
-        For columns of a `Choice`, whether rows without a value are silent; else they are not
-        logged. A column is left out if its user has not said it.
+    nulls : dict of bool or str
+        For columns of a `Choice`, whether rows without a value are silent, or the column that says
+        where they are; else they are not logged. A column is left out if its user has not said it.
     needs_features : bool
         Whether a log without text and vectors is refused.
     label_of : callable, default=None
@@ -203,7 +205,8 @@ def read_log(
             f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
             "Leave it out, or rename the column."
         )
-    log = _Log(records, given, signals, keep, needs_features)
+    views = [view for view in (nulls or {}).values() if isinstance(view, str)]
+    log = _Log(records, given, signals, [*keep, *views], needs_features)
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -247,7 +250,7 @@ def read_log(
         row=log.positions,
         summary=summary,
         **columns,
-        **{name: _objects(log.column(name)) for name in log.keep},
+        **{name: _objects(log.column(name)) for name in keep},
     )
 
 
@@ -273,11 +276,13 @@ def _as_signals(signals):
 
 
 def _nulls(null_is_silent, signals):
-    """Return for each widget whether rows without a value are silent, {} if that is not stated."""
+    """Return for each widget where rows without a value are silent, as `read_log` takes it."""
     if null_is_silent is None:
         return {}
     signals = _as_signals(signals) or {}
-    silent = _names(null_is_silent, "null_is_silent")
+    is_limited = isinstance(null_is_silent, Mapping)
+    silent = null_is_silent if is_limited else _names(null_is_silent, "null_is_silent")
+    views = dict(null_is_silent) if is_limited else {}
     for name in silent:
         if getattr(signals.get(name), "silent", None) is None:
             given = repr(signals[name]) if name in signals else "not named in signals"
@@ -285,7 +290,12 @@ def _nulls(null_is_silent, signals):
                 f"null_is_silent names {name!r}, which is {given}; expected a column that signals "
                 "describes by a Choice with silent=. Correct it."
             )
-    return {name: name in silent for name in signals}
+        if not isinstance(views.get(name), str | None):
+            raise ImplicitRMError(
+                f"null_is_silent[{name!r}] is {views[name]!r}; expected the name of a column that "
+                "is 1 where the widget was in view, or None for all rows. Correct it."
+            )
+    return {name: views.get(name) or name in silent for name in signals}
 
 
 def _names(names, argument):
@@ -481,20 +491,42 @@ class _Log(Columns):
     def _with_silence(self, values, name, kind, is_silent):
         """Return the labels of a widget, with those of rows in which users chose nothing."""
         empty = [row for row, value in enumerate(values) if value is None]
-        if kind.silent is None or kind.given_reaction or not empty:
+        if kind.silent is None or kind.given_reaction:
             return values
-        if is_silent is None and kind.silent not in values:
+        if is_silent is None and empty and kind.silent not in values:
             raise ImplicitRMError(
                 f"{len(empty):,} of {len(values):,} rows have no value in column {name!r} (the "
                 f"first: {self.place(empty[0])}), and no row holds {kind.silent!r}, its label for "
                 f"silence. If users chose nothing there, pass null_is_silent=[{name!r}]. If the "
                 "widget was not offered there, pass null_is_silent=[]."
             )
+        if isinstance(is_silent, str):
+            seen = enumerate(self.values[is_silent])
+            in_view = [self._view(value, row, is_silent) for row, value in seen]
+            unseen = [row for row in empty if not in_view[row]]
+            empty = [row for row in empty if in_view[row]]
+            self.found[f"rows without {name} where {is_silent} is not 1, not logged"] = len(unseen)
+            self.found[f"rows with {name} although {is_silent} is not 1"] = sum(
+                value is not None and not there
+                for value, there in zip(values, in_view, strict=True)
+            )
         if is_silent:
             for row in empty:
                 values[row] = kind.silent
             self.found[f"rows without {name}, read as {kind.silent!r}"] = len(empty)
         return values
+
+    def _view(self, value, row, name):
+        """Return whether a widget was in view, as a column says it."""
+        if is_absent(value):
+            return False
+        if isinstance(value, Real | Decimal | np.bool_) and value in (0, 1):
+            return bool(value)
+        raise ImplicitRMError(
+            f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
+            f"{name!r}; expected 1 or true (the widget was in view), 0, false or nothing. Convert "
+            "it, or name another column."
+        )
 
     def _degrees(self, values, name, bins):
         """Return values of a signal with a degree as floats, NaN where they are not logged."""
