@@ -14,28 +14,25 @@ from inspect import signature
 from .._optional import import_optional
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
+from ._events import Events
 from ._options import (
     ACTIONS,
     ARGUMENT,
+    EVENTS,
     SIDE,
     SILENT,
     UNLOGGED,
+    WHEN,
     choices,
+    kinds_of,
     late_columns,
     signal_of,
+    text_columns,
     used,
 )
-from ._table import (
-    Table,
-    as_label,
-    check_writable,
-    kinds_of,
-    names_of,
-    note,
-    text_columns,
-    working,
-    write_frame,
-)
+from ._results import check_writable, write_frame
+from ._table import Table, as_label, names_of
+from ._terminal import note, working
 
 # Slow imports come after the checks that a command can do without them.
 
@@ -111,7 +108,7 @@ def fit(args):
         and objective.models_propensity
         and not objective.single_signal
     ):
-        names = ("embedding", "groups", *SIDE, "late", "time", "window", "now")
+        names = ("embedding", "groups", *SIDE, "late", *EVENTS, *WHEN)
         options = [
             part
             for name in names
@@ -124,10 +121,9 @@ def fit(args):
 
 def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
-    from ..datasets._read import read_log
-
     late, signals = late_columns(args.late), None
-    kinds = kinds_of(args, lambda: names_of(args.log))
+    names = None if args.events is None else names_of(args.log)
+    kinds = kinds_of(args, lambda: names_of(args.log) if names is None else names)
     if kinds is not None:
         signals = {name: signal_of(kind, name, late) for name, kind in kinds.items()}
     settings = _settings(args)
@@ -136,25 +132,7 @@ def inspect(args):
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
         signals = dict(zip(signals, shown, strict=True))
-    nulls = {name: widget.nulls for name, widget in choices(args.choice).items()}
-    nulls = {name: null for name, null in nulls.items() if null is not None}
-    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
-    columns["time"] = args.time
-    if args.embedding is not None and args.embedding.endswith("*"):
-        columns.pop("embedding")  # columns of numbers, which the summary does not look at
-    kept = [name for name in (args.labels, args.weight) if name is not None]
-    columns |= text_columns(args) | {"response_id": args.response_id}
-    data = read_log(
-        args.log,
-        signals,
-        columns,
-        kept,
-        args.window,
-        args.now,
-        nulls=nulls,
-        needs_features=False,
-        label_of=as_label,
-    )
+    data = _read_to_inspect(args, signals, names)
     say(str(data.summary))
     if data.actions is None:
         note("note: no column is known to hold actions: name them by --actions and --negative.")
@@ -163,7 +141,7 @@ def inspect(args):
 
     from .._estimator import ImplicitRewardEstimator
     from .._features import select_features
-    from .._fit import identify
+    from .._fit import expected_users, identify
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
@@ -178,8 +156,51 @@ def inspect(args):
         side["age"] = np.ones(len(data.actions))
     n = len(data.actions)
     select_features(est, np.zeros((n, 1)), reset=True)  # whatever the columns are
-    identify(est, n, data.actions, side)
+    log, _ = identify(est, n, data.actions, side)
+    if log.user is not None:
+        expected_users(est, log)
     _say_identification(est.identification_)
+
+
+def _read_to_inspect(args, signals, names):
+    """Return the log with its actions; `names` are its columns if there are events beside it."""
+    from ..datasets._read import read_log
+
+    nulls = {name: widget.nulls for name, widget in choices(args.choice).items()}
+    nulls = {name: null for name, null in nulls.items() if null is not None}
+    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
+    columns["time"] = args.time
+    if args.embedding is not None and args.embedding.endswith("*"):
+        columns.pop("embedding")  # columns of numbers, which the summary does not look at
+    columns |= text_columns(args) | {"response_id": args.response_id}
+    kept = [name for name in (args.labels, args.weight) if name is not None]
+    window, of_log, of_events = args.window, signals, {}
+    if args.events is not None:
+        of_events = {name: kind for name, kind in (signals or {}).items() if name not in names}
+        of_log = {name: kind for name, kind in (signals or {}).items() if name in names}
+        window = args.window if of_log else None
+        events = Events(args)
+        role, column = events.id_of(names, local_path(args.log).name)
+        of_events = events.kinds(of_events, names, local_path(args.log).name)
+        if args.response_id not in (None, column):
+            role = "conversation_id"  # the other id says which rows are exposures of one response
+        columns[role] = column
+    data = read_log(
+        args.log,
+        of_log,
+        columns,
+        kept,
+        window,
+        args.now,
+        nulls=nulls,
+        needs_features=False,
+        label_of=as_label,
+    )
+    if args.events is None:
+        return data
+    data = events.actions(data, role, of_events)
+    data.actions, data.signals = data.actions[list(signals)], signals
+    return data
 
 
 def predict(args):
@@ -194,7 +215,8 @@ def predict(args):
     if args.actions is not None:
         y = table.actions_of(est, args)
         y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
-        groups = est.predict_proba(X, y).astype(float)
+        users = None if args.user is None else table.ids(args.user)
+        groups = est.predict_proba(X, y, user_id=users).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
         found["p_preferred"] = found["p_PA"] + found["p_PP"]
@@ -489,6 +511,7 @@ def export(args):
             form=args.kind,
             X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
             actions=actions,
+            user_id=None if args.user is None else table.ids(args.user),
             min_confidence=args.min_confidence,
             min_margin=args.min_margin,
             output="pandas",

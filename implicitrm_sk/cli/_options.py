@@ -2,9 +2,11 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from ..exceptions import ImplicitRMError
+from ._terminal import listing
 
 #: What a value of a widget shows, by the word for it.
 MEANINGS = {"positive": 1, "negative": 0, "neither": None}
@@ -14,8 +16,12 @@ NULL = "null"
 SILENT, UNLOGGED = "silent", "unlogged"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
 SIDE = ("labels", "weight", "response_id", "exposures", "user")
+#: What the columns of a file of events may be.
+ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.
-ACTIONS = ("actions", "negative", "choice", "graded", "late", "time", "window", "now")
+EVENTS = ("events", "event_columns", "id", "ignore")
+WHEN = ("time", "window", "now")
+ACTIONS = ("actions", "negative", "choice", "graded", "late", *EVENTS, *WHEN)
 
 
 class Widget(NamedTuple):
@@ -99,16 +105,9 @@ def add_reading(sub, *, fitted=False, side=SIDE):
             "those of --actions and --negative that may come late; COLUMN=DELAY names the column "
             "that says after how long. A row counts as far as its age at --now allows",
         ),
-        ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
-        (
-            "window",
-            "DURATION",
-            "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
-            "of rows whose window is open at --now are not logged",
-        ),
-        ("now", "TIME", "the time of the export, needed by --window and --late"),
     ):
         actions.add_argument(f"--{name}", metavar=metavar, help=text)
+    add_events(actions)
     actions.add_argument(
         "--choice",
         action="append",
@@ -153,6 +152,41 @@ def add_reading(sub, *, fitted=False, side=SIDE):
             rows.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
 
 
+def add_events(group):
+    """Declare how actions are read from events, and when actions count."""
+    for name, metavar, text in (
+        (
+            "events",
+            "FILE",
+            "a file with one row for each thing that a user did: the columns kind, response_id or "
+            "conversation_id and, if known, user_id and time. Names of actions that are not "
+            "columns of the log are then kinds of events",
+        ),
+        (
+            "event-columns",
+            "COLUMNS",
+            "columns of the events that have other names, NAME=COLUMN: kind=event,time=sent_at. "
+            "NAME= leaves one out",
+        ),
+        (
+            "id",
+            "COLUMN",
+            "the column of the log that holds the id of the events (default: response_id, "
+            "conversation_id)",
+        ),
+        ("ignore", "COLUMNS", "kinds of events to leave out. Every other kind must be named"),
+        ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
+        (
+            "window",
+            "DURATION",
+            "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
+            "of rows whose window is open at --now are not logged",
+        ),
+        ("now", "TIME", "the time of the export, needed by --window and --late"),
+    ):
+        group.add_argument(f"--{name}", metavar=metavar, help=text)
+
+
 def add_features(sub):
     """Declare which columns hold what a response is: vectors, or text."""
     features = sub.add_argument_group("what the responses are")
@@ -178,10 +212,79 @@ def used(args, names):
 
 def check_options(args):
     """Raise if options contradict each other or cannot be read, before any file is read."""
-    if not hasattr(args, "choice"):
+    if not hasattr(args, "events"):
         return
-    choices(args.choice)
-    grades(args.graded)
+    if hasattr(args, "choice"):
+        choices(args.choice)
+        grades(args.graded)
+        _check_late(args)
+    else:
+        unused = used(args, (*EVENTS, *WHEN, "user"))
+        if unused and args.actions is None:
+            raise ImplicitRMError(
+                f"{unused[0]} has no effect without --actions. Name the actions, or leave "
+                f"{unused[0]} out."
+            )
+    _check_events(args)
+    late = getattr(args, "late", None)
+    for name, value in (("window", args.window), ("late", late)):
+        if value is not None and args.now is None:
+            raise ImplicitRMError(f"--{name} {value} needs --now, the time of the export. Add it.")
+    if args.now is not None and args.window is late is args.events is None:
+        raise ImplicitRMError(
+            "--now has no effect without --window, --late or --events. Add one, or leave --now out."
+        )
+
+
+def _check_events(args):
+    if args.events is None:
+        unused = used(args, EVENTS)
+        if unused:
+            raise ImplicitRMError(
+                f"{unused[0]} has no effect without --events. Name the file of events, or leave "
+                f"{unused[0]} out."
+            )
+        return
+    role_columns(args.event_columns)
+    named = {
+        name
+        for option in ("actions", "negative")
+        if getattr(args, option, None)
+        for name in split_names(getattr(args, option))
+    }
+    both = [name for name in split_names(args.ignore) if name in named] if args.ignore else []
+    if both:
+        raise ImplicitRMError(
+            f"--ignore leaves out {both[0]!r}, which --actions or --negative names. Name it once."
+        )
+    if getattr(args, "exposures", None) is not None:
+        raise ImplicitRMError(
+            "--exposures and --events cannot be combined: actions of events are 1 or 0, and "
+            "those of --exposures are counts. Leave one of them out."
+        )
+    log = getattr(args, "log", None) or args.data
+    if Path(args.events).absolute() == Path(log).absolute():
+        raise ImplicitRMError(
+            f"--events names {args.events}, which is the log. Name the file with one row for each "
+            "event."
+        )
+
+
+def role_columns(text):
+    """Return {role: column or None} of the value of --event-columns."""
+    found = {}
+    for part in [] if text is None else split_names(text):
+        role, equals, column = (each.strip() for each in part.partition("="))
+        if not equals or role not in ROLES or role in found:
+            raise ImplicitRMError(
+                f"--event-columns {text}: expected NAME=COLUMN,NAME=COLUMN, each NAME once and one "
+                f"of {', '.join(ROLES)}. Correct {part!r}."
+            )
+        found[role] = column or None
+    return found
+
+
+def _check_late(args):
     if not late_columns(args.late):
         return
     for name, why in (
@@ -320,6 +423,75 @@ def signal_of(kind, column, late):
 
         return Action(int(kind == "positive"), delay="exponential")
     return kind
+
+
+def default_actions(columns):
+    """Return the columns that are actions by their names."""
+    return [name for name in columns if name == "action" or name.startswith("action_")]
+
+
+def has_labels(kind):
+    """Return whether the values of a column are text."""
+    return isinstance(kind, Widget) or (
+        isinstance(kind, Grades)
+        and not isinstance(kind.bins, int)
+        and isinstance(kind.bins[0], str)
+    )
+
+
+def kinds_of(args, columns):
+    """Return what each column of actions shows, as options say it; None if none of them is given.
+
+    Parameters
+    ----------
+    args : Namespace
+    columns : callable() -> list of str
+        The columns of the log, which are searched for actions if --actions is not given.
+    """
+    widgets, degrees = choices(args.choice), grades(args.graded)
+    both = [name for name in widgets if name in degrees]
+    if both:
+        raise ImplicitRMError(
+            f"--choice and --graded both describe {listing(both)}. Describe it in one of them."
+        )
+    described = widgets | degrees
+    if args.actions is None and args.negative is None and not described:
+        return None
+    positive, negative = (
+        [] if given is None else split_names(given) for given in (args.actions, args.negative)
+    )
+    if args.actions is None:
+        positive = [
+            name
+            for name in default_actions(columns())
+            if name not in negative and name not in described
+        ]
+    _check_signs(positive, negative, described)
+    kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+    return kinds | described
+
+
+def _check_signs(positive, negative, described):
+    """Raise if a column is named as positive and as negative, or as an action and a widget."""
+    both = [name for name in described if name in positive or name in negative]
+    if both:
+        option = "--choice" if isinstance(described[both[0]], Widget) else "--graded"
+        raise ImplicitRMError(
+            f"{option} describes {listing(both)}, which --actions or --negative names too. Name "
+            "it in one of them."
+        )
+    twice = [name for name in negative if name in positive]
+    if twice:
+        raise ImplicitRMError(
+            f"--actions and --negative both name {listing(twice)}. A column shows one "
+            "preference: name it in one of them."
+        )
+
+
+def text_columns(args):
+    """Return what names the columns of the text, as `read_feedback_log` takes it."""
+    found = {name: getattr(args, name, None) for name in ("messages", "prompt", "response", "turn")}
+    return {name: column for name, column in found.items() if column is not None}
 
 
 def split_names(text):
