@@ -292,7 +292,7 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--choice", THUMB, "--actions", "thumb"], "--choice describes thumb, which --actions or"),
         (["--choice", THUMB, "--late", "thumb", "--now", "9"], "Only actions may come late"),
         (["--choice", THUMB, "--set", "signals=[1]"], "--choice and --set signals both say"),
-        (["--actions", "copied", "--late", "shared", "--now", "9"], "--late names shared, which is"),
+        (["--actions", "copied", "--late", "shared", "--now", "9"], "--late names shared, which"),
         (["--actions", "copied", "--late", "copied"], "--late copied needs --now, the time"),
         (["--actions", "copied", "--late", "copied="], "expected COLUMN or COLUMN=DELAY"),
         (["--actions", "copied", "--late", "copied", "--now", "400"], "name its column by --time"),

@@ -3,7 +3,6 @@
 import ast
 import json
 import os
-import re
 import shlex
 import sys
 import textwrap
@@ -17,11 +16,8 @@ from ..exceptions import ImplicitRMError
 from ._events import Events
 from ._options import (
     ACTIONS,
-    ARGUMENT,
     EVENTS,
     SIDE,
-    SILENT,
-    UNLOGGED,
     WHEN,
     choices,
     kinds_of,
@@ -32,43 +28,10 @@ from ._options import (
 )
 from ._results import check_writable, write_frame
 from ._table import Table, as_label, names_of
-from ._terminal import note, working
+from ._terminal import note, say, working
+from ._words import OPTIONS, in_own_words
 
 # Slow imports come after the checks that a command can do without them.
-
-#: Options by the names that arguments have in Python.
-OPTIONS = {
-    "actions": "--actions",
-    "age": "--late",
-    "by": "--by",
-    "delay": "--late",
-    "device": "--device",
-    "embedder": "--embedder",
-    "embedding": "--embedding",
-    "exposures": "--exposures",
-    "groups": "--groups",
-    "labels": "--labels",
-    "messages": "--messages",
-    "n": "--number",
-    "objective": "--objective",
-    "preference_rate": "--preference-rate",
-    "prompt": "--prompt",
-    "reference": "--reference",
-    "random_state": "--seed",
-    "response": "--response",
-    "now": "--now",
-    "response_id": "--response-id",
-    "same_prompts": "--same-prompts",
-    "sample_weight": "--weight",
-    "time": "--time",
-    "turn": "--turn",
-    "user_id": "--user",
-    "violations": "--violation",
-    "window": "--window",
-}
-_SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
-_NULLS = re.compile(r"null_is_silent=\[(.?)[^\]]*\]")
-_SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 
 def fit(args):
@@ -659,27 +622,3 @@ def _say_identification(found):
     for advice in found.advice:
         advice = in_own_words(advice)
         say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
-
-
-def in_own_words(text):
-    """Return a message of the package with options instead of arguments of Python."""
-
-    def option(found):
-        name, after = found.groups()
-        if name in OPTIONS:
-            return OPTIONS[name] + " " * bool(re.match(r"[\w'\"(\[{-]", after))
-        return f"--set {name}=" if name in args else found.group()
-
-    args = ()
-    if "torch" in sys.modules:  # otherwise the message is not from an estimator
-        from .._estimator import ImplicitRewardEstimator
-
-        args = ImplicitRewardEstimator().get_params()
-    text = _NULLS.sub(lambda n: f"--choice with null={SILENT if n[1] else UNLOGGED}", text)
-    text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
-    return ARGUMENT.sub(option, text)
-
-
-def say(text):
-    """Print a part of the result."""
-    print(text, flush=True)

@@ -43,7 +43,6 @@ from ._commands import (
     export,
     fine_tune,
     fit,
-    in_own_words,
     inspect,
     interval,
     label_queue,
@@ -53,6 +52,7 @@ from ._commands import (
 )
 from ._options import Once, add_events, add_features, add_reading, check_options
 from ._terminal import note
+from ._words import in_own_words
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
 OBJECTIVES = (

@@ -13,6 +13,11 @@ def note(text):
     print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
 
 
+def say(text):
+    """Print a part of the result."""
+    print(text, flush=True)
+
+
 @contextlib.contextmanager
 def working(what):
     """Say what the command works on, and on a terminal for how long."""

@@ -51,14 +51,14 @@ class ByRole:
         for name, column in renamed.items():
             if name not in self.columns:
                 raise ImplicitRMError(
-                    f"{argument} has no column {column!r}, which columns gives for {name!r}. It "
+                    f"{argument} has no column {column!r}, which was named for {name!r}. It "
                     f"has {', '.join(map(str, self.seen))}. Correct the name."
                 )
         lengths = {len(column) for column in self.columns.values()}
         if not self.columns or len(lengths) != 1:
             raise ImplicitRMError(
                 f"{argument} has none of the columns {', '.join(names)}, which are read by these "
-                "names. Rename the columns."
+                f"names. {'Name them by columns=.' if argument != 'responses' else 'Rename them.'}"
             )
         (self.n,) = lengths
         if not self.n and argument == "responses":
