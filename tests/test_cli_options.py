@@ -283,7 +283,7 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--graded", "day", "--actions", "day"], "--graded describes day, which --actions or"),
         (["--graded", "thumb", "--choice", THUMB], "--choice and --graded both describe thumb"),
         (["--graded", "thumb"], "expected numbers (1 acted, 0 did not, or a degree), or"),
-        (["--graded", "day:positive:2"], "bins of Graded is 2; expected a number of quantile"),
+        (["--graded", "day:positive:2"], "BINS of --graded is 2; expected a number of quantile"),
         (["--graded", "day:positive:0,9,20,30"], "is 31 in row 31; expected a value from 0 to 30"),
         (["--graded", "thumb:positive:down,mid,top"], "holds 'up' in row"),
         (["--graded", "day", "--late", "day", "--now", "9"], "Only actions may come late"),

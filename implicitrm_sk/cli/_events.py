@@ -80,7 +80,7 @@ class Events:
         Parameters
         ----------
         wanted : dict of str
-            What the kinds show that are actions, by name.
+            For each kind that is an action, the preference that it shows.
         columns : list of str
             The columns of the log.
         log : str

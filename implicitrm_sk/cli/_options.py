@@ -114,8 +114,8 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         metavar="COLUMN:VALUE=MEANING,...",
         help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
         "MEANING is positive, negative, neither or silent (offered, and nothing chosen). "
-        "null=silent says that empty rows are silent, null=silent@SEEN that they are where the "
-        "column SEEN is 1, null=unlogged that the widget was not offered there. May be repeated",
+        "With null=silent, empty rows are silent. With null=silent@SEEN, they are silent where the "
+        "column SEEN is 1. With null=unlogged, the widget was not offered there. May be repeated",
     )
     actions.add_argument(
         "--graded",

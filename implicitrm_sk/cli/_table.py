@@ -271,7 +271,7 @@ class Table:
         Parameters
         ----------
         kinds : dict
-            What each column of actions shows, as options say it.
+            The preference that each column of actions shows, as options say it.
         known : bool, default=False
             As in `Events.kinds`.
         """
@@ -435,7 +435,7 @@ class Table:
             if kinds[name].null == UNLOGGED and y[name].isna().any():
                 note(
                     f"note: {name!r} is empty in {y[name].isna().sum():,} rows, which are not "
-                    "logged. If fit was told null=silent, pass the same --choice."
+                    "logged. If fit had null=silent, pass the same --choice."
                 )
         return self._without_open(y, args)
 

@@ -1,4 +1,4 @@
-"""What commands print: notes, progress, and names in words."""
+"""The output of commands: notes, progress, and names in words."""
 
 import contextlib
 import re

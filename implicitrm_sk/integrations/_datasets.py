@@ -81,8 +81,8 @@ def to_preference_dataset(
     Raises
     ------
     ValueError
-        If an option is out of range, a column or a text is missing, X and `df` differ in length, or
-        `user_id` is given without `actions` or for an estimator that was fitted without users.
+        If an option is out of range, a column or a text is missing, or X and `df` differ in length.
+        If `user_id` is given without `actions`, or for an estimator that was fitted without users.
     ImportError
         If pandas (extra ``data``) or, for `output`, datasets (extra ``trl``) is not installed.
 
