@@ -16,6 +16,7 @@ import pytest
 
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import read_feedback_log
+from implicitrm_sk.embedding import response_text
 from implicitrm_sk.embedding._text import read_text
 from implicitrm_sk.signals import Action, Choice, Graded
 
@@ -1010,3 +1011,40 @@ def test_a_column_of_text_is_nothing_else(more):
     for role in ("response", "messages"):
         with pytest.raises(ValueError, match=f"'said' is the text .{role}. and is named in signa"):
             read_feedback_log([{"said": chat()}], **{role: "said"}, **more)
+
+
+def test_responses_of_apis_without_a_prompt():
+    """One message, several, or a refusal in a field of its own."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    rows = [
+        {"body": {"choices": [{"message": chat(answer="a")[1]}]}},
+        {
+            "body": {
+                "choices": [{"message": {"role": "assistant", "content": None, "refusal": "b"}}]
+            }
+        },
+        {"body": {"choices": [{"message": [call, chat(answer="c")[1]]}]}},
+        {"body": {"choices": [{"message": "d"}]}},
+    ]
+    log = read_feedback_log(rows, response="body.choices.0.message")
+    assert log.response.tolist()[:2] + log.response.tolist()[3:] == ["a", "b", "d"]
+    called = '<tool_call>{"name": "f", "arguments": null}</tool_call>'
+    assert response_text(log.X) == ["a", "b", f"{called}\nc", "d"]
+    reasoning = [{"type": "reasoning", "summary": []}, chat()[1]]
+    with pytest.raises(
+        ValueError, match=r"a turn that is not a message .the keys \['type', 'summary"
+    ):
+        read_feedback_log([{"input": "q", "output": reasoning}], prompt="input", response="output")
+
+
+def test_categories_of_langfuse_are_their_text():
+    thumb = {"scores.thumb": Choice({"up": 1, "down": 0}, "none")}
+    scores = [
+        {"name": "thumb", "value": None, "stringValue": "up", "dataType": "CATEGORICAL"},
+        {"name": "thumb", "value": 2, "stringValue": "down", "dataType": "CATEGORICAL"},
+        {"name": "thumb", "value": "none"},
+        {"name": "other", "value": 1},
+    ]
+    rows = [{"response": "a", "scores": [score]} for score in scores]
+    log = read_feedback_log(rows, signals=thumb, null_is_silent=[])
+    assert log.actions["scores.thumb"].tolist() == ["up", "down", "none", None]

@@ -229,5 +229,8 @@ def _name_of(entry):
 
 
 def _value_of(entry):
-    """Return the value of a score (Langfuse: value, LangSmith: score)."""
-    return next((entry[name] for name in ("value", "score") if entry.get(name) is not None), None)
+    """Return the value of a score: `score` of LangSmith, `value` of Langfuse, or its category."""
+    names = ["value", "score", "stringValue"]
+    if entry.get("dataType") == "CATEGORICAL":
+        names.reverse()  # the value is then a number for the text, or nothing
+    return next((entry[name] for name in names if entry.get(name) is not None), None)

@@ -12,13 +12,12 @@ import numpy as np
 
 from .._keys import codes_of, is_absent
 from .._optional import import_optional
-from ..embedding._text import as_text
 from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, is_action, of_signals, sizes
 from ._times import as_real, as_times, is_unknown, windows_open, with_zone
-from ._turns import is_blank, split_chat, split_pair, turn_named
+from ._turns import is_blank, split_alone, split_chat, split_pair, turn_named
 
 if TYPE_CHECKING:
     from ._data import FeedbackData
@@ -388,7 +387,7 @@ class _Log(Columns):
                 "response is known to be empty."
             )
         if "prompt" not in self.roles:
-            return None, as_text(response, f"{where}, {self.of('response')},")
+            return None, split_alone(response, f"{where}, {self.of('response')},")
         place = f"{where}, columns {self.roles['prompt']!r} and {self.roles['response']!r},"
         return split_pair(self.column("prompt")[row], response, place)
 

@@ -80,6 +80,12 @@ def split_pair(prompt, response, where):
     return prompt, answer[0][1] if len(answer) == 1 else as_messages(answer)
 
 
+def split_alone(response, where):
+    """Return a response without a prompt, as text, or as messages if it is more than one."""
+    chat = read_pair((), response, where)
+    return chat[0][1] if len(chat) == 1 else as_messages(chat)
+
+
 def is_blank(response):
     """Return whether a response contains only white space."""
     if isinstance(response, str):

@@ -187,15 +187,18 @@ def messages_of(value, where):
             ) from None
     if not _is_messages(value):
         if isinstance(value, list | tuple | np.ndarray) and len(value):
-            wrong = next(part for part in value if not is_message(part))
-            shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
-            raise ImplicitRMError(
-                f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); "
-                f"expected {{'role': ..., 'content': ...}} or {{'from': ..., 'value': ...}}. "
-                "Convert the turn."
-            )
+            raise _not_a_message(value, where)
         raise _unreadable(value, where)
     return list(value)
+
+
+def _not_a_message(turns, where):
+    wrong = next(part for part in turns if not is_message(part))
+    shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
+    return ImplicitRMError(
+        f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); expected "
+        "{'role': ..., 'content': ...} or {'from': ..., 'value': ...}. Convert the turn."
+    )
 
 
 def read_chat(value, where):
@@ -318,6 +321,8 @@ def _turn(value, role, where):
         return ()  # a prompt may be missing if the assistant spoke first
     if _is_messages(value):
         return tuple(_message(message, where) for message in value)
+    if isinstance(value, list | tuple | np.ndarray) and any(map(is_message, value)):
+        raise _not_a_message(value, where)
     return ((role, as_text(value, where)),)
 
 
@@ -334,6 +339,8 @@ def _message(message, where):
                 f"{where} has a message from {name!r}; expected {', '.join(_ROLES)}. Rename it."
             )
         role, content = _ROLES[name], message["value"]
+    if content is None and isinstance(message.get("refusal"), str):
+        content = message["refusal"]
     if isinstance(content, list | tuple | np.ndarray):
         content = "".join(_part(part, where) for part in content)
     has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None
