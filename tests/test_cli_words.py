@@ -76,6 +76,16 @@ def test_messages_are_in_the_words_of_the_command():
             "Increase max_epochs or learning_rate_init.",
             "of --set max_epochs=... and --set learning",
         ),
+        ("'7' is not a group of by, which has 0.", "'7' is not a group of --by, which has 0."),
+        (
+            "The 'preference_rate' parameter of ImplicitRewardEstimator must be 1.",
+            "--preference-rat",
+        ),
+        ("Action(target=1, delay='exponential') needs age=.", "delay='exponential') needs --late"),
+        (
+            "Pass them as a column of y, described by a Choice in signals=.",
+            "Describe their column by --choice.",
+        ),
         # Columns of the log keep their names.
         ("x has no column 'user_id'. Its columns are user_id, response_id, label.",) * 2,
         ("x has no column 'a'. Its columns are response_id.",) * 2,

@@ -1048,3 +1048,23 @@ def test_categories_of_langfuse_are_their_text():
     rows = [{"response": "a", "scores": [score]} for score in scores]
     log = read_feedback_log(rows, signals=thumb, null_is_silent=[])
     assert log.actions["scores.thumb"].tolist() == ["up", "down", "none", None]
+
+
+def test_a_column_of_text_may_say_what_the_prompt_is():
+    rows = [{"prompt": p, "response": "a", "messages": chat()} for p in ("p", "q", "p")]
+    log = read_feedback_log(rows, prompt="prompt", response="response", prompt_id="prompt")
+    assert log.groups.tolist() == [0, 1, 0] and log.prompt_id.tolist() == ["p", "q", "p"]
+    log = read_feedback_log(rows, messages="messages", prompt_id="messages")
+    assert log.groups.tolist() == [0, 0, 0]
+    # A column that is named for the text is not a guess for anything else.
+    log = read_feedback_log([{"time": "later", "created_at": 3}], response="time")
+    assert log.time.tolist() == [3]
+
+
+@pytest.mark.parametrize("window", ["12", "0h", "-3h", "soon"])
+def test_a_window_on_dates_needs_a_unit(window):
+    rows = [{"response": "a", "action": 1, "time": "2026-01-01T00:00Z"}]
+    with pytest.raises(
+        ValueError, match=f"window='{window}', but the times are dates; expected a d"
+    ):
+        read_feedback_log(rows, window=window, now="2026-01-02T00:00Z")

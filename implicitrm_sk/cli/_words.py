@@ -57,6 +57,18 @@ PHRASES = [
     (r" ?To silence this: warnings\.filterwarnings\(.*?\)\.", ""),
     (r"null_is_silent=\[\]", "--choice with null=unlogged"),
     (r"null_is_silent=\[[^\]]+\]", "--choice with null=silent"),
+    (
+        r"Pass them as a column of y, described by a Choice in signals=",
+        "Describe their column by --choice",
+    ),
+    (r"The '(\w+)' parameter of ImplicitRewardEstimator must be", r"\1= must be"),
+    (r"Pass propensity=, or log more", "Log more"),
+    (r"^n must be", "--number must be"),
+    (r"violations\['(\w+)'\]", r"--violation \1"),
+    (r"('.*?') is not a group of by,", r"\1 is not a group of --by,"),
+    (r"^group ('.*?') of by ", r"group \1 of --by "),
+    (r", for example with pandas\.to_datetime\(column, utc=True\)", ""),
+    (r", '30min' or a datetime\.timedelta", " or '30min'"),
     (r"signals=\{'column': 'negative'\}|signals=(?=[,)]| *$)", "--negative COLUMN"),
     (r"correct signals=", "correct --negative COLUMN"),
     (r"in signals=", "in --negative COLUMN"),
@@ -109,10 +121,20 @@ _PHRASES = [(re.compile(pattern), text) for pattern, text in PHRASES]
 _BARE = r"(?<![\w.'\"`/-])(?<!--set )(?<!, )(?<!columns )(?<!are )({})(?![\w'\"`=(\[]|\.\w|, \w+,)"
 
 
+#: Signals as Python prints them, which have no other form.
+_SHOWN = re.compile(r"((?:Action|Choice|Graded)\([^()]*\))")
+
+
 def in_own_words(text):
     """Return a message of the package with options instead of arguments of Python."""
     for pattern, words in _PHRASES:
         text = pattern.sub(words, text)
+    parts = _SHOWN.split(text)
+    parts[::2] = map(_with_options, parts[::2])
+    return "".join(parts)
+
+
+def _with_options(text):
     settings = ()
     if "torch" in sys.modules:  # otherwise the message is not from an estimator
         from .._estimator import ImplicitRewardEstimator
@@ -124,7 +146,7 @@ def in_own_words(text):
         if name in OPTIONS:
             return OPTIONS[name] + " " * bool(re.match(r"[\w'\"(\[{-]", after))
         if name in settings:
-            return f"--set {name}=" + "..." * (not re.match(r"[\w'\"(\[{.-]", after))
+            return f"--set {name}=" + "..." * (not re.match(r"[\w'\"(\[{-]", after))
         return found.group()
 
     def bare(found):

@@ -48,6 +48,8 @@ class ByRole:
                     f"{argument} holds text that is not Unicode ({error.object[:40]!a}); expected "
                     "text with whole characters. Correct it, or leave this row out."
                 ) from None
+        if renamed and not self.seen:
+            raise ImplicitRMError(f"{argument} has no rows. Check the export.")
         for name, column in renamed.items():
             if name not in self.columns:
                 raise ImplicitRMError(

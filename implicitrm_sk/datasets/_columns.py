@@ -156,7 +156,8 @@ class Columns:
         for role, names in GUESSES.items():
             if role in roles or (role in TEXT and given_text):
                 continue
-            present = [name for name in names if name in self.values and name not in self.signals]
+            taken = (*self.signals, *roles.values())
+            present = [name for name in names if name in self.values and name not in taken]
             if len(present) > 1:
                 self._refuse_guess(role, present)
             if present:

@@ -348,7 +348,7 @@ class _Log(Columns):
                 prompts.append(found[0])
                 responses.append(found[1])
         self.prompts, self.responses = prompts, responses
-        for name in {self.roles[role] for role in TEXT if role in self.roles}:
+        for name in self._only_text():
             self.values.pop(name)  # the text is there, as it was read
         left_out = {}
         if without:
@@ -368,11 +368,18 @@ class _Log(Columns):
         )
         return left_out
 
+    def _only_text(self):
+        """Return the columns of text that have no other role, as prompts may be ids too."""
+        others = {name for role, name in self.roles.items() if role not in TEXT}
+        return {self.roles[role] for role in TEXT if role in self.roles} - others
+
     def _of_chat(self, row, where):
         """Return ((prompt, response), whether something was cut off), None for no response."""
         column = self.values[self.roles["messages"]]
         where = f"{where}, {self.of('messages')},"
-        value, column[row] = column[row], None  # what was read need not be kept twice
+        value = column[row]
+        if self.roles["messages"] in self._only_text():
+            column[row] = None  # what was read need not be kept twice
         turn_of = None
         if "turn" in self.roles:
             given, name = self.column("turn")[row], self.of("turn")
