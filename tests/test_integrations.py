@@ -390,6 +390,10 @@ def test_text_beside_chats_becomes_chats(on_vectors, log):
     frame.at[5, "response"] = None
     with pytest.raises(ValueError, match="row 5 of df has no response"):
         to_preference_dataset(on_vectors, frame, X=X)
+    for wrong in (b"text", 3, ["text"]):
+        frame.at[5, "response"] = wrong
+        with pytest.raises(TypeError, match="row 5 of df holds a .* as response; expected text or"):
+            to_preference_dataset(on_vectors, frame, X=X)
 
 
 def test_preference_data_know_who_acted(log):
@@ -426,6 +430,11 @@ def test_preference_data_know_who_acted(log):
         ({"form": "triples"}, "form must be 'unpaired' or 'paired'"),
         ({"output": "csv"}, "output must be 'datasets' or 'pandas'"),
         ({"X": np.zeros((3, 4))}, "X has 3 rows and df 200.*Pass as X= the vectors of the rows"),
+        ({"min_confidence": 2}, "min_confidence must be a number from 0 to 1, got 2"),
+        ({"min_confidence": np.nan}, "min_confidence must be a number from 0 to 1, got nan"),
+        ({"min_margin": "0.1"}, "min_margin must be a number from 0 to 1, got '0.1'"),
+        ({"pairs_per_prompt": 0}, "pairs_per_prompt must be an integer of at least 1, got 0"),
+        ({"pairs_per_prompt": 1.5}, "pairs_per_prompt must be an integer of at least 1, got 1.5"),
         ({"X": None}, "fitted on vectors, so it cannot read the text of df. Pass.*as X="),
         ({"user_id": "copied"}, "user_id is given without actions"),
         (

@@ -88,7 +88,7 @@ class Events:
         known : bool, default=False
             Whether the names are those of a fitted model, so that a kind may be absent.
         """
-        self.table.check_complete("kind", "Making actions")
+        self.table.check_complete("kind", "making actions")
         codes, values = self.pandas.factorize(self.table.columns["kind"])
         found = list(values)
         ignored = [] if self.args.ignore is None else split_names(self.args.ignore)

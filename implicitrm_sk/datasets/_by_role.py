@@ -48,7 +48,7 @@ class ByRole:
                     f"{argument} holds text that is not Unicode ({error.object[:40]!a}); expected "
                     "text with whole characters. Correct it, or leave this row out."
                 ) from None
-        if renamed and not self.seen:
+        if not self.seen:
             raise ImplicitRMError(f"{argument} has no rows. Check the export.")
         for name, column in renamed.items():
             if name not in self.columns:
@@ -146,6 +146,7 @@ class ByRole:
     def check_complete(self, name, purpose):
         missing = self.columns[name].isna().to_numpy()
         if missing.any():
+            purpose = purpose[0].upper() + purpose[1:]
             raise ImplicitRMError(
                 f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
                 f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "

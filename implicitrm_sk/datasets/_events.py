@@ -27,6 +27,8 @@ _OF_RESPONSES = (
     "client",
 )
 OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
+#: Reasons to leave out events.
+_IGNORED, _STRANGE = "events of kinds to leave out", "events of no response in the log"
 _RULES = ("regenerate", "edit")
 
 
@@ -147,8 +149,10 @@ def actions_from_events(
         left_out[f"actions {name} of clients that do not track it"] = int(lost.sum())
         acted[elsewhere, names.index(name)] = np.nan
     left_out = {reason: n for reason, n in left_out.items() if n}
+    counted = done.n - left_out.get(_IGNORED, 0)
+    strangers = counted > 0 and left_out.get(_STRANGE, 0) == counted
     actions = dict(zip(names, acted.T.copy(), strict=True))
-    return _with_actions(shown, actions, kinds, left_out, found, done, pandas)
+    return _with_actions(shown, actions, kinds, left_out, found, done, pandas, strangers)
 
 
 def _check_kinds_of(kinds, infer, tracked):
@@ -206,7 +210,7 @@ def _shared(a, b, name, pandas):
         [kind.startswith(starts) for kind in kinds]
         for starts in (("string", "categorical"), ("integer", "floating", "mixed-integer-float"))
     )
-    if (text[0] and number[1]) or (number[0] and text[1]):
+    if len(a) and len(b) and ((text[0] and number[1]) or (number[0] and text[1])):
         raise ImplicitRMError(
             f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
             f"{'events' if text[0] else 'responses'}, so they would never match. Convert one of "
@@ -321,9 +325,9 @@ class _Matching:
         row, early = self._last_row(key, event_key, name)
         row[unknown] = -1
         reasons = {
-            "events of kinds to leave out": ignored,
+            _IGNORED: ignored,
             f"events without {name}": unknown,
-            "events of no response in the log": (row < 0) & ~early,
+            _STRANGE: (row < 0) & ~early,
             "events before the response was shown": early,
             "events after the window": self._is_late(row),
         }
@@ -498,8 +502,11 @@ def _split_window(window):
     return by_turn, rest[0] if rest else None
 
 
-def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
-    """Return the responses with their actions, and the summary of both."""
+def _with_actions(shown, actions, kinds, left_out, found, done, pandas, strangers):
+    """Return the responses with their actions, and the summary of both.
+
+    `strangers` says that no event belongs to a row.
+    """
     signals = {name: kinds[name] for name in actions}
     data = shown.data
     users = _ids(shown, "user_id")
@@ -531,6 +538,11 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
     about["warnings"] = about["warnings"] + [
         f"{name!r} has no event that counts. Check its name in kinds." for name in empty
     ]
+    if strangers:
+        about["warnings"].append(
+            "No event belongs to a row. Check that both tables hold the same ids, in one form, and "
+            "the same users."
+        )
     summary = replace(
         summary,
         columns=summary.columns | {"events": f"{done.n:,}"},

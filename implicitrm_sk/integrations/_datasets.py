@@ -1,5 +1,6 @@
 """Debiased labels of a log as training data sets: unpaired (KTO) and paired (DPO)."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,7 @@ def to_preference_dataset(
         raise ImplicitRMError(
             f"output must be 'datasets' or 'pandas', got {output!r}. Pass one of them."
         )
+    _check_limits(min_confidence, min_margin, pairs_per_prompt)
     pandas = import_optional("pandas", "data", "A preference data set")
     if output == "datasets":  # fails before the work, not after it
         datasets = import_optional("datasets", "trl", "output='datasets'")
@@ -166,6 +168,18 @@ def to_preference_dataset(
     if output == "datasets":
         return datasets.Dataset.from_dict(table)
     return pandas.DataFrame(table)
+
+
+def _check_limits(min_confidence, min_margin, pairs_per_prompt):
+    for name, value in (("min_confidence", min_confidence), ("min_margin", min_margin)):
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise ImplicitRMError(
+                f"{name} must be a number from 0 to 1, got {value!r}. Correct it."
+            )
+    if not (isinstance(pairs_per_prompt, Integral) and pairs_per_prompt >= 1):
+        raise ImplicitRMError(
+            f"pairs_per_prompt must be an integer of at least 1, got {pairs_per_prompt!r}. Pass 1."
+        )
 
 
 def _texts(df, names):
@@ -232,12 +246,23 @@ def _same_form(prompts, responses):
                 f'row {row} of df has no {name}. Leave such rows out, or write "" if it is known '
                 "to be empty."
             )
+        row = next((row for row, value in enumerate(column) if not _is_text(value)), None)
+        if row is not None:
+            raise TypeError(
+                f"row {row} of df holds a {type(column[row]).__name__} as {name}; expected text or "
+                "chat messages. Convert it."
+            )
     if not all(isinstance(value, str) for value in [*prompts, *responses]):
         prompts, responses = (
             [_messages(value, role) for value in column]
             for column, role in ((prompts, "user"), (responses, "assistant"))
         )
     return prompts, responses
+
+
+def _is_text(value):
+    parts = value if isinstance(value, list) else [value]
+    return isinstance(value, str) or all(isinstance(part, dict) for part in parts)
 
 
 def _messages(value, role):
