@@ -185,18 +185,50 @@ def test_rows_without_a_response_take_their_events_with_them(run, tmp_path, monk
     assert given[0]["copy"].tolist() == [0, 1, 0, 1]
 
 
-def test_models_with_users_are_asked_with_users(rows, run, tmp_path):  # noqa: F811
+def test_models_with_users_are_asked_with_users(rows, run, monkeypatch):  # noqa: F811
     fit = ["fit", "log.jsonl", *options(*SIGNED), "--user", "user_id", "-o", "reward"]
-    code, out, err = run(*fit, "--set", "max_epochs=30", "--set", "n_estimators=1")
+    code, out, err = run(*fit, *QUICK)
     assert code == 0, err
-    code, _, err = run(*READING["predict"], *options("--actions", "copy,share,regenerate"))
+    given = []
+
+    def stop(*args, **params):
+        given.append(params.get("user_id"))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(ImplicitRewardEstimator, "predict_proba", stop)
+    monkeypatch.setattr(integrations, "to_preference_dataset", stop)
+    for name in ("predict", "export"):
+        command = [*READING[name], *options("--actions", "copy,share,regenerate")]
+        code, _, err = run(*command)
+        text = " ".join(err.split())
+        assert given.pop() is None and "enough" in err
+        assert "reward was fitted with --user. Without it, each user counts as one of" in text
+        code, _, err = run(*command, "--user", "user_id")
+        assert list(given.pop()) == [row["user_id"] for row in rows[0]]
+        assert "fitted with --user" not in " ".join(err.split())
+
+
+def test_models_of_late_actions_are_asked_with_the_age_of_rows(rows, run, tmp_path):  # noqa: F811
+    late = ["--events", "events.jsonl", "--event-columns", COLUMNS, "--id", "id", "--ignore"]
+    now = "2026-03-07T00:00:00+00:00"
+    late = [*late, "scroll", "--now", now]
+    code, _, err = run("fit", "log.jsonl", *late, *SIGNED, "--late", "copy", "-o", "reward", *QUICK)
     assert code == 0, err
-    assert json.loads((tmp_path / "p.jsonl").read_text().splitlines()[0])["p_preferred"] <= 1
-    more = ["--user", "user_id", "--force"]
-    code, _, err = run(*READING["predict"], *options("--actions", "copy,share,regenerate", *more))
+    asked = ["--actions", "copy,share,regenerate"]
+    code, _, err = run(*READING["predict"], *late, *asked)
     assert code == 0, err
-    code, out, err = run(*READING["export"], *options("--actions", "copy,share,regenerate", *more))
-    assert code == 0 and "pairs: pairs.parquet" in out, err
+    found = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    wanted = expected(*rows).actions.to_numpy()
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    shown = pandas.to_datetime([row["created_at"] for row in rows[0]])
+    age = (pandas.Timestamp(now) - shown).to_numpy()
+    groups = est.predict_proba(np.array([row["embedding"] for row in rows[0]]), wanted, age=age)
+    p = [row["p_preferred"] for row in found]
+    np.testing.assert_allclose(p, groups[:, 0] + groups[:, 2], atol=1e-5)
+    for name in ("predict", "export"):
+        more = late[:-2] if name == "predict" else late
+        code, _, err = run(*READING[name], *more, *asked, "--force")
+        assert code == 2 and "how old the rows are is not known" in err, err
 
 
 @pytest.mark.parametrize(
@@ -212,7 +244,6 @@ def test_models_with_users_are_asked_with_users(rows, run, tmp_path):  # noqa: F
         (["--events", "e.jsonl", "--event-columns", "sort=x"], "one of kind, response_id"),
         (["--events", "e.jsonl", "--event-columns", "time=x,time=y"], "each NAME once"),
         (["--events", "e.jsonl", "--window", "1h"], "--window 1h needs --now, the time of the exp"),
-        (["--now", "2026-01-01"], "--now has no effect without --window, --late or --events"),
     ],
 )
 @pytest.mark.parametrize("name", READING)
@@ -226,6 +257,8 @@ def test_what_belongs_to_actions_needs_actions(run):  # noqa: F811
         for more in (["--events", "e.jsonl"], ["--user", "who"]):
             code, _, err = run(*READING[name], *more)
             assert code == 2 and f"{more[0]} has no effect without --actions" in err, err
+    code, _, err = run("fit", "log.jsonl", "-o", "x", "--now", "2026-01-01")
+    assert code == 2 and "--now has no effect without --window, --late or --events" in err
     code, _, err = run("fit", "log.jsonl", "-o", "x", "--events", "e.jsonl", "--exposures", "n")
     assert code == 2 and "--exposures and --events cannot be combined" in err
 

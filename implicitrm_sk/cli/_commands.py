@@ -178,8 +178,7 @@ def predict(args):
     if args.actions is not None:
         y = table.actions_of(est, args)
         y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
-        users = None if args.user is None else table.ids(args.user)
-        groups = est.predict_proba(X, y, user_id=users).astype(float)
+        groups = est.predict_proba(X, y, **_known_of_rows(est, table, args)).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
         found["p_preferred"] = found["p_PA"] + found["p_PP"]
@@ -341,6 +340,29 @@ def _violations(texts):
     return found or None
 
 
+def _known_of_rows(est, table, args):
+    """Return what a model takes beside the actions of rows: who acted, and how old the rows are."""
+    known = {}
+    if args.actions is None:
+        return known
+    if args.user is not None:
+        known["user_id"] = table.ids(args.user)
+    elif hasattr(est, "user_loading_"):
+        note(
+            f"note: {args.model} was fitted with --user. Without it, each user counts as one of "
+            "average activity."
+        )
+    if any("age" in signal.takes for signal in est.signals_):
+        option = "--actions of a model with --late"
+        if args.now is None or args.command != "predict":
+            raise ImplicitRMError(
+                f"{option}: how old the rows are is not known. Use predict with --now, the time of "
+                "the export, or leave --actions out."
+            )
+        known["age"] = table.ages(args, option)
+    return known
+
+
 def _compared(table, args):
     """Return the group of each row, and the reference among the groups."""
     import pandas
@@ -474,7 +496,7 @@ def export(args):
             form=args.kind,
             X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
             actions=actions,
-            user_id=None if args.user is None else table.ids(args.user),
+            **_known_of_rows(est, table, args),
             min_confidence=args.min_confidence,
             min_margin=args.min_margin,
             output="pandas",

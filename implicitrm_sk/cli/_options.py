@@ -230,7 +230,11 @@ def check_options(args):
     for name, value in (("window", args.window), ("late", late)):
         if value is not None and args.now is None:
             raise ImplicitRMError(f"--{name} {value} needs --now, the time of the export. Add it.")
-    if args.now is not None and args.window is late is args.events is None:
+    if (
+        args.now is not None
+        and hasattr(args, "late")
+        and args.window is late is args.events is None
+    ):
         raise ImplicitRMError(
             "--now has no effect without --window, --late or --events. Add one, or leave --now out."
         )

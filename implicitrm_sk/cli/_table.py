@@ -168,14 +168,7 @@ class Table:
                 f"--late names {listing(unknown)}, which is not among --actions and --negative. "
                 "Name it there too."
             )
-        times, kind = self._times(args, f"--late {args.late}")
-        now = args.now
-        if kind == "numbers":
-            with contextlib.suppress(ValueError):
-                now = float(now)
-        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
-        check_kinds({"the time of a row": kind, "--now": kind_of_now})
-        waits = {"age": now - times}
+        waits = {"age": self.ages(args, f"--late {args.late}")}
         columns = [name for name in late.values() if name is not None]
         if columns:
             delays = self.numbers(columns)
@@ -184,6 +177,17 @@ class Table:
                 if column is not None:
                     waits["delay"][:, names.index(name)] = delays[column]
         return waits
+
+    def ages(self, args, option):
+        """Return how long before --now each row was shown; `option` needs it."""
+        times, kind = self._times(args, option)
+        now = args.now
+        if kind == "numbers":
+            with contextlib.suppress(ValueError):
+                now = float(now)
+        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
+        check_kinds({"the time of a row": kind, "--now": kind_of_now})
+        return now - times
 
     def _blank(self, names):
         import numpy as np
