@@ -438,7 +438,7 @@ def slots(weight):
 def activity_of(rows, log):
     """Return the activity of the users of a log given all of their rows; None: it is not known."""
     n = len(log.user_ids)
-    n_rows = np.bincount(log.user, minlength=log.n_users)[:n]
+    n_rows = log.rows_of_users
     if rows is None:
         empty = np.zeros((n, 0, 0), dtype=np.float32)
         return UserActivity(log.user_ids, np.zeros(n), np.ones(n), n_rows, empty)

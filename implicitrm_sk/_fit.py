@@ -19,7 +19,13 @@ from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint
 from ._features import HeadColumns, embed_text, select_features, set_embedder
 from ._held_out import HeldOut, check_verdict
-from ._identification import Evidence, assess, warn_not_identified, with_activity
+from ._identification import (
+    Evidence,
+    assess,
+    before_activity,
+    warn_not_identified,
+    with_activity,
+)
 from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
 from ._transaction import all_or_nothing
@@ -135,6 +141,14 @@ def known_users(found, signals, loading, n_rows, looked_at):
     """
     telling = [k for k, signal in enumerate(signals) if signal.bounds]
     return with_activity(found, loading[telling], n_rows, looked_at) if telling else found
+
+
+def expected_users(est, log):
+    """Set what an estimator expects of the users of a log, after `identify`."""
+    if any(signal.bounds for signal in est.signals_):
+        est.identification_ = before_activity(
+            est.identification_, log.rows_of_users, est.shared_examination is False
+        )
 
 
 def identify(est, n_samples, y, side_information):

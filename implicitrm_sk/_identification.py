@@ -575,6 +575,41 @@ def with_activity(found, loading, n_rows, looked_at):
     return replace(found, level=IDENTIFIED, assumptions=with_users, advice=(), **known)
 
 
+def before_activity(found, n_rows, looked_at):
+    """Return an `Identification` before a fit with users, with what they may add to it.
+
+    `with_activity` decides it after the fit, because only a fit knows how far users differ.
+
+    Parameters
+    ----------
+    found, n_rows, looked_at
+        As in `with_activity`.
+    """
+    found = replace(found, advice=tuple(a for a in found.advice if a != ADVICE["users"]))
+    if found.level == IDENTIFIED:
+        text = f"If users differ in activity, fit also assumes that {' and that '.join(ACTIVITY)}"
+        return replace(found, reason=f"{found.reason} {text}.")
+    rows = float(np.median(n_rows)) if len(n_rows) else 0.0
+    few = [
+        f"too few {what}"
+        for number, least, what in (
+            (len(n_rows), MIN_USERS, "users"),
+            (rows, MIN_ROWS_OF_USER, "rows of a user"),
+        )
+        if number < least
+    ]
+    stated = "is stated here" if looked_at else "is not stated here"
+    text = (
+        "Users who differ in activity identify it if three things hold. There are at least "
+        f"{MIN_USERS} users with a median of at least {MIN_ROWS_OF_USER} rows. Fit finds that one "
+        f"standard deviation of activity shifts the logits by at least {MIN_LOADING}. And every "
+        f"row was looked at (shared_examination=False), which {stated}. This log has "
+        f"{len(n_rows):,} users of {rows:g} rows (median): "
+        f"{' and '.join(few) or 'enough users and rows'}"
+    )
+    return replace(found, reason=f"{found.reason} {text}.")
+
+
 def contradicted(found, against, advice):
     """Return an `Identification` that the data contradict.
 

@@ -9,13 +9,13 @@ import numpy as np
 
 
 def plain(value):
-    """Return nested values from any table as lists and dicts without empty fields.
+    """Return nested values from any table as plain Python values without empty fields.
 
     A table has every field in every row, so a null field was not in the original.
     """
     if isinstance(value, str):
-        return value
-    if isinstance(value, np.ndarray):
+        return str(value)
+    if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]

@@ -299,6 +299,11 @@ class FeedbackLog:
         return int(self.user.max()) + 1
 
     @property
+    def rows_of_users(self):
+        """Number of rows of each user who has an id."""
+        return np.bincount(self.user, minlength=self.n_users)[: len(self.user_ids)]
+
+    @property
     def n_signals(self):
         """Number of signals K."""
         return self.actions.shape[1]

@@ -257,6 +257,16 @@ def component_logits(est, X, *heads):
     return mixture.components(X, *heads)
 
 
+def user_codes(est, user_id, n_rows):
+    """Return the code of the known user of each row, -1 if unknown, None without ids."""
+    if user_id is not None and not hasattr(est, "user_loading_"):
+        raise ImplicitRMError(
+            "user_id was given, but the estimator was fitted without user_id. Fit with user_id, or "
+            "leave it out."
+        )
+    return FittedMixture.of(est).codes(user_id, n_rows)
+
+
 def log_likelihood(est, X, y, **side_information):
     """Return log P(y | x) of each response and its weight, which is 0 if nothing is logged."""
     mixture = FittedMixture.of(est)
@@ -585,7 +595,7 @@ class PredictionMixin:
         log = reread_log(self, len(X), actions, side, name="actions")
         if log.response is not None:
             log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
-        codes = self._codes(mixture, user_id, len(X))
+        codes = user_codes(self, user_id, len(X))
         groups = mixture.of_log(X, log, _mixture.group_posterior, codes)
         groups = mixture.output(torch.from_numpy(groups)).numpy()
         return groups if len(groups) == len(X) else groups[log.response]
@@ -751,15 +761,6 @@ class PredictionMixin:
             return np.full(self.n_signals_, np.nan)
         return mean_delays(self.model_, Measurement(self.signals_))
 
-    def _codes(self, mixture, user_id, n_rows):
-        """Return the code of the known user of each row, None without ids."""
-        if user_id is not None and not hasattr(self, "user_loading_"):
-            raise ImplicitRMError(
-                "user_id was given, but the estimator was fitted without user_id. Fit with "
-                "user_id, or leave it out."
-            )
-        return mixture.codes(user_id, n_rows)
-
     def _per_signal(self, method, X, function, user_id=None):
         mixture = FittedMixture.of(self)
         if self.objective_.single_signal and self.n_signals_ > 1:
@@ -769,7 +770,7 @@ class PredictionMixin:
                 "Fit it on one signal, or use objective='stratified'."
             )
         X = read_features(self, X)
-        codes = self._codes(mixture, user_id, len(X))
+        codes = user_codes(self, user_id, len(X))
 
         def of_rows(rows, *logits):
             weight = mixture.log_weight(None if codes is None else codes[rows])
@@ -871,7 +872,7 @@ class PredictionMixin:
                 raise ImplicitRMError(nothing)
             return total / weight
         if user_id is not None:
-            self._codes(FittedMixture.of(self), user_id, len(opened(y)))
+            user_codes(self, user_id, len(opened(y)))
         values, weight = log_likelihood(self, X, y, **side)
         if not weight.any():
             raise ImplicitRMError(nothing)

@@ -14,6 +14,7 @@ from ._tables import (
     as_series,
     as_values,
     as_vectors,
+    column_names,
     times_in,
 )
 from .exceptions import ImplicitRMError
@@ -66,7 +67,7 @@ def check_features(estimator, X, *, reset):
     X = as_vectors(X)
     check_not_text(X)
     if as_frame(X) is not None:
-        validate_data(estimator, X, reset=reset, skip_check_array=True)  # the names
+        _check_names(estimator, X, reset=reset)
         X = as_numbers(X)
         return check_array(
             X,
@@ -85,6 +86,30 @@ def check_features(estimator, X, *, reset):
         order=None,
         ensure_all_finite=not _is_surely_finite(X),
     )
+
+
+def _check_names(estimator, X, *, reset):
+    """Check (or set) the width and the column names of a table.
+
+    scikit-learn refuses columns in another order, without saying which.
+    """
+    try:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
+    except ValueError as error:
+        before = list(getattr(estimator, "feature_names_in_", ()))
+        names = column_names(X) or []
+        if reset or not before or not set(before) <= set(names):
+            raise
+        moved = [name for name, other in zip(before, names, strict=False) if name != other]
+        shown = [
+            f"{str(name)!r} is column {names.index(name)}, in fit {before.index(name)}"
+            for name in moved[:3]
+        ]
+        found = f"{len(moved)} columns moved: {'; '.join(shown)}{'; ...' * (len(moved) > 3)}. "
+        raise ImplicitRMError(
+            f"{str(error).strip()}\n{found if moved else ''}Pass the columns of fit in its order, "
+            "X[list(est.feature_names_in_)]."
+        ) from None
 
 
 def _is_surely_finite(X):

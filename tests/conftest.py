@@ -20,14 +20,14 @@ threadpool_limits(1)
 #: Kind of the tests by file; "fit" is that of all other files. `make check` runs "spec".
 KINDS = {
     "spec": """
-        test_assumptions test_datasets test_feedback_logs test_features test_log test_measurement
-        test_metrics test_mixture test_modules test_read test_release test_split
+        test_assumptions test_cli_words test_datasets test_feedback_logs test_features test_log
+        test_measurement test_metrics test_mixture test_modules test_read test_release test_split
         test_structure
     """,
     "docs": "test_benchmarks test_docs test_docstrings test_gallery",
     "process": """
-        test_cli test_cli_files test_demo test_embedder test_fine_tune test_integrations
-        test_persistence test_ray test_sources test_store
+        test_cli test_cli_events test_cli_files test_demo test_embedder test_fine_tune
+        test_integrations test_persistence test_ray test_sources test_store
     """,
 }
 KIND_OF = {name: kind for kind, names in KINDS.items() for name in names.split()}

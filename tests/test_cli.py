@@ -548,14 +548,16 @@ def test_empty_exports_say_why(log, run, tmp_path, saved):
     frame["response"] += frame.index.astype(str)
     export = ["export", saved, "pairs.parquet", "--force", "--log", "log.parquet", "--as"]
     frame.to_parquet(tmp_path / "log.parquet")
-    code, out, err = run(*export, "paired", "--min-margin", "2")
+    code, out, err = run(*export, "paired", "--min-margin", "1")
     assert code == 0
     assert "0 pairs" in out
     err = " ".join(err.split())
     assert "None of the 100 prompts with two or more responses has two" in err
-    assert "--min-margin 2" in err
+    assert "--min-margin 1" in err
     assert run(*export, "paired")[2] == ""
-    assert "No response reaches" in run(*export, "unpaired", "--min-confidence", "1.5")[2]
+    assert "No response reaches" in run(*export, "unpaired", "--min-confidence", "1")[2]
+    code, _, err = run(*export, "paired", "--min-margin", "2")
+    assert code == 2 and "--min-margin must be a number from 0 to 1, got 2.0" in err, err
     frame.assign(prompt_id=np.arange(400)).to_parquet(tmp_path / "log.parquet")
     code, _, err = run(*export, "paired")
     assert code == 0

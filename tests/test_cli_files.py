@@ -40,6 +40,10 @@ def test_wide_columns_are_matched_by_name(run, tmp_path):  # noqa: F811
         code, _, err = run("predict", "reward", f"{name}.parquet", "-o", f"{name}.out.parquet")
         assert code == 0 and err == "", err
     assert np.array_equal(rewards("log.out.parquet"), rewards("sorted.out.parquet"))
+    named = ["--embedding", "embedding_*", "--force"]
+    code, _, err = run("predict", "reward", "sorted.parquet", "-o", "named.out.parquet", *named)
+    assert code == 0, err
+    assert np.array_equal(rewards("log.out.parquet"), rewards("named.out.parquet"))
     assert rewards("log.out.parquet").std() > 0
     wide.drop(columns="embedding_3").to_parquet(tmp_path / "few.parquet")
     code, _, err = run("predict", "reward", "few.parquet", "-o", "few.out.parquet")

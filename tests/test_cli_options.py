@@ -119,6 +119,57 @@ def test_empty_rows_of_a_widget_say_what_they_mean(thumbs, run):  # noqa: F811
     assert code == 0 and "signal 0 of y is never 'none', its label for silence" in err, err
 
 
+def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_path):  # noqa: F811
+    frame, X = thumbs
+    frame["seen"] = pandas.array(np.arange(400) % 4 > 0, dtype="boolean")
+    frame.loc[7, "seen"] = pandas.NA
+    frame.to_parquet(tmp_path / "log.parquet")
+    seen = frame["seen"].fillna(False).astype(bool)
+    empty = frame["thumb"].isna()
+    read = "thumb:up=positive,down=negative,null=silent@seen"
+    code, out, err = run("inspect", "log.parquet", "--choice", read)
+    assert code == 0, err
+    n = (~empty | seen).sum()
+    assert f"{(empty & seen).sum()} rows without thumb, read as 'null@seen'" in out
+    assert f"{(empty & ~seen).sum()} rows without thumb where seen is not 1, not logged" in out
+    assert f"{(~empty & ~seen).sum()} rows with thumb although seen is not 1" in out
+    assert f"thumb (Choice)  {n} (" in out
+    code, out, err = run("fit", "log.parquet", "--choice", read, "-o", "reward", *QUICK)
+    assert code == 0, err
+    assert f"thumb: offered in {n} rows: " in out
+    assert f"{(~empty & ~seen).sum()} rows have 'thumb' although 'seen' is not 1" in err
+    # The model knows which rows were silent, without --choice.
+    given = []
+    report = inspection.identification_report
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            inspection, "identification_report", lambda *a, **k: given.append(a) or report(*a, **k)
+        )
+        for options in ([], ["--choice", read]):
+            code, _, err = run("report", "reward", "log.parquet", *options)
+            assert code == 0, err
+    expected = frame["thumb"].where(~empty, "null@seen").where(~empty | seen, None)
+    for _, _, y in given:
+        labels = y["thumb"] if hasattr(y, "columns") else y
+        assert [v if isinstance(v, str) else None for v in labels] == [
+            v if isinstance(v, str) else None for v in expected
+        ]
+    # A label for silence may stand beside it.
+    frame.loc[frame.index[empty][:9], "thumb"] = "none"
+    frame.to_parquet(tmp_path / "log.parquet")
+    both = read.replace("null", "none=silent,null")
+    code, out, err = run("fit", "log.parquet", "--choice", both, "-o", "two", *QUICK)
+    assert code == 0 and f"thumb: offered in {(~frame.thumb.isna() | seen).sum()} rows" in out, err
+    code, _, err = run("report", "two", "log.parquet")
+    left = frame["thumb"].isna().sum()
+    assert code == 0 and f"note: 'thumb' is empty in {left} rows, which are not logged" in err, err
+    frame["seen"] = 2
+    frame.to_parquet(tmp_path / "log.parquet")
+    for command in ("inspect", "fit"):
+        code, _, err = run(*READING[command], "--choice", both)
+        assert code == 2 and "row 0" in err and "'seen'" in err and "the widget was in view" in err
+
+
 # ---------------------------------------------------------------------- degrees
 
 
@@ -218,6 +269,10 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--choice", "thumb:up=positive,down=negative"], "Add it, for example none=silent"),
         (["--choice", "thumb:up=positive,null=silent"], "'down' in row"),
         (["--choice", "thumb:up=positive,null=silent,null=unlogged"], "expected COLUMN:VALUE"),
+        (["--choice", "thumb:up=positive,null=silent@a,null=silent"], "'null' or 'silent' stands"),
+        (["--choice", "thumb:up=positive,null=silent@"], "expected COLUMN:VALUE"),
+        (["--choice", "thumb:up=positive,none=silent@day"], "expected COLUMN:VALUE"),
+        (["--choice", THUMB + "@nowhere"], "no column 'nowhere'"),
         (
             ["--choice", "thumb:up=positive,down=negative,none=silent"],
             "no row holds 'none', its value for silence. Add null=silent",
@@ -228,16 +283,16 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--graded", "day", "--actions", "day"], "--graded describes day, which --actions or"),
         (["--graded", "thumb", "--choice", THUMB], "--choice and --graded both describe thumb"),
         (["--graded", "thumb"], "expected numbers (1 acted, 0 did not, or a degree), or"),
-        (["--graded", "day:positive:2"], "bins of Graded is 2; expected a number of quantile"),
+        (["--graded", "day:positive:2"], "BINS of --graded is 2; expected a number of quantile"),
         (["--graded", "day:positive:0,9,20,30"], "is 31 in row 31; expected a value from 0 to 30"),
         (["--graded", "thumb:positive:down,mid,top"], "holds 'up' in row"),
-        (["--graded", "day", "--late", "day"], "Only actions may come late"),
+        (["--graded", "day", "--late", "day", "--now", "9"], "Only actions may come late"),
         (["--graded", "day", "--set", "signals=[1]"], "--graded and --set signals both say"),
         (["--choice", "none:up=positive,x=silent"], "no column 'none'"),
         (["--choice", THUMB, "--actions", "thumb"], "--choice describes thumb, which --actions or"),
-        (["--choice", THUMB, "--late", "thumb"], "Only actions may come late"),
+        (["--choice", THUMB, "--late", "thumb", "--now", "9"], "Only actions may come late"),
         (["--choice", THUMB, "--set", "signals=[1]"], "--choice and --set signals both say"),
-        (["--actions", "copied", "--late", "shared"], "--late names shared, which is not among"),
+        (["--actions", "copied", "--late", "shared", "--now", "9"], "--late names shared, which"),
         (["--actions", "copied", "--late", "copied"], "--late copied needs --now, the time"),
         (["--actions", "copied", "--late", "copied="], "expected COLUMN or COLUMN=DELAY"),
         (["--actions", "copied", "--late", "copied", "--now", "400"], "name its column by --time"),
@@ -351,7 +406,7 @@ def test_users_and_windows_reach_report_interval_and_compare(
         assert code == 2 and "but the model was fitted with Action(target=" in err, err
     swapped = ["--negative", "shared", "--actions", "copied"]
     assert "enough" in run("report", "reward", "log.parquet", *swapped)[2]
-    new = ["--new", "log.parquet", "--window", "10"]
+    new = ["--new", "log.parquet", "--window", "10", "--now", "300"]
     code, _, err = run("report", "reward", "log.parquet", *new)
     assert code == 2 and "--window has no effect with --new" in err
     # A refit of a model that knows users is told of them.
@@ -360,6 +415,69 @@ def test_users_and_windows_reach_report_interval_and_compare(
     for command in (["report"], ["interval", "-o", "out.parquet"]):
         code, _, err = run(command[0], "known", "log.parquet", *columns, *command[1:])
         assert code == 2 and "known was fitted with --user" in err, err
+
+
+def test_inspect_says_when_users_would_identify_the_reward(run, tmp_path):  # noqa: F811
+    """Its verdict is the one that fit starts from, and what fit may add to it."""
+    rng = np.random.default_rng(0)
+    n = 3200
+    user = np.arange(n) % 200
+    x = rng.normal(size=n)
+    ready = 1 / (1 + np.exp(-3 * rng.normal(size=200)))[user]
+    frame = pandas.DataFrame(
+        {
+            "copied": ((x > 0) & (rng.random(n) < ready)).astype(int),
+            "user": user,
+            "embedding": list(np.stack([x, rng.normal(size=n)], 1)),
+        }
+    )
+    frame.to_parquet(tmp_path / "log.parquet")
+    frame[frame["user"] < 30].to_parquet(tmp_path / "few.parquet")
+    looked = ["--set", "shared_examination=False"]
+
+    def said(path, *options):
+        code, out, err = run("inspect", path, "--actions", "copied", *options)
+        assert code == 0, err
+        return " ".join(out.split("The reward is")[1].split())
+
+    plain = said("log.parquet")
+    assert (
+        plain.startswith("not identified: one signal determines only")
+        and "users" not in (plain.split("- ")[0])
+    )
+    text = said("log.parquet", "--user", "user", *looked)
+    assert text.startswith(plain.split(". ")[0])
+    assert "at least 200 users with a median of at least 15 rows" in text
+    assert "at least 1.4" in text and "pass user_id" not in text and "--user or put" not in text
+    assert "looked at (--set shared_examination=False), which is stated here." in text
+    assert text.partition("This log has ")[2].startswith(
+        "200 users of 16 rows (median): enough users and rows."
+    )
+    text = said("few.parquet", "--user", "user")
+    assert "(--set shared_examination=False), which is not stated here." in text
+    assert "30 users of 16 rows (median): too few users." in text
+    # What it expects is what fit finds.
+    settings = [
+        "--set",
+        "max_epochs=30",
+        "--set",
+        "learning_rate_init=0.01",
+        "--set",
+        "n_estimators=2",
+    ]
+    for name, level in (("log", "identified"), ("few", "not identified")):
+        options = ["--actions", "copied", "--user", "user", *looked, *settings]
+        code, out, err = run("fit", f"{name}.parquet", *options, "-o", name)
+        assert code == 0 and f"The reward is {level}" in out, (out, err)
+    # Already identified: fit adds its assumptions on users, and the level stays.
+    two = frame.assign(shared=((x > 0) & (rng.random(n) < ready)).astype(int))
+    two.to_parquet(tmp_path / "two.parquet")
+    options = ["inspect", "two.parquet", "--actions", "copied,shared", "--user", "user", *looked]
+    code, out, err = run(*options)
+    out = " ".join(out.split())
+    assert "The reward is identified (assuming independent signals" in out, err
+    assert "If users differ in activity, fit also assumes that activity shifts" in out
+    assert "are active in everything" not in out
 
 
 def test_options_are_the_same_in_all_commands_that_read_a_log():

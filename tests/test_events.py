@@ -1,5 +1,6 @@
 """Events in long form become actions: which row each belongs to, and until when it counts."""
 
+import json
 import time
 import uuid
 
@@ -427,3 +428,47 @@ def test_ten_million_events_in_a_minute():
     )
     assert time.process_time() - began <= 60
     assert sum(data.summary.left_out.values()) + int(data.actions.sum().sum()) <= n
+
+
+# ---------------------------------------------------------------------- names and forms of columns
+
+
+def test_columns_of_events_may_have_other_names(tmp_path):
+    responses = [{"response_id": "a"}, {"response_id": "b"}]
+    events = [{"type": "copy", "data": {"message": {"id": "b"}}}, {"type": "copy", "data": {}}]
+    columns = {"kind": "type", "response_id": "data.message.id"}
+    path = tmp_path / "events.jsonl"
+    path.write_text("\n".join(map(json.dumps, events)))
+    for source in (events, iter(events), path):
+        data = actions_from_events(responses, source, {"copy": "positive"}, columns=columns)
+        assert data.actions["copy"].tolist() == [0, 1]
+        assert data.summary.left_out == {"events without response_id": 1}
+    for library in ("pandas", "polars"):
+        table = pytest.importorskip(library).DataFrame({"type": ["copy"], "id": ["a"]})
+        renamed = {"kind": "type", "response_id": "id"}
+        data = actions_from_events(responses, table, {"copy": "positive"}, columns=renamed)
+        assert data.actions["copy"].tolist() == [1, 0]
+    for wrong, message in (
+        (
+            {"kind": "sort"},
+            "events has no column 'sort', which was named for 'kind'. It has type, d",
+        ),
+        ({"sort": "type"}, "columns names 'sort', which events do not have"),
+        (["type"], "columns is .* expected a dict from response_id"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            actions_from_events(responses, events, {"copy": "positive"}, columns=wrong)
+
+
+def test_events_that_match_nothing_are_said_so():
+    """Ids of another type never match, as text does not match UUIDs."""
+    responses = [{"response_id": uuid.UUID(int=1)}]
+    events = [{"response_id": str(uuid.UUID(int=1)), "kind": "copy"}]
+    for ids, warns in ((events, True), ([events[0] | responses[0]], False)):
+        data = actions_from_events(responses, ids, {"copy": "positive"})
+        assert any("No event belongs to a row" in text for text in data.summary.warnings) == warns
+    empty = pd.DataFrame({"response_id": [], "kind": []})
+    data = actions_from_events([{"response_id": "a"}], empty, {"copy": "positive"})
+    assert data.actions["copy"].tolist() == [0]
+    with pytest.raises(ValueError, match="events has no rows"):
+        actions_from_events(responses, [], {"copy": "positive"})

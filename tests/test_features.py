@@ -417,6 +417,22 @@ def test_without_a_selection_names_are_compared_as_ever():
             estimator.predict(data)
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_columns_that_moved_are_named_with_the_remedy(library):
+    estimator = ImplicitRewardEstimator(**QUICK).fit(FRAME, Y)
+    table = FRAME if library == "pandas" else pytest.importorskip("polars").from_pandas(FRAME)
+    moved = table[["b", "a", *NAMES[2:]]]
+    message = "2 columns moved: 'a' is column 1, in fit 0; 'b' is column 0, in fit 1. Pass the "
+    with pytest.raises(ValueError, match=message + "columns of fit in its order") as caught:
+        estimator.predict(moved)
+    remedy = re.search(r"X\[.*\]", str(caught.value)).group()
+    X = eval(remedy, {"X": moved, "est": estimator})
+    assert_array_equal(estimator.predict(X), estimator.predict(FRAME))
+    if library == "pandas":
+        with pytest.raises(ValueError, match="unseen at fit time:\n- f\nPass the columns of fit"):
+            estimator.predict(FRAME.assign(f=0.0))
+
+
 def test_width_goes_by_the_columns_in_use(by_name, by_position):
     for data in (X[:, :4], np.c_[X, X[:, 0]]):
         message = rf"X has {data.shape[1]} features, but .* expecting 5 .* the 3 reward columns"

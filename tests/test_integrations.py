@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -331,12 +332,128 @@ def test_chat_prompts_make_chat_completions(on_text):
     assert_allclose(data["weight"], same["weight"])
 
 
+def parts(*texts):
+    return [{"type": "text", "text": text} for text in texts]
+
+
+#: A chat as APIs hold it: parts, calls as objects and as JSON, and results of tools.
+CALLS = [
+    {"role": "user", "content": parts("Weather?", "And tomorrow?")},
+    {
+        "role": "assistant",
+        "tool_calls": [
+            {
+                "id": "1",
+                "function": {"name": "look", "arguments": {"at": ["Bern"], "days": [1, 2]}},
+            },
+            {"id": "2", "function": {"name": "look", "arguments": {"days": [3]}}},
+        ],
+    },
+    {"role": "tool", "content": parts("sun"), "tool_call_id": "1"},
+    {"role": "assistant", "function_call": {"name": "show", "arguments": '{"town": "Bern"}'}},
+    {"role": "function", "name": "show", "content": parts("shown")},
+]
+
+
+def nested(value):
+    """Yield a value and all in it."""
+    yield value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        yield from nested(part)
+
+
+@pytest.mark.parametrize("form", ["unpaired", "paired"])
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow.parquet"])
+def test_chats_come_out_as_they_went_into_a_file(on_vectors, log, form, library, tmp_path):
+    """A table holds lists as arrays, and every field in every row."""
+    frame, X = log
+    frame["prompt"] = [CALLS[:1] + [{"role": "user", "content": parts(p)}] for p in frame["prompt"]]
+    frame["response"] = [
+        [*CALLS[1:], {"role": "assistant", "content": parts(r)}] for r in frame["response"]
+    ]
+    expected = to_preference_dataset(on_vectors, frame, form=form, X=X, output="pandas")
+    assert expected.loc[0, "prompt"][0] == CALLS[0]
+    column = "completion" if form == "unpaired" else "chosen"
+    assert expected.loc[0, column][:4] == CALLS[1:]
+    frame.to_parquet(tmp_path / "log.parquet")
+    module = pytest.importorskip(library)
+    read = module.read_table if library == "pyarrow.parquet" else module.read_parquet
+    table = read(tmp_path / "log.parquet")
+    found = to_preference_dataset(on_vectors, table, form=form, X=X, output="pandas")
+    assert found.to_dict("list") == expected.to_dict("list")
+    kinds = {type(part) for row in found.to_dict("records") for part in nested(row)}
+    assert kinds <= {dict, list, str, int, float, bool}
+
+
+def test_text_beside_chats_becomes_chats(on_vectors, log):
+    """One column cannot hold both, and trainers refuse a text prompt with chat completions."""
+    pytest.importorskip("datasets")
+    frame, X = log
+    frame["response"] = frame["response"].astype(object)
+    frame.at[3, "response"] = [{"role": "assistant", "content": "response 3"}]
+    data = to_preference_dataset(on_vectors, frame, X=X)
+    assert data[0]["prompt"] == [{"role": "user", "content": "prompt 0"}]
+    for row in (0, 3):
+        assert data[row]["completion"] == [{"role": "assistant", "content": f"response {row}"}]
+    frame.at[5, "response"] = None
+    with pytest.raises(ValueError, match="row 5 of df has no response"):
+        to_preference_dataset(on_vectors, frame, X=X)
+    for wrong in (b"text", 3, ["text"]):
+        frame.at[5, "response"] = wrong
+        with pytest.raises(TypeError, match="row 5 of df holds a .* as response; expected text or"):
+            to_preference_dataset(on_vectors, frame, X=X)
+
+
+def test_preference_data_know_who_acted(log):
+    frame, X = log
+    rng = np.random.default_rng(0)
+    frame["user"] = [f"u{i % 10}" for i in range(200)]
+    acts = (
+        rng.random((200, 2)) < np.where(frame["user"].isin(["u0", "u1", "u2"]), 0.9, 0.1)[:, None]
+    )
+    y = ((X[:, :1] > 0) & acts).astype(int)
+    frame[["copied", "shared"]] = y
+    est = ImplicitRewardEstimator(
+        max_epochs=20, n_estimators=2, random_state=0, learning_rate_init=0.02
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, y, user_id=frame["user"])
+    names = ["copied", "shared"]
+    assert est.user_loading_.max() > 0  # otherwise users make no difference
+    for user in (frame["user"], None):
+        groups = est.predict_proba(X, y, user_id=user)
+        p = groups[:, 0] + groups[:, 2]
+        for given in [None] if user is None else ["user", user, user.tolist()]:
+            data = to_preference_dataset(
+                est, frame, X=X, actions=names, user_id=given, output="pandas"
+            )
+            shown = np.where(data["label"], 0.5 + data["weight"] / 2, 0.5 - data["weight"] / 2)
+            assert_allclose(shown, p, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"form": "triples"}, "form must be 'unpaired' or 'paired'"),
         ({"output": "csv"}, "output must be 'datasets' or 'pandas'"),
-        ({"X": np.zeros((3, 4))}, "X has 3 rows and df 200"),
+        ({"X": np.zeros((3, 4))}, "X has 3 rows and df 200.*Pass as X= the vectors of the rows"),
+        ({"min_confidence": 2}, "min_confidence must be a number from 0 to 1, got 2"),
+        ({"min_confidence": np.nan}, "min_confidence must be a number from 0 to 1, got nan"),
+        ({"min_margin": "0.1"}, "min_margin must be a number from 0 to 1, got '0.1'"),
+        ({"pairs_per_prompt": 0}, "pairs_per_prompt must be an integer of at least 1, got 0"),
+        ({"pairs_per_prompt": 1.5}, "pairs_per_prompt must be an integer of at least 1, got 1.5"),
+        ({"X": None}, "fitted on vectors, so it cannot read the text of df. Pass.*as X="),
+        ({"user_id": "copied"}, "user_id is given without actions"),
+        (
+            {"user_id": "who", "actions": ["copied", "shared"]},
+            "df lacks the column 'who', which us",
+        ),
+        (
+            {"user_id": "copied", "actions": ["copied", "shared"]},
+            "user_id was given, but the estimator was fitted without user_id",
+        ),
         ({"actions": ["copied", "liked"]}, r"df lacks the columns \['liked'\]"),
         ({"df": {"prompt": []}}, "expected a DataFrame with prompt and response"),
     ],

@@ -16,6 +16,7 @@ import pytest
 
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import read_feedback_log
+from implicitrm_sk.embedding import response_text
 from implicitrm_sk.embedding._text import read_text
 from implicitrm_sk.signals import Action, Choice, Graded
 
@@ -975,3 +976,95 @@ def test_half_a_gigabyte_in_a_minute(tmp_path):
     )
     seconds, kilobytes = map(float, done.stdout.split())
     assert seconds <= 60 and kilobytes <= 2e6
+
+
+def test_rows_without_a_value_are_silent_where_a_column_says_so():
+    thumb = {"thumb": Choice({"up": 1, "down": 0}, "none"), "other": Choice({"a": 1}, "none")}
+    rows = [
+        {"response": "a", "thumb": label, "other": None, "view": {"on": view}}
+        for label, view in (("up", True), (None, 1.0), (None, False), (None, None), ("down", 0))
+    ]
+    options = {"signals": thumb, "null_is_silent": {"thumb": "view.on", "other": None}}
+    table = pa.Table.from_pylist([row | {"view": {"on": bool(row["view"]["on"])}} for row in rows])
+    for source in (rows, table):
+        log = read_feedback_log(source, **options)
+        assert log.actions.thumb.tolist() == ["up", "none", None, None, "down"]
+        assert log.actions.other.tolist() == ["none"] * 5
+        text = str(log.summary)
+        assert "2 rows without thumb where view.on is not 1, not logged" in text
+        assert "1 rows without thumb, read as 'none'" in text
+        assert "1 rows with thumb although view.on is not 1" in text
+        assert "view.on" not in log
+    for wrong, message in (
+        ({"thumb": 3}, "null_is_silent\\['thumb'\\] is 3; expected the name of a column"),
+        ({"shown": "view.on"}, "null_is_silent names 'shown', which is not named in signals"),
+        ({"thumb": "shown"}, "lacks the column 'shown'"),
+        ({"thumb": "response"}, "the column 'response' is the text"),
+        ({"thumb": "view"}, "row 0 of the list holds .* .dict. in column 'view'; expected 1 or tr"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_feedback_log(rows, signals=thumb, null_is_silent=wrong)
+
+
+@pytest.mark.parametrize("more", [{"signals": ["said"]}, {"signals": [], "keep": ["said"]}])
+def test_a_column_of_text_is_nothing_else(more):
+    for role in ("response", "messages"):
+        with pytest.raises(ValueError, match=f"'said' is the text .{role}. and is named in signa"):
+            read_feedback_log([{"said": chat()}], **{role: "said"}, **more)
+
+
+def test_responses_of_apis_without_a_prompt():
+    """One message, several, or a refusal in a field of its own."""
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
+    rows = [
+        {"body": {"choices": [{"message": chat(answer="a")[1]}]}},
+        {
+            "body": {
+                "choices": [{"message": {"role": "assistant", "content": None, "refusal": "b"}}]
+            }
+        },
+        {"body": {"choices": [{"message": [call, chat(answer="c")[1]]}]}},
+        {"body": {"choices": [{"message": "d"}]}},
+    ]
+    log = read_feedback_log(rows, response="body.choices.0.message")
+    assert log.response.tolist()[:2] + log.response.tolist()[3:] == ["a", "b", "d"]
+    called = '<tool_call>{"name": "f", "arguments": null}</tool_call>'
+    assert response_text(log.X) == ["a", "b", f"{called}\nc", "d"]
+    reasoning = [{"type": "reasoning", "summary": []}, chat()[1]]
+    with pytest.raises(
+        ValueError, match=r"a turn that is not a message .the keys \['type', 'summary"
+    ):
+        read_feedback_log([{"input": "q", "output": reasoning}], prompt="input", response="output")
+
+
+def test_categories_of_langfuse_are_their_text():
+    thumb = {"scores.thumb": Choice({"up": 1, "down": 0}, "none")}
+    scores = [
+        {"name": "thumb", "value": None, "stringValue": "up", "dataType": "CATEGORICAL"},
+        {"name": "thumb", "value": 2, "stringValue": "down", "dataType": "CATEGORICAL"},
+        {"name": "thumb", "value": "none"},
+        {"name": "other", "value": 1},
+    ]
+    rows = [{"response": "a", "scores": [score]} for score in scores]
+    log = read_feedback_log(rows, signals=thumb, null_is_silent=[])
+    assert log.actions["scores.thumb"].tolist() == ["up", "down", "none", None]
+
+
+def test_a_column_of_text_may_say_what_the_prompt_is():
+    rows = [{"prompt": p, "response": "a", "messages": chat()} for p in ("p", "q", "p")]
+    log = read_feedback_log(rows, prompt="prompt", response="response", prompt_id="prompt")
+    assert log.groups.tolist() == [0, 1, 0] and log.prompt_id.tolist() == ["p", "q", "p"]
+    log = read_feedback_log(rows, messages="messages", prompt_id="messages")
+    assert log.groups.tolist() == [0, 0, 0]
+    # A column that is named for the text is not a guess for anything else.
+    log = read_feedback_log([{"time": "later", "created_at": 3}], response="time")
+    assert log.time.tolist() == [3]
+
+
+@pytest.mark.parametrize("window", ["12", "0h", "-3h", "soon"])
+def test_a_window_on_dates_needs_a_unit(window):
+    rows = [{"response": "a", "action": 1, "time": "2026-01-01T00:00Z"}]
+    with pytest.raises(
+        ValueError, match=f"window='{window}', but the times are dates; expected a d"
+    ):
+        read_feedback_log(rows, window=window, now="2026-01-02T00:00Z")

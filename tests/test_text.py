@@ -13,6 +13,8 @@ from sklearn.model_selection import GroupKFold
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
 from implicitrm_sk._keys import codes_of
 from implicitrm_sk._validation import check_groups
+from implicitrm_sk.datasets import read_feedback_log
+from implicitrm_sk.embedding import response_text
 from implicitrm_sk.embedding._text import as_plain_text, read_text
 from implicitrm_sk.inspection import shift_report
 
@@ -258,3 +260,25 @@ def test_plain_text_is_one_line_per_message():
 def test_advice_for_a_cut_emoji_works():
     repaired = "a\ud83d".encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     assert read_text([repaired]) == ["a\ufffd"]
+
+
+# ---------------------------------------------------------------------- responses
+
+
+def test_the_text_of_a_response_is_that_of_the_turn_acted_on():
+    turns = [
+        {"role": "user", "content": "Weather?"},
+        {"role": "assistant", "content": "Where?", "id": "ask"},
+        {"role": "user", "content": "Bern."},
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]},
+        {"role": "tool", "content": "sun"},
+        {"role": "assistant", "content": "It is sunny."},
+    ]
+    long = '<tool_call>{"name": "look", "arguments": null}</tool_call>\nsun\nIt is sunny.'
+    assert response_text([turns, turns[:2], ("a", "b"), "c"]) == [long, "Where?", "b", "c"]
+    rows = [{"messages": turns, "turn": 5}, {"messages": turns, "turn": "ask"}]
+    log = read_feedback_log(rows, turn="turn")
+    for X in (log.X, log.response, log.response.tolist()):
+        assert response_text(X) == [long, "Where?"]
+    with pytest.raises(ValueError, match="row 0 of X is a chat that continues after"):
+        response_text([turns[:3]])

@@ -4,7 +4,6 @@ import ast
 import json
 import math
 import os
-import re
 import shlex
 import sys
 import textwrap
@@ -15,64 +14,25 @@ from inspect import signature
 from .._optional import import_optional
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
+from ._events import Events
 from ._options import (
     ACTIONS,
-    ARGUMENT,
+    EVENTS,
     SIDE,
-    SILENT,
-    UNLOGGED,
+    WHEN,
     choices,
+    kinds_of,
     late_columns,
     signal_of,
+    text_columns,
     used,
 )
-from ._table import (
-    Table,
-    as_label,
-    check_writable,
-    kinds_of,
-    names_of,
-    note,
-    text_columns,
-    working,
-    write_frame,
-)
+from ._results import check_writable, write_frame
+from ._table import Table, as_label, names_of
+from ._terminal import note, say, working
+from ._words import OPTIONS, in_own_words
 
 # Slow imports come after the checks that a command can do without them.
-
-#: Options by the names that arguments have in Python.
-OPTIONS = {
-    "actions": "--actions",
-    "age": "--late",
-    "by": "--by",
-    "delay": "--late",
-    "device": "--device",
-    "embedder": "--embedder",
-    "embedding": "--embedding",
-    "exposures": "--exposures",
-    "groups": "--groups",
-    "labels": "--labels",
-    "messages": "--messages",
-    "n": "--number",
-    "objective": "--objective",
-    "preference_rate": "--preference-rate",
-    "prompt": "--prompt",
-    "reference": "--reference",
-    "random_state": "--seed",
-    "response": "--response",
-    "now": "--now",
-    "response_id": "--response-id",
-    "same_prompts": "--same-prompts",
-    "sample_weight": "--weight",
-    "time": "--time",
-    "turn": "--turn",
-    "user_id": "--user",
-    "violations": "--violation",
-    "window": "--window",
-}
-_SILENCE = re.compile(r" ?To silence this: warnings\.filterwarnings\(.*?\)\.")
-_NULLS = re.compile(r"null_is_silent=\[(.?)[^\]]*\]")
-_SIGNALS = re.compile(r"signals=(\{'column': 'negative'\})?")
 
 
 def fit(args):
@@ -112,7 +72,7 @@ def fit(args):
         and objective.models_propensity
         and not objective.single_signal
     ):
-        names = ("embedding", "groups", *SIDE, "late", "time", "window", "now")
+        names = ("embedding", "groups", *SIDE, "late", *EVENTS, *WHEN)
         options = [
             part
             for name in names
@@ -125,10 +85,9 @@ def fit(args):
 
 def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
-    from ..datasets._read import read_log
-
     late, signals = late_columns(args.late), None
-    kinds = kinds_of(args, lambda: names_of(args.log))
+    names = None if args.events is None else names_of(args.log)
+    kinds = kinds_of(args, lambda: names_of(args.log) if names is None else names)
     if kinds is not None:
         signals = {name: signal_of(kind, name, late) for name, kind in kinds.items()}
     settings = _settings(args)
@@ -137,25 +96,7 @@ def inspect(args):
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
         signals = dict(zip(signals, shown, strict=True))
-    nulls = {name: widget.null for name, widget in choices(args.choice).items()}
-    nulls = {name: null == SILENT for name, null in nulls.items() if null is not None}
-    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
-    columns["time"] = args.time
-    if args.embedding is not None and args.embedding.endswith("*"):
-        columns.pop("embedding")  # columns of numbers, which the summary does not look at
-    kept = [name for name in (args.labels, args.weight) if name is not None]
-    columns |= text_columns(args) | {"response_id": args.response_id}
-    data = read_log(
-        args.log,
-        signals,
-        columns,
-        kept,
-        args.window,
-        args.now,
-        nulls=nulls,
-        needs_features=False,
-        label_of=as_label,
-    )
+    data = _read_to_inspect(args, signals, names)
     say(str(data.summary))
     if data.actions is None:
         note("note: no column is known to hold actions: name them by --actions and --negative.")
@@ -164,7 +105,7 @@ def inspect(args):
 
     from .._estimator import ImplicitRewardEstimator
     from .._features import select_features
-    from .._fit import identify
+    from .._fit import expected_users, identify
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
@@ -179,8 +120,51 @@ def inspect(args):
         side["age"] = np.ones(len(data.actions))
     n = len(data.actions)
     select_features(est, np.zeros((n, 1)), reset=True)  # whatever the columns are
-    identify(est, n, data.actions, side)
+    log, _ = identify(est, n, data.actions, side)
+    if log.user is not None:
+        expected_users(est, log)
     _say_identification(est.identification_)
+
+
+def _read_to_inspect(args, signals, names):
+    """Return the log with its actions; `names` are its columns if there are events beside it."""
+    from ..datasets._read import read_log
+
+    nulls = {name: widget.nulls for name, widget in choices(args.choice).items()}
+    nulls = {name: null for name, null in nulls.items() if null is not None}
+    columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
+    columns["time"] = args.time
+    if args.embedding is not None and args.embedding.endswith("*"):
+        columns.pop("embedding")  # columns of numbers, which the summary does not look at
+    columns |= text_columns(args) | {"response_id": args.response_id}
+    kept = [name for name in (args.labels, args.weight) if name is not None]
+    window, of_log, of_events = args.window, signals, {}
+    if args.events is not None:
+        of_events = {name: kind for name, kind in (signals or {}).items() if name not in names}
+        of_log = {name: kind for name, kind in (signals or {}).items() if name in names}
+        window = args.window if of_log else None
+        events = Events(args)
+        role, column = events.id_of(names, local_path(args.log).name)
+        of_events = events.kinds(of_events, names, local_path(args.log).name)
+        if args.response_id not in (None, column):
+            role = "conversation_id"  # the other id says which rows are exposures of one response
+        columns[role] = column
+    data = read_log(
+        args.log,
+        of_log,
+        columns,
+        kept,
+        window,
+        args.now,
+        nulls=nulls,
+        needs_features=False,
+        label_of=as_label,
+    )
+    if args.events is None:
+        return data
+    data = events.actions(data, role, of_events)
+    data.actions, data.signals = data.actions[list(signals)], signals
+    return data
 
 
 def predict(args):
@@ -195,7 +179,7 @@ def predict(args):
     if args.actions is not None:
         y = table.actions_of(est, args)
         y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
-        groups = est.predict_proba(X, y).astype(float)
+        groups = est.predict_proba(X, y, **_known_of_rows(est, table, args)).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
         found["p_preferred"] = found["p_PA"] + found["p_PP"]
@@ -360,6 +344,29 @@ def _violations(texts):
     return found or None
 
 
+def _known_of_rows(est, table, args):
+    """Return what a model takes beside the actions of rows: who acted, and how old the rows are."""
+    known = {}
+    if args.actions is None:
+        return known
+    if args.user is not None:
+        known["user_id"] = table.ids(args.user)
+    elif hasattr(est, "user_loading_"):
+        note(
+            f"note: {args.model} was fitted with --user. Without it, each user counts as one of "
+            "average activity."
+        )
+    if any("age" in signal.takes for signal in est.signals_):
+        option = "--actions of a model with --late"
+        if args.now is None or args.command != "predict":
+            raise ImplicitRMError(
+                f"{option}: how old the rows are is not known. Use predict with --now, the time of "
+                "the export, or leave --actions out."
+            )
+        known["age"] = table.ages(args, option)
+    return known
+
+
 def _compared(table, args):
     """Return the group of each row, and the reference among the groups."""
     import pandas
@@ -493,6 +500,7 @@ def export(args):
             form=args.kind,
             X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
             actions=actions,
+            **_known_of_rows(est, table, args),
             min_confidence=args.min_confidence,
             min_margin=args.min_margin,
             output="pandas",
@@ -643,27 +651,3 @@ def _say_identification(found):
     for advice in found.advice:
         advice = in_own_words(advice)
         say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
-
-
-def in_own_words(text):
-    """Return a message of the package with options instead of arguments of Python."""
-
-    def option(found):
-        name, after = found.groups()
-        if name in OPTIONS:
-            return OPTIONS[name] + " " * bool(re.match(r"[\w'\"(\[{-]", after))
-        return f"--set {name}=" if name in args else found.group()
-
-    args = ()
-    if "torch" in sys.modules:  # otherwise the message is not from an estimator
-        from .._estimator import ImplicitRewardEstimator
-
-        args = ImplicitRewardEstimator().get_params()
-    text = _NULLS.sub(lambda n: f"--choice with null={SILENT if n[1] else UNLOGGED}", text)
-    text = _SIGNALS.sub("--negative COLUMN", _SILENCE.sub("", text))
-    return ARGUMENT.sub(option, text)
-
-
-def say(text):
-    """Print a part of the result."""
-    print(text, flush=True)

@@ -43,7 +43,6 @@ from ._commands import (
     export,
     fine_tune,
     fit,
-    in_own_words,
     inspect,
     interval,
     label_queue,
@@ -51,8 +50,9 @@ from ._commands import (
     report,
     sensitivity,
 )
-from ._options import Once, add_features, add_reading, check_options
-from ._table import note
+from ._options import Once, add_events, add_features, add_reading, check_options
+from ._terminal import note
+from ._words import in_own_words
 
 #: The names of implicitrm_sk.objectives.OBJECTIVES, which takes seconds to import.
 OBJECTIVES = (
@@ -197,6 +197,7 @@ def _add_predict(commands):
         help="also write what is known after these actions, those of --actions and --negative of "
         "fit: p_preferred, and p_PA, p_NA, p_PP, p_NP (preferred or not, active or passive)",
     )
+    _add_who_and_when(sub)
     _add_force(sub)
 
 
@@ -391,6 +392,7 @@ def _add_export(commands):
         metavar="COLUMNS",
         help="of the log: use what users did, too (those of --actions and --negative of fit)",
     )
+    _add_who_and_when(sub)
     add_features(sub)
     sub.add_argument(
         "--min-confidence", type=float, default=0.0, metavar="P", help="leave out what is below"
@@ -399,6 +401,12 @@ def _add_export(commands):
         "--min-margin", type=float, default=0.0, metavar="GAP", help="least reward gap of a pair"
     )
     _add_force(sub)
+
+
+def _add_who_and_when(sub):
+    """Declare what belongs to the actions of a command that does not fit."""
+    sub.add_argument("--user", metavar="COLUMN", help="who acted, if fit had --user")
+    add_events(sub)
 
 
 def _add_log(sub):

@@ -2,9 +2,11 @@
 
 import argparse
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 from ..exceptions import ImplicitRMError
+from ._terminal import listing
 
 #: What a value of a widget shows, by the word for it.
 MEANINGS = {"positive": 1, "negative": 0, "neither": None}
@@ -14,19 +16,38 @@ NULL = "null"
 SILENT, UNLOGGED = "silent", "unlogged"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
 SIDE = ("labels", "weight", "response_id", "exposures", "user")
+#: What the columns of a file of events may be.
+ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.
-ACTIONS = ("actions", "negative", "choice", "graded", "late", "time", "window", "now")
+EVENTS = ("events", "event_columns", "id", "ignore")
+WHEN = ("time", "window", "now")
+ACTIONS = ("actions", "negative", "choice", "graded", "late", *EVENTS, *WHEN)
 
 
 class Widget(NamedTuple):
     """The meaning of a column, as --choice gives it.
 
-    `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it.
+    `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it. They
+    are silent only where the column `view` is 1, if there is one.
     """
 
     outcomes: dict
     silent: str
     null: str | None
+    view: str | None = None
+
+    @classmethod
+    def of(cls, choice):
+        """Return the widget of a fitted `Choice`, whose label for silence may say what null is."""
+        null, at, view = str(choice.silent).partition("@")
+        if null != NULL:
+            return cls(choice.outcomes, choice.silent, UNLOGGED)
+        return cls(choice.outcomes, choice.silent, SILENT, view if at else None)
+
+    @property
+    def nulls(self):
+        """The empty rows that are silent, as `read_log` takes it; None if not said."""
+        return None if self.null is None else self.null == SILENT and (self.view or True)
 
 
 class Grades(NamedTuple):
@@ -84,24 +105,17 @@ def add_reading(sub, *, fitted=False, side=SIDE):
             "those of --actions and --negative that may come late; COLUMN=DELAY names the column "
             "that says after how long. A row counts as far as its age at --now allows",
         ),
-        ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
-        (
-            "window",
-            "DURATION",
-            "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
-            "of rows whose window is open at --now are not logged",
-        ),
-        ("now", "TIME", "the time of the export, needed by --window and --late"),
     ):
         actions.add_argument(f"--{name}", metavar=metavar, help=text)
+    add_events(actions)
     actions.add_argument(
         "--choice",
         action="append",
         metavar="COLUMN:VALUE=MEANING,...",
         help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
         "MEANING is positive, negative, neither or silent (offered, and nothing chosen). "
-        "null=silent says that empty rows are silent, null=unlogged that the widget was not "
-        "offered there. May be repeated",
+        "With null=silent, empty rows are silent. With null=silent@SEEN, they are silent where the "
+        "column SEEN is 1. With null=unlogged, the widget was not offered there. May be repeated",
     )
     actions.add_argument(
         "--graded",
@@ -138,6 +152,41 @@ def add_reading(sub, *, fitted=False, side=SIDE):
             rows.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
 
 
+def add_events(group):
+    """Declare how actions are read from events, and when actions count."""
+    for name, metavar, text in (
+        (
+            "events",
+            "FILE",
+            "a file with one row for each thing that a user did: the columns kind, response_id or "
+            "conversation_id and, if known, user_id and time. Names of actions that are not "
+            "columns of the log are then kinds of events",
+        ),
+        (
+            "event-columns",
+            "COLUMNS",
+            "columns of the events that have other names, NAME=COLUMN: kind=event,time=sent_at. "
+            "NAME= leaves one out",
+        ),
+        (
+            "id",
+            "COLUMN",
+            "the column of the log that holds the id of the events (default: response_id, "
+            "conversation_id)",
+        ),
+        ("ignore", "COLUMNS", "kinds of events to leave out. Every other kind must be named"),
+        ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
+        (
+            "window",
+            "DURATION",
+            "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
+            "of rows whose window is open at --now are not logged",
+        ),
+        ("now", "TIME", "the time of the export, needed by --window and --late"),
+    ):
+        group.add_argument(f"--{name}", metavar=metavar, help=text)
+
+
 def add_features(sub):
     """Declare which columns hold what a response is: vectors, or text."""
     features = sub.add_argument_group("what the responses are")
@@ -163,10 +212,83 @@ def used(args, names):
 
 def check_options(args):
     """Raise if options contradict each other or cannot be read, before any file is read."""
-    if not hasattr(args, "choice"):
+    if not hasattr(args, "events"):
         return
-    choices(args.choice)
-    grades(args.graded)
+    if hasattr(args, "choice"):
+        choices(args.choice)
+        grades(args.graded)
+        _check_late(args)
+    else:
+        unused = used(args, (*EVENTS, *WHEN, "user"))
+        if unused and args.actions is None:
+            raise ImplicitRMError(
+                f"{unused[0]} has no effect without --actions. Name the actions, or leave "
+                f"{unused[0]} out."
+            )
+    _check_events(args)
+    late = getattr(args, "late", None)
+    for name, value in (("window", args.window), ("late", late)):
+        if value is not None and args.now is None:
+            raise ImplicitRMError(f"--{name} {value} needs --now, the time of the export. Add it.")
+    if (
+        args.now is not None
+        and hasattr(args, "late")
+        and args.window is late is args.events is None
+    ):
+        raise ImplicitRMError(
+            "--now has no effect without --window, --late or --events. Add one, or leave --now out."
+        )
+
+
+def _check_events(args):
+    if args.events is None:
+        unused = used(args, EVENTS)
+        if unused:
+            raise ImplicitRMError(
+                f"{unused[0]} has no effect without --events. Name the file of events, or leave "
+                f"{unused[0]} out."
+            )
+        return
+    role_columns(args.event_columns)
+    named = {
+        name
+        for option in ("actions", "negative")
+        if getattr(args, option, None)
+        for name in split_names(getattr(args, option))
+    }
+    both = [name for name in split_names(args.ignore) if name in named] if args.ignore else []
+    if both:
+        raise ImplicitRMError(
+            f"--ignore leaves out {both[0]!r}, which --actions or --negative names. Name it once."
+        )
+    if getattr(args, "exposures", None) is not None:
+        raise ImplicitRMError(
+            "--exposures and --events cannot be combined: actions of events are 1 or 0, and "
+            "those of --exposures are counts. Leave one of them out."
+        )
+    log = getattr(args, "log", None) or args.data
+    if Path(args.events).absolute() == Path(log).absolute():
+        raise ImplicitRMError(
+            f"--events names {args.events}, which is the log. Name the file with one row for each "
+            "event."
+        )
+
+
+def role_columns(text):
+    """Return {role: column or None} of the value of --event-columns."""
+    found = {}
+    for part in [] if text is None else split_names(text):
+        role, equals, column = (each.strip() for each in part.partition("="))
+        if not equals or role not in ROLES or role in found:
+            raise ImplicitRMError(
+                f"--event-columns {text}: expected NAME=COLUMN,NAME=COLUMN, each NAME once and one "
+                f"of {', '.join(ROLES)}. Correct {part!r}."
+            )
+        found[role] = column or None
+    return found
+
+
+def _check_late(args):
     if not late_columns(args.late):
         return
     for name, why in (
@@ -189,7 +311,7 @@ def choices(texts):
     found = {}
     for text in texts or ():
         column, colon, rest = text.partition(":")
-        column, outcomes, silent, null = column.strip(), {}, None, None
+        column, outcomes, silent, null, view = column.strip(), {}, None, None, None
         if not colon or not column:
             raise ImplicitRMError(_expected(text))
         if column in found:
@@ -198,13 +320,15 @@ def choices(texts):
             )
         for part in rest.split(","):
             value, equals, meaning = (each.strip() for each in part.rpartition("="))
-            if value == NULL and meaning in (SILENT, UNLOGGED) and null is None:
-                null = meaning
-                if meaning == UNLOGGED:
+            what, at, where = meaning.partition("@")
+            if value == NULL and null is None and bool(at) == bool(where):
+                if what == SILENT or meaning == UNLOGGED:
+                    null, view = what, where or None
                     continue
             if not equals or not value or meaning not in (*MEANINGS, SILENT):
                 raise ImplicitRMError(_expected(text))
-            if value in outcomes or value == silent or (meaning == SILENT and silent):
+            again = value == NULL and null is not None
+            if again or value in outcomes or value == silent or (meaning == SILENT and silent):
                 raise ImplicitRMError(
                     f"--choice {text}: {value!r} or 'silent' stands there twice. Give each value "
                     "one meaning, and one value the meaning silent."
@@ -218,12 +342,14 @@ def choices(texts):
                 f"--choice {text}: rows that are empty cannot show a preference. Write null=silent "
                 "if users chose nothing there, or null=unlogged."
             )
+        if silent is None and null == SILENT:
+            silent = NULL if view is None else f"{NULL}@{view}"
         if silent is None:
             raise ImplicitRMError(
                 f"--choice {text}: no value means that the widget was offered and users chose "
                 "nothing. Add it, for example none=silent, or null=silent if it is empty there."
             )
-        found[column] = Widget(outcomes, silent, null)
+        found[column] = Widget(outcomes, silent, null, view)
     return found
 
 
@@ -303,6 +429,75 @@ def signal_of(kind, column, late):
     return kind
 
 
+def default_actions(columns):
+    """Return the columns that are actions by their names."""
+    return [name for name in columns if name == "action" or name.startswith("action_")]
+
+
+def has_labels(kind):
+    """Return whether the values of a column are text."""
+    return isinstance(kind, Widget) or (
+        isinstance(kind, Grades)
+        and not isinstance(kind.bins, int)
+        and isinstance(kind.bins[0], str)
+    )
+
+
+def kinds_of(args, columns):
+    """Return what each column of actions shows, as options say it; None if none of them is given.
+
+    Parameters
+    ----------
+    args : Namespace
+    columns : callable() -> list of str
+        The columns of the log, which are searched for actions if --actions is not given.
+    """
+    widgets, degrees = choices(args.choice), grades(args.graded)
+    both = [name for name in widgets if name in degrees]
+    if both:
+        raise ImplicitRMError(
+            f"--choice and --graded both describe {listing(both)}. Describe it in one of them."
+        )
+    described = widgets | degrees
+    if args.actions is None and args.negative is None and not described:
+        return None
+    positive, negative = (
+        [] if given is None else split_names(given) for given in (args.actions, args.negative)
+    )
+    if args.actions is None:
+        positive = [
+            name
+            for name in default_actions(columns())
+            if name not in negative and name not in described
+        ]
+    _check_signs(positive, negative, described)
+    kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
+    return kinds | described
+
+
+def _check_signs(positive, negative, described):
+    """Raise if a column is named as positive and as negative, or as an action and a widget."""
+    both = [name for name in described if name in positive or name in negative]
+    if both:
+        option = "--choice" if isinstance(described[both[0]], Widget) else "--graded"
+        raise ImplicitRMError(
+            f"{option} describes {listing(both)}, which --actions or --negative names too. Name "
+            "it in one of them."
+        )
+    twice = [name for name in negative if name in positive]
+    if twice:
+        raise ImplicitRMError(
+            f"--actions and --negative both name {listing(twice)}. A column shows one "
+            "preference: name it in one of them."
+        )
+
+
+def text_columns(args):
+    """Return what names the columns of the text, as `read_feedback_log` takes it."""
+    found = {name: getattr(args, name, None) for name in ("messages", "prompt", "response", "turn")}
+    return {name: column for name, column in found.items() if column is not None}
+
+
 def split_names(text):
     """Return the names in a list of columns, each once."""
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -322,5 +517,5 @@ def named_columns(value):
     return list(value) if is_list and all(isinstance(name, str) for name in value) else []
 
 
-#: An argument of Python in a message.
-ARGUMENT = re.compile(r"(?<![\w.])([a-z]\w*)=(?=(\S?))")
+#: An argument of Python in a message; what stands behind these options is in the command's words.
+ARGUMENT = re.compile(r"(?<![\w.])(?<!--set )(?<!--event-columns )([a-z]\w*)=(?=(\S?))")

@@ -2,15 +2,6 @@
 
 import contextlib
 import json
-import math
-import os
-import re
-import sys
-import tempfile
-import textwrap
-import threading
-import time
-from decimal import Decimal
 from pathlib import Path
 
 from .._optional import import_optional
@@ -18,28 +9,30 @@ from .._tables import as_values
 from ..datasets._records import Records, check_once
 from ..datasets._times import as_times, check_kinds, windows_open
 from ..exceptions import ImplicitRMError
+from ._events import Events
 from ._options import (
-    NULL,
     SIDE,
     SILENT,
     UNLOGGED,
     Grades,
     Widget,
-    choices,
-    grades,
+    default_actions,
+    has_labels,
+    kinds_of,
     late_columns,
     named_columns,
     signal_of,
     split_names,
+    text_columns,
 )
+from ._results import as_json, in_place, strict
+from ._terminal import listing, note
 
 EMBEDDING = "embedding"
 #: Columns of prompts if --groups does not name one; the first one found is used.
 GROUPS = ("prompt_id", "prompt")
 #: Columns of times if --time does not name one; the first one found is used.
 TIMES = ("time", "timestamp", "created_at")
-#: Endings of files that are not folders; model-1.0 does not have one of them.
-_FILE_KINDS = (".bin", ".joblib", ".json", ".jsonl", ".parquet", ".pickle", ".pkl", ".pt")
 
 
 class Table:
@@ -62,6 +55,7 @@ class Table:
         records = Records(path)
         self.path, self.name, self.files = Path(path), records.name, records.files
         self.summary = self.kept = self._groups = self._values = None
+        self._acted = {}
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
             raise ImplicitRMError(f"{empty.name} is empty (0 bytes). Export it again.")
@@ -85,7 +79,10 @@ class Table:
         try:
             return self._parquet.ParquetFile(file)
         except (pyarrow.ArrowException, OSError) as error:
-            raise _not_parquet(file, error) from error
+            first = str(error).splitlines()[0]
+            raise ImplicitRMError(
+                f"{file.name} cannot be read as parquet ({first}). Export it again."
+            ) from error
 
     def _read(self, names, join="default"):
         """Return columns as an Arrow table; a column that a file lacks is null in its rows.
@@ -95,8 +92,8 @@ class Table:
         missing = [name for name in names if name not in self.columns]
         if missing:
             raise ImplicitRMError(
-                f"{self.name} has no column {', '.join(map(repr, missing))}. Name one of "
-                f"{_listing(self.columns)}."
+                f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
+                f"{listing(self.columns)}."
             )
         import pyarrow
 
@@ -109,7 +106,10 @@ class Table:
                 try:
                     tables.append(self._opened(file).read(found, use_pandas_metadata=False))
                 except (pyarrow.ArrowException, OSError) as error:
-                    raise _not_parquet(file, error) from error
+                    first = str(error).splitlines()[0]
+                    raise ImplicitRMError(
+                        f"{file.name} cannot be read as parquet ({first}). Export it again."
+                    ) from error
             try:
                 table = tables[0]
                 if len(tables) > 1:
@@ -144,13 +144,11 @@ class Table:
 
     def _times(self, args, option):
         """Return the time of each row, and what it is in words."""
-        if args.now is None:
-            raise ImplicitRMError(f"{option} needs --now, the time of the export. Give both.")
         names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
         if len(names) != 1:
             raise ImplicitRMError(
                 f"{option} needs the time of each row: name its column by --time. "
-                f"The columns of {self.name} are {_listing(self.columns)}."
+                f"The columns of {self.name} are {listing(self.columns)}."
             )
         return as_times(self.ids(names[0]), lambda row: f"row {row}", names[0])
 
@@ -169,17 +167,10 @@ class Table:
         unknown = [name for name in late if name not in names]
         if unknown:
             raise ImplicitRMError(
-                f"--late names {_listing(unknown)}, which is not among --actions and --negative. "
+                f"--late names {listing(unknown)}, which is not among --actions and --negative. "
                 "Name it there too."
             )
-        times, kind = self._times(args, f"--late {args.late}")
-        now = args.now
-        if kind == "numbers":
-            with contextlib.suppress(ValueError):
-                now = float(now)
-        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
-        check_kinds({"the time of a row": kind, "--now": kind_of_now})
-        waits = {"age": now - times}
+        waits = {"age": self.ages(args, f"--late {args.late}")}
         columns = [name for name in late.values() if name is not None]
         if columns:
             delays = self.numbers(columns)
@@ -188,6 +179,17 @@ class Table:
                 if column is not None:
                     waits["delay"][:, names.index(name)] = delays[column]
         return waits
+
+    def ages(self, args, option):
+        """Return how long before --now each row was shown; `option` needs it."""
+        times, kind = self._times(args, option)
+        now = args.now
+        if kind == "numbers":
+            with contextlib.suppress(ValueError):
+                now = float(now)
+        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
+        check_kinds({"the time of a row": kind, "--now": kind_of_now})
+        return now - times
 
     def _blank(self, names):
         import numpy as np
@@ -202,9 +204,12 @@ class Table:
         import pandas
         import pyarrow
 
-        table = self._read(names, "permissive")
+        table = self._read([name for name in names if name not in self._acted], "permissive")
         columns = {}
         for name in names:
+            if name in self._acted:
+                columns[name] = self._acted[name]
+                continue
             column = table.column(name)
             kind = column.type
             if name in labels:
@@ -235,7 +240,7 @@ class Table:
         if not found:
             raise ImplicitRMError(
                 "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
-                f"The columns of {self.name} are {_listing(self.columns)}."
+                f"The columns of {self.name} are {listing(self.columns)}."
             )
         return found
 
@@ -258,12 +263,50 @@ class Table:
                 "may come late: name it by --actions or --negative."
             )
         names = list(kinds)
+        self._read_events(args, kinds)
         y = self._labelled(names, {k: kind for k, kind in kinds.items() if has_labels(kind)})
         side = self.side_information(args) | self._waits(args, names)
         y = self._without_open(y, args)
         if not late and all(kind == "positive" for kind in kinds.values()):
             return y, None, side
         return y, [signal_of(kind, name, late) for name, kind in kinds.items()], side
+
+    def _read_events(self, args, kinds, *, known=False):
+        """Make the actions that are kinds of events, if there are events.
+
+        Parameters
+        ----------
+        kinds : dict
+            The preference that each column of actions shows, as options say it.
+        known : bool, default=False
+            As in `Events.kinds`.
+        """
+        if args.events is None:
+            return
+        import pandas
+
+        wanted = {
+            name: kind if isinstance(kind, str) else "positive"
+            for name, kind in kinds.items()
+            if name not in self.columns and not isinstance(kind, Widget | Grades)
+        }
+        events = Events(args)
+        role, column = events.id_of(self.columns, self.name)
+        roles = {role: column, "user_id": args.user or "user_id", "time": args.time}
+        if args.time is None:
+            found = [name for name in TIMES if name in self.columns]
+            roles["time"] = found[0] if len(found) == 1 else None
+        if args.user is None and "user_id" not in self.columns:
+            del roles["user_id"]
+        rows = {
+            role: pandas.Series(self.ids(name), dtype=object)
+            for role, name in roles.items()
+            if name is not None
+        }
+        kinds = events.kinds(wanted, self.columns, self.name, known=known)
+        data = events.actions(pandas.DataFrame(rows), role, kinds)
+        self._acted = {name: data.actions[name].to_numpy() for name in wanted}
+        events.report(data.summary)
 
     def _without_open(self, y, args):
         is_open = self._open_windows(args)
@@ -294,16 +337,20 @@ class Table:
         option = "--choice" if is_widget else "--graded"
         known = {*kind.outcomes, kind.silent} if is_widget else set(kind.bins)
         missing = is_missing(np.asarray(values, dtype=object))
-        found = np.empty(len(values), dtype=object)
+        found = np.full(len(values), None, dtype=object)
+        if is_widget and kind.null == SILENT:
+            in_view = self._in_view(kind.view)
+            found[missing & in_view] = kind.silent
+            if (odd := ~missing & ~in_view).any():
+                note(f"note: {odd.sum():,} rows have {name!r} although {kind.view!r} is not 1.")
         for row, value in enumerate(values):
             if missing[row]:
-                found[row] = NULL if is_widget and kind.silent == NULL else None
                 continue
             text = as_label(value)
             if text not in known:
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {text[:40]!r} in row {row}, which has "
-                    f"no meaning; expected one of {_listing(sorted(filter(None, known)))}. Correct "
+                    f"no meaning; expected one of {listing(sorted(filter(None, known)))}. Correct "
                     f"it, or add it to {option}."
                 )
             found[row] = text
@@ -315,6 +362,23 @@ class Table:
                 "null=unlogged if the widget was not offered."
             )
         return pandas.Series(found, dtype=object)
+
+    def _in_view(self, name):
+        """Return where a column says that a widget was in view; everywhere without one."""
+        import numpy as np
+
+        if name is None:
+            return np.ones(self.n_rows, dtype=bool)
+        seen = self.numbers([name])[name].to_numpy()
+        wrong = ~np.isnan(seen) & (seen != 0) & (seen != 1)
+        if wrong.any():
+            row = wrong.argmax()
+            raise ImplicitRMError(
+                f"column {name!r} of {self.name} holds {seen[row]:g} in row {row}; expected 1 "
+                "where the widget was in view, else 0 or nothing. Convert it, or name another "
+                "column behind null=silent@."
+            )
+        return seen == 1
 
     def actions_of(self, est, args):
         """Return y for a fitted estimator: the columns given, else those of its fit.
@@ -331,14 +395,14 @@ class Table:
         else:
             names = list(known)
         if len(names) != est.n_signals_:
-            fitted = "" if known is None else f" ({_listing(known)})"
+            fitted = "" if known is None else f" ({listing(known)})"
             raise ImplicitRMError(
                 f"the model was fitted with {est.n_signals_} columns of actions{fitted}, but here "
-                f"are {len(names)}: {_listing(names)}. Name the columns of its fit by --actions."
+                f"are {len(names)}: {listing(names)}. Name the columns of its fit by --actions."
             )
         if known is not None and set(names) == set(known):
             names = list(known)
-        from ..signals import Choice, Graded, Signal
+        from ..signals import Action, Choice, Graded, Signal
 
         signals = dict(zip(names, est.signals_, strict=True))
         asked = est.signals if isinstance(est.signals, dict) else {}
@@ -356,15 +420,30 @@ class Table:
                     f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
                     f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
                 )
+        unsaid = []
         for name, signal in signals.items():
             if isinstance(signal, Choice) and all(isinstance(o, str) for o in signal.outcomes):
-                null = SILENT if signal.silent == NULL else UNLOGGED
-                kinds.setdefault(name, Widget(signal.outcomes, signal.silent, null))
+                if name not in kinds and signal.silent is not None and not signal.given_reaction:
+                    unsaid.append(name)
+                kinds.setdefault(name, Widget.of(signal))
             elif isinstance(signal, Graded):
                 kinds[name] = Grades(signal.target, signal.bins)
+        signs = {
+            name: "positive" if signal.shows == (1,) else "negative"
+            for name, signal in signals.items()
+            if isinstance(signal, Action)
+        }
+        self._read_events(args, signs, known=True)
         labelled = {k: kind for k, kind in kinds.items() if has_labels(kind)}
         others = [k for k, s in signals.items() if type(s).encode is not Signal.encode]
-        return self._labelled(names, labelled, [name for name in others if name not in kinds])
+        y = self._labelled(names, labelled, [name for name in others if name not in kinds])
+        for name in unsaid:
+            if kinds[name].null == UNLOGGED and y[name].isna().any():
+                note(
+                    f"note: {name!r} is empty in {y[name].isna().sum():,} rows, which are not "
+                    "logged. If fit had null=silent, pass the same --choice."
+                )
+        return self._without_open(y, args)
 
     def feedback_of(self, est, args):
         """Return y and what `fit` takes beside it, for a fitted estimator."""
@@ -378,7 +457,6 @@ class Table:
                     f"--late {name}, as in fit."
                 )
         side = self.side_information(args) | self._waits(args, list(y))
-        y = self._without_open(y, args)
         return (y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y), side
 
     def groups(self, args):
@@ -419,7 +497,7 @@ class Table:
             found = [column for column in self.columns if column.startswith(name[:-1])]
             if not found:
                 raise ImplicitRMError(
-                    f"{self.name} has no columns {name}. Name one of {_listing(self.columns)}."
+                    f"{self.name} has no columns {name}. Its columns are {listing(self.columns)}."
                 )
             return found
         if name not in self.columns:
@@ -430,7 +508,7 @@ class Table:
                 f"{self.name} has no column {name!r} with embeddings. Name it by --embedding (a "
                 "column of lists, or PREFIX* for columns of numbers)"
                 + ("" if est is not None else ", or pass --embedder MODEL to make them of the text")
-                + f". Its columns are {_listing(self.columns)}."
+                + f". Its columns are {listing(self.columns)}."
             )
         return [name]
 
@@ -451,12 +529,14 @@ class Table:
         known = getattr(est, "feature_names_in_", None)
         if len(names) == 1 and (known is None or names != list(known)):
             return self._lists(names[0])
+        if known is not None and set(names) == set(known):
+            names = list(known)  # columns go by their names
         X = self.numbers(names)
         if est is None or known is not None:
-            return X  # columns go by their names
+            return X
         note(
             f"note: the model knows its columns by position only. Taken in the order of "
-            f"{self.name}: {_listing(names)}."
+            f"{self.name}: {listing(names)}."
         )
         return X.to_numpy()
 
@@ -513,7 +593,7 @@ class Table:
         if data.response is None:
             raise ImplicitRMError(
                 f"{self.name} has no column that is known to hold text. Name it by --messages, or "
-                f"--prompt and --response. Its columns are {_listing(self.columns)}."
+                f"--prompt and --response. Its columns are {listing(self.columns)}."
             )
         self.summary, self._groups = data.summary, data.groups
         if len(data.row) < self.n_rows:
@@ -566,7 +646,7 @@ class Table:
             )
         names = [name for name in self.columns if name not in leave_out]
         if path.suffix == ".jsonl":
-            _in_place(path, lambda temporary: self._write_json(temporary, names, found))
+            in_place(path, lambda temporary: self._write_json(temporary, names, found))
             return
         import pyarrow.parquet
 
@@ -577,15 +657,15 @@ class Table:
                 if table is None
                 else table.append_column(name, pyarrow.array(values))
             )
-        _in_place(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
+        in_place(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
     def _write_json(self, path, names, found):
         """Write the values as they were read, because a table has no column of mixed types."""
         with open(path, "wb") as file:
             for number, record in enumerate(self._records(names)):
                 record |= {name: values[number].item() for name, values in found.items()}
-                record = {name: _strict(value, name, number) for name, value in record.items()}
-                settings = {"default": _as_json, "allow_nan": False}
+                record = {name: strict(value, name, number) for name, value in record.items()}
+                settings = {"default": as_json, "allow_nan": False}
                 try:
                     line = json.dumps(record, ensure_ascii=False, **settings).encode()
                 except UnicodeEncodeError:  # half of an emoji
@@ -603,24 +683,6 @@ class Table:
             yield {name: self._values[name][row] for name in self._keys[row] if name in wanted}
 
 
-def _strict(value, name, row):
-    """Return a value without numbers that JSON has no form for: null in place of NaN."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, float):
-        if math.isinf(value):
-            raise ImplicitRMError(
-                f"column {name!r} holds {value} in row {row}, which JSON has no form for. Write "
-                ".parquet."
-            )
-        return None if math.isnan(value) else value
-    if isinstance(value, dict):
-        return {key: _strict(part, name, row) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(part, name, row) for part in value]
-    return value
-
-
 def as_label(value):
     """Return a value of a widget as it is written in --choice."""
     if hasattr(value, "item"):
@@ -630,173 +692,6 @@ def as_label(value):
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value)
-
-
-def _as_json(value):
-    """Return a value that JSON cannot hold in a form that is read back as the same."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if hasattr(value, "isoformat"):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    raise ImplicitRMError(
-        f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON cannot hold. Write "
-        ".parquet."
-    )
-
-
-def write_frame(path, frame):
-    """Write a table."""
-
-    def write(temporary):
-        if path.suffix == ".parquet":
-            frame.to_parquet(temporary, index=False)
-        else:
-            frame.to_json(temporary, orient="records", lines=True, force_ascii=False)
-
-    _in_place(path, write)
-
-
-def _in_place(path, write):
-    """Write a file beside its place, then move it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def _not_parquet(file, error):
-    first = str(error).splitlines()[0]
-    return ImplicitRMError(f"{file.name} cannot be read as parquet ({first}). Export it again.")
-
-
-def check_writable(path, kinds=None, *, force=False, read=()):
-    """Check before the work, not after it, that the result can be written."""
-    if kinds is not None and path.suffix not in kinds:
-        raise ImplicitRMError(f"{path} must end with {' or '.join(kinds)}. Give another name.")
-    if kinds is None and path.suffix.lower() in _FILE_KINDS:
-        raise ImplicitRMError(
-            f"{path}: expected a folder, or a file that ends with .zip. Give another name."
-        )
-    if path.is_dir() and (kinds is not None or path.suffix == ".zip"):
-        raise ImplicitRMError(f"{path} is a folder; expected a file. Give another name.")
-    if any(path.resolve() == Path(other).resolve() for other in read):
-        raise ImplicitRMError(f"{path} is the file that is read. Give the result another name.")
-    if not force and path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(
-            f"{path} is there already. Give another name, or --force to replace it."
-        )
-    parent = path.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not os.access(parent, os.W_OK):
-        raise PermissionError(
-            f"{path} cannot be written: no permission in {parent}. Choose another folder."
-        )
-
-
-def note(text):
-    """Print a note for the user beside the result."""
-    print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
-
-
-@contextlib.contextmanager
-def working(what):
-    """Say what the command works on, and on a terminal for how long."""
-    began, ended = time.monotonic(), threading.Event()
-    if not sys.stderr.isatty():
-        note(f"{what} ...")
-        yield
-        return
-
-    def show():
-        while not ended.wait(1.0):
-            print(f"\r{what} ... {time.monotonic() - began:.0f} s", end="", file=sys.stderr)
-
-    shown = threading.Thread(target=show, daemon=True)
-    shown.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        shown.join()
-        print(f"\r{what}: {time.monotonic() - began:.0f} s.", file=sys.stderr)
-
-
-def default_actions(columns):
-    """Return the columns that are actions by their names."""
-    return [name for name in columns if name == "action" or name.startswith("action_")]
-
-
-def has_labels(kind):
-    """Return whether the values of a column are text."""
-    return isinstance(kind, Widget) or (
-        isinstance(kind, Grades)
-        and not isinstance(kind.bins, int)
-        and isinstance(kind.bins[0], str)
-    )
-
-
-def kinds_of(args, columns):
-    """Return what each column of actions shows, as options say it; None if none of them is given.
-
-    Parameters
-    ----------
-    args : Namespace
-    columns : callable() -> list of str
-        The columns of the log, which are searched for actions if --actions is not given.
-    """
-    widgets, degrees = choices(args.choice), grades(args.graded)
-    both = [name for name in widgets if name in degrees]
-    if both:
-        raise ImplicitRMError(
-            f"--choice and --graded both describe {_listing(both)}. Describe it in one of them."
-        )
-    described = widgets | degrees
-    if args.actions is None and args.negative is None and not described:
-        return None
-    positive, negative = (
-        [] if given is None else split_names(given) for given in (args.actions, args.negative)
-    )
-    if args.actions is None:
-        positive = [
-            name
-            for name in default_actions(columns())
-            if name not in negative and name not in described
-        ]
-    _check_signs(positive, negative, described)
-    kinds = dict.fromkeys(positive, "positive") | dict.fromkeys(negative, "negative")
-    return kinds | described
-
-
-def _check_signs(positive, negative, described):
-    """Raise if a column is named as positive and as negative, or as an action and a widget."""
-    both = [name for name in described if name in positive or name in negative]
-    if both:
-        option = "--choice" if isinstance(described[both[0]], Widget) else "--graded"
-        raise ImplicitRMError(
-            f"{option} describes {_listing(both)}, which --actions or --negative names too. Name "
-            "it in one of them."
-        )
-    twice = [name for name in negative if name in positive]
-    if twice:
-        raise ImplicitRMError(
-            f"--actions and --negative both name {_listing(twice)}. A column shows one "
-            "preference: name it in one of them."
-        )
-
-
-def text_columns(args):
-    """Return what names the columns of the text, as `read_feedback_log` takes it."""
-    found = {name: getattr(args, name, None) for name in ("messages", "prompt", "response", "turn")}
-    return {name: column for name, column in found.items() if column is not None}
 
 
 def _columns_of(records):
@@ -829,19 +724,3 @@ def names_of(path):
     for _, record in Records(path).read(wanted):
         names.update(dict.fromkeys(record))
     return list(names)
-
-
-def _listing(names):
-    """Return names in words, many that differ in their number only (embeddings) as one entry."""
-    n_names, numbers = len(names), {}
-    for name in names:
-        stem, number = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()
-        if number:
-            numbers.setdefault(stem, {})[name] = int(number)
-    for series in numbers.values():
-        if len(series) > 4:
-            first, last = min(series, key=series.get), max(series, key=series.get)
-            names = [name for name in names if name == first or name not in series]
-            names[names.index(first)] = f"{first} ... {last}"
-    found = ", ".join(names[:12])
-    return found + (f", ... ({n_names} in all)" if len(names) > 12 else "")

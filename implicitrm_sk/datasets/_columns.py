@@ -156,7 +156,8 @@ class Columns:
         for role, names in GUESSES.items():
             if role in roles or (role in TEXT and given_text):
                 continue
-            present = [name for name in names if name in self.values and name not in self.signals]
+            taken = (*self.signals, *roles.values())
+            present = [name for name in names if name in self.values and name not in taken]
             if len(present) > 1:
                 self._refuse_guess(role, present)
             if present:
@@ -172,6 +173,12 @@ class Columns:
                 f"prompt={roles['prompt']!r} is given without the column of responses. Pass "
                 "response= too."
             )
+        for role in TEXT:
+            if role in roles and roles[role] in (*self.signals, *self.keep):
+                raise ImplicitRMError(
+                    f"the column {roles[role]!r} is the text ({role}) and is named in signals, "
+                    "keep or null_is_silent too; expected another column there. Correct it."
+                )
         if needs_features and not {"messages", "response", "embedding"} & set(roles):
             raise ImplicitRMError(
                 f"{self.records.name} has no column that is known to hold text or vectors. Name "
@@ -223,5 +230,8 @@ def _name_of(entry):
 
 
 def _value_of(entry):
-    """Return the value of a score (Langfuse: value, LangSmith: score)."""
-    return next((entry[name] for name in ("value", "score") if entry.get(name) is not None), None)
+    """Return the value of a score: `score` of LangSmith, `value` of Langfuse, or its category."""
+    names = ["value", "score", "stringValue"]
+    if entry.get("dataType") == "CATEGORICAL":
+        names.reverse()  # the value is then a number for the text, or nothing
+    return next((entry[name] for name in names if entry.get(name) is not None), None)

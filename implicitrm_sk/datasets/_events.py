@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,8 @@ from .._keys import codes_of
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
+from ._by_role import ByRole
 from ._data import FeedbackData
-from ._records import Records, check_names
 from ._summary import LogSummary, of_signals, sizes
 from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
 
@@ -27,7 +26,9 @@ _OF_RESPONSES = (
     "parent_id",
     "client",
 )
-_OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
+OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
+#: Reasons to leave out events.
+_IGNORED, _STRANGE = "events of kinds to leave out", "events of no response in the log"
 _RULES = ("regenerate", "edit")
 
 
@@ -40,6 +41,7 @@ def actions_from_events(
     now: float | str | datetime | None = None,
     tracked: Mapping[str, Iterable[Any]] | None = None,
     infer: Mapping[str, str] | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> FeedbackData:
     """Return the responses with one column of actions for each kind of event.
 
@@ -73,6 +75,9 @@ def actions_from_events(
         "regenerate", the same user later got another response to the same prompt (``prompt_id``, or
         equal prompts in data that were read). With "edit", the same user later sent another prompt
         after the same ``parent_id``, the response before the prompt.
+    columns : dict, default=None
+        The columns of `events` that have other names, ``{"kind": "event", "response_id":
+        "properties.message_id"}``. A dot leads into nested records of a file or a list.
 
     Returns
     -------
@@ -119,8 +124,8 @@ def actions_from_events(
     pandas = import_optional("pandas", "data", "Making actions of events")
     kinds = _check_kinds_of(kinds, infer, tracked)
     names = [name for name, kind in kinds.items() if kind is not None]
-    shown = _Rows(responses, _OF_RESPONSES, "responses", pandas)
-    done = _Rows(events, _OF_EVENTS, "events", pandas)
+    shown = ByRole(responses, _OF_RESPONSES, "responses", pandas)
+    done = ByRole(events, OF_EVENTS, "events", pandas, columns)
     job = _Matching(shown, done, window, now)
     kind = _kind_codes(done, kinds, names, pandas)
     left_out, found = {}, {}
@@ -144,8 +149,10 @@ def actions_from_events(
         left_out[f"actions {name} of clients that do not track it"] = int(lost.sum())
         acted[elsewhere, names.index(name)] = np.nan
     left_out = {reason: n for reason, n in left_out.items() if n}
+    counted = done.n - left_out.get(_IGNORED, 0)
+    strangers = counted > 0 and left_out.get(_STRANGE, 0) == counted
     actions = dict(zip(names, acted.T.copy(), strict=True))
-    return _with_actions(shown, actions, kinds, left_out, found, done, pandas)
+    return _with_actions(shown, actions, kinds, left_out, found, done, pandas, strangers)
 
 
 def _check_kinds_of(kinds, infer, tracked):
@@ -186,91 +193,6 @@ def _check_kinds_of(kinds, infer, tracked):
     return dict(kinds)
 
 
-class _Rows:
-    """The columns of a table by their names, as pandas Series."""
-
-    def __init__(self, source, names, argument, pandas):
-        self.argument, self.pandas = argument, pandas
-        self.data = source if isinstance(source, FeedbackData) else None
-        if self.data is not None:
-            found = {name: source.get(name) for name in names}
-            if found.get("prompt_id") is None and "prompt_id" in names:
-                found["prompt_id"] = source.groups
-            self.columns = {k: pandas.Series(v) for k, v in found.items() if v is not None}
-        else:
-            try:
-                self.columns = self._of_table(source, names)
-            except UnicodeEncodeError as error:  # half of an emoji, which Arrow does not hold
-                raise ImplicitRMError(
-                    f"{argument} holds text that is not Unicode ({error.object[:40]!a}); expected "
-                    "text with whole characters. Correct it, or leave this row out."
-                ) from None
-        lengths = {len(column) for column in self.columns.values()}
-        if not self.columns or len(lengths) != 1:
-            raise ImplicitRMError(
-                f"{argument} has none of the columns {', '.join(names)}, which are read by these "
-                "names. Rename the columns."
-            )
-        (self.n,) = lengths
-        if not self.n and argument == "responses":
-            raise ImplicitRMError(
-                "responses has no rows; expected one for each response shown. Check the export."
-            )
-
-    def _of_table(self, source, names):
-        import narwhals
-
-        if isinstance(source, str | PathLike):
-            read = Records(source).read(lambda columns: [name for name in names if name in columns])
-            source = [{name: row[name] for name in names if name in row} for _, row in read]
-        if isinstance(source, Iterable) and not hasattr(source, "columns"):
-            source = list(source) if not isinstance(source, str | bytes | Mapping) else source
-            if isinstance(source, list):
-                for row, record in enumerate(source):
-                    if not isinstance(record, Mapping):
-                        raise TypeError(
-                            f"row {row} of {self.argument} is a {type(record).__name__}; expected "
-                            "a dict. Convert it."
-                        )
-                source = self.pandas.DataFrame(source)
-        check_names(source, self.argument)
-        try:
-            table = narwhals.from_native(source)
-        except TypeError:
-            raise TypeError(
-                f"{self.argument} is a {type(source).__name__}; expected a table (pandas, polars, "
-                "Arrow), a list of dicts, or the path of a file."
-            ) from None
-        columns = table.collect_schema().names()
-        table = table.select([name for name in names if name in columns])
-        table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
-        return {name: table.get_column(name).to_pandas() for name in table.columns}
-
-    def __contains__(self, name):
-        return name in self.columns
-
-    def place(self, row):
-        return f"row {row} of {self.argument}"
-
-    def need(self, name, purpose):
-        """Return a column, or raise an error that names its purpose."""
-        if name not in self.columns:
-            raise ImplicitRMError(
-                f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "
-                f"{', '.join(self.columns)}. Add the column, or rename the one that holds it."
-            )
-        return self.columns[name]
-
-    def check_complete(self, name, purpose):
-        missing = self.columns[name].isna().to_numpy()
-        if missing.any():
-            raise ImplicitRMError(
-                f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
-                f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
-                "out."
-            )
-
-
 def _factorized(column, pandas):
     """Return codes of a Series, -1 where missing, and their number; values may be chats."""
     try:
@@ -288,11 +210,11 @@ def _shared(a, b, name, pandas):
         [kind.startswith(starts) for kind in kinds]
         for starts in (("string", "categorical"), ("integer", "floating", "mixed-integer-float"))
     )
-    if (text[0] and number[1]) or (number[0] and text[1]):
+    if len(a) and len(b) and ((text[0] and number[1]) or (number[0] and text[1])):
         raise ImplicitRMError(
             f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
-            f"{'events' if text[0] else 'responses'}, so they would never match. Convert one, for "
-            f"example responses.assign({name}=responses.{name}.astype(str))."
+            f"{'events' if text[0] else 'responses'}, so they would never match. Convert one of "
+            "the two columns."
         )
     if a.dtype != b.dtype:  # pandas would turn two kinds of integers into floats
         a, b = a.astype(object), b.astype(object)
@@ -403,9 +325,9 @@ class _Matching:
         row, early = self._last_row(key, event_key, name)
         row[unknown] = -1
         reasons = {
-            "events of kinds to leave out": ignored,
+            _IGNORED: ignored,
             f"events without {name}": unknown,
-            "events of no response in the log": (row < 0) & ~early,
+            _STRANGE: (row < 0) & ~early,
             "events before the response was shown": early,
             "events after the window": self._is_late(row),
         }
@@ -580,8 +502,11 @@ def _split_window(window):
     return by_turn, rest[0] if rest else None
 
 
-def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
-    """Return the responses with their actions, and the summary of both."""
+def _with_actions(shown, actions, kinds, left_out, found, done, pandas, strangers):
+    """Return the responses with their actions, and the summary of both.
+
+    `strangers` says that no event belongs to a row.
+    """
     signals = {name: kinds[name] for name in actions}
     data = shown.data
     users = _ids(shown, "user_id")
@@ -613,6 +538,11 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas):
     about["warnings"] = about["warnings"] + [
         f"{name!r} has no event that counts. Check its name in kinds." for name in empty
     ]
+    if strangers:
+        about["warnings"].append(
+            "No event belongs to a row. Check that both tables hold the same ids, in one form, and "
+            "the same users."
+        )
     summary = replace(
         summary,
         columns=summary.columns | {"events": f"{done.n:,}"},

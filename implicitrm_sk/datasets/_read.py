@@ -12,13 +12,12 @@ import numpy as np
 
 from .._keys import codes_of, is_absent
 from .._optional import import_optional
-from ..embedding._text import as_text
 from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, is_action, of_signals, sizes
 from ._times import as_real, as_times, is_unknown, windows_open, with_zone
-from ._turns import is_blank, split_chat, split_pair, turn_named
+from ._turns import is_blank, split_alone, split_chat, split_pair, turn_named
 
 if TYPE_CHECKING:
     from ._data import FeedbackData
@@ -43,7 +42,7 @@ def read_feedback_log(
     keep: Sequence[str] = (),
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
-    null_is_silent: Sequence[str] | None = None,
+    null_is_silent: Sequence[str] | Mapping[str, str | None] | None = None,
 ) -> "FeedbackData":
     """Return the contents of a log: text or vectors, actions, users, prompts and times.
 
@@ -89,12 +88,14 @@ def read_feedback_log(
         if users acted would make users look eager.
     now : float, str or datetime, default=None
         The time of the export, needed with `window`.
-    null_is_silent : list of str, default=None
+    null_is_silent : list of str or dict, default=None
         Columns of a `Choice` in which a row without a value means that users chose nothing. Such
-        rows get the label `silent` of the `Choice`, before `window` is applied. In all other
-        columns a row without a value is not logged. None means that this is not stated. A `Choice`
-        is then refused if some rows have no value, and none has the label `silent`. An empty list
-        states that the widget was not offered in such rows.
+        rows get the label `silent` of the `Choice`, before `window` is applied. A dict limits this
+        to rows where another column is 1 or true, ``{"thumb": "in_view"}``; None in its place means
+        all rows. In all other columns, and in rows that the other column excludes, a row without a
+        value is not logged. None means that this is not stated. A `Choice` is then refused if some
+        rows have no value, and none has the label `silent`. An empty list states that the widget
+        was not offered in such rows.
 
     Returns
     -------
@@ -180,9 +181,9 @@ def read_log(
         As there.
     given : dict
         The columns that arguments name, by role; None are not named.
-    nulls : dict of bool
-        For columns of a `Choice`, whether rows without a value are silent; else they are not
-        logged. A column is left out if its user has not said it.
+    nulls : dict of bool or str
+        For columns of a `Choice`, whether rows without a value are silent, or the column that says
+        where they are; else they are not logged. A column is left out if its user has not said it.
     needs_features : bool
         Whether a log without text and vectors is refused.
     label_of : callable, default=None
@@ -203,7 +204,8 @@ def read_log(
             f"keep names {taken[0]!r}, which the result holds anyway or under another meaning. "
             "Leave it out, or rename the column."
         )
-    log = _Log(records, given, signals, keep, needs_features)
+    views = [view for view in (nulls or {}).values() if isinstance(view, str)]
+    log = _Log(records, given, signals, [*keep, *views], needs_features)
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -247,7 +249,7 @@ def read_log(
         row=log.positions,
         summary=summary,
         **columns,
-        **{name: _objects(log.column(name)) for name in log.keep},
+        **{name: _objects(log.column(name)) for name in keep},
     )
 
 
@@ -273,11 +275,13 @@ def _as_signals(signals):
 
 
 def _nulls(null_is_silent, signals):
-    """Return for each widget whether rows without a value are silent, {} if that is not stated."""
+    """Return for each widget where rows without a value are silent, as `read_log` takes it."""
     if null_is_silent is None:
         return {}
     signals = _as_signals(signals) or {}
-    silent = _names(null_is_silent, "null_is_silent")
+    is_limited = isinstance(null_is_silent, Mapping)
+    silent = null_is_silent if is_limited else _names(null_is_silent, "null_is_silent")
+    views = dict(null_is_silent) if is_limited else {}
     for name in silent:
         if getattr(signals.get(name), "silent", None) is None:
             given = repr(signals[name]) if name in signals else "not named in signals"
@@ -285,7 +289,12 @@ def _nulls(null_is_silent, signals):
                 f"null_is_silent names {name!r}, which is {given}; expected a column that signals "
                 "describes by a Choice with silent=. Correct it."
             )
-    return {name: name in silent for name in signals}
+        if not isinstance(views.get(name), str | None):
+            raise ImplicitRMError(
+                f"null_is_silent[{name!r}] is {views[name]!r}; expected the name of a column that "
+                "is 1 where the widget was in view, or None for all rows. Correct it."
+            )
+    return {name: views.get(name) or name in silent for name in signals}
 
 
 def _names(names, argument):
@@ -339,7 +348,7 @@ class _Log(Columns):
                 prompts.append(found[0])
                 responses.append(found[1])
         self.prompts, self.responses = prompts, responses
-        for name in {self.roles[role] for role in TEXT if role in self.roles}:
+        for name in self._only_text():
             self.values.pop(name)  # the text is there, as it was read
         left_out = {}
         if without:
@@ -359,11 +368,18 @@ class _Log(Columns):
         )
         return left_out
 
+    def _only_text(self):
+        """Return the columns of text that have no other role, as prompts may be ids too."""
+        others = {name for role, name in self.roles.items() if role not in TEXT}
+        return {self.roles[role] for role in TEXT if role in self.roles} - others
+
     def _of_chat(self, row, where):
         """Return ((prompt, response), whether something was cut off), None for no response."""
         column = self.values[self.roles["messages"]]
         where = f"{where}, {self.of('messages')},"
-        value, column[row] = column[row], None  # what was read need not be kept twice
+        value = column[row]
+        if self.roles["messages"] in self._only_text():
+            column[row] = None  # what was read need not be kept twice
         turn_of = None
         if "turn" in self.roles:
             given, name = self.column("turn")[row], self.of("turn")
@@ -378,7 +394,7 @@ class _Log(Columns):
                 "response is known to be empty."
             )
         if "prompt" not in self.roles:
-            return None, as_text(response, f"{where}, {self.of('response')},")
+            return None, split_alone(response, f"{where}, {self.of('response')},")
         place = f"{where}, columns {self.roles['prompt']!r} and {self.roles['response']!r},"
         return split_pair(self.column("prompt")[row], response, place)
 
@@ -481,20 +497,42 @@ class _Log(Columns):
     def _with_silence(self, values, name, kind, is_silent):
         """Return the labels of a widget, with those of rows in which users chose nothing."""
         empty = [row for row, value in enumerate(values) if value is None]
-        if kind.silent is None or kind.given_reaction or not empty:
+        if kind.silent is None or kind.given_reaction:
             return values
-        if is_silent is None and kind.silent not in values:
+        if is_silent is None and empty and kind.silent not in values:
             raise ImplicitRMError(
                 f"{len(empty):,} of {len(values):,} rows have no value in column {name!r} (the "
                 f"first: {self.place(empty[0])}), and no row holds {kind.silent!r}, its label for "
                 f"silence. If users chose nothing there, pass null_is_silent=[{name!r}]. If the "
                 "widget was not offered there, pass null_is_silent=[]."
             )
+        if isinstance(is_silent, str):
+            seen = enumerate(self.values[is_silent])
+            in_view = [self._view(value, row, is_silent) for row, value in seen]
+            unseen = [row for row in empty if not in_view[row]]
+            empty = [row for row in empty if in_view[row]]
+            self.found[f"rows without {name} where {is_silent} is not 1, not logged"] = len(unseen)
+            self.found[f"rows with {name} although {is_silent} is not 1"] = sum(
+                value is not None and not there
+                for value, there in zip(values, in_view, strict=True)
+            )
         if is_silent:
             for row in empty:
                 values[row] = kind.silent
             self.found[f"rows without {name}, read as {kind.silent!r}"] = len(empty)
         return values
+
+    def _view(self, value, row, name):
+        """Return whether a widget was in view, as a column says it."""
+        if is_absent(value):
+            return False
+        if isinstance(value, Real | Decimal | np.bool_) and value in (0, 1):
+            return bool(value)
+        raise ImplicitRMError(
+            f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
+            f"{name!r}; expected 1 or true (the widget was in view), 0, false or nothing. Convert "
+            "it, or name another column."
+        )
 
     def _degrees(self, values, name, bins):
         """Return values of a signal with a degree as floats, NaN where they are not logged."""

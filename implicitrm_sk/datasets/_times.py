@@ -145,7 +145,8 @@ def as_window(window, times):
                 "unit. Pass a number."
             )
         return float(window)
-    if isinstance(window, str):
+    given = window
+    if isinstance(window, str) and not isinstance(_number(window), float):
         pandas = import_optional("pandas", "data", "A window as text")
         try:
             window = pandas.Timedelta(window)
@@ -155,8 +156,8 @@ def as_window(window, times):
         window = window.astype("timedelta64[us]").astype(timedelta)
     if not isinstance(window, timedelta) or not window > timedelta(0):
         raise ImplicitRMError(
-            f"window={window!r}, but the times are dates; expected a duration > 0, such as '24h', "
-            "'30min' or a datetime.timedelta. Correct it."
+            f"window={given!r}, but the times are dates; expected a duration > 0 with its unit, "
+            "such as '24h', '30min' or a datetime.timedelta. Correct it."
         )
     return np.timedelta64(window // timedelta(microseconds=1), "us")
 

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from ..embedding._text import as_messages, last_response, messages_of, read_chat, read_pair
+from ..embedding._text import (
+    as_messages,
+    last_response,
+    messages_of,
+    read_chat,
+    read_pair,
+    start_of_response,
+)
 from ..exceptions import ImplicitRMError
 
 
@@ -28,9 +35,7 @@ def split_chat(value, where, turn_of=None):
     end = turn + 1
     while end < len(chat) and chat[end][0] not in ("user", "system", "developer", "assistant"):
         end += 1
-    start = turn
-    while start > 0 and chat[start - 1][0] not in ("user", "system", "developer"):
-        start -= 1
+    start = start_of_response(chat, turn)
     response = chat[start:end]
     response = response[0][1] if len(response) == 1 else as_messages(response)
     return (as_messages(chat[:start]), response), end < len(chat)
@@ -73,6 +78,12 @@ def split_pair(prompt, response, where):
     answer = chat[start:]
     prompt = prompt if isinstance(prompt, str) and start == 1 else as_messages(chat[:start])
     return prompt, answer[0][1] if len(answer) == 1 else as_messages(answer)
+
+
+def split_alone(response, where):
+    """Return a response without a prompt, as text, or as messages if it is more than one."""
+    chat = read_pair((), response, where)
+    return chat[0][1] if len(chat) == 1 else as_messages(chat)
 
 
 def is_blank(response):

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from ._embedder import LLMEmbedder
     from ._ray import embed_dataset
     from ._store import EmbeddingStore
+    from ._text import response_text
 
-__all__ = ["EmbeddingStore", "LLMEmbedder", "LowRankAdapter", "embed_dataset"]
+__all__ = ["EmbeddingStore", "LLMEmbedder", "LowRankAdapter", "embed_dataset", "response_text"]
 __getattr__, __dir__ = lazy(
     __name__,
     {
@@ -18,5 +19,6 @@ __getattr__, __dir__ = lazy(
         "_embedder": ("LLMEmbedder",),
         "_ray": ("embed_dataset",),
         "_store": ("EmbeddingStore",),
+        "_text": ("response_text",),
     },
 )

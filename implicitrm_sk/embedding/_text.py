@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -37,6 +38,8 @@ _ROLES = {
 _PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 #: Roles that may follow the last assistant turn, because they are not the next user turn.
 _TOOLS = ("tool", "function", "ipython")
+#: Roles of the prompt: a response begins behind the last of them.
+_ASKING = ("user", "system", "developer")
 
 
 def read_text(X):
@@ -184,15 +187,18 @@ def messages_of(value, where):
             ) from None
     if not _is_messages(value):
         if isinstance(value, list | tuple | np.ndarray) and len(value):
-            wrong = next(part for part in value if not is_message(part))
-            shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
-            raise ImplicitRMError(
-                f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); "
-                f"expected {{'role': ..., 'content': ...}} or {{'from': ..., 'value': ...}}. "
-                "Convert the turn."
-            )
+            raise _not_a_message(value, where)
         raise _unreadable(value, where)
     return list(value)
+
+
+def _not_a_message(turns, where):
+    wrong = next(part for part in turns if not is_message(part))
+    shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
+    return ImplicitRMError(
+        f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); expected "
+        "{'role': ..., 'content': ...} or {'from': ..., 'value': ...}. Convert the turn."
+    )
 
 
 def read_chat(value, where):
@@ -223,6 +229,57 @@ def last_response(row):
     """Return the position of the last assistant turn of a chat, or None."""
     turns = range(len(row) - 1, -1, -1)
     return next((turn for turn in turns if row[turn][0] == "assistant"), None)
+
+
+def start_of_response(row, turn):
+    """Return the position at which the response that contains an assistant turn begins."""
+    while turn > 0 and row[turn - 1][0] not in _ASKING:
+        turn -= 1
+    return turn
+
+
+def response_text(X: Any) -> list[str]:
+    """Return the text of each response, without its prompt.
+
+    The text serves to measure its length, to find responses that occur twice, or to read what a
+    reward belongs to. For a log, the response is the turn that the actions belong to, with its
+    calls of tools and their results.
+
+    Parameters
+    ----------
+    X : list, table or column of text with n rows
+        Responses as `fit` takes them: pairs of prompt and response, chats, or the ``X`` or
+        ``response`` of `read_feedback_log`. The last response of a chat is meant. A plain string is
+        a response.
+
+    Returns
+    -------
+    text : list of str of length n
+        The contents of the messages of each response, one per line, where a call of a tool is
+        written as the language model reads it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If X or one of its rows is not text. The message names the row.
+
+    See Also
+    --------
+    implicitrm_sk.datasets.read_feedback_log : Cuts chats behind the turn that users acted on.
+
+    Examples
+    --------
+    >>> from implicitrm_sk.embedding import response_text
+    >>> chat = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+    >>> response_text([("2 + 2?", "four"), chat])
+    ['four', '4']
+    """
+    found = []
+    for row in read_text(X):
+        if not isinstance(row, str):
+            row = as_plain_text(row[start_of_response(row, last_response(row)) :])
+        found.append(row)
+    return found
 
 
 def _unreadable(value, where):
@@ -264,6 +321,8 @@ def _turn(value, role, where):
         return ()  # a prompt may be missing if the assistant spoke first
     if _is_messages(value):
         return tuple(_message(message, where) for message in value)
+    if isinstance(value, list | tuple | np.ndarray) and any(map(is_message, value)):
+        raise _not_a_message(value, where)
     return ((role, as_text(value, where)),)
 
 
@@ -280,6 +339,8 @@ def _message(message, where):
                 f"{where} has a message from {name!r}; expected {', '.join(_ROLES)}. Rename it."
             )
         role, content = _ROLES[name], message["value"]
+    if content is None and isinstance(message.get("refusal"), str):
+        content = message["refusal"]
     if isinstance(content, list | tuple | np.ndarray):
         content = "".join(_part(part, where) for part in content)
     has_calls = message.get("tool_calls") is not None or message.get("function_call") is not None

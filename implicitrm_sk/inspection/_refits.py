@@ -106,10 +106,11 @@ def identification_report(
     *Size.* A log that identifies the reward in principle may be too small to show it. Refits that
     are as likely as the best, to within two standard errors of the paired difference on held-out
     rows, then have different mean rewards. The level falls to "not identified" if the standard
-    deviation of these means (with n - 1 in the denominator) exceeds 0.071, as that of two refits
-    that differ by 0.1. Its expectation does not grow with the number of starts, whereas the range
-    of the means does. Simulated logs of known mean reward have less if they identify it, and more
-    with few labels or few counts: ``python -m benchmarks.identification --part starts``.
+    deviation of these means exceeds 0.071. Two refits that differ by 0.1 have that standard
+    deviation (n - 1 in the denominator). Its expectation does not grow with the number of starts,
+    whereas the range of the means does. Simulated logs of known mean reward have less if they
+    identify it, and more with few labels or few counts: ``python -m benchmarks.identification
+    --part starts``.
 
     *Signs.* Every pair of signals is tested on the rows kept aside. Given x, two signals of one
     sign should not co-occur less often than if they were independent, and two of opposite signs not

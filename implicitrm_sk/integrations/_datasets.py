@@ -1,5 +1,6 @@
 """Debiased labels of a log as training data sets: unpaired (KTO) and paired (DPO)."""
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,10 @@ import torch
 from numpy.typing import ArrayLike
 
 from .._fit import reread_log
-from .._keys import codes_of
+from .._keys import codes_of, is_absent, plain
 from .._optional import import_optional
 from .._pipeline import split_pipeline
-from .._prediction import FittedMixture, component_logits
+from .._prediction import FittedMixture, component_logits, user_codes
 from .._tables import as_list, as_values, column_names, opened, taken
 from .._typing import Rows
 from ..exceptions import ImplicitRMError
@@ -27,6 +28,7 @@ def to_preference_dataset(
     form: str = "unpaired",
     X: Rows | None = None,
     actions: ArrayLike | None = None,
+    user_id: ArrayLike | None = None,
     min_confidence: float = 0.0,
     min_margin: float = 0.0,
     pairs_per_prompt: int = 1,
@@ -56,6 +58,9 @@ def to_preference_dataset(
         Vectors of the rows. None: the text of `df`, if the estimator has an embedder.
     actions : array-like of shape (n,) or (n, n_signals), or list of str, default=None
         The actions of users, as in `fit`, or the names of these columns of `df`.
+    user_id : array-like of shape (n,), or str, default=None
+        The user of each row, for `actions`, as in `predict_proba`; or the name of this column of
+        `df`. None: all are average users.
     min_confidence : float, default=0.0
         Minimum ``weight`` (unpaired) or ``confidence`` (paired, where chance is 0.5) of a row.
     min_margin : float, default=0.0
@@ -70,12 +75,15 @@ def to_preference_dataset(
     Returns
     -------
     dataset : Dataset or DataFrame
-        In the order of `df`.
+        In the order of `df`. Prompts and responses are text if all of them are. Otherwise all are
+        lists of chat messages, and text becomes one message. They consist of plain Python lists and
+        dicts without null fields, because a table has every field in every row.
 
     Raises
     ------
     ValueError
-        If an option is out of range, a column is missing, or X and `df` differ in length.
+        If an option is out of range, a column or a text is missing, or X and `df` differ in length.
+        If `user_id` is given without `actions`, or for an estimator that was fitted without users.
     ImportError
         If pandas (extra ``data``) or, for `output`, datasets (extra ``trl``) is not installed.
 
@@ -123,27 +131,36 @@ def to_preference_dataset(
         raise ImplicitRMError(
             f"output must be 'datasets' or 'pandas', got {output!r}. Pass one of them."
         )
+    _check_limits(min_confidence, min_margin, pairs_per_prompt)
     pandas = import_optional("pandas", "data", "A preference data set")
     if output == "datasets":  # fails before the work, not after it
         datasets = import_optional("datasets", "trl", "output='datasets'")
-    split_pipeline(est)
+    final, _ = split_pipeline(est)
     df = opened(df)
     names = column_names(df)
     prompts, responses = _texts(df, names)
+    if X is None and final is est and getattr(est, "embedder_", None) is None:
+        raise ImplicitRMError(
+            "the estimator was fitted on vectors, so it cannot read the text of df. Pass the "
+            "vectors of its rows as X=."
+        )
     X = list(zip(prompts, responses, strict=True)) if X is None else opened(X)
     if len(X) != len(df):
         raise ImplicitRMError(
-            f"X has {len(X)} rows and df {len(df)}; expected equal numbers. Pass matching rows."
+            f"X has {len(X)} rows and df {len(df)}; expected equal numbers. Pass as X= the vectors "
+            "of the rows of df, in their order."
         )
-    actions = _actions(df, names, actions)
-    p, components = _probabilities(est, X, actions)
+    keys = _prompt_keys(df, names, prompts)
+    actions, user_id = _actions(df, names, actions), _users(df, names, actions, user_id)
+    prompts, responses = _same_form(prompts, responses)
+    p, components = _probabilities(est, X, actions, user_id)
     make = _unpaired if form == "unpaired" else _paired
     table = make(
         prompts,
         responses,
         p,
         components,
-        keys=_prompt_keys(df, names, prompts),
+        keys=keys,
         min_confidence=min_confidence,
         min_margin=min_margin,
         pairs_per_prompt=pairs_per_prompt,
@@ -151,6 +168,18 @@ def to_preference_dataset(
     if output == "datasets":
         return datasets.Dataset.from_dict(table)
     return pandas.DataFrame(table)
+
+
+def _check_limits(min_confidence, min_margin, pairs_per_prompt):
+    for name, value in (("min_confidence", min_confidence), ("min_margin", min_margin)):
+        if not (isinstance(value, Real) and 0 <= value <= 1):
+            raise ImplicitRMError(
+                f"{name} must be a number from 0 to 1, got {value!r}. Correct it."
+            )
+    if not (isinstance(pairs_per_prompt, Integral) and pairs_per_prompt >= 1):
+        raise ImplicitRMError(
+            f"pairs_per_prompt must be an integer of at least 1, got {pairs_per_prompt!r}. Pass 1."
+        )
 
 
 def _texts(df, names):
@@ -181,6 +210,23 @@ def _actions(df, names, actions):
     return actions
 
 
+def _users(df, names, actions, user_id):
+    if user_id is None:
+        return None
+    if actions is None:
+        raise ImplicitRMError(
+            "user_id is given without actions and has no effect: the reward is that of all users. "
+            "Pass actions= too, or leave user_id out."
+        )
+    if not isinstance(user_id, str):
+        return user_id
+    if user_id not in names:
+        raise ImplicitRMError(
+            f"df lacks the column {user_id!r}, which user_id names. Correct the name."
+        )
+    return as_values(df[user_id])
+
+
 def _prompt_keys(df, names, prompts):
     """Return a number for each prompt; rows of one id differ in it if their prompts do."""
     codes = codes_of(prompts)
@@ -190,16 +236,43 @@ def _prompt_keys(df, names, prompts):
     return codes
 
 
-def _plain(value):
-    """Return chat messages from any table as lists and dicts."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+def _same_form(prompts, responses):
+    """Return prompts and responses as plain values: all text, or all chat messages."""
+    prompts, responses = [[plain(value) for value in column] for column in (prompts, responses)]
+    for name, column in (("prompt", prompts), ("response", responses)):
+        row = next((row for row, value in enumerate(column) if is_absent(value)), None)
+        if row is not None:
+            raise ImplicitRMError(
+                f'row {row} of df has no {name}. Leave such rows out, or write "" if it is known '
+                "to be empty."
+            )
+        row = next((row for row, value in enumerate(column) if not _is_text(value)), None)
+        if row is not None:
+            raise TypeError(
+                f"row {row} of df holds a {type(column[row]).__name__} as {name}; expected text or "
+                "chat messages. Convert it."
+            )
+    if not all(isinstance(value, str) for value in [*prompts, *responses]):
+        prompts, responses = (
+            [_messages(value, role) for value in column]
+            for column, role in ((prompts, "user"), (responses, "assistant"))
+        )
+    return prompts, responses
 
 
-def _probabilities(est, X, actions):
+def _is_text(value):
+    parts = value if isinstance(value, list) else [value]
+    return isinstance(value, str) or all(isinstance(part, dict) for part in parts)
+
+
+def _messages(value, role):
+    """Return text or one message as a list of messages."""
+    if isinstance(value, str):
+        return [{"role": role, "content": value}]
+    return [value] if isinstance(value, dict) else value
+
+
+def _probabilities(est, X, actions, user_id):
     """Return P(r*=1 | x, y) of the mixture, (n,), and of each component, (components, n)."""
     if actions is None:
         components = component_rewards(est, X)
@@ -212,7 +285,7 @@ def _probabilities(est, X, actions):
     tensors["false_action_rate"] = mixture.false_action_rate
     preferred = [est.group_names_.index(name) for name in ("PA", "PP")]
 
-    log_weight = mixture.log_weight()
+    log_weight = mixture.log_weight(user_codes(est, user_id, len(log.actions)))
 
     def posterior(part):
         weight = log_weight
@@ -233,8 +306,8 @@ def _unpaired(prompts, responses, p, components, *, min_confidence, **_):
     weight = np.abs(2 * p - 1)
     rows = np.flatnonzero((weight >= min_confidence) & (weight > 0))
     return {
-        "prompt": [_plain(prompts[i]) for i in rows],
-        "completion": [_completion(prompts[i], responses[i]) for i in rows],
+        "prompt": [prompts[i] for i in rows],
+        "completion": [responses[i] for i in rows],
         "label": (p[rows] > 0.5).tolist(),
         "weight": weight[rows].tolist(),
     }
@@ -271,17 +344,9 @@ def _paired(
     kept = kept[np.argsort(keys[chosen[kept]], kind="stable")]
     chosen, rejected = chosen[kept], rejected[kept]
     return {
-        "prompt": [_plain(prompts[i]) for i in chosen],
-        "chosen": [_completion(prompts[i], responses[i]) for i in chosen],
-        "rejected": [_completion(prompts[i], responses[i]) for i in rejected],
+        "prompt": [prompts[i] for i in chosen],
+        "chosen": [responses[i] for i in chosen],
+        "rejected": [responses[i] for i in rejected],
         "reward_gap": gap[kept].tolist(),
         "confidence": confidence[kept].tolist(),
     }
-
-
-def _completion(prompt, response):
-    """Return a response in the form of its prompt: text, or chat messages."""
-    response = _plain(response)
-    if not isinstance(prompt, str) and isinstance(response, str):
-        return [{"role": "assistant", "content": response}]
-    return response

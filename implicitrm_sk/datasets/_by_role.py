@@ -1,0 +1,171 @@
+"""The columns of a table that have a role, whatever their names and whatever the table."""
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
+
+from ..exceptions import ImplicitRMError
+from ._data import FeedbackData
+from ._records import Records, check_names
+
+
+class ByRole:
+    """The columns of a table by their roles, as pandas Series.
+
+    Parameters
+    ----------
+    source : FeedbackData, path, table or list of dict
+    names : sequence of str
+        The roles, which are the names of the columns unless `renamed` gives another one.
+    argument : str
+        Name of the table, for the messages.
+    pandas : module
+    renamed : dict of str, default=None
+
+    Attributes
+    ----------
+    columns : dict of Series
+    seen : list of str
+        The columns of the source.
+    n : int
+        Number of rows.
+    """
+
+    def __init__(self, source, names, argument, pandas, renamed=None):
+        self.argument, self.pandas = argument, pandas
+        self.data = source if isinstance(source, FeedbackData) else None
+        renamed = _checked(renamed, names)
+        if self.data is not None:
+            found = {name: source.get(name) for name in names}
+            if found.get("prompt_id") is None and "prompt_id" in names:
+                found["prompt_id"] = source.groups
+            self.columns = {k: pandas.Series(v) for k, v in found.items() if v is not None}
+            self.seen = list(self.columns)
+        else:
+            try:
+                self.columns = self._of_table(source, {n: renamed.get(n, n) for n in names})
+            except UnicodeEncodeError as error:  # half of an emoji, which Arrow does not hold
+                raise ImplicitRMError(
+                    f"{argument} holds text that is not Unicode ({error.object[:40]!a}); expected "
+                    "text with whole characters. Correct it, or leave this row out."
+                ) from None
+        if not self.seen:
+            raise ImplicitRMError(f"{argument} has no rows. Check the export.")
+        for name, column in renamed.items():
+            if name not in self.columns:
+                raise ImplicitRMError(
+                    f"{argument} has no column {column!r}, which was named for {name!r}. It "
+                    f"has {', '.join(map(str, self.seen))}. Correct the name."
+                )
+        lengths = {len(column) for column in self.columns.values()}
+        if not self.columns or len(lengths) != 1:
+            raise ImplicitRMError(
+                f"{argument} has none of the columns {', '.join(names)}, which are read by these "
+                f"names. {'Name them by columns=.' if argument != 'responses' else 'Rename them.'}"
+            )
+        (self.n,) = lengths
+        if not self.n and argument == "responses":
+            raise ImplicitRMError(
+                "responses has no rows; expected one for each response shown. Check the export."
+            )
+
+    def _of_table(self, source, names):
+        import narwhals
+
+        self.seen = []
+        if isinstance(source, str | PathLike):
+            roots = {part for name in names.values() for part in (name, name.partition(".")[0])}
+            read = Records(source).read(lambda columns: self._see(columns, roots))
+            source = [self._of_record(row, names) for _, row in read]
+            names = {name: name for name in names}
+        elif isinstance(source, Iterable) and not hasattr(source, "columns"):
+            if isinstance(source, str | bytes | Mapping):
+                raise self._no_table(source)
+            source = list(source)
+            for row, record in enumerate(source):
+                if not isinstance(record, Mapping):
+                    raise TypeError(
+                        f"row {row} of {self.argument} is a {type(record).__name__}; expected "
+                        "a dict. Convert it."
+                    )
+            source = [self._of_record(record, names) for record in source]
+            names = {name: name for name in names}
+        if isinstance(source, list):
+            source = self.pandas.DataFrame(source)
+        else:
+            check_names(source, self.argument)
+        try:
+            table = narwhals.from_native(source)
+        except TypeError:
+            raise self._no_table(source) from None
+        there = table.collect_schema().names()
+        self.seen = self.seen or there
+        names = {name: column for name, column in names.items() if column in there}
+        table = table.select(list(dict.fromkeys(names.values())))
+        table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
+        return {name: table.get_column(column).to_pandas() for name, column in names.items()}
+
+    def _no_table(self, source):
+        return TypeError(
+            f"{self.argument} is a {type(source).__name__}; expected a table (pandas, polars, "
+            "Arrow), a list of dicts, or the path of a file."
+        )
+
+    def _see(self, columns, roots):
+        self.seen += [column for column in columns if column not in self.seen]
+        return [column for column in columns if column in roots]
+
+    def _of_record(self, record, names):
+        """Return the values of a record by role; roles without a column are left out."""
+        self.seen += [column for column in record if column not in self.seen]
+        found = {}
+        for name, column in names.items():
+            value, path = record, [column] if column in record else column.split(".")
+            for step in path:
+                if not isinstance(value, Mapping) or step not in value:
+                    break
+                value = value[step]
+            else:
+                found[name] = value
+        return found
+
+    def __contains__(self, name):
+        return name in self.columns
+
+    def place(self, row):
+        return f"row {row} of {self.argument}"
+
+    def need(self, name, purpose):
+        """Return a column, or raise an error that names its purpose."""
+        if name not in self.columns:
+            raise ImplicitRMError(
+                f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "
+                f"{', '.join(self.columns)}. Add the column, or rename the one that holds it."
+            )
+        return self.columns[name]
+
+    def check_complete(self, name, purpose):
+        missing = self.columns[name].isna().to_numpy()
+        if missing.any():
+            purpose = purpose[0].upper() + purpose[1:]
+            raise ImplicitRMError(
+                f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
+                f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
+                "out."
+            )
+
+
+def _checked(renamed, names):
+    """Return the given names of columns by role, or raise if a role does not exist."""
+    renamed = {} if renamed is None else renamed
+    if not isinstance(renamed, Mapping) or not all(isinstance(c, str) for c in renamed.values()):
+        raise TypeError(
+            f"columns is {renamed!r}; expected a dict from {', '.join(names)} to names of columns "
+            "of events. Pass a dict."
+        )
+    unknown = [name for name in renamed if name not in names]
+    if unknown:
+        raise ImplicitRMError(
+            f"columns names {unknown[0]!r}, which events do not have; expected one of "
+            f"{', '.join(names)}. Correct it."
+        )
+    return dict(renamed)
