@@ -106,8 +106,8 @@ def identification_report(
     A log that identifies the reward in principle may be too small to show it. Refits that are as
     likely as the best, to within two standard errors of the paired difference on held-out rows,
     then have different mean rewards. The level falls to "not identified" if the standard deviation
-    of these means (with n - 1 in the denominator) exceeds 0.071, as that of two refits that differ
-    by 0.1. Its expectation does not grow with the number of starts, whereas the range of the means
+    of these means exceeds 0.071. That is the one of two refits that differ by 0.1, with n - 1 in
+    the denominator. Its expectation does not grow with the number of starts, but that of the range
     does. Simulated logs of known mean reward have less if they identify it, and more with few
     labels or few counts: ``python -m benchmarks.identification --part starts``.
 
