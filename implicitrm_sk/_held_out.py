@@ -10,6 +10,7 @@ from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test
 from ._identification import (
+    EXPOSURES,
     IDENTIFIED,
     NOT_IDENTIFIED,
     contradicted,
@@ -170,10 +171,12 @@ def check_verdict(est, held_out, token=None, in_search=False):
                 + ("" if activity is None else " and user"),
                 "users" if activity is None else "labels",
             )
-    if plain and "independent exposures of one preference" in est.identification_.assumptions:
+    if plain and EXPOSURES[False] in est.identification_.assumptions:
         test = dispersion_of(log, f, u, est.false_action_rate_)
         if test is not None and test.rejected:
-            est.identification_ = contradicted(est.identification_, str(test), "dispersion")
+            est.identification_ = contradicted(
+                est.identification_, str(test), advice_on_dispersion(log)
+            )
     if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
         logits = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
         *averaged, log_weight = with_users(est.model_, *logits)
@@ -235,10 +238,16 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
     """
     if not all(isinstance(signal, Action) for signal in log.signals):
         return None
+    # Correlated exposures are not taken to vary like binomial ones.
+    tested = [k for k, signal in enumerate(log.signals) if not signal.is_dispersed]
+    if not tested:
+        return None
     logged = log.logged()
     counts = np.where(logged, log.actions, 0.0)
     shown = logged * (1.0 if log.exposures is None else log.exposures)
-    f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
+    u = propensity_logit.mean(0)[:, Measurement(log.signals).own_logits()]
+    f, u = _mixture.mean_logit(reward_logit), u[:, tested]
+    counts, shown, rate = counts[:, tested], shown[:, tested], false_action_rate[tested]
     if log.response is not None:
         if len(f) > log.n_responses:
             f = f[log.first]
@@ -247,8 +256,18 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
             for part in (counts, shown, u.numpy())
         )
         u = torch.as_tensor(u / np.bincount(log.response)[:, None])
-    target = np.array([signal.target for signal in log.signals])
-    return dispersion_test(f, u, counts, shown, log.sample_weight, false_action_rate, target)
+    target = np.array([log.signals[k].target for k in tested])
+    return dispersion_test(f, u, counts, shown, log.sample_weight, rate, target)
+
+
+def advice_on_dispersion(log):
+    """Return the key of the advice for counts that vary more than binomial ones.
+
+    A correlation of exposures can be estimated if enough responses were shown often enough.
+    """
+    least = Action(counts="beta-binomial").least_exposures
+    often = (log.observations()[log.sample_weight > 0] >= least).any(axis=1)
+    return "dispersed" if np.count_nonzero(often) >= MIN_RESPONSES else "dispersion"
 
 
 def against_labels(log, measurement, reward_logit, propensity_logit, rates, log_weight=None):

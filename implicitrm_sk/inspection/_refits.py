@@ -19,6 +19,7 @@ from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import known_users, own_random_state, read_log, reread_log, run_fit, take_evidence
 from .._held_out import (
     FEW_RESPONSES,
+    advice_on_dispersion,
     against_labels,
     dispersion_of,
     independence_of,
@@ -29,6 +30,7 @@ from .._held_out import (
 from .._identification import (
     ADVICE,
     BOUNDED,
+    EXPOSURES,
     IDENTIFIED,
     LOOKING,
     NOT_IDENTIFIED,
@@ -216,6 +218,7 @@ def identification_report(
         swap,
         np.ptp(refits["mean_reward"][as_likely]),
         dispersion,
+        advice_on_dispersion(log),
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
@@ -479,7 +482,7 @@ def _swap_test(rows, as_likely):
     f, u = rows.reward_logit, rows.propensity_logit
     sign = -1 if log.can_show(0) else 1  # for negative signals 1 - R is exchanged
     results = []
-    for k in range(u.shape[-1]):
+    for k in rows.measurement.own_logits():
         reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
         swapped = u.clone()
         swapped[..., k] = sign * (f if log.response is None else f[:, log.response])
@@ -586,6 +589,7 @@ def _verdict(
     swap,
     reward_range,
     dispersion,
+    advice_if_dispersed,
     against_labels,
     examination,
     differs,
@@ -604,15 +608,13 @@ def _verdict(
         if differs:
             against += " and user"
         advice.insert(0, ADVICE["labels" if differs else "users"])
-    elif "independent exposures of one preference" in assumptions and exposures:
+    elif set(EXPOSURES.values()) & set(assumptions) and exposures:
         found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
         against = f"repeated exposures that look like one logged twice: {found}"
         advice.insert(0, "Drop rows that repeat an exposure: check how the log was joined.")
-    elif "independent exposures of one preference" in assumptions and (
-        dispersion is not None and dispersion.rejected
-    ):
+    elif EXPOSURES[False] in assumptions and dispersion is not None and dispersion.rejected:
         against = str(dispersion)
-        advice.insert(0, ADVICE["dispersion"])
+        advice.insert(0, ADVICE[advice_if_dispersed])
     elif level == IDENTIFIED and against_labels:
         against = against_labels
         advice.insert(0, ADVICE["calibrate"])
