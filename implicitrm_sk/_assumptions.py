@@ -133,7 +133,9 @@ class Assumptions:
         for k, target, counts in zip(log.acts.column, log.acts.target, evidence, strict=True):
             if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
-            often = {2: "two", 3: "three", 4: "four"}[max(log.signals[k].least_exposures, 2 if both else 3)]
+            often = {2: "two", 3: "three", 4: "four"}[
+                max(log.signals[k].least_exposures, 2 if both else 3)
+            ]
             raise ImplicitRMError(
                 f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal. "
                 f"The evidence is three signals logged together, {often} "

@@ -275,9 +275,7 @@ def assess(
             ),
             advice=("Use objective='stratified'.",),
         )
-    ways, reasons, advice = _assess_log(
-        evidence, false_actions, label_mechanism, examined, signals
-    )
+    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined, signals)
     ways += _assumptions_of(signals, IDENTIFIED, evidence.n_determined)
     given_reaction = _assumptions_of(signals, RANKING_ONLY, evidence.n_ranked)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]

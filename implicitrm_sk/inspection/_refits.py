@@ -25,6 +25,7 @@ from .._held_out import (
     independence_of,
     part_of,
     signs_of,
+    split_of,
     tests_independence,
 )
 from .._identification import (
@@ -204,10 +205,10 @@ def identification_report(
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
-    dispersion = _test_dispersion(rows, as_likely)
-    few = dispersion is None or dispersion.n_responses < FEW_RESPONSES
-    if rows.repeated and few:  # as in `fit`: with too few kept aside, all are tested
-        dispersion = _test_dispersion(_HeldOut(refit, X, y, fit_params), as_likely)
+    dispersion, split = (
+        _test_counts(test, rows, as_likely, lambda: _HeldOut(refit, X, y, fit_params))
+        for test in (dispersion_of, split_of)
+    )
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
     contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(
@@ -219,6 +220,7 @@ def identification_report(
         np.ptp(refits["mean_reward"][as_likely]),
         dispersion,
         advice_on_dispersion(log),
+        split,
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
@@ -247,6 +249,7 @@ def identification_report(
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
         dispersion=dispersion,
+        split=split,
         examination=examination,
         user_loading=loading,
         estimator=refit,
@@ -520,16 +523,20 @@ def _test_independence(rows, as_likely):
     return independence_of(log, f, u, rows.false_action_rate, activity)
 
 
-def _test_dispersion(rows, as_likely):
-    """Return the test of counts over exposures, None where nothing was shown repeatedly."""
+def _test_counts(test, rows, as_likely, of_all):
+    """Return a test of counts over exposures, None where nothing was shown repeatedly.
+
+    With too few responses kept aside, all are tested, as in `fit`.
+    """
     if not rows.repeated or rows.measurement.examined or rows.differs:
         return None
-    return dispersion_of(
-        rows.log,
-        rows.reward_logit[as_likely],
-        rows.propensity_logit[as_likely],
-        rows.refit.false_action_rate_,
-    )
+
+    def result(rows):
+        f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
+        return test(rows.log, f, u, rows.refit.false_action_rate_)
+
+    found = result(rows)
+    return result(of_all()) if found is None or found.n_responses < FEW_RESPONSES else found
 
 
 def _against_labels(rows, as_likely):
@@ -590,6 +597,7 @@ def _verdict(
     reward_range,
     dispersion,
     advice_if_dispersed,
+    split,
     against_labels,
     examination,
     differs,
@@ -615,6 +623,9 @@ def _verdict(
     elif EXPOSURES[False] in assumptions and dispersion is not None and dispersion.rejected:
         against = str(dispersion)
         advice.insert(0, ADVICE[advice_if_dispersed])
+    elif EXPOSURES[True] in assumptions and split is not None and not split.shown:
+        against = str(split)
+        advice.insert(0, ADVICE["dispersion"])
     elif level == IDENTIFIED and against_labels:
         against = against_labels
         advice.insert(0, ADVICE["calibrate"])

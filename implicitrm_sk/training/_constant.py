@@ -11,10 +11,12 @@ from ..measurement._signal import initial_logit
 
 #: Of more responses than this, an evenly spaced sample is fitted.
 MAX_RESPONSES = 20_000
-#: The rewards at which the search for the most likely one starts.
+#: The rewards, and the correlations of exposures, at which the search for the most likely starts.
 REWARDS = (0.3, 0.7)
-#: At the start, the propensity and the false-action rate as multiples of the share of actions.
-TIMES = 1.6, 0.5
+CORRELATIONS = (0.01, 0.1)
+#: At the start, the logits of propensity and false-action rate are this far from that of the share
+#: of actions.
+STEP = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,14 @@ class ConstantFit:
         """
         rows = responses[:: -(-len(responses) // MAX_RESPONSES)]
         fits = [
-            _fit(log, rows, false_action_rate, start, reward is None)
+            _fit(log, rows, false_action_rate, start, correlation, reward is None)
             for start in (REWARDS if reward is None else [reward])
+            for correlation in CORRELATIONS
         ]
         return max(fits, key=lambda fit: fit.log_likelihood)
 
 
-def _fit(log, rows, rates, reward, estimates_reward):
+def _fit(log, rows, rates, reward, correlation, estimates_reward):
     measurement = Measurement(log.signals)
     fields = {
         name: torch.as_tensor(values[rows])
@@ -74,13 +77,10 @@ def _fit(log, rows, rates, reward, estimates_reward):
     known = torch.as_tensor(np.nan_to_num(rates))
     some_false = bool(free.any() or known.any())
     n, n_outputs = len(rows), measurement.n_outputs
-    share = log.rates(rows)[0]
-    logits = [
-        signal.initial_logits(
-            log.actions[rows, k], log.sample_weight[rows], np.array([0.5]), 0.5 * TIMES[0] * p
-        )
-        for k, (signal, p) in enumerate(zip(log.signals, share, strict=True))
-    ]
+    share = initial_logit(log.rates(rows)[0])
+    # One logit for each column, and the correlation where it has one.
+    u = np.full(n_outputs, np.log(correlation / (1 - correlation)))
+    u[measurement.own_logits()] = share + STEP
 
     def parts(parameters):
         f = parameters[:1] if estimates_reward else parameters[:1].detach()
@@ -98,8 +98,8 @@ def _fit(log, rows, rates, reward, estimates_reward):
         )
         return -(each[0] * weight).sum()
 
-    start = [[initial_logit(reward)], np.concatenate(logits), initial_logit(TIMES[1] * share)]
-    found, value = minimise(negative, torch.as_tensor(np.concatenate(start)))
+    start = np.concatenate([[initial_logit(reward)], u, share - STEP])
+    found, value = minimise(negative, torch.as_tensor(start))
     with torch.no_grad():
         f, u, e = parts(found)
     return ConstantFit(float(f), u.numpy(), e.numpy(), -value)
