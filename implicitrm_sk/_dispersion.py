@@ -208,9 +208,9 @@ def split_test(reward_logit, propensity_logit, counts, exposures, weight, rate, 
     """Test whether beta-binomial counts are those of two preferences, or of one kind of response.
 
     The fitted functions enter as offsets, as in `dispersion_test`. Under two preferences, the logit
-    of the reward is a + b f, and that of the free part of the propensity is c_k + d u_k for signal
-    k. With one kind of response, the logit of the mean is linear in the logit of the fitted mean,
-    in u_k and in f, since the mean may depend on x in any direction. Each signal has a correlation
+    of the reward is a + b f. The logit of the free part of the propensity is c_k + d u_k for signal
+    k. With one kind of response, the mean may depend on x in any direction. Its logit is linear in
+    the logit of the fitted mean, in u_k and in f. Each signal has a correlation
     of its own. False-action rates are refitted, also those that are known.
 
     Twice the gain is compared with chi-squared with 2 + K degrees of freedom. The distribution of

@@ -32,17 +32,16 @@ class Action(Signal):
         the younger it is. `fit` then takes the ages as `age=`, and learns one mean delay for the
         signal. False actions are not available then. None: all rows are old enough.
     counts : {"binomial", "beta-binomial"}, default="binomial"
-        How counts over `exposures` vary. "binomial": exposures of one response are independent,
-        given the preference and x. "beta-binomial" [1]_ [2]_: they are correlated, because the
-        readers of one response share a mood, or differ from those of another in how readily they
-        act. The mean is the same. `fit` learns one correlation for the signal,
+        How counts over `exposures` vary. "binomial" means that exposures of one response are
+        independent, given the preference and x. "beta-binomial" [1]_ [2]_ means that they are
+        correlated. The readers of one response may share a mood, or differ from those of another in
+        how readily they act. The mean is the same. `fit` learns one correlation for the signal,
         `exposure_correlation_`. This needs at least 20 responses that were shown four times.
 
     References
     ----------
-    .. [1] Skellam, "A Probability Distribution Derived from the Binomial Distribution by Regarding
-       the Probability of Success as Variable between the Sets of Trials", Journal of the Royal
-       Statistical Society B 10 (2), 1948.
+    .. [1] Skellam, "A Probability Distribution Derived from the Binomial Distribution", Journal of the
+       Royal Statistical Society B 10 (2), 1948.
     .. [2] Williams, "The Analysis of Binary Responses from Toxicological Experiments Involving
        Reproduction and Teratogenicity", Biometrics 31, 1975.
 
@@ -98,7 +97,7 @@ class Action(Signal):
 
     @property
     def least_exposures(self):
-        """Two, or four where a correlation of exposures is to be told from a preference."""
+        """Two, or four to distinguish a correlation of exposures from a preference."""
         return 4 if self.is_dispersed else 2
 
     @property

@@ -6,7 +6,7 @@ p and a beta distribution. A sequence of n exposures with y actions then has the
 
 ``prod_{i<y} (p + i t) prod_{i<n-y} (1 - p + i t) / prod_{i<n} (1 + i t)``,  t = rho / (1 - rho)
 
-where rho is the correlation of two exposures. At rho = 0 it is the binomial p^y (1 - p)^(n-y), and
+The correlation of two exposures is rho. At rho = 0 it is the binomial p^y (1 - p)^(n-y), and
 for n = 1 it does not depend on rho. Below, `spread` is log t, the logit of rho.
 """
 
