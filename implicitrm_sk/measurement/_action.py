@@ -40,8 +40,8 @@ class Action(Signal):
 
     References
     ----------
-    .. [1] Skellam, "A Probability Distribution Derived from the Binomial Distribution", Journal of the
-       Royal Statistical Society B 10 (2), 1948.
+    .. [1] Skellam, "A Probability Distribution Derived from the Binomial Distribution", Journal of
+       the Royal Statistical Society B 10 (2), 1948.
     .. [2] Williams, "The Analysis of Binary Responses from Toxicological Experiments Involving
        Reproduction and Teratogenicity", Biometrics 31, 1975.
 
