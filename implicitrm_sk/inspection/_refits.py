@@ -205,14 +205,12 @@ def identification_report(
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
-    dispersion, split = (
-        _test_counts(test, rows, as_likely, lambda: _HeldOut(refit, X, y, fit_params))
-        for test in (dispersion_of, split_of)
-    )
+    of_all = partial(_HeldOut, refit, X, y, fit_params)
+    dispersion = _test_counts(dispersion_of, rows, as_likely, of_all)
+    split = _test_counts(split_of, rows, as_likely, of_all)
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
-    contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(
-        contradicted_signs(settings, associations) if contradiction else settings,
+        _with_signs(settings, associations),
         independence,
         signals,
         exposures,
@@ -569,6 +567,12 @@ def _test_signs(rows, as_likely, groups):
     return association_test(
         covariates=covariates.numpy(), **signs_of(rows.log, groups, slice(None))
     )
+
+
+def _with_signs(settings, associations):
+    """Return the verdict of the settings, unless signals contradict their signs."""
+    contradiction = any(pair.contradicts for pair in associations)
+    return contradicted_signs(settings, associations) if contradiction else settings
 
 
 def _agreement(rows):
