@@ -826,7 +826,7 @@ def summary(frame):
     for (name, question), log in frame.groupby(["log", "question"], sort=False):
         own, alone = (way.name for way in ways(name)[:2])
         further = (f"{own}{what}; 100 labels calibrate" for what in ("", TASTE))
-        for way in (own, f"{own}{TASTE}", alone, *further, *SHOWN):
+        for way in (own, f"{own}, beta-binomial", f"{own}{TASTE}", alone, *further, *SHOWN):
             cell = log[log.way == way]
             if cell.empty or cell.auroc.isna().any():
                 continue
