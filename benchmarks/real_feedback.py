@@ -9,8 +9,9 @@ Logs: those of `load_feedback_log` but ifllm, whose actions say nothing of its t
 
 Fitted on four folds and scored on the fifth. wikimedia_mvp has 50 responses: all are fitted and
 scored, the posterior only. Truth enters the scores, and the rows that name it: "all true labels",
-and those with a number of labels. The recommended way, one action alone, baselines and labels as a
-calibration or in a regression are scored on five folds, the other ways and objectives on fold 0.
+and those with a number of labels. The recommended way, the same with beta-binomial counts, one
+action alone, baselines and labels as a calibration or in a regression are scored on five folds, the
+other ways and objectives on fold 0.
 Labels in the likelihood take a fit of their own for each number: on five folds for logs of less
 than 2,000 rows, on fold 0 for kuairand and coat. This was settled by the time that cells take,
 before any such cell was scored.
@@ -55,7 +56,7 @@ from implicitrm_sk.datasets import load_feedback_log
 from implicitrm_sk.inspection import user_taste
 from implicitrm_sk.metrics import reward_metrics
 from implicitrm_sk.objectives import OBJECTIVES
-from implicitrm_sk.signals import Choice
+from implicitrm_sk.signals import Action, Choice
 
 LOGS = ("oasst1", "wikimedia_relevance", "wikimedia_mvp", "kuairand", "coat")
 RECOMMENDED = {
@@ -169,6 +170,8 @@ class Way:
     objective: str = "stratified"
     #: Whether it breaks the model, as people do who have not read the page on negative actions.
     trap: bool = False
+    #: Whether it is scored on all folds.
+    every_fold: bool = False
 
 
 def columns(*names, inverted=(), **exposures):
@@ -227,6 +230,13 @@ def ratings_as_labels(log):
     return log.frame[["rated"]].astype(float), {"labels": labels}
 
 
+def dispersed(name, **target):
+    """Return the recommended way of a log, with beta-binomial counts."""
+    signals = {column: Action(shows, counts="beta-binomial") for column, shows in target.items()}
+    way = f"{RECOMMENDED[name]}, beta-binomial"
+    return Way(way, recommended, {"signals": signals}, every_fold=True)
+
+
 EITHER = {"up": "positive", "down": "negative"}
 THUMB = {"thumb": Choice({"up": 1, "down": 0}, silent="none")}
 REACTED = {"thumb": Choice({"up": 1, "down": 0}, silent="none", given_reaction=True)}
@@ -240,7 +250,8 @@ def ways(name):
     """Return the ways of a log: the recommended one, one action alone, and others."""
     if name == "oasst1":
         found = [
-            Way("up", columns("up")),
+            Way("up", columns("up"), every_fold=True),
+            dispersed(name, n_up=1),
             Way("up and down", columns("up", "down"), {"signals": EITHER}),
             Way("choice of up, down", thumb, {"signals": THUMB}),
             Way("choice of up, down, given a reaction", thumb, {"signals": REACTED}),
@@ -263,7 +274,8 @@ def ways(name):
         yes = columns("n_yes", exposures=over_exposures)
         inverted = columns("n_yes", inverted=["n_no"], exposures=over_exposures)
         found = [
-            Way("yes over exposures", yes),
+            Way("yes over exposures", yes, every_fold=True),
+            dispersed(name, n_yes=1, n_no=0),
             Way("yes among answers", columns("n_yes", exposures=among_reactions)),
             Way("yes over exposures, e = 0", yes, ZERO, trap=True),
             Way("yes and inverted no, e = 0", inverted, ZERO, trap=True),
@@ -277,7 +289,7 @@ def ways(name):
         ]
     elif name == "kuairand":
         found = [
-            Way("click", columns("click")),
+            Way("click", columns("click"), every_fold=True),
             Way("click and long_view", columns("click", "long_view")),
             Way("click and long_view, looked at", columns("click", "long_view"), LOOKED, trap=True),
             Way("six actions, e = 0", columns(*SIX)),
@@ -293,7 +305,7 @@ def ways(name):
         ]
     else:
         found = [
-            Way("high", columns("high")),
+            Way("high", columns("high"), every_fold=True),
             Way(
                 "high and low",
                 columns("high", "low"),
@@ -304,7 +316,7 @@ def ways(name):
             Way("rated, ratings as labels", ratings_as_labels, trap=True),
         ]
     params = ESTIMATE if name == "kuairand" else {}
-    return [Way(RECOMMENDED[name], recommended, params), *found]
+    return [Way(RECOMMENDED[name], recommended, params, every_fold=True), *found]
 
 
 def objectives(name):
@@ -677,11 +689,13 @@ def cells(args):
     for name in args.logs:
         for fold in folds[name]:
             yield {"log": name, "kind": "baselines", "way": "", "fold": fold}
-            for way in ways(name)[:2]:  # the recommended one, and one action alone
-                yield {"log": name, "kind": "way", "way": way.name, "fold": fold}
+            for way in ways(name):
+                if way.every_fold:
+                    yield {"log": name, "kind": "way", "way": way.name, "fold": fold}
     for name in args.logs:
-        for way in ways(name)[2:]:
-            yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
+        for way in ways(name):
+            if not way.every_fold:
+                yield {"log": name, "kind": "way", "way": way.name, "fold": 0}
     for name in args.logs:
         if name == "wikimedia_mvp":  # every label would be scored too
             continue
@@ -812,7 +826,7 @@ def summary(frame):
     for (name, question), log in frame.groupby(["log", "question"], sort=False):
         own, alone = (way.name for way in ways(name)[:2])
         further = (f"{own}{what}; 100 labels calibrate" for what in ("", TASTE))
-        for way in (own, f"{own}{TASTE}", alone, *further, *SHOWN):
+        for way in (own, f"{own}, beta-binomial", f"{own}{TASTE}", alone, *further, *SHOWN):
             cell = log[log.way == way]
             if cell.empty or cell.auroc.isna().any():
                 continue

@@ -133,13 +133,16 @@ class Assumptions:
         for k, target, counts in zip(log.acts.column, log.acts.target, evidence, strict=True):
             if max(counts) >= MIN_RESPONSES or "rate" not in log.signals[k].takes:
                 continue
+            often = {2: "two", 3: "three", 4: "four"}[
+                max(log.signals[k].least_exposures, 2 if both else 3)
+            ]
             raise ImplicitRMError(
                 f"{asked} needs evidence from at least {MIN_RESPONSES} responses for each signal. "
-                f"The evidence is three signals logged together, {'two' if both else 'three'} "
+                f"The evidence is three signals logged together, {often} "
                 "exposures, or labels of not preferred responses. "
                 f"y has {log.n_signals} signal(s). Signal "
                 f"{log.signal_names[k]!r} has {counts[0]} responses where it is one of three "
-                f"logged signals, {counts[1]} shown {'two' if both else 'three'} times, and "
+                f"logged signals, {counts[1]} shown {often} times, and "
                 f"{counts[2]} with a label of {1 - target}. With less, false and true actions "
                 "cannot be distinguished. Pass a number, 0.0 if users never act by mistake."
             )

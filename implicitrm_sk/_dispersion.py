@@ -1,13 +1,15 @@
-"""A test whether the counts of a response vary as independent exposures of one preference."""
+"""Tests of counts over exposures: whether they vary as their model says, and show a preference."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.stats import chi2
 from torch.nn.functional import logsigmoid
 
 from ._independence import minimise
+from .measurement._dispersed import log_counts
 
 #: The counts vary too much for exposures of one preference if chance alone has less than this
 #: probability of it ...
@@ -21,6 +23,9 @@ LEAST_INFLATION = 1.2
 MIN_RESPONSES = 20
 #: Of more responses than this, an evenly spaced sample is tested.
 MAX_RESPONSES = 20_000
+#: A level is shown if mean rewards that differ by this much are refuted at this significance.
+LEVEL = 0.15
+LEVEL_SIGNIFICANCE = 0.05
 #: The smallest and largest correlation of two exposures of one response.
 RANGE = (1e-5, 0.9)
 
@@ -157,3 +162,125 @@ def dispersion_test(reward_logit, propensity_logit, counts, exposures, weight, r
         p_value=math.erfc(math.sqrt(statistic / 2)) / 2,
         n_responses=len(rows),
     )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The result of `split_test`: whether correlated exposures show two preferences.
+
+    Attributes
+    ----------
+    gain : float
+        The gain in log-likelihood of two preferences over one, in nats per response.
+    p_value : float
+        The probability of this gain by chance.
+    level_p_value : float
+        The p-value of the mean reward being lower or higher by 0.15, the larger of the two.
+    n_responses : int
+        The responses tested.
+    """
+
+    gain: float
+    p_value: float
+    level_p_value: float
+    n_responses: int
+
+    @property
+    def shown(self):
+        """Whether two preferences explain the counts better than chance, at one level only."""
+        return self.p_value < SIGNIFICANCE and self.level_p_value < LEVEL_SIGNIFICANCE
+
+    def __str__(self):
+        if self.p_value < SIGNIFICANCE:
+            return (
+                f"a mean reward that differs by {LEVEL} explains the counts nearly as well, if "
+                f"exposures are correlated, on {self.n_responses} responses (p = "
+                f"{self.level_p_value:.2g})"
+            )
+        return (
+            "correlated exposures explain the counts nearly as well without any preference. "
+            f"Preferences raise the log-likelihood by {self.gain:.2g} nats per response, on "
+            f"{self.n_responses} responses (p = {self.p_value:.2g})"
+        )
+
+
+def split_test(reward_logit, propensity_logit, counts, exposures, weight, rate, target):
+    """Test whether beta-binomial counts are those of two preferences, or of one kind of response.
+
+    The fitted functions enter as offsets, as in `dispersion_test`. Under two preferences, the logit
+    of the reward is a + b f. The logit of the free part of the propensity is c_k + d u_k for signal
+    k. With one kind of response, the mean may depend on x in any direction. Its logit is linear in
+    the logit of the fitted mean, in u_k and in f. Each signal has a correlation
+    of its own. False-action rates are refitted, also those that are known.
+
+    Twice the gain is compared with chi-squared with 2 + K degrees of freedom. The distribution of
+    the likelihood ratio of two classes against one is not chi-squared. In simulations this
+    number of degrees of freedom is on the safe side [1]_.
+
+    Parameters
+    ----------
+    reward_logit, propensity_logit, counts, exposures, weight, rate, target
+        As in `dispersion_test`.
+
+    Returns
+    -------
+    result : Split or None
+        None with fewer than 20 responses that were shown four times.
+
+    References
+    ----------
+    .. [1] McLachlan & Peel, "Finite Mixture Models", Wiley 2000, section 6.4.
+    """
+    shown = np.where(np.isnan(counts), 0.0, exposures)
+    rows = np.flatnonzero((weight > 0) & (shown.max(axis=1) >= 4))
+    if len(rows) < MIN_RESPONSES:
+        return None
+    rows = rows[:: -(-len(rows) // MAX_RESPONSES)]
+    f, u = reward_logit[rows].double(), propensity_logit[rows].double()
+    y, n = torch.as_tensor(np.nan_to_num(counts[rows])), torch.as_tensor(shown[rows])
+    w = weight[rows]
+    w = torch.as_tensor(w * w.sum() / (w @ w))
+    shows_liked = torch.as_tensor(np.asarray(target) == 1)
+    K = len(target)
+    e = torch.as_tensor(np.clip(rate, 1e-4, 0.99))
+
+    def log_pmf(p, spread):
+        p = p.clamp(1e-7, 1 - 1e-7)
+        return log_counts(p.log(), torch.log1p(-p), spread.expand(y.shape), y, n - y)
+
+    def two(parameters):
+        (a, b, d), c, spread, rates = parameters.split([3, K, K, K])
+        e = torch.sigmoid(rates)
+        active = e + (1 - e) * torch.sigmoid(c + d * u)
+        hit, miss = log_pmf(active, spread), log_pmf(e.expand_as(active), spread)
+        liked = torch.where(shows_liked, hit, miss).sum(-1)
+        disliked = torch.where(shows_liked, miss, hit).sum(-1)
+        logit = a + b * f
+        return -(w * torch.logaddexp(logsigmoid(logit) + liked, logsigmoid(-logit) + disliked))
+
+    R, active = torch.sigmoid(f)[:, None], e + (1 - e) * torch.sigmoid(u)
+    share = torch.where(shows_liked, R, 1 - R)
+    m = torch.logit((share * active + (1 - share) * e).clamp(1e-6, 1 - 1e-6))
+
+    def one(parameters):
+        c, of_mean, of_u, of_f, spread = parameters.split(K)
+        logit = c + of_mean * m + of_u * u + of_f * f[:, None]
+        return -(w * log_pmf(torch.sigmoid(logit), spread).sum(-1))
+
+    zeros = m.new_zeros(K)
+    of_one = torch.cat([zeros, zeros + 1, zeros, zeros, zeros - 3])
+    _, least = minimise(lambda p: one(p).sum() / len(w), of_one)
+    of_two = torch.cat([m.new_tensor([0.0, 1.0, 1.0]), zeros, zeros - 3, torch.logit(e)])
+    best, value = minimise(lambda p: two(p).sum() / len(w), of_two)
+    gain = max(least - value, 0.0)
+    p_value = float(chi2.sf(2 * len(w) * gain, 2 + K))
+    a, rest = best[:1], best[1:]
+    mean = float(torch.sigmoid(a + best[1] * f).mean())
+    losses = []
+    for other in (mean - LEVEL, mean + LEVEL):
+        if 0 < other < 1:
+            shifted = a + math.log(other / (1 - other)) - math.log(mean / (1 - mean))
+            _, far = minimise(lambda p, a=shifted: two(torch.cat([a, p])).sum() / len(w), rest)
+            losses.append(far - value)
+    level_p = float(chi2.sf(2 * len(w) * max(min(losses), 0.0), 1)) if losses else 1.0
+    return Split(gain, p_value, level_p, len(rows))

@@ -8,8 +8,9 @@ import torch
 from ._activity import HEADS, with_users
 from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
-from ._dispersion import dispersion_test
+from ._dispersion import dispersion_test, split_test
 from ._identification import (
+    EXPOSURES,
     IDENTIFIED,
     NOT_IDENTIFIED,
     contradicted,
@@ -170,10 +171,16 @@ def check_verdict(est, held_out, token=None, in_search=False):
                 + ("" if activity is None else " and user"),
                 "users" if activity is None else "labels",
             )
-    if plain and "independent exposures of one preference" in est.identification_.assumptions:
+    if plain and EXPOSURES[False] in est.identification_.assumptions:
         test = dispersion_of(log, f, u, est.false_action_rate_)
         if test is not None and test.rejected:
-            est.identification_ = contradicted(est.identification_, str(test), "dispersion")
+            est.identification_ = contradicted(
+                est.identification_, str(test), advice_on_dispersion(log)
+            )
+    if plain and EXPOSURES[True] in est.identification_.assumptions:
+        split = split_of(log, f, u, est.false_action_rate_)
+        if split is not None and not split.shown:
+            est.identification_ = contradicted(est.identification_, str(split), "dispersion")
     if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
         logits = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
         *averaged, log_weight = with_users(est.model_, *logits)
@@ -223,7 +230,7 @@ def independence_of(log, reward_logit, propensity_logit, rates, activity=None):
 
 
 def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
-    """Return the test of the counts of responses, or None if nothing can be tested.
+    """Return the test of binomial counts of responses, or None if nothing can be tested.
 
     Parameters
     ----------
@@ -233,12 +240,36 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
     propensity_logit : Tensor of shape (members, n, K)
     false_action_rate : ndarray of shape (K,)
     """
+    counts = _counts_of(log, reward_logit, propensity_logit, false_action_rate, dispersed=False)
+    return None if counts is None else dispersion_test(**counts)
+
+
+def split_of(log, reward_logit, propensity_logit, false_action_rate):
+    """Return the test whether beta-binomial counts show preferences, or None; as `dispersion_of`.
+
+    Beside binomial counts, these show them.
+    """
+    counts = _counts_of(log, reward_logit, propensity_logit, false_action_rate, dispersed=True)
+    if counts is None or len(counts["target"]) < log.n_signals:
+        return None
+    return split_test(**counts)
+
+
+def _counts_of(log, reward_logit, propensity_logit, false_action_rate, dispersed):
+    """Return arguments of a test of the columns whose exposures are correlated, or of the others.
+
+    None if there are no such columns, or kinds other than actions.
+    """
     if not all(isinstance(signal, Action) for signal in log.signals):
         return None
+    mine = [k for k, signal in enumerate(log.signals) if signal.is_dispersed == dispersed]
+    if not mine:
+        return None
     logged = log.logged()
-    counts = np.where(logged, log.actions, 0.0)
-    shown = logged * (1.0 if log.exposures is None else log.exposures)
+    counts = np.where(logged, log.actions, 0.0)[:, mine]
+    shown = (logged * (1.0 if log.exposures is None else log.exposures))[:, mine]
     f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
+    u = u[:, Measurement(log.signals).own_logits()][:, mine]
     if log.response is not None:
         if len(f) > log.n_responses:
             f = f[log.first]
@@ -247,8 +278,25 @@ def dispersion_of(log, reward_logit, propensity_logit, false_action_rate):
             for part in (counts, shown, u.numpy())
         )
         u = torch.as_tensor(u / np.bincount(log.response)[:, None])
-    target = np.array([signal.target for signal in log.signals])
-    return dispersion_test(f, u, counts, shown, log.sample_weight, false_action_rate, target)
+    return {
+        "reward_logit": f,
+        "propensity_logit": u,
+        "counts": counts,
+        "exposures": shown,
+        "weight": log.sample_weight,
+        "rate": false_action_rate[mine],
+        "target": np.array([log.signals[k].target for k in mine]),
+    }
+
+
+def advice_on_dispersion(log):
+    """Return the key of the advice for counts that vary more than binomial ones.
+
+    A correlation of exposures can be estimated if enough responses were shown often enough.
+    """
+    least = Action(counts="beta-binomial").least_exposures
+    often = (log.observations()[log.sample_weight > 0] >= least).any(axis=1)
+    return "dispersed" if np.count_nonzero(often) >= MIN_RESPONSES else "dispersion"
 
 
 def against_labels(log, measurement, reward_logit, propensity_logit, rates, log_weight=None):

@@ -9,6 +9,7 @@ from ._assumptions import MIN_RESPONSES
 from ._warnings import in_worker, warn
 from .exceptions import IdentificationWarning
 from .measurement._action import Action
+from .measurement._model import is_dispersed
 
 #: Token of the fits that gave the last IdentificationWarning.
 _warned_in = None
@@ -23,6 +24,11 @@ MIN_LOADING, MIN_ROWS_OF_USER, MIN_USERS = 1.4, 15, 200
 LOOKED_AT = "every row was looked at"
 #: Assumption of a grade beside signals of rows that users may not have looked at.
 UNSEEN_GRADES = "rows that nobody looked at have the grades of responses {}preferred"
+#: Assumptions of responses that were shown repeatedly, by whether exposures may be correlated.
+EXPOSURES = {
+    False: "independent exposures of one preference",
+    True: "equally correlated exposures of one preference",
+}
 #: Assumption of the model of rows that nobody looked at.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
@@ -96,7 +102,7 @@ class Evidence:
                     log.fired(),
                     n_signals >= 2,
                     n_signals >= 3,
-                    (per_signal >= 2).any(axis=1),
+                    (per_signal >= log.least_exposures()).any(axis=1),
                     labelled,
                     labels_tell & (not selected),
                     known > 0,
@@ -214,6 +220,11 @@ ADVICE = {
         "Exposures of one response should be independent given its preference. Ask for labels on "
         "some random responses, and calibrate the reward by them."
     ),
+    "dispersed": (
+        "Exposures of one response are not independent given its preference. Name the counts in "
+        "signals= as Action(counts='beta-binomial'), which estimates their correlation. Rows of "
+        "one response_id have to be summed to counts, with exposures=."
+    ),
     "calibrate": (
         "Leave the labels out of fit and calibrate the fitted reward by them: a LogisticRegression "
         "of the labels on decision_function(X)."
@@ -271,7 +282,7 @@ def assess(
             ),
             advice=("Use objective='stratified'.",),
         )
-    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined)
+    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined, signals)
     ways += _assumptions_of(signals, IDENTIFIED, evidence.n_determined)
     given_reaction = _assumptions_of(signals, RANKING_ONLY, evidence.n_ranked)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
@@ -323,6 +334,7 @@ def assess(
             and evidence.n_labels_telling == evidence.n_labels_selected == 0
             and evidence.n_known_propensity == 0
             and evidence.n_repeated == 0
+            and not any(is_dispersed(signal) for signal in signals)
             and objective.swap_symmetric(n_signals)
             and examined is not False
             and all(isinstance(signal, Action) for signal in signals)
@@ -351,7 +363,7 @@ def _assumptions_of_views(signals, ways, level, shown_twice):
     return list(dict.fromkeys(filter(None, views)))
 
 
-def _assess_log(evidence, false_actions, label_mechanism, examined):
+def _assess_log(evidence, false_actions, label_mechanism, examined, signals):
     """Return what in the log identifies the reward: assumptions, reasons and advice."""
     ways, reasons, advice = [], [], []
     if evidence.shown_twice and examined:
@@ -368,7 +380,7 @@ def _assess_log(evidence, false_actions, label_mechanism, examined):
         )
         advice.append(ADVICE["users"])
     if evidence.n_repeated >= MIN_RESPONSES:
-        ways.append("independent exposures of one preference")
+        ways += [EXPOSURES[kind] for kind in sorted({is_dispersed(s) for s in signals} or {False})]
         reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
     labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
     if labels_tell and label_mechanism == "random":
@@ -545,7 +557,7 @@ def with_activity(found, loading, n_rows, looked_at):
     with_users = (*found.assumptions, *ACTIVITY)
     if found.level == IDENTIFIED:
         # Given their activity, signals and exposures are independent, if the model is right.
-        independent = ("independent signals", "independent exposures")
+        independent = ("independent signals", *EXPOSURES.values())
         if any(each.startswith(independent) for each in found.assumptions):
             known["assumptions"] = with_users
         return replace(found, **known)

@@ -28,7 +28,7 @@ from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .measurement._action import Action
 from .measurement._choice import Choice
-from .measurement._model import Measurement
+from .measurement._model import Measurement, is_dispersed
 from .measurement._signal import Signal
 from .objectives._base import check_uses
 
@@ -195,7 +195,7 @@ class FeedbackLog:
             y, n_samples, name=name, n_signals=known and len(known.signals), exposures=exposures
         )
         signals = given if known is not None else resolve_signals(given, names, actions.shape[1])
-        _check_kinds(signals, assumptions, exposures, name)
+        _check_kinds(signals, assumptions, exposures, response_id, name)
         if assumptions.models_examination:
             _check_examination(signals, exposures, propensity, name)
         if exposures is None:
@@ -232,6 +232,8 @@ class FeedbackLog:
             names=names,
             one_dimensional=one_dimensional,
         )
+        if purpose == "fit":
+            log.check_dispersed()
         if known is None:
             estimable = "false_action_rate='estimate'" in objective.uses
             assumptions = assumptions.with_rates_of(log, can_estimate=estimable)
@@ -252,6 +254,23 @@ class FeedbackLog:
         if purpose == "fit":
             log.warn_about_preference_rate(assumptions)
         return log, assumptions
+
+    def check_dispersed(self):
+        """Raise if too few responses were shown often enough for a correlation of exposures."""
+        shown = self.observations()[self.sample_weight > 0]
+        for k, name in enumerate(self.signal_names):
+            signal = self.signals[k]
+            if not is_dispersed(signal):
+                continue
+            least = signal.least_exposures
+            n = np.count_nonzero(shown[:, self.acts.column == k] >= least)
+            if n < MIN_RESPONSES:
+                raise ImplicitRMError(
+                    f"signal {name!r} is {signal!r}, but {n} of its responses have {least} "
+                    f"exposures; expected at least {MIN_RESPONSES}. With fewer, a correlation of "
+                    "exposures and a preference cannot be distinguished. Pass exposures=, or leave "
+                    "counts out."
+                )
 
     def check_suits(self, objective):
         """Raise if an objective cannot learn from the signals."""
@@ -346,6 +365,10 @@ class FeedbackLog:
         """Return how often each act was possible on each response: rows times exposures."""
         shown = ~np.isnan(self.acts.counts) * (1.0 if self.exposures is None else self.exposures)
         return np.column_stack([self.per_response(column) for column in shown.T])
+
+    def least_exposures(self):
+        """Return how often each act has to be possible to count as repeated, shape (K',)."""
+        return np.array([self.signals[k].least_exposures for k in self.acts.column])
 
     def repeats(self):
         """Return whether some act was possible more than once on some response."""
@@ -684,7 +707,8 @@ class FeedbackLog:
         """Return how many responses distinguish each act's false actions from its true ones.
 
         There are three counts. First, the act is one of three logged. Second, it was observed three
-        times, or twice where both polarities were observed. Third, it was observed where the known
+        times, or twice where both polarities were observed; if its exposures are correlated, four
+        times. Third, it was observed where the known
         preference is the one that it does not show. Responses with zero weight do not count.
         """
         counted = self.sample_weight > 0
@@ -694,10 +718,11 @@ class FeedbackLog:
         if self.labels is not None and label_mechanism == "random":
             contrary = self.labels[counted][:, None] == self.shows(0)
         seen = observed > 0
-        repeated = observed >= 3
+        least = self.least_exposures()
+        repeated = observed >= np.maximum(least, 3)
         if self.can_show(0) and self.can_show(1):
             both = [(observed[:, self.shows(c)] >= 2).any(axis=1) for c in (0, 1)]
-            repeated |= (observed >= 2) & (both[0] & both[1])[:, None]
+            repeated |= (observed >= least) & (both[0] & both[1])[:, None]
         kinds = (
             seen & (seen.sum(axis=1, keepdims=True) >= 3),
             repeated,
@@ -991,8 +1016,17 @@ def _check_values(actions, signals, names, name):
         actions[:, columns] = block.signal.check(actions[:, columns], name + of)
 
 
-def _check_kinds(signals, assumptions, exposures, name):
+def _check_kinds(signals, assumptions, exposures, response_id, name):
     """Raise if a kind of signal cannot be combined with the other arguments."""
+    for signal in signals:
+        if isinstance(signal, Action):
+            signal.check_arguments()
+        if is_dispersed(signal) and response_id is not None:
+            raise ImplicitRMError(
+                f"response_id is not available for the signal {signal!r} of {name}: the exposures "
+                "of a response are correlated, whichever row they are in. Sum the actions over the "
+                "rows of each response, and pass the number of rows as exposures."
+            )
     for what, asked, why in (
         (
             "exposures",

@@ -22,7 +22,7 @@ from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight
 from .exceptions import ImplicitRMError
 from .measurement import _mixture
-from .measurement._model import Measurement, mean_delays
+from .measurement._model import Measurement, exposure_correlations, mean_delays
 from .measurement._signal import Signal
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
@@ -760,6 +760,35 @@ class PredictionMixin:
         if self.objective_.single_signal:
             return np.full(self.n_signals_, np.nan)
         return mean_delays(self.model_, Measurement(self.signals_))
+
+    @property
+    def exposure_correlation_(self) -> Floats:
+        """Correlation of two exposures of a response, for beta-binomial counts; NaN for others.
+
+        It is that given x and the preference. The shape is (`n_signals_`,), averaged over the
+        members.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from implicitrm_sk import ImplicitRewardEstimator
+        >>> from implicitrm_sk.signals import Action
+        >>> rng = np.random.default_rng(0)
+        >>> X, shown = rng.normal(size=(2000, 2)), np.full(2000, 8)
+        >>> votes, logit = Action(counts="beta-binomial"), np.zeros(2000)
+        >>> u = np.column_stack([logit, logit - 1.4])  # a correlation of 0.2
+        >>> y = votes.sample(u, X[:, 0] > 0, rng, exposures=shown[:, None])
+        >>> est = ImplicitRewardEstimator(
+        ...     signals=[votes], false_action_rate=0.0, learning_rate_init=0.01, random_state=0
+        ... )
+        >>> est = est.fit(X, y, exposures=shown)
+        >>> print(f"{est.exposure_correlation_[0]:.1f}")
+        0.2
+        """
+        check_is_fitted(self, "model_")
+        if self.objective_.single_signal:
+            return np.full(self.n_signals_, np.nan)
+        return exposure_correlations(self.model_, Measurement(self.signals_))
 
     def _per_signal(self, method, X, function, user_id=None):
         mixture = FittedMixture.of(self)

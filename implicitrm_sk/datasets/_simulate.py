@@ -12,7 +12,7 @@ from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
-from ..measurement._model import Measurement
+from ..measurement._model import Measurement, is_dispersed
 from ..measurement._signal import Signal
 from ._data import FeedbackData
 
@@ -588,6 +588,12 @@ def _given_propensity(propensity, n_rows, n_signals):
 def _check_kinds(kinds, target, propensity, shared_activity, source_target):
     """Raise if a setting for actions only is used with other kinds."""
     others = [kind for kind in kinds if type(kind) is not Action]
+    counted = [kind for kind in kinds if is_dispersed(kind)]
+    if counted:
+        raise ImplicitRMError(
+            f"the signal {counted[0]!r} is not available here: each response is shown once, and "
+            "counts take several exposures. Draw them with its sample(..., exposures=)."
+        )
     for what, used in (
         ("propensity='rating'", isinstance(propensity, str) and propensity == "rating"),
         ("shared_activity", shared_activity > 0),

@@ -19,16 +19,19 @@ from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import known_users, own_random_state, read_log, reread_log, run_fit, take_evidence
 from .._held_out import (
     FEW_RESPONSES,
+    advice_on_dispersion,
     against_labels,
     dispersion_of,
     independence_of,
     part_of,
     signs_of,
+    split_of,
     tests_independence,
 )
 from .._identification import (
     ADVICE,
     BOUNDED,
+    EXPOSURES,
     IDENTIFIED,
     LOOKING,
     NOT_IDENTIFIED,
@@ -196,20 +199,20 @@ def identification_report(
     independence = _test_independence(rows, as_likely)
     signals, exposures = _agreement(rows)
     swap = _swap_test(rows, as_likely)
-    dispersion = _test_dispersion(rows, as_likely)
-    few = dispersion is None or dispersion.n_responses < FEW_RESPONSES
-    if rows.repeated and few:  # as in `fit`: with too few kept aside, all are tested
-        dispersion = _test_dispersion(_HeldOut(refit, X, y, fit_params), as_likely)
+    of_all = partial(_HeldOut, refit, X, y, fit_params)
+    dispersion = _test_counts(dispersion_of, rows, as_likely, of_all)
+    split = _test_counts(split_of, rows, as_likely, of_all)
     associations = _test_signs(rows, as_likely, _take_params(held, fit_params).get("groups"))
-    contradiction = any(pair.contradicts for pair in associations)
     level, assumptions, reason, advice = _verdict(
-        contradicted_signs(settings, associations) if contradiction else settings,
+        _with_signs(settings, associations),
         independence,
         signals,
         exposures,
         swap,
         refits["mean_reward"][as_likely],
         dispersion,
+        advice_on_dispersion(log),
+        split,
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
@@ -238,6 +241,7 @@ def identification_report(
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
         dispersion=dispersion,
+        split=split,
         examination=examination,
         user_loading=loading,
         estimator=refit,
@@ -473,7 +477,7 @@ def _swap_test(rows, as_likely):
     f, u = rows.reward_logit, rows.propensity_logit
     sign = -1 if log.can_show(0) else 1  # for negative signals 1 - R is exchanged
     results = []
-    for k in range(u.shape[-1]):
+    for k in rows.measurement.own_logits():
         reward = sign * (u[..., k] if log.first is None else u[:, log.first, k])
         swapped = u.clone()
         swapped[..., k] = sign * (f if log.response is None else f[:, log.response])
@@ -511,16 +515,20 @@ def _test_independence(rows, as_likely):
     return independence_of(log, f, u, rows.false_action_rate, activity)
 
 
-def _test_dispersion(rows, as_likely):
-    """Return the test of counts over exposures, None where nothing was shown repeatedly."""
+def _test_counts(test, rows, as_likely, of_all):
+    """Return a test of counts over exposures, None where nothing was shown repeatedly.
+
+    With too few responses kept aside, all are tested, as in `fit`.
+    """
     if not rows.repeated or rows.measurement.examined or rows.differs:
         return None
-    return dispersion_of(
-        rows.log,
-        rows.reward_logit[as_likely],
-        rows.propensity_logit[as_likely],
-        rows.refit.false_action_rate_,
-    )
+
+    def result(rows):
+        f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
+        return test(rows.log, f, u, rows.refit.false_action_rate_)
+
+    found = result(rows)
+    return result(of_all()) if found is None or found.n_responses < FEW_RESPONSES else found
 
 
 def _against_labels(rows, as_likely):
@@ -555,6 +563,12 @@ def _test_signs(rows, as_likely, groups):
     )
 
 
+def _with_signs(settings, associations):
+    """Return the verdict of the settings, unless signals contradict their signs."""
+    contradiction = any(pair.contradicts for pair in associations)
+    return contradicted_signs(settings, associations) if contradiction else settings
+
+
 def _agreement(rows):
     """Return the signals that look like one, and those whose exposures do."""
     log = rows.log
@@ -580,6 +594,8 @@ def _verdict(
     swap,
     mean_rewards,
     dispersion,
+    advice_if_dispersed,
+    split,
     against_labels,
     examination,
     differs,
@@ -598,14 +614,15 @@ def _verdict(
         if differs:
             against += " and user"
         advice.insert(0, ADVICE["labels" if differs else "users"])
-    elif "independent exposures of one preference" in assumptions and exposures:
+    elif set(EXPOSURES.values()) & set(assumptions) and exposures:
         found = "; ".join(f"{name} ({share:.1%})" for name, share in exposures)
         against = f"repeated exposures that look like one logged twice: {found}"
         advice.insert(0, "Drop rows that repeat an exposure: check how the log was joined.")
-    elif "independent exposures of one preference" in assumptions and (
-        dispersion is not None and dispersion.rejected
-    ):
+    elif EXPOSURES[False] in assumptions and dispersion is not None and dispersion.rejected:
         against = str(dispersion)
+        advice.insert(0, ADVICE[advice_if_dispersed])
+    elif EXPOSURES[True] in assumptions and split is not None and not split.shown:
+        against = str(split)
         advice.insert(0, ADVICE["dispersion"])
     elif level == IDENTIFIED and against_labels:
         against = against_labels

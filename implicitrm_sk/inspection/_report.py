@@ -71,7 +71,11 @@ class IdentificationReport:
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
     dispersion : Dispersion or None
         For repeated exposures, whether the counts of a response vary more than exposures of one
-        preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``).
+        preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``). None
+        for beta-binomial counts.
+    split : Split or None
+        For beta-binomial counts, whether they show preferences, or only exposures that are
+        correlated (``gain``, ``p_value``, ``n_responses``, ``shown``).
     examination : dict or None
         Whether the likelihood shows rows that nobody looked at. ``winner`` is "plain" (every row
         was looked at) or "examined". ``difference`` is the log-likelihood (nats per response) of
@@ -113,6 +117,7 @@ class IdentificationReport:
     agreeing_exposures: list
     labelled_share: dict | None
     dispersion: object
+    split: object
     examination: dict | None
     user_loading: Floats | None
     estimator: ImplicitRewardEstimator
@@ -284,6 +289,13 @@ class IdentificationReport:
             )
 
     def _rows_on_exposures(self):
+        if self.split is not None:
+            yield (
+                "two preferences behind the counts",
+                f"{'shown' if self.split.shown else 'not shown'} (p = {self.split.p_value:.2g})",
+                f"beside exposures that are correlated, they are by {self.split.gain:.2g} nats "
+                f"likelier, {self.split.n_responses} responses",
+            )
         if self._held_out["repeated"]:
             test, finding = self.dispersion, "independence not tested"
             detail = (

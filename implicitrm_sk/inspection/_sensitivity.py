@@ -273,8 +273,8 @@ def _with_rates(signals, target):
 
 def _targets(signals):
     return (
-        [s.target if type(s) is Action else None for s in signals]
-        if all(type(s) is Action for s in signals)
+        [s.target for s in signals]
+        if all(type(s) is Action and "shared_propensity" in s.takes for s in signals)
         else []
     )
 
@@ -318,7 +318,7 @@ def _case(work, base, kind, amount):
         return Case(kind, amount, replace(base, left_out=column))
     signals = list(base.signals)
     old = signals[column]
-    signals[column] = Action(1 - old.target, old.false_rate)
+    signals[column] = Action(**old.get_params() | {"target": 1 - old.target})
     return Case(kind, amount, replace(base, signals=tuple(signals), turned=column))
 
 

@@ -131,6 +131,10 @@ class Measurement:
             shared += range(end - signal.n_shared, end)
         return tuple(shared) or None
 
+    def own_logits(self):
+        """Return the positions of logits that each row has for itself, as a list."""
+        return sorted(set(range(self.n_outputs)) - set(self.shared_logits() or ()))
+
     @property
     def estimated_rates(self):
         """Which columns have a false-action rate that can be estimated, bool of shape (K,)."""
@@ -409,10 +413,16 @@ class Measurement:
             device=q.device,
         )
         other = q[0][..., None] * contrary[0] + q[1][..., None] * contrary[1]
-        acted = torch.nan_to_num(actions)
-        exposures = log.get("exposures")
-        shown = 1.0 if exposures is None else exposures
-        not_acted = torch.nan_to_num(shown - actions)
+        acted, not_acted = torch.zeros_like(other), torch.zeros_like(other)
+        for block in self.blocks:
+            if "rate" in block.signal.takes:
+                mine = list(block.columns)
+                acted[..., mine], not_acted[..., mine] = block.signal.false_counts(
+                    _take(propensity_logit, block.outputs),
+                    _take(actions, block.columns),
+                    _take(false_action_rate, block.columns),
+                    _take(log.get("exposures"), block.columns),
+                )
         return other * acted, other * (acted + not_acted)
 
     def propensity_risk(self, propensity_logit, target, false_action_rate=None):
@@ -430,9 +440,8 @@ class Measurement:
         for block in self.blocks:
             if "propensity" not in block.signal.takes:
                 continue
-            log_a, log_not_a = action_log_probs(
-                _take(propensity_logit, block.outputs), _take(false_action_rate, block.columns)
-            )
+            logit, _ = block.signal.logits(_take(propensity_logit, block.outputs))
+            log_a, log_not_a = action_log_probs(logit, _take(false_action_rate, block.columns))
             mine = _take(target, block.columns)
             # 0 * log 0 is 0, which an infinite logit (propensity 1) needs.
             least = torch.finfo(log_a.dtype).min
@@ -448,8 +457,9 @@ class Measurement:
         )
         for block in self.blocks:
             if "propensity" in block.signal.takes:
+                logit, _ = block.signal.logits(_take(propensity_logit, block.outputs))
                 log_a, _ = action_log_probs(
-                    _take(propensity_logit, block.outputs),
+                    logit,
                     _take(false_action_rate, block.columns),
                     _take(propensity, block.columns),
                 )
@@ -459,13 +469,29 @@ class Measurement:
 
 def mean_delays(model, measurement):
     """Return the mean delay of each signal, averaged over the members; NaN if not late."""
+    late = [k for k, signal in enumerate(measurement.signals) if "age" in signal.takes]
+    return _of_shared(model, measurement, late, lambda log_rate: (-log_rate).exp())
+
+
+def exposure_correlations(model, measurement):
+    """Return the correlation of exposures of each signal, averaged over the members, else NaN."""
+    dispersed = [k for k, signal in enumerate(measurement.signals) if is_dispersed(signal)]
+    return _of_shared(model, measurement, dispersed, torch.sigmoid)
+
+
+def is_dispersed(signal):
+    """Return whether a signal is an action whose exposures are correlated."""
+    return isinstance(signal, Action) and signal.is_dispersed
+
+
+def _of_shared(model, measurement, columns, function):
+    """Return a function of the one logit that all rows of a column share, NaN for others."""
     found = torch.full((len(measurement.signals),), torch.nan, dtype=torch.float64)
     owners = [k for k, signal in enumerate(measurement.signals) for _ in range(signal.n_shared)]
-    late = [k for k, signal in enumerate(measurement.signals) if "age" in signal.takes]
-    if late:
+    if columns:
         shared = model.shared().detach().to("cpu", torch.float64)[:, 0]
-        is_rate = torch.tensor([owner in late for owner in owners])
-        found[late] = (-shared[:, is_rate]).exp().mean(0)
+        mine = torch.tensor([owner in columns for owner in owners])
+        found[columns] = function(shared[:, mine]).mean(0)
     return found.numpy()
 
 

@@ -49,6 +49,8 @@ class Signal:
     given : int or None
         The preference given which `propensity` reports all outcomes; None means the one that each
         outcome shows.
+    least_exposures : int
+        How often a response has to be shown, so that counts over `exposures` show its preference.
     silence : float or None
         The value of y if users did nothing, as on a row that nobody looked at. None if there is no
         such value; `shared_examination` is then not available.
@@ -85,6 +87,7 @@ class Signal:
     takes: frozenset = frozenset()
     bounds: bool = False
     given: int | None = None
+    least_exposures: int = 2
     silence: float | None = None
     identifies: str | None = None
     assumption: str = ""
@@ -106,7 +109,7 @@ class Signal:
         --------
         >>> from implicitrm_sk.signals import Action
         >>> Action(0).get_params()
-        {'target': 0, 'false_rate': None, 'delay': None}
+        {'target': 0, 'false_rate': None, 'delay': None, 'counts': 'binomial'}
         """
         return dict(vars(self))
 

@@ -111,6 +111,10 @@ def _data(est):
         origin = "estimated" if isinstance(est.false_action_rate, str) else "given"
         rates = ", ".join(f"{rate:.3g}" for rate in est.false_action_rate_)
         yield f"false-action rates ({origin}): {rates}"
+    correlations = est.exposure_correlation_
+    if not np.isnan(correlations).all():
+        shown = ", ".join("none" if np.isnan(rho) else f"{rho:.2g}" for rho in correlations)
+        yield f"correlation of two exposures of a response, by kind of feedback: {shown}"
 
 
 def _kind(signal):

@@ -13,9 +13,10 @@ from .._device import resolve_device, resolve_dtype
 from .._features import HeadColumns
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
-from ..measurement._model import Measurement
+from ..measurement._model import Measurement, is_dispersed
 from ..measurement._signal import initial_logit
 from ..objectives import Objective
+from ._constant import ConstantFit
 from ._constraint import RateConstraint
 from ._data import FIXED_EPOCHS, member_logits
 from ._members import MembersInTraining
@@ -247,6 +248,8 @@ class FitPlan:
         ):
             reward, propensity = self.objective.initial_rates(acted, any_acted[1])
             return _tensors(initial_logit(reward), initial_logit(propensity))
+        if any(is_dispersed(signal) for signal in log.signals):
+            return self._logits_of_constants(log, responses)
         weight = np.zeros(log.n_responses)
         weight[responses] = log.sample_weight[responses]
         looked = 1.0
@@ -267,6 +270,20 @@ class FitPlan:
         ]
         logits = initial_logit(reward), np.concatenate(propensity, axis=-1)
         return _tensors(*logits, *([initial_logit(looked)] if self.measurement.examined else []))
+
+    def _logits_of_constants(self, log, responses):
+        """Return the start logits of reward and propensities if exposures are correlated."""
+        rate, interval = self.assumptions.false_action_rate, self.assumptions.preference_interval
+        rewards = [None] if self.starts is None else self.starts
+        if interval is not None:
+            free = ConstantFit.of(log, responses, rate).reward_logit
+            rewards = [np.clip(1 / (1 + np.exp(-free)), *interval)]
+        fits = [ConstantFit.of(log, responses, rate, reward) for reward in rewards]
+        reward, propensity = (
+            np.array([getattr(fit, name) for fit in fits])
+            for name in ("reward_logit", "propensity_logit")
+        )
+        return _tensors(reward[:, None], propensity)
 
     def _initial_reward(self, log, any_acted, acted):
         """Return the reward at which training starts: one number, or one per member (members, 1).

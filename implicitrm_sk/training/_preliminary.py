@@ -7,7 +7,9 @@ import numpy as np
 import torch
 
 from .._warnings import warn
+from ..measurement._model import is_dispersed
 from ..objectives import Naive, TrainingLog
+from ._constant import ConstantFit
 from ._data import FIXED_EPOCHS, member_logits
 
 #: Number of folds; each is held out once to estimate false-action rates.
@@ -32,12 +34,13 @@ def estimate_false_action_rates(plan, data, random_state):
     several = log.can_show(0) or log.exposures is not None
     own = plan.assumptions.false_action_rate
     share_of_actions = log.rates(usable)[0][np.searchsorted(log.acts.column, np.arange(len(own)))]
+    # Lower bounds of the mean of the log give the order of magnitude of the start.
+    guesses = [share_of_actions * share for share in (STARTS if several else STARTS[:1])]
+    if any(is_dispersed(signal) for signal in log.signals):
+        guesses = [ConstantFit.of(log, usable, own).false_action_rate]
     found = []
-    for share in STARTS if several else STARTS[:1]:
-        # Lower bounds of the mean of the log give the order of magnitude of the start.
-        first_guess = plan.assumptions.with_rates(
-            np.where(np.isnan(own), share_of_actions * share, own)
-        )
+    for guess in guesses:
+        first_guess = plan.assumptions.with_rates(np.where(np.isnan(own), guess, own))
         start = replace(plan, n_members=N_FOLDS, assumptions=first_guess, estimates_rates=True)
         model = start.initial_model(data, random_state, usable)
         net = start.net(model, start.rate_constraint(model, len(usable)))
