@@ -8,6 +8,7 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import gammaln
 from scipy.stats import betabinom
+from sklearn import config_context
 from sklearn.base import clone
 
 from implicitrm_sk import (
@@ -284,7 +285,8 @@ def test_batches_users_labels_and_searches():
     of_users = clone(est).fit(X, y, exposures=shown, user_id=users)
     assert 0 < of_users.exposure_correlation_[0] < 1
     grid = {"learning_rate_init": [0.01, 0.001]}
-    search = BatchedSearchCV(est, grid, cv=2).fit(X, y, exposures=shown)
+    with config_context(enable_metadata_routing=True):
+        search = BatchedSearchCV(est, grid, cv=2).fit(X, y, exposures=shown)
     assert 0 < search.best_estimator_.exposure_correlation_[0] < 1
 
 
