@@ -266,10 +266,10 @@ class FeedbackLog:
             n = np.count_nonzero(shown[:, self.acts.column == k] >= least)
             if n < MIN_RESPONSES:
                 raise ImplicitRMError(
-                    f"signal {name!r} is {signal!r}, but {n} of its responses have {least} "
-                    f"exposures; expected at least {MIN_RESPONSES}. With fewer, a correlation of "
-                    "exposures and a preference cannot be distinguished. Pass exposures=, or leave "
-                    "counts out."
+                    f"signal {name!r} has beta-binomial counts, but {n} of its responses have "
+                    f"{least} exposures; expected at least {MIN_RESPONSES}. With fewer, a "
+                    "correlation of exposures and a preference cannot be distinguished. Pass "
+                    "exposures=, or leave counts out."
                 )
 
     def check_suits(self, objective):

@@ -346,6 +346,11 @@ def test_columns_of_numbers_repeated_exposures_and_default_names(run, tmp_path):
     wide["response"] = np.arange(400) // 2
     wide.to_parquet(tmp_path / "wide.parquet")
     assert run("fit", "wide.parquet", "-o", "a", "--exposures", "views", *NO_ERRORS, *QUICK)[0] == 0
+    wide["views"], wide["action"] = 4, 4 * wide["action"]
+    wide.to_parquet(tmp_path / "counts.parquet")
+    counted = ("--exposures", "views", "--correlated", "action", *NO_ERRORS, *QUICK)
+    assert run("fit", "counts.parquet", "-o", "counted", *counted)[0] == 0
+    assert ImplicitRewardEstimator.load("counted").signals_[0].counts == "beta-binomial"
     code, out, _ = run("fit", "wide.parquet", "--embedding", "embedding_*", "-o", "b", *QUICK)
     assert code == 0
     assert ImplicitRewardEstimator.load("b").n_features_in_ == 5

@@ -21,6 +21,7 @@ from ._options import (
     SIDE,
     WHEN,
     choices,
+    correlated_columns,
     kinds_of,
     late_columns,
     signal_of,
@@ -89,9 +90,10 @@ def inspect(args):
     names = None if args.events is None else names_of(args.log)
     kinds = kinds_of(args, lambda: names_of(args.log) if names is None else names)
     if kinds is not None:
-        signals = {name: signal_of(kind, name, late) for name, kind in kinds.items()}
+        correlated = correlated_columns(args, kinds)
+        signals = {name: signal_of(kind, name, late, correlated) for name, kind in kinds.items()}
     settings = _settings(args)
-    said = used(args, ("negative", "choice", "graded", "late"))
+    said = used(args, ("negative", "choice", "graded", "late", "correlated"))
     settings |= _signals(args, settings, list(signals.values()) if said else None)
     shown = settings.get("signals")
     if signals is not None and isinstance(shown, list) and len(shown) == len(signals):
@@ -581,7 +583,7 @@ def _check_users(est, args):
 def _signals(args, settings, signals):
     """Return what the columns of y show as a setting, unless a setting says it."""
     if signals is not None and "signals" in settings:
-        option = used(args, ("negative", "choice", "graded", "late"))[0]
+        option = used(args, ("negative", "choice", "graded", "late", "correlated"))[0]
         raise ImplicitRMError(f"{option} and --set signals both say what actions show. Give one.")
     return {} if signals is None else {"signals": signals}
 

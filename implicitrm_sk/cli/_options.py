@@ -21,7 +21,7 @@ ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.
 EVENTS = ("events", "event_columns", "id", "ignore")
 WHEN = ("time", "window", "now")
-ACTIONS = ("actions", "negative", "choice", "graded", "late", *EVENTS, *WHEN)
+ACTIONS = ("actions", "negative", "choice", "graded", "late", "correlated", *EVENTS, *WHEN)
 
 
 class Widget(NamedTuple):
@@ -150,6 +150,13 @@ def add_reading(sub, *, fitted=False, side=SIDE):
     ):
         if name in side:
             rows.add_argument(f"--{name.replace('_', '-')}", metavar=metavar, help=text)
+    if "exposures" in side and not fitted:
+        rows.add_argument(
+            "--correlated",
+            metavar="COLUMNS",
+            help="those of --actions and --negative whose counts over --exposures vary more than "
+            "independent exposures do",
+        )
 
 
 def add_events(group):
@@ -404,7 +411,20 @@ def late_columns(text):
     return found
 
 
-def signal_of(kind, column, late):
+def correlated_columns(args, kinds):
+    """Return the columns that --correlated names, each one of the actions."""
+    given = getattr(args, "correlated", None)
+    names = [] if given is None else split_names(given)
+    wrong = [name for name in names if not isinstance(kinds.get(name), str)]
+    if wrong:
+        raise ImplicitRMError(
+            f"--correlated names {listing(wrong)}, which is not among --actions and --negative. "
+            "Name it there too."
+        )
+    return names
+
+
+def signal_of(kind, column, late, correlated=()):
     """Return what a column of y shows, as the estimator takes it.
 
     Parameters
@@ -413,6 +433,8 @@ def signal_of(kind, column, late):
     column : str
     late : dict
         As `late_columns` returns it.
+    correlated : sequence of str
+        The columns of --correlated.
     """
     if isinstance(kind, Widget):
         from ..signals import Choice
@@ -422,10 +444,14 @@ def signal_of(kind, column, late):
         from ..signals import Graded
 
         return Graded(kind.target, kind.bins)
-    if column in late:
+    if column in late or column in correlated:
         from ..signals import Action
 
-        return Action(int(kind == "positive"), delay="exponential")
+        return Action(
+            int(kind == "positive"),
+            delay="exponential" if column in late else None,
+            counts="beta-binomial" if column in correlated else "binomial",
+        )
     return kind
 
 

@@ -16,6 +16,7 @@ from ._options import (
     UNLOGGED,
     Grades,
     Widget,
+    correlated_columns,
     default_actions,
     has_labels,
     kinds_of,
@@ -267,9 +268,11 @@ class Table:
         y = self._labelled(names, {k: kind for k, kind in kinds.items() if has_labels(kind)})
         side = self.side_information(args) | self._waits(args, names)
         y = self._without_open(y, args)
-        if not late and all(kind == "positive" for kind in kinds.values()):
+        correlated = correlated_columns(args, kinds)
+        if not late and not correlated and all(kind == "positive" for kind in kinds.values()):
             return y, None, side
-        return y, [signal_of(kind, name, late) for name, kind in kinds.items()], side
+        signals = [signal_of(kind, name, late, correlated) for name, kind in kinds.items()]
+        return y, signals, side
 
     def _read_events(self, args, kinds, *, known=False):
         """Make the actions that are kinds of events, if there are events.

@@ -69,6 +69,11 @@ PHRASES = [
     (r"^group ('.*?') of by ", r"group \1 of --by "),
     (r", for example with pandas\.to_datetime\(column, utc=True\)", ""),
     (r", '30min' or a datetime\.timedelta", " or '30min'"),
+    (r"or leave counts out", "or leave --correlated out"),
+    (
+        r"Name the counts in signals= as Action\(counts='beta-binomial'\), which",
+        "Name the counts by --correlated, which",
+    ),
     (r"signals=\{'column': 'negative'\}|signals=(?=[,)]| *$)", "--negative COLUMN"),
     (r"correct signals=", "correct --negative COLUMN"),
     (r"in signals=", "in --negative COLUMN"),
