@@ -94,7 +94,14 @@ class Action(Signal):
 
     @property
     def is_dispersed(self):
-        """Whether exposures of one response are correlated."""
+        """Whether exposures of one response are correlated.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.signals import Action
+        >>> Action(counts="beta-binomial").is_dispersed
+        True
+        """
         return self.counts == "beta-binomial"
 
     @property
@@ -134,6 +141,11 @@ class Action(Signal):
         ------
         ValueError
             If the kind of delay or of counts is unknown, or cannot be combined with the others.
+
+        Examples
+        --------
+        >>> from implicitrm_sk.signals import Action
+        >>> Action(counts="beta-binomial").check_arguments()  # nothing to say
         """
         if self.counts not in ("binomial", "beta-binomial"):
             raise ImplicitRMError(
@@ -181,12 +193,21 @@ class Action(Signal):
         Parameters
         ----------
         u : Tensor of shape (..., n, C * n_outputs)
+            All logits of C columns.
 
         Returns
         -------
         logit : Tensor of shape (..., n, C)
+            Those of the propensity.
         other : Tensor of shape (..., n, C), or None
             Logarithms of the rate of a delay, or logits of the correlation of exposures.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Action
+        >>> Action(counts="beta-binomial").logits(torch.tensor([[0.0, -2.0]]))
+        (tensor([[0.]]), tensor([[-2.]]))
         """
         if not self.n_shared:
             return u, None
@@ -287,9 +308,33 @@ class Action(Signal):
         These are all, if exposures are independent. For correlated ones, the fixed point that they
         give is that of Minka [1]_ for the mean of a Dirichlet-multinomial distribution.
 
+        Parameters
+        ----------
+        u : Tensor of shape (..., n, C * n_outputs)
+            The logits of C columns.
+        y : Tensor of shape (n, C)
+            Numbers of actions.
+        rate : Tensor of shape (C,)
+            False-action rates e.
+        exposures : Tensor of shape (n, C), default=None
+            How often each response was shown; None means once.
+
+        Returns
+        -------
+        acted, rested : Tensor of shape (..., n, C)
+            How many count as actions, and as exposures without one.
+
         References
         ----------
         .. [1] Minka, "Estimating a Dirichlet Distribution", technical report, MIT, 2000, section 4.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from implicitrm_sk.signals import Action
+        >>> u, y, rate, shown = (torch.tensor([[x]]) for x in (0.0, 2.0, 0.1, 6.0))
+        >>> Action().false_counts(u, y, rate, shown)  # independent exposures
+        (tensor([[2.]]), tensor([[4.]]))
         """
         _, spread = self.logits(u)
         count = torch.nan_to_num(y)
