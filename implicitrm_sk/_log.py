@@ -480,12 +480,12 @@ class FeedbackLog:
         positive, negative = (
             next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
         )
+        rate = "a number or 'estimate'" if self.user is None else "a number"
         raise ImplicitRMError(
             f"Contradiction in {both.sum()} responses: each has a positive and a negative action, "
             f"and false_action_rate=0 says that both are proof. The first is row {first}: "
             f"{positive!r} shows that it is preferred, {negative!r} that it is not. Set "
-            "false_action_rate (a number or 'estimate') if users act by mistake, or correct "
-            "signals=."
+            f"false_action_rate ({rate}) if users act by mistake, or correct signals=."
         )
 
     def warn_about_signals(self, assumptions):

@@ -20,6 +20,7 @@ from ._sources import chunks
 from ._tables import opened
 from ._typing import F, Floats, Rows, same
 from ._validation import check_out, check_sample_weight
+from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .measurement import _mixture
 from .measurement._model import Measurement, exposure_correlations, mean_delays
@@ -264,7 +265,13 @@ def user_codes(est, user_id, n_rows):
             "user_id was given, but the estimator was fitted without user_id. Fit with user_id, or "
             "leave it out."
         )
-    return FittedMixture.of(est).codes(user_id, n_rows)
+    mixture = FittedMixture.of(est)
+    if user_id is not None and mixture.activity is None and mixture.differs:
+        warn(
+            "this model was saved without its users, so that each counts as one of average "
+            "activity. Save it with users=True, or leave user_id out."
+        )
+    return mixture.codes(user_id, n_rows)
 
 
 def log_likelihood(est, X, y, **side_information):

@@ -5,6 +5,7 @@ from inspect import signature
 
 import numpy as np
 import pytest
+from conftest import FAST
 
 from implicitrm_sk import ImplicitRewardEstimator, inspection
 from implicitrm_sk.inspection import (
@@ -17,7 +18,6 @@ from implicitrm_sk.inspection import (
 )
 from implicitrm_sk.inspection._arguments import OF_FIT
 from implicitrm_sk.signals import Action
-from tests.conftest import FAST
 
 N = 240
 RNG = np.random.default_rng(0)
@@ -114,3 +114,14 @@ def test_users_who_share_responses_are_refused(function):
     est = ImplicitRewardEstimator(**QUICK | {"false_action_rate": 0.0})
     with pytest.raises(ValueError, match=f"{function} does not take response_id beside user_id: "):
         FUNCTIONS[function](est, X, Y, response_id=RESPONSE, user_id=np.arange(N) % 40)
+
+
+def test_ids_of_responses_that_are_all_different_say_nothing():
+    est = ImplicitRewardEstimator(**QUICK)
+    ids = [f"response {i}" for i in range(N)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = (
+            FUNCTIONS["compare_groups"](est, X, Y, **given) for given in ({}, {"response_id": ids})
+        )
+    assert one.to_frame().equals(other.to_frame())

@@ -228,6 +228,13 @@ def test_a_reward_of_users(log, run, tmp_path):  # noqa: F811
     assert code == 0, err
     code, out, err = run("report", "reward", "log.parquet", "--user", "user")
     assert code == 0, err
+    code, _, err = run("fit", "log.parquet", *FIT, "-o", "other", "--keep-users")
+    assert code == 2 and "--keep-users needs --user" in err
+    code, _, err = run(
+        *("fit", "log.parquet", *FIT, "-o", "reward", "--user", "user", "--keep-users", "--force")
+    )
+    assert code == 0, err
+    assert list(ImplicitRewardEstimator.load("reward").user_activity_.user_id) == list(range(20))
 
 
 # ---------------------------------------------------------------------- what is left alone

@@ -65,7 +65,7 @@ def fit(args):
         unit = " nats per row" if est.objective_.models_actions else ""
         say(f"Held-out criterion: {best:.4f}{unit} (lower is better).")
     _say_identification(est.identification_)
-    est.save(out)
+    est.save(out, users=args.keep_users)
     say(f"Saved: {out} (README.md in it is the model card).")
     objective = est.objective_
     if (

@@ -173,6 +173,11 @@ def _add_fit(commands):
         "-o", "--out", required=True, metavar="PATH", help="where to save: a folder, or FILE.zip"
     )
     add_reading(sub)
+    sub.add_argument(
+        "--keep-users",
+        action="store_true",
+        help="save the ids of --user and how readily each acts, which predict --user then knows",
+    )
     _add_embedder(sub)
     _add_settings(sub)
     _add_force(sub)

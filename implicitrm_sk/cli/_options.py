@@ -221,6 +221,8 @@ def check_options(args):
     """Raise if options contradict each other or cannot be read, before any file is read."""
     if not hasattr(args, "events"):
         return
+    if getattr(args, "keep_users", False) and args.user is None:
+        raise ImplicitRMError("--keep-users needs --user, the column of user ids. Give both.")
     if hasattr(args, "choice"):
         choices(args.choice)
         grades(args.graded)

@@ -69,6 +69,10 @@ PHRASES = [
     (r"^group ('.*?') of by ", r"group \1 of --by "),
     (r", for example with pandas\.to_datetime\(column, utc=True\)", ""),
     (r", '30min' or a datetime\.timedelta", " or '30min'"),
+    (
+        r"Save it with users=True, or leave user_id out",
+        "Fit it with --keep-users, or leave --user out",
+    ),
     (r"or leave counts out", "or leave --correlated out"),
     (
         r"Name the counts in signals= as Action\(counts='beta-binomial'\), which",

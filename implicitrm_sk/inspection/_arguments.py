@@ -3,7 +3,10 @@
 from inspect import signature
 from types import MappingProxyType
 
+import numpy as np
+
 from .._estimator import ImplicitRewardEstimator
+from .._keys import codes_of
 from ..exceptions import ImplicitRMError
 
 #: All arguments of `fit` beside X and y.
@@ -42,6 +45,9 @@ NOT_IN_ONE_STEP = MappingProxyType(
 def of_fit(caller, given, refused=NOT_IN_ONE_STEP):
     """Return the arguments that are not None.
 
+    A `response_id` that is another in every row says nothing, and is left out where ids are
+    refused.
+
     Parameters
     ----------
     caller : str
@@ -65,6 +71,10 @@ def of_fit(caller, given, refused=NOT_IN_ONE_STEP):
             f"of fit: {', '.join(name for name in OF_FIT if name not in refused)}."
         )
     given = {name: value for name, value in given.items() if value is not None}
+    if "response_id" in given and "response_id" in refused:
+        ids = codes_of(list(given["response_id"]))
+        if len(np.unique(ids)) == len(ids):
+            del given["response_id"]
     for name in given:
         if name in refused:
             reason, remedy = refused[name]
