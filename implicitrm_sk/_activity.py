@@ -283,10 +283,10 @@ def is_better(activity, plain):
 def covariation(model, plan, data):
     """Return by how many standard errors the actions of a user vary together, (members,).
 
-    The score test of equal users (Commenges & Jacqmin-Gadda 1997). Each row has the derivative of
-    log P(y | x) by a shift of its propensity logits, in a model without activity. If users are
-    equally active, its mean is 0, and rows of different responses are independent. The test adds up
-    the products of all pairs of such rows of a user. It uses every row of the fit, and so sees much
+    The score test of equal users [1]_. Each row has the derivative of log P(y | x) by a shift of
+    its propensity logits, in a model without activity. If users are equally active, its mean is 0,
+    and rows of different responses are independent. The test adds up the products of all pairs of
+    such rows of a user, which are then uncorrelated. It uses every row of the fit, and so sees much
     smaller differences than the likelihood of the rows that validate does.
 
     Parameters
@@ -295,6 +295,11 @@ def covariation(model, plan, data):
         Without activity.
     plan : FitPlan
     data : TrainingData
+
+    References
+    ----------
+    .. [1] Commenges & Jacqmin-Gadda, "Generalized score test of homogeneity based on correlated
+       random effects models", Journal of the Royal Statistical Society B 59 (1), 1997.
     """
     log = data.log
     weight, response = data.balanced_weights(), np.arange(len(log.user))
@@ -308,13 +313,15 @@ def covariation(model, plan, data):
     score -= weight * (score.sum(1, keepdims=True) / weight.sum())
     code = log.user.astype(np.int64) * (1 + response.max()) + response
     _, first, cell = np.unique(code, return_index=True, return_inverse=True)
-    pairs = np.empty((len(score), log.n_users))
-    for one, products in zip(score, pairs, strict=True):
+    pairs, variance = np.empty(len(score)), np.empty(len(score))
+    for k, one in enumerate(score):
         of_cell = np.bincount(cell, one)
-        total, own = (np.bincount(log.user[first], x, log.n_users) for x in (of_cell, of_cell**2))
-        products[:] = total**2 - own
-    error = np.sqrt((pairs**2).sum(1))
-    return np.divide(pairs.sum(1), error, out=np.zeros(len(pairs)), where=error > 0)
+        total, own, fourth = (
+            np.bincount(log.user[first], of_cell**power, log.n_users) for power in (1, 2, 4)
+        )
+        pairs[k] = (total**2 - own).sum()
+        variance[k] = 2 * (own**2 - fourth).sum()
+    return np.divide(pairs, np.sqrt(variance), out=np.zeros(len(pairs)), where=variance > 0)
 
 
 def _shift_score(model, plan, data, start, X):

@@ -878,9 +878,10 @@ def test_labels_are_compared_with_what_the_model_expects_over_all_users(active):
     with pytest.warns(IdentificationWarning, match="the labels contradict the signals"):
         check_verdict(est, HeldOut(x, known, None, x, known))
     expected = est.predict_proba(x, y)[:, [0, 2]].sum(axis=1).mean()
-    assert f"the mean of {len(x)} labels is 1.00, where the model expects {expected:.2f}" in (
-        est.identification_.reason
-    )
+    assert (
+        f"the mean of the {len(x)} labels that were tested is 1.00, where the model expects "
+        f"{expected:.2f} given what users did"
+    ) in est.identification_.reason
 
 
 # ---------------------------------------------------------------- the simulator
