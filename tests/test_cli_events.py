@@ -269,7 +269,7 @@ def test_what_belongs_to_actions_needs_actions(run):  # noqa: F811
     [
         (
             {"--ignore": None},
-            "events.jsonl has 1 kinds of events that no option names: 'scroll' (3",
+            "events.jsonl has 1 kind of events that no option names: 'scroll' (3",
         ),
         ({"--actions": "copy,shared"}, "'shared' is neither a column of log.jsonl nor a kind of"),
         (

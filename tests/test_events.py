@@ -125,7 +125,7 @@ def test_not_tracked():
 
 def test_kinds_are_named():
     events = done(("a", "ann", 1, "copy"), ("a", "ann", 1, "view"), ("b", "bob", 3, "view"))
-    with pytest.raises(ValueError, match=r"1 kinds that kinds does not name: 'view' \(2\)"):
+    with pytest.raises(ValueError, match=r"1 kind that kinds does not name: 'view' \(2\)"):
         actions_from_events(THREE, events, COPY)
     kinds = {"view": None, "thumb": "negative", "copy": Action()}
     data = actions_from_events(THREE, events, kinds)

@@ -380,7 +380,7 @@ def test_summary_counts_what_it_finds():
     assert found.left_out == {"chats without an assistant turn (the first: row 7 of the list)": 2}
     assert data.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
     assert found.found["empty responses"] == 1
-    assert found.found["exact duplicates of an earlier row"] == 1
+    assert found.found[DUPLICATES] == 1
     assert found.found["rows without user_id"] == 2
     assert found.found["rows without a time"] == 1
     assert found.users == (4, 1, 2.0, 3)  # two of them unknown
