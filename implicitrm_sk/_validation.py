@@ -433,9 +433,14 @@ def check_groups(groups, n_samples, name="groups"):
             f"{missing.argmax()}. Give each response an id of its own; rows with equal ids share "
             "one preference."
         )
-    if groups.dtype == object and (mixed := two_forms(groups.tolist())):
-        raise ImplicitRMError(in_two_forms(f"{name} has ids", len(mixed), mixed[0]))
+    check_one_form(groups, name)
     return as_labels(groups)
+
+
+def check_one_form(ids, name):
+    """Raise if an id occurs as a number and as text that prints the same."""
+    if ids.dtype == object and (mixed := two_forms(ids.tolist())):
+        raise ImplicitRMError(in_two_forms(f"{name} has ids", len(mixed), mixed[0]))
 
 
 def is_missing(labels):

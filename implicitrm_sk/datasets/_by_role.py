@@ -156,8 +156,9 @@ class ByRole:
         missing = self.columns[name].isna().to_numpy()
         if missing.any():
             purpose = purpose[0].upper() + purpose[1:]
+            rows = "row" if missing.sum() == 1 else "rows"
             raise ImplicitRMError(
-                f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
+                f"{self.argument} lacks {name!r} in {missing.sum():,} {rows}; the first is row "
                 f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
                 "out."
             )

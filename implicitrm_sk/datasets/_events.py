@@ -220,7 +220,7 @@ def _shared(a, b, name, pandas, other="events"):
     )
     if len(a) and len(b) and ((text[0] and number[1]) or (number[0] and text[1])):
         raise ImplicitRMError(
-            f"{name} is text in {'responses' if text[0] else other} and a number in "
+            f"column {name!r} is text in {'responses' if text[0] else other} and a number in "
             f"{other if text[0] else 'responses'}, so they would never match. Convert one of "
             "the two columns."
         )
@@ -231,7 +231,7 @@ def _shared(a, b, name, pandas, other="events"):
         forms = {as_text(number) for number in mixed}
         n_events = sum(isinstance(v, str | Number) and as_text(v) in forms for v in b)
         raise ImplicitRMError(
-            in_two_forms(f"{name} of responses and {other} has ids", len(mixed), mixed[0])
+            in_two_forms(f"column {name!r} of responses and {other} has ids", len(mixed), mixed[0])
             + f" {n_events:,} of {len(b):,} {other} have such an id."
         )
     return codes[: len(a)], codes[len(a) :], n
@@ -370,7 +370,7 @@ class _Matching:
             several = first[key] != users[0]
             if several.any():
                 raise ImplicitRMError(
-                    f"events lacks the column 'user_id', but {name} "
+                    f"events lacks the column 'user_id', but {name!r} "
                     f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users; "
                     "expected the user of each event. Add the column."
                 )
@@ -391,8 +391,8 @@ class _Matching:
             if len(values) < len(key):
                 repeated = np.bincount(codes).max()
                 raise ImplicitRMError(
-                    f"a {name} occurs in up to {repeated} rows of responses, and without times the "
-                    "row of an event is not known. Add 'time' to both tables."
+                    f"one {name!r} occurs in up to {repeated} rows of responses, and without times "
+                    "the row of an event is not known. Add 'time' to both tables."
                 )
             order = np.argsort(key)
             return np.where(known, order[place], -1), np.zeros(len(event_key), dtype=bool)

@@ -596,18 +596,21 @@ class _Log(Columns):
             (name for name in RESPONSE_IDS if name in self.values), None
         )
         if name is not None:
-            ids = parts[f"column {name}"][~repeated]
-            counts = np.bincount(ids[ids > 0])
-            found[
-                f"ids in column {name!r} with several rows that differ, all kept. That is right if "
-                "each row is one showing of the response; otherwise keep one row of each id"
-            ] = int((counts > 1).sum())
+            ids = parts[f"column {name}"]
+            if "user_id" in self.roles:  # another user's row is another showing
+                users = parts[f"column {self.roles['user_id']}"]
+                ids = np.where(ids > 0, ids * (users.max() + 1) + users, 0)
+            counts = np.unique(ids[~repeated & (ids > 0)], return_counts=True)[1]
+            found[DIFFERING.format(name)] = int((counts > 1).sum())
         return found
 
 
+#: What stands behind their numbers in a summary.
 DUPLICATES = (
-    "exact duplicates of an earlier row, counted and kept. If one row was exported twice, drop "
-    "them before reading (drop_duplicates)"
+    "exact duplicates of an earlier row, kept; if exported twice, drop_duplicates before reading"
+)
+DIFFERING = (
+    "ids in {!r} whose rows differ for one user, kept; if not shown twice, keep one row of each"
 )
 
 
