@@ -103,6 +103,6 @@ def in_two_forms(what, n, number):
     """Return the sentence that says that ids have two forms, and the remedy."""
     return (
         f"{what} in two forms: {n:,} occur as a number and as text, for example {number!r} "
-        f"({type(number).__name__}) and {as_text(number)!r} (str), and would be taken for "
+        f"({type(number).__name__}) and {as_text(number)!r} (str). They would be taken for "
         "different ids. Convert all ids to text before reading, 7 to '7'."
     )
