@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from numbers import Real
 
 import numpy as np
 
@@ -69,3 +70,39 @@ def codes_of(values):
                     "cannot be compared; expected text, a number or a conversation. Convert it."
                 ) from None
     return np.where(found < 0, len(codes) - 1 - found, found)
+
+
+def two_forms(values):
+    """Return the ids that occur as a number and as text that prints the same.
+
+    Parameters
+    ----------
+    values : iterable of ids
+        Each of them, once or several times.
+
+    Returns
+    -------
+    numbers : list
+        The number of each such id, in order; ``as_text`` gives its text.
+    """
+    distinct = dict.fromkeys(v for v in values if isinstance(v, str | Real | Decimal))
+    texts = {value for value in distinct if isinstance(value, str)}
+    if not texts or len(texts) == len(distinct):
+        return []
+    return [value for value in distinct if not isinstance(value, str) and as_text(value) in texts]
+
+
+def as_text(value):
+    """Return an id as text; a whole float is the integer that a missing value made a float."""
+    if isinstance(value, float | np.floating | Decimal) and value == value:
+        value = int(value) if abs(value) != float("inf") and value == int(value) else value
+    return str(value)
+
+
+def in_two_forms(what, n, number):
+    """Return the sentence that says that ids have two forms, and the remedy."""
+    return (
+        f"{what} in two forms: {n:,} occur as a number and as text, for example {number!r} "
+        f"({type(number).__name__}) and {as_text(number)!r} (str). They would be taken for "
+        "different ids. Convert all ids to text before reading, 7 to '7'."
+    )

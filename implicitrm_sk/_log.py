@@ -18,6 +18,7 @@ from ._validation import (
     check_both_classes,
     check_groups,
     check_n_signals,
+    check_one_form,
     check_propensity,
     check_sample_weight,
     is_missing,
@@ -1117,6 +1118,7 @@ def check_user_id(user_id, n_samples):
             f"user_id has shape {ids.shape}; expected one user per row of X, ({n_samples},). Pass "
             "the person who acted on each row, NaN or None if not known."
         )
+    check_one_form(ids, "user_id")
     return ids
 
 

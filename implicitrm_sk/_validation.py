@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
-from ._keys import codes_of, is_absent
+from ._keys import codes_of, in_two_forms, is_absent, two_forms
 from ._tables import (
     as_frame,
     as_list,
@@ -433,7 +433,14 @@ def check_groups(groups, n_samples, name="groups"):
             f"{missing.argmax()}. Give each response an id of its own; rows with equal ids share "
             "one preference."
         )
+    check_one_form(groups, name)
     return as_labels(groups)
+
+
+def check_one_form(ids, name):
+    """Raise if an id occurs as a number and as text that prints the same."""
+    if ids.dtype == object and (mixed := two_forms(ids.tolist())):
+        raise ImplicitRMError(in_two_forms(f"{name} has ids", len(mixed), mixed[0]))
 
 
 def is_missing(labels):

@@ -269,7 +269,7 @@ def test_what_belongs_to_actions_needs_actions(run):  # noqa: F811
     [
         (
             {"--ignore": None},
-            "events.jsonl has 1 kinds of events that no option names: 'scroll' (3",
+            "events.jsonl has 1 kind of events that no option names: 'scroll' (3",
         ),
         ({"--actions": "copy,shared"}, "'shared' is neither a column of log.jsonl nor a kind of"),
         (
@@ -342,4 +342,85 @@ def test_logs_that_do_not_fit_their_events(name, rows, run, tmp_path):  # noqa: 
         "text in events and a number in responses", "a number in responses"
     ).replace("and text in events", "")
     lost = [event | {"event": None} for event in events]
-    assert "lacks kind" in refused(events=lost)
+    assert "lacks 'kind'" in refused(events=lost)
+
+
+def number(name):
+    return int(name[1:])
+
+
+@pytest.mark.parametrize("name", ["inspect", "fit"])
+def test_ids_that_are_numbers_in_some_rows(name, rows, run, tmp_path):  # noqa: F811
+    log, events = rows
+
+    def refused(role):
+        code, _, err = run(*READING[name], *options(*SIGNED))
+        text = " ".join(err.split())
+        assert code == 2 and "in two forms" in text and "Convert all ids to text" in text, text
+        assert f"column {role!r} of responses and events" in text and " (int) and '" in text, text
+        return text
+
+    clean = [
+        event | {"properties": {"message": number(event["properties"]["message"])}}
+        for event in events
+    ]
+    write(tmp_path / "events.jsonl", clean)
+    forms = (int, str)
+    write(
+        tmp_path / "log.jsonl",
+        [r | {"id": forms[i // 2 % 2](number(r["id"]))} for i, r in enumerate(log)],
+    )
+    assert f"of {len(events):,} events have such an id" in refused("response_id")
+    write(
+        tmp_path / "log.jsonl",
+        [r | {"user_id": forms[i // 7 % 2](i % 20)} for i, r in enumerate(log)],
+    )
+    write(tmp_path / "events.jsonl", [event | {"who": number(event["who"])} for event in events])
+    refused("user_id")
+
+
+def test_times_of_events_are_named_with_their_file(rows, run, tmp_path):  # noqa: F811
+    code, wanted, err = run(*READING["inspect"], *options(*SIGNED))
+    assert code == 0, err
+    spelled = [
+        event | {"at": event["at"].replace("T", " ").replace("+00:00", " UTC")} for event in rows[1]
+    ]
+    write(tmp_path / "events.jsonl", spelled)
+    code, out, err = run(*READING["inspect"], *options(*SIGNED))
+    assert code == 0 and out == wanted, err
+    spelled[4]["at"] = "soon"
+    write(tmp_path / "events.jsonl", spelled)
+    code, _, err = run(*READING["inspect"], *options(*SIGNED))
+    text = " ".join(err.split())
+    assert code == 2 and "line 5 of events.jsonl holds 'soon' in column 'at'" in text, text
+    assert "Convert the column first" in text
+
+
+def test_fit_and_inspect_count_the_same_duplicates(rows, run, tmp_path):  # noqa: F811
+    same = [row | {"response": "r", "prompt": "p", "user_id": None} for row in rows[0][:40]]
+    same = [row | {"copied": i % 2, "created_at": None} for i, row in enumerate(same)]
+    for records, n in ((same, 0), (same + same[:3], 3)):
+        write(tmp_path / "log.jsonl", records)
+        for command in (("inspect",), ("fit", "-o", "x", "--embedder", "none/none")):
+            _, out, err = run(
+                command[0], "log.jsonl", *command[1:], "--actions", "copied", "--response-id", "id"
+            )
+            found = [line for line in (out + err).splitlines() if "exact duplicates" in line]
+            assert [line.split()[0] for line in found] == [str(n)] * (n > 0), (command, out, err)
+
+
+def test_a_window_of_log_and_events_is_counted_once(rows, run, tmp_path):  # noqa: F811
+    write(
+        tmp_path / "log.jsonl", [row | {"thumb": int(row["embedding"][0] > 0)} for row in rows[0]]
+    )
+    code, out, err = run(
+        *READING["inspect"], *options("--actions", "copy,share,thumb", "--negative", "regenerate")
+    )
+    assert code == 0 and out.count("rows whose window") == 1, out + err
+
+
+def test_an_id_that_is_missing_speaks_of_no_other_option(rows, run, tmp_path):  # noqa: F811
+    write(tmp_path / "log.jsonl", [rows[0][0] | {"id": None}, *rows[0][1:]])
+    for name in ("inspect", "fit"):
+        code, _, err = run(*READING[name], *options(*SIGNED))
+        assert code == 2 and "--response-id" not in err, err

@@ -78,7 +78,7 @@ def test_windows_by_time():
     # The event on d has happened, but its row is too young to count what did not happen.
     np.testing.assert_array_equal(data.actions["copy"], [1, 0, 0, np.nan])
     assert data.summary.left_out == {"events after the window": 1}
-    assert data.summary.found["rows whose window is not closed"] == 1
+    assert data.summary.found["rows whose window of 5 is not closed"] == 1
 
 
 def test_windows_by_turn():
@@ -125,7 +125,7 @@ def test_not_tracked():
 
 def test_kinds_are_named():
     events = done(("a", "ann", 1, "copy"), ("a", "ann", 1, "view"), ("b", "bob", 3, "view"))
-    with pytest.raises(ValueError, match=r"1 kinds that kinds does not name: 'view' \(2\)"):
+    with pytest.raises(ValueError, match=r"1 kind that kinds does not name: 'view' \(2\)"):
         actions_from_events(THREE, events, COPY)
     kinds = {"view": None, "thumb": "negative", "copy": Action()}
     data = actions_from_events(THREE, events, kinds)
@@ -327,14 +327,14 @@ REFUSED = {
         THREE, EVENTS.drop(columns="time"), COPY, {"window": 1, "now": 3}, ValueError,
         "events lacks the column 'time'"),
     "no kind": (THREE, EVENTS.drop(columns="kind"), COPY, {}, ValueError, "the column 'kind'"),
-    "missing kind": (THREE, EVENTS.assign(kind=None), COPY, {}, ValueError, "lacks kind in 1 rows"),
+    "missing kind": (THREE, EVENTS.assign(kind=None), COPY, {}, ValueError, "lacks 'kind' in 1 "),
     "missing time": (
-        THREE, EVENTS.assign(time=None), COPY, {}, ValueError, "lacks time in 1 rows"),
+        THREE, EVENTS.assign(time=None), COPY, {}, ValueError, "lacks 'time' in 1 row;"),
     "missing time of a response": (
         THREE.assign(time=[0, None, 1]), EVENTS, COPY, {}, ValueError, "the first is row 1"),
     "missing id": (
         THREE.assign(response_id=["a", None, "b"]), EVENTS, COPY, {}, ValueError,
-        "responses lacks response_id in 1 rows; the first is row 1"),
+        "responses lacks 'response_id' in 1 row; the first is row 1"),
     "no ids": (
         THREE, EVENTS.rename(columns={"response_id": "id"}), COPY, {}, ValueError,
         "cannot be matched"),

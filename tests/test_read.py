@@ -16,6 +16,7 @@ import pytest
 
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import read_feedback_log
+from implicitrm_sk.datasets._read import DIFFERING, DUPLICATES
 from implicitrm_sk.embedding import response_text
 from implicitrm_sk.embedding._text import read_text
 from implicitrm_sk.signals import Action, Choice, Graded
@@ -380,7 +381,7 @@ def test_summary_counts_what_it_finds():
     assert found.left_out == {"chats without an assistant turn (the first: row 7 of the list)": 2}
     assert data.row.tolist() == [0, 1, 2, 3, 4, 5, 6, 9]
     assert found.found["empty responses"] == 1
-    assert found.found["exact duplicates of an earlier row"] == 1
+    assert found.found[DUPLICATES] == 1
     assert found.found["rows without user_id"] == 2
     assert found.found["rows without a time"] == 1
     assert found.users == (4, 1, 2.0, 3)  # two of them unknown
@@ -513,6 +514,58 @@ def test_bad_labels_and_degrees_have_a_place(column, value, message):
     good = {"response": "r", "thumb": "none", "tone": "fair", "dwell": 2}
     with pytest.raises(ValueError, match=f"^row 1 of the list.*{message}"):
         read_feedback_log([good, good | {column: value}], signals=signals)
+
+
+def test_duplicates_are_equal_in_all_columns_where_nothing_equals_nothing():
+    row = {"response": "r", "message_id": 1, "user_id": None, "copied": None, "time": None}
+    log = [row, dict(row), row | {"copied": 1}, row | {"message_id": 2}, row | {"message_id": 2}]
+    found = read_feedback_log(log, signals=["copied"]).summary
+    assert found.found[DUPLICATES] == 2
+    assert found.found[DIFFERING.format("message_id")] == 1
+    assert "drop_duplicates" in str(found) and "keep one row of each" in str(found)
+    others = [row | {"message_id": i} for i in range(3)]
+    assert read_feedback_log(others, signals=["copied"]).summary.found[DUPLICATES] == 0
+    users = [row | {"user_id": user, "copied": user == "a"} for user in "ab"]
+    found = read_feedback_log(users, signals=["copied"]).summary.found
+    assert found[DUPLICATES] == found[DIFFERING.format("message_id")] == 0
+
+
+def test_ids_in_two_forms_are_named():
+    log = [{"response": f"r{i}", "user_id": user} for i, user in enumerate([7, "7", 8, "9", 7.0])]
+    text = str(read_feedback_log(log).summary)
+    assert "warning: column 'user_id' has ids (user_id) in two forms: 1 occur as" in text
+    assert "7 (int) and '7' (str)" in text
+    log[1]["user_id"] = "10"
+    assert "two forms" not in str(read_feedback_log(log).summary)
+    X, y = np.zeros((4, 1)), np.array([[0.0, 1], [1, 0], [1, 1], [0, 0]])
+    for name in ("user_id", "response_id"):
+        with pytest.raises(ValueError, match=f"{name} has ids in two forms: 1 occur as a number"):
+            ImplicitRewardEstimator().fit(X, y, **{name: [7, "7", 8, 9]})
+
+
+def test_all_broken_lines_of_a_file_are_counted(tmp_path):
+    good = json.dumps({"response": "r", "copied": 1})
+    broken = ['{"response": "a\x01"}', "[1]", *['{"copied": '] * 5]
+    path = tmp_path / "log.jsonl"
+    path.write_text("\n".join([good, broken[0], good, "", *broken[1:], good]) + "\n")
+    with pytest.raises(ValueError, match="^line 2 of log.jsonl is not JSON") as caught:
+        read_feedback_log(path, signals=["copied"])
+    text = str(caught.value)
+    assert "column 16: Invalid control character; expected" in text
+    assert text.endswith("6 further lines are broken in this file: 5, 6, 7, 8, 9, ....")
+    path.write_text('{"copied": \n')
+    with pytest.raises(ValueError, match=r"read: column 12: Expecting value; .* remove it\.$"):
+        read_feedback_log(path, signals=["copied"])
+
+
+def test_times_with_a_zone_in_other_spellings():
+    times = ["2026-05-02 00:23:23 UTC", "2026-05-02 02:23:23 +02:00", "2026-05-02 02:23:23+02",
+             "2026-05-02T00:23:23.5 UTC", "2026-05-01T22:23:23 -0200", "2026-05-02 00:23:23Z",
+             "2026-05-02 02:23:23 UTC+02:00", "2026-05-02 00:23:23 GMT"]  # fmt: skip
+    data = read_feedback_log([{"response": "r", "time": time} for time in times])
+    assert set(data.time.floor("s")) == {pd.Timestamp("2026-05-02T00:23:23Z")}
+    with pytest.raises(ValueError, match="row 0 of the list holds '.* CET' in column 'time'.*utc="):
+        read_feedback_log([{"response": "r", "time": "2026-05-02 00:23:23 CET"}])
 
 
 def test_ids_of_every_type():

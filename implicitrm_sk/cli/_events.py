@@ -27,6 +27,7 @@ class Events:
         from ..datasets._by_role import ByRole
         from ..datasets._events import OF_EVENTS
         from ..datasets._records import Records
+        from ..datasets._times import column_times, with_zone
 
         self.args, self.name = args, Records(args.events).name
         self.pandas = import_optional("pandas", "data", "Reading events")
@@ -42,6 +43,11 @@ class Events:
         for roles in (("kind",), IDS):
             if not any(role in self.table for role in roles):
                 raise ImplicitRMError(self._lacks(" or ".join(map(repr, roles)), roles[0]))
+        if "time" in self.table:  # while places are known: they are not those of a table
+            times = column_times(
+                self.table.columns["time"], self.table.place, self.table.of("time")
+            )
+            self.table.columns["time"] = self.pandas.Series(with_zone(*times))
         if args.window is not None and "time" not in self.table:
             raise ImplicitRMError(f"--window {args.window}: {self._lacks(repr('time'), 'time')}")
 
@@ -108,9 +114,10 @@ class Events:
         if unknown:
             counts = [(codes == found.index(name)).sum() for name in unknown[:10]]
             shown = ", ".join(f"{k!r} ({n:,})" for k, n in zip(unknown, counts, strict=False))
+            plural = "s" * (len(unknown) > 1)
             raise ImplicitRMError(
-                f"{self.name} has {len(unknown)} kinds of events that no option names: {shown}. "
-                "Name them in --actions or --negative, or leave them out by --ignore "
+                f"{self.name} has {len(unknown)} kind{plural} of events that no option names: "
+                f"{shown}. Name them in --actions or --negative, or leave them out by --ignore "
                 f"{','.join(unknown[:10])}."
             )
         return wanted | dict.fromkeys(ignored)

@@ -590,9 +590,14 @@ class Table:
 
         Columns of numbers beside the text may be missing: those that need them say so.
         """
-        from ..datasets import read_feedback_log
+        from ..datasets._read import read_log
 
-        data = read_feedback_log(self.path, signals=[], **text_columns(args))
+        # The columns that `inspect` reads for the same options, so that it counts the same rows.
+        named = [getattr(args, option, None) for option in (*SIDE, "groups", "time", "id")]
+        if {"actions", "negative", "choice", "graded"} <= set(vars(args)):
+            named += kinds_of(args, lambda: self.columns) or default_actions(self.columns)
+        compared = [name for name in named if name in self.columns]
+        data = read_log(self.path, {}, text_columns(args), compared=compared)
         if data.response is None:
             raise ImplicitRMError(
                 f"{self.name} has no column that is known to hold text. Name it by --messages, or "

@@ -32,8 +32,9 @@ class ByRole:
 
     def __init__(self, source, names, argument, pandas, renamed=None):
         self.argument, self.pandas = argument, pandas
+        self._place = None
         self.data = source if isinstance(source, FeedbackData) else None
-        renamed = _checked(renamed, names)
+        renamed = self.renamed = _checked(renamed, names)
         if self.data is not None:
             found = {name: source.get(name) for name in names}
             if found.get("prompt_id") is None and "prompt_id" in names:
@@ -74,8 +75,11 @@ class ByRole:
         self.seen = []
         if isinstance(source, str | PathLike):
             roots = {part for name in names.values() for part in (name, name.partition(".")[0])}
-            read = Records(source).read(lambda columns: self._see(columns, roots))
+            records = Records(source)
+            read = list(records.read(lambda columns: self._see(columns, roots)))
             source = [self._of_record(row, names) for _, row in read]
+            numbers = [number for number, _ in read]
+            self._place = lambda row: records.place(numbers[row])
             names = {name: name for name in names}
         elif isinstance(source, Iterable) and not hasattr(source, "columns"):
             if isinstance(source, str | bytes | Mapping):
@@ -132,7 +136,12 @@ class ByRole:
         return name in self.columns
 
     def place(self, row):
-        return f"row {row} of {self.argument}"
+        """Return the place of a row, in words."""
+        return f"row {row} of {self.argument}" if self._place is None else self._place(row)
+
+    def of(self, name):
+        """Return the column of a role, in words."""
+        return f"column {self.renamed.get(name, name)!r}"
 
     def need(self, name, purpose):
         """Return a column, or raise an error that names its purpose."""
@@ -147,8 +156,9 @@ class ByRole:
         missing = self.columns[name].isna().to_numpy()
         if missing.any():
             purpose = purpose[0].upper() + purpose[1:]
+            rows = "row" if missing.sum() == 1 else "rows"
             raise ImplicitRMError(
-                f"{self.argument} lacks {name} in {missing.sum():,} rows; the first is row "
+                f"{self.argument} lacks {name!r} in {missing.sum():,} {rows}; the first is row "
                 f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
                 "out."
             )

@@ -20,6 +20,8 @@ GUESSES = {
     "time": ("time", "timestamp", "created_at"),
 }
 TEXT = ("messages", "prompt", "response")
+#: Columns that hold the id of a response if no argument names one; only duplicates need them.
+RESPONSE_IDS = ("response_id", "message_id")
 #: A column with this name, or with a name that begins with the second, is an action.
 _ACTIONS = ("action", "action_")
 
@@ -37,6 +39,8 @@ class Columns:
     keep : list of str
     needs_features : bool
         Whether a log without text and vectors is refused.
+    compared : sequence of str
+        Further columns to collect, if they exist.
 
     Attributes
     ----------
@@ -50,10 +54,11 @@ class Columns:
         Numbers of rows for the summary, by finding.
     """
 
-    def __init__(self, records, given, signals, keep, needs_features):
+    def __init__(self, records, given, signals, keep, needs_features, compared=()):
         self.records, self.keep, self.found = records, keep, {}
+        self.compared = (*compared, *RESPONSE_IDS)
         named = [name for name in given.values() if name is not None]
-        named += list(signals or ()) + keep
+        named += [*(signals or ()), *keep, *self.compared]
         candidates = [name for names in GUESSES.values() for name in names]
         self.values, self.seen, self.rows = {}, {}, []
         self._collect(dict.fromkeys(named + candidates), signals is None)

@@ -3,11 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import chain
+from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from .._keys import codes_of
+from .._keys import as_text, codes_of, in_two_forms, two_forms
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
@@ -140,7 +142,9 @@ def actions_from_events(
         found[f"rows with {name} inferred"] = int((acted[rows, names.index(name)] == 0).sum())
         acted[rows, names.index(name)] = 1
     is_open = job.is_open()
-    found["rows whose window is not closed"] = int(is_open.sum())
+    limits = window if isinstance(window, tuple | list) else (window,)
+    what = f"rows whose window of {' or '.join(map(str, limits))} is not closed"
+    found[what] = int(is_open.sum())
     acted[is_open] = np.nan
     for name, clients in (tracked or {}).items():
         clients = [clients] if isinstance(clients, str) else list(clients)
@@ -203,8 +207,12 @@ def _factorized(column, pandas):
     return codes, len(values)
 
 
-def _shared(a, b, name, pandas):
-    """Return codes of one id in two tables, and the number of values."""
+def _shared(a, b, name, pandas, other="events"):
+    """Return codes of one id in two tables, and the number of values.
+
+    Raises if an id is a number in one place and text in another: it would match nothing there.
+    `other` is what the second table holds, for the message.
+    """
     kinds = [pandas.api.types.infer_dtype(column, skipna=True) for column in (a, b)]
     text, number = (
         [kind.startswith(starts) for kind in kinds]
@@ -212,13 +220,20 @@ def _shared(a, b, name, pandas):
     )
     if len(a) and len(b) and ((text[0] and number[1]) or (number[0] and text[1])):
         raise ImplicitRMError(
-            f"{name} is text in {'responses' if text[0] else 'events'} and a number in "
-            f"{'events' if text[0] else 'responses'}, so they would never match. Convert one of "
+            f"column {name!r} is text in {'responses' if text[0] else other} and a number in "
+            f"{other if text[0] else 'responses'}, so they would never match. Convert one of "
             "the two columns."
         )
     if a.dtype != b.dtype:  # pandas would turn two kinds of integers into floats
         a, b = a.astype(object), b.astype(object)
     codes, n = _factorized(pandas.concat([a, b], ignore_index=True), pandas)
+    if a.dtype == object and (mixed := two_forms(chain(a, b))):
+        forms = {as_text(number) for number in mixed}
+        n_events = sum(isinstance(v, str | Number) and as_text(v) in forms for v in b)
+        raise ImplicitRMError(
+            in_two_forms(f"column {name!r} of responses and {other} has ids", len(mixed), mixed[0])
+            + f" {n_events:,} of {len(b):,} {other} have such an id."
+        )
     return codes[: len(a)], codes[len(a) :], n
 
 
@@ -240,7 +255,8 @@ def _kind_codes(done, kinds, names, pandas):
             f"{value!r} ({counts[i]:,})" for i, value in enumerate(values) if value in unknown[:10]
         )
         raise ImplicitRMError(
-            f"events has {len(unknown)} kinds that kinds does not name: {shown}. Name the "
+            f"events has {len(unknown)} kind{'s' * (len(unknown) > 1)} that kinds does not name: "
+            f"{shown}. Name the "
             f"preference that each shows, or leave it out with {unknown[0]!r}: None."
         )
     number = [names.index(v) if kinds[v] is not None else -1 for v in values]
@@ -263,7 +279,7 @@ class _Matching:
             if "time" in done:
                 done.check_complete("time", "placing events")
                 self.event_times, kinds["time of events"] = column_times(
-                    done.columns["time"], done.place, "column 'time'"
+                    done.columns["time"], done.place, done.of("time")
                 )
         if window is not None:
             for table in (shown, done):
@@ -354,7 +370,7 @@ class _Matching:
             several = first[key] != users[0]
             if several.any():
                 raise ImplicitRMError(
-                    f"events lacks the column 'user_id', but {name} "
+                    f"events lacks the column 'user_id', but {name!r} "
                     f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users; "
                     "expected the user of each event. Add the column."
                 )
@@ -375,8 +391,8 @@ class _Matching:
             if len(values) < len(key):
                 repeated = np.bincount(codes).max()
                 raise ImplicitRMError(
-                    f"a {name} occurs in up to {repeated} rows of responses, and without times the "
-                    "row of an event is not known. Add 'time' to both tables."
+                    f"one {name!r} occurs in up to {repeated} rows of responses, and without times "
+                    "the row of an event is not known. Add 'time' to both tables."
                 )
             order = np.argsort(key)
             return np.where(known, order[place], -1), np.zeros(len(event_key), dtype=bool)
@@ -472,7 +488,10 @@ class _Matching:
         """Raise if a response follows itself, or one that was shown later."""
         shown = self.shown
         ids, parents, n = _shared(
-            shown.columns["response_id"], shown.columns["parent_id"], "response_id", shown.pandas
+            *(shown.columns[role] for role in ("response_id", "parent_id")),
+            "response_id",
+            shown.pandas,
+            "parent_id",
         )
         row_of = np.full(n + 1, -1)
         row_of[ids] = np.arange(shown.n)  # the last row, because ids may be repeated

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._keys import codes_of, is_absent
+from .._keys import codes_of, in_two_forms, is_absent, key_of, two_forms
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
-from ._columns import GUESSES, TEXT, Columns
+from ._columns import GUESSES, RESPONSE_IDS, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, is_action, of_signals, sizes
 from ._times import as_real, as_times, is_unknown, windows_open, with_zone
@@ -172,6 +172,7 @@ def read_log(
     nulls=None,
     needs_features=True,
     label_of=None,
+    compared=(),
 ):
     """Return what `read_feedback_log` does.
 
@@ -188,6 +189,8 @@ def read_log(
         Whether a log without text and vectors is refused.
     label_of : callable, default=None
         Returns the label of a value in a column of labels; None: the value is the label.
+    compared : sequence of str
+        Further columns in which rows may differ that are not duplicates.
     """
     records = Records(source)
     pandas = import_optional("pandas", "data", "Reading a log")
@@ -205,7 +208,7 @@ def read_log(
             "Leave it out, or rename the column."
         )
     views = [view for view in (nulls or {}).values() if isinstance(view, str)]
-    log = _Log(records, given, signals, [*keep, *views], needs_features)
+    log = _Log(records, given, signals, [*keep, *views], needs_features, compared)
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -222,9 +225,9 @@ def read_log(
         for column in actions.values():
             column[is_open] = None if column.dtype == object else np.nan
     if X is not None:
-        found["exact duplicates of an earlier row"] = log.duplicates(
-            pandas, X, {"groups": groups, "users": users, "time": times} | actions
-        )
+        found |= log.duplicates(pandas, X)
+    about = of_signals(actions, log.signals, users if users is not None else groups)
+    about["warnings"] = about["warnings"] + log.mixed_ids()
     summary = LogSummary(
         log.records.name,
         log.n_read,
@@ -234,7 +237,7 @@ def read_log(
         found,
         None if users is None else sizes(users),
         None if groups is None else sizes(groups),
-        **of_signals(actions, log.signals, users if users is not None else groups),
+        **about,
     )
     from ._data import FeedbackData  # with scikit-learn, which takes a second to import
 
@@ -452,7 +455,7 @@ class _Log(Columns):
             row = column.index(None)
             raise ImplicitRMError(
                 f"{self.place(row)} has no {self.of(role)}; every response needs an id. Leave "
-                "such rows out, or leave out response_id=."
+                "such rows out, or do not name this column."
             )
         return _objects(column)
 
@@ -565,20 +568,60 @@ class _Log(Columns):
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
         )
 
-    def duplicates(self, pandas, X, parts):
-        """Return how many rows are equal to an earlier one in all that was read."""
-        parts = {f"given {name}": part for name, part in parts.items() if part is not None}
-        if self.prompts is not None and "prompt_id" in self.roles:
-            parts["prompt"] = codes_of(self.prompts)
-        if self.responses is not None:
-            parts["response"] = codes_of(self.responses)
-        if "embedding" in self.roles:
-            parts["X"] = codes_of([row.tobytes() for row in X])
-        for name in ("conversation_id", "response_id"):
-            if name in self.roles:
-                parts[name] = codes_of(self.column(name))
+    def mixed_ids(self):
+        """Return a warning for each column of ids that holds numbers and the same ids as text."""
+        mixed = {role: two_forms(self.column(role)) for role in _IDS if role in self.roles}
+        return [
+            in_two_forms(f"{self.of(role)} has ids ({role})", len(numbers), numbers[0])
+            for role, numbers in mixed.items()
+            if numbers
+        ]
+
+    def duplicates(self, pandas, X):
+        """Return the findings about rows that repeat an earlier one, or only its id.
+
+        Rows are equal if all columns that were read are, where nothing equals nothing.
+        """
+        names = dict.fromkeys([*self.roles.values(), *self.signals, *self.keep, *self.compared])
         parts = {
-            name: codes_of(values) if values.dtype == object else values
-            for name, values in parts.items()
+            f"column {name}": _same(self.values[name])
+            for name in names
+            if name in self.values and name != self.roles.get("embedding")
         }
-        return int(pandas.DataFrame(parts).duplicated().sum())
+        if "embedding" in self.roles:
+            parts["X"] = _same([row.tobytes() for row in X])
+        repeated = pandas.DataFrame(parts).duplicated().to_numpy()
+        found = {DUPLICATES: int(repeated.sum())}
+        name = self.roles.get("response_id") or next(
+            (name for name in RESPONSE_IDS if name in self.values), None
+        )
+        if name is not None:
+            ids = parts[f"column {name}"]
+            if "user_id" in self.roles:  # another user's row is another showing
+                users = parts[f"column {self.roles['user_id']}"]
+                ids = np.where(ids > 0, ids * (users.max() + 1) + users, 0)
+            counts = np.unique(ids[~repeated & (ids > 0)], return_counts=True)[1]
+            found[DIFFERING.format(name)] = int((counts > 1).sum())
+        return found
+
+
+#: What stands behind their numbers in a summary.
+DUPLICATES = (
+    "exact duplicates of an earlier row, kept; if exported twice, drop_duplicates before reading"
+)
+DIFFERING = (
+    "ids in {!r} whose rows differ for one user, kept; if not shown twice, keep one row of each"
+)
+
+
+def _same(values):
+    """Return a number for each value, 0 where there is none; equal values have the same."""
+    codes = {None: 0}
+    found = np.empty(len(values), dtype=int)
+    for row, value in enumerate(values):
+        key = None if is_absent(value) else (type(value) is str, key_of(value))
+        try:
+            found[row] = codes.setdefault(key, len(codes))
+        except TypeError:  # such as a set
+            found[row] = codes.setdefault((True, repr(value)), len(codes))
+    return found

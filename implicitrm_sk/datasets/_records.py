@@ -160,7 +160,7 @@ def _parsed(raw, where):
         reason = f"byte {error.start + 1} is not UTF-8 ({error.reason})"
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        reason = f"{line}column {error.colno}: {error.msg}"
+        reason = f"{line}column {error.colno}: {error.msg.removesuffix(' at')}"
     except _DuplicateKey as error:
         reason = str(error)
     except RecursionError:
@@ -190,12 +190,10 @@ def _of_json(path):
                     return
                 is_first = False
                 where = f"line {line} of {name}"
-                record = _parsed(raw, where)
-                if not isinstance(record, dict):
-                    raise ImplicitRMError(
-                        f"{where} is a JSON {type(record).__name__}; expected an object, "
-                        '{"column": value, ...}. Convert it.'
-                    )
+                try:
+                    record = _object(raw, where)
+                except ImplicitRMError as error:
+                    raise ImplicitRMError(f"{error}{_further(file, line)}") from None
                 yield line, record
     except (EOFError, OSError, gzip.zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
@@ -203,6 +201,36 @@ def _of_json(path):
         raise ImplicitRMError(
             f"{name} is damaged or cut off after line {line} ({error}). Copy or export it again."
         ) from error
+
+
+def _object(raw, where):
+    """Return the JSON object of one line."""
+    record = _parsed(raw.rstrip(b"\r\n"), where)
+    if not isinstance(record, dict):
+        raise ImplicitRMError(
+            f"{where} is a JSON {type(record).__name__}; expected an object, "
+            '{"column": value, ...}. Convert it.'
+        )
+    return record
+
+
+def _further(file, line):
+    """Return which lines after a broken one are broken too, in words; all are read for that."""
+    broken = []
+    try:
+        for number, raw in enumerate(file, line + 1):
+            try:
+                if raw.strip():
+                    _object(raw, "")
+            except ImplicitRMError:
+                broken.append(number)
+    except (EOFError, OSError, gzip.zlib.error):  # cut off, which is not what is said here
+        pass
+    if not broken:
+        return ""
+    shown = ", ".join(map(str, broken[:5])) + ", ..." * (len(broken) > 5)
+    plural = "s are" if len(broken) > 1 else " is"
+    return f" {len(broken):,} further line{plural} broken in this file: {shown}."
 
 
 def _of_array(raw, name):

@@ -1,6 +1,7 @@
 """Times in the forms found in logs, and windows in which users' actions count."""
 
 import math
+import re
 from datetime import date, datetime, timedelta
 from numbers import Real
 
@@ -16,6 +17,14 @@ ZONED = "dates with a time zone"
 _EXPECTED = (
     "Expected dates (datetime, ISO 8601 text) or numbers of one unit, the same kind in all rows"
 )
+
+_CONVERT = "Convert the column first, for example with pandas.to_datetime(column, utc=True)"
+#: A zone as BigQuery and databases write it after a time: UTC, or an offset after a blank.
+_ZONE = re.compile(r"(?<=\d)\s*(?:(?:UTC|GMT)|(?:UTC|GMT)?\s*([+-]\d\d(?::?\d\d)?))$")
+
+
+def _iso_zone(found):
+    return found.group(1) or "+00:00"
 
 
 def as_times(values, place, name):
@@ -62,10 +71,10 @@ def _time(value, place, name):
         value = value.astype("datetime64[us]").astype(datetime)
     if isinstance(value, str):
         try:
-            value = datetime.fromisoformat(value.strip())
+            value = datetime.fromisoformat(_ZONE.sub(_iso_zone, value.strip()))
         except ValueError:
             raise ImplicitRMError(
-                f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}. Convert it first."
+                f"{place()} holds {given[:40]!r} in {name}. {_EXPECTED}. {_CONVERT}."
             ) from None
     if isinstance(value, Real) and not isinstance(value, bool):
         value = as_real(value)
@@ -82,7 +91,7 @@ def _time(value, place, name):
             pass
     elif isinstance(value, date):
         return NAIVE, datetime(value.year, value.month, value.day)
-    raise ImplicitRMError(f"{place()} holds {given!r} in {name}. {_EXPECTED}. Convert it first.")
+    raise ImplicitRMError(f"{place()} holds {repr(given)[:60]} in {name}. {_EXPECTED}. {_CONVERT}.")
 
 
 def as_real(value):
