@@ -223,6 +223,7 @@ def test_scale_runs(tmp_path, capsys):
         scale.main(["stream", "--gb", "1e9", "--folder", str(tmp_path)])
 
 
+@pytest.mark.slow
 def test_gpu_runs_on_a_processor(capsys):
     gpu.main(
         ["--device", "cpu", "--rows", "300", "--features", "8", "--batch-size", "100"]

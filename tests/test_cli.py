@@ -427,6 +427,7 @@ def test_text(run, tmp_path, tiny_model, monkeypatch):
     assert len((tmp_path / "kto.jsonl").read_text().splitlines()) == 200
 
 
+@pytest.mark.slow
 def test_large_log(run, tmp_path):
     """30,000 rows, as a process of its own, as a user would run it."""
     rng = np.random.default_rng(0)

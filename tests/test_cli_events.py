@@ -396,6 +396,7 @@ def test_times_of_events_are_named_with_their_file(rows, run, tmp_path):  # noqa
     assert "Convert the column first" in text
 
 
+@pytest.mark.slow
 def test_fit_and_inspect_count_the_same_duplicates(rows, run, tmp_path):  # noqa: F811
     same = [row | {"response": "r", "prompt": "p", "user_id": None} for row in rows[0][:40]]
     same = [row | {"copied": i % 2, "created_at": None} for i, row in enumerate(same)]

@@ -30,6 +30,7 @@ def test_reward_is_debiased_with_two_signals():
     assert (r2["two"] - r2["naive"]) / (r2["labels"] - r2["naive"]) > 0.9
 
 
+@pytest.mark.slow
 def test_false_actions_are_not_taken_for_preference():
     X, y, preference = make_log(n=6000, n_signals=2)
     rng = np.random.default_rng(5)

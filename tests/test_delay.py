@@ -206,6 +206,7 @@ def fitted(log):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "error"), [("known", 0.1), ("only that", 0.35)])
 def test_a_fit_finds_what_will_come_and_when(times, error, log, fitted):
     X, y, age, _, will, preferred = log

@@ -109,6 +109,7 @@ def test_default_text_and_figure(default_run):
     check_picture(folder / demo.DEFAULT_FIGURE)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fast")
 def test_rated_file_and_seed(capsys, tmp_path):
     pytest.importorskip("matplotlib", reason='needs pip install "implicitrm-sk[plot]"')
@@ -159,6 +160,7 @@ def test_without_matplotlib_the_table_still_comes(capsys, tmp_path, monkeypatch)
     assert 'implicitrm-sk[data]"' in failure(capsys, "--data", "toy.parquet", "--no-figure")
 
 
+@pytest.mark.slow
 def test_real_log(capsys, tmp_path):
     if not (SHARED / "realhumaneval_copy.parquet").is_file():
         pytest.skip(f"needs realhumaneval_copy in {SHARED} (or the folder in IMPLICITRM_DATA)")

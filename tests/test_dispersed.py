@@ -205,6 +205,7 @@ def fitted():
     return log, fits
 
 
+@pytest.mark.slow
 def test_sample_then_fit_recovers_the_truth(fitted):
     (X, y, shown, r), fits = fitted
     est = fits["beta-binomial"]
@@ -232,6 +233,7 @@ def test_binomial_counts_are_rejected_and_the_kind_is_named(fitted):
     assert errors[1] < 0.85 * errors[0]
 
 
+@pytest.mark.slow
 def test_counts_of_one_kind_of_response_identify_nothing():
     X, y, shown, _ = log_of_counts(1000, targets=(1,), preference=False)
     est = ImplicitRewardEstimator(signals=[VOTES], **SMALL)
@@ -240,6 +242,7 @@ def test_counts_of_one_kind_of_response_identify_nothing():
     assert est.identification_.level == "not identified"
 
 
+@pytest.mark.slow
 def test_the_report_on_beta_binomial_counts(fitted):
     (X, y, shown, _), fits = fitted
     with np.errstate(all="ignore"):
@@ -251,6 +254,7 @@ def test_the_report_on_beta_binomial_counts(fitted):
     assert found["two preferences behind the counts"].startswith("shown")
 
 
+@pytest.mark.slow
 def test_files_cards_and_all_that_predicts(fitted, tmp_path):
     (X, y, shown, _), fits = fitted
     est = fits["beta-binomial"]
@@ -272,6 +276,7 @@ def test_files_cards_and_all_that_predicts(fitted, tmp_path):
     assert binomial[1] + binomial[3] < votes[1] + votes[3] < 0.1
 
 
+@pytest.mark.slow
 def test_batches_users_labels_and_searches():
     X, y, shown, r = log_of_counts(400, targets=(1,))
     y, shown = y[:, 0], shown[:, 0]

@@ -91,6 +91,7 @@ def test_page_runs_as_printed(page, request):
     run(blocks, page)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(needs == " data" for needs, _, _ in blocks_of(page))]
 )

@@ -642,6 +642,7 @@ def test_search_embeds_each_text_once(tiny_model, fast, counted):
     assert sum(counted[-2:]) <= 150
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_processes_of_a_search_share_the_store(tiny_model, fast):
     pairs, y = text_log(120)

@@ -118,6 +118,7 @@ def test_same_seed_same_bits_and_global_generators_untouched():
     assert not np.array_equal(first.predict(X), other.predict(X))
 
 
+@pytest.mark.slow
 def test_thread_count_changes_next_to_nothing():
     X, y, _ = make_log(n=3000, d=64)
     params = {"random_state": 0, "max_epochs": 12, "learning_rate_init": 0.001}

@@ -287,6 +287,7 @@ def test_other_ways_to_fit():
     assert search.best_estimator_.predict_examination(X).shape == (800,)
 
 
+@pytest.mark.slow
 def test_estimated_rates():
     signals = TWO_OF_EACH
     X, log, R, _ = simulated(4000, signals, false_action_rate=0.05)
@@ -410,6 +411,7 @@ def test_the_winner_is_better_by_two_standard_errors():
     assert compare((plain, heavy), (plain + gain, heavy))["difference"] > 0
 
 
+@pytest.mark.slow
 def test_the_report_names_the_model_that_fits_better():
     settings = SMALL | {"max_epochs": 25}
     for looked, winner in ((True, "examined"), (False, "plain")):

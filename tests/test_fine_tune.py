@@ -404,6 +404,7 @@ def of_users(calm):
     return est, texts, y, ids
 
 
+@pytest.mark.slow
 def test_users_who_differ(of_users, tmp_path):
     """No step changes nothing; steps go by the weights of users; they are held out together."""
     est, texts, y, ids = of_users
@@ -528,6 +529,7 @@ def tuned(folder, tmp_path_factory):
     return est, found, log, output
 
 
+@pytest.mark.slow
 def test_result_is_better_and_says_how_it_was_made(tuned):
     est, found, (texts, _, liked), output = tuned
     assert found is not est
@@ -623,6 +625,7 @@ def test_tuned_is_tuned_again(tuned, tmp_path):
     assert np.abs(again.predict(rows) - found.predict(rows)).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["labels", "exposures", "response_id"])
 def test_verdict_is_tested_on_the_tuned_vectors(folder, tmp_path, monkeypatch, kind):
     monkeypatch.setattr(_fine_tune, "is_better", lambda *_: True)

@@ -274,6 +274,7 @@ def test_one_action_is_not_identified(log):
     assert found.difference_interval[0, 0] < log["truth"] < found.difference_interval[0, 1]
 
 
+@pytest.mark.slow
 def test_unstated_attention_gives_bounds_that_use_independence(log):
     found = compared(log, ["copied", "shared", "regenerated"])
     stated = compared(log, ["copied", "shared", "regenerated"], shared_examination=False)
@@ -284,6 +285,7 @@ def test_unstated_attention_gives_bounds_that_use_independence(log):
     assert (np.ptp(found.reward_interval, axis=1) < np.ptp(shares.reward_interval, axis=1)).all()
 
 
+@pytest.mark.slow
 def test_false_action_rates_loosen_the_bounds(log):
     plain = compared(log, ["copied", "regenerated"])
     rated = compared(log, ["copied", "regenerated"], false_action_rate=[0.1, 0.05])

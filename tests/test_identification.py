@@ -694,6 +694,7 @@ def test_one_warning_per_cross_validation_in_threads():
     assert len(identification_warnings(fit)) <= 1
 
 
+@pytest.mark.slow
 def test_one_warning_per_search_in_several_processes(capfd):
     assert len(identification_warnings(lambda: search(n_jobs=2).fit(X, Y[:, 0]))) == 1
     assert capfd.readouterr().err == ""

@@ -135,6 +135,7 @@ def test_verdicts(actions, params, fit_params, verdict):
     assert report.verdict == verdict
 
 
+@pytest.mark.slow
 def test_too_few_labels_to_rule_out_the_swap_are_called_that():
     report = identification_report(estimator(), X, simulate(), n_starts=2, labels=labels(40))
     # Never "identified" beside "too small to show it".
@@ -268,6 +269,7 @@ def test_labelled_shares():
     assert "missing at random" in repr(report)
 
 
+@pytest.mark.slow
 def test_repeated_exposures_are_reported():
     y = simulate(2)
     ids = np.repeat(np.arange(N), 2)
@@ -325,6 +327,7 @@ def pair(association, seed, n=N):
     return np.column_stack([drawn, third]) * preferred[:, None].astype(float)
 
 
+@pytest.mark.slow
 def test_p_values_under_independence_are_uniform():
     p = np.array(
         [
@@ -379,6 +382,7 @@ def test_exposures_that_agree():
     assert exposures_that_agree(one_each, shown, None, np.ones(40)) == []
 
 
+@pytest.mark.slow
 def test_weights_do_not_pass_for_rows():
     """A tenth of the rows with a hundred times the weight: 12 % of the rows count (Kish)."""
     rejected = 0
@@ -405,6 +409,7 @@ def test_many_signals_are_tested_in_part(monkeypatch):
     assert independence_test(F, U, pair(0.0, 0), np.ones(N)).n_rows == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:signal .* a copy carries")
 @pytest.mark.parametrize("n_signals", [2, 3])
 @pytest.mark.parametrize(

@@ -815,6 +815,7 @@ def test_random_edits_of_the_settings_never_do_harm(estimator, watch, tmp_path):
 # ---------------------------------------------------------------------- hub
 
 
+@pytest.mark.slow
 def test_hub(estimator, tmp_path):
     """In processes of their own: huggingface_hub reads its address when it is imported."""
     estimator.save(tmp_path / "model")

@@ -185,6 +185,7 @@ def test_errors_of_differences():
     assert f"the standard error of {report.rows[0]['difference_1']:+.2f}" in repr(report)
 
 
+@pytest.mark.slow
 def test_curve_goes_through_the_truth(log, report):
     frame = report.to_frame().set_index(["violation", "amount"])
     row = frame.loc[("ratio", 0.5)]
@@ -352,6 +353,7 @@ def test_names_of_signals_are_not_cut(anchored):
     assert line.startswith("without the signal copied to the clipboard of a colleague  ")
 
 
+@pytest.mark.slow
 def test_with_users_the_base_is_the_comparison_with_users():
     rng = np.random.default_rng(0)
     X, user, by = rng.normal(size=(1200, 2)), np.arange(1200) % 60, rng.integers(2, size=1200)

@@ -172,7 +172,13 @@ def test_what_can_be_shown_is_what_is_seen(kind):
     assert_array_equal(kind.log_shown(u, **side)[1].unique(), sorted(kind.shows))
 
 
-@every_kind
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id=name, marks=() if name in ("negative", "thumb") else pytest.mark.slow)
+        for name, kind in KINDS.items()
+    ],
+)
 def test_sample_then_fit_recovers_the_truth(kind):
     """Beside three actions that users are equally ready for whatever the response."""
     rng = np.random.default_rng(0)
@@ -235,6 +241,7 @@ def test_stars_alone(rated):
     assert np.isfinite(est.score(X, y)) and np.isfinite(first)
 
 
+@pytest.mark.slow
 def test_stars_in_a_report_and_in_searches(rated):
     X, y, _ = rated
     small = SMALL | {"max_epochs": 5, "early_stopping": False, "n_estimators": 1}
@@ -484,6 +491,7 @@ def test_other_objectives_take_the_side_that_they_use():
     assert_allclose(classifier.predict(X), same.fit(X, pair).predict(X), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_estimated_rates_are_those_of_actions():
     X, thumb = thumbs(3000)
     rng = np.random.default_rng(1)

@@ -715,6 +715,7 @@ def test_every_large_form_fits_alike(tmp_path, streaming):
         assert_array_equal(predicted, fitted[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["npy", "folder of parquet"])
 def test_streaming_learns_as_well(form, tmp_path, streaming, monkeypatch):
     monkeypatch.setattr(_sources, "BLOCK_BYTES", 2000)

@@ -262,6 +262,7 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_forks_of_a_process_that_has_fitted_do_not_hang():
     done = subprocess.run(

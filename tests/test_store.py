@@ -354,6 +354,7 @@ def run_alone(tmp_path_factory, tiny_model):
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path, tiny_model, run_alone):
     alone, batches = run_alone(400)
     one = Job(tiny_model(), tmp_path, "one", 0, 300, pause=0.05)
@@ -364,6 +365,7 @@ def test_two_processes_share_the_work(tmp_path, tiny_model, run_alone):
     assert one.n_rows() + two.n_rows() <= 400 + max(int(batch.split()[0]) for batch in batches)
 
 
+@pytest.mark.slow
 def test_survivor_takes_over(tmp_path, tiny_model, run_alone):
     alone, batches = run_alone(400)
     one = Job(tiny_model(), tmp_path, "one", 0, 400, pause=0.2)
