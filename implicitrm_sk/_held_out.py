@@ -258,7 +258,7 @@ def split_of(log, reward_logit, propensity_logit, false_action_rate):
 def _counts_of(log, reward_logit, propensity_logit, false_action_rate, dispersed):
     """Return arguments of a test of the columns whose exposures are correlated, or of the others.
 
-    None if there are no such columns, or kinds other than actions.
+    None without such columns, or if a kind is not an action.
     """
     if not all(isinstance(signal, Action) for signal in log.signals):
         return None

@@ -120,7 +120,7 @@ def sensitivity_report(
     fitted reward, which shows the convention of the fit. A preference rate is imposed, so that
     `mean_reward` is then that of the refit. If an estimate of a group lies outside 0 to 1, its rows
     hardly determine it, and the results of the refit are NaN. If the log without a violation does
-    not determine the reward, there is no base to add to. All rows are then those of the refits.
+    not determine the reward, the comparison gives no base. All rows are then those of the refits.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
