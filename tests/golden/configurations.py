@@ -459,11 +459,10 @@ def search_by_ordinary_fits():
 def _report(est, X, y, **given):
     report = identification_report(est, X, y, n_starts=3, **given)
     values = {f"refits_{name}": report.refits[name] for name in report.refits}
-    # Of a single refit the spread was 0 when these values were written; it is NaN now.
-    values |= {
-        "bounds": report.bounds(X[:FIRST]),
-        "reward_spread": np.nan_to_num(report.reward_spread),
-    }
+    spread = report.reward_spread
+    if report.refits["as_likely"].sum() == 1:  # was 0 when these values were written, is NaN now
+        spread = 0.0 if np.isnan(spread) else spread
+    values |= {"bounds": report.bounds(X[:FIRST]), "reward_spread": spread}
     values["reward"] = report.estimator.predict(X[:FIRST])
     if report.swap["applicable"]:
         values["swap"] = [report.swap["difference"], report.swap["standard_error"]]
