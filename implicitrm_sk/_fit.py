@@ -6,6 +6,7 @@ estimator as an argument and set its fitted attributes, using its public names o
 
 import copy
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,7 +76,7 @@ def read_log(est, n_samples, y, side_information, purpose="fit"):
     est.classes_ = np.array([0, 1])
     est.group_names_ = GROUP_NAMES
     est.false_action_rate_ = assumptions.false_action_rate
-    for name in ("signal_names_in_", "user_activity_", "user_loading_"):
+    for name in ("signal_names_in_", "null_is_silent_", "user_activity_", "user_loading_"):
         vars(est).pop(name, None)
     if log.names is not None:
         est.signal_names_in_ = log.names
@@ -319,7 +320,43 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     return est
 
 
+@same(with_callbacks)
+def run_plan(est, begun, plan, model, data=None):
+    """Train a model by a plan that is not that of its estimator, and run the estimator's callbacks.
+
+    They get neither data nor a fitted estimator, because the model is not that of one.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    begun : BegunFit
+    plan : FitPlan
+    model : RewardModel
+        Trained in place.
+    data : TrainingData, default=None
+        None: that of `begun`.
+
+    Returns
+    -------
+    result : FitResult
+    """
+    data = begun.data if data is None else data
+    epochs = plan.n_epochs(data, est.early_stopping)
+    context = begin_callbacks(est, epochs)
+    context.call_on_fit_task_begin(estimator=est)
+    hooks = _watched(est, context, {}, lambda record: None)
+    result = plan.run(data, model, epochs, begun.random_state, hooks=hooks, further=begun.further)
+    context.call_on_fit_task_end(estimator=est)
+    return result
+
+
 def _hooks(est, context, details):
+    """Return the functions that report each epoch of a fit, and where it is kept."""
+    hooks = _watched(est, context, details, partial(log_epoch, est))
+    return replace(hooks, checkpoint=Checkpoint.of(est))
+
+
+def _watched(est, context, details, log):
     """Return the functions that report each epoch to the callbacks of an estimator."""
     epoch = None
 
@@ -329,10 +366,10 @@ def _hooks(est, context, details):
         epoch.call_on_fit_task_begin(estimator=est, **details)
 
     def epoch_end(record):
-        log_epoch(est, record)
+        log(record)
         return epoch.call_on_fit_task_end(estimator=est, **details)
 
-    return Hooks(epoch_begin, epoch_end, Checkpoint.of(est))
+    return Hooks(epoch_begin, epoch_end)
 
 
 def log_epoch(est, record):

@@ -52,6 +52,7 @@ def log(tmp_path):
 def run(tmp_path, monkeypatch, capsys):
     """Run the command in the temporary folder; returns code, output, errors."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")  # the width of what it prints
 
     def call(*args):
         code = cli.main([str(arg) for arg in args])
@@ -651,7 +652,8 @@ def test_null_nan_and_booleans_are_actions(run, tmp_path):
         (["fit", "empty.jsonl", "-o", "x"], "is empty \\(0 bytes\\)"),
         (["fit", "text.parquet", "-o", "x"], "cannot be read as parquet"),
         (["fit", "text.jsonl", "-o", "x"], "line 1 of text.jsonl is not JSON.*column 1"),
-        (["fit", "table.csv", "-o", "x"], "expected .jsonl, .*read_csv"),
+        (["fit", "table.csv", "-o", "x"], "table.csv has no rows"),
+        (["fit", "table.xlsx", "-o", "x"], "expected .jsonl, .*, .csv"),
         (["fit", "log.parquet", "-o", "x"], "which columns are actions\\? Pass --actions"),
         (["fit", "log.parquet", "--actions", ",", "-o", "x"], "a list of columns is empty"),
         (["fit", "log.parquet", "--actions", "copied", "-o", "x.bin"], "ends with .zip"),
@@ -691,7 +693,7 @@ def test_wrong_usage_gives_one_clear_line(args, message, saved, log, run, tmp_pa
     frame = log[1]
     for name, content in {
         "empty.parquet": "", "empty.jsonl": "", "text.parquet": "hello", "text.jsonl": "hello",
-        "table.csv": "a,b",
+        "table.csv": "a,b", "table.xlsx": "a,b",
     }.items():  # fmt: skip
         (tmp_path / name).write_text(content)
     frame.assign(reward=1.0).to_parquet(tmp_path / "scored.parquet")

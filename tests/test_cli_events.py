@@ -225,10 +225,22 @@ def test_models_of_late_actions_are_asked_with_the_age_of_rows(rows, run, tmp_pa
     groups = est.predict_proba(np.array([row["embedding"] for row in rows[0]]), wanted, age=age)
     p = [row["p_preferred"] for row in found]
     np.testing.assert_allclose(p, groups[:, 0] + groups[:, 2], atol=1e-5)
+    code, _, err = run(*READING["export"], *late, *asked)
+    assert code == 0, err
+    frame = pandas.DataFrame(rows[0])[["prompt", "response"]]
+    X = np.array([row["embedding"] for row in rows[0]])
+    pairs = integrations.to_preference_dataset(
+        est, frame, form="paired", X=X, actions=wanted, age=age, output="pandas"
+    )
+    exported = pandas.read_parquet(tmp_path / "pairs.parquet")
+    assert len(pairs) > 10 and exported["chosen"].tolist() == pairs["chosen"].tolist()
+    np.testing.assert_allclose(exported["reward_gap"], pairs["reward_gap"], atol=1e-5)
+    with pytest.raises(ValueError, match="age is given without actions and has no effect"):
+        integrations.to_preference_dataset(est, frame, X=X, age=age, output="pandas")
     for name in ("predict", "export"):
-        more = late[:-2] if name == "predict" else late
-        code, _, err = run(*READING[name], *more, *asked, "--force")
-        assert code == 2 and "how old the rows are is not known" in err, err
+        code, _, err = run(*READING[name], *late[:-2], *asked, "--force")
+        text = " ".join(err.split())
+        assert code == 2 and "is not known. Add --now, the time of the export, or leave" in text
 
 
 @pytest.mark.parametrize(
@@ -338,11 +350,19 @@ def test_logs_that_do_not_fit_their_events(name, rows, run, tmp_path):  # noqa: 
     late = [{k: v for k, v in row.items() if k != "created_at"} for row in log]
     assert "--window 12h needs the time of each row: name its column by --time" in refused(log=late)
     numbers = [row | {"id": i} for i, row in enumerate(log)]
-    assert "a number in responses, so they would never match" in refused(log=numbers).replace(
-        "text in events and a number in responses", "a number in responses"
-    ).replace("and text in events", "")
+    text = refused(log=numbers)
+    assert "column 'properties.message' of events.jsonl holds text and column 'id' of log" in text
     lost = [event | {"event": None} for event in events]
-    assert "lacks 'kind'" in refused(events=lost)
+    text = refused(events=lost)
+    assert "events.jsonl lacks 'event' in" in text and "the first is line 1 of events.jsonl" in text
+    lost = [row | {"id": None} if i == 3 else row for i, row in enumerate(log)]
+    text = refused(log=lost)
+    assert "log.jsonl lacks 'id' in 1 row; the first is row 3 of log.jsonl" in text
+    lost = [event | {"properties": {}} if i == 3 else event for i, event in enumerate(events)]
+    write(tmp_path / "log.jsonl", log)
+    write(tmp_path / "events.jsonl", lost)
+    code, out, err = run(*READING[name], *options(*SIGNED), *QUICK)
+    assert code == 0 and "1 events without properties.message" in " ".join((out + err).split())
 
 
 def number(name):
@@ -352,12 +372,15 @@ def number(name):
 @pytest.mark.parametrize("name", ["inspect", "fit"])
 def test_ids_that_are_numbers_in_some_rows(name, rows, run, tmp_path):  # noqa: F811
     log, events = rows
+    places = {"response_id": ("id", "properties.message"), "user_id": ("user_id", "who")}
 
     def refused(role):
         code, _, err = run(*READING[name], *options(*SIGNED))
         text = " ".join(err.split())
         assert code == 2 and "in two forms" in text and "Convert all ids to text" in text, text
-        assert f"column {role!r} of responses and events" in text and " (int) and '" in text, text
+        of_log, of_events = places[role]
+        both = f"column {of_log!r} of log.jsonl and column {of_events!r} of events.jsonl have ids"
+        assert both in text and " (int) and '" in text, text
         return text
 
     clean = [
@@ -370,7 +393,8 @@ def test_ids_that_are_numbers_in_some_rows(name, rows, run, tmp_path):  # noqa: 
         tmp_path / "log.jsonl",
         [r | {"id": forms[i // 2 % 2](number(r["id"]))} for i, r in enumerate(log)],
     )
-    assert f"of {len(events):,} events have such an id" in refused("response_id")
+    rows_of_events = f"of {len(events):,} rows of events.jsonl have such an id"
+    assert rows_of_events in refused("response_id")
     write(
         tmp_path / "log.jsonl",
         [r | {"user_id": forms[i // 7 % 2](i % 20)} for i, r in enumerate(log)],
@@ -418,6 +442,144 @@ def test_a_window_of_log_and_events_is_counted_once(rows, run, tmp_path):  # noq
         *READING["inspect"], *options("--actions", "copy,share,thumb", "--negative", "regenerate")
     )
     assert code == 0 and out.count("rows whose window") == 1, out + err
+
+
+def test_events_and_logs_may_be_csv(rows, run, tmp_path):  # noqa: F811
+    """Whatever the form of the two files, the same summary is printed."""
+    log, events = rows
+    code, wanted, err = run(*READING["inspect"], *options(*SIGNED))
+    assert code == 0, err
+    flat = [event | event["properties"] for event in events]
+    pandas.DataFrame(flat).drop(columns="properties").to_csv(tmp_path / "events.csv", index=False)
+    numbers = pandas.DataFrame(log).drop(columns="embedding")
+    numbers.to_csv(tmp_path / "log.csv", index=False)
+    given = [part.replace("events.jsonl", "events.csv").replace("properties.", "")
+             for part in options(*SIGNED)]  # fmt: skip
+    for source in ("log.jsonl", "log.csv"):
+        code, out, err = run("inspect", source, *given)
+        assert code == 0, err
+        lines, expected = (
+            [line for line in text.splitlines() if "embedding" not in line]
+            for text in (out, wanted.replace("log.jsonl", source))
+        )
+        assert [line for line in lines if line in expected] == expected
+        more = {line.split()[0] for line in lines if line not in expected}
+        assert more <= {"prompt", "response"}, more
+
+
+def test_fit_and_predict_on_csv(rows, run, tmp_path):  # noqa: F811
+    log = pandas.DataFrame(rows[0])
+    X = np.array(log["embedding"].tolist())
+    for k in range(3):
+        log[f"embedding_{k}"] = X[:, k]
+    log = log.drop(columns="embedding").assign(
+        copied=np.where(np.arange(400) % 9, X[:, 0] > 0, np.nan),
+        number=[f"{i:04}" for i in range(400)],
+    )
+    log.to_csv(tmp_path / "log.csv", index=False)
+    log.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    for kind in ("csv", "jsonl"):
+        code, _, err = run(
+            "fit", f"log.{kind}", "--actions", "copied", "-o", kind, "--groups", "prompt", *QUICK
+        )
+        assert code == 0, err
+        code, _, err = run("predict", kind, f"log.{kind}", "-o", f"p-{kind}.jsonl")
+        assert code == 0, err
+    found = [
+        [json.loads(line) for line in (tmp_path / f"p-{kind}.jsonl").read_text().splitlines()]
+        for kind in ("csv", "jsonl")
+    ]
+    assert found[0] == found[1] and found[0][7]["number"] == "0007"
+
+
+CHATS = ["--conversation", "chat", "--groups", "prompt", "--user", "user_id"]
+TURNS = {
+    "next turn": (["--window", "next_turn"], {"window": "next_turn"}),
+    "next turn or time": (
+        ["--window", "next_turn,12h", "--now", NOW],
+        {"window": ("next_turn", "12h"), "now": NOW},
+    ),
+    "regenerations": (["--infer", "regenerate"], {"infer": {"regenerate": "regenerate"}}),
+    "both": (
+        ["--infer", "regenerate", "--window", "next_turn"],
+        {"infer": {"regenerate": "regenerate"}, "window": "next_turn"},
+    ),
+}
+
+
+@pytest.fixture
+def chats(rows, tmp_path):
+    """The log with chats of one user about one prompt, some of it repeatedly."""
+    log = [row | {"chat": f"c{i % 20 * 7 + i // 100}", "prompt": f"p{i % 20}-{i // 60}"}
+           for i, row in enumerate(rows[0])]  # fmt: skip
+    write(tmp_path / "log.jsonl", log)
+    return log, rows[1]
+
+
+@pytest.mark.parametrize("name", TURNS)
+def test_windows_by_turn_and_regenerations(name, chats, run, monkeypatch):  # noqa: F811
+    more, arguments = TURNS[name]
+    responses = pandas.DataFrame(chats[0]).rename(
+        columns={"id": "response_id", "created_at": "time", "chat": "conversation_id"}
+    )
+    responses["prompt_id"] = responses["prompt"]
+    columns = dict(part.split("=") for part in COLUMNS.split(","))
+    wanted = actions_from_events(responses, chats[1], KINDS, columns=columns, **arguments)
+    plain = actions_from_events(responses, chats[1], KINDS, columns=columns)
+    assert not wanted.actions.equals(plain.actions)
+    given = []
+    monkeypatch.setattr(_fit, "identify", lambda *args: given.append(args[2]) or 1 / 0)
+    monkeypatch.setattr(
+        ImplicitRewardEstimator, "fit", lambda *args, **_: given.append(args[2]) or 1 / 0
+    )
+    events = options()[: -len(WHEN)]
+    for command in ("inspect", "fit"):
+        with pytest.raises(ZeroDivisionError):
+            run(*READING[command], *events, *SIGNED, *CHATS, *more)
+        assert_actions(given.pop(), wanted.actions)
+
+
+def test_regenerations_without_events(chats, run, tmp_path, monkeypatch):  # noqa: F811
+    write(tmp_path / "log.jsonl", [row | {"copied": i % 2} for i, row in enumerate(chats[0])])
+    given = []
+    monkeypatch.setattr(_fit, "identify", lambda *args: given.append(args[2]) or 1 / 0)
+    monkeypatch.setattr(
+        ImplicitRewardEstimator, "fit", lambda *args, **_: given.append(args[2]) or 1 / 0
+    )
+    names = {"created_at": "time", "prompt": "prompt_id"}
+    responses = pandas.DataFrame(chats[0]).rename(columns=names)
+    wanted = actions_from_events(
+        responses[["prompt_id", "user_id", "time"]], None, {"again": "negative"},
+        infer={"again": "regenerate"}, window="12h", now=NOW,
+    ).actions["again"]  # fmt: skip
+    assert 0 < wanted.mean() < 1 and wanted.isna().any()
+    more = ["--actions", "copied", "--negative", "again", "--infer", "again", *WHEN]
+    for command in ("inspect", "fit"):
+        with pytest.raises(ZeroDivisionError):
+            run(*READING[command], *more, "--groups", "prompt", "--user", "user_id")
+        y = given.pop()
+        np.testing.assert_array_equal(y["again"], wanted)
+        assert y["copied"].isna().equals(wanted.isna())
+
+
+@pytest.mark.parametrize("name", ["inspect", "fit"])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--window", "next_turn"], "--window next_turn is for actions of --events or --infer"),
+        (["--infer", "shared", *WHEN], "--infer names 'shared', which no option names"),
+        (["--infer", "copied", *WHEN], "--infer names 'copied', which is a column of log.jsonl"),
+        (["--negative", "again", "--infer", "again", "--window", "next_turn"],
+         "--window next_turn is for events, but 'copied' is a column of log.jsonl"),
+        (["--negative", "again", "--infer", "again", "--time", "when"], "when"),
+        (["--infer", "again", "--ignore", "scroll"], "--ignore has no effect without --events"),
+        (["--conversation", "chat"], "--conversation has no effect without --events"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_inferred_is_refused(name, more, message, chats, run, tmp_path):  # noqa: F811
+    write(tmp_path / "log.jsonl", [row | {"copied": i % 2} for i, row in enumerate(chats[0])])
+    code, _, err = run(*READING[name], "--actions", "copied", "--groups", "prompt", *more)
+    assert code == 2 and message in " ".join(err.split()), err
 
 
 def test_an_id_that_is_missing_speaks_of_no_other_option(rows, run, tmp_path):  # noqa: F811

@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import sys
 import warnings
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_pat
     code, out, err = run("inspect", "log.parquet", "--choice", read)
     assert code == 0, err
     n = (~empty | seen).sum()
-    assert f"{(empty & seen).sum()} rows without thumb, read as 'null@seen'" in out
+    assert f"{(empty & seen).sum()} rows without thumb, read as 'null'" in out
     assert f"{(empty & ~seen).sum()} rows without thumb where seen is not 1, not logged" in out
     assert f"{(~empty & ~seen).sum()} rows with thumb although seen is not 1" in out
     assert f"thumb (Choice)  {n} (" in out
@@ -138,7 +139,9 @@ def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_pat
     assert code == 0, err
     assert f"thumb: offered in {n} rows: " in out
     assert f"{(~empty & ~seen).sum()} rows have 'thumb' although 'seen' is not 1" in err
-    # The model knows which rows were silent, without --choice.
+    # The model knows which rows were silent, without --choice. Its label is plain.
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert est.signals_[0].silent == "null" and est.null_is_silent_ == {"thumb": "seen"}
     given = []
     report = inspection.identification_report
     with pytest.MonkeyPatch.context() as patch:
@@ -148,7 +151,7 @@ def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_pat
         for options in ([], ["--choice", read]):
             code, _, err = run("report", "reward", "log.parquet", *options)
             assert code == 0, err
-    expected = frame["thumb"].where(~empty, "null@seen").where(~empty | seen, None)
+    expected = frame["thumb"].where(~empty, "null").where(~empty | seen, None)
     for _, _, y in given:
         labels = y["thumb"] if hasattr(y, "columns") else y
         assert [v if isinstance(v, str) else None for v in labels] == [
@@ -160,9 +163,16 @@ def test_empty_rows_are_silent_where_the_widget_was_in_view(thumbs, run, tmp_pat
     both = read.replace("null", "none=silent,null")
     code, out, err = run("fit", "log.parquet", "--choice", both, "-o", "two", *QUICK)
     assert code == 0 and f"thumb: offered in {(~frame.thumb.isna() | seen).sum()} rows" in out, err
-    code, _, err = run("report", "two", "log.parquet")
-    left = frame["thumb"].isna().sum()
-    assert code == 0 and f"note: 'thumb' is empty in {left} rows, which are not logged" in err, err
+    given.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection, "identification_report", lambda *a, **k: given.append(a) or 1 / 0)
+        for options in ([], ["--choice", read.replace("null=silent@seen", "none=silent")]):
+            with pytest.raises(ZeroDivisionError):
+                run("report", "two", "log.parquet", *options)
+            labels = pandas.Series(np.ravel(given.pop()[2]))
+            assert (labels.isna() == (frame["thumb"].isna() & ~seen)).all()
+            silent = frame["thumb"].eq("none") | (frame["thumb"].isna() & seen)
+            assert labels.eq("none").equals(silent)
     frame["seen"] = 2
     frame.to_parquet(tmp_path / "log.parquet")
     for command in ("inspect", "fit"):
@@ -372,6 +382,65 @@ def test_late_actions_with_users_are_refused_before_reading(name, more, message,
 
 
 # ---------------------------------------------------------------------- users and windows
+
+
+#: What writes a file, and may write it again.
+FORCED = dict.fromkeys(("interval", "label-queue"), ["--force"])
+
+
+def test_fits_show_a_bar_on_a_terminal(thumbs, run, monkeypatch):  # noqa: F811
+    fit = ["fit", "log.parquet", "--actions", "copied,shared", "-o", "reward", *QUICK]
+    assert run(*fit)[0] == 0
+    short = {"report": ["--n-starts", "2"], "compare": ["--n-folds", "2"]}
+    short["sensitivity"] = ["--n-folds", "3"]
+    for name in ("report", "compare", "interval", "sensitivity", "label-queue"):
+        more = [] if name in FITTED else ["--actions", "copied,shared", *QUICK]
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            code, out, err = run(*READING[name], *more, *short.get(name, []))
+        assert code == 0, (name, err)
+        n_bars = out.count("ImplicitRewardEstimator - fit")
+        assert n_bars >= {"compare": 2, "sensitivity": 3, "interval": 2}.get(name, 1), (name, out)
+        assert "Fitting" in err and "..." in err, err
+        code, out, err = run(*READING[name], *more, *short.get(name, []), *FORCED.get(name, []))
+        assert code == 0 and "ImplicitRewardEstimator - fit" not in out, (name, err)
+
+
+def test_a_report_takes_as_many_starts_and_folds_as_are_asked(thumbs, run, monkeypatch):  # noqa: F811
+    fit = ["fit", "log.parquet", "--actions", "copied,shared", "-o", "reward", *QUICK]
+    assert run(*fit)[0] == 0
+    given = {}
+    for function in ("identification_report", "compare_groups", "sensitivity_report"):
+        monkeypatch.setattr(inspection, function, lambda *_, **k: given.update(k) or 1 / 0)
+    options = {"report": "n_starts", "compare": "n_folds", "sensitivity": "n_folds"}
+    for name, option in options.items():
+        more = [] if name in FITTED else ["--actions", "copied,shared"]
+        asked = ["--" + option.replace("_", "-"), "3"]
+        with pytest.raises(ZeroDivisionError):
+            run(*READING[name], *more, *asked)
+        assert given.pop(option) == 3
+    code, _, err = run(*READING["report"], "--n-starts", "2", "--new", "log.parquet")
+    assert code == 2 and "--n-starts has no effect with --new" in err
+
+
+@pytest.mark.parametrize("name", ["report", "compare", "sensitivity"])
+def test_too_few_starts_and_folds_are_refused_by_their_option(name, thumbs, run):  # noqa: F811
+    fit = ["fit", "log.parquet", "--actions", "copied,shared", "-o", "reward", *QUICK]
+    assert run(*fit)[0] == 0
+    option = "--n-starts" if name == "report" else "--n-folds"
+    more = [] if name in FITTED else ["--actions", "copied,shared"]
+    code, _, err = run(*READING[name], *more, option, "1")
+    assert code == 2 and f"{option} must be an integer" in " ".join(err.split()), err
+
+
+@pytest.mark.parametrize("width", [40, 72])
+def test_verdicts_are_as_wide_as_the_terminal(width, thumbs, run, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("COLUMNS", str(width))
+    for command in (READING["inspect"], [*READING["fit"], *QUICK]):
+        code, out, err = run(*command, "--actions", "copied,shared")
+        assert code == 0, err
+        lines = out[out.index("The reward is ") :].split("Saved:")[0].splitlines()
+        assert len(lines) > 3 and max(map(len, lines)) <= width, lines
 
 
 def test_users_and_windows_reach_report_interval_and_compare(

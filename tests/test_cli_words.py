@@ -22,7 +22,7 @@ SHOWN = (
 #: What no command does.
 OF_PYTHON = re.compile(
     r"partial_fit|warm_start|Checkpoint|callable|propensity\b(?!_)|predict_examination|null_is_silent"
-    r"|\best\b.*(Pipeline|ImplicitRewardEstimator)|is a X, which holds|n_starts|n_folds"
+    r"|\best\b.*(Pipeline|ImplicitRewardEstimator)|is a X, which holds"
 )
 SETTINGS = [name for name in ImplicitRewardEstimator().get_params() if "_" in name]
 #: Names that a reader of a command does not know.

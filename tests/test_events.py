@@ -46,17 +46,19 @@ def test_users_of_one_response_are_kept_apart():
     assert data.user_id.tolist() == ["ann", "bob", "bob"] and data.signals == COPY
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "parquet"])
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "tsv"])
 def test_events_of_a_file_are_those_of_the_table(tmp_path, ending):
     events = done(("a", "bob", 5), ("b", "ann", 5), ("a", "bob", 6))
     path = tmp_path / f"events.{ending}"
     if ending == "jsonl":
         events.to_json(path, orient="records", lines=True)
-    else:
+    elif ending == "parquet":
         events.to_parquet(path)
+    else:
+        events.to_csv(path, sep="," if ending == "csv" else "\t", index=False)
     assert column(THREE, path) == column(THREE, str(path)) == column(THREE, events)
-    with pytest.raises(FileNotFoundError, match="events.csv does not exist"):
-        column(THREE, tmp_path / "events.csv")
+    with pytest.raises(FileNotFoundError, match="none.csv does not exist"):
+        column(THREE, tmp_path / "none.csv")
 
 
 def test_an_event_belongs_to_what_was_shown_last():
@@ -132,7 +134,7 @@ def test_kinds_are_named():
     assert list(data.actions) == ["thumb", "copy"]
     assert data.signals == {"thumb": "negative", "copy": Action()}
     assert data.summary.left_out == {"events of kinds to leave out": 2}
-    assert data.summary.warnings == ["'thumb' has no event that counts. Check its name in kinds."]
+    assert data.summary.warnings == ["'thumb' has no event that counts. Check its name."]
 
 
 def test_anonymous_users():
@@ -340,7 +342,7 @@ REFUSED = {
         "cannot be matched"),
     "types": (
         THREE.assign(response_id=[1, 1, 2]), EVENTS, COPY, {}, ValueError,
-        "text in events and a number in responses"),
+        "'response_id' of events holds text and column 'response_id' of responses numbers"),
     "users of events only": (
         THREE.drop(columns="user_id"), EVENTS, COPY, {}, ValueError, "'user_id' but"),
     "users of responses only": (

@@ -1,5 +1,6 @@
 """Logs as products export them: every format, every table, and what is damaged."""
 
+import csv
 import gzip
 import json
 import random
@@ -144,7 +145,15 @@ def as_stream(path):
         file.write_table(arrow_table())
 
 
+def as_csv(path, separator=",", **options):
+    frame = pd.DataFrame(rows()).assign(messages=[json.dumps(r["messages"]) for r in rows()])
+    frame.to_csv(path, sep=separator, index=False, **options)
+
+
 FILES = {
+    "log.csv": as_csv,
+    "log.tsv": lambda path: as_csv(path, "\t", lineterminator="\r\n", encoding="utf-8-sig"),
+    "log.CSV.gz": lambda path: as_csv(path, quoting=csv.QUOTE_ALL, compression="gzip"),
     "log.jsonl": lambda path: write(path, rows()),
     "log.ndjson": lambda path: path.write_text(
         "\ufeff" + "\n\n".join(map(json.dumps, rows())) + "\n"
@@ -164,6 +173,77 @@ def test_files(name, tmp_path):
     found = read_feedback_log(tmp_path / name, signals=SIGNALS)
     same(found, read_feedback_log(rows(), signals=SIGNALS))
     assert found.summary.source == name
+
+
+CELLS = {
+    "integers": (["7", "", "-12", "12345678901234567890"], [7, None, -12, 12345678901234567890]),
+    "leading zeros": (["007", "7", ""], ["007", "7", None]),
+    "signs": (["+7", "7"], ["+7", "7"]),
+    "minus zero": (["-0", "0"], ["-0", "0"]),
+    "exponents": (["1e5", "100000"], ["1e5", "100000"]),
+    "floats": (["1.0", "0.0", ""], [1.0, 0.0, None]),
+    "floats and integers": (["0.25", "3"], [0.25, 3.0]),
+    "fixed decimals": (["0.50", "10.25"], [0.5, 10.25]),
+    "versions": (["1.1", "1.10"], ["1.1", "1.10"]),
+    "versions and integers": (["1", "1.0"], ["1", "1.0"]),
+    "long fractions": (["1.10", "1.12345678901234567890"], ["1.10", "1.12345678901234567890"]),
+    "long integers": (["12345678901234567", "0.5"], ["12345678901234567", "0.5"]),
+    "other digits": (["\u0661", "\u0662"], ["\u0661", "\u0662"]),
+    "booleans": (["True", "False", ""], [True, False, None]),
+    "spellings": (["True", "true"], ["True", "true"]),
+    "yes and no": (["yes", "no"], ["yes", "no"]),
+    "true and 1": (["true", "1"], ["true", "1"]),
+    "1 and true": (["1", "true"], ["1", "true"]),
+    "blanks": ([" 7", "7"], [" 7", "7"]),
+    "words for nothing": (["NULL", "NaN", "7"], ["NULL", "NaN", "7"]),
+    "quotes and line breaks": (['a "b", c', "d\n\r\ne"], ['a "b", c', "d\n\r\ne"]),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("files", [1, 2])
+def test_cells_of_csv_are_numbers_only_if_they_differ_as_numbers(name, files, tmp_path):
+    cells, values = CELLS[name]
+    table = pd.DataFrame({"response": "r", "cell": cells}, dtype=object)
+    half = len(cells) // files
+    table[:half].to_csv(tmp_path / "a.csv", index=False)
+    table[half:].to_csv(tmp_path / "b.csv", index=False)
+    found = read_feedback_log(tmp_path, keep=["cell"]).cell.tolist()
+    assert found == values and list(map(type, found)) == list(map(type, values))
+
+
+def test_text_of_csv_is_text_and_may_be_long(tmp_path):
+    limit = csv.field_size_limit()
+    answers = ["4", "5", "x" * 10**6]
+    pd.DataFrame({"prompt": ["1", "2", "3"], "response": answers}).to_csv(tmp_path / "log.csv")
+    log = read_feedback_log(tmp_path / "log.csv")
+    assert log.prompt.tolist() == ["1", "2", "3"] and log.response.tolist() == answers
+    assert csv.field_size_limit() == limit
+
+
+BAD_CSV = {
+    "few cells": ("a,b\n1,2\n3\n", "line 3 of log.csv has 1 cells, but .* names 2 columns"),
+    "many cells": ("a,b\n1,2,3\n", "line 2 of log.csv has 3 cells"),
+    "many cells below two lines": ('a,b\n"1\n2",3\n1,2,3', "line 4 of log.csv has 3 cells"),
+    "cut off in a text": ('a,b\n1,"2\n3', "line 2 of log.csv is not a row.*end of data"),
+    "text behind quotes": ('a,b\n1,"2"3\n', "line 2 of log.csv is not a row"),
+    "a name twice": ("a,a\n1,2\n", "two columns 'a'"),
+    "semicolons": ("a;b\n1;2\n", "expected columns separated by ',', not by ';'"),
+    "Latin-1": (b"a,b\n1,\xe9\n", "line 2 of log.csv holds a byte that is not UTF-8"),
+    "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "line 1 of log.csv holds a byte that is not UTF-8"),
+    "an action": ("response,copied\na,1\n\nb,maybe\n", "line 4 of log.csv holds 'maybe'"),
+    "no rows": ("response,copied\n", "log.csv has no rows"),
+    "nothing": ("", "log.csv has no rows"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CSV)
+def test_damaged_csv_is_refused_with_its_place(name, tmp_path):
+    content, message = BAD_CSV[name]
+    content = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "log.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(tmp_path / "log.csv", signals=["copied"])
 
 
 def test_folder_in_the_order_of_names(tmp_path):
@@ -885,7 +965,7 @@ def test_odd_tables_are_read_or_refused(tmp_path):
 
 
 def test_there_are_many_hostile_inputs():
-    assert len(CASES) + len(ARGUMENTS) >= 200
+    assert len(CASES) + len(BAD_CSV) + len(ARGUMENTS) >= 200
 
 
 @pytest.mark.parametrize(("content", "message"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
@@ -954,7 +1034,8 @@ def test_what_is_ambiguous_is_not_guessed(columns, message):
     [
         ("none.jsonl", FileNotFoundError, "none.jsonl does not exist"),
         ("s3://bucket/log.jsonl", ValueError, "is a URI"),
-        ("table.csv", ValueError, "ends with '.csv'.*pandas.read_csv"),
+        ("table.csv", ValueError, "table.csv has no rows"),
+        ("table.xlsx", ValueError, "ends with '.xlsx'; expected .jsonl, .*, .csv, .tsv"),
         ("log.gz", ValueError, "ends with '.gz'"),
         ("log.parquet.gz", ValueError, "ends with '.gz'"),
         ("folder", ValueError, "folder holds no files"),
@@ -974,7 +1055,7 @@ def test_wrong_sources_are_named(source, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "outer" / "inner").mkdir(parents=True)
-    for name in ("table.csv", "log.gz", "log.parquet.gz"):
+    for name in ("table.csv", "table.xlsx", "log.gz", "log.parquet.gz"):
         (tmp_path / name).write_text("a,b")
     with pytest.raises(error, match=message):
         read_feedback_log(source)

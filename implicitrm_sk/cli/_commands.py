@@ -6,19 +6,19 @@ import math
 import os
 import shlex
 import sys
-import textwrap
 import time
 import warnings
 from inspect import signature
 
-from .._optional import import_optional
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
 from ._events import Events
+from ._feedback import Feedback, as_label
 from ._options import (
     ACTIONS,
     EVENTS,
     SIDE,
+    SILENT,
     WHEN,
     choices,
     correlated_columns,
@@ -29,8 +29,8 @@ from ._options import (
     used,
 )
 from ._results import check_writable, write_frame
-from ._table import Table, as_label, names_of
-from ._terminal import note, say, working
+from ._table import Table, names_of
+from ._terminal import add_progress, fitting, note, say, tell, working
 from ._words import OPTIONS, in_own_words
 
 # Slow imports come after the checks that a command can do without them.
@@ -43,21 +43,25 @@ def fit(args):
     table = Table(args.log)
     settings = _settings(args)
     X = table.features(args, settings=settings)
-    y, signals, side = table.feedback(args)
+    feedback = Feedback(table, args)
+    y, signals, side = feedback.named()
     settings |= _signals(args, settings, signals)
     import numpy as np
 
     from .._estimator import ImplicitRewardEstimator
 
     _check_settings(settings, ImplicitRewardEstimator)
-    say(table.describe(y, signals, args.embedder, X))
+    say(feedback.describe(y, signals, X))
     if args.embedder is not None:
         settings["embedder"] = _embedder(args, len(X))
     est = ImplicitRewardEstimator(**settings)
-    _add_progress(est)
+    add_progress(est)
     began = time.monotonic()
     est.fit(X, y if y.shape[1] > 1 else y.iloc[:, 0].to_numpy(), **side)
     est.signal_names_in_ = np.asarray(list(y), dtype=object)  # an array of one action has none
+    if widgets := choices(args.choice):
+        silent = {name: widget.view for name, widget in widgets.items() if widget.null == SILENT}
+        est.null_is_silent_ = silent
     say(f"Fitted in {est.n_iter_} epochs, {time.monotonic() - began:.0f} s.")
     losses = [record["valid_loss"] for record in est.history_ if "valid_loss" in record]
     if losses:
@@ -87,7 +91,7 @@ def fit(args):
 def inspect(args):
     """Show what a log holds and what it would identify, without a model."""
     late, signals = late_columns(args.late), None
-    names = None if args.events is None else names_of(args.log)
+    names = names_of(args.log) if args.events is not None or args.infer is not None else None
     kinds = kinds_of(args, lambda: names_of(args.log) if names is None else names)
     if kinds is not None:
         correlated = correlated_columns(args, kinds)
@@ -129,28 +133,29 @@ def inspect(args):
 
 
 def _read_to_inspect(args, signals, names):
-    """Return the log with its actions; `names` are its columns if there are events beside it."""
+    """Return the log with its actions; `names` are its columns if not all actions are of them."""
     from ..datasets._read import read_log
 
     nulls = {name: widget.nulls for name, widget in choices(args.choice).items()}
     nulls = {name: null for name, null in nulls.items() if null is not None}
     columns = {"embedding": args.embedding, "user_id": args.user, "prompt_id": args.groups}
-    columns["time"] = args.time
+    columns |= {"time": args.time, "conversation_id": args.conversation}
     if args.embedding is not None and args.embedding.endswith("*"):
         columns.pop("embedding")  # columns of numbers, which the summary does not look at
     columns |= text_columns(args) | {"response_id": args.response_id}
     kept = [name for name in (args.labels, args.weight) if name is not None]
-    window, of_log, of_events = args.window, signals, {}
-    if args.events is not None:
-        of_events = {name: kind for name, kind in (signals or {}).items() if name not in names}
-        of_log = {name: kind for name, kind in (signals or {}).items() if name in names}
-        window = args.window if of_log else None
+    window, of_log, ids = args.window, signals, {}
+    log = local_path(args.log).name
+    if names is not None:
         events = Events(args)
-        role, column = events.id_of(names, local_path(args.log).name)
-        of_events = events.kinds(of_events, names, local_path(args.log).name)
-        if args.response_id not in (None, column):
-            role = "conversation_id"  # the other id says which rows are exposures of one response
-        columns[role] = column
+        of_log = {name: kind for name, kind in (signals or {}).items() if name in names}
+        made = {name: kind for name, kind in (signals or {}).items() if name not in names}
+        events.check_window(list(of_log), log)
+        made = events.kinds(made, names, log)
+        ids = events.id_of(names, log)
+        # Else --response-id says which rows are exposures of one response.
+        columns |= {role: name for role, name in ids.items() if columns.get(role) is None}
+        window = args.window if of_log else None
     data = read_log(
         args.log,
         of_log,
@@ -162,11 +167,27 @@ def _read_to_inspect(args, signals, names):
         needs_features=False,
         label_of=as_label,
     )
-    if args.events is None:
+    if names is None:
         return data
-    data = events.actions(data, role, of_events)
+    data = events.actions(_shown(data, args, log, columns, ids), made)
     data.actions, data.signals = data.actions[list(signals)], signals
     return data
+
+
+def _shown(data, args, log, columns, ids):
+    """Return the columns of a log that was read that events are matched with, by role."""
+    import pandas
+
+    from ..datasets._by_role import ByRole
+    from ..datasets._events import OF_RESPONSES
+
+    shown = ByRole(data, OF_RESPONSES, log, pandas)
+    for role, name in ids.items():
+        if columns[role] != name:
+            values = pandas.Series(Table(args.log).ids(name), dtype=object)
+            shown.columns[role] = values.iloc[data.row].reset_index(drop=True)
+            shown.called[role] = name
+    return shown
 
 
 def predict(args):
@@ -179,9 +200,10 @@ def predict(args):
     reward, std = est.predict(X, return_std=True)
     found = {"reward": reward.astype(float), "reward_std": std.astype(float)}
     if args.actions is not None:
-        y = table.actions_of(est, args)
+        feedback = Feedback(table, args)
+        y = feedback.actions_of(est)
         y = y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y
-        groups = est.predict_proba(X, y, **_known_of_rows(est, table, args)).astype(float)
+        groups = est.predict_proba(X, y, **_known_of_rows(est, feedback)).astype(float)
         for name, column in zip(est.group_names_, groups.T, strict=True):
             found[f"p_{name}"] = column
         found["p_preferred"] = found["p_PA"] + found["p_PP"]
@@ -208,12 +230,13 @@ def report(args):
     X = _vectors(est, X)
     if args.new is None:
         _check_users(est, args)
-        y, side = table.feedback_of(est, args)
-        with working(f"Fitting the settings of {args.model} from several starts"):
-            found = inspection.identification_report(est, X, y, **side)
+        y, side = Feedback(table, args).of(est)
+        with fitting(est, f"Fitting the settings of {args.model} from {args.n_starts} starts"):
+            found = inspection.identification_report(est, X, y, n_starts=args.n_starts, **side)
         say(in_own_words(str(found)))
         return
     unused = used(args, (*ACTIONS, *SIDE))
+    unused += ["--n-starts"] * ("--n-starts" in args.given)
     if unused:
         raise ImplicitRMError(
             f"{unused[0]} has no effect with --new, which compares responses, not actions. Leave "
@@ -239,12 +262,12 @@ def interval(args):
     table = Table(args.log)
     _check_users(est, args)
     X = _vectors(est, table.features(args, est))
-    y, side = table.feedback_of(est, args)
+    y, side = Feedback(table, args).of(est)
     new = table if args.new is None else Table(args.new)
     X_new = X if args.new is None else _vectors(est, new.features(args, est))
     from ..inspection import reward_interval
 
-    with working(f"Fitting {args.replicates} replicates"):
+    with fitting(est, f"Fitting the log, and {args.replicates} replicates side by side"):
         found = reward_interval(
             est, X, y, X_new, n_bootstrap=args.replicates, confidence=args.confidence, **side
         )
@@ -252,7 +275,7 @@ def interval(args):
     columns = {name: values.astype(float) for name, values in columns.items()}
     new.write(out, columns, leave_out=new.feature_columns(args, est))
     width = float((found.high - found.low).mean())
-    say(in_own_words(f"The reward is {found.identification}."))
+    tell(in_own_words(f"The reward is {found.identification}."))
     say(
         f"{len(found.reward):,} rewards, {args.confidence:.0%} intervals, mean width {width:.3f}: "
         f"{out}"
@@ -275,9 +298,17 @@ def sensitivity(args):
 
     est, table, X, y, side = _log_of(args, sensitivity_report)
     by, reference = (None, None) if args.by is None else _compared(table, args)
-    with working(f"Fitting the settings of {args.model} under broken assumptions"):
+    what = f"Fitting the settings of {args.model} to {args.n_folds} parts of the log"
+    with fitting(est, f"{what}, and again under broken assumptions"):
         found = sensitivity_report(
-            est, X, y, by, reference=reference, violations=violations, **side
+            est,
+            X,
+            y,
+            by,
+            reference=reference,
+            violations=violations,
+            n_folds=args.n_folds,
+            **side,
         )
     say(in_own_words(str(found)))
     if args.out is not None:
@@ -295,11 +326,11 @@ def label_queue(args):
     from ..inspection import label_queue as queue
 
     est, table, X, y, side = _log_of(args, queue)
-    with working(f"Fitting the settings of {args.model} from several starts"):
+    with fitting(est, f"Fitting the settings of {args.model} from several starts"):
         rows = queue(est, X, y, args.number, **side)
     table.kept = rows if table.kept is None else table.kept[rows]
     table.write(out, {"row": table.kept}, leave_out=table.feature_columns(args, est))
-    say(
+    tell(
         f"{len(rows):,} responses to ask about, the most useful first: {out}. Ask about all of "
         "them, whatever you expect, and name the column of answers by --labels in fit."
     )
@@ -313,7 +344,7 @@ def _log_of(args, function):
     if "user_id" in takes:
         _check_users(est, args)
     X = _vectors(est, table.features(args, est))
-    y, side = table.feedback_of(est, args)
+    y, side = Feedback(table, args).of(est)
     unknown = [name for name in side if name not in takes]
     if "user_id" not in takes and hasattr(est, "user_loading_"):
         unknown.append("user_id")
@@ -346,13 +377,11 @@ def _violations(texts):
     return found or None
 
 
-def _known_of_rows(est, table, args):
+def _known_of_rows(est, feedback):
     """Return what a model takes beside the actions of rows: who acted, and how old the rows are."""
-    known = {}
-    if args.actions is None:
-        return known
+    known, args = {}, feedback.args
     if args.user is not None:
-        known["user_id"] = table.ids(args.user)
+        known["user_id"] = feedback.table.ids(args.user)
     elif hasattr(est, "user_loading_"):
         note(
             f"note: {args.model} was fitted with --user. Without it, each user counts as one of "
@@ -360,12 +389,12 @@ def _known_of_rows(est, table, args):
         )
     if any("age" in signal.takes for signal in est.signals_):
         option = "--actions of a model with --late"
-        if args.now is None or args.command != "predict":
+        if args.now is None:
             raise ImplicitRMError(
-                f"{option}: how old the rows are is not known. Use predict with --now, the time of "
-                "the export, or leave --actions out."
+                f"{option}: how old the rows are is not known. Add --now, the time of the export, "
+                "or leave --actions out."
             )
-        known["age"] = table.ages(args, option)
+        known["age"] = feedback.ages(option)
     return known
 
 
@@ -393,7 +422,7 @@ def fine_tune(args):
             "with --embedder MODEL."
         )
     X = table.texts(args, beside=getattr(est, "side_columns_", ()))
-    y, side = table.feedback_of(est, args)
+    y, side = Feedback(table, args).of(est)
     from ..integrations import fine_tune as tune
 
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
@@ -435,7 +464,7 @@ def compare(args):
     settings = _settings(args)
     X = table.features(args, settings=settings)
     by, reference = _compared(table, args)
-    y, signals, side = table.feedback(args)
+    y, signals, side = Feedback(table, args).named()
     settings |= _signals(args, settings, signals)
     if args.user is not None and args.groups is None:
         side["groups"] = None  # users are the independent parts, unless prompts are named too
@@ -445,14 +474,16 @@ def compare(args):
     _check_settings(settings, ImplicitRewardEstimator)
     if args.embedder is not None:
         settings["embedder"] = _embedder(args, len(X))
-    with working("Fitting the log in parts"):
+    est = ImplicitRewardEstimator(**settings)
+    with fitting(est, f"Fitting {args.n_folds} parts of the log"):
         comparison = compare_groups(
-            ImplicitRewardEstimator(**settings),
+            est,
             X,
             y,
             by,
             reference=reference,
             same_prompts=args.same_prompts,
+            n_folds=args.n_folds,
             confidence=args.confidence,
             **side,
         )
@@ -492,17 +523,19 @@ def export(args):
             )
         table = Table(args.log)
         texts = table.texts(args, with_id=True)
-        actions = None
+        actions, known = None, {}
         if args.actions is not None:
-            actions = table.actions_of(est, args)
+            feedback = Feedback(table, args)
+            actions = feedback.actions_of(est)
             actions = actions.iloc[:, 0].to_numpy() if est.one_dimensional_ else actions
+            known = _known_of_rows(est, feedback)
         found = to_preference_dataset(
             est,
             texts,
             form=args.kind,
             X=None if getattr(est, "embedder_", None) is not None else table.features(args, est),
             actions=actions,
-            **_known_of_rows(est, table, args),
+            **known,
             min_confidence=args.min_confidence,
             min_margin=args.min_margin,
             output="pandas",
@@ -637,19 +670,7 @@ def _interval(text):
     return values[0] if len(values) == 1 else values
 
 
-def _add_progress(est):
-    try:
-        import_optional("rich", "progress", "A progress bar")
-    except ImportError as error:
-        note(f"no progress bar: {error}")
-        return
-    from sklearn.callback import ProgressBar
-
-    est.set_callbacks(ProgressBar())
-
-
 def _say_identification(found):
-    say(in_own_words(f"The reward is {found}: {found.reason}"))
+    tell(in_own_words(f"The reward is {found}: {found.reason}"))
     for advice in found.advice:
-        advice = in_own_words(advice)
-        say(textwrap.fill(advice, 98, initial_indent="- ", subsequent_indent="  "))
+        tell(in_own_words(advice), "- ")

@@ -1,8 +1,8 @@
-"""Actions from a table of events beside the log: what --events and the options with it say."""
+"""Actions that are not columns of the log: what --events, --infer and the options with them say."""
 
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
-from ._options import role_columns, split_names
+from ._options import ends_by_turn, role_columns, split_names
 from ._terminal import listing, note
 
 #: What may be matched with the id of an event; the first one that both tables have is used.
@@ -10,7 +10,7 @@ IDS = ("response_id", "conversation_id")
 
 
 class Events:
-    """The events of a file, as options say where they stand.
+    """The events of a file, as options say where they stand; none without --events.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ class Events:
     name : str
         Name of the file.
     table : ByRole
+    inferred : list of str
+        The actions that also follow from what was shown later.
     """
 
     def __init__(self, args):
@@ -29,8 +31,14 @@ class Events:
         from ..datasets._records import Records
         from ..datasets._times import column_times, with_zone
 
-        self.args, self.name = args, Records(args.events).name
+        self.args, self.name = args, "events"
+        self.inferred = [] if args.infer is None else split_names(args.infer)
         self.pandas = import_optional("pandas", "data", "Reading events")
+        if args.events is None:
+            none = self.pandas.DataFrame({"kind": []})
+            self.table = ByRole(none, OF_EVENTS, self.name, self.pandas)
+            return
+        self.name = Records(args.events).name
         renamed = role_columns(args.event_columns)
         left_out = [role for role, column in renamed.items() if column is None]
         names = [name for name in OF_EVENTS if name not in left_out]
@@ -58,7 +66,7 @@ class Events:
         )
 
     def id_of(self, columns, log):
-        """Return the role of the id that events and rows share, and its column in the log.
+        """Return the id that events and rows share by its role, as its column in the log.
 
         Parameters
         ----------
@@ -68,17 +76,35 @@ class Events:
             Name of the log.
         """
         roles = [role for role in IDS if role in self.table]
+        if not roles:
+            return {}
         if self.args.id is not None:
-            return roles[0], self.args.id
+            return {roles[0]: self.args.id}
         given = {"response_id": getattr(self.args, "response_id", None)}
         for role in roles:
             column = given.get(role) or role
             if column in columns:
-                return role, column
+                return {role: column}
         raise ImplicitRMError(
             f"{log} has no column {' or '.join(map(repr, roles))} to match with that of "
             f"{self.name}. Name the column of the log by --id. Its columns are {listing(columns)}."
         )
+
+    def check_window(self, others, log):
+        """Raise if the next turn ends the window of actions that are columns of the log.
+
+        Parameters
+        ----------
+        others : list of str
+            These columns.
+        log : str
+            Name of the log.
+        """
+        if others and self.args.window is not None and ends_by_turn(self.args.window):
+            raise ImplicitRMError(
+                f"--window {self.args.window} is for events, but {others[0]!r} is a column of "
+                f"{log}. Give a duration such as 24h, or put {others[0]!r} into the events."
+            )
 
     def kinds(self, wanted, columns, log, *, known=False):
         """Return what each kind shows, as `actions_from_events` takes it; check the names.
@@ -94,6 +120,15 @@ class Events:
         known : bool, default=False
             Whether the names are those of a fitted model, so that a kind may be absent.
         """
+        unknown = [name for name in self.inferred if name not in wanted]
+        if unknown:
+            what = f"is a column of {log}" if unknown[0] in columns else "no option names"
+            raise ImplicitRMError(
+                f"--infer names {unknown[0]!r}, which {what}. Name in --actions or --negative, and "
+                "in --infer, an action that the log does not hold."
+            )
+        if self.args.events is None:
+            return {name: wanted[name] for name in self.inferred}
         self.table.check_complete("kind", "making actions")
         codes, values = self.pandas.factorize(self.table.columns["kind"])
         found = list(values)
@@ -104,7 +139,8 @@ class Events:
                 f"{both[0]!r} is a column of {log} and a kind of event in {self.name}, so its "
                 "actions are not known. Rename one of them."
             )
-        missing = [] if known else [name for name in wanted if name not in found]
+        missing = [name for name in wanted if name not in (*found, *self.inferred)]
+        missing = [] if known else missing
         if missing:
             raise ImplicitRMError(
                 f"{missing[0]!r} is neither a column of {log} nor a kind of event in {self.name}. "
@@ -122,48 +158,56 @@ class Events:
             )
         return wanted | dict.fromkeys(ignored)
 
-    def actions(self, responses, role, kinds):
+    def actions(self, shown, kinds):
         """Return what `actions_from_events` does.
 
         Parameters
         ----------
-        responses : FeedbackData or DataFrame
-            The rows of the log, whose column `role` is the id.
-        role : str
+        shown : ByRole
+            The rows of the log.
         kinds : dict
             As `kinds` returns it.
         """
-        from ..datasets import actions_from_events
+        from ..datasets._events import actions_of_tables
 
-        table = {name: values for name, values in self.table.columns.items() if name not in IDS}
-        table[role] = self.table.columns[next(name for name in IDS if name in self.table)]
-        if role in self.table:
-            table[role] = self.table.columns[role]
-        has_users = responses.get("user_id") is not None
-        if "user_id" in table and not has_users:
+        window = self.args.window
+        if "user_id" in self.table and "user_id" not in shown:
             raise ImplicitRMError(
                 f"{self.name} says who acted, but the log does not, so several users of one "
                 "response cannot be separated. Name the column of the log by --user, or write "
                 "--event-columns user_id= to leave out that of the events."
             )
-        times = responses.get("time")
-        if self.args.window is not None and times is None:
+        if window is not None and "time" not in shown:
             raise ImplicitRMError(
-                f"--window {self.args.window} needs the time of each row: name its column by "
-                "--time."
+                f"--window {window} needs the time of each row: name its column by --time."
             )
-        as_number = times is not None and self.pandas.api.types.is_numeric_dtype(
-            self.pandas.Series(times).infer_objects()
-        )
-        limits = [self.args.window, self.args.now]
-        if as_number:
+        if window is not None and ends_by_turn(window) and "conversation_id" not in shown:
+            raise ImplicitRMError(
+                f"--window {window} needs the conversation of each row: name its column by "
+                "--conversation."
+            )
+        for roles, what, options in (
+            (("time",), "time", "--time"),
+            (("prompt_id",), "prompt", "--groups"),
+            (("user_id", "conversation_id"), "user or conversation", "--user or --conversation"),
+        ):
+            if self.inferred and not any(role in shown for role in roles):
+                raise ImplicitRMError(
+                    f"--infer needs the {what} of each row: name its column by {options}."
+                )
+        limits = [*([None] if window is None else split_names(window)), self.args.now]
+        if "time" in shown and self.pandas.api.types.is_numeric_dtype(
+            shown.columns["time"].infer_objects()
+        ):
             limits = [_number(limit) for limit in limits]
-        return actions_from_events(
-            responses,
-            self.pandas.DataFrame(table),
+        *windows, now = limits
+        return actions_of_tables(
+            shown,
+            self.table,
             kinds,
-            window=limits[0],
-            now=limits[1],
+            window=windows[0] if len(windows) == 1 else tuple(windows),
+            now=now,
+            infer=dict.fromkeys(self.inferred, "regenerate"),
         )
 
     def report(self, summary):
@@ -171,10 +215,11 @@ class Events:
         left_out = [
             f"{n:,} {what}" for what, n in summary.left_out.items() if n and "event" in what
         ]
-        text = f"{self.name}: {self.table.n:,} events"
-        if left_out:
-            text += f"; left out: {', '.join(left_out)}"
-        note(f"{text}.")
+        if self.args.events is not None:
+            text = f"{self.name}: {self.table.n:,} events"
+            note(f"{text}{'; left out: ' * bool(left_out)}{', '.join(left_out)}.")
+        for name in self.inferred:
+            note(f"{summary.found[f'rows with {name} inferred']:,} rows with {name} inferred.")
         for warning in summary.warnings:
             note(f"note: {warning}")
 

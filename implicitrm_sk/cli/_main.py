@@ -12,8 +12,8 @@ Commands:
   fine-tune    train the language model of a reward together with its heads
   export       a transformers model, a preference data set, or the hub
 
-A log is a parquet or JSONL file with one row per response that was shown. One column per kind of
-action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
+A log is a parquet, JSONL or CSV file with one row per response that was shown. One column per kind
+of action holds what the users did: 1, 0, or empty where it was not logged. The row also has an
 embedding, or text that --embedder turns into one. Text is a column of chats (messages), or prompt
 and response. Name actions of users who like a response (copy, share) by --actions. Name actions of
 users who do not (regenerate, thumbs down) by --negative. --choice describes a widget of several
@@ -186,7 +186,7 @@ def _add_fit(commands):
 def _add_predict(commands):
     sub = _command(commands, predict, "implicitrm predict reward new.parquet -o scored.parquet")
     sub.add_argument("model", metavar="MODEL", help="what fit saved")
-    sub.add_argument("data", metavar="DATA", help=".parquet or .jsonl file")
+    sub.add_argument("data", metavar="DATA", help="a file or folder as for fit")
     sub.add_argument(
         "-o",
         "--out",
@@ -214,6 +214,13 @@ def _add_report(commands):
         "--new",
         metavar="FILE",
         help="responses to compare with the log: does the reward extrapolate there?",
+    )
+    sub.add_argument(
+        "--n-starts",
+        type=int,
+        default=8,
+        metavar="N",
+        help="fits from different starts, side by side; fewer take less time (default: 8)",
     )
     add_reading(sub, fitted=True)
 
@@ -364,6 +371,14 @@ def _add_groups_to_compare(sub, *, required):
     sub.add_argument(
         "--reference", metavar="GROUP", help="what to compare with (default: the largest group)"
     )
+    sub.add_argument(
+        "--n-folds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="parts of the log, each scored by a fit to the others; fewer take less time "
+        "(default: 5)",
+    )
 
 
 def _add_export(commands):
@@ -418,8 +433,8 @@ def _add_log(sub):
     sub.add_argument(
         "log",
         metavar="LOG",
-        help=".jsonl, .json (also .gz, .zst), .parquet or .arrow file, or a folder of such; one "
-        "row per response",
+        help=".jsonl, .json, .csv or .tsv (also .gz, .zst), .parquet or .arrow file, or a folder "
+        "of such; one row per response",
     )
 
 

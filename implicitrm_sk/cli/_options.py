@@ -14,12 +14,14 @@ MEANINGS = {"positive": 1, "negative": 0, "neither": None}
 NULL = "null"
 #: What empty rows of a widget may mean.
 SILENT, UNLOGGED = "silent", "unlogged"
+#: The window that the next response of the conversation ends.
+NEXT_TURN = "next_turn"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
 SIDE = ("labels", "weight", "response_id", "exposures", "user")
 #: What the columns of a file of events may be.
 ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.
-EVENTS = ("events", "event_columns", "id", "ignore")
+EVENTS = ("events", "event_columns", "id", "ignore", "infer", "conversation")
 WHEN = ("time", "window", "now")
 ACTIONS = ("actions", "negative", "choice", "graded", "late", "correlated", *EVENTS, *WHEN)
 
@@ -35,14 +37,6 @@ class Widget(NamedTuple):
     silent: str
     null: str | None
     view: str | None = None
-
-    @classmethod
-    def of(cls, choice):
-        """Return the widget of a fitted `Choice`, whose label for silence may say what null is."""
-        null, at, view = str(choice.silent).partition("@")
-        if null != NULL:
-            return cls(choice.outcomes, choice.silent, UNLOGGED)
-        return cls(choice.outcomes, choice.silent, SILENT, view if at else None)
 
     @property
     def nulls(self):
@@ -182,12 +176,25 @@ def add_events(group):
             "conversation_id)",
         ),
         ("ignore", "COLUMNS", "kinds of events to leave out. Every other kind must be named"),
+        (
+            "infer",
+            "COLUMNS",
+            "those of --actions and --negative that mean regenerate. They also follow from the "
+            "log: the same user was later shown another response to the same prompt",
+        ),
+        (
+            "conversation",
+            "COLUMN",
+            "the conversation of a row, for --infer and --window next_turn (default: "
+            "conversation_id)",
+        ),
         ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
         (
             "window",
             "DURATION",
             "how long an action is waited for (24h, 7d; a number if times are numbers). Actions "
-            "of rows whose window is open at --now are not logged",
+            "of rows whose window is open at --now are not logged. For events it may be next_turn, "
+            "until the next response of the conversation, or next_turn,24h",
         ),
         ("now", "TIME", "the time of the export, needed by --window and --late"),
     ):
@@ -210,6 +217,11 @@ def add_features(sub):
         ("turn", "column with the position or id of the turn that users acted on (default: last)"),
     ):
         features.add_argument(f"--{name}", metavar="COLUMN", help=text)
+
+
+def ends_by_turn(window):
+    """Return whether the next turn ends the window that --window gives."""
+    return NEXT_TURN in split_names(window)
 
 
 def used(args, names):
@@ -237,26 +249,36 @@ def check_options(args):
     _check_events(args)
     late = getattr(args, "late", None)
     for name, value in (("window", args.window), ("late", late)):
-        if value is not None and args.now is None:
+        if value not in (None, NEXT_TURN) and args.now is None:
             raise ImplicitRMError(f"--{name} {value} needs --now, the time of the export. Add it.")
-    if (
-        args.now is not None
-        and hasattr(args, "late")
-        and args.window is late is args.events is None
-    ):
+    made = args.events is not None or args.infer is not None
+    if args.now is not None and hasattr(args, "late") and args.window is late is None and not made:
         raise ImplicitRMError(
             "--now has no effect without --window, --late or --events. Add one, or leave --now out."
+        )
+    if args.window is not None and ends_by_turn(args.window) and not made:
+        raise ImplicitRMError(
+            f"--window {args.window} is for actions of --events or --infer. Give a duration such "
+            "as 24h."
         )
 
 
 def _check_events(args):
     if args.events is None:
-        unused = used(args, EVENTS)
+        alone = () if args.infer is None else ("infer", "conversation")
+        unused = used(args, [name for name in EVENTS if name not in alone])
         if unused:
             raise ImplicitRMError(
                 f"{unused[0]} has no effect without --events. Name the file of events, or leave "
                 f"{unused[0]} out."
             )
+    if getattr(args, "exposures", None) is not None and (args.events or args.infer):
+        option = "--infer" if args.events is None else "--events"
+        raise ImplicitRMError(
+            f"--exposures and {option} cannot be combined: actions of events are 1 or 0, and "
+            "those of --exposures are counts. Leave one of them out."
+        )
+    if args.events is None:
         return
     role_columns(args.event_columns)
     named = {
@@ -270,13 +292,8 @@ def _check_events(args):
         raise ImplicitRMError(
             f"--ignore leaves out {both[0]!r}, which --actions or --negative names. Name it once."
         )
-    if getattr(args, "exposures", None) is not None:
-        raise ImplicitRMError(
-            "--exposures and --events cannot be combined: actions of events are 1 or 0, and "
-            "those of --exposures are counts. Leave one of them out."
-        )
-    log = getattr(args, "log", None) or args.data
-    if Path(args.events).absolute() == Path(log).absolute():
+    log = getattr(args, "log", None) or getattr(args, "data", None)
+    if log is not None and Path(args.events).absolute() == Path(log).absolute():
         raise ImplicitRMError(
             f"--events names {args.events}, which is the log. Name the file with one row for each "
             "event."
@@ -352,7 +369,7 @@ def choices(texts):
                 "if users chose nothing there, or null=unlogged."
             )
         if silent is None and null == SILENT:
-            silent = NULL if view is None else f"{NULL}@{view}"
+            silent = NULL
         if silent is None:
             raise ImplicitRMError(
                 f"--choice {text}: no value means that the widget was offered and users chose "

@@ -1,39 +1,21 @@
 """Reading the file of a log: columns as the commands need them, with errors that name them."""
 
-import contextlib
 import json
 from pathlib import Path
 
 from .._optional import import_optional
 from .._tables import as_values
 from ..datasets._records import Records, check_once
-from ..datasets._times import as_times, check_kinds, windows_open
 from ..exceptions import ImplicitRMError
-from ._events import Events
-from ._options import (
-    SIDE,
-    SILENT,
-    UNLOGGED,
-    Grades,
-    Widget,
-    correlated_columns,
-    default_actions,
-    has_labels,
-    kinds_of,
-    late_columns,
-    named_columns,
-    signal_of,
-    split_names,
-    text_columns,
-)
+from ._options import SIDE, default_actions, kinds_of, named_columns, text_columns
 from ._results import as_json, in_place, strict
 from ._terminal import listing, note
 
 EMBEDDING = "embedding"
+#: Options beside `SIDE` that name a column of the log that `inspect` reads.
+OTHERS = ("groups", "time", "id", "conversation")
 #: Columns of prompts if --groups does not name one; the first one found is used.
 GROUPS = ("prompt_id", "prompt")
-#: Columns of times if --time does not name one; the first one found is used.
-TIMES = ("time", "timestamp", "created_at")
 
 
 class Table:
@@ -56,7 +38,6 @@ class Table:
         records = Records(path)
         self.path, self.name, self.files = Path(path), records.name, records.files
         self.summary = self.kept = self._groups = self._values = None
-        self._acted = {}
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
             raise ImplicitRMError(f"{empty.name} is empty (0 bytes). Export it again.")
@@ -143,60 +124,6 @@ class Table:
             return as_values(values if self.kept is None else [values[row] for row in self.kept])
         return as_values(self._read([name], "permissive").column(name))
 
-    def _times(self, args, option):
-        """Return the time of each row, and what it is in words."""
-        names = [args.time] if args.time else [name for name in TIMES if name in self.columns]
-        if len(names) != 1:
-            raise ImplicitRMError(
-                f"{option} needs the time of each row: name its column by --time. "
-                f"The columns of {self.name} are {listing(self.columns)}."
-            )
-        return as_times(self.ids(names[0]), lambda row: f"row {row}", names[0])
-
-    def _open_windows(self, args):
-        """Return in which rows the window of the actions is still open, None without a window."""
-        if args.window is None:
-            return None
-        times, kind = self._times(args, f"--window {args.window}")
-        return windows_open(times, kind, args.window, args.now)
-
-    def _waits(self, args, names):
-        """Return `age` and `delay` of `fit` where actions may come late."""
-        late = late_columns(args.late)
-        if not late:
-            return {}
-        unknown = [name for name in late if name not in names]
-        if unknown:
-            raise ImplicitRMError(
-                f"--late names {listing(unknown)}, which is not among --actions and --negative. "
-                "Name it there too."
-            )
-        waits = {"age": self.ages(args, f"--late {args.late}")}
-        columns = [name for name in late.values() if name is not None]
-        if columns:
-            delays = self.numbers(columns)
-            waits["delay"] = self._blank(names)
-            for name, column in late.items():
-                if column is not None:
-                    waits["delay"][:, names.index(name)] = delays[column]
-        return waits
-
-    def ages(self, args, option):
-        """Return how long before --now each row was shown; `option` needs it."""
-        times, kind = self._times(args, option)
-        now = args.now
-        if kind == "numbers":
-            with contextlib.suppress(ValueError):
-                now = float(now)
-        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
-        check_kinds({"the time of a row": kind, "--now": kind_of_now})
-        return now - times
-
-    def _blank(self, names):
-        import numpy as np
-
-        return np.full((self.n_rows, len(names)), np.nan)
-
     def numbers(self, names, labels=()):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
 
@@ -205,12 +132,9 @@ class Table:
         import pandas
         import pyarrow
 
-        table = self._read([name for name in names if name not in self._acted], "permissive")
+        table = self._read(names, "permissive")
         columns = {}
         for name in names:
-            if name in self._acted:
-                columns[name] = self._acted[name]
-                continue
             column = table.column(name)
             kind = column.type
             if name in labels:
@@ -233,260 +157,13 @@ class Table:
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)
 
-    def action_columns(self, given):
-        """Return the names of the columns of actions."""
-        if given is not None:
-            return split_names(given)
-        found = default_actions(self.columns)
-        if not found:
-            raise ImplicitRMError(
-                "which columns are actions? Pass --actions NAME,NAME (for example copied,shared). "
-                f"The columns of {self.name} are {listing(self.columns)}."
-            )
-        return found
-
-    def signed_columns(self, args):
-        """Return the names of all columns of actions, and what each shows, as options say it."""
-        kinds = kinds_of(args, lambda: self.columns)
-        return dict.fromkeys(self.action_columns(None), "positive") if kinds is None else kinds
-
-    def feedback(self, args):
-        """Return y, what its columns show as signals, and what `fit` takes beside them.
-
-        The signals are None where all are positive actions.
-        """
-        kinds = self.signed_columns(args)
-        late = late_columns(args.late)
-        wrong = [name for name in late if isinstance(kinds.get(name), tuple)]
-        if wrong:
-            raise ImplicitRMError(
-                f"--late names {wrong[0]!r}, which --choice or --graded describes. Only actions "
-                "may come late: name it by --actions or --negative."
-            )
-        names = list(kinds)
-        self._read_events(args, kinds)
-        y = self._labelled(names, {k: kind for k, kind in kinds.items() if has_labels(kind)})
-        side = self.side_information(args) | self._waits(args, names)
-        y = self._without_open(y, args)
-        correlated = correlated_columns(args, kinds)
-        if not late and not correlated and all(kind == "positive" for kind in kinds.values()):
-            return y, None, side
-        signals = [signal_of(kind, name, late, correlated) for name, kind in kinds.items()]
-        return y, signals, side
-
-    def _read_events(self, args, kinds, *, known=False):
-        """Make the actions that are kinds of events, if there are events.
-
-        Parameters
-        ----------
-        kinds : dict
-            The preference that each column of actions shows, as options say it.
-        known : bool, default=False
-            As in `Events.kinds`.
-        """
-        if args.events is None:
-            return
-        import pandas
-
-        wanted = {
-            name: kind if isinstance(kind, str) else "positive"
-            for name, kind in kinds.items()
-            if name not in self.columns and not isinstance(kind, Widget | Grades)
-        }
-        events = Events(args)
-        role, column = events.id_of(self.columns, self.name)
-        roles = {role: column, "user_id": args.user or "user_id", "time": args.time}
-        if args.time is None:
-            found = [name for name in TIMES if name in self.columns]
-            roles["time"] = found[0] if len(found) == 1 else None
-        if args.user is None and "user_id" not in self.columns:
-            del roles["user_id"]
-        rows = {
-            role: pandas.Series(self.ids(name), dtype=object)
-            for role, name in roles.items()
-            if name is not None
-        }
-        kinds = events.kinds(wanted, self.columns, self.name, known=known)
-        data = events.actions(pandas.DataFrame(rows), role, kinds)
-        self._acted = {name: data.actions[name].to_numpy() for name in wanted}
-        events.report(data.summary)
-
-    def _without_open(self, y, args):
-        is_open = self._open_windows(args)
-        if is_open is not None:
-            y[is_open] = None
-            y = y.astype({name: float for name in y if y[name].dtype != object})
-            note(f"{is_open.sum():,} rows whose window of {args.window} is not closed: not logged.")
-        return y
-
-    def _labelled(self, names, kinds, others=()):
-        """Return y, whose columns of widgets and categories are objects of text.
-
-        Columns of `others` are returned as they are.
-        """
-        y = self.numbers(names, [*kinds, *others])
-        for name, kind in kinds.items():
-            y[name] = self._labels(name, y[name], kind)
-        return y
-
-    def _labels(self, name, values, kind):
-        """Return labels as objects of text, missing where nothing was logged."""
-        import numpy as np
-        import pandas
-
-        from .._validation import is_missing
-
-        is_widget = isinstance(kind, Widget)
-        option = "--choice" if is_widget else "--graded"
-        known = {*kind.outcomes, kind.silent} if is_widget else set(kind.bins)
-        missing = is_missing(np.asarray(values, dtype=object))
-        found = np.full(len(values), None, dtype=object)
-        if is_widget and kind.null == SILENT:
-            in_view = self._in_view(kind.view)
-            found[missing & in_view] = kind.silent
-            if (odd := ~missing & ~in_view).any():
-                note(f"note: {odd.sum():,} rows have {name!r} although {kind.view!r} is not 1.")
-        for row, value in enumerate(values):
-            if missing[row]:
-                continue
-            text = as_label(value)
-            if text not in known:
-                raise ImplicitRMError(
-                    f"column {name!r} of {self.name} holds {text[:40]!r} in row {row}, which has "
-                    f"no meaning; expected one of {listing(sorted(filter(None, known)))}. Correct "
-                    f"it, or add it to {option}."
-                )
-            found[row] = text
-        if is_widget and kind.null is None and missing.any() and kind.silent not in found:
-            raise ImplicitRMError(
-                f"column {name!r} of {self.name} is empty in {missing.sum():,} of {len(found):,} "
-                f"rows (the first: row {missing.argmax()}), and no row holds {kind.silent!r}, its "
-                "value for silence. Add null=silent to --choice if users chose nothing there, or "
-                "null=unlogged if the widget was not offered."
-            )
-        return pandas.Series(found, dtype=object)
-
-    def _in_view(self, name):
-        """Return where a column says that a widget was in view; everywhere without one."""
-        import numpy as np
-
-        if name is None:
-            return np.ones(self.n_rows, dtype=bool)
-        seen = self.numbers([name])[name].to_numpy()
-        wrong = ~np.isnan(seen) & (seen != 0) & (seen != 1)
-        if wrong.any():
-            row = wrong.argmax()
-            raise ImplicitRMError(
-                f"column {name!r} of {self.name} holds {seen[row]:g} in row {row}; expected 1 "
-                "where the widget was in view, else 0 or nothing. Convert it, or name another "
-                "column behind null=silent@."
-            )
-        return seen == 1
-
-    def actions_of(self, est, args):
-        """Return y for a fitted estimator: the columns given, else those of its fit.
-
-        The name of a column decides which signal it is, not its position.
-        """
-        known = getattr(est, "signal_names_in_", None)
-        kinds = {}
-        if any(getattr(args, name, None) for name in ("negative", "choice", "graded")):
-            kinds = self.signed_columns(args)
-            names = list(kinds)
-        elif args.actions or known is None:
-            names = self.action_columns(args.actions)
-        else:
-            names = list(known)
-        if len(names) != est.n_signals_:
-            fitted = "" if known is None else f" ({listing(known)})"
-            raise ImplicitRMError(
-                f"the model was fitted with {est.n_signals_} columns of actions{fitted}, but here "
-                f"are {len(names)}: {listing(names)}. Name the columns of its fit by --actions."
-            )
-        if known is not None and set(names) == set(known):
-            names = list(known)
-        from ..signals import Action, Choice, Graded, Signal
-
-        signals = dict(zip(names, est.signals_, strict=True))
-        asked = est.signals if isinstance(est.signals, dict) else {}
-        if isinstance(est.signals, list | tuple):
-            asked = dict(zip(names if known is None else known, est.signals, strict=True))
-        for name, kind in kinds.items():
-            shown = signal_of(kind, name, {})
-            # The bins of grades are settled by fit.
-            is_same = shown in (signals[name], asked.get(name))
-            if isinstance(kind, str):
-                target = int(kind == "positive")
-                is_same = getattr(signals[name], "target", None) == target
-            if not is_same:
-                raise ImplicitRMError(
-                    f"{name!r} is {kind if isinstance(kind, str) else shown!r} here, but the model "
-                    f"was fitted with {signals[name]!r}. Name it as in fit, or fit anew."
-                )
-        unsaid = []
-        for name, signal in signals.items():
-            if isinstance(signal, Choice) and all(isinstance(o, str) for o in signal.outcomes):
-                if name not in kinds and signal.silent is not None and not signal.given_reaction:
-                    unsaid.append(name)
-                kinds.setdefault(name, Widget.of(signal))
-            elif isinstance(signal, Graded):
-                kinds[name] = Grades(signal.target, signal.bins)
-        signs = {
-            name: "positive" if signal.shows == (1,) else "negative"
-            for name, signal in signals.items()
-            if isinstance(signal, Action)
-        }
-        self._read_events(args, signs, known=True)
-        labelled = {k: kind for k, kind in kinds.items() if has_labels(kind)}
-        others = [k for k, s in signals.items() if type(s).encode is not Signal.encode]
-        y = self._labelled(names, labelled, [name for name in others if name not in kinds])
-        for name in unsaid:
-            if kinds[name].null == UNLOGGED and y[name].isna().any():
-                note(
-                    f"note: {name!r} is empty in {y[name].isna().sum():,} rows, which are not "
-                    "logged. If fit had null=silent, pass the same --choice."
-                )
-        return self._without_open(y, args)
-
-    def feedback_of(self, est, args):
-        """Return y and what `fit` takes beside it, for a fitted estimator."""
-        y = self.actions_of(est, args)
-        late = late_columns(args.late)
-        for name, signal in zip(y, est.signals_, strict=True):
-            if ("age" in signal.takes) != (name in late):
-                raise ImplicitRMError(
-                    f"{name!r} was fitted {'with' if name not in late else 'without'} --late, but "
-                    f"here it is the other way round. {'Add' if name not in late else 'Leave out'} "
-                    f"--late {name}, as in fit."
-                )
-        side = self.side_information(args) | self._waits(args, list(y))
-        return (y.iloc[:, 0].to_numpy() if est.one_dimensional_ else y), side
-
     def groups(self, args):
         """Return the prompt of each row, None if no column names it."""
-        if args.groups is None and "prompt_id" not in self.columns and self._groups is not None:
+        given = getattr(args, "groups", None)
+        if given is None and "prompt_id" not in self.columns and self._groups is not None:
             return self._groups  # equal prompts
-        name = args.groups or next((name for name in GROUPS if name in self.columns), None)
+        name = given or next((name for name in GROUPS if name in self.columns), None)
         return None if name is None else self.ids(name)
-
-    def side_information(self, args):
-        """Return the arguments of `fit` other than X and y."""
-        side = {}
-        given = {name: getattr(args, name, None) for name in SIDE}
-        for name, column in (("labels", given["labels"]), ("sample_weight", given["weight"])):
-            if column is not None:
-                side[name] = self.numbers([column])[column].to_numpy()
-        if given["exposures"] is not None:
-            side["exposures"] = self.numbers(split_names(given["exposures"])).to_numpy()
-            if side["exposures"].shape[1] == 1:
-                side["exposures"] = side["exposures"][:, 0]
-        if given["response_id"] is not None:
-            side["response_id"] = self.ids(given["response_id"])
-        if given["user"] is not None:
-            side["user_id"] = self.ids(given["user"])
-        if args.groups or given["response_id"] is None:
-            side["groups"] = self.groups(args)
-        return side
 
     def feature_columns(self, args, est=None):
         """Return the names of the columns that X is made of, or none if it is text."""
@@ -593,7 +270,7 @@ class Table:
         from ..datasets._read import read_log
 
         # The columns that `inspect` reads for the same options, so that it counts the same rows.
-        named = [getattr(args, option, None) for option in (*SIDE, "groups", "time", "id")]
+        named = [getattr(args, option, None) for option in (*SIDE, *OTHERS)]
         if {"actions", "negative", "choice", "graded"} <= set(vars(args)):
             named += kinds_of(args, lambda: self.columns) or default_actions(self.columns)
         compared = [name for name in named if name in self.columns]
@@ -616,34 +293,6 @@ class Table:
         beside = [name for name in dict.fromkeys(beside) if name in self.columns]
         beside = [name for name in beside if name not in frame]
         return frame.assign(**self.numbers(beside)) if beside else frame
-
-    def describe(self, y, signals, embedder, X):
-        """Describe what was read, in words."""
-        lines = [f"{self.name}: {self.n_rows:,} rows, embeddings of {X.shape[1]} columns"]
-        if self.files[1:]:
-            lines.append(f"  files: {len(self.files)}, in the order of their names")
-        if embedder is not None:
-            lines = [str(self.summary), f"  text for {embedder}"]
-        signs = ["positive"] * y.shape[1] if signals is None else signals
-        for (name, column), sign in zip(y.items(), signs, strict=True):
-            logged = column.notna()
-            if column.dtype == object:  # a widget, or categories
-                counts = column[logged].value_counts()
-                shown = ", ".join(f"{value} {n / logged.sum():.1%}" for value, n in counts.items())
-                what = "logged" if hasattr(sign, "bins") else "offered"
-                lines.append(f"  {name}: {what} in {logged.sum():,} rows: {shown}")
-                continue
-            if hasattr(sign, "bins"):
-                low, median, high = column.quantile([0, 0.5, 1])
-                shown = f"from {low:g} to {high:g}, median {median:g}"
-                lines.append(f"  {name} (graded): logged in {logged.sum():,} rows, {shown}")
-                continue
-            rate = column[logged].mean() if logged.any() else float("nan")
-            acted = f"acted in {rate:.1%} of them" if rate <= 1 else f"{column.sum():,.0f} actions"
-            target = getattr(sign, "target", 0 if sign == "negative" else 1)
-            sign = " (negative)" if target == 0 else ""
-            lines.append(f"  {name}{sign}: logged in {logged.sum():,} rows, {acted}")
-        return "\n".join(lines)
 
     def write(self, path, found, leave_out):
         """Write the columns of the file, except some, and new ones."""
@@ -689,17 +338,6 @@ class Table:
         wanted = set(names)
         for row in range(len(self._keys)) if self.kept is None else self.kept:
             yield {name: self._values[name][row] for name in self._keys[row] if name in wanted}
-
-
-def as_label(value):
-    """Return a value of a widget as it is written in --choice."""
-    if hasattr(value, "item"):
-        value = value.item()
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value)
 
 
 def _columns_of(records):

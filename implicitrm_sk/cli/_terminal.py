@@ -2,20 +2,57 @@
 
 import contextlib
 import re
+import shutil
 import sys
 import textwrap
 import threading
 import time
 
+from .._optional import import_optional
+
 
 def note(text):
     """Print a note for the user beside the result."""
-    print(textwrap.fill(" ".join(str(text).split()), 100), file=sys.stderr)
+    print(_filled(text), file=sys.stderr)
 
 
 def say(text):
     """Print a part of the result."""
     print(text, flush=True)
+
+
+def tell(text, bullet=""):
+    """Print a part of the result that is sentences, as wide as the terminal or 100 characters."""
+    say(_filled(text, initial_indent=bullet, subsequent_indent=" " * len(bullet)))
+
+
+def _filled(text, **indents):
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    return textwrap.fill(" ".join(str(text).split()), width, **indents)
+
+
+@contextlib.contextmanager
+def fitting(est, what):
+    """Say what is fitted, and show how far it is: a bar for each fit on a terminal."""
+    if not (sys.stdout.isatty() and add_progress(est)):
+        with working(what):
+            yield
+        return
+    note(f"{what} ...")
+    yield
+
+
+def add_progress(est):
+    """Let the fits of an estimator and its copies show a bar; return whether they can."""
+    try:
+        import_optional("rich", "progress", "A progress bar")
+    except ImportError as error:
+        note(f"no progress bar: {error}")
+        return False
+    from sklearn.callback import ProgressBar
+
+    est.set_callbacks(ProgressBar())
+    return True
 
 
 @contextlib.contextmanager

@@ -25,6 +25,8 @@ OPTIONS = {
     "min_margin": "--min-margin",
     "n": "--number",
     "n_bootstrap": "--replicates",
+    "n_folds": "--n-folds",
+    "n_starts": "--n-starts",
     "now": "--now",
     "objective": "--objective",
     "pooling": "--pooling",

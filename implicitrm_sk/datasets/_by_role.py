@@ -24,6 +24,8 @@ class ByRole:
     Attributes
     ----------
     columns : dict of Series
+    called : dict of str
+        The column of each role, for the messages; data that were read know theirs.
     seen : list of str
         The columns of the source.
     n : int
@@ -34,8 +36,9 @@ class ByRole:
         self.argument, self.pandas = argument, pandas
         self._place = None
         self.data = source if isinstance(source, FeedbackData) else None
-        renamed = self.renamed = _checked(renamed, names)
+        renamed = self.called = _checked(renamed, names)
         if self.data is not None:
+            self.called = _read_from(source)
             found = {name: source.get(name) for name in names}
             if found.get("prompt_id") is None and "prompt_id" in names:
                 found["prompt_id"] = source.groups
@@ -137,18 +140,30 @@ class ByRole:
 
     def place(self, row):
         """Return the place of a row, in words."""
-        return f"row {row} of {self.argument}" if self._place is None else self._place(row)
+        if self._place is not None:
+            return self._place(row)
+        if self.data is not None and self.data.get("row") is not None:
+            row = self.data.row[row]  # of the source
+        return f"row {row} of {self.argument}"
 
-    def of(self, name):
+    def name(self, role):
+        """Return the name of the column of a role."""
+        return self.called.get(role, role)
+
+    def of(self, role):
         """Return the column of a role, in words."""
-        return f"column {self.renamed.get(name, name)!r}"
+        return f"column {self.name(role)!r}"
+
+    def listing(self):
+        """Return the columns that have a role, in words."""
+        return ", ".join(map(self.name, self.columns))
 
     def need(self, name, purpose):
         """Return a column, or raise an error that names its purpose."""
         if name not in self.columns:
             raise ImplicitRMError(
                 f"{self.argument} lacks the column {name!r}, which {purpose} needs. It has "
-                f"{', '.join(self.columns)}. Add the column, or rename the one that holds it."
+                f"{self.listing()}. Add the column, or rename the one that holds it."
             )
         return self.columns[name]
 
@@ -158,10 +173,16 @@ class ByRole:
             purpose = purpose[0].upper() + purpose[1:]
             rows = "row" if missing.sum() == 1 else "rows"
             raise ImplicitRMError(
-                f"{self.argument} lacks {name!r} in {missing.sum():,} {rows}; the first is row "
-                f"{missing.argmax()}. {purpose} needs one in each row. Add it, or leave these rows "
-                "out."
+                f"{self.argument} lacks {self.name(name)!r} in {missing.sum():,} {rows}; the first "
+                f"is {self.place(missing.argmax())}. {purpose} needs one in each row. Add it, or "
+                "leave these rows out."
             )
+
+
+def _read_from(data):
+    """Return the columns of the roles of data that were read, as their summary has them."""
+    columns = getattr(data.get("summary"), "columns", {})
+    return {role: column.removesuffix(" (guessed)") for role, column in columns.items()}
 
 
 def _checked(renamed, names):

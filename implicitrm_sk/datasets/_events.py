@@ -19,7 +19,7 @@ from ._summary import LogSummary, of_signals, sizes
 from ._times import as_times, as_window, check_kinds, column_times, is_unknown, with_zone
 
 NEXT_TURN = "next_turn"
-_OF_RESPONSES = (
+OF_RESPONSES = (
     "response_id",
     "conversation_id",
     "user_id",
@@ -57,9 +57,10 @@ def actions_from_events(
         The result of `read_feedback_log`, or a table (pandas, polars, Arrow, list of dicts). A
         table has the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``,
         ``time``, ``prompt_id``, ``parent_id`` and ``client``. Other columns are ignored.
-    events : path, table or list of dict
+    events : path, table, list of dict, or None
         One row for each event, with ``kind``, ``response_id`` or ``conversation_id`` and, if known,
-        ``user_id`` and ``time``. If both ids are given, that of the response counts.
+        ``user_id`` and ``time``. If both ids are given, that of the response counts. None: no
+        events, so that all actions are those of `infer`.
     kinds : dict
         The preference that each kind of event shows: ``"positive"``, ``"negative"``, a `Signal`, or
         None for events to leave out. Every kind of `events` must be named.
@@ -124,10 +125,38 @@ def actions_from_events(
     {'events of no response in the log': 1}
     """
     pandas = import_optional("pandas", "data", "Making actions of events")
+    if events is None:
+        unknown = [name for name in kinds if kinds[name] is not None and name not in (infer or {})]
+        if unknown:
+            raise ImplicitRMError(
+                f"events is None, but kinds names {unknown[0]!r}, which infer does not make. Pass "
+                f"the events, or leave {unknown[0]!r} out."
+            )
+        events = pandas.DataFrame({"kind": []})
+    return actions_of_tables(
+        ByRole(responses, OF_RESPONSES, "responses", pandas),
+        ByRole(events, OF_EVENTS, "events", pandas, columns),
+        kinds,
+        window=window,
+        now=now,
+        tracked=tracked,
+        infer=infer,
+    )
+
+
+def actions_of_tables(shown, done, kinds, *, window=None, now=None, tracked=None, infer=None):
+    """Return what `actions_from_events` does, whose messages have the names of the tables.
+
+    Parameters
+    ----------
+    shown, done : ByRole
+        The responses and the events.
+    kinds, window, now, tracked, infer
+        As there.
+    """
+    pandas = shown.pandas
     kinds = _check_kinds_of(kinds, infer, tracked)
     names = [name for name, kind in kinds.items() if kind is not None]
-    shown = ByRole(responses, _OF_RESPONSES, "responses", pandas)
-    done = ByRole(events, OF_EVENTS, "events", pandas, columns)
     job = _Matching(shown, done, window, now)
     kind = _kind_codes(done, kinds, names, pandas)
     left_out, found = {}, {}
@@ -207,32 +236,40 @@ def _factorized(column, pandas):
     return codes, len(values)
 
 
-def _shared(a, b, name, pandas, other="events"):
-    """Return codes of one id in two tables, and the number of values.
+def _shared(columns, pandas):
+    """Return codes of one id in two columns, and the number of values.
 
     Raises if an id is a number in one place and text in another: it would match nothing there.
-    `other` is what the second table holds, for the message.
+
+    Parameters
+    ----------
+    columns : list of two (ByRole, str)
+        The table of each column, and its role.
+    pandas : module
     """
+    a, b = (table.columns[role] for table, role in columns)
+    places = [f"{table.of(role)} of {table.argument}" for table, role in columns]
     kinds = [pandas.api.types.infer_dtype(column, skipna=True) for column in (a, b)]
     text, number = (
         [kind.startswith(starts) for kind in kinds]
         for starts in (("string", "categorical"), ("integer", "floating", "mixed-integer-float"))
     )
     if len(a) and len(b) and ((text[0] and number[1]) or (number[0] and text[1])):
+        if not text[0]:
+            places.reverse()
         raise ImplicitRMError(
-            f"column {name!r} is text in {'responses' if text[0] else other} and a number in "
-            f"{other if text[0] else 'responses'}, so they would never match. Convert one of "
-            "the two columns."
+            f"{places[0]} holds text and {places[1]} numbers, so they would never match. Convert "
+            "one of the two columns."
         )
     if a.dtype != b.dtype:  # pandas would turn two kinds of integers into floats
         a, b = a.astype(object), b.astype(object)
     codes, n = _factorized(pandas.concat([a, b], ignore_index=True), pandas)
     if a.dtype == object and (mixed := two_forms(chain(a, b))):
         forms = {as_text(number) for number in mixed}
-        n_events = sum(isinstance(v, str | Number) and as_text(v) in forms for v in b)
+        n_rows = sum(isinstance(v, str | Number) and as_text(v) in forms for v in b)
         raise ImplicitRMError(
-            in_two_forms(f"column {name!r} of responses and {other} has ids", len(mixed), mixed[0])
-            + f" {n_events:,} of {len(b):,} {other} have such an id."
+            in_two_forms(f"{' and '.join(places)} have ids", len(mixed), mixed[0])
+            + f" {n_rows:,} of {len(b):,} rows of {columns[1][0].argument} have such an id."
         )
     return codes[: len(a)], codes[len(a) :], n
 
@@ -245,8 +282,8 @@ def _kind_codes(done, kinds, names, pandas):
         codes, values = pandas.factorize(column)
     except TypeError as error:
         raise TypeError(
-            f"events holds kinds that are not names ({error}); expected text in column 'kind'. "
-            "Convert them."
+            f"{done.argument} holds kinds that are not names ({error}); expected text in "
+            f"{done.of('kind')}. Convert them."
         ) from None
     unknown = [value for value in values if value not in kinds]
     if unknown:
@@ -255,8 +292,8 @@ def _kind_codes(done, kinds, names, pandas):
             f"{value!r} ({counts[i]:,})" for i, value in enumerate(values) if value in unknown[:10]
         )
         raise ImplicitRMError(
-            f"events has {len(unknown)} kind{'s' * (len(unknown) > 1)} that kinds does not name: "
-            f"{shown}. Name the "
+            f"{done.argument} has {len(unknown)} kind{'s' * (len(unknown) > 1)} that kinds does "
+            f"not name: {shown}. Name the "
             f"preference that each shows, or leave it out with {unknown[0]!r}: None."
         )
     number = [names.index(v) if kinds[v] is not None else -1 for v in values]
@@ -273,17 +310,18 @@ class _Matching:
         kinds = {}
         if "time" in shown and ("time" in done or window is not None or not done.n):
             shown.check_complete("time", "placing events")
-            self.times, kinds["time of responses"] = column_times(
-                shown.columns["time"], shown.place, "column 'time'"
+            self.times, kinds[f"{shown.of('time')} of {shown.argument}"] = column_times(
+                shown.columns["time"], shown.place, shown.of("time")
             )
             if "time" in done:
                 done.check_complete("time", "placing events")
-                self.event_times, kinds["time of events"] = column_times(
+                self.event_times, kinds[f"{done.of('time')} of {done.argument}"] = column_times(
                     done.columns["time"], done.place, done.of("time")
                 )
         if window is not None:
             for table in (shown, done):
-                table.need("time", f"window={window!r}")
+                if table is shown or done.n:
+                    table.need("time", f"window={window!r}")
         if now is not None:
             (self.now,), kinds["now"] = as_times([now], lambda _: "now", "now")
             if kinds["now"] is None:
@@ -302,8 +340,8 @@ class _Matching:
             last = self.event_times.max()
             if last > self.now:
                 raise ImplicitRMError(
-                    f"now={now!r} is earlier than the last event ({last}, row "
-                    f"{self.event_times.argmax()} of events); expected the time of the export. "
+                    f"now={now!r} is earlier than the last event ({last}, "
+                    f"{done.place(self.event_times.argmax())}); expected the time of the export. "
                     "Correct it, or check the unit of the times."
                 )
         self.end = None
@@ -325,24 +363,26 @@ class _Matching:
     def rows_of_events(self, left_out, ignored):
         """Return the row of each event, -1 for events left out, which are counted by reason."""
         shown, done = self.shown, self.done
+        if not done.n:
+            return np.zeros(0, dtype=np.int64)
         name = next(
             (n for n in ("response_id", "conversation_id") if n in shown and n in done), None
         )
         if name is None:
             raise ImplicitRMError(
                 "events cannot be matched with responses; expected a column 'response_id' or "
-                f"'conversation_id' in both. responses has {', '.join(shown.columns)}; events has "
-                f"{', '.join(done.columns)}. Add or rename a column."
+                f"'conversation_id' in both. {shown.argument} has {shown.listing()}; "
+                f"{done.argument} has {done.listing()}. Add or rename a column."
             )
         shown.check_complete(name, "matching events")
-        key, event_key, n = _shared(shown.columns[name], done.columns[name], name, shown.pandas)
+        key, event_key, n = _shared([(shown, name), (done, name)], shown.pandas)
         unknown = event_key < 0
         key, event_key = self._with_users(key.astype(np.int64), event_key.astype(np.int64), n, name)
         row, early = self._last_row(key, event_key, name)
         row[unknown] = -1
         reasons = {
             _IGNORED: ignored,
-            f"events without {name}": unknown,
+            f"events without {done.name(name)}": unknown,
             _STRANGE: (row < 0) & ~early,
             "events before the response was shown": early,
             "events after the window": self._is_late(row),
@@ -358,8 +398,9 @@ class _Matching:
         shown, done = self.shown, self.done
         if "user_id" in done and "user_id" not in shown:
             raise ImplicitRMError(
-                "events has a column 'user_id' but responses does not, so several users of one "
-                "response cannot be separated. Add it to responses, or leave it out of events."
+                f"{done.argument} has a {done.of('user_id')} but {shown.argument} does not, so "
+                "several users of one response cannot be separated. Add it to "
+                f"{shown.argument}, or leave it out of {done.argument}."
             )
         if "user_id" not in shown:
             return key, event_key
@@ -370,14 +411,12 @@ class _Matching:
             several = first[key] != users[0]
             if several.any():
                 raise ImplicitRMError(
-                    f"events lacks the column 'user_id', but {name!r} "
+                    f"{done.argument} lacks the column 'user_id', but {shown.name(name)!r} "
                     f"{shown.columns[name].iloc[several.argmax()]!r} was shown to several users; "
                     "expected the user of each event. Add the column."
                 )
             return key, event_key
-        users, event_users, n_users = _shared(
-            shown.columns["user_id"], done.columns["user_id"], "user_id", shown.pandas
-        )
+        users, event_users, n_users = _shared([(shown, "user_id"), (done, "user_id")], shown.pandas)
         both = event_key * (n_users + 1) + event_users + 1
         return key * (n_users + 1) + users + 1, np.where(event_key < 0, -1, both)
 
@@ -391,8 +430,9 @@ class _Matching:
             if len(values) < len(key):
                 repeated = np.bincount(codes).max()
                 raise ImplicitRMError(
-                    f"one {name!r} occurs in up to {repeated} rows of responses, and without times "
-                    "the row of an event is not known. Add 'time' to both tables."
+                    f"one {self.shown.name(name)!r} occurs in up to {repeated} rows of "
+                    f"{self.shown.argument}, and without times the row of an event is not known. "
+                    "Add 'time' to both tables."
                 )
             order = np.argsort(key)
             return np.where(known, order[place], -1), np.zeros(len(event_key), dtype=bool)
@@ -439,11 +479,11 @@ class _Matching:
         if self.times is None:
             shown.need("time", purpose)
             shown.check_complete("time", purpose)
-            self.times, _ = column_times(shown.columns["time"], shown.place, "column 'time'")
+            self.times, _ = column_times(shown.columns["time"], shown.place, shown.of("time"))
         if "user_id" not in shown and "conversation_id" not in shown:
             raise ImplicitRMError(
-                f"responses has neither 'user_id' nor 'conversation_id', but {purpose} needs one: "
-                "another user with the same prompt does not regenerate. Add one of them."
+                f"{shown.argument} has neither 'user_id' nor 'conversation_id', but {purpose} needs "
+                "one: another user with the same prompt does not regenerate. Add one of them."
             )
         if rule == "regenerate":
             after = self._next_time(self._own("prompt_id"))
@@ -487,12 +527,7 @@ class _Matching:
     def _check_parents(self):
         """Raise if a response follows itself, or one that was shown later."""
         shown = self.shown
-        ids, parents, n = _shared(
-            *(shown.columns[role] for role in ("response_id", "parent_id")),
-            "response_id",
-            shown.pandas,
-            "parent_id",
-        )
+        ids, parents, n = _shared([(shown, "response_id"), (shown, "parent_id")], shown.pandas)
         row_of = np.full(n + 1, -1)
         row_of[ids] = np.arange(shown.n)  # the last row, because ids may be repeated
         parent = row_of[parents]
@@ -501,10 +536,10 @@ class _Matching:
         if wrong.any():
             row = wrong.argmax()
             raise ImplicitRMError(
-                f"row {row} of responses follows the response "
-                f"{shown.columns['parent_id'].iloc[row]!r} (parent_id), which was not shown before "
-                f"it; this happens in {wrong.sum():,} rows; expected the response before the "
-                "prompt. Correct parent_id."
+                f"{shown.place(row)} follows the response "
+                f"{shown.columns['parent_id'].iloc[row]!r} ({shown.name('parent_id')}), which was "
+                f"not shown before it; this happens in {wrong.sum():,} rows; expected the response "
+                f"before the prompt. Correct {shown.name('parent_id')}."
             )
 
 
@@ -538,8 +573,8 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas, stranger
             both = [name for name in actions if name in data.actions]
             if both:
                 raise ImplicitRMError(
-                    f"responses already has the actions {', '.join(map(repr, both))}, which kinds "
-                    "names too. Rename the kind of the events."
+                    f"{shown.argument} already has the actions {', '.join(map(repr, both))}, which "
+                    "kinds names too. Rename the kind of the events."
                 )
             actions = {name: data.actions[name].to_numpy() for name in data.actions} | actions
             signals = dict(data.signals) | signals
@@ -555,7 +590,7 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas, stranger
     empty = [n for n in kinds if n in actions and not (actions[n] == 1).any()]
     about = of_signals(actions, signals, clusters)
     about["warnings"] = about["warnings"] + [
-        f"{name!r} has no event that counts. Check its name in kinds." for name in empty
+        f"{name!r} has no event that counts. Check its name." for name in empty
     ]
     if strangers:
         about["warnings"].append(
@@ -576,7 +611,7 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas, stranger
         )
     times = None
     if "time" in shown:
-        times = with_zone(*column_times(shown.columns["time"], shown.place, "column 'time'"))
+        times = with_zone(*column_times(shown.columns["time"], shown.place, shown.of("time")))
     return FeedbackData(
         actions=table, signals=signals, user_id=users, groups=groups, time=times, summary=summary
     )

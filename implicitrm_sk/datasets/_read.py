@@ -52,11 +52,11 @@ def read_feedback_log(
     Parameters
     ----------
     source : path, table or list of dict
-        A file: JSON Lines or one JSON array (``.jsonl``, ``.ndjson``, ``.json``, also with ``.gz``
-        or ``.zst``), ``.parquet``, ``.arrow``, ``.feather``. A folder of such files, read in the
-        order of their names; names that begin with a dot or an underscore are left out. Or a
-        DataFrame of pandas or polars, a LazyFrame, an Arrow table, a Hugging Face Dataset, or any
-        iterable of dicts.
+        A file: JSON Lines or one JSON array (``.jsonl``, ``.ndjson``, ``.json``), ``.csv``,
+        ``.tsv`` (all also with ``.gz`` or ``.zst``), ``.parquet``, ``.arrow``, ``.feather``. A
+        folder of such files, read in the order of their names; names that begin with a dot or an
+        underscore are left out. Or a DataFrame of pandas or polars, a LazyFrame, an Arrow table, a
+        Hugging Face Dataset, or any iterable of dicts.
     signals : dict or list of str, default=None
         Columns of actions. A dict gives the preference that each shows, as in the parameter
         `signals` of the estimator; the columns of a list are positive. None: ``action`` and
@@ -125,6 +125,10 @@ def read_feedback_log(
     ``"scores.thumbs"`` is the value of one entry of a list of scores, the one whose ``name`` or
     ``key`` is ``thumbs``.
 
+    An empty cell of a CSV file is missing. The other cells of a column are numbers if all are
+    written as JSON writes numbers, and different cells are different numbers. They are booleans if
+    all are true or false. All other columns are text, such as ids with leading zeros.
+
     Examples
     --------
     >>> from implicitrm_sk.datasets import read_feedback_log
@@ -192,7 +196,8 @@ def read_log(
     compared : sequence of str
         Further columns in which rows may differ that are not duplicates.
     """
-    records = Records(source)
+    texts = [name for role in TEXT for name in (given.get(role), *GUESSES[role])]
+    records = Records(source, texts)
     pandas = import_optional("pandas", "data", "Reading a log")
     if window is not None and now is None:
         raise ImplicitRMError(

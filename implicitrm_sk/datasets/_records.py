@@ -1,8 +1,10 @@
 """Logs as records, one mapping per row, from files and tables of every kind."""
 
+import csv
 import gzip
 import io
 import json
+import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 
@@ -12,16 +14,24 @@ from ..exceptions import ImplicitRMError
 
 #: File endings by reader; .gz and .zst may follow those of JSON.
 _JSON = (".jsonl", ".ndjson", ".json")
+#: Separators of the cells of a line.
+_CSV = {".csv": ",", ".tsv": "\t"}
 _ARROW = (".arrow", ".feather")
 _PACKED = (".gz", ".zst")
 FORMATS = {"parquet": "Parquet", "arrow": "Arrow"}
-KINDS = f"{', '.join(_JSON)} (also {' or '.join(_PACKED)}), .parquet, {', '.join(_ARROW)}"
+KINDS = f"{', '.join([*_JSON, *_CSV])} (also {' or '.join(_PACKED)}), .parquet, {', '.join(_ARROW)}"
 _BUFFER = 2**20
 _BATCH = 2048
 
 
 class Records:
     """The rows of a log, each a mapping with its place.
+
+    Parameters
+    ----------
+    source : path, table or iterable of dict
+    texts : sequence of str
+        Columns that hold text in files that do not say what a cell is (CSV).
 
     Attributes
     ----------
@@ -33,8 +43,8 @@ class Records:
         Files of a folder that are not read.
     """
 
-    def __init__(self, source):
-        self.source, self.files, self.left_out = source, [], []
+    def __init__(self, source, texts=()):
+        self.source, self.texts, self.files, self.left_out = source, texts, [], []
         if isinstance(source, str | PathLike):
             if not str(source):
                 raise ImplicitRMError(
@@ -81,7 +91,7 @@ class Records:
         file, row = number
         if not self.files:
             return f"row {row} of {self.name}"
-        what = "line" if _kind(self.files[file]) == "json" else "row"
+        what = "line" if _kind(self.files[file]) in ("json", "csv") else "row"
         return f"{what} {row} of {self.files[file].name}"
 
     def read(self, wanted):
@@ -92,9 +102,16 @@ class Records:
         wanted : callable(list of str) -> list of str
             Selects the columns of a table that are needed. Records of JSON have all their fields.
         """
+        written = [path for path in self.files if _kind(path) == "csv"]
+        forms = _forms_of(written, self.texts)
         for number, path in enumerate(self.files):
             kind = _kind(path)
-            rows = _of_json(path) if kind == "json" else _of_arrow_file(path, kind, wanted)
+            if kind == "json":
+                rows = _of_json(path)
+            elif kind == "csv":
+                rows = _of_csv(path, wanted, forms)
+            else:
+                rows = _of_arrow_file(path, kind, wanted)
             for row, record in rows:
                 yield (number, row), record
         if not self.files:
@@ -108,20 +125,25 @@ class Records:
 
 
 def _kind(path):
-    """Return "json", "parquet" or "arrow"."""
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    if suffixes and suffixes[-1] in _PACKED:
-        suffixes = suffixes[-2:-1] if suffixes[-2:-1] and suffixes[-2] in _JSON else []
-    last = suffixes[-1] if suffixes else ""
+    """Return "json", "csv", "parquet" or "arrow"."""
+    last = _ending(path)
     if last in _JSON:
         return "json"
+    if last in _CSV:
+        return "csv"
     if last == ".parquet" or last in _ARROW:
         return "parquet" if last == ".parquet" else "arrow"
-    hint = " Write a table as parquet: pandas.read_csv(LOG).to_parquet(...)."
     raise ImplicitRMError(
-        f"{path.name} ends with {path.suffix or 'nothing'!r}; expected {KINDS}."
-        + (hint if path.suffix.lower() in (".csv", ".tsv") else " Convert it.")
+        f"{path.name} ends with {path.suffix or 'nothing'!r}; expected {KINDS}. Convert it."
     )
+
+
+def _ending(path):
+    """Return the ending that says how a file is read, without that of its compression."""
+    *before, last = ["", *(suffix.lower() for suffix in path.suffixes)]
+    if last in _PACKED:
+        last = before[-1] if before[-1] in (*_JSON, *_CSV) else ""
+    return last
 
 
 # ---------------------------------------------------------------------- JSON
@@ -242,6 +264,151 @@ def _of_array(raw, name):
                 'expected an object, {"column": value, ...}. Convert it.'
             )
         yield number, record
+
+
+# ---------------------------------------------------------------------- CSV
+
+#: A number as JSON writes it. Ids may look like 007 and 1e5, which are text.
+_NUMBER = re.compile(r"(?!-[0.]+$)-?(?:0|[1-9]\d*)(?:\.(\d+))?", re.ASCII)
+_TRUE_AND_FALSE = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
+#: Numbers of so many digits are not rounded as floats.
+_DIGITS = 15
+
+
+class _Form:
+    """What the cells of a column are: numbers, booleans or text; the same in all files of a log.
+
+    A column is numbers only if different cells are different numbers, so that versions such as 1.1
+    and 1.10 are not merged.
+    """
+
+    def __init__(self, is_text):
+        self.is_text, self.words, self.decimals = is_text, set(), set()
+        # Whether all cells with decimals are written as Python writes floats, no number is long,
+        # no integer is long, and no number with decimals is an integer.
+        self.is_plain = self.is_short = self.has_short_integers = self.is_broken = True
+
+    def add(self, cell):
+        """Learn from a cell that is not empty."""
+        number = _NUMBER.fullmatch(cell)
+        if number is None or self.words:
+            self.words.add(cell)
+            known = any(self.words <= words for words in _TRUE_AND_FALSE)
+            self.is_text = not known or bool(self.decimals)
+            return
+        decimals = number[1]
+        self.decimals.add(len(decimals or ""))
+        is_short = sum(map(str.isdigit, cell)) <= _DIGITS
+        self.is_short &= is_short
+        if decimals is None:
+            self.has_short_integers &= is_short
+        else:
+            self.is_plain &= repr(float(cell)) == cell
+            self.is_broken &= decimals.strip("0") != ""
+        if self.decimals == {0}:
+            return
+        is_fixed = self.is_short and len(self.decimals) == 1
+        is_mixed = 0 in self.decimals
+        is_exact = self.is_plain and self.has_short_integers and (self.is_broken or not is_mixed)
+        self.is_text = not (is_fixed or is_exact)
+
+    def value(self, cell):
+        """Return the value of a cell that is not empty."""
+        if self.is_text:
+            return cell
+        if self.words:
+            return cell.lower() == "true"
+        return int(cell) if self.decimals == {0} else float(cell)
+
+
+def _forms_of(paths, texts):
+    """Return the form of each column of the files of a log, by name; those of `texts` are text."""
+    forms = {}
+    for path in paths:
+        for names, _, cells in _lines_of(path):
+            for name, cell in zip(names, cells, strict=True):
+                form = forms.get(name)
+                if form is None:
+                    form = forms[name] = _Form(name in texts)
+                if cell and not form.is_text:
+                    form.add(cell)
+    return forms
+
+
+def _of_csv(path, wanted, forms):
+    """Yield (line, record) for each row of a file, whose first line holds the names."""
+    names, picked = None, ()
+    for header, line, cells in _lines_of(path):
+        if names is None:
+            names, chosen = header, set(_picked(header, wanted, path.name))
+            picked = [(place, name) for place, name in enumerate(names) if name in chosen]
+        row = ((name, cells[place]) for place, name in picked)
+        yield line, {name: forms[name].value(cell) if cell else None for name, cell in row}
+
+
+def _lines_of(path):
+    """Yield the names, the number of the first line and the cells of each row."""
+    name, separator = path.name, _CSV[_ending(path)]
+    names, line = None, 0
+    try:
+        with _opened(path) as file:
+            reader = csv.reader(_decoded(file, name), delimiter=separator, strict=True)
+            while True:
+                line = reader.line_num + 1
+                # The limit is one of all readers of the process.
+                limit = csv.field_size_limit(2**31 - 1)
+                try:
+                    cells = next(reader, None)
+                finally:
+                    csv.field_size_limit(limit)
+                if cells is None:
+                    return
+                if names is None:
+                    names = _header(cells, name, separator)
+                elif len(cells) == len(names):
+                    yield names, line, cells
+                elif cells:
+                    raise ImplicitRMError(
+                        f"line {line} of {name} has {len(cells)} cells, but the first line names "
+                        f"{len(names)} columns; expected equal numbers. Put text that holds "
+                        f"{separator!r} or a line break into double quotes."
+                    )
+    except csv.Error as error:
+        raise ImplicitRMError(
+            f"line {line} of {name} is not a row that can be read ({error}); expected cells "
+            f"separated by {separator!r}, and text with double quotes doubled. Repair it."
+        ) from None
+    except (EOFError, OSError, gzip.zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ImplicitRMError(
+            f"{name} is damaged or cut off after line {line - 1} ({error}). Copy or export it "
+            "again."
+        ) from error
+
+
+def _decoded(file, name):
+    """Yield the lines of a file as text."""
+    for line, raw in enumerate(file, 1):
+        try:
+            yield raw.removeprefix(b"\xef\xbb\xbf" if line == 1 else b"").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ImplicitRMError(
+                f"line {line} of {name} holds a byte that is not UTF-8 ({error.reason}, byte "
+                f"{error.start + 1}). Export it as UTF-8."
+            ) from None
+
+
+def _header(cells, name, separator):
+    """Return the names of the columns, which have to be separated as the ending says."""
+    other = next((mark for mark in (",", ";", "\t", "|") if mark in "".join(cells)), None)
+    if len(cells) == 1 and other is not None:
+        raise ImplicitRMError(
+            f"{name} has one column, {cells[0][:40]!r}; expected columns separated by "
+            f"{separator!r}, not by {other!r}. Export it with {separator!r}."
+        )
+    check_once(cells, name)
+    return cells
 
 
 # ---------------------------------------------------------------------- Arrow

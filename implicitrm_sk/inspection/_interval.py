@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from .._estimator import ImplicitRewardEstimator
 from .._features import embed_text, read_features, set_embedder
-from .._fit import begin_fit
+from .._fit import begin_fit, run_plan
 from .._identification import BOUNDED, IDENTIFIED, Identification
 from .._log import number_responses
 from .._optional import import_optional
@@ -298,13 +298,7 @@ def _fit_replicates(est, X, y, n_bootstrap, fit_params, differs):
         estimates_rates=plan.assumptions.estimates_false_actions and validates,
     )
     est.model_ = plan.initial_model(data, random_state)
-    plan.run(
-        data,
-        est.model_,
-        plan.n_epochs(data, est.early_stopping),
-        random_state,
-        further=begun.further,
-    )
+    run_plan(est, begun, plan, est.model_)
     return est
 
 

@@ -18,7 +18,7 @@ from .._activity import (
     is_better,
     rows_by_user,
 )
-from .._fit import begin_fit
+from .._fit import begin_fit, run_plan
 from .._log import number_responses
 from ..measurement._views import MemberViews, View
 from ..training._data import member_logits
@@ -188,12 +188,12 @@ class _Trained:
         if data.log.user is not None:
             plans.append(replace(plan, n_users=data.log.n_users))
         results = [
-            plan.run(
-                copy.copy(data),  # since a fit forgets the log
+            run_plan(
+                refit,
+                begun,
+                plan,
                 plan.initial_model(data, random_state),
-                plan.n_epochs(data, refit.early_stopping),
-                random_state,
-                further=begun.further,
+                copy.copy(data),  # since a fit forgets the log
             )
             for plan in plans
         ]

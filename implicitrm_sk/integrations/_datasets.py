@@ -29,6 +29,7 @@ def to_preference_dataset(
     X: Rows | None = None,
     actions: ArrayLike | None = None,
     user_id: ArrayLike | None = None,
+    age: ArrayLike | None = None,
     min_confidence: float = 0.0,
     min_margin: float = 0.0,
     pairs_per_prompt: int = 1,
@@ -61,6 +62,8 @@ def to_preference_dataset(
     user_id : array-like of shape (n,), or str, default=None
         The user of each row, for `actions`, as in `predict_proba`; or the name of this column of
         `df`. None: all are average users.
+    age : array-like of shape (n,) or (n, n_signals), default=None
+        The age of each row, for `actions` that may come late, as in `predict_proba`.
     min_confidence : float, default=0.0
         Minimum ``weight`` (unpaired) or ``confidence`` (paired, where chance is 0.5) of a row.
     min_margin : float, default=0.0
@@ -83,7 +86,8 @@ def to_preference_dataset(
     ------
     ValueError
         If an option is out of range, a column or a text is missing, or X and `df` differ in length.
-        If `user_id` is given without `actions`, or for an estimator that was fitted without users.
+        If `user_id` or `age` is given without `actions`, or for an estimator that was fitted
+        without users or late actions.
     ImportError
         If pandas (extra ``data``) or, for `output`, datasets (extra ``trl``) is not installed.
 
@@ -152,8 +156,12 @@ def to_preference_dataset(
         )
     keys = _prompt_keys(df, names, prompts)
     actions, user_id = _actions(df, names, actions), _users(df, names, actions, user_id)
+    if age is not None and actions is None:
+        raise ImplicitRMError(
+            "age is given without actions and has no effect. Pass actions= too, or leave age out."
+        )
     prompts, responses = _same_form(prompts, responses)
-    p, components = _probabilities(est, X, actions, user_id)
+    p, components = _probabilities(est, X, actions, user_id, age)
     make = _unpaired if form == "unpaired" else _paired
     table = make(
         prompts,
@@ -272,7 +280,7 @@ def _messages(value, role):
     return [value] if isinstance(value, dict) else value
 
 
-def _probabilities(est, X, actions, user_id):
+def _probabilities(est, X, actions, user_id, age):
     """Return P(r*=1 | x, y) of the mixture, (n,), and of each component, (components, n)."""
     if actions is None:
         components = component_rewards(est, X)
@@ -280,7 +288,7 @@ def _probabilities(est, X, actions, user_id):
     est, transform = split_pipeline(est)
     mixture = FittedMixture.of(est)
     logits = component_logits(est, transform(X), "reward_logit", "propensity_logit")
-    log = reread_log(est, logits[0].shape[1], actions, {}, name="actions")
+    log = reread_log(est, logits[0].shape[1], actions, {"age": age}, name="actions")
     tensors = mixture.model_log(log).tensors()
     tensors["false_action_rate"] = mixture.false_action_rate
     preferred = [est.group_names_.index(name) for name in ("PA", "PP")]

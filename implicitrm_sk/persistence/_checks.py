@@ -234,6 +234,11 @@ def _are_losses(history, fitted):
     )
 
 
+def _are_columns(found, fitted):
+    """Return whether a dict holds the names of columns, each with that of another or None."""
+    return all(isinstance(k, str) and isinstance(v, str | None) for k, v in found.items())
+
+
 def _is_tuning(found, fitted):
     texts = ("method", "base_model")
     numbers = set(TUNING) - {*texts, "factors", "history"}
@@ -307,6 +312,8 @@ FITTED = {
         needed=False,
     ),
     "signal_names_in_": Field(np.ndarray, _array("O", lambda a: (a.n_signals_,)), needed=False),
+    # Set by the command `fit`, whose other commands read it: where an empty row is silent.
+    "null_is_silent_": Field(dict, _that(_are_columns), needed=False),
     "reward_columns_": Field(np.ndarray, _check_columns),
     "propensity_columns_": Field(np.ndarray, _check_columns),
     "scaler_": Field(StandardScaler | None, _check_scaler),
