@@ -357,8 +357,13 @@ def test_logs_that_do_not_fit_their_events(name, rows, run, tmp_path):  # noqa: 
     assert "events.jsonl lacks 'event' in" in text and "the first is line 1 of events.jsonl" in text
     lost = [row | {"id": None} if i == 3 else row for i, row in enumerate(log)]
     text = refused(log=lost)
-    assert "log.jsonl lacks 'id' in 1 row; the first is row 3 of log.jsonl" in text
-    lost = [event | {"properties": {}} if i == 3 else event for i, event in enumerate(events)]
+    places = {
+        "inspect": "line 4 of log.jsonl has no column 'id'",
+        "fit": "log.jsonl lacks 'id' in 1 row; the first is row 3 of log.jsonl",
+    }
+    assert places[name] in text
+    copied = next(i for i, event in enumerate(events) if event["event"] == "copy")
+    lost = [event | {"properties": {}} if i == copied else event for i, event in enumerate(events)]
     write(tmp_path / "log.jsonl", log)
     write(tmp_path / "events.jsonl", lost)
     code, out, err = run(*READING[name], *options(*SIGNED), *QUICK)
@@ -569,7 +574,8 @@ def test_regenerations_without_events(chats, run, tmp_path, monkeypatch):  # noq
         (["--window", "next_turn"], "--window next_turn is for actions of --events or --infer"),
         (["--infer", "shared", *WHEN], "--infer names 'shared', which no option names"),
         (["--infer", "copied", *WHEN], "--infer names 'copied', which is a column of log.jsonl"),
-        (["--negative", "again", "--infer", "again", "--window", "next_turn"],
+        (["--negative", "again", "--infer", "again", "--window", "next_turn",
+          "--conversation", "chat"],
          "--window next_turn is for events, but 'copied' is a column of log.jsonl"),
         (["--negative", "again", "--infer", "again", "--time", "when"], "when"),
         (["--infer", "again", "--ignore", "scroll"], "--ignore has no effect without --events"),

@@ -444,7 +444,7 @@ def test_columns_of_events_may_have_other_names(tmp_path):
     for source in (events, iter(events), path):
         data = actions_from_events(responses, source, {"copy": "positive"}, columns=columns)
         assert data.actions["copy"].tolist() == [0, 1]
-        assert data.summary.left_out == {"events without response_id": 1}
+        assert data.summary.left_out == {"events without data.message.id": 1}
     for library in ("pandas", "polars"):
         table = pytest.importorskip(library).DataFrame({"type": ["copy"], "id": ["a"]})
         renamed = {"kind": "type", "response_id": "id"}

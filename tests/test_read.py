@@ -231,7 +231,10 @@ BAD_CSV = {
     "semicolons": ("a;b\n1;2\n", "expected columns separated by ',', not by ';'"),
     "Latin-1": (b"a,b\n1,\xe9\n", "line 2 of log.csv holds a byte that is not UTF-8"),
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "line 1 of log.csv holds a byte that is not UTF-8"),
-    "an action": ("response,copied\na,1\n\nb,maybe\n", "line 4 of log.csv holds 'maybe'"),
+    "an action": (
+        "response,copied\na,1\n\nb,maybe\n",
+        "line 2 of log.csv holds '1' .*Line 4 of log.csv holds 'maybe', so the column is text",
+    ),
     "no rows": ("response,copied\n", "log.csv has no rows"),
     "nothing": ("", "log.csv has no rows"),
 }

@@ -12,7 +12,7 @@ from inspect import signature
 
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
-from ._events import Events
+from ._events import Events, check_turn
 from ._feedback import Feedback, as_label
 from ._options import (
     ACTIONS,
@@ -150,7 +150,7 @@ def _read_to_inspect(args, signals, names):
         events = Events(args)
         of_log = {name: kind for name, kind in (signals or {}).items() if name in names}
         made = {name: kind for name, kind in (signals or {}).items() if name not in names}
-        events.check_window(list(of_log), log)
+        check_turn(args.window, list(of_log), log)
         made = events.kinds(made, names, log)
         ids = events.id_of(names, log)
         # Else --response-id says which rows are exposures of one response.

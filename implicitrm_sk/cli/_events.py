@@ -90,22 +90,6 @@ class Events:
             f"{self.name}. Name the column of the log by --id. Its columns are {listing(columns)}."
         )
 
-    def check_window(self, others, log):
-        """Raise if the next turn ends the window of actions that are columns of the log.
-
-        Parameters
-        ----------
-        others : list of str
-            These columns.
-        log : str
-            Name of the log.
-        """
-        if others and self.args.window is not None and ends_by_turn(self.args.window):
-            raise ImplicitRMError(
-                f"--window {self.args.window} is for events, but {others[0]!r} is a column of "
-                f"{log}. Give a duration such as 24h, or put {others[0]!r} into the events."
-            )
-
     def kinds(self, wanted, columns, log, *, known=False):
         """Return what each kind shows, as `actions_from_events` takes it; check the names.
 
@@ -222,6 +206,25 @@ class Events:
             note(f"{summary.found[f'rows with {name} inferred']:,} rows with {name} inferred.")
         for warning in summary.warnings:
             note(f"note: {warning}")
+
+
+def check_turn(window, others, log):
+    """Raise if the next turn ends the window of actions that are columns of the log.
+
+    Parameters
+    ----------
+    window : str or None
+        The value of --window.
+    others : list of str
+        These columns.
+    log : str
+        Name of the log.
+    """
+    if others and window is not None and ends_by_turn(window):
+        raise ImplicitRMError(
+            f"--window {window} is for events, but {others[0]!r} is a column of {log}. Give a "
+            f"duration such as 24h, or put {others[0]!r} into the events."
+        )
 
 
 def _named(args):

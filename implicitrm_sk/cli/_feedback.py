@@ -4,7 +4,7 @@ import contextlib
 
 from ..datasets._times import as_times, check_kinds, windows_open
 from ..exceptions import ImplicitRMError
-from ._events import Events
+from ._events import Events, check_turn
 from ._options import (
     SIDE,
     SILENT,
@@ -99,7 +99,6 @@ class Feedback:
         }
         columns, name = self.table.columns, self.table.name
         events = Events(self.args)
-        events.check_window([kind for kind in kinds if kind not in wanted], name)
         kinds = events.kinds(wanted, columns, name, known=known)
         found = events.actions(self._shown(events), kinds)
         self._acted = {name: found.actions[name].to_numpy() for name in found.actions}
@@ -135,7 +134,10 @@ class Feedback:
     def _without_open(self, y):
         """Return y without the actions of rows whose window is open; those of events lack them."""
         window, now = self.args.window, self.args.now
-        if window is None or ends_by_turn(window):
+        if window is None:
+            return y
+        if ends_by_turn(window):
+            check_turn(window, [name for name in y if name not in self._acted], self.table.name)
             return y
         times, kind = self._times(f"--window {window}")
         is_open = windows_open(times, kind, window, now)
@@ -182,16 +184,16 @@ class Feedback:
             if text not in known:
                 raise ImplicitRMError(
                     f"column {name!r} of {self.table.name} holds {text[:40]!r} in row {row}, which "
-                    f"has no meaning; expected one of {listing(sorted(filter(None, known)))}. Correct "
-                    f"it, or add it to {option}."
+                    f"has no meaning; expected one of {listing(sorted(filter(None, known)))}. "
+                    f"Correct it, or add it to {option}."
                 )
             found[row] = text
         if is_widget and kind.null is None and missing.any() and kind.silent not in found:
             raise ImplicitRMError(
                 f"column {name!r} of {self.table.name} is empty in {missing.sum():,} of "
-                f"{len(found):,} rows (the first: row {missing.argmax()}), and no row holds {kind.silent!r}, its "
-                "value for silence. Add null=silent to --choice if users chose nothing there, or "
-                "null=unlogged if the widget was not offered."
+                f"{len(found):,} rows (the first: row {missing.argmax()}), and no row holds "
+                f"{kind.silent!r}, its value for silence. Add null=silent to --choice if users "
+                "chose nothing there, or null=unlogged if the widget was not offered."
             )
         return pandas.Series(found, dtype=object)
 

@@ -37,6 +37,7 @@ class Table:
     def __init__(self, path):
         records = Records(path)
         self.path, self.name, self.files = Path(path), records.name, records.files
+        self._why_text = records.why_text
         self.summary = self.kept = self._groups = self._values = None
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
@@ -152,7 +153,7 @@ class Table:
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
                     "expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
-                    "NaN). Convert it."
+                    f"NaN). Convert it.{self._why_text(name)}"
                 )
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)

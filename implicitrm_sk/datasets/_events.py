@@ -482,8 +482,8 @@ class _Matching:
             self.times, _ = column_times(shown.columns["time"], shown.place, shown.of("time"))
         if "user_id" not in shown and "conversation_id" not in shown:
             raise ImplicitRMError(
-                f"{shown.argument} has neither 'user_id' nor 'conversation_id', but {purpose} needs "
-                "one: another user with the same prompt does not regenerate. Add one of them."
+                f"{shown.argument} has neither 'user_id' nor 'conversation_id', but {purpose} "
+                "needs one: another user with the same prompt does not regenerate. Add one of them."
             )
         if rule == "regenerate":
             after = self._next_time(self._own("prompt_id"))

@@ -539,7 +539,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}; expected 1 or true (the widget was in view), 0, false or nothing. Convert "
-            "it, or name another column."
+            f"it, or name another column.{self.records.why_text(name)}"
         )
 
     def _degrees(self, values, name, bins):
@@ -556,7 +556,7 @@ class _Log(Columns):
                 raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in "
                     f"column {name!r}; expected a finite number{among}, or nothing (not logged). "
-                    "Convert it, or widen the bins."
+                    f"Convert it, or widen the bins.{self.records.why_text(name)}"
                 )
         return found
 
@@ -571,6 +571,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
+            + self.records.why_text(name)
         )
 
     def mixed_ids(self):

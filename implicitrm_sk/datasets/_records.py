@@ -41,10 +41,13 @@ class Records:
         The files that are read, in order; empty for a table in memory.
     left_out : list of str
         Files of a folder that are not read.
+    turned : dict of str
+        For columns of CSV that began as numbers or booleans, the place that made them text.
     """
 
     def __init__(self, source, texts=()):
         self.source, self.texts, self.files, self.left_out = source, texts, [], []
+        self.turned = {}
         if isinstance(source, str | PathLike):
             if not str(source):
                 raise ImplicitRMError(
@@ -94,6 +97,10 @@ class Records:
         what = "line" if _kind(self.files[file]) in ("json", "csv") else "row"
         return f"{what} {row} of {self.files[file].name}"
 
+    def why_text(self, name):
+        """Return in a sentence why a column of CSV is text, nothing if it never seemed another."""
+        return f" {self.turned[name]}, so the column is text." if name in self.turned else ""
+
     def read(self, wanted):
         """Yield ((file, row), record) for every row.
 
@@ -103,7 +110,7 @@ class Records:
             Selects the columns of a table that are needed. Records of JSON have all their fields.
         """
         written = [path for path in self.files if _kind(path) == "csv"]
-        forms = _forms_of(written, self.texts)
+        forms = _forms_of(written, self.texts, self.turned)
         for number, path in enumerate(self.files):
             kind = _kind(path)
             if kind == "json":
@@ -321,17 +328,23 @@ class _Form:
         return int(cell) if self.decimals == {0} else float(cell)
 
 
-def _forms_of(paths, texts):
-    """Return the form of each column of the files of a log, by name; those of `texts` are text."""
+def _forms_of(paths, texts, turned):
+    """Return the form of each column of the files of a log, by name; those of `texts` are text.
+
+    Adds to `turned`, as in `Records`.
+    """
     forms = {}
     for path in paths:
-        for names, _, cells in _lines_of(path):
+        for names, line, cells in _lines_of(path):
             for name, cell in zip(names, cells, strict=True):
                 form = forms.get(name)
                 if form is None:
                     form = forms[name] = _Form(name in texts)
                 if cell and not form.is_text:
+                    seemed = bool(form.decimals or form.words)
                     form.add(cell)
+                    if form.is_text and seemed:
+                        turned[name] = f"Line {line} of {path.name} holds {cell[:40]!r}"
     return forms
 
 
