@@ -1,6 +1,7 @@
 """Options that all commands share: widgets, late actions, users, windows, columns beside text."""
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -410,8 +411,9 @@ def test_a_report_takes_as_many_starts_and_folds_as_are_asked(thumbs, run, monke
     fit = ["fit", "log.parquet", "--actions", "copied,shared", "-o", "reward", *QUICK]
     assert run(*fit)[0] == 0
     given = {}
-    for function in ("identification_report", "compare_groups", "sensitivity_report"):
-        monkeypatch.setattr(inspection, function, lambda *_, **k: given.update(k) or 1 / 0)
+    for name in ("identification_report", "compare_groups", "sensitivity_report"):
+        stub = functools.wraps(getattr(inspection, name))(lambda *_, **k: given.update(k) or 1 / 0)
+        monkeypatch.setattr(inspection, name, stub)
     options = {"report": "n_starts", "compare": "n_folds", "sensitivity": "n_folds"}
     for name, option in options.items():
         more = [] if name in FITTED else ["--actions", "copied,shared"]
@@ -636,7 +638,7 @@ def test_intervals_of_new_rows(saved, log, run, tmp_path):  # noqa: F811
     call = ["interval", saved, log[0], "--new", "new.parquet", "-o", "out.parquet"]
     code, out, err = run(*call, "--replicates", "4", "--confidence", "0.5")
     assert code == 0, err
-    assert "30 rewards, 50% intervals, mean width" in out and "Fitting 4 replicates ..." in err
+    assert "30 rewards, 50% intervals, mean width" in out and "4 replicates side by side ..." in err
     found = pandas.read_parquet(tmp_path / "out.parquet")
     assert list(found.columns) == ["reward", "reward_low", "reward_high"]
     assert (found["reward_high"] > found["reward_low"]).all()
