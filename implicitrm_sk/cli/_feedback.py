@@ -1,4 +1,4 @@
-"""What users did with the rows of a log: y, and what `fit` takes beside it."""
+"""The actions of users on the rows of a log: y, and what `fit` takes beside it."""
 
 import contextlib
 

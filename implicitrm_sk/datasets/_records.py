@@ -147,9 +147,9 @@ def _kind(path):
 
 def _ending(path):
     """Return the ending that says how a file is read, without that of its compression."""
-    *before, last = ["", *(suffix.lower() for suffix in path.suffixes)]
+    before, last = ["", "", *(suffix.lower() for suffix in path.suffixes)][-2:]
     if last in _PACKED:
-        last = before[-1] if before[-1] in (*_JSON, *_CSV) else ""
+        return before if before in (*_JSON, *_CSV) else ""
     return last
 
 
@@ -283,7 +283,7 @@ _DIGITS = 15
 
 
 class _Form:
-    """What the cells of a column are: numbers, booleans or text; the same in all files of a log.
+    """The kind of the cells of a column: numbers, booleans or text; the same in all files of a log.
 
     A column is numbers only if different cells are different numbers, so that versions such as 1.1
     and 1.10 are not merged.
