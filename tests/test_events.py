@@ -185,6 +185,40 @@ def test_regenerations_and_edits_of_chat_trees():
     np.testing.assert_array_equal(found["regenerated"], [1, 0, np.nan, 0, 1, np.nan, 1, np.nan])
 
 
+def test_regenerations_need_no_events():
+    """What is inferred is the same whatever the events of other kinds, and without any."""
+    chats = [
+        {"prompt": q, "response": a, "user_id": u, "time": float(t), "id": f"r{t}"}
+        for t, (u, q, a) in enumerate(["xpa", "xpb", "yqa", "xqc", "yqd"])
+    ]
+    kinds, infer = {"again": "negative"}, {"again": "regenerate"}
+    named = {"prompt": "prompt", "response": "response"}
+    for log in (
+        read_feedback_log(chats, **named),  # without the id of the responses
+        read_feedback_log(chats, response_id="id", **named),
+        pd.DataFrame(chats).rename(columns={"prompt": "prompt_id"}),
+    ):
+        data = actions_from_events(log, None, kinds, infer=infer, window=3, now=7)
+        np.testing.assert_array_equal(data.actions["again"], [1, 0, 1, 0, 0])
+        assert data.summary.found["rows with again inferred"] == 2
+        open_ = actions_from_events(log, None, kinds, infer=infer, window=3, now=6).actions["again"]
+        np.testing.assert_array_equal(open_, [1, 0, 1, 0, np.nan])
+    with pytest.raises(ValueError, match="events is None, but kinds names 'copy', which infer does"):
+        actions_from_events(log, None, kinds | COPY, infer=infer)
+
+
+def test_messages_name_the_columns_of_data_that_were_read():
+    chats = [{"response": "a", "id": 1, "sent": 2.0}, {"response": "b", "id": 2, "sent": 3.0}]
+    log = read_feedback_log(chats, response_id="id", time="sent")
+    with pytest.raises(ValueError, match="column 'id' of responses numbers, so they would never"):
+        actions_from_events(log, [{"response_id": "1", "kind": "copy", "time": 2.0}], COPY)
+    with pytest.raises(ValueError, match="column 'sent' of responses holds numbers; column 'at' of"):
+        actions_from_events(
+            log, [{"response_id": 1, "kind": "copy", "at": "2026-01-01"}], COPY,
+            columns={"time": "at"},
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("circle", [("r1", "r1"), ("r2", "r1")])
 def test_circles_of_replies_are_refused(circle):
     responses = shown(
