@@ -203,7 +203,9 @@ def test_regenerations_need_no_events():
         assert data.summary.found["rows with again inferred"] == 2
         open_ = actions_from_events(log, None, kinds, infer=infer, window=3, now=6).actions["again"]
         np.testing.assert_array_equal(open_, [1, 0, 1, 0, np.nan])
-    with pytest.raises(ValueError, match="events is None, but kinds names 'copy', which infer does"):
+    with pytest.raises(
+        ValueError, match="events is None, but kinds names 'copy', which infer does"
+    ):
         actions_from_events(log, None, kinds | COPY, infer=infer)
 
 
@@ -212,7 +214,9 @@ def test_messages_name_the_columns_of_data_that_were_read():
     log = read_feedback_log(chats, response_id="id", time="sent")
     with pytest.raises(ValueError, match="column 'id' of responses numbers, so they would never"):
         actions_from_events(log, [{"response_id": "1", "kind": "copy", "time": 2.0}], COPY)
-    with pytest.raises(ValueError, match="column 'sent' of responses holds numbers; column 'at' of"):
+    with pytest.raises(
+        ValueError, match="column 'sent' of responses holds numbers; column 'at' of"
+    ):
         actions_from_events(
             log, [{"response_id": 1, "kind": "copy", "at": "2026-01-01"}], COPY,
             columns={"time": "at"},

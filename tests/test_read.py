@@ -185,7 +185,8 @@ CELLS = {
     "floats and integers": (["0.25", "3"], [0.25, 3.0]),
     "fixed decimals": (["0.50", "10.25"], [0.5, 10.25]),
     "versions": (["1.1", "1.10"], ["1.1", "1.10"]),
-    "versions and integers": (["1", "1.0"], ["1", "1.0"]),
+    "versions and integers": (["1", "1.0", "1.10"], ["1", "1.0", "1.10"]),
+    "integers with and without a point": (["1", "1.0", "0"], [1.0, 1.0, 0.0]),
     "long fractions": (["1.10", "1.12345678901234567890"], ["1.10", "1.12345678901234567890"]),
     "long integers": (["12345678901234567", "0.5"], ["12345678901234567", "0.5"]),
     "other digits": (["\u0661", "\u0662"], ["\u0661", "\u0662"]),
@@ -683,7 +684,9 @@ def test_missing_ids_are_users_and_prompts_of_their_own():
 
 @hypothesis.settings(PROPERTY, max_examples=25)
 @hypothesis.given(
-    st.randoms(use_true_random=False), st.integers(1, 3), st.sampled_from(["jsonl", "parquet"])
+    st.randoms(use_true_random=False),
+    st.integers(1, 3),
+    st.sampled_from(["jsonl", "parquet", "csv", "tsv.gz"]),
 )
 def test_order_of_rows_columns_and_files_changes_nothing_else(
     tmp_path_factory, shuffler, n_files, kind
@@ -696,6 +699,11 @@ def test_order_of_rows_columns_and_files_changes_nothing_else(
         part = records[k::n_files]
         if kind == "jsonl":
             write(folder / f"{k}.jsonl", part)
+        elif kind in ("csv", "tsv.gz"):
+            frame = pd.DataFrame(part)
+            frame["messages"] = frame["messages"].map(json.dumps)
+            sep = "," if kind == "csv" else "\t"
+            frame.to_csv(folder / f"{k}.{kind}", index=False, sep=sep)
         else:
             pq.write_table(pa.Table.from_pylist(part), folder / f"{k}.parquet")
     data = read_feedback_log(folder, signals=SIGNALS, keep=["number"])

@@ -125,9 +125,10 @@ def read_feedback_log(
     ``"scores.thumbs"`` is the value of one entry of a list of scores, the one whose ``name`` or
     ``key`` is ``thumbs``.
 
-    An empty cell of a CSV file is missing. The other cells of a column are numbers if all are
-    written as JSON writes numbers, and different cells are different numbers. They are booleans if
-    all are true or false. All other columns are text, such as ids with leading zeros.
+    An empty cell of a CSV file is missing. The other cells of a column are numbers if JSON could
+    write all of them so, and if different cells are different numbers. Only 1 and 1.0 are the same.
+    The cells are booleans if all are true or false. All other columns are text, such as ids with
+    leading zeros.
 
     Examples
     --------

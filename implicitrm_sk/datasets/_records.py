@@ -286,14 +286,14 @@ class _Form:
     """The kind of the cells of a column: numbers, booleans or text; the same in all files of a log.
 
     A column is numbers only if different cells are different numbers, so that versions such as 1.1
-    and 1.10 are not merged.
+    and 1.10 are not merged. Only 1 and 1.0 are the same: writers add .0 where a cell is empty.
     """
 
     def __init__(self, is_text):
         self.is_text, self.words, self.decimals = is_text, set(), set()
         # Whether all cells with decimals are written as Python writes floats, no number is long,
-        # no integer is long, and no number with decimals is an integer.
-        self.is_plain = self.is_short = self.has_short_integers = self.is_broken = True
+        # and no integer is.
+        self.is_plain = self.is_short = self.has_short_integers = True
 
     def add(self, cell):
         """Learn from a cell that is not empty."""
@@ -311,13 +311,10 @@ class _Form:
             self.has_short_integers &= is_short
         else:
             self.is_plain &= repr(float(cell)) == cell
-            self.is_broken &= decimals.strip("0") != ""
         if self.decimals == {0}:
             return
         is_fixed = self.is_short and len(self.decimals) == 1
-        is_mixed = 0 in self.decimals
-        is_exact = self.is_plain and self.has_short_integers and (self.is_broken or not is_mixed)
-        self.is_text = not (is_fixed or is_exact)
+        self.is_text = not (is_fixed or (self.is_plain and self.has_short_integers))
 
     def value(self, cell):
         """Return the value of a cell that is not empty."""
