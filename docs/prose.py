@@ -20,6 +20,7 @@ RULES = {
     'write "represent" or "mean"': r"\b(stands?|stood|standing) (for|in for)\b",
     'write "continue"': r"\b(goes|go|going|went|gone) on\b",
     'write "show" or "apply"': r"\bspeaks? (for|against|about|of)\b",
+    'write "after"': r"\b(cuts?|steps?|comes?|begins?|stands?|numbers?) (\w+ )?behind\b",
     "split the relative clause": r"\b(of|for|by|to) (which|whom)\b",
     'write "because" or "due to"': r"\bowed to\b",
     'write "anyone who"': r"\b(whoever|whosoever)\b",

@@ -25,7 +25,7 @@ PAGES = sorted(
     for path in folder.glob("*.md")
 )
 # Each block is run in the namespace of the earlier ones of its page, and prints the block of text
-# below it. "data" behind the language: needs other people's data; "no-run": says why in a comment.
+# below it. "data" after the language: needs other people's data; "no-run": says why in a comment.
 BLOCK = re.compile(r"```python( data| no-run)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"

@@ -24,6 +24,7 @@ def prose(monkeypatch):
         "A number stands for the posterior.",
         "Training goes on from the file.",
         "A label speaks for a rate of 0.01.",
+        "Chats are cut behind the last turn.",
         "There are three settings, of which one is free.",
         "The gain is owed to the split.",
         "Ask whoever acted on it.",

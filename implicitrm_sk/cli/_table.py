@@ -379,7 +379,7 @@ class Table:
             raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds {seen[row]:g} in row {row}; expected 1 "
                 "where the widget was in view, else 0 or nothing. Convert it, or name another "
-                "column behind null=silent@."
+                "column after null=silent@."
             )
         return seen == 1
 
