@@ -1,8 +1,8 @@
 """Check the mechanical rules of prose: `python docs/prose.py [FILE ...]`, part of `make lint`.
 
-Checked are README, the pages, and the docstrings and messages of the package. A rule that needs a
-reader (one fact per sentence, no fragments) is not checked. Quoted and generated text is left out:
-code, tables of numbers, titles of sources.
+Checked are README, the pages, the text of the examples, and the docstrings and messages of the
+package. A rule that needs a reader (one fact per sentence, no fragments) is not checked. Quoted and
+generated text is left out: code, tables of numbers, titles of sources.
 """
 
 import ast
@@ -133,10 +133,28 @@ def paragraphs_of_module(source):
                 yield node.lineno, text_of(node)
 
 
+def paragraphs_of_example(source):
+    """Yield the paragraphs of an example: of its docstring, and below each `# %%`."""
+    yield from paragraphs_of_module(source)
+    start, block, inside = 1, [], False
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        begins = line.startswith("# %%")
+        inside = begins or (inside and line.startswith("#"))
+        if inside and HEADING.match(line[2:]):
+            block = []  # the title above the rule
+        elif inside and line[2:].strip() and not begins:
+            start = start if block else number
+            block.append(line[2:])
+        elif block:
+            yield start, " ".join(block)
+            block = []
+
+
 def main(names):
     """Print the findings of files or folders, and return how many there are."""
     paths = [Path(name).resolve() for name in names] or [
-        *(ROOT / "README.md", ROOT / "docs", ROOT / "implicitrm_sk")
+        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"),
+        *(ROOT / "docs", ROOT / "docs/gallery", ROOT / "implicitrm_sk"),
     ]
     files = []
     for path in paths:
@@ -145,6 +163,8 @@ def main(names):
     count = 0
     for path in files:
         split = paragraphs_of_module if path.suffix == ".py" else paragraphs_of_markdown
+        if path.parent.name == "gallery":
+            split = paragraphs_of_example
         for line, paragraph in split(path.read_text()):
             for problem, sentence in findings(paragraph):
                 count += 1
