@@ -118,8 +118,10 @@ def paragraphs_of_module(source):
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if text := ast.get_docstring(node):
-                done.add(id(node.body[0].value))
-                yield from paragraphs_of_docstring(text, node.body[0].lineno)
+                value = node.body[0].value
+                done.add(id(value))
+                empty = len(value.value) - len(value.value.lstrip("\n"))  # lines before the text
+                yield from paragraphs_of_docstring(text, value.lineno + empty)
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             done |= {id(value) for value in node.values}
