@@ -176,6 +176,18 @@ def test_figures_are_drawn(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_figures_of_examples_scroll_in_a_box(monkeypatch):
+    """The page as a whole would scroll sideways on a phone."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    conf = importlib.import_module("conf")
+    context = {"body": '<p>text</p><img src="a.png" class = "sphx-glr-single-img"/>'}
+    conf._wrap_figures(None, "examples/plot", "page.html", context, None)
+    assert '<div class="figure-of-example"><img src="a.png"' in context["body"]
+    assert ".figure-of-example" in (ROOT / "docs/_static/site.css").read_text()
+    conf._wrap_figures(None, "genindex", "genindex.html", empty := {}, None)
+    assert empty == {}
+
+
 def test_readme_of_the_benchmarks_lists_every_script():
     text = (ROOT / "benchmarks/README.md").read_text()
     for path in (ROOT / "benchmarks").glob("*.py"):

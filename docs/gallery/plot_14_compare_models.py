@@ -33,7 +33,7 @@ comparison = compare_groups(est, X, log.actions, model, reference="A")
 print(comparison)
 left, right = comparison.plot()
 truth = [reward[~is_b].mean(), reward[is_b].mean()]
-right.plot(truth, [0, 1], "k|", markersize=18)
+_ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
 # With one positive and one negative action the log leaves the answer open. The comparison then
@@ -43,7 +43,7 @@ two = ImplicitRewardEstimator(signals=pair, learning_rate_init=0.01, random_stat
 bounded = compare_groups(two, X, log.actions[list(pair)], model, reference="A")
 print(bounded)
 left, right = bounded.plot()
-right.plot(truth, [0, 1], "k|", markersize=18)
+_ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
 # How readily do users take a negative action, compared with a positive one? If this ratio were

@@ -97,4 +97,4 @@ steps, values = zip(*((e["step"], e["log_likelihood"]) for e in run["history"]),
 ax.plot(steps, values, "o-", color="#0072B2", label="language model and heads")
 ax.axhline(before, color="#999999", label="frozen language model")
 ax.set(xlabel="step", ylabel="held-out log-likelihood\n(nats per row)")
-_ = ax.legend(loc="lower right")
+_ = ax.legend(loc="upper left")
