@@ -97,7 +97,8 @@ def _wrap_figures(app, pagename, templatename, context, doctree):
     """Put each figure of an example into a box of its own, which scrolls sideways on a phone."""
     figure = r'(<img [^>]*class = "sphx-glr-single-img"/>)'
     if "body" in context:
-        context["body"] = re.sub(figure, r'<div class="figure-of-example">\1</div>', context["body"])
+        box = r'<div class="figure-of-example">\1</div>'
+        context["body"] = re.sub(figure, box, context["body"])
 
 
 def _help_of(command):

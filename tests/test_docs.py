@@ -263,8 +263,8 @@ def words_read(text):
 
 
 def test_words_are_those_that_a_reader_sees():
-    page = "# One\n\n<!-- no -->\n| two | 3.0 ± 0.1 |\n|---|---|\n- [five\n  six](no.md#no): **7**\n"
-    page += "```{toctree}\n:hidden:\n\nno\n```\n"
+    page = "# One\n\n<!-- no -->\n| two | 3.0 ± 0.1 |\n|---|---|\n"
+    page += "- [five\n  six](no.md#no): **7**\n```{toctree}\n:hidden:\n\nno\n```\n"
     assert words_read(page) == ["One", "two", "3.0", "0.1", "[five", "six", "**7**"]
 
 
