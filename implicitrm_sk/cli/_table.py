@@ -379,7 +379,7 @@ class Table:
             raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds {seen[row]:g} in row {row}; expected 1 "
                 "where the widget was in view, else 0 or nothing. Convert it, or name another "
-                "column after null=silent@."
+                "column behind null=silent@."
             )
         return seen == 1
 
