@@ -93,6 +93,14 @@ def _prepare(app, docname, source):
     source[0] = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", source[0])  # not broken over lines
 
 
+def _wrap_figures(app, pagename, templatename, context, doctree):
+    """Put each figure of an example into a box of its own, which scrolls sideways on a phone."""
+    figure = r'(<img [^>]*class = "sphx-glr-single-img"/>)'
+    if "body" in context:
+        box = r'<div class="figure-of-example">\1</div>'
+        context["body"] = re.sub(figure, box, context["body"])
+
+
 def _help_of(command):
     """Return what `implicitrm COMMAND --help` prints, at a width that fits the page."""
     output = io.StringIO()
@@ -139,4 +147,5 @@ def setup(app):
     app.connect("autodoc-skip-member", _leave_out_request_setters)
     app.connect("source-read", _prepare)
     app.connect("source-read", _help_of_the_commands)
+    app.connect("html-page-context", _wrap_figures)
     app.connect("build-finished", _write_markdown)

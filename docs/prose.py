@@ -1,8 +1,8 @@
 """Check the mechanical rules of prose: `python docs/prose.py [FILE ...]`, part of `make lint`.
 
-Checked are README, the pages, and the docstrings and messages of the package. A rule that needs a
-reader (one fact per sentence, no fragments) is not checked. Quoted and generated text is left out:
-code, tables of numbers, titles of sources.
+Checked are README, the pages, the text of the examples, and the docstrings and messages of the
+package. A rule that needs a reader (one fact per sentence, no fragments) is not checked. Quoted and
+generated text is left out: code, tables of numbers, titles of sources.
 """
 
 import ast
@@ -20,6 +20,7 @@ RULES = {
     'write "represent" or "mean"': r"\b(stands?|stood|standing) (for|in for)\b",
     'write "continue"': r"\b(goes|go|going|went|gone) on\b",
     'write "show" or "apply"': r"\bspeaks? (for|against|about|of)\b",
+    'write "after"': r"\b(cuts?|steps?|comes?|begins?|stands?|numbers?) (\w+ )?behind\b",
     "split the relative clause": r"\b(of|for|by|to) (which|whom)\b",
     'write "because" or "due to"': r"\bowed to\b",
     'write "anyone who"': r"\b(whoever|whosoever)\b",
@@ -117,8 +118,10 @@ def paragraphs_of_module(source):
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             if text := ast.get_docstring(node):
-                done.add(id(node.body[0].value))
-                yield from paragraphs_of_docstring(text, node.body[0].lineno)
+                value = node.body[0].value
+                done.add(id(value))
+                empty = len(value.value) - len(value.value.lstrip("\n"))  # lines before the text
+                yield from paragraphs_of_docstring(text, value.lineno + empty)
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             done |= {id(value) for value in node.values}
@@ -132,10 +135,28 @@ def paragraphs_of_module(source):
                 yield node.lineno, text_of(node)
 
 
+def paragraphs_of_example(source):
+    """Yield the paragraphs of an example: of its docstring, and below each `# %%`."""
+    yield from paragraphs_of_module(source)
+    start, block, inside = 1, [], False
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        begins = line.startswith("# %%")
+        inside = begins or (inside and line.startswith("#"))
+        if inside and HEADING.match(line[2:]):
+            block = []  # the title above the rule
+        elif inside and line[2:].strip() and not begins:
+            start = start if block else number
+            block.append(line[2:])
+        elif block:
+            yield start, " ".join(block)
+            block = []
+
+
 def main(names):
     """Print the findings of files or folders, and return how many there are."""
     paths = [Path(name).resolve() for name in names] or [
-        *(ROOT / "README.md", ROOT / "docs", ROOT / "implicitrm_sk")
+        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks/README.md"),
+        *(ROOT / "docs", ROOT / "docs/gallery", ROOT / "implicitrm_sk"),
     ]
     files = []
     for path in paths:
@@ -144,6 +165,8 @@ def main(names):
     count = 0
     for path in files:
         split = paragraphs_of_module if path.suffix == ".py" else paragraphs_of_markdown
+        if path.parent.name == "gallery":
+            split = paragraphs_of_example
         for line, paragraph in split(path.read_text()):
             for problem, sentence in findings(paragraph):
                 count += 1

@@ -62,8 +62,8 @@ def _without_truth(fit):
     def method(self, *args, **kwargs):
         if "true_preference" in kwargs:
             raise TypeError(
-                "fit got true_preference, which is for evaluation. Pass it to score, or pass what "
-                "may be learned from as labels=."
+                f"{fit.__name__} got true_preference, which is for evaluation. Pass it to score, "
+                "or pass what may be learned from as labels=."
             )
         return fit(self, *args, **kwargs)
 
@@ -566,6 +566,7 @@ class ImplicitRewardEstimator(
         )
 
     @_needs_incremental
+    @same(_without_truth)
     @same(all_or_nothing)
     @same(fit_context(prefer_skip_nested_validation=True))
     def partial_fit(

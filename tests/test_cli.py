@@ -817,7 +817,7 @@ def test_fit_on_chats(chats, run, tmp_path, tiny_model):
     code, out, err = run(*fit)
     assert code == 0, err
     assert "left out: 1 chats without an assistant turn (the first: line 8 of log.jsonl)" in out
-    assert "chats cut behind the turn acted on" in out
+    assert "chats cut after the turn acted on" in out
     est = ImplicitRewardEstimator.load(tmp_path / "reward")
     code, _, err = run("predict", "reward", "log.jsonl", "-o", "scored.parquet")
     assert code == 2 and "'messages' of log.jsonl holds values of several types" in err

@@ -260,7 +260,7 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
     assert "difference_0" in found and "Sensitivity of the reward, 400 rows" in out
     for options, message in (
         (["--violation", "ratio"], "expected KIND=AMOUNT,AMOUNT"),
-        (["--violation", "ratio=big"], "expected numbers behind ratio="),
+        (["--violation", "ratio=big"], "expected numbers after ratio="),
         (["--reference", "1"], "--by is missing"),
         (["--violation", "left_out=none"], "none"),
     ):

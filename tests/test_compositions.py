@@ -97,7 +97,7 @@ def _(two):
     assert pipe[-1].propensity(pipe[:-1].transform(X)).shape == (240, 2)
 
 
-@line("`Pipeline` with a step behind it", "no")
+@line("`Pipeline` with a step after it", "no")
 def _(two):
     with pytest.raises(TypeError, match="intermediate steps should be transformers"):
         make_pipeline(quick(), LogisticRegression()).fit(X, y)

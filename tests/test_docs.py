@@ -25,7 +25,7 @@ PAGES = sorted(
     for path in folder.glob("*.md")
 )
 # Each block is run in the namespace of the earlier ones of its page, and prints the block of text
-# below it. "data" behind the language: needs other people's data; "no-run": says why in a comment.
+# below it. "data" after the language: needs other people's data; "no-run": says why in a comment.
 BLOCK = re.compile(r"```python( data| no-run)?\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
 NUMBER = re.compile(r"-?\d+\.\d+")
 RLHF = "docs/rlhf.md"
@@ -176,6 +176,18 @@ def test_figures_are_drawn(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_figures_of_examples_scroll_in_a_box(monkeypatch):
+    """The page as a whole would scroll sideways on a phone."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    conf = importlib.import_module("conf")
+    context = {"body": '<p>text</p><img src="a.png" class = "sphx-glr-single-img"/>'}
+    conf._wrap_figures(None, "examples/plot", "page.html", context, None)
+    assert '<div class="figure-of-example"><img src="a.png"' in context["body"]
+    assert ".figure-of-example" in (ROOT / "docs/_static/site.css").read_text()
+    conf._wrap_figures(None, "genindex", "genindex.html", empty := {}, None)
+    assert empty == {}
+
+
 def test_readme_of_the_benchmarks_lists_every_script():
     text = (ROOT / "benchmarks/README.md").read_text()
     for path in (ROOT / "benchmarks").glob("*.py"):
@@ -244,10 +256,24 @@ def test_references_are_those_of_the_docstrings():
     assert len(cited) > 20
 
 
-def test_evidence_is_one_page():
-    text = (ROOT / "docs/evidence.md").read_text().split("```{toctree}")[0]
-    assert len([word for word in text.split() if re.search(r"[a-zA-Z]", word)]) <= 600
-    assert text.count("<!-- rows of ") >= 4  # its numbers are those of the tables
+def words_read(text):
+    """Return the words and numbers that a reader of a built page sees, without its markup."""
+    text = re.sub(r"```\{toctree\}.*?```|<!--.*?-->|\]\([^)]*\)", " ", text, flags=re.DOTALL)
+    return [word for word in text.split() if re.search(r"\w", word)]
+
+
+def test_words_are_those_that_a_reader_sees():
+    page = "# One\n\n<!-- no -->\n| two | 3.0 ± 0.1 |\n|---|---|\n"
+    page += "- [five\n  six](no.md#no): **7**\n```{toctree}\n:hidden:\n\nno\n```\n"
+    assert words_read(page) == ["One", "two", "3.0", "0.1", "[five", "six", "**7**"]
+
+
+@pytest.mark.parametrize(("page", "most"), [("docs/evidence.md", 600), ("README.md", 1000)])
+def test_a_summary_is_one_page(page, most):
+    text = (ROOT / page).read_text()
+    assert len(words_read(text)) <= most
+    if page == "docs/evidence.md":
+        assert text.count("<!-- rows of ") >= 4  # its numbers are those of the tables
 
 
 def test_table_of_the_methods_is_what_they_declare():

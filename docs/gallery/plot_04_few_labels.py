@@ -2,14 +2,13 @@
 Labels on a few responses
 =========================
 
-If there is but one kind of action, a few explicit labels (a thumbs-up asked of a random part of
-the users) break the tie between reward and propensity. How few are enough?
+With only one kind of action, a log does not separate reward and propensity. A few explicit labels
+do: for example, ask about a random part of the responses. How few labels are enough?
 """
 
 # %%
-# One log of copies, and labels of a random part of the responses: 1 preferred, 0 not, NaN unknown.
-# They enter `fit` as `labels`. For comparison, the same network is trained on the labels
-# alone.
+# The log has copies, and labels of a random part of the responses: 1 preferred, 0 not, NaN unknown.
+# `fit` takes them as `labels`. For comparison, the same network is trained on the labels alone.
 import warnings
 
 import numpy as np
@@ -50,7 +49,7 @@ for name, mean in zip(display.methods, display.mean_[:, 0], strict=True):
     print(f"{name:22} {mean:5.2f}")
 
 # %%
-# Labels and actions add up: on average they do better together than either alone. But 1 % of a
-# small log is a dozen labels, and those change little; what counts is their number, not their
-# share. They must be asked of a *random* part of the responses: a thumbs-up button that only likers
-# press is a second signal (a column of `y`), not a label.
+# On average labels and actions together do better than either alone. But 1 % of a small log is a
+# dozen labels, and those change little: their number counts, not their share. Ask about a *random*
+# part of the responses. A thumbs-up button that only satisfied users press is a second signal (a
+# column of `y`), not a label.

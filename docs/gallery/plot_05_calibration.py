@@ -2,15 +2,14 @@
 Calibration, and what the spread is not
 =======================================
 
-A reward of 0.8 ought to mean that four of five users prefer the response. Where some preferences
-are known, the reliability curve shows whether it does. `return_std=True` adds a spread, which is
-often read as a confidence interval. It is none, as this example measures.
+A reward of 0.8 should mean that four of five users prefer the response. If some preferences are
+known, the reliability curve shows whether it does. `return_std=True` adds a spread, which is often
+read as a confidence interval. This example shows that it is not one.
 """
 
 # %%
-# Users are not of one mind here: the higher the digit, the more of them like it, from one in ten
-# to nine in ten. The probability itself is therefore known, and with it the error of the reward of
-# each row.
+# Users disagree here. The higher the digit, the more of them like it, from one in ten to nine in
+# ten. So the probability itself is known, and the error of the reward of each row too.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -51,8 +50,8 @@ right.set(
 _ = right.legend()
 
 # %%
-# An interval of two standard errors would hold the truth in 95 % of the rows. The spread shows how
-# far refits disagree, and members agree on much that is wrong: on the convention that one signal
-# needs, on the assumptions of the model, on what too few rows do not show. It is of use as a
-# ranking of doubt (see the example on best-of-n), not as an interval. What the actions alone leave
-# open is `identification_report(...).bounds(X)`.
+# An interval of two standard errors would hold the truth in 95 % of the rows. The spread shows only
+# how far the members (the networks of a fit) disagree. They can agree on what is wrong: the
+# convention that one signal needs, the assumptions of the model, what too few rows do not show. So
+# the spread can rank responses by doubt (see the example on best-of-n), but it is not an interval.
+# `identification_report(...).bounds(X)` is the interval that the actions alone leave open.

@@ -2,13 +2,13 @@
 Has the policy left the log?
 ============================
 
-A reward model answers for every response, with or without grounds. A policy that is trained on it
-moves away from the responses that it was learned from. `shift_report` compares new responses with
-the log.
+A reward model gives every response a value, even one that is unlike its log. A policy (a language
+model that is trained on the reward) moves away from the responses of the log. `shift_report`
+compares new responses with the log.
 """
 
 # %%
-# The log holds digits as they were scanned. The new responses drift away from it: the images get
+# The log holds digits as they were scanned. The new responses drift away from it: their images get
 # paler, month by month.
 import warnings
 
@@ -42,10 +42,10 @@ print(reports[0], reports[1], sep="\n\n")
 # %%
 # What it sees, and what it does not
 # ----------------------------------
-# The share of responses outside the log rises at once, long before the ranking suffers: it is a
-# smoke detector, not a measurement of damage. The spread over the members, which `pessimism` goes
-# by, hardly notices: they agree on much that none of them has seen. And only *responses* are
-# compared: if users' taste changes, nothing here moves.
+# The share of responses outside the log rises at once, long before the ranking suffers. It is a
+# smoke detector and does not measure the damage. The spread over the networks of the fit, which
+# `pessimism` subtracts, hardly grows: they agree on responses that none of them has seen. Only
+# *responses* are compared. If the taste of users changes, nothing here moves.
 figure, ax = plt.subplots(layout="constrained")
 ax.plot(
     months,
@@ -63,7 +63,7 @@ ax.plot(
     [report.reward[1] for report in reports],
     "D:",
     color="black",
-    label="spread over the members",
+    label="spread of the reward",
 )
 ax.set(
     xlabel="how much paler the images are",
@@ -73,8 +73,8 @@ ax.set(
 _ = ax.legend()
 
 # %%
-# With the same images and a taste turned round, the report finds nothing, while the reward is as
-# wrong as can be:
+# Here the images are the same, and users prefer the other digits. The report finds nothing,
+# although the reward is as wrong as it can be:
 report = shift_report(est, X[new], X[rows])
 print("extrapolates:", report.extrapolates)
 print(f"AUROC against the new taste: {roc_auc_score(1 - preference[new], est.predict(X[new])):.2f}")

@@ -2,14 +2,14 @@
 From the log to a file and back
 ===============================
 
-A model outlives the process that trained it, and is loaded by people who did not. `save` writes
-settings as JSON and arrays as safetensors, with hashes and a model card, and no code: opening a
-file runs nothing.
+A saved model is often loaded by people who did not train it. `save` writes settings as JSON and
+arrays as safetensors, with hashes and a model card. It does not write code, so opening a file runs
+nothing.
 """
 
 # %%
-# A log as it comes from a warehouse: a parquet file with one row per response, empty where a
-# signal was not logged (sharing came in the second half of the year).
+# The log comes from a data warehouse. It is a parquet file with one row per response. A cell is
+# empty if the signal was not logged: sharing came in the second half of the year.
 import tempfile
 from pathlib import Path
 
@@ -48,18 +48,18 @@ print("the same rewards:", np.array_equal(est.predict(pixels), same.predict(pixe
 print("the same signals:", list(same.signal_names_in_))
 
 # %%
-# The loaded model reads the log as the fitted one did. When sharing came to be logged, the share
-# of responses with an action in the log went up, as if users had come to like them more. The
-# groups do not move: active means that one of the signals would fire, logged or not.
+# The loaded model reads the log as the fitted one did. Once sharing was logged, the share of
+# responses with a logged action rose, as if users had begun to like them more. The four groups do
+# not move: "active" means that one of the signals would fire, logged or not.
 half = np.where(log["month"] > 6, "second half", "first half")
 for name, part in actions.groupby(half):
     print(f"{name}: {part.max(axis=1).mean():.0%} with a logged action")
 _ = StratificationDisplay.from_estimator(same, pixels, actions, by=half)
 
 # %%
-# What does not fit together is refused
-# -------------------------------------
-# A flipped byte is found by its hash, before anything is built from it.
+# A damaged file is refused
+# -------------------------
+# The hash reveals a flipped byte, before anything is built from the file.
 path = folder / "reward" / "arrays.safetensors"
 content = bytearray(path.read_bytes())
 content[-1] ^= 1
@@ -70,5 +70,5 @@ except ModelFileError as error:
     print(str(error).replace(str(folder), "..."))
 
 # %%
-# The hash finds damage, not a forger who changes everything: a reward model from a stranger can
-# still be a bad one.
+# The hash does not reveal a forger who changes it too. A reward model from a stranger can still be
+# a bad one.

@@ -2,14 +2,14 @@
 Best of n, and its curse
 ========================
 
-Sample n answers, return the one with the highest reward: the simplest use of a reward model, and
-the one that finds its errors soonest, since the highest of many rewards is often one that is
-wrong. How good is the chosen answer, truly, as n grows?
+The simplest use of a reward model is to sample n answers and to return the one with the highest
+reward. It also exposes the errors of the model: the highest of many rewards is often a wrong one.
+How good is the chosen answer as n grows?
 """
 
 # %%
-# Three rewards are learned from the same users: the classifier of copies, the estimator of two
-# signals, and a network given all labels. Candidates are drawn from held-out digits.
+# Three models learn a reward from the same users: a classifier of copies, the estimator of two
+# signals, and a network that gets all labels. Candidates are held-out digits.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -35,8 +35,8 @@ models = {
 }
 
 # %%
-# `rank` takes prompt and texts, or vectors, and with `pessimism` takes off some of the spread over
-# the members.
+# `rank` takes a prompt and texts, or vectors. `pessimism` subtracts a part of the spread over the
+# networks of the fit.
 ranking = rank(models["two signals"], None, X[test[:8]], pessimism=1.0)
 print("order of eight candidates:", *ranking.order)
 print("their digits:", *digit[test[:8]][ranking.order])
@@ -44,7 +44,7 @@ print("their digits:", *digit[test[:8]][ranking.order])
 # %%
 # The share of users who like the chosen answer
 # ---------------------------------------------
-# Mean over 2,000 prompts with n random candidates each.
+# The values are means over 2,000 prompts with n random candidates each.
 sizes = (1, 2, 4, 8, 16, 32)
 rng = np.random.default_rng(0)
 draws = rng.integers(len(test), size=(2000, max(sizes)))
@@ -65,5 +65,5 @@ ax.set_xticklabels(sizes)
 _ = ax.legend()
 
 # %%
-# The grey line is the best that can be had. A reward that is wrong about which answers are liked,
-# because it is a reward for being copied, is wrong most where one selects hardest.
+# The grey line is the best possible value. The reward of the classifier is a reward for being
+# copied. Its errors cost most if the best of many candidates is chosen.

@@ -2,15 +2,14 @@
 Position bias
 =============
 
-What stands on top of the screen is acted on more often, whatever it is worth. If the log says
-where a response stood, the propensity can take the position into account, and the reward cannot:
-`propensity_features`.
+Users act more often on answers at the top of the screen, whatever their quality. If the log has the
+position, give it to the propensity and not to the reward: `propensity_features` does this.
 """
 
 # %%
-# Tumours play the role of answers, benign ones of good answers. An existing ranker has put good
-# answers on top more often than not, so that position and preference go together. A classifier
-# then goes wrong whether it sees the position or not.
+# Tumours play the role of answers, and benign ones are good answers. An existing ranker has put
+# most good answers near the top, so that position and preference are correlated. A classifier then
+# goes wrong whether it sees the position or not.
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer
@@ -60,9 +59,9 @@ print(f"{'truth':30} {'':13} {preferred[test].mean():12.2f}")
 print(est.identification_)
 
 # %%
-# New answers have no position yet: `predict` does without it. The propensity that was learned
-# falls with the position as it was simulated to; its level rests on the responses on top, which
-# are nearly all seen.
+# New answers do not have a position yet, and `predict` does not need one. The learned propensity
+# falls with the position as the simulated one does. Its level follows from the answers at the top,
+# which nearly all users see.
 shown = frame.iloc[test[:1]].loc[lambda x: x.index.repeat(8)].assign(position=np.arange(8.0))
 print("learned: ", *np.round(est.propensity(shown), 2))
 print("simulated:", *np.round(0.95 * 0.7 ** np.arange(8), 2))
@@ -75,13 +74,14 @@ for name, reward in rewards.items():
     )
 
 # %%
-# Reward and propensity are drawn against each other per row of the log: the rows are bands, one
-# per position.
+# The next figure has one point for each row of the log. The points form bands, one for each
+# position.
 _ = PropensityDisplay.from_estimator(est, frame.iloc[train])
 
 # %%
 # The level
 # ---------
-# Columns that only drive acting determine the *ranking* of the rewards. The level needs positions
-# at which acting is near certain, as here, or a `preference_rate`, or labels. And the reward must
-# not depend on the position: if users truly prefer what stands on top, this is the wrong model.
+# Columns that only drive acting determine the *ranking* of the rewards. The level needs more:
+# positions at which users almost certainly act on what they like, as here, a `preference_rate`, or
+# labels. The reward must not depend on the position. If users truly prefer answers because they are
+# at the top, this is the wrong model.

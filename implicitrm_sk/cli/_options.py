@@ -562,5 +562,5 @@ def named_columns(value):
     return list(value) if is_list and all(isinstance(name, str) for name in value) else []
 
 
-#: An argument of Python in a message; what stands behind these options is in the command's words.
+#: An argument of Python in a message; what comes after these options is in the command's words.
 ARGUMENT = re.compile(r"(?<![\w.])(?<!--set )(?<!--event-columns )([a-z]\w*)=(?=(\S?))")

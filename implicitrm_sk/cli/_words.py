@@ -128,7 +128,7 @@ PHRASES = [
     (r"Use label_mechanism", "Pass label_mechanism"),
 ]  # fmt: skip
 _PHRASES = [(re.compile(pattern), text) for pattern, text in PHRASES]
-#: A name of Python in a sentence: neither quoted, nor in a list of columns, nor behind an option.
+#: A name of Python in a sentence: neither quoted, nor in a list of columns, nor after an option.
 _BARE = r"(?<![\w.'\"`/-])(?<!--set )(?<!, )(?<!columns )(?<!are )({})(?![\w'\"`=(\[]|\.\w|, \w+,)"
 
 

@@ -369,7 +369,7 @@ class _Log(Columns):
                     f"{self.records.name} has {n:,} rows, but none of its chats has an assistant "
                     "turn. Check the roles: responses are those of 'assistant'."
                 )
-        self.found["chats cut behind the turn acted on"] = n_cut
+        self.found["chats cut after the turn acted on"] = n_cut
         self.found["empty responses"] = sum(map(is_blank, responses))
         self.found["responses that begin with the text of their prompt"] = sum(
             isinstance(p, str) and isinstance(r, str) and p.strip() != "" and r.startswith(p)
@@ -612,7 +612,7 @@ class _Log(Columns):
         return found
 
 
-#: What stands behind their numbers in a summary.
+#: The text after their numbers in a summary.
 DUPLICATES = (
     "exact duplicates of an earlier row, kept; if exported twice, drop_duplicates before reading"
 )

@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -127,6 +128,12 @@ def locate(model, revision, trust_remote_code, gguf_file=None):
         raise FileNotFoundError(
             f"model={name!r} looks like a path, but does not exist; expected a model folder, a "
             ".gguf file, or a model id of the Hugging Face hub ('org/name'). Correct it."
+        )
+    if "/" not in name and (close := get_close_matches(name.lower(), PACKAGED_MODELS, 1, 0.8)):
+        raise ImplicitRMError(
+            f"model={name!r} is not a folder here; expected a model folder, a model id of the "
+            f"Hugging Face hub ('org/name'), or {' or '.join(map(repr, PACKAGED_MODELS))}. Pass "
+            f"{close[0]!r} if you mean that one."
         )
     # A branch means one commit during the life of the process, and is looked up once.
     key = name, revision, gguf_file, trust_remote_code

@@ -38,7 +38,7 @@ _ROLES = {
 _PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 #: Roles that may follow the last assistant turn, because they are not the next user turn.
 _TOOLS = ("tool", "function", "ipython")
-#: Roles of the prompt: a response begins behind the last of them.
+#: Roles of the prompt: a response begins after the last of them.
 _ASKING = ("user", "system", "developer")
 
 
@@ -265,7 +265,7 @@ def response_text(X: Any) -> list[str]:
 
     See Also
     --------
-    implicitrm_sk.datasets.read_feedback_log : Cuts chats behind the turn that users acted on.
+    implicitrm_sk.datasets.read_feedback_log : Cuts chats after the turn that users acted on.
 
     Examples
     --------
