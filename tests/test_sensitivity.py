@@ -416,4 +416,4 @@ def test_users_are_modelled_only_if_their_actions_vary_together(monkeypatch, act
         est, X, found.actions, by, reference=0, user_id=user, violations=violations, n_folds=2
     )
     assert None in trained
-    assert (60 in trained) == with_users
+    assert any(n is not None for n in trained) == with_users
