@@ -86,6 +86,10 @@ def test_messages_are_in_the_words_of_the_command():
             "Pass them as a column of y, described by a Choice in signals=.",
             "Describe their column by --choice.",
         ),
+        (
+            "at a row, see bounds(X); without the error of the\nfit, which reward_interval adds",
+            "at a row, without the error of the\nfit, which the command interval adds",
+        ),
         # Columns of the log keep their names.
         ("x has no column 'user_id'. Its columns are user_id, response_id, label.",) * 2,
         ("x has no column 'a'. Its columns are response_id.",) * 2,

@@ -15,6 +15,7 @@ from implicitrm_sk.inspection._violations import _crossing
 from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.measurement._views import MemberViews, View
 from implicitrm_sk.signals import Action
+from implicitrm_sk.training._plan import FitPlan
 
 pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')
 
@@ -388,3 +389,31 @@ def test_a_verdict_that_fits_contradict_is_not_given():
     found = sensitivity_report(est, X, y, violations={"left_out": [1]})
     assert found.identification.level == "not identified"
     assert "co-occur" in found.identification.reason
+
+
+@pytest.mark.parametrize(("activity", "with_users"), [(0.0, False), (2.5, True)])
+def test_users_are_modelled_only_if_their_actions_vary_together(monkeypatch, activity, with_users):
+    rng = np.random.default_rng(0)
+    X, user, by = rng.normal(size=(1200, 2)), np.arange(1200) % 60, rng.integers(2, size=1200)
+    found = simulate_feedback(
+        1 / (1 + np.exp(-1.5 * X[:, 0])),
+        n_signals=2,
+        user_id=user,
+        user_activity=activity,
+        propensity="constant",
+        random_state=0,
+    )
+    trained, run = [], FitPlan.run
+
+    def noted(plan, *args, **kwargs):
+        trained.append(plan.n_users)
+        return run(plan, *args, **kwargs)
+
+    monkeypatch.setattr(FitPlan, "run", noted)
+    est = estimator(shared_examination=False, max_epochs=5)
+    violations = {"false_positive": [0.05]}
+    sensitivity_report(
+        est, X, found.actions, by, reference=0, user_id=user, violations=violations, n_folds=2
+    )
+    assert None in trained
+    assert any(n is not None for n in trained) == with_users

@@ -107,6 +107,8 @@ PHRASES = [
         "Name the turn that users acted on by --turn",
     ),
     (r"see actions_from_events", "see --events"),
+    (r", see bounds\(X\); without", ", without"),
+    (r"which reward_interval adds", "which the command interval adds"),
     (r"Name them by columns=", "Name them by --event-columns"),
     (r"(O|o)nly predict and decision_function work", r"\1nly the command predict works"),
     (r"predict and decision_function also accept", "The command predict also accepts"),

@@ -129,6 +129,10 @@ class IdentificationReport:
         They reach from the lowest to the highest bound of the refits that are as likely as the
         best. The log does not distinguish these.
 
+        They are estimates and do not contain the error of the fit. If an end is close to the true
+        reward, this reward lies outside in about half of such rows. `inspection.reward_interval`
+        returns intervals that contain both.
+
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
@@ -208,7 +212,8 @@ class IdentificationReport:
         yield (
             "bounds",
             f"[{lower.mean():.2f}, {upper.mean():.3g}] on average",
-            "what the actions leave open at a row, see bounds(X)",
+            "what the actions leave open at a row, see bounds(X); without the error of the fit, "
+            "which reward_interval adds",
         )
         for pair in self.associations:
             yield (

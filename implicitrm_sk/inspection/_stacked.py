@@ -165,7 +165,8 @@ class _Trained:
     plain : RewardModel
         Its members are the cases.
     active : RewardModel or None
-        The same cases fitted with users who differ in activity; None without users.
+        The same cases fitted with users who differ in activity; None if the actions of users vary
+        together in none of the cases.
     differs : ndarray of bool of shape (C,)
         Whether users differ, so that `active` counts.
     diverged : ndarray of int
@@ -182,35 +183,33 @@ class _Trained:
 
     @classmethod
     def by(cls, refit, begun, cases):
-        """Train all cases side by side, and again with users who differ if there are users."""
+        """Train all cases side by side, and again with users who differ if they seem to."""
         plan, data, random_state = _plan(begun.plan, cases), begun.data, begun.random_state
-        plans = [plan]
-        if data.log.user is not None:
-            plans.append(replace(plan, n_users=data.log.n_users))
-        results = [
-            run_plan(
+
+        def train(plan):
+            result = run_plan(
                 refit,
                 begun,
                 plan,
                 plan.initial_model(data, random_state),
                 copy.copy(data),  # since a fit forgets the log
             )
-            for plan in plans
-        ]
-        models = [result.model for result in results]
-        differs, rows = np.full(len(cases), len(plans) > 1), None
-        diverged = results[0].members.diverged
-        if len(plans) > 1:
-            rows = rows_by_user(models[1], plan, data)
-            differs = covariation(models[0], plan, data) >= DIFFERENT
+            return result.model, result.members.diverged
+
+        plain, diverged = train(plan)
+        active, rows, differs = None, None, np.zeros(len(cases), dtype=bool)
+        if data.log.user is not None:
+            differs = covariation(plain, plan, data) >= DIFFERENT
+        if differs.any():
+            active, active_diverged = train(replace(plan, n_users=data.log.n_users))
+            rows = rows_by_user(active, plan, data)
             if len(data.valid):
-                pairs = held_out(rows), held_out(rows_by_user(models[0], plan, data))
+                pairs = held_out(rows), held_out(rows_by_user(plain, plan, data))
                 differs &= np.array(
                     [is_better(*pair) for pair in zip(*(p.T for p in pairs), strict=True)]
                 )
-            diverged = np.where(differs, results[1].members.diverged, diverged)
-        models = [*models, None][:2]
-        return cls(*models, differs, np.flatnonzero(diverged), rows)
+            diverged = np.where(differs, active_diverged, diverged)
+        return cls(plain, active, differs, np.flatnonzero(diverged), rows)
 
     @property
     def loading(self):
