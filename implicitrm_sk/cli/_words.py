@@ -74,6 +74,7 @@ PHRASES = [
         "Fit it with --keep-users, or leave --user out",
     ),
     (r"or leave counts out", "or leave --correlated out"),
+    (r"or leave delay out", "or leave --late out"),
     (
         r"Name the counts in signals= as Action\(counts='beta-binomial'\), which",
         "Name the counts by --correlated, which",

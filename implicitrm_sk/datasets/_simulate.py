@@ -12,6 +12,7 @@ from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
+from ..measurement._dispersed import sample_means
 from ..measurement._model import Measurement, is_dispersed
 from ..measurement._signal import Signal
 from ._data import FeedbackData
@@ -55,6 +56,8 @@ def simulate_feedback(
     user_activity: float = 0.0,
     user_taste: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
+    exposures: ArrayLike | None = None,
+    exposure_correlation: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
     examination: float | ArrayLike = 1.0,
     own_preference: float = 0.0,
@@ -162,6 +165,18 @@ def simulate_feedback(
         The rate of misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). It
         may exceed A_ik. If the `false_rate` of an ``Action`` is set, it is used instead.
 
+    exposures : array-like of int of shape (n,) or (n, K), default=None
+        How often each response was shown, at least once. The actions are then counts: given r*_i,
+        each exposure is followed by an action with the probability A_ik or e_k. ``None`` means
+        once. Available only for actions that do not come late, and not with `examination` below 1,
+        `shared_activity` or `copied_signal`.
+
+    exposure_correlation : float or array-like of shape (K,), default=0.0
+        Correlation of two exposures of a response, given r*_i; in [0, 1). Above 0, A_ik and e_k are
+        means, and the probability of a response has a beta distribution. The signal
+        ``Action(counts="beta-binomial")`` has such counts. For other actions this is a broken
+        assumption. It needs `exposures`.
+
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
 
@@ -204,14 +219,16 @@ def simulate_feedback(
         2-D. Otherwise it is 2-D.
 
         actions : ndarray of shape (n,) or (n, K), or DataFrame
-            The actions y as int64. If a `logged_rate` is below 1, float64 with NaN for entries that
-            were not logged. Objects if a kind of signal has labels.
+            The actions y as int64, or their numbers. If a `logged_rate` is below 1, float64 with
+            NaN for entries that were not logged. Objects if a kind of signal has labels.
+        exposures : ndarray of shape (n,) or (n, K), int64, or None
+            How often each response was shown, as `fit` takes it.
         propensity : ndarray of shape (n,) or (n, K), float64
             The probability P(y_ik = 1 | the r*_ik that signal k shows). For a copied signal, the
             mixture with that of its source.
         activity : ndarray of shape (n,) or (n, K), int64
             a_ik, whether the user would act if r* were what the signal shows, logged or not. NaN
-            for kinds other than actions.
+            for kinds other than actions, and with `exposures`.
         true_preference : ndarray of shape (n,), int64
             r*_i.
         signal_preference : ndarray of shape (n,) or (n, K), int64
@@ -271,6 +288,23 @@ def simulate_feedback(
     >>> round(float(np.isnan(log.actions).mean()), 1)
     0.2
 
+    Counts over exposures of which some are alike:
+
+    >>> shown = rng.integers(4, 9, size=1000)
+    >>> log = simulate_feedback(
+    ...     liked,
+    ...     signals={"yes": "positive", "no": "negative"},
+    ...     propensity="constant",
+    ...     false_action_rate=0.1,
+    ...     exposures=shown,
+    ...     exposure_correlation=0.2,
+    ...     random_state=0,
+    ... )
+    >>> sorted(log.fit_params())
+    ['exposures']
+    >>> bool((log.actions.max(axis=1) <= shown).all())
+    True
+
     A positive and a negative action, with names:
 
     >>> signals = {"copied": "positive", "regenerated": "negative"}
@@ -282,7 +316,7 @@ def simulate_feedback(
     """
     reward = _reward(true_preference, rating, threshold)
     n_rows = len(reward)
-    kinds = _kinds(signals, n_signals)
+    kinds = _kinds(signals, n_signals, exposures)
     n_outputs = n_signals if kinds is None else sum(kind.n_outputs for kind in kinds)
     given = _given_propensity(propensity, n_rows, n_outputs)
     one_dimensional = kinds is None and n_signals is None and (given is None or given.ndim == 1)
@@ -290,6 +324,7 @@ def simulate_feedback(
         n_outputs = _count_signals(n_signals, given)
         kinds = (Action(),) * n_outputs
     n_signals = len(kinds)
+    shown, correlation = _shown(exposures, exposure_correlation, n_rows, n_signals)
     is_action = np.array([type(kind) is Action for kind in kinds])
     target = np.array([kind.target if type(kind) is Action else 1 for kind in kinds])
 
@@ -300,6 +335,8 @@ def simulate_feedback(
     source_target = _check_copied_signal(copied_signal, n_signals)
     copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     _check_kinds(kinds, target, propensity, shared_activity, source_target)
+    if shown is not None:
+        _check_counted(kinds, shared_activity, source_target, examination)
     stream = _Streams(random_state)
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
@@ -319,7 +356,8 @@ def simulate_feedback(
     tastes = _tastes(reward, user_id, user_taste, stream)
     preferred, signal_preference = _draw_preference(stream, tastes, n_signals, own_preference)
     outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
-    activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
+    A_own = A[:, [own[0] for own in outputs]]
+    activity = _draw_activity(stream, A_own, shared_activity)
     false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
     if source_target is not None:
         copied = stream("copied_signal").random(n_rows) < copied_rate
@@ -331,6 +369,10 @@ def simulate_feedback(
         logits = _logit(A[:, outputs[k]])
         actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
         activity = np.where(np.arange(n_signals) == k, np.nan, activity)
+    if shown is not None:
+        p = np.where(signal_preference == target, A_own, false_action_rate)
+        actions = _counts(stream, p, shown, correlation)
+        activity = np.full(activity.shape, np.nan)
     actions, examined, logged = _recorded(stream, actions, kinds, examination, logged_rate)
     named = isinstance(signals, Mapping)
 
@@ -342,6 +384,7 @@ def simulate_feedback(
         _table(actions, signals) if named else shaped(np.column_stack(actions)),
         signals=dict(signals) if named else signals and list(signals),
         user_id=user_id,
+        exposures=None if shown is None else shaped(shown),
         true_preference=preferred.astype(np.int64),
         rating=rating,
         propensity=shaped(A),
@@ -398,6 +441,16 @@ def _draw_activity(stream, A, shared_activity):
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _counts(stream, p, shown, correlation):
+    """Draw how many exposures of each response an action follows, by signal."""
+    counts = []
+    for k, rho in enumerate(correlation):
+        rng = stream("sample", k)
+        mean = sample_means(p[:, k], _logit(rho), rng) if rho else p[:, k]
+        counts.append(rng.binomial(shown[:, k], mean))
+    return counts
 
 
 def _recorded(stream, actions, kinds, examination, logged_rate):
@@ -588,12 +641,6 @@ def _given_propensity(propensity, n_rows, n_signals):
 def _check_kinds(kinds, target, propensity, shared_activity, source_target):
     """Raise if a setting for actions only is used with other kinds."""
     others = [kind for kind in kinds if type(kind) is not Action]
-    counted = [kind for kind in kinds if is_dispersed(kind)]
-    if counted:
-        raise ImplicitRMError(
-            f"the signal {counted[0]!r} is not available here: each response is shown once, and "
-            "counts take several exposures. Draw them with its sample(..., exposures=)."
-        )
     for what, used in (
         ("propensity='rating'", isinstance(propensity, str) and propensity == "rating"),
         ("shared_activity", shared_activity > 0),
@@ -611,7 +658,55 @@ def _check_kinds(kinds, target, propensity, shared_activity, source_target):
         )
 
 
-def _kinds(signals, n_signals):
+def _check_counted(kinds, shared_activity, source_target, examination):
+    """Raise if a setting cannot be combined with exposures."""
+    uncounted = [kind for kind in kinds if type(kind) is not Action or kind.delay is not None]
+    if uncounted:
+        raise ImplicitRMError(
+            f"exposures is not available for the signal {uncounted[0]!r}; expected actions that do "
+            "not come late. Leave exposures out."
+        )
+    for what, used in (
+        ("examination below 1", (examination < 1).any()),
+        ("shared_activity", shared_activity > 0),
+        ("copied_signal", source_target is not None),
+    ):
+        if used:
+            raise ImplicitRMError(
+                f"{what} is not available with exposures, whose actions are counted. Leave one of "
+                "the two out."
+            )
+
+
+def _shown(exposures, correlation, n_rows, n_signals):
+    """Return how often each response was shown, or None, and the correlation of exposures."""
+    correlation = _per_signal(
+        "exposure_correlation", correlation, n_signals, 0, 1, closed=(True, False)
+    )
+    if exposures is None:
+        if correlation.any():
+            raise ImplicitRMError(
+                f"exposure_correlation={correlation.max():g} needs exposures, got None. Pass how "
+                "often each response was shown."
+            )
+        return None, correlation
+    shown = _numeric("exposures", exposures)
+    if shown.shape not in ((n_rows,), (n_rows, n_signals)):
+        raise ImplicitRMError(
+            f"exposures has shape {shown.shape}; expected ({n_rows},) or ({n_rows}, {n_signals}). "
+            "Pass one number for each response, or for each response and signal."
+        )
+    wrong = (shown < 1) | (shown != np.floor(shown))
+    if wrong.any():
+        raise ImplicitRMError(
+            f"exposures holds {shown[wrong][0]:g}; expected whole numbers of at least 1. Leave out "
+            "responses that were not shown."
+        )
+    shown = np.broadcast_to(shown.reshape(n_rows, -1), (n_rows, n_signals))
+    return shown.astype(np.int64), correlation
+
+
+def _kinds(signals, n_signals, exposures):
     """Return the kind of each signal, or None without `signals`."""
     if signals is None:
         return None
@@ -625,7 +720,18 @@ def _kinds(signals, n_signals):
             f"n_signals={n_signals!r}, but signals has {len(signals)} entries. Leave n_signals out."
         )
     names = list(signals) if isinstance(signals, Mapping) else None
-    return resolve_signals(signals, names, len(signals))
+    kinds = resolve_signals(signals, names, len(signals))
+    for kind in kinds:
+        if isinstance(kind, Action):
+            kind.check_arguments()
+        if is_dispersed(kind) and exposures is None:
+            raise ImplicitRMError(
+                f"the signal {kind!r} needs exposures, got None: a response that is shown once has "
+                "no correlation of exposures. Pass how often each response was shown."
+            )
+    # `exposure_correlation` applies to every action, whether its signal models a correlation.
+    return tuple(Action(kind.target, kind.false_rate) if is_dispersed(kind) else kind
+                 for kind in kinds)
 
 
 def _false_action_rate(rate, kinds):
@@ -691,7 +797,6 @@ def _rating_propensity(rating, n_rows, rate, rating_decay, target):
         raise ImplicitRMError(
             f"propensity='rating' needs at least two levels of rating, got only {low:g}. Choose "
             "propensity='constant'."
-            "Choose propensity='constant'."
         )
     t = 1 + 4 * (rating - low) / (high - low)
     by_target = [rating_decay ** (t - 1), rating_decay ** (5 - t)]
