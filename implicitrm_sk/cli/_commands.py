@@ -27,6 +27,7 @@ from ._options import (
     kinds_of,
     late_columns,
     signal_of,
+    split_names,
     text_columns,
     used,
 )
