@@ -301,11 +301,6 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
              "--now", "9"],
             "--late and --correlated both name copied, but exposures of late actions",
         ),
-        (
-            ["--actions", "copied", "--late", "copied", "--time", "day", "--now", "400",
-             "--exposures", "half"],
-            "Leave --exposures out, or leave --late out",
-        ),
         (["--actions", "copied", "--late", "copied"], "--late copied needs --now, the time"),
         (["--actions", "copied", "--late", "copied="], "expected COLUMN or COLUMN=DELAY"),
         (["--actions", "copied", "--late", "copied", "--now", "400"], "name its column by --time"),
