@@ -20,6 +20,9 @@ Each cell is appended to FILE.jsonl as it is done, and a second run goes on from
 has one row per log, way, question and fold; a way that `fit` refuses has no scores and the verdict
 "refused".
 
+Labels that also weigh X against the actions were added after the other rows had been scored. This
+was settled on labels of folds 1 to 4 of three logs, with the fit that leaves out fold 0.
+
 The recommended way of each log follows from its structure and was written down before any fold was
 scored (`RECOMMENDED`):
 
@@ -71,7 +74,7 @@ AFTER_TRUTH = {
     "oasst1": "the threshold 0.5 of quality; that up among thumbs is known to do well in hindsight",
     "wikimedia_relevance": "the published threshold above 1 of 3 (users cut near 0)",
     "wikimedia_mvp": 'the cut at "ok"; in-sample, 50 pairs, does not replicate elsewhere',
-    "kuairand": "the removal of the video id, which gives the label away",
+    "kuairand": "the removal of the video id, which gives the label away; labels that weigh X",
     "coat": "nothing",
 }
 COLUMNS = [

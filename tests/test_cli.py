@@ -836,7 +836,9 @@ def test_inspect_of_counts(run, tmp_path):
 
 
 def test_inspect_names_late_columns_that_are_not_actions(log, run):
-    code, _, err = run(*("inspect", log[0], "--actions", "copied", "--late", "cpoied", "--now", "9"))
+    code, _, err = run(
+        *("inspect", log[0], "--actions", "copied", "--late", "cpoied", "--now", "9")
+    )
     assert code == 2 and "--late names cpoied, which is not among --actions and --negative" in err
 
 

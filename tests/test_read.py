@@ -1144,7 +1144,11 @@ def test_counts_and_their_exposures():
 @pytest.mark.parametrize(
     ("value", "exposures", "message"),
     [
-        (1.5, "views", r"row 1 of the list holds '1.5' \(float\) in column 'yes'; expected a count"),
+        (
+            1.5,
+            "views",
+            r"row 1 of the list holds '1.5' \(float\) in column 'yes'; expected a count",
+        ),
         (-1, "views", "holds '-1' .* expected a count"),
         (float("inf"), "views", "holds 'inf' .* expected a count"),
         ("3", "views", r"holds '3' \(str\) in column 'yes'; expected a count"),

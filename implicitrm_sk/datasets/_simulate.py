@@ -730,8 +730,9 @@ def _kinds(signals, n_signals, exposures):
                 "no correlation of exposures. Pass how often each response was shown."
             )
     # `exposure_correlation` applies to every action, whether its signal models a correlation.
-    return tuple(Action(kind.target, kind.false_rate) if is_dispersed(kind) else kind
-                 for kind in kinds)
+    return tuple(
+        Action(kind.target, kind.false_rate) if is_dispersed(kind) else kind for kind in kinds
+    )
 
 
 def _false_action_rate(rate, kinds):
