@@ -405,8 +405,8 @@ def print_counts(seeds, jobs):
     runs = _all(counts_seed, seeds, jobs)
     print(f"\ncounts over correlated exposures, {len(runs)} seeds (mean ± standard error)\n")
     print(
-        "| counted | exposures | correlation | `counts` | level error | largest | R2 of `predict` | "
-        "R2 of the posterior | correlation found | rate found | identified (seeds) |"
+        "| counted | exposures | correlation | `counts` | level error | largest | R2 of `predict` "
+        "| R2 of the posterior | correlation found | rate found | identified (seeds) |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for case in runs[0]:

@@ -812,7 +812,7 @@ def test_inspect_of_counts(run, tmp_path):
         code, out, err = run("inspect", "counts.parquet", *answers, "--exposures", shown)
         assert code == 0, err
         share = counts["no"].sum() / views.sum()
-        assert "exposures" in out and f"no (negative)  60 (100%)" in out
+        assert "exposures" in out and "no (negative)  60 (100%)" in out
         assert f"{share:.1%}" in out and "both signals" not in out
         assert "identified (assuming independent exposures of one preference" in out
     code, out, err = run(

@@ -33,8 +33,9 @@ class LogSummary:
         Their number, and the fewest, median and most rows of one; None if not known.
     signals : dict
         For each name: the preference it shows, the number of rows where it is logged, and the share
-        of these, or of their exposures, in which users acted. For other kinds the first is the name of the kind. The last
-        is then a dict with the share of each label, or the lowest, median and highest degree.
+        of these in which users acted. With exposures it is the share of these. For other kinds the
+        first is the name of the kind. The last is then a dict with the share of each label, or the
+        lowest, median and highest degree.
     pairs : list of tuple
         Two signals, the number of rows with both logged, the number of rows with both actions, and
         its expectation if they are independent.

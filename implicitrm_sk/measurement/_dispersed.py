@@ -98,7 +98,7 @@ def slope_of_spread(spread, acted, rested, n_exposures):
 
 
 def sample_means(p, spread, rng):
-    """Draw the probability of an action on each response: a beta distribution with the mean p.
+    """Sample the probability of an action on each response, of a beta distribution with mean p.
 
     Parameters
     ----------
