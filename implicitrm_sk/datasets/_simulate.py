@@ -325,7 +325,6 @@ def simulate_feedback(
         kinds = (Action(),) * n_outputs
     n_signals = len(kinds)
     shown, correlation = _shown(exposures, exposure_correlation, n_rows, n_signals)
-    is_action = np.array([type(kind) is Action for kind in kinds])
     target = np.array([kind.target if type(kind) is Action else 1 for kind in kinds])
 
     false_action_rate = _false_action_rate(false_action_rate, kinds)
@@ -355,24 +354,21 @@ def simulate_feedback(
 
     tastes = _tastes(reward, user_id, user_taste, stream)
     preferred, signal_preference = _draw_preference(stream, tastes, n_signals, own_preference)
-    outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
-    A_own = A[:, [own[0] for own in outputs]]
-    activity = _draw_activity(stream, A_own, shared_activity)
-    false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
-    if source_target is not None:
-        copied = stream("copied_signal").random(n_rows) < copied_rate
-        _copy_draws(source_target, copied, signal_preference, activity, false_action)
-        _mix_rates(source_target, copied_rate, A.T, false_action_rate)
-    actions = np.where(signal_preference == target, activity, false_action)
-    actions, activity = list(actions.astype(np.int64).T), activity.astype(np.int64)
-    for k in np.flatnonzero(~is_action):
-        logits = _logit(A[:, outputs[k]])
-        actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
-        activity = np.where(np.arange(n_signals) == k, np.nan, activity)
-    if shown is not None:
-        p = np.where(signal_preference == target, A_own, false_action_rate)
-        actions = _counts(stream, p, shown, correlation)
-        activity = np.full(activity.shape, np.nan)
+    first = np.cumsum([0, *(kind.n_outputs for kind in kinds[:-1])])
+    if shown is None:
+        activity = _draw_activity(stream, A[:, first], shared_activity)
+        false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
+        if source_target is not None:
+            copied = stream("copied_signal").random(n_rows) < copied_rate
+            _copy_draws(source_target, copied, signal_preference, activity, false_action)
+            _mix_rates(source_target, copied_rate, A.T, false_action_rate)
+        actions = np.where(signal_preference == target, activity, false_action)
+        actions, activity = _with_other_kinds(
+            stream, actions, activity, A, kinds, signal_preference
+        )
+    else:
+        p = np.where(signal_preference == target, A[:, first], false_action_rate)
+        actions, activity = _counts(stream, p, shown, correlation), np.full(p.shape, np.nan)
     actions, examined, logged = _recorded(stream, actions, kinds, examination, logged_rate)
     named = isinstance(signals, Mapping)
 
@@ -441,6 +437,18 @@ def _draw_activity(stream, A, shared_activity):
         common = stream("shared_activity", 1).random(len(A))
         uniform = np.where(shared[:, None], common[:, None], uniform)
     return uniform < A
+
+
+def _with_other_kinds(stream, actions, activity, A, kinds, signal_preference):
+    """Return columns of actions with those of other kinds, which do not have an activity."""
+    actions, activity, first = list(actions.astype(np.int64).T), activity.astype(np.int64), 0
+    for k, kind in enumerate(kinds):
+        if type(kind) is not Action:
+            logits = _logit(A[:, first : first + kind.n_outputs])
+            actions[k] = kind.sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
+            activity = np.where(np.arange(len(kinds)) == k, np.nan, activity)
+        first += kind.n_outputs
+    return actions, activity
 
 
 def _counts(stream, p, shown, correlation):
