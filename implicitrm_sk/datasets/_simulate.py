@@ -326,16 +326,13 @@ def simulate_feedback(
     n_signals = len(kinds)
     shown, correlation = _shown(exposures, exposure_correlation, n_rows, n_signals)
     target = np.array([kind.target if type(kind) is Action else 1 for kind in kinds])
-
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
     examination = _examination(examination, kinds, n_rows)
     shared_activity = _number("shared_activity", shared_activity)
-    source_target = _check_copied_signal(copied_signal, n_signals)
-    copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
+    source_target, copied_rate = _check_copied_signal(copied_signal, copied_rate, n_signals)
     _check_kinds(kinds, target, propensity, shared_activity, source_target)
-    if shown is not None:
-        _check_counted(kinds, shared_activity, source_target, examination)
+    _check_counted(shown, kinds, shared_activity, source_target, examination)
     stream = _Streams(random_state)
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
@@ -344,14 +341,10 @@ def simulate_feedback(
         if propensity == "rating":
             A = _rating_propensity(rating, n_rows, A, rating_decay, target)
     else:
-        if propensity == "covariate":
-            effect = _covariate_effect(X, n_rows, n_outputs, stream)
-        else:
-            effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
+        effect = _effect(propensity, X, user_id, (n_rows, n_outputs), user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
     A, user_effect = _more_active(A, kinds, given, user_id, user_activity, stream)
-
     tastes = _tastes(reward, user_id, user_taste, stream)
     preferred, signal_preference = _draw_preference(stream, tastes, n_signals, own_preference)
     first = np.cumsum([0, *(kind.n_outputs for kind in kinds[:-1])])
@@ -359,8 +352,8 @@ def simulate_feedback(
         activity = _draw_activity(stream, A[:, first], shared_activity)
         false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
         if source_target is not None:
-            copied = stream("copied_signal").random(n_rows) < copied_rate
-            _copy_draws(source_target, copied, signal_preference, activity, false_action)
+            drawn = signal_preference, activity, false_action
+            _copy_draws(stream, source_target, copied_rate, *drawn)
             _mix_rates(source_target, copied_rate, A.T, false_action_rate)
         actions = np.where(signal_preference == target, activity, false_action)
         actions, activity = _with_other_kinds(
@@ -484,6 +477,13 @@ def _silenced(actions, kinds, examined):
     ]
 
 
+def _effect(propensity, X, user_id, shape, user_correlation, stream):
+    """Return what the propensity of each row and output depends on."""
+    if propensity == "covariate":
+        return _covariate_effect(X, *shape, stream)
+    return _user_effect(user_id, *shape, user_correlation, stream)
+
+
 def _from_effect(effect, slope, intercept):
     """Return the propensities of rows whose signals depend on an effect to some degree."""
     n_outputs = effect.shape[1]
@@ -492,8 +492,9 @@ def _from_effect(effect, slope, intercept):
     return _sigmoid(slope * effect + intercept)
 
 
-def _copy_draws(source_target, rows, *drawn):
+def _copy_draws(stream, source_target, copied_rate, *drawn):
     source, target = source_target
+    rows = stream("copied_signal").random(len(drawn[0])) < copied_rate
     for values in drawn:
         values[rows, target] = values[rows, source]
 
@@ -666,8 +667,10 @@ def _check_kinds(kinds, target, propensity, shared_activity, source_target):
         )
 
 
-def _check_counted(kinds, shared_activity, source_target, examination):
+def _check_counted(shown, kinds, shared_activity, source_target, examination):
     """Raise if a setting cannot be combined with exposures."""
+    if shown is None:
+        return
     uncounted = [kind for kind in kinds if type(kind) is not Action or kind.delay is not None]
     if uncounted:
         raise ImplicitRMError(
@@ -932,9 +935,10 @@ def _check_varies(name, value, reward):
         )
 
 
-def _check_copied_signal(copied_signal, n_signals):
+def _check_copied_signal(copied_signal, copied_rate, n_signals):
+    copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     if copied_signal is None:
-        return None
+        return None, copied_rate
     try:
         source, target = copied_signal
         valid = all(
@@ -948,4 +952,4 @@ def _check_copied_signal(copied_signal, n_signals):
             "copied_signal must be a tuple (source, target) of two different signals among 0 .. "
             f"{n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
         )
-    return int(source), int(target)
+    return (int(source), int(target)), copied_rate
