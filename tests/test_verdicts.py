@@ -41,8 +41,6 @@ def thumbs(rng, way):
     r = preference(score, 0.82, rng)
     n_up = rng.poisson(np.where(r == 1, 1.4, 0.5))
     n_down = rng.poisson(np.where(r == 1, 0.3, 1.4))
-    if way == "sound":
-        return X, n_up.astype(float), {"exposures": (n_up + n_down).astype(float)}, {}, r
     up, down = (n_up > 0).astype(float), (n_down > 0).astype(float)
     flag = down * draw(np.full(len(r), 0.1), rng)
     if way == "inverted":
@@ -86,14 +84,11 @@ def few_pairs(rng, way):
     """Like wikimedia_mvp: 50 pairs of which nothing is known but some 230 answers to each."""
     r = (rng.random(50) < 0.55).astype(int)
     shown = np.round(20 + rng.exponential(210, 50))
-    yes, no = np.where(r == 1, 0.13, 0.04), np.where(r == 1, 0.1, 0.26)
-    if way != "sound":
-        yes, no = (rng.beta(p * 12, (1 - p) * 12) for p in (yes, no))
-    n_yes, n_no = (rng.binomial(shown.astype(int), p).astype(float) for p in (yes, no))
+    n_yes, n_no = (
+        rng.binomial(shown.astype(int), rng.beta(p * 12, (1 - p) * 12)).astype(float)
+        for p in (np.where(r == 1, 0.13, 0.04), np.where(r == 1, 0.1, 0.26))
+    )
     X = np.ones((50, 1), dtype=np.float32)
-    if way == "sound":
-        side = {"exposures": np.column_stack([shown, shown])}
-        return X, np.column_stack([n_yes, n_no]), side, {"signals": ["positive", "negative"]}, r
     if way == "stray yes":
         return X, n_yes, {"exposures": shown}, {"false_action_rate": 0.0}, r
     y = np.column_stack([n_yes, shown - n_no])
@@ -137,10 +132,6 @@ def ratings(rng, way):
         return X, high, {"labels": np.where(high == 1, 1.0, label)}, {}, r
     choice = np.select([high == 1, low == 1], ["high", "low"], "none")
     params = {"signals": [Choice({"high": 1, "low": 0}, silent="none")]}
-    if way == "sound":  # who likes an item gives it a high rating, and some rows were asked about
-        choice = np.select([rated * r == 1, rated == 1], ["high", "low"], "none")
-        label = np.where(rng.random(len(r)) < 0.1, r, np.nan)
-        return X, choice, {"labels": label}, params, r
     return X, choice, {}, params, r
 
 
@@ -199,15 +190,7 @@ def test_a_broken_way_is_not_called_identified_on_other_logs(simulator, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("simulator", "way"),
-    [
-        (thumbs, "sound"),
-        (survey, "sound"),
-        (survey, "yes, sound"),
-        (few_pairs, "sound"),
-        (views, "sound"),
-        (ratings, "sound"),
-    ],
+    ("simulator", "way"), [(survey, "sound"), (survey, "yes, sound"), (views, "sound")]
 )
 def test_logs_that_satisfy_the_model_are_called_identified(simulator, way):
     levels = [fitted(simulator, way, seed)[0].level for seed in range(40)]
