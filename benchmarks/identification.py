@@ -29,9 +29,9 @@ some 2,000 training rows, those of the best held-out likelihood on seeds 100 to 
 summed over rows with labels, two and three signals, and by itself for logs of context.
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
-close held-out likelihood comes to the truth in choosing settings; `attention`, `users`, `limits`
-and `starts`, rows that nobody looked at, users who differ and the starts of the report
-(`benchmarks.latent`), which need no data.
+close held-out likelihood comes to the truth in choosing settings; `attention`, `users`, `limits`,
+`starts` and `counts`, rows that nobody looked at, users who differ, the starts of the report and
+counts over exposures (`benchmarks.latent`), which need no data.
 """
 
 import argparse
@@ -45,7 +45,13 @@ from functools import partial
 import numpy as np
 from joblib import Parallel, delayed
 
-from benchmarks.latent import print_attention, print_limits, print_starts, print_users
+from benchmarks.latent import (
+    print_attention,
+    print_counts,
+    print_limits,
+    print_starts,
+    print_users,
+)
 from benchmarks.quality import THRESHOLDS, mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
@@ -509,6 +515,8 @@ def main(argv=None):
         print_limits(seeds, args.jobs)
     if "starts" in args.part:
         print_starts(seeds, args.jobs)
+    if "counts" in args.part:
+        print_counts(seeds, args.jobs)
     if not {"ladder", "report", "choice"} & set(args.part):
         return
     for name in args.data:

@@ -1,6 +1,6 @@
-"""Rows not looked at, users who differ, starts: four parts of `benchmarks.identification`.
+"""Rows not looked at, users who differ, starts, counts: parts of `benchmarks.identification`.
 
-    python -m benchmarks.identification --part attention users limits starts [--seeds 5]
+    python -m benchmarks.identification --part attention users limits starts counts [--seeds 5]
 
 A seed is a new log and a new initialisation: 16,000 training and 8,000 test rows of 32 standard
 normal columns; P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units.
@@ -27,6 +27,12 @@ rows minus the share preferred, "with no users" the same where users are ignored
 Starts: what `identification_report` says of small logs of five columns with 2 to 16 starts. "level
 error" is the mean over seeds of |mean reward - share preferred| of the refits that are as likely as
 the best; standard deviation and range are of the mean rewards of these refits.
+
+Counts: 1,000 responses of five columns, P(z = 1) = sigmoid(2.5 (x0 + tanh x1)), and how often users
+said yes, or yes and no, over a number of exposures. The propensities are those of
+`simulate_feedback`, false-action rates 0.1, the correlation of two exposures as the table says. The
+rates are estimated, with small settings. Scores are of 2,000 further responses: R2 of `predict` and
+of the posterior given the counts, and the mean reward less the share preferred.
 """
 
 import itertools
@@ -45,6 +51,7 @@ from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identi
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import reward_interval
 from implicitrm_sk.metrics import reward_metrics
+from implicitrm_sk.signals import Action
 
 N_TRAIN, N_TEST, WIDTH = 16_000, 8_000, 32
 #: Which columns of y, up to two positive and two negative ones.
@@ -298,6 +305,7 @@ def print_limits(seeds, jobs):
 
 
 STARTS = (2, 4, 8, 16)
+SMALL = {"hidden_layer_sizes": (16,), "learning_rate_init": 3e-3}
 
 
 def _small_logs(seed):
@@ -320,8 +328,7 @@ def starts_seed(seed):
     """Return what the report says of each log with each number of starts."""
     found = {}
     for name, params, X, y, z, side in _small_logs(seed):
-        settings = {"hidden_layer_sizes": (16,), "learning_rate_init": 3e-3}
-        est = ImplicitRewardEstimator(**settings | params, random_state=seed)
+        est = ImplicitRewardEstimator(**SMALL | params, random_state=seed)
         for n in STARTS:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -355,6 +362,82 @@ def print_starts(seeds, jobs):
             f"{of['identified'].sum()} of {len(runs)}",
         ]
         print(f"| {name} | {n} | " + " | ".join(cells) + " |")
+    print(f"\n{time.perf_counter() - start:.0f} s")
+
+
+#: What was counted, over how many exposures of each response, and their correlation.
+ANSWERS = {"yes and no": (1, 0), "yes": (1,)}
+COUNTS = (
+    *itertools.product(["yes and no"], (4, 8, 32), (0.0, 0.2)),
+    *itertools.product(["yes"], (8, 32), (0.2,)),
+)
+SMALL_COUNTS = {"hidden_layer_sizes": (16,), "learning_rate_init": 0.01, "n_estimators": 2}
+
+
+def counts_seed(seed):
+    """Return what binomial and beta-binomial counts give in each log of a seed."""
+    rng, found = np.random.default_rng(seed), {}
+    X = rng.normal(size=(3000, 5)).astype(np.float32)
+    z = (rng.random(3000) < 1 / (1 + np.exp(-2.5 * (X[:, 0] + np.tanh(X[:, 1]))))).astype(int)
+    train, test = slice(1000), slice(1000, None)
+    for answers, n, rho in COUNTS:
+        log = simulate_feedback(
+            z,
+            X=X,
+            signals=[Action(target) for target in ANSWERS[answers]],
+            false_action_rate=0.1,
+            exposures=np.full(len(z), n),
+            exposure_correlation=rho,
+            random_state=seed,
+        )
+        for counts in ("binomial", "beta-binomial"):
+            signals = [Action(target, counts=counts) for target in ANSWERS[answers]]
+            est = ImplicitRewardEstimator(signals=signals, **SMALL_COUNTS, random_state=seed)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                est.fit(X[train], log.actions[train], exposures=log.exposures[train])
+            groups = est.predict_proba(X[test], log.actions[test], exposures=log.exposures[test])
+            reward, posterior = est.predict(X[test]), (groups[:, 0] + groups[:, 2]).astype(float)
+            found[answers, n, rho, counts] = {
+                "error": float(reward.mean() - z[test].mean()),
+                "predict": reward_metrics(z[test], reward)["r2"],
+                "posterior": reward_metrics(z[test], posterior)["r2"],
+                "correlation": float(est.exposure_correlation_[0]),
+                "rate": float(est.false_action_rate_[0]),
+                "identified": est.identification_.level == "identified",
+            }
+    return found
+
+
+def print_counts(seeds, jobs):
+    """Print what a correlation of exposures costs, and what modelling it gives."""
+    start = time.perf_counter()
+    runs = _all(counts_seed, seeds, jobs)
+    print(f"\ncounts over correlated exposures, {len(runs)} seeds (mean ± standard error)\n")
+    print(
+        "| counted | exposures | correlation | `counts` | level error | largest | R2 of `predict` "
+        "| R2 of the posterior | correlation found | rate found | identified (seeds) |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    for case in runs[0]:
+        of = {what: np.array([run[case][what] for run in runs]) for what in runs[0][case]}
+        *shown, counts = case
+        found = {
+            what: f"{of[what].min():.2f} to {of[what].max():.2f}"
+            for what in ("correlation", "rate")
+        }
+        cells = [
+            *map(str, shown),
+            counts,
+            mean_and_error(of["error"]),
+            f"{np.abs(of['error']).max():.3f}",
+            mean_and_error(of["predict"]),
+            mean_and_error(of["posterior"]),
+            "" if counts == "binomial" else found["correlation"],
+            found["rate"],
+            str(of["identified"].sum()),
+        ]
+        print("| " + " | ".join(cells) + " |")
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

@@ -1028,23 +1028,29 @@ def _check_kinds(signals, assumptions, exposures, response_id, name):
                 "of a response are correlated, whichever row they are in. Sum the actions over the "
                 "rows of each response, and pass the number of rows as exposures."
             )
-    for what, asked, why in (
+    for what, asked, why, why_of_action in (
         (
             "exposures",
             exposures is not None,
             "neither the number nor the order of its outcomes is modelled",
+            "each of its exposures would have a delay of its own",
         ),
         (
             "shared_propensity",
             assumptions.shared_propensity,
             "its logits are not the logits of propensities",
+            "one of its logits is not the logit of a propensity",
         ),
     ):
         others = [signal for signal in signals if what not in signal.takes]
         if asked and others:
+            cure = "split the column into actions"
+            if isinstance(others[0], Action):
+                cure = f"leave {'counts' if is_dispersed(others[0]) else 'delay'} out"
+                why = why_of_action
             raise ImplicitRMError(
                 f"{what} is not available for the signal {others[0]!r} of {name}: {why}. Leave "
-                f"{what} out, or split the column into actions."
+                f"{what} out, or {cure}."
             )
 
 

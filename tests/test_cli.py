@@ -803,6 +803,47 @@ def test_inspect_of_vectors(log, run, tmp_path):
         assert "action  9 (100%)" in out and "The reward is not identified" in out
 
 
+def test_inspect_of_counts(run, tmp_path):
+    rng = np.random.default_rng(0)
+    views = rng.integers(4, 9, 60)
+    counts = pandas.DataFrame({"yes": rng.binomial(views, 0.5), "no": rng.binomial(views, 0.2)})
+    counts["views"], counts["times"], counts["action"] = views, views, counts["yes"]
+    counts.to_parquet(tmp_path / "counts.parquet")
+    answers = ("--actions", "yes", "--negative", "no")
+    for shown in ("views", "views,times"):
+        code, out, err = run("inspect", "counts.parquet", *answers, "--exposures", shown)
+        assert code == 0, err
+        share = counts["no"].sum() / views.sum()
+        assert "exposures" in out and "no (negative)  60 (100%)" in out
+        assert f"{share:.1%}" in out and "both signals" not in out
+        assert "identified (assuming independent exposures of one preference" in out
+    code, out, err = run(
+        *("inspect", "counts.parquet", *answers, "--exposures", "views", "--correlated", "yes,no")
+    )
+    assert code == 0 and "identified (assuming equally correlated exposures" in out, err
+    # The default actions are those of fit.
+    default = ("inspect", "counts.parquet", "--exposures", "views", "--correlated")
+    code, out, err = run(*default, "action")
+    assert code == 0 and "assuming equally correlated exposures" in out, err
+    code, _, err = run(*default, "yes")
+    assert code == 2 and "--correlated names yes, which is not among --actions" in err
+    code, _, err = run("inspect", "counts.parquet", *answers)
+    assert code == 2 and "name the exposures of counts by --exposures, or name another" in err
+    code, _, err = run("inspect", "counts.parquet", *answers, "--exposures", "views,times,yes")
+    assert code == 2 and "--exposures names 3 columns; expected one" in err
+    counts.loc[7, "yes"] = 99
+    counts.to_parquet(tmp_path / "counts.parquet")
+    code, _, err = run("inspect", "counts.parquet", *answers, "--exposures", "views")
+    assert code == 2 and "The first is row 7: 99 actions in" in err
+
+
+def test_inspect_names_late_columns_that_are_not_actions(log, run):
+    code, _, err = run(
+        *("inspect", log[0], "--actions", "copied", "--late", "cpoied", "--now", "9")
+    )
+    assert code == 2 and "--late names cpoied, which is not among --actions and --negative" in err
+
+
 def test_inspect_reads_folders_and_packed_files(chats, run, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "log.jsonl").rename(tmp_path / "logs" / "a.jsonl")

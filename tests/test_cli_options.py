@@ -307,6 +307,11 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
         (["--actions", "copied", "--correlated", "shared"], "--correlated names shared, which"),
         (["--choice", THUMB, "--correlated", "thumb"], "--correlated names thumb, which is not"),
         (["--actions", "copied", "--correlated", "copied"], "or leave --correlated out"),
+        (
+            ["--actions", "copied", "--correlated", "copied", "--late", "copied", "--time", "day",
+             "--now", "9"],
+            "--late and --correlated both name copied, but exposures of late actions",
+        ),
         (["--actions", "copied", "--late", "copied"], "--late copied needs --now, the time"),
         (["--actions", "copied", "--late", "copied="], "expected COLUMN or COLUMN=DELAY"),
         (["--actions", "copied", "--late", "copied", "--now", "400"], "name its column by --time"),

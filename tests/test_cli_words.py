@@ -95,6 +95,10 @@ def test_messages_are_in_the_words_of_the_command():
         ("x has no column 'a'. Its columns are response_id.",) * 2,
         ("Name it by --event-columns user_id=COLUMN.",) * 2,
         ("--set max_epochs=3 is given twice.",) * 2,
+        (
+            "exposures is not available for it. Leave exposures out, or leave delay out.",
+            "--exposures is not available for it. Leave --exposures out, or leave --late out.",
+        ),
     ],
 )
 def test_words(said, shown):

@@ -372,7 +372,10 @@ def test_the_verdict_on_two_late_signals():
         (lambda d: d.update(delay=np.full(300, 0.1)), "delay is given without an action"),
         (lambda d: d.update(delay=-d["delay"]), "delay is negative"),
         (lambda d: d.update(delay=d["delay"] + 99), "delay is longer than the age"),
-        (lambda d: d.update(exposures=np.full(300, 2)), "exposures is not available for the sig"),
+        (
+            lambda d: d.update(exposures=np.full(300, 2)),
+            "a delay of its own. Leave exposures out, or leave delay out",
+        ),
         (lambda d: d.update(response_id=np.arange(300) // 2), "response_id is not available"),
         (lambda d: d.update(user_id=np.arange(300) // 5), "user_id is not available"),
         (lambda d: d.update(propensity=np.full((300, 2), 0.5)), "propensity is given for signal"),

@@ -20,7 +20,7 @@ from implicitrm_sk import (
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.measurement._dispersed import effective, log_counts
 from implicitrm_sk.measurement._model import Measurement
-from implicitrm_sk.signals import Action
+from implicitrm_sk.signals import Action, Graded
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -325,10 +325,85 @@ def test_what_it_cannot_be_combined_with(signal, change, message):
 def test_a_common_propensity_function_is_refused():
     X, y, shown, _ = log_of_counts(60)
     est = ImplicitRewardEstimator(signals=KINDS, shared_propensity=True, false_action_rate=0.1)
-    with pytest.raises(ValueError, match="shared_propensity is not available for the signal"):
+    message = (
+        "of y: one of its logits is not the logit of a propensity. Leave shared_propensity out, or "
+        "leave counts out."
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
         est.fit(X, y, exposures=shown)
 
 
-def test_the_simulator_refuses_counts():
-    with pytest.raises(ValueError, match="each response is shown once"):
-        simulate_feedback([0, 1, 1], signals=[VOTES], propensity="constant", random_state=0)
+# ---------------------------------------------------------------------- the simulator
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.3])
+def test_simulated_counts_have_the_mean_and_the_variance_they_should(rho):
+    m, n, rate, e = 40_000, 12, 0.4, 0.1
+    z = np.arange(m) % 2
+    log = simulate_feedback(
+        z,
+        signals={"yes": VOTES, "no": "negative"},
+        propensity="constant",
+        rate=rate,
+        false_action_rate=e,
+        exposures=np.full(m, n),
+        exposure_correlation=[rho, 0.0],
+        random_state=0,
+    )
+    assert list(log.actions) == ["yes", "no"] and log.exposures.shape == (m, 2)
+    assert set(log.fit_params()) == {"exposures"} and np.isnan(log.activity).all()
+    for name, correlation, liked in (("yes", rho, 1), ("no", 0.0, 0)):
+        for c in (0, 1):
+            p = rate if c == liked else e
+            counts = log.actions[name][z == c]
+            variance = n * p * (1 - p) * (1 + (n - 1) * correlation)
+            assert counts.mean() == pytest.approx(n * p, abs=5 * np.sqrt(variance / len(counts)))
+            assert counts.var() == pytest.approx(variance, rel=0.06)
+
+
+def test_counts_of_the_simulator_fit_its_other_settings():
+    z, users = np.arange(300) % 2, np.arange(300) % 30
+    log = simulate_feedback(
+        z,
+        X=np.random.default_rng(0).normal(size=(300, 3)),
+        exposures=np.arange(300) % 7 + 1,
+        user_id=users,
+        user_activity=1.0,
+        logged_rate=0.8,
+        random_state=0,
+    )
+    assert log.actions.shape == log.exposures.shape == (300,)
+    logged = ~np.isnan(log.actions)
+    assert 0.6 < logged.mean() < 0.95
+    assert (log.actions[logged] <= log.exposures[logged]).all() and log.actions[logged].max() > 1
+    assert (log.actions[logged & (z == 0)] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"signals": [VOTES]}, "needs exposures, got None: a response that is shown once has no"),
+        ({"exposure_correlation": 0.2}, "exposure_correlation=0.2 needs exposures, got None"),
+        ({"exposures": [2, 0, 2]}, "exposures holds 0; expected whole numbers of at least 1"),
+        ({"exposures": [2, 1.5, 2]}, "exposures holds 1.5; expected whole numbers"),
+        ({"exposures": [2, 2]}, "exposures has shape (2,); expected (3,) or (3, 1)"),
+        ({"exposures": [2, 2, 2], "exposure_correlation": 1.0}, "must lie in [0, 1), got 1.0"),
+        (
+            {"exposures": [2, 2, 2], "examination": 0.5},
+            "examination below 1 is not available with exposures, whose actions are counted. Leave",
+        ),
+        (
+            {"exposures": [2, 2, 2], "signals": [Action(delay="exponential")]},
+            "exposures is not available for the signal Action(target=1, false_rate=None, delay=",
+        ),
+        (
+            {"exposures": [2, 2, 2], "signals": [Graded(bins=3)]},
+            "expected actions that do not come late. Leave exposures out",
+        ),
+        ({"signals": [Action(counts="beta")]}, "counts='beta' of an Action; expected 'binomial'"),
+    ],
+)
+def test_what_the_simulator_refuses_says_what_to_do(change, message):
+    given = {"propensity": "constant", "random_state": 0} | change
+    with pytest.raises(ValueError, match=re.escape(message)):
+        simulate_feedback([0, 1, 1], **given)

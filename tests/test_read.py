@@ -1213,3 +1213,44 @@ def test_a_window_on_dates_needs_a_unit(window):
         ValueError, match=f"window='{window}', but the times are dates; expected a d"
     ):
         read_feedback_log(rows, window=window, now="2026-01-02T00:00Z")
+
+
+def test_counts_and_their_exposures():
+    records = [
+        {"response": "a", "yes": 3, "no": 0, "views": 4, "asked": 2},
+        {"response": "b", "yes": 0, "no": 2.0, "views": 5, "asked": 2},
+        {"response": "c", "yes": None, "no": Decimal(1), "views": 6, "asked": 0},
+    ]
+    signals = {"yes": "positive", "no": "negative"}
+    data = read_feedback_log(records, signals=signals, exposures="views")
+    assert data.actions["yes"].tolist()[:2] == [3, 0] and np.isnan(data.actions["yes"][2])
+    assert data.fit_params()["exposures"].tolist() == [4, 5, 6]
+    assert data.summary.signals["yes"] == ("positive", 2, 3 / 9)
+    assert data.summary.signals["no"] == ("negative", 3, 3 / 15)
+    assert data.summary.pairs == [] and data.summary.columns["exposures"] == "views"
+    data = read_feedback_log(records, signals=signals, exposures=["views", "asked"])
+    assert data.exposures.tolist() == [[4, 2], [5, 2], [6, 0]]
+    assert data.summary.signals["no"] == ("negative", 2, 2 / 4)
+
+
+@pytest.mark.parametrize(
+    ("value", "exposures", "message"),
+    [
+        (
+            1.5,
+            "views",
+            r"row 1 of the list holds '1.5' \(float\) in column 'yes'; expected a count",
+        ),
+        (-1, "views", "holds '-1' .* expected a count"),
+        (float("inf"), "views", "holds 'inf' .* expected a count"),
+        ("3", "views", r"holds '3' \(str\) in column 'yes'; expected a count"),
+        (3, None, "name the exposures of counts by exposures=, or name another column"),
+        (3, ["views", "views"], "exposures names the column 'views' twice"),
+        (3, ["views", "view"], "lacks the column 'view'"),
+        (3, ["views", "yes"], "exposures names 2 columns; expected one, or one for each of the 1"),
+    ],
+)
+def test_what_is_not_a_count(value, exposures, message):
+    records = [{"response": "a", "yes": 1, "views": 4}, {"response": "b", "yes": value, "views": 4}]
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(records, signals=["yes"], exposures=exposures)

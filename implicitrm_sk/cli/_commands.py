@@ -20,11 +20,14 @@ from ._options import (
     SIDE,
     SILENT,
     WHEN,
+    check_among_actions,
     choices,
     correlated_columns,
+    default_actions,
     kinds_of,
     late_columns,
     signal_of,
+    split_names,
     text_columns,
     used,
 )
@@ -93,7 +96,10 @@ def inspect(args):
     late, signals = late_columns(args.late), None
     names = names_of(args.log) if args.events is not None or args.infer is not None else None
     kinds = kinds_of(args, lambda: names_of(args.log) if names is None else names)
+    if kinds is None and (late or args.correlated is not None):
+        kinds = dict.fromkeys(default_actions(names_of(args.log)), "positive")
     if kinds is not None:
+        check_among_actions("--late", late, kinds)
         correlated = correlated_columns(args, kinds)
         signals = {name: signal_of(kind, name, late, correlated) for name, kind in kinds.items()}
     settings = _settings(args)
@@ -119,8 +125,9 @@ def inspect(args):
     side = {name: data[column] for name, column in side.items() if column is not None}
     if args.user is not None:
         side["user_id"] = data.user_id
-    if args.response_id is not None:
-        side["response_id"] = data.response_id
+    for name in ("response_id", "exposures"):
+        if data[name] is not None:
+            side[name] = data[name]
     if late:
         # How old the rows are says nothing of what they identify.
         side["age"] = np.ones(len(data.actions))
@@ -163,6 +170,7 @@ def _read_to_inspect(args, signals, names):
         kept,
         window,
         args.now,
+        exposures=None if args.exposures is None else split_names(args.exposures),
         nulls=nulls,
         needs_features=False,
         label_of=as_label,

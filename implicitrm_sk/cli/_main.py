@@ -158,7 +158,7 @@ def _add_inspect(commands):
         "implicitrm inspect log.jsonl --actions copied,shared --negative regenerated",
     )
     _add_log(sub)
-    add_reading(sub, side=("labels", "weight", "response_id", "user"))
+    add_reading(sub)
     _add_settings(sub)
 
 

@@ -434,13 +434,24 @@ def correlated_columns(args, kinds):
     """Return the columns that --correlated names, each one of the actions."""
     given = getattr(args, "correlated", None)
     names = [] if given is None else split_names(given)
+    check_among_actions("--correlated", names, kinds)
+    late = [name for name in late_columns(args.late) if name in names]
+    if late:
+        raise ImplicitRMError(
+            f"--late and --correlated both name {listing(late)}, but exposures of late actions "
+            "cannot be counted. Name it in one of them."
+        )
+    return names
+
+
+def check_among_actions(option, names, kinds):
+    """Raise unless the columns that an option names are actions."""
     wrong = [name for name in names if not isinstance(kinds.get(name), str)]
     if wrong:
         raise ImplicitRMError(
-            f"--correlated names {listing(wrong)}, which is not among --actions and --negative. "
-            "Name it there too."
+            f"{option} names {listing(wrong)}, which is not among --actions and --negative. Name "
+            "it there too."
         )
-    return names
 
 
 def signal_of(kind, column, late, correlated=()):

@@ -76,6 +76,9 @@ PHRASES = [
         "Fit it with --keep-users, or leave --user out",
     ),
     (r"or leave counts out", "or leave --correlated out"),
+    (r"or leave delay out", "or leave --late out"),
+    (r"^exposures (names|is not)", r"--exposures \1"),
+    (r"Leave exposures out", "Leave --exposures out"),
     (
         r"Name the counts in signals= as Action\(counts='beta-binomial'\), which",
         "Name the counts by --correlated, which",

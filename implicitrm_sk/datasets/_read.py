@@ -39,6 +39,7 @@ def read_feedback_log(
     conversation_id: str | None = None,
     time: str | None = None,
     response_id: str | None = None,
+    exposures: str | Sequence[str] | None = None,
     keep: Sequence[str] = (),
     window: float | str | timedelta | None = None,
     now: float | str | datetime | None = None,
@@ -80,6 +81,9 @@ def read_feedback_log(
     response_id : str, default=None
         Column of ids of responses. It is never guessed, because equal ids are one response in
         `fit`.
+    exposures : str or list of str, default=None
+        Column of how often each response was shown, or one column for each of `signals`. Actions
+        are then counts: how often users acted.
     keep : list of str, default=()
         Further columns; each becomes an attribute of the result.
     window : float, str or timedelta, default=None
@@ -104,8 +108,8 @@ def read_feedback_log(
         there is no prompt). ``actions`` is a DataFrame of float, and ``signals`` gives what its
         columns show. ``groups`` numbers the prompts: equal ids, or else equal texts. ``summary`` is
         a `LogSummary`, and ``row`` the position of each row in the source. ``user_id``,
-        ``prompt_id``, ``conversation_id``, ``response_id``, ``time`` and those of `keep` exist if
-        their columns do.
+        ``prompt_id``, ``conversation_id``, ``response_id``, ``time``, ``exposures`` and those of
+        `keep` exist if their columns do.
 
     Raises
     ------
@@ -162,6 +166,7 @@ def read_feedback_log(
         keep,
         window,
         now,
+        exposures=exposures,
         nulls=_nulls(null_is_silent, signals),
     )
 
@@ -174,6 +179,7 @@ def read_log(
     window=None,
     now=None,
     *,
+    exposures=None,
     nulls=None,
     needs_features=True,
     label_of=None,
@@ -183,7 +189,7 @@ def read_log(
 
     Parameters
     ----------
-    source, signals, keep, window, now
+    source, signals, keep, window, now, exposures
         As there.
     given : dict
         The columns that arguments name, by role; None are not named.
@@ -214,7 +220,10 @@ def read_log(
             "Leave it out, or rename the column."
         )
     views = [view for view in (nulls or {}).values() if isinstance(view, str)]
-    log = _Log(records, given, signals, [*keep, *views], needs_features, compared)
+    exposures = None if exposures is None else _names(exposures, "exposures")
+    log = _Log(
+        records, given, signals, [*keep, *views, *(exposures or ())], needs_features, compared
+    )
     left_out = log.read_texts()
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
@@ -224,7 +233,8 @@ def read_log(
         times, kind = as_times(log.column("time"), log.place, log.of("time"))
         found["rows without a time"] = int(np.count_nonzero(is_unknown(times)))
     X, prompts, responses = log.X(pandas)
-    actions = log.actions(nulls or {}, label_of)
+    shown = None if exposures is None else log.exposures(exposures)
+    actions = log.actions(nulls or {}, label_of, counted=shown is not None)
     if window is not None:
         is_open = windows_open(times, kind, window, now)
         found[f"rows whose window of {window} is not closed"] = int(is_open.sum())
@@ -232,13 +242,13 @@ def read_log(
             column[is_open] = None if column.dtype == object else np.nan
     if X is not None:
         found |= log.duplicates(pandas, X)
-    about = of_signals(actions, log.signals, users if users is not None else groups)
+    about = of_signals(actions, log.signals, users if users is not None else groups, shown)
     about["warnings"] = about["warnings"] + log.mixed_ids()
     summary = LogSummary(
         log.records.name,
         log.n_read,
         len(log.rows),
-        log.described(),
+        log.described() | ({} if exposures is None else {"exposures": ", ".join(exposures)}),
         left_out,
         found,
         None if users is None else sizes(users),
@@ -255,6 +265,7 @@ def read_log(
         response=responses,
         groups=groups,
         time=with_zone(times, kind),
+        exposures=shown,
         row=log.positions,
         summary=summary,
         **columns,
@@ -465,14 +476,28 @@ class _Log(Columns):
             )
         return _objects(column)
 
-    def actions(self, nulls, label_of):
+    def exposures(self, names):
+        """Return how often each row was shown: one number for all signals, or one for each."""
+        if len(names) not in (1, len(self.signals)):
+            raise ImplicitRMError(
+                f"exposures names {len(names)} columns; expected one, or one for each of the "
+                f"{len(self.signals)} signals. Correct it."
+            )
+        columns = [
+            [self._action(value, row, name, True) for row, value in enumerate(self.values[name])]
+            for name in names
+        ]
+        return np.array(columns[0]) if len(names) == 1 else np.column_stack(columns)
+
+    def actions(self, nulls, label_of, counted=False):
         """Return the actions by name: floats, or objects of kinds that have labels."""
         found = {}
         for name, kind in self.signals.items():
             values = self.values[name]
             if is_action(kind):
-                values = [self._action(value, row, name) for row, value in enumerate(values)]
-                found[name] = np.array(values)
+                found[name] = np.array(
+                    [self._action(value, row, name, counted) for row, value in enumerate(values)]
+                )
                 continue
             values = [None if is_absent(value) else value for value in values]
             if hasattr(kind, "outcomes"):
@@ -561,14 +586,27 @@ class _Log(Columns):
                 )
         return found
 
-    def _action(self, value, row, name):
+    def _action(self, value, row, name, counted):
+        """Return 0, 1 or how often users acted, NaN if it is not known."""
         if value is None or is_absent(value):
             return math.nan
-        if isinstance(value, Real | Decimal | np.bool_) and value in (0, 1):
+        is_number = isinstance(value, Real | Decimal | np.bool_)
+        if is_number and value in (0, 1):
             return float(value)
+        if counted:
+            if is_number and math.isfinite(value) and value > 0 and value == math.floor(value):
+                return float(value)
+            raise ImplicitRMError(
+                f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
+                f"{name!r}; expected a count (0, 1, 2, ...), or nothing (not logged). Correct it, "
+                "or name another column."
+            )
         more = ""
         if isinstance(value, Real | Decimal):
-            more = " Turn ratings and counts into actions first, by a threshold of your scale"
+            more = (
+                " Turn ratings into actions first, by a threshold of your scale, name the "
+                "exposures of counts by exposures="
+            )
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."

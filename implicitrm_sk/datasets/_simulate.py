@@ -12,6 +12,7 @@ from .._log import number_users, resolve_signals
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
+from ..measurement._dispersed import sample_means
 from ..measurement._model import Measurement, is_dispersed
 from ..measurement._signal import Signal
 from ._data import FeedbackData
@@ -55,6 +56,8 @@ def simulate_feedback(
     user_activity: float = 0.0,
     user_taste: float = 0.0,
     false_action_rate: float | ArrayLike = 0.0,
+    exposures: ArrayLike | None = None,
+    exposure_correlation: float | ArrayLike = 0.0,
     logged_rate: float | ArrayLike = 1.0,
     examination: float | ArrayLike = 1.0,
     own_preference: float = 0.0,
@@ -162,6 +165,18 @@ def simulate_feedback(
         The rate of misclicks, e_k = P(y_ik = 1 | the r* that signal k does not show), in [0, 1). It
         may exceed A_ik. If the `false_rate` of an ``Action`` is set, it is used instead.
 
+    exposures : array-like of int of shape (n,) or (n, K), default=None
+        How often each response was shown, at least once. The actions are then counts: given r*_i,
+        each exposure is followed by an action with the probability A_ik or e_k. ``None`` means
+        once. Available only for actions that do not come late, and not with `examination` below 1,
+        `shared_activity` or `copied_signal`.
+
+    exposure_correlation : float or array-like of shape (K,), default=0.0
+        Correlation of two exposures of a response, given r*_i; in [0, 1). Above 0, A_ik and e_k are
+        means, and the probability of a response has a beta distribution. The signal
+        ``Action(counts="beta-binomial")`` has such counts. For other actions this is a broken
+        assumption. It needs `exposures`.
+
     logged_rate : float or array-like of shape (K,), default=1.0
         Probability that an entry is logged, at random and independently; in (0, 1].
 
@@ -204,14 +219,16 @@ def simulate_feedback(
         2-D. Otherwise it is 2-D.
 
         actions : ndarray of shape (n,) or (n, K), or DataFrame
-            The actions y as int64. If a `logged_rate` is below 1, float64 with NaN for entries that
-            were not logged. Objects if a kind of signal has labels.
+            The actions y as int64, or their numbers. If a `logged_rate` is below 1, float64 with
+            NaN for entries that were not logged. Objects if a kind of signal has labels.
+        exposures : ndarray of shape (n,) or (n, K), int64, or None
+            How often each response was shown, as `fit` takes it.
         propensity : ndarray of shape (n,) or (n, K), float64
             The probability P(y_ik = 1 | the r*_ik that signal k shows). For a copied signal, the
             mixture with that of its source.
         activity : ndarray of shape (n,) or (n, K), int64
             a_ik, whether the user would act if r* were what the signal shows, logged or not. NaN
-            for kinds other than actions.
+            for kinds other than actions, and with `exposures`.
         true_preference : ndarray of shape (n,), int64
             r*_i.
         signal_preference : ndarray of shape (n,) or (n, K), int64
@@ -271,6 +288,23 @@ def simulate_feedback(
     >>> round(float(np.isnan(log.actions).mean()), 1)
     0.2
 
+    Counts over exposures of which some are alike:
+
+    >>> shown = rng.integers(4, 9, size=1000)
+    >>> log = simulate_feedback(
+    ...     liked,
+    ...     signals={"yes": "positive", "no": "negative"},
+    ...     propensity="constant",
+    ...     false_action_rate=0.1,
+    ...     exposures=shown,
+    ...     exposure_correlation=0.2,
+    ...     random_state=0,
+    ... )
+    >>> sorted(log.fit_params())
+    ['exposures']
+    >>> bool((log.actions.max(axis=1) <= shown).all())
+    True
+
     A positive and a negative action, with names:
 
     >>> signals = {"copied": "positive", "regenerated": "negative"}
@@ -282,7 +316,7 @@ def simulate_feedback(
     """
     reward = _reward(true_preference, rating, threshold)
     n_rows = len(reward)
-    kinds = _kinds(signals, n_signals)
+    kinds = _kinds(signals, n_signals, exposures)
     n_outputs = n_signals if kinds is None else sum(kind.n_outputs for kind in kinds)
     given = _given_propensity(propensity, n_rows, n_outputs)
     one_dimensional = kinds is None and n_signals is None and (given is None or given.ndim == 1)
@@ -290,16 +324,15 @@ def simulate_feedback(
         n_outputs = _count_signals(n_signals, given)
         kinds = (Action(),) * n_outputs
     n_signals = len(kinds)
-    is_action = np.array([type(kind) is Action for kind in kinds])
+    shown, correlation = _shown(exposures, exposure_correlation, n_rows, n_signals)
     target = np.array([kind.target if type(kind) is Action else 1 for kind in kinds])
-
     false_action_rate = _false_action_rate(false_action_rate, kinds)
     logged_rate = _per_signal("logged_rate", logged_rate, n_signals, 0, 1, closed=(False, True))
     examination = _examination(examination, kinds, n_rows)
     shared_activity = _number("shared_activity", shared_activity)
-    source_target = _check_copied_signal(copied_signal, n_signals)
-    copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
+    source_target, copied_rate = _check_copied_signal(copied_signal, copied_rate, n_signals)
     _check_kinds(kinds, target, propensity, shared_activity, source_target)
+    _check_counted(shown, kinds, shared_activity, source_target, examination)
     stream = _Streams(random_state)
     if given is not None:
         A = given[:, None] if given.ndim == 1 else given
@@ -308,29 +341,27 @@ def simulate_feedback(
         if propensity == "rating":
             A = _rating_propensity(rating, n_rows, A, rating_decay, target)
     else:
-        if propensity == "covariate":
-            effect = _covariate_effect(X, n_rows, n_outputs, stream)
-        else:
-            effect = _user_effect(user_id, n_rows, n_outputs, user_correlation, stream)
+        effect = _effect(propensity, X, user_id, (n_rows, n_outputs), user_correlation, stream)
         A = _from_effect(effect, slope, intercept)
     A = np.array(np.broadcast_to(A, (n_rows, n_outputs)), dtype=np.float64)
     A, user_effect = _more_active(A, kinds, given, user_id, user_activity, stream)
-
     tastes = _tastes(reward, user_id, user_taste, stream)
     preferred, signal_preference = _draw_preference(stream, tastes, n_signals, own_preference)
-    outputs = np.split(np.arange(n_outputs), np.cumsum([kind.n_outputs for kind in kinds])[:-1])
-    activity = _draw_activity(stream, A[:, [own[0] for own in outputs]], shared_activity)
-    false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
-    if source_target is not None:
-        copied = stream("copied_signal").random(n_rows) < copied_rate
-        _copy_draws(source_target, copied, signal_preference, activity, false_action)
-        _mix_rates(source_target, copied_rate, A.T, false_action_rate)
-    actions = np.where(signal_preference == target, activity, false_action)
-    actions, activity = list(actions.astype(np.int64).T), activity.astype(np.int64)
-    for k in np.flatnonzero(~is_action):
-        logits = _logit(A[:, outputs[k]])
-        actions[k] = kinds[k].sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
-        activity = np.where(np.arange(n_signals) == k, np.nan, activity)
+    first = np.cumsum([0, *(kind.n_outputs for kind in kinds[:-1])])
+    if shown is None:
+        activity = _draw_activity(stream, A[:, first], shared_activity)
+        false_action = _uniform(stream, "false_action", n_rows, n_signals) < false_action_rate
+        if source_target is not None:
+            drawn = signal_preference, activity, false_action
+            _copy_draws(stream, source_target, copied_rate, *drawn)
+            _mix_rates(source_target, copied_rate, A.T, false_action_rate)
+        actions = np.where(signal_preference == target, activity, false_action)
+        actions, activity = _with_other_kinds(
+            stream, actions, activity, A, kinds, signal_preference
+        )
+    else:
+        p = np.where(signal_preference == target, A[:, first], false_action_rate)
+        actions, activity = _counts(stream, p, shown, correlation), np.full(p.shape, np.nan)
     actions, examined, logged = _recorded(stream, actions, kinds, examination, logged_rate)
     named = isinstance(signals, Mapping)
 
@@ -342,6 +373,7 @@ def simulate_feedback(
         _table(actions, signals) if named else shaped(np.column_stack(actions)),
         signals=dict(signals) if named else signals and list(signals),
         user_id=user_id,
+        exposures=None if shown is None else shaped(shown),
         true_preference=preferred.astype(np.int64),
         rating=rating,
         propensity=shaped(A),
@@ -400,6 +432,28 @@ def _draw_activity(stream, A, shared_activity):
     return uniform < A
 
 
+def _with_other_kinds(stream, actions, activity, A, kinds, signal_preference):
+    """Return columns of actions with those of other kinds, which do not have an activity."""
+    actions, activity, first = list(actions.astype(np.int64).T), activity.astype(np.int64), 0
+    for k, kind in enumerate(kinds):
+        if type(kind) is not Action:
+            logits = _logit(A[:, first : first + kind.n_outputs])
+            actions[k] = kind.sample(logits, signal_preference[:, k], stream("sample", k))[:, 0]
+            activity = np.where(np.arange(len(kinds)) == k, np.nan, activity)
+        first += kind.n_outputs
+    return actions, activity
+
+
+def _counts(stream, p, shown, correlation):
+    """Draw how many exposures of each response an action follows, by signal."""
+    counts = []
+    for k, rho in enumerate(correlation):
+        rng = stream("sample", k)
+        mean = sample_means(p[:, k], _logit(rho), rng) if rho else p[:, k]
+        counts.append(rng.binomial(shown[:, k], mean))
+    return counts
+
+
 def _recorded(stream, actions, kinds, examination, logged_rate):
     """Return the columns of actions in the log, the rows looked at, and the entries logged."""
     shape = len(examination), len(actions)
@@ -423,6 +477,13 @@ def _silenced(actions, kinds, examined):
     ]
 
 
+def _effect(propensity, X, user_id, shape, user_correlation, stream):
+    """Return what the propensity of each row and output depends on."""
+    if propensity == "covariate":
+        return _covariate_effect(X, *shape, stream)
+    return _user_effect(user_id, *shape, user_correlation, stream)
+
+
 def _from_effect(effect, slope, intercept):
     """Return the propensities of rows whose signals depend on an effect to some degree."""
     n_outputs = effect.shape[1]
@@ -431,8 +492,9 @@ def _from_effect(effect, slope, intercept):
     return _sigmoid(slope * effect + intercept)
 
 
-def _copy_draws(source_target, rows, *drawn):
+def _copy_draws(stream, source_target, copied_rate, *drawn):
     source, target = source_target
+    rows = stream("copied_signal").random(len(drawn[0])) < copied_rate
     for values in drawn:
         values[rows, target] = values[rows, source]
 
@@ -588,12 +650,6 @@ def _given_propensity(propensity, n_rows, n_signals):
 def _check_kinds(kinds, target, propensity, shared_activity, source_target):
     """Raise if a setting for actions only is used with other kinds."""
     others = [kind for kind in kinds if type(kind) is not Action]
-    counted = [kind for kind in kinds if is_dispersed(kind)]
-    if counted:
-        raise ImplicitRMError(
-            f"the signal {counted[0]!r} is not available here: each response is shown once, and "
-            "counts take several exposures. Draw them with its sample(..., exposures=)."
-        )
     for what, used in (
         ("propensity='rating'", isinstance(propensity, str) and propensity == "rating"),
         ("shared_activity", shared_activity > 0),
@@ -611,7 +667,57 @@ def _check_kinds(kinds, target, propensity, shared_activity, source_target):
         )
 
 
-def _kinds(signals, n_signals):
+def _check_counted(shown, kinds, shared_activity, source_target, examination):
+    """Raise if a setting cannot be combined with exposures."""
+    if shown is None:
+        return
+    uncounted = [kind for kind in kinds if type(kind) is not Action or kind.delay is not None]
+    if uncounted:
+        raise ImplicitRMError(
+            f"exposures is not available for the signal {uncounted[0]!r}; expected actions that do "
+            "not come late. Leave exposures out."
+        )
+    for what, used in (
+        ("examination below 1", (examination < 1).any()),
+        ("shared_activity", shared_activity > 0),
+        ("copied_signal", source_target is not None),
+    ):
+        if used:
+            raise ImplicitRMError(
+                f"{what} is not available with exposures, whose actions are counted. Leave one of "
+                "the two out."
+            )
+
+
+def _shown(exposures, correlation, n_rows, n_signals):
+    """Return how often each response was shown, or None, and the correlation of exposures."""
+    correlation = _per_signal(
+        "exposure_correlation", correlation, n_signals, 0, 1, closed=(True, False)
+    )
+    if exposures is None:
+        if correlation.any():
+            raise ImplicitRMError(
+                f"exposure_correlation={correlation.max():g} needs exposures, got None. Pass how "
+                "often each response was shown."
+            )
+        return None, correlation
+    shown = _numeric("exposures", exposures)
+    if shown.shape not in ((n_rows,), (n_rows, n_signals)):
+        raise ImplicitRMError(
+            f"exposures has shape {shown.shape}; expected ({n_rows},) or ({n_rows}, {n_signals}). "
+            "Pass one number for each response, or for each response and signal."
+        )
+    wrong = (shown < 1) | (shown != np.floor(shown))
+    if wrong.any():
+        raise ImplicitRMError(
+            f"exposures holds {shown[wrong][0]:g}; expected whole numbers of at least 1. Leave out "
+            "responses that were not shown."
+        )
+    shown = np.broadcast_to(shown.reshape(n_rows, -1), (n_rows, n_signals))
+    return shown.astype(np.int64), correlation
+
+
+def _kinds(signals, n_signals, exposures):
     """Return the kind of each signal, or None without `signals`."""
     if signals is None:
         return None
@@ -625,7 +731,19 @@ def _kinds(signals, n_signals):
             f"n_signals={n_signals!r}, but signals has {len(signals)} entries. Leave n_signals out."
         )
     names = list(signals) if isinstance(signals, Mapping) else None
-    return resolve_signals(signals, names, len(signals))
+    kinds = resolve_signals(signals, names, len(signals))
+    for kind in kinds:
+        if isinstance(kind, Action):
+            kind.check_arguments()
+        if is_dispersed(kind) and exposures is None:
+            raise ImplicitRMError(
+                f"the signal {kind!r} needs exposures, got None: a response that is shown once has "
+                "no correlation of exposures. Pass how often each response was shown."
+            )
+    # `exposure_correlation` applies to every action, whether its signal models a correlation.
+    return tuple(
+        Action(kind.target, kind.false_rate) if is_dispersed(kind) else kind for kind in kinds
+    )
 
 
 def _false_action_rate(rate, kinds):
@@ -691,7 +809,6 @@ def _rating_propensity(rating, n_rows, rate, rating_decay, target):
         raise ImplicitRMError(
             f"propensity='rating' needs at least two levels of rating, got only {low:g}. Choose "
             "propensity='constant'."
-            "Choose propensity='constant'."
         )
     t = 1 + 4 * (rating - low) / (high - low)
     by_target = [rating_decay ** (t - 1), rating_decay ** (5 - t)]
@@ -818,9 +935,10 @@ def _check_varies(name, value, reward):
         )
 
 
-def _check_copied_signal(copied_signal, n_signals):
+def _check_copied_signal(copied_signal, copied_rate, n_signals):
+    copied_rate = _number("copied_rate", copied_rate, closed=(False, True))
     if copied_signal is None:
-        return None
+        return None, copied_rate
     try:
         source, target = copied_signal
         valid = all(
@@ -834,4 +952,4 @@ def _check_copied_signal(copied_signal, n_signals):
             "copied_signal must be a tuple (source, target) of two different signals among 0 .. "
             f"{n_signals - 1}, got {copied_signal!r}. Raise n_signals to have more signals."
         )
-    return int(source), int(target)
+    return (int(source), int(target)), copied_rate

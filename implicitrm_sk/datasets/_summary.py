@@ -33,8 +33,9 @@ class LogSummary:
         Their number, and the fewest, median and most rows of one; None if not known.
     signals : dict
         For each name: the preference it shows, the number of rows where it is logged, and the share
-        of these in which users acted. For other kinds the first is the name of the kind. The last
-        is then a dict with the share of each label, or the lowest, median and highest degree.
+        of these in which users acted. With exposures it is the share of these. For other kinds the
+        first is the name of the kind. The last is then a dict with the share of each label, or the
+        lowest, median and highest degree.
     pairs : list of tuple
         Two signals, the number of rows with both logged, the number of rows with both actions, and
         its expectation if they are independent.
@@ -129,7 +130,7 @@ def sizes(codes):
     return len(counts), int(counts.min()), float(np.median(counts)), int(counts.max())
 
 
-def of_signals(actions, signals, clusters=None):
+def of_signals(actions, signals, clusters=None, exposures=None):
     """Return the parts of a summary that describe actions.
 
     Parameters
@@ -140,6 +141,8 @@ def of_signals(actions, signals, clusters=None):
         "positive", "negative" or a Signal by name.
     clusters : ndarray of int of shape (n,) or None
         Rows of one cluster may depend on each other.
+    exposures : ndarray of shape (n,) or (n, K) or None
+        How often each row was shown; actions are then counts, whose signals are not compared.
 
     Returns
     -------
@@ -147,14 +150,19 @@ def of_signals(actions, signals, clusters=None):
         `signals`, `pairs` and `warnings` of a `LogSummary`.
     """
     rates, tested = {}, []
-    for name, column in actions.items():
+    for k, (name, column) in enumerate(actions.items()):
         if not is_action(signals[name]):
             rates[name] = (type(signals[name]).__name__, *_of_values(column))
             continue
         logged = ~np.isnan(column)
-        share = float(column[logged].mean()) if logged.any() else float("nan")
-        rates[name] = (sign_of(signals[name]), int(logged.sum()), share)
-        tested.append(name)
+        shown = np.ones(len(column))
+        if exposures is not None:
+            shown = exposures if exposures.ndim == 1 else exposures[:, k]
+            logged &= shown > 0
+        share = column[logged].sum() / shown[logged].sum() if logged.any() else np.nan
+        rates[name] = (sign_of(signals[name]), int(logged.sum()), float(share))
+        if exposures is None:
+            tested.append(name)
     pairs, warnings = [], []
     for k, second in enumerate(tested):
         for first in tested[:k]:

@@ -9,7 +9,13 @@ from torch.nn.functional import logsigmoid
 from .._validation import check_binary
 from ..exceptions import ImplicitRMError
 from ._delay import late_initial_logits, late_log_passive, late_terms
-from ._dispersed import FIRST_CORRELATION, effective_counts, log_counts, slope_of_spread
+from ._dispersed import (
+    FIRST_CORRELATION,
+    effective_counts,
+    log_counts,
+    sample_means,
+    slope_of_spread,
+)
 from ._signal import Signal, full_precision, initial_logit
 
 
@@ -182,9 +188,7 @@ class Action(Signal):
         if exposures is None:
             return (rng.random(p.shape) < p).astype(float)
         if self.is_dispersed:
-            certain, total = (p == 0) | (p == 1), np.exp(-spread)
-            a, b = (np.where(certain, 1.0, part * total) for part in (p, 1 - p))
-            p = np.where(certain, p, rng.beta(a, b))
+            p = sample_means(p, spread, rng)
         return rng.binomial(np.asarray(exposures, dtype=int), p).astype(float)
 
     def logits(self, u):

@@ -10,6 +10,7 @@ The correlation of two exposures is rho. At rho = 0 it is the binomial p^y (1 - 
 for n = 1 it does not depend on rho. Below, `spread` is log t, the logit of rho.
 """
 
+import numpy as np
 import torch
 
 from ._signal import times
@@ -94,6 +95,25 @@ def effective_counts(log_p, log_not_p, spread, count, rest):
 def slope_of_spread(spread, acted, rested, n_exposures):
     """Return the derivative of `log_counts` in the spread, from the `effective_counts`."""
     return effective(torch.zeros_like(spread), spread, n_exposures) - acted - rested
+
+
+def sample_means(p, spread, rng):
+    """Sample the probability of an action on each response, of a beta distribution with mean p.
+
+    Parameters
+    ----------
+    p, spread : ndarray
+        The mean, and log t. They broadcast.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    drawn : ndarray
+        p itself where it is 0 or 1.
+    """
+    certain, total = (p == 0) | (p == 1), np.exp(-spread)
+    a, b = (np.where(certain, 1.0, part * total) for part in (p, 1 - p))
+    return np.where(certain, p, rng.beta(a, b))
 
 
 def _stirling(x):
