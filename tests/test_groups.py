@@ -467,7 +467,7 @@ def test_the_text_has_all_names_in_full_and_explains_the_rates():
         assert name in text
     assert max(map(len, text.splitlines())) <= 100
     said = " ".join(text.split())
-    assert "Percentages are raw rates: the share of the rows with a logged signal" in said
+    assert "Raw rates: the share of the rows with a logged signal" in said
     assert "thumb_positive and thumb_negative are the outcomes of thumb that show" in said
     assert found.widgets == ("thumb",)
     for name, rate in found.rates.items():

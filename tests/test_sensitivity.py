@@ -347,10 +347,16 @@ def test_curves_start_at_the_base(anchored):
 
 def test_names_of_signals_are_not_cut(anchored):
     _, report = anchored
-    (line,) = [
-        one for one in str(report).splitlines() if "clipboard" in one and "turned" not in one
-    ]
-    assert line.startswith("without the signal copied to the clipboard of a colleague  ")
+    lines = str(report).splitlines()
+    heading = lines.index("without the signal")
+    assert lines[heading + 1].startswith("  copied to the clipboard of a colleague  ")
+
+
+def test_text_fits_a_terminal(anchored, report):
+    for one in (report, anchored[1]):
+        lines = str(one).splitlines()
+        assert max(map(len, lines)) <= 79
+        assert "false positive actions at a rate of" in lines or one is report
 
 
 @pytest.mark.slow
