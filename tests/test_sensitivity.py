@@ -165,6 +165,32 @@ def test_estimates_that_no_reward_can_have_are_not_shown():
     assert "no estimate from false positive actions at a rate of 0.055 on" in repr(report)
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_few_rows_do_not_decide_about_a_change(seed):
+    """Where users hardly act more often than by mistake, a row says next to nothing."""
+    rng = np.random.default_rng(seed)
+    X, group = rng.normal(size=(1500, 6)), np.arange(1500) % 2
+    log = simulate_feedback(
+        1 / (1 + np.exp(-1.5 * X[:, 0])),
+        signals=["positive"] * 2,
+        propensity=1 / (1 + np.exp(-1 - 0.8 * X[:, 1:3])),
+        false_action_rate=[0.05, 0.05],
+        random_state=seed,
+    )
+    base, broken = sensitivity_report(
+        estimator(shared_examination=False),
+        X,
+        log.actions,
+        group,
+        reference=0,
+        violations={"false_positive": [0.05]},
+    ).rows
+    assert broken["determined"]
+    assert broken["mean_reward"] < base["mean_reward"] - 0.1
+    if seed == 2:  # the groups are equally ready, so that both change alike
+        assert abs(broken["difference_1"] - base["difference_1"]) < 0.1
+
+
 def test_errors_of_differences():
     """Without anything to estimate, the error is that of a difference of two shares."""
     rng = np.random.default_rng(0)

@@ -171,7 +171,7 @@ class SensitivityReport:
         index, rows = ["nothing broken"], self.rows[:1]
         for kind in dict.fromkeys(row["violation"] for row in self.rows[1:]):
             mine = [row for row in self.rows if row["violation"] == kind]
-            index += [VIOLATIONS[kind], *(f"  {_shown(row['amount'])}" for row in mine)]
+            index += [VIOLATIONS[kind], *map(_shown, mine)]
             rows += [None, *mine]
         columns = {
             name: ["" if row is None else cell(row) for row in rows]
@@ -195,11 +195,10 @@ class SensitivityReport:
         }
         for group in self.groups.tolist():
             columns[f"{group} to {self.reference}"] = gap(f"difference_{group}")
-        if any(row["rejected"] for row in self.rows):
-            columns["by the data"] = lambda row: "rejected" if row["rejected"] else ""
         return columns
 
     def _sentences(self):
+        yield '"order" is the rank correlation of the rewards with those of "nothing broken".'
         if self.rows[0]["determined"]:
             yield (
                 '"nothing broken" is the estimate of compare_groups. Each other line adds to it '
@@ -235,7 +234,10 @@ class SensitivityReport:
                         + (", which the data reject." if row["rejected"] else ".")
                     )
         rejected = sum(row["rejected"] for row in self.rows)
-        yield f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations."
+        marked = " (*)" if rejected else ""
+        yield (
+            f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations{marked}."
+        )
 
     def plot(self, axes: Any = None) -> Any:
         """Plot mean reward, or differences, against the amount of each violation.
@@ -311,8 +313,10 @@ def _cell(value, form):
     return "" if np.isnan(value) else format(value, form)
 
 
-def _shown(amount):
-    return f"{amount:.2g}" if isinstance(amount, float) else str(amount)
+def _shown(row):
+    amount = row["amount"]
+    shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
+    return f"  {shown}{' *' if row['rejected'] else ''}"
 
 
 def _crossing(start, base, points, is_ratio):
