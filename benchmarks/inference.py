@@ -363,7 +363,7 @@ def sensitivity_of(name, n, seed):
 def limits_of(name):
     """Return the curve to which those of growing logs tend."""
     settings, (kind, amount, beside) = BROKEN[name]
-    log = Log(**settings, seed=0, n=2_000)
+    log = Log(**settings, seed=0, n=1_000)
     broken = {k: v for k, v in settings.items() if k in ("false_action_rate", "examination")}
     amounts = {None: 1.0 if kind == "ratio" else 0.0} | {a: a for a in sorted([amount, *beside])}
     truth = settings["difference"]

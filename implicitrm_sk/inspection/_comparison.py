@@ -285,7 +285,7 @@ class GroupComparison:
         """
         pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the comparison")
         if axes is None:
-            size = (10, 1.5 + 0.45 * len(self.groups))
+            size = (10, 1.5 + 0.45 * len(self.groups) + 0.12 * len(self.rates))
             _, axes = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
         left, right = np.asarray(axes, dtype=object).ravel()
         place = np.arange(len(self.groups))
@@ -296,7 +296,8 @@ class GroupComparison:
         left.set(xlabel="share of rows with the action", title="Raw rates")
         left.set_yticks(place, [str(group) for group in self.groups])
         left.set_ylim(len(place) - 0.5, -0.5)
-        left.legend()
+        # Below the label of the axis: inside, it would hide points.
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=2)
         low, high = self.reward_interval.T
         right.hlines(place, low, high, color=COLOURS[0], linewidth=2)
         if self.estimated:

@@ -304,6 +304,8 @@ class SensitivityReport:
                 ax.set_xscale("log")
                 ax.set_xticks([row["amount"] for row in rows], [f"{r['amount']:.2g}" for r in rows])
                 ax.minorticks_off()
+            else:
+                ax.locator_params(axis="x", nbins=5)
             what = f"difference to {self.reference}" if len(self.groups) else "mean reward"
             ax.set(xlabel=kind.replace("_", " "), ylabel=what)
         return axes
