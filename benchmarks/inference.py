@@ -98,7 +98,16 @@ class Log:
     """
 
     def __init__(
-        self, signals, difference, seed, *, n=N_ROWS, width=WIDTH, ready=None, spread=(1, 1), **broken
+        self,
+        signals,
+        difference,
+        seed,
+        *,
+        n=N_ROWS,
+        width=WIDTH,
+        ready=None,
+        spread=(1, 1),
+        **broken,
     ):
         rng = np.random.default_rng([seed, len(signals), round(1000 * difference)])
         self.X = rng.normal(size=(n, width)).astype(np.float32)
@@ -379,9 +388,7 @@ def print_sensitivity(args):
         for one in kept_lines(path)
         if "broken" in one
     }
-    missing = [
-        one for one in itertools.product(BROKEN, args.rows, seeds) if one not in found
-    ]
+    missing = [one for one in itertools.product(BROKEN, args.rows, seeds) if one not in found]
     runs = Parallel(n_jobs=args.jobs, return_as="generator")(
         delayed(sensitivity_of)(*one) for one in missing
     )
@@ -399,7 +406,10 @@ def print_sensitivity(args):
             columns = np.array([found[name, n, seed][0] for seed in seeds]).T
             cells = [f"{mean_and_error(one)} ({np.abs(one).max():.3f})" for one in columns]
             print("| " + " | ".join([name, *cells]) + " |")
-    print("\n| broken | true difference | limit of the base, at the amount | robustness value ", end="")
+    print(
+        "\n| broken | true difference | limit of the base, at the amount | robustness value ",
+        end="",
+    )
     print("".join(f"| of logs of {n:,} rows " for n in args.rows) + "|")
     print("|---|---|---|---" + "|---" * len(args.rows) + "|")
     for name, (settings, (kind, amount, _)) in BROKEN.items():
@@ -575,7 +585,13 @@ def main(argv=None):
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5, help="of all but the coverage")
     parser.add_argument("--first-seed", type=int, default=0, help="of intervals and labels")
-    parser.add_argument("--rows", type=int, nargs="+", default=[5_000, 40_000], help="of logs with a broken assumption")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[5_000, 40_000],
+        help="of logs with a broken assumption",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
         "--out", default="inference.jsonl", help="what is kept of all but intervals and cost"
