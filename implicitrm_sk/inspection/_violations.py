@@ -235,9 +235,8 @@ class SensitivityReport:
                     )
         rejected = sum(row["rejected"] for row in self.rows)
         marked = " (*)" if rejected else ""
-        yield (
-            f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations{marked}."
-        )
+        tried = len(self.rows) - 1
+        yield f"The held-out likelihood rejects {rejected} of {tried} violations{marked}."
 
     def plot(self, axes: Any = None) -> Any:
         """Plot mean reward, or differences, against the amount of each violation.
