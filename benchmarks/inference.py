@@ -406,11 +406,9 @@ def print_sensitivity(args):
             columns = np.array([found[name, n, seed][0] for seed in seeds]).T
             cells = [f"{mean_and_error(one)} ({np.abs(one).max():.3f})" for one in columns]
             print("| " + " | ".join([name, *cells]) + " |")
-    print(
-        "\n| broken | true difference | limit of the base, at the amount | of the robustness value ",
-        end="",
-    )
-    print("".join(f"| of logs of {n:,} rows " for n in args.rows) + "|")
+    print("\n| broken | true difference | limit of the base, at the amount ", end="")
+    print("| limit of the robustness value ", end="")
+    print("".join(f"| robustness values, {n:,} rows " for n in args.rows) + "|")
     print("|---|---|---|---" + "|---" * len(args.rows) + "|")
     for name, (settings, (kind, amount, _)) in BROKEN.items():
         limit = limits_of(name)

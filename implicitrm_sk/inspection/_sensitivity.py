@@ -122,12 +122,12 @@ def sensitivity_report(
     the change from one to the other, and every curve starts at the base.
 
     If both models of a pair determine the reward of a row, the change is that of the one-step
-    estimates of `compare_groups`. The information I has 3 % of its diagonal added. Otherwise rows
-    with hardly any information would decide about the change. If a model of the pair does not
-    determine the reward, and with a reversed sign, it is the change of the mean fitted reward,
-    which shows the convention of the fit. A preference rate is imposed, so that `mean_reward` is
-    then that of the refit. If an estimate of a group lies outside 0 to 1, its rows hardly determine
-    it, and the results of the refit are NaN. If the log without a violation does not determine the
+    estimates of `compare_groups`. The information I has 3 % of its diagonal added. Without that,
+    rows with hardly any information would decide about the change. If a model of the pair does not
+    determine the reward, or a sign is reversed, it is the change of the mean fitted reward. This
+    shows the convention of the fit. A preference rate is imposed, so that `mean_reward` is then
+    that of the refit. If an estimate of a group lies outside 0 to 1, its rows hardly determine it,
+    and the results of the refit are NaN. If the log without a violation does not determine the
     reward, the comparison gives no base. All rows are then those of the refits.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
