@@ -15,7 +15,10 @@ one. "rates wrong": the raw rate of the first action has the other sign; at no d
 are fits of the labels.
 
 Sensitivity: the simulator breaks one assumption by a known amount, and the curve of
-`sensitivity_report` is read at that amount.
+`sensitivity_report` is read at that amount. On a log of 5,000 rows the difference of the groups has
+a standard error of 0.04 and more, so that the mean error over logs is printed with its own. The
+limit is what a curve becomes as the log grows, from the probabilities of the simulator: the best
+fit of the violated model at each x. It shows whether the violation can turn the sign, and where.
 
 Intervals: 90 % intervals of `reward_interval`, 12 and 20 replicates, on 1,500 rows beside logs of
 5,000: two positive actions, all rows looked at, which is stated; and one of each polarity, whose
@@ -47,6 +50,7 @@ from benchmarks.quality import mean_and_error
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import (
+    SensitivityReport,
     compare_groups,
     label_queue,
     reward_interval,
@@ -87,23 +91,39 @@ def shift_for(difference):
 
 
 class Log:
-    """A simulated log of two groups with a known difference."""
+    """A simulated log of two groups with a known difference.
 
-    def __init__(self, signals, difference, seed, *, width=WIDTH, **broken):
+    The propensities are `ready` of the two groups, if given; the utility is multiplied by their
+    `spread`.
+    """
+
+    def __init__(
+        self,
+        signals,
+        difference,
+        seed,
+        *,
+        n=N_ROWS,
+        width=WIDTH,
+        ready=None,
+        spread=(1, 1),
+        **broken,
+    ):
         rng = np.random.default_rng([seed, len(signals), round(1000 * difference)])
-        self.X = rng.normal(size=(N_ROWS, width)).astype(np.float32)
-        self.group = rng.integers(2, size=N_ROWS)
+        self.X = rng.normal(size=(n, width)).astype(np.float32)
+        self.group = rng.integers(2, size=n)
         self.signals = list(signals)
-        self.reward = sigmoid(utility(self.X) + shift_for(difference) * self.group)
+        g = utility(self.X) * np.array(spread)[self.group]
+        self.reward = sigmoid(g + shift_for(difference) * self.group)
         sign = np.array([1.0 if one == "positive" else -1.0 for one in signals])
         direction = rng.normal(size=(width, len(signals))) / np.sqrt(width)
         u = 0.2 + 0.8 * self.X @ direction - 0.7 * self.group[:, None] * sign
-        ready = broken.pop("ready", None)
-        self.user = rng.integers(N_USERS, size=N_ROWS)
+        self.propensity = sigmoid(u) if ready is None else np.array(ready)[self.group]
+        self.user = rng.integers(N_USERS, size=n)
         self.y = simulate_feedback(
             self.reward,
             signals=self.signals,
-            propensity=sigmoid(u) if ready is None else np.tile(ready, (N_ROWS, 1)),
+            propensity=self.propensity,
             user_id=self.user,
             random_state=seed,
             **broken,
@@ -210,35 +230,126 @@ def print_coverage(args):
     print(f"{len(missing)} logs run in {time.perf_counter() - start:.0f} s")
 
 
-#: What the simulator breaks, what is compared with the truth, and at which amount.
+#: What the simulator breaks; groups and signals; the kind, the true amount, and those tried beside.
 BROKEN = {
     "false positive actions, 0.05": (
-        ("positive", "positive"),
-        {"false_action_rate": [0.05, 0.05]},
-        ("false_positive", 0.05),
+        {"signals": ("positive", "positive"), "difference": 0.1, "false_action_rate": [0.05] * 2},
+        ("false_positive", 0.05, [0.025, 0.075]),
+    ),
+    "false positive actions, 0.1, A far less ready": (
+        {
+            "signals": ("positive", "positive"),
+            "difference": 0.1,
+            "ready": [[0.4, 0.4], [0.9, 0.9]],
+            "false_action_rate": [0.1] * 2,
+        },
+        ("false_positive", 0.1, [0.025, 0.05, 0.075]),
     ),
     "a fifth of the rows not looked at": (
-        ("positive", "positive", "negative"),
-        {"examination": 0.8},
-        ("not_looked_at", 0.2),
+        {
+            "signals": ("positive", "positive", "negative"),
+            "difference": 0.1,
+            "examination": 0.8,
+        },
+        ("not_looked_at", 0.2, [0.1]),
     ),
     "a fifth not looked at, two of each": (
-        ("positive", "positive", "negative", "negative"),
-        {"examination": 0.8},
-        ("not_looked_at", 0.2),
+        {
+            "signals": ("positive", "positive", "negative", "negative"),
+            "difference": 0.1,
+            "examination": 0.8,
+        },
+        ("not_looked_at", 0.2, [0.1]),
     ),
     "one of each, ratio 1/2": (
-        ("positive", "negative"),
-        {"ready": [0.6, 0.3]},
-        ("ratio", 0.5),
+        {
+            "signals": ("positive", "negative"),
+            "difference": 0.1,
+            "ready": [[0.6, 0.3], [0.6, 0.3]],
+        },
+        ("ratio", 0.5, [0.25, 1, 2]),
+    ),
+    "one of each, ratio 1/2, rewards of B all near 1/2": (
+        {
+            "signals": ("positive", "negative"),
+            "difference": 0.0,
+            "spread": (1, 0.1),
+            "ready": [[0.6, 0.3], [0.6, 0.3]],
+        },
+        ("ratio", 0.5, [0.25, 1, 2]),
     ),
 }
 
 
-def sensitivity_of(name, seed):
-    """Return errors of the base and of the curve at the true amount."""
-    signals, broken, (kind, amount) = BROKEN[name]
-    log = Log(signals, 0.1, seed, **broken)
+def chances(reward, ready, positive, rate, looked):
+    """Return P(y | x) of all outcomes, shape (2**K, n)."""
+    fires = [torch.where(positive == c, ready, rate) for c in (0, 1)]
+    found = []
+    for y in itertools.product((0.0, 1.0), repeat=len(positive)):
+        y = torch.tensor(y, dtype=torch.float64)
+        no, yes = ((p * y + (1 - p) * (1 - y)).prod(-1) for p in fires)
+        found.append(looked * (reward * yes + (1 - reward) * no) + (1 - looked) * (y.sum() == 0))
+    return torch.stack(found)
+
+
+def limit_of(log, broken, kind, amount):
+    """Return the error of a difference at an amount, as the log grows."""
+    positive = torch.tensor([float(one == "positive") for one in log.signals])
+    rate = broken.get("false_action_rate", [0.0] * len(positive))
+    truth = chances(
+        torch.as_tensor(log.reward),
+        torch.as_tensor(log.propensity),
+        positive,
+        torch.tensor(rate, dtype=torch.float64),
+        broken.get("examination", 1.0),
+    )
+    logits = torch.zeros(len(log.reward), 1 + len(positive), dtype=torch.float64)
+    logits.requires_grad_()
+
+    def model():
+        reward, ready = torch.sigmoid(logits[:, 0]), torch.sigmoid(logits[:, 1:])
+        rate = positive * amount if kind == "false_positive" else torch.zeros_like(positive)
+        if kind == "ratio":
+            free = ready[:, :1]  # of the more ready one
+            share = torch.where((positive == 1) == (amount < 1), 1.0, min(amount, 1 / amount))
+            ready = free * share
+        return chances(
+            reward,
+            rate + (1 - rate) * ready,
+            positive,
+            rate.double(),
+            1 - amount if kind == "not_looked_at" else 1.0,
+        )
+
+    search = torch.optim.LBFGS(
+        [logits], max_iter=200, tolerance_change=1e-10, line_search_fn="strong_wolfe"
+    )
+
+    def step():
+        search.zero_grad()
+        loss = -(truth * torch.log(model().clamp_min(1e-12))).sum()
+        loss.backward()
+        return loss
+
+    search.step(step)
+    change = torch.sigmoid(logits[:, 0]).detach().numpy() - log.reward
+    return change[log.group == 1].mean() - change[log.group == 0].mean()
+
+
+def turns_at(curve, kind):
+    """Return the robustness value of a curve, a dict from amounts to differences."""
+    rows = [
+        {"violation": "none" if amount is None else kind, "amount": amount, "difference_1": gap}
+        for amount, gap in curve.items()
+    ]
+    rows[0]["mean_reward"] = np.nan
+    return SensitivityReport(rows, np.array([1]), 0, None, 0, {}).robustness[kind][1]
+
+
+def sensitivity_of(name, n, seed):
+    """Return the errors of the base and of the curve at the true amount, and the curve."""
+    settings, (kind, amount, beside) = BROKEN[name]
+    log = Log(**settings, seed=seed, n=n)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         report = sensitivity_report(
@@ -247,33 +358,70 @@ def sensitivity_of(name, seed):
             log.y,
             log.group,
             reference=0,
-            violations={kind: [amount]},
+            violations={kind: sorted([amount, *beside])},
         )
-    base, curve = report.rows[0], report.rows[-1]
-    return [
-        base["mean_reward"] - log.mean,
-        curve["mean_reward"] - log.mean,
-        base["difference_1"] - log.difference,
-        curve["difference_1"] - log.difference,
+    at = next(row for row in report.rows if row["amount"] == amount)
+    errors = [
+        row[column] - truth
+        for column, truth in (("mean_reward", log.mean), ("difference_1", log.difference))
+        for row in (report.rows[0], at)
     ]
+    return errors, {row["amount"]: row["difference_1"] for row in report.rows}
+
+
+def limits_of(name):
+    """Return the curve to which those of growing logs tend."""
+    settings, (kind, amount, beside) = BROKEN[name]
+    log = Log(**settings, seed=0, n=1_000)
+    broken = {k: v for k, v in settings.items() if k in ("false_action_rate", "examination")}
+    amounts = {None: 1.0 if kind == "ratio" else 0.0} | {a: a for a in sorted([amount, *beside])}
+    truth = settings["difference"]
+    return {key: truth + limit_of(log, broken, kind, one) for key, one in amounts.items()}
 
 
 def print_sensitivity(args):
-    """Print the table of sensitivity curves."""
-    start = time.perf_counter()
+    """Run the logs that are not in the file, and print the tables of sensitivity curves."""
+    start, path = time.process_time(), Path(args.out)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    names = [(name, seed) for name in BROKEN for seed in seeds]
-    found = Parallel(n_jobs=args.jobs)(delayed(sensitivity_of)(*one) for one in names)
-    print(f"\nmean and largest absolute error, seeds {seeds[0]} to {seeds[-1]}\n")
-    print("| broken | mean reward, base | at the amount | difference, base | at the amount |")
-    print("|---|---|---|---|---|")
-    for name in BROKEN:
-        rows = np.array(
-            [run[:4] for (one, _), run in zip(names, found, strict=True) if one == name]
-        )
-        cells = [f"{column.mean():+.3f} ({np.abs(column).max():.3f})" for column in rows.T]
-        print("| " + " | ".join([name, *cells]) + " |")
-    print(f"{time.perf_counter() - start:.0f} s")
+    found = {
+        (one["broken"], one["n"], one["seed"]): (one["errors"], dict(one["curve"]))
+        for one in kept_lines(path)
+        if "broken" in one
+    }
+    missing = [one for one in itertools.product(BROKEN, args.rows, seeds) if one not in found]
+    runs = Parallel(n_jobs=args.jobs, return_as="generator")(
+        delayed(sensitivity_of)(*one) for one in missing
+    )
+    with path.open("a") as file:
+        for (name, n, seed), (errors, curve) in zip(missing, runs, strict=True):
+            found[name, n, seed] = errors, curve
+            line = {"broken": name, "n": n, "seed": seed, "errors": errors}
+            file.write(json.dumps(line | {"curve": list(curve.items())}) + "\n")
+            file.flush()
+    for n in args.rows:
+        print(f"\nlogs of {n:,} rows: error ± standard error over {len(seeds)} logs (largest)\n")
+        print("| broken | mean reward, base | at the amount | difference, base | at the amount |")
+        print("|---|---|---|---|---|")
+        for name in BROKEN:
+            columns = np.array([found[name, n, seed][0] for seed in seeds]).T
+            cells = [f"{mean_and_error(one)} ({np.abs(one).max():.3f})" for one in columns]
+            print("| " + " | ".join([name, *cells]) + " |")
+    print("\n| broken | true difference | limit of the base, at the amount ", end="")
+    print("| limit of the robustness value ", end="")
+    print("".join(f"| robustness values, {n:,} rows " for n in args.rows) + "|")
+    print("|---|---|---|---" + "|---" * len(args.rows) + "|")
+    for name, (settings, (kind, amount, _)) in BROKEN.items():
+        limit = limits_of(name)
+        cells = [
+            f"{settings['difference']:g}",
+            f"{limit[None]:+.3f}, {limit[amount]:+.3f}",
+            f"{turns_at(limit, kind):.3g}",
+        ]
+        for n in args.rows:
+            values = [turns_at(found[name, n, seed][1], kind) for seed in seeds]
+            cells.append(", ".join(f"{value:.2g}" for value in values))
+        print("| " + " | ".join([name, *cells]) + " |", flush=True)
+    print(f"{len(missing)} logs run, {time.process_time() - start:.0f} s of this process")
 
 
 N_NEW, REPLICATES = 1_500, (12, 20)
@@ -435,9 +583,16 @@ def main(argv=None):
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--seeds", type=int, default=5, help="of all but the coverage")
     parser.add_argument("--first-seed", type=int, default=0, help="of intervals and labels")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        nargs="+",
+        default=[5_000],
+        help="of logs with a broken assumption",
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument(
-        "--out", default="inference.jsonl", help="what is kept of coverage and labels"
+        "--out", default="inference.jsonl", help="what is kept of all but intervals and cost"
     )
     args = parser.parse_args(argv)
     for part in args.part:

@@ -110,6 +110,20 @@ def test_two_positive_actions_are_capture_and_recapture():
         np.testing.assert_allclose(found[:, 0], expected, atol=1e-10)
 
 
+def test_a_ridge_shortens_the_steps_of_rows_with_little_information():
+    """In the first row users act on what they prefer hardly more often than by mistake."""
+    measurement, rates = Measurement([POSITIVE, POSITIVE]), torch.tensor([0.05, 0.05]).double()
+    f, u = torch.zeros(2).double(), torch.tensor([[-4.0, -4.0], [1.0, 1.0]]).double()
+    patterns, both = all_logged(measurement), torch.ones(2, 2).double()
+    without, short = (
+        one_step(measurement, reward_of, f, u, patterns, both, rates, None, ridge=ridge)[0][:, 0]
+        for ridge in (0.0, 0.03)
+    )
+    little, much = (short - 0.5) / (without - 0.5)
+    assert abs(without[0] - 0.5) > 3 and little < 0.1
+    assert much == pytest.approx(1, abs=0.05)
+
+
 def test_what_is_not_logged_lowers_the_information():
     """Rows with both signals weigh more where there are few of them; the mean stays right."""
     measurement = Measurement([POSITIVE, POSITIVE])
@@ -467,7 +481,7 @@ def test_the_text_has_all_names_in_full_and_explains_the_rates():
         assert name in text
     assert max(map(len, text.splitlines())) <= 100
     said = " ".join(text.split())
-    assert "Percentages are raw rates: the share of the rows with a logged signal" in said
+    assert "Raw rates: the share of the rows with a logged signal" in said
     assert "thumb_positive and thumb_negative are the outcomes of thumb that show" in said
     assert found.widgets == ("thumb",)
     for name, rate in found.rates.items():

@@ -166,6 +166,32 @@ def test_estimates_that_no_reward_can_have_are_not_shown():
     assert "no estimate from false positive actions at a rate of 0.055 on" in repr(report)
 
 
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_few_rows_do_not_decide_about_a_change(seed):
+    """Where users hardly act more often than by mistake, a row says next to nothing."""
+    rng = np.random.default_rng(seed)
+    X, group = rng.normal(size=(1500, 6)), np.arange(1500) % 2
+    log = simulate_feedback(
+        1 / (1 + np.exp(-1.5 * X[:, 0])),
+        signals=["positive"] * 2,
+        propensity=1 / (1 + np.exp(-1 - 0.8 * X[:, 1:3])),
+        false_action_rate=[0.05, 0.05],
+        random_state=seed,
+    )
+    base, broken = sensitivity_report(
+        estimator(shared_examination=False),
+        X,
+        log.actions,
+        group,
+        reference=0,
+        violations={"false_positive": [0.05]},
+    ).rows
+    assert broken["determined"]
+    assert broken["mean_reward"] < base["mean_reward"] - 0.1
+    if seed == 2:  # the groups are equally ready, so that both change alike
+        assert abs(broken["difference_1"] - base["difference_1"]) < 0.1
+
+
 def test_errors_of_differences():
     """Without anything to estimate, the error is that of a difference of two shares."""
     rng = np.random.default_rng(0)
@@ -348,10 +374,16 @@ def test_curves_start_at_the_base(anchored):
 
 def test_names_of_signals_are_not_cut(anchored):
     _, report = anchored
-    (line,) = [
-        one for one in str(report).splitlines() if "clipboard" in one and "turned" not in one
-    ]
-    assert line.startswith("without the signal copied to the clipboard of a colleague  ")
+    lines = str(report).splitlines()
+    heading = lines.index("without the signal")
+    assert lines[heading + 1].startswith("  copied to the clipboard of a colleague  ")
+
+
+def test_text_fits_a_terminal(anchored, report):
+    for one in (report, anchored[1]):
+        lines = str(one).splitlines()
+        assert max(map(len, lines)) <= 79
+        assert "false positive actions at a rate of" in lines or one is report
 
 
 @pytest.mark.slow

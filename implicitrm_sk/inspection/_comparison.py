@@ -14,6 +14,8 @@ from ._plot._base import COLOURS, MARKERS
 
 #: With fewer rows than this behind its error, a mean is not suited to a normal interval.
 FEW_ROWS = 10
+#: Width of the lines of a text: that of a terminal.
+WIDTH = 79
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,15 +177,18 @@ class GroupComparison:
             ),
             "",
         ]
-        lines = [line for text in lines for line in (textwrap.wrap(text, 100) or [""])]
-        lines += side_by_side([str(group) for group in self.groups], self._columns())
-        lines += ["", *textwrap.wrap(self._about_rates(), 100), ""]
+        lines = [line for text in lines for line in (textwrap.wrap(text, WIDTH) or [""])]
+        names = [str(group) for group in self.groups]
+        lines += [*side_by_side(names, self._rewards()), ""]
+        lines += [*textwrap.wrap(self._about_rates(), WIDTH), ""]
+        rates = {n: [f"{value:.1%}" for value in rate] for n, rate in self.rates.items()}
+        lines += [*side_by_side(names, rates), ""]
         for sentence in self._sentences():
-            lines += textwrap.wrap(sentence, 100, subsequent_indent="  ")
+            lines += textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
         return "\n".join(lines)
 
-    def _columns(self):
-        """Return the cells of the table by the name of their column."""
+    def _rewards(self):
+        """Return the cells of the table of rewards by the name of their column."""
         gaps = [
             "reference" if group == self.reference else _with_interval(gap, interval, "+")
             for group, gap, interval in zip(
@@ -195,12 +200,11 @@ class GroupComparison:
             "rows": [f"{n:,}" for n in self.n_rows],
             "reward": [_with_interval(*one) for one in rewards],
             "difference": gaps,
-            **{name: [f"{value:.1%}" for value in rate] for name, rate in self.rates.items()},
         }
 
     def _about_rates(self):
-        """Return what the percentages of the table are."""
-        said = "Percentages are raw rates: the share of the rows with a logged signal that have it."
+        """Return what the percentages of the table of raw rates are."""
+        said = "Raw rates: the share of the rows with a logged signal that have it."
         for name in self.widgets:
             said += (
                 f" {name}_positive and {name}_negative are the outcomes of {name} that show that "
@@ -281,7 +285,7 @@ class GroupComparison:
         """
         pyplot = import_optional("matplotlib.pyplot", "plot", "Plotting the comparison")
         if axes is None:
-            size = (10, 1.5 + 0.45 * len(self.groups))
+            size = (10, 1.5 + 0.45 * len(self.groups) + 0.12 * len(self.rates))
             _, axes = pyplot.subplots(1, 2, figsize=size, layout="constrained", sharey=True)
         left, right = np.asarray(axes, dtype=object).ravel()
         place = np.arange(len(self.groups))
@@ -292,7 +296,8 @@ class GroupComparison:
         left.set(xlabel="share of rows with the action", title="Raw rates")
         left.set_yticks(place, [str(group) for group in self.groups])
         left.set_ylim(len(place) - 0.5, -0.5)
-        left.legend()
+        # Below the label of the axis: inside, it would hide points.
+        left.legend(loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=4, ncols=2)
         low, high = self.reward_interval.T
         right.hlines(place, low, high, color=COLOURS[0], linewidth=2)
         if self.estimated:
@@ -311,7 +316,7 @@ def _with_interval(value, interval, sign=""):
     return found if np.isnan(value) else f"{value:{sign}.2f} ({found})"
 
 
-def side_by_side(index, columns, width=100):
+def side_by_side(index, columns):
     """Return the lines of a table as wide as its cells; what does not fit goes below.
 
     Parameters
@@ -319,15 +324,15 @@ def side_by_side(index, columns, width=100):
     index : list of str
         Names of the rows.
     columns : dict of str to list of str
-        The cells by the name of their column, aligned on the right.
-    width : int, default=100
-        Width of a line, if names leave room for one column at least.
+        The cells by the name of their column, aligned on the right. A row without cells is a
+        heading of those below it.
     """
-    first = max(len(name) for name in index)
+    headings = [not any(cells) for cells in zip(*columns.values(), strict=True)]
+    first = max(len(name) for name, heading in zip(index, headings, strict=True) if not heading)
     blocks, taken = [[]], first
     for name, cells in columns.items():
         size = 2 + max(len(cell) for cell in (name, *cells))
-        if blocks[-1] and taken + size > width:
+        if blocks[-1] and taken + size > WIDTH:
             blocks.append([])
             taken = first
         taken += size

@@ -378,7 +378,9 @@ def _check_by(by, n_samples):
     return labels, code
 
 
-def one_step_values(work, measurement, ends, logits, rates=None, log=None, activity=None):
+def one_step_values(
+    work, measurement, ends, logits, rates=None, log=None, activity=None, ridge=0.0
+):
     """Return one-step values of all rows, and the rows without one.
 
     Parameters
@@ -392,6 +394,8 @@ def one_step_values(work, measurement, ends, logits, rates=None, log=None, activ
         Replaces the log of `work`.
     activity : Activity, default=None
         Activity of the users of all rows, if users differ.
+    ridge : float
+        As for `one_step`.
 
     Returns
     -------
@@ -419,5 +423,6 @@ def one_step_values(work, measurement, ends, logits, rates=None, log=None, activ
                 rates,
                 None if labels is None else labels[part],
                 None if activity is None else activity.of_rows(part, rows),
+                ridge,
             )
     return np.where(work.usable[:, None], values, 0.0), singular

@@ -197,13 +197,16 @@ def information(measurement, reward_logit, propensity_logit, patterns, rates=Non
     return total
 
 
-def correction(gradient, information, score):
+def correction(gradient, information, score, ridge=0.0):
     """Return h' I^-1 s of each row, and the rows where I does not determine h.
 
     Parameters
     ----------
     gradient, score : Tensor of shape (n, p)
     information : Tensor of shape (n, p, p)
+    ridge : float
+        Is added to the diagonal of I, relative to it. Rows that hardly determine h then take
+        shorter steps (Tikhonov regularisation), and keep a part of the error of the fit.
 
     Returns
     -------
@@ -218,7 +221,8 @@ def correction(gradient, information, score):
     unit = unit + torch.diag_embed((~told).to(unit))
     singular = torch.linalg.eigvalsh(unit)[:, 0] < SINGULAR
     singular |= ((gradient != 0) & ~told).any(-1)
-    unit = torch.where(singular[:, None, None], torch.eye(unit.shape[-1]).to(unit), unit)
+    eye = torch.eye(unit.shape[-1]).to(unit)
+    unit = torch.where(singular[:, None, None], eye, unit) + ridge * eye
     step = torch.linalg.solve(unit, (score / scale)[..., None])[..., 0]
     found = ((gradient / scale) * step).sum(-1)
     return torch.where(singular, 0.0, found), singular
@@ -252,6 +256,7 @@ def one_step(
     rates,
     labels,
     activity=None,
+    ridge=0.0,
 ):
     """Return the one-step estimates of two functions of the logits, and the rows without one.
 
@@ -263,6 +268,8 @@ def one_step(
     reward_logit, propensity_logit, actions, rates, labels, activity
         As for `score`.
     patterns : Patterns
+    ridge : float
+        As for `correction`.
 
     Returns
     -------
@@ -279,7 +286,7 @@ def one_step(
                 end.sum(), (f, u), retain_graph=True, allow_unused=True, materialize_grads=True
             )
             gradient = torch.cat([grads[0][:, None], grads[1]], -1)
-            step, undetermined = correction(gradient, known, s)
+            step, undetermined = correction(gradient, known, s, ridge)
             singular |= undetermined
             end = end.detach() + step
         values.append(end)

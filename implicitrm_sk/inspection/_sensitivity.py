@@ -28,6 +28,12 @@ from ._violations import BASE, VIOLATIONS, SensitivityReport
 
 #: Parts of the log for the refits, of one member each; each part is scored by refits to the other.
 REFIT_PARTS = 2
+#: Relative ridge of the information in the steps of refits. A few rows with hardly any information
+#: would otherwise decide about the change. With two positive actions and false actions at 0.05, the
+#: difference of two groups had a standard deviation of 0.18 over four logs of 5,000 rows without
+#: it, and 0.06 with it. It keeps some of the error of the fit. Both refits of a pair have that
+#: error, which largely cancels in their change.
+RIDGE = 0.03
 #: A violation is rejected if its held-out likelihood is lower by more standard errors.
 STANDARD_ERRORS = 2.0
 #: Amounts of rates and of shares to try, as far as they are possible for a log.
@@ -116,11 +122,13 @@ def sensitivity_report(
     the change from one to the other, and every curve starts at the base.
 
     If both models of a pair determine the reward of a row, the change is that of the one-step
-    estimates of `compare_groups`. Otherwise, and with a reversed sign, it is the change of the mean
-    fitted reward, which shows the convention of the fit. A preference rate is imposed, so that
-    `mean_reward` is then that of the refit. If an estimate of a group lies outside 0 to 1, its rows
-    hardly determine it, and the results of the refit are NaN. If the log without a violation does
-    not determine the reward, the comparison gives no base. All rows are then those of the refits.
+    estimates of `compare_groups`. The information I has 3 % of its diagonal added. Without that,
+    rows with hardly any information would decide about the change. If a model of the pair does not
+    determine the reward, or a sign is reversed, it is the change of the mean fitted reward. This
+    shows the convention of the fit. A preference rate is imposed, so that `mean_reward` is then
+    that of the refit. If an estimate of a group lies outside 0 to 1, its rows hardly determine it,
+    and the results of the refit are NaN. If the log without a violation does not determine the
+    reward, the comparison gives no base. All rows are then those of the refits.
 
     The held-out likelihood is compared with that of the base. Rows of a user, or of a prompt, count
     together. A violation is rejected if it is less likely by two standard errors. Many violations
@@ -438,7 +446,9 @@ class _Seen:
             actions = log.actions.copy()
             actions[:, case.view.left_out] = np.nan
             log = replace(log, actions=actions)
-        values, singular = one_step_values(work, case.view, reward_of, logits, rates, log, activity)
+        values, singular = one_step_values(
+            work, case.view, reward_of, logits, rates, log, activity, RIDGE
+        )
         if singular.any():
             return cls(reward, fitted, None)
         means = _means(work, weight, values[:, 0])

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .._identification import Identification
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
-from ._comparison import side_by_side
+from ._comparison import WIDTH, side_by_side
 from ._plot._base import COLOURS, MARKERS
 
 #: The model of the settings, without a violation.
@@ -160,43 +160,45 @@ class SensitivityReport:
             lines.append(
                 "The base does not determine the reward: its mean is the convention of the fit."
             )
-        lines = [part for line in lines for part in textwrap.wrap(line, 110)] + [""]
-        lines += side_by_side([self._what(row) for row in self.rows], self._columns(), 110)
-        lines.append("")
+        lines = [part for line in lines for part in textwrap.wrap(line, WIDTH)] + [""]
+        lines += [*self._table(), ""]
         for sentence in self._sentences():
-            lines += textwrap.wrap(sentence, 110)
+            lines += textwrap.wrap(sentence, WIDTH, subsequent_indent="  ")
         return "\n".join(lines)
 
-    def _what(self, row):
-        """Return a violation in words."""
-        if row["violation"] == BASE:
-            return "nothing broken"
-        amount = row["amount"]
-        shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
-        return f"{VIOLATIONS[row['violation']]} {shown}"
+    def _table(self):
+        """Return the lines of the table: the amounts of each kind of violation, below its name."""
+        index, rows = ["nothing broken"], self.rows[:1]
+        for kind in dict.fromkeys(row["violation"] for row in self.rows[1:]):
+            mine = [row for row in self.rows if row["violation"] == kind]
+            index += [VIOLATIONS[kind], *map(_shown, mine)]
+            rows += [None, *mine]
+        columns = {
+            name: ["" if row is None else cell(row) for row in rows]
+            for name, cell in self._columns().items()
+        }
+        return side_by_side(index, columns)
 
     def _columns(self):
-        """Return the cells of the table by the name of their column."""
+        """Return what computes the cell of a row, by the name of the column."""
 
-        def cell(value, form):
-            return "" if np.isnan(value) else format(value, form)
+        def gap(name):
+            def cell(row):
+                nothing = "ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate"
+                return _cell(row[name], "+.2f") or nothing
+
+            return cell
 
         columns = {
-            "mean reward": [cell(row["mean_reward"], ".2f") for row in self.rows],
-            "order": [cell(row["rank_correlation"], ".2f") for row in self.rows],
+            "mean reward": lambda row: _cell(row["mean_reward"], ".2f"),
+            "order": lambda row: _cell(row["rank_correlation"], ".2f"),
         }
         for group in self.groups.tolist():
-            columns[f"{group} to {self.reference}"] = [
-                cell(row[f"difference_{group}"], "+.2f")
-                or ("ruled out" if np.isneginf(row["log_likelihood"]) else "no estimate")
-                for row in self.rows
-            ]
-        if any(row["rejected"] for row in self.rows):
-            found = {True: "rejected", False: ""}
-            columns["by the data"] = [found[row["rejected"]] for row in self.rows]
+            columns[f"{group} to {self.reference}"] = gap(f"difference_{group}")
         return columns
 
     def _sentences(self):
+        yield '"order" is the rank correlation of the rewards with those of "nothing broken".'
         if self.rows[0]["determined"]:
             yield (
                 '"nothing broken" is the estimate of compare_groups. Each other line adds to it '
@@ -232,7 +234,9 @@ class SensitivityReport:
                         + (", which the data reject." if row["rejected"] else ".")
                     )
         rejected = sum(row["rejected"] for row in self.rows)
-        yield f"The held-out likelihood rejects {rejected} of {len(self.rows) - 1} violations."
+        marked = " (*)" if rejected else ""
+        tried = len(self.rows) - 1
+        yield f"The held-out likelihood rejects {rejected} of {tried} violations{marked}."
 
     def plot(self, axes: Any = None) -> Any:
         """Plot mean reward, or differences, against the amount of each violation.
@@ -299,9 +303,21 @@ class SensitivityReport:
                 ax.set_xscale("log")
                 ax.set_xticks([row["amount"] for row in rows], [f"{r['amount']:.2g}" for r in rows])
                 ax.minorticks_off()
+            else:
+                ax.locator_params(axis="x", nbins=5)
             what = f"difference to {self.reference}" if len(self.groups) else "mean reward"
             ax.set(xlabel=kind.replace("_", " "), ylabel=what)
         return axes
+
+
+def _cell(value, form):
+    return "" if np.isnan(value) else format(value, form)
+
+
+def _shown(row):
+    amount = row["amount"]
+    shown = f"{amount:.2g}" if isinstance(amount, float) else str(amount)
+    return f"  {shown}{' *' if row['rejected'] else ''}"
 
 
 def _crossing(start, base, points, is_ratio):
