@@ -44,6 +44,7 @@ from functools import cached_property
 
 import numpy as np
 from joblib import Parallel, delayed
+from sklearn.metrics import roc_auc_score
 from scipy.stats import rankdata
 
 from benchmarks.quality import mean_and_error
@@ -404,7 +405,8 @@ def counts_seed(seed):
                 "posterior": reward_metrics(z[test], posterior)["r2"],
                 "correlation": float(est.exposure_correlation_[0]),
                 "rate": float(est.false_action_rate_[0]),
-                "identified": est.identification_.level == "identified",
+                "auroc": roc_auc_score(z[test], posterior),
+                "level": est.identification_.level,
             }
     return found
 
@@ -416,9 +418,9 @@ def print_counts(seeds, jobs):
     print(f"\ncounts over correlated exposures, {len(runs)} seeds (mean ± standard error)\n")
     print(
         "| counted | exposures | correlation | `counts` | level error | largest | R2 of `predict` "
-        "| R2 of the posterior | correlation found | rate found | identified (seeds) |"
+        "| R2 of the posterior | its AUROC | correlation found | rate found | level (seeds) |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    print("|" + "---|" * 12)
     for case in runs[0]:
         of = {what: np.array([run[case][what] for run in runs]) for what in runs[0][case]}
         *shown, counts = case
@@ -433,9 +435,10 @@ def print_counts(seeds, jobs):
             f"{np.abs(of['error']).max():.3f}",
             mean_and_error(of["predict"]),
             mean_and_error(of["posterior"]),
+            mean_and_error(of["auroc"]),
             "" if counts == "binomial" else found["correlation"],
             found["rate"],
-            str(of["identified"].sum()),
+            _counted(of["level"].tolist()),
         ]
         print("| " + " | ".join(cells) + " |")
     print(f"\n{time.perf_counter() - start:.0f} s")

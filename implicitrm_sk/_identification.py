@@ -282,11 +282,14 @@ def assess(
             ),
             advice=("Use objective='stratified'.",),
         )
-    ways, reasons, advice = _assess_log(evidence, false_actions, label_mechanism, examined, signals)
+    correlated = len(signals) > 0 and all(is_dispersed(signal) for signal in signals)
+    ways, reasons, advice = _assess_log(
+        evidence, false_actions, label_mechanism, examined, signals, correlated
+    )
     ways += _assumptions_of(signals, IDENTIFIED, evidence.n_determined)
     given_reaction = _assumptions_of(signals, RANKING_ONLY, evidence.n_ranked)
     exact_rate = preference_rate is not None and preference_rate[0] == preference_rate[1]
-    ranking = _assess_ranking(evidence, columns, shared_propensity)
+    ranking = _assess_ranking(evidence, columns, shared_propensity, correlated)
     if given_reaction:
         # What else identifies is about all responses, and may disagree by the ratio.
         ways += given_reaction
@@ -295,11 +298,12 @@ def assess(
         advice += [] if exact_rate else [ADVICE["reaction"]]
     elif ways:
         level = IDENTIFIED
+        ways = [EXPOSURES[True], *ways] if correlated else ways
     elif ranking is not None:
         ways, reasons = [ranking[0]], [*reasons, ranking[1]]
         level = IDENTIFIED if exact_rate else RANKING_ONLY
         if not exact_rate:
-            advice += [ADVICE["level"], ADVICE["signals"]]
+            advice += [ADVICE["level"]] if correlated else [ADVICE["level"], ADVICE["signals"]]
     else:
         level, more, further = _assess_bounds(
             evidence, columns, linear, n_signals, examined, signals
@@ -363,10 +367,10 @@ def _assumptions_of_views(signals, ways, level, shown_twice):
     return list(dict.fromkeys(filter(None, views)))
 
 
-def _assess_log(evidence, false_actions, label_mechanism, examined, signals):
+def _assess_log(evidence, false_actions, label_mechanism, examined, signals, correlated):
     """Return what in the log identifies the reward: assumptions, reasons and advice."""
     ways, reasons, advice = [], [], []
-    if evidence.shown_twice and examined:
+    if evidence.shown_twice and examined and not correlated:
         ways += ["independent signals", LOOKED_AT]
         reasons.append(f"{evidence.n_several_signals} responses have several logged signals")
         advice.append(ADVICE["users"])
@@ -379,7 +383,7 @@ def _assess_log(evidence, false_actions, label_mechanism, examined, signals):
             f"{evidence.n_two_negative} two negative signals, which determine who looked too"
         )
         advice.append(ADVICE["users"])
-    if evidence.n_repeated >= MIN_RESPONSES:
+    if evidence.n_repeated >= MIN_RESPONSES and not correlated:
         ways += [EXPOSURES[kind] for kind in sorted({is_dispersed(s) for s in signals} or {False})]
         reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
     labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
@@ -411,8 +415,14 @@ def _assess_log(evidence, false_actions, label_mechanism, examined, signals):
     return ways, reasons, advice
 
 
-def _assess_ranking(evidence, columns, shared_propensity):
+def _assess_ranking(evidence, columns, shared_propensity, correlated):
     """Return the assumption that identifies the order of the reward, and the reason, or None."""
+    if correlated and evidence.n_repeated >= MIN_RESPONSES:
+        return (
+            EXPOSURES[True],
+            f"{evidence.n_repeated} responses were shown repeatedly, and a correlation of their "
+            "exposures explains much of what the level would",
+        )
     if columns == "disjoint":
         return (
             "the reward depends on its columns only, the propensity on its own",

@@ -215,8 +215,7 @@ def test_sample_then_fit_recovers_the_truth(fitted):
     assert np.corrcoef(est.predict(X), truth)[0, 1] > 0.97
     assert est.predict(X).mean() == pytest.approx(r.mean(), abs=0.05)
     assert str(est.identification_) == (
-        "identified (assuming equally correlated exposures of one preference, constant "
-        "false-action rates)"
+        "ranking only (assuming equally correlated exposures of one preference)"
     )
 
 

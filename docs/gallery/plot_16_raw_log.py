@@ -3,8 +3,7 @@ From a raw chat log to preference data
 ======================================
 
 A product exports one JSON line per chat, with what the user did. This example makes a preference
-data set from it. Do the chosen responses help? The log is made up, so that the answer is known: a
-response helps if it contains an instruction.
+data set from it. The log is made up: a response helps if it contains an instruction.
 """
 
 # %%
@@ -92,8 +91,7 @@ ax.set(xlabel="reward", ylabel="responses", title="Rewards of the logged respons
 ax.legend()
 
 # %%
-# For DPO (direct preference optimisation), make pairs of responses to one prompt. The better
-# response must lead by a margin.
+# For DPO (direct preference optimisation), make pairs of responses to one prompt, with a margin.
 table = log.X.assign(prompt_id=log.groups)
 pairs = to_preference_dataset(est, table, form="paired", min_margin=0.2, output="pandas")
 print(f"{len(pairs)} pairs")
