@@ -44,8 +44,8 @@ from functools import cached_property
 
 import numpy as np
 from joblib import Parallel, delayed
-from sklearn.metrics import roc_auc_score
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
