@@ -584,6 +584,7 @@ def covariation_of(sd, shared):
     return covariation(plain.model, plan, data), est.fit(X, log.actions, **given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True], ids=["rows", "shared responses"])
 def test_users_who_differ_are_noticed_and_no_others(shared):
     z, est = covariation_of(1.0, shared)

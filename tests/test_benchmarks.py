@@ -287,6 +287,7 @@ def real_logs(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_real_feedback_is_resumed_and_tidy(real_logs, tmp_path, capsys):
     output = tmp_path / "out" / "real.parquet"
     arguments = ["--data-home", str(real_logs), "--output", str(output), "--jobs", "1"]

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 def test_reward_is_debiased_with_two_signals():
     X, y, preference = make_log(n=6000, n_signals=2)
     X_test, _, truth = make_log(n=3000, seed=1)

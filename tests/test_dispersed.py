@@ -219,6 +219,7 @@ def test_sample_then_fit_recovers_the_truth(fitted):
     )
 
 
+@pytest.mark.slow
 def test_binomial_counts_are_rejected_and_the_kind_is_named(fitted):
     (X, y, shown, r), fits = fitted
     plain = fits["binomial"]

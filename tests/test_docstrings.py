@@ -96,6 +96,15 @@ def test_what_is_public_is_found():
     assert len(OBJECTS) > 150
 
 
+#: Examples that fit for seconds: ends of their names.
+SLOW = tuple(
+    """
+    .fine_tune .user_taste .exposure_correlation_ .UserActivity .ActivityDisplay.from_estimator
+    .compare_groups .UpDown .Choice .mean_delay_ .predict_examination .sensitivity_report
+    """.split()
+)
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 def test_docstring_is_complete(name):
     ignored = set(IGNORED)
@@ -174,7 +183,13 @@ def examples():
 EXAMPLES = {test.name: test for test in examples()}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name.endswith(SLOW) else name
+        for name in EXAMPLES
+    ],
+)
 def test_example_prints_what_it_says(name, tmp_path, monkeypatch):
     test = EXAMPLES[name]
     for example in test.examples:

@@ -331,6 +331,7 @@ def slowly(responses, events, window, now):
 ROW = st.tuples(st.sampled_from("abc"), st.sampled_from("uv"), st.integers(0, 8))
 
 
+@pytest.mark.slow
 @hypothesis.settings(PROPERTY, max_examples=150)
 @hypothesis.given(
     st.lists(ROW, min_size=1, max_size=8, unique=True), st.lists(ROW, max_size=12),

@@ -550,6 +550,7 @@ def test_result_is_better_and_says_how_it_was_made(tuned):
     assert f"{run['log_likelihood']:.4f}, before {run['log_likelihood_frozen']:.4f}" in card
 
 
+@pytest.mark.slow
 def test_over_confident_heads_are_softened(tuned, tmp_path, monkeypatch):
     """The factors undo what the logits of all members were multiplied by."""
     from implicitrm_sk.integrations import _tuned

@@ -701,6 +701,7 @@ def test_one_warning_per_search_in_several_processes(capfd):
     assert not identification_warnings(lambda: search(n_jobs=2).fit(X, Y[:, :2]))
 
 
+@pytest.mark.slow
 def test_the_documented_line_silences_it(capfd):
     assert 'filterwarnings("ignore", category=implicitrm_sk.Ident' in IdentificationWarning.__doc__
     with warnings.catch_warnings():

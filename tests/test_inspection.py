@@ -422,6 +422,7 @@ def test_a_copy_is_seen_whatever_else_is_given(n_signals, extra):
     assert [pair[:2] for pair in report.agreeing_signals] == [("0", str(n_signals - 1))]
 
 
+@pytest.mark.slow
 def test_rows_logged_twice_are_no_repeated_exposures():
     twice = {"X": np.repeat(X, 2, axis=0), "y": np.repeat(simulate(), 2)}
     for arguments in (
@@ -451,6 +452,7 @@ def test_different_rewards_of_equal_likelihood_are_said_in_the_verdict():
     assert f"refits differ by {np.ptp(means):.2f} in the mean reward" in report.reason
 
 
+@pytest.mark.slow
 def test_the_verdict_does_not_fall_with_more_starts():
     """The range of refits grows with their number; what the verdict rests on does not."""
     rng = np.random.default_rng(1)
@@ -509,6 +511,7 @@ def newcomer():
     return features, actions, text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "columns", [["copied", "regenerated"], ["copied", "shared", "regenerated"]]
 )
@@ -534,6 +537,7 @@ def test_a_negative_signal_passed_as_positive_is_reported(newcomer, columns):
     assert "contradicts the signals" in text and counts in text and "fit any table" not in text
 
 
+@pytest.mark.slow
 def test_signals_of_the_right_signs_are_not_contradicted(newcomer):
     features, actions, text = newcomer
     columns = ["copied", "shared", "regenerated"]

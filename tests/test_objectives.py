@@ -901,6 +901,7 @@ def test_search_over_all_objectives_by_truth():
         assert np.isfinite(own.cv_results_["mean_test_score"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["bpr", "nnpu"], ["naive", "stratified"], ["stratified"]])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_search_over_objectives_by_likelihood_is_refused(names, n_jobs):

@@ -404,6 +404,7 @@ def check_kills(tiny_model, tmp_path, run_alone, n_kills, n):
     assert done == batches
 
 
+@pytest.mark.slow
 def test_killed_job_resumes(tmp_path, tiny_model, run_alone):
     check_kills(tiny_model, tmp_path, run_alone, n_kills=2, n=400)
 
@@ -414,6 +415,7 @@ def test_twenty_kills_at_random_moments(tmp_path, tiny_model, run_alone):
     check_kills(tiny_model, tmp_path, run_alone, n_kills=20, n=6000)
 
 
+@pytest.mark.slow
 def test_killed_jobs_leave_nothing_behind(tmp_path, tiny_model):
     job = Job(tiny_model(), tmp_path, "killed", 0, 400, pause=0.1)
     while not job.batches():

@@ -303,6 +303,7 @@ def test_labels_of_a_choice_of_any_table(log, kind):
 # ---------------------------------------------------------------------- what is matched by name
 
 
+@pytest.mark.slow
 def test_exposures_and_propensities_follow_the_names_of_the_signals(log):
     X, y, _ = log
     y = y.fillna(0)

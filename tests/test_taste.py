@@ -69,6 +69,7 @@ def test_a_proved_preference_stays_proved(tastes):
     assert found.posterior[~acted].max() < 1.0
 
 
+@pytest.mark.slow
 def test_without_tastes_the_posterior_is_that_of_the_estimator():
     X, user, log = users_log(user_activity=1.5)
     est = settings().fit(X, log.actions, user_id=user)
@@ -127,6 +128,7 @@ def test_new_users_missing_ids_and_exposures():
     assert found.posterior.shape == (400,)
 
 
+@pytest.mark.slow
 def test_known_users_count_with_their_activity():
     X, user, log = users_log(user_activity=2.0, user_taste=1.0)
     est = settings().fit(X, log.actions, user_id=user)

@@ -166,6 +166,7 @@ BROKEN = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("simulator", "way"), BROKEN)
 def test_a_broken_way_is_not_called_identified(simulator, way):
     found, level_error, auroc = fitted(simulator, way, seed=0)
@@ -212,6 +213,7 @@ def test_counts_of_one_answer_are_tested_on_all_responses():
     assert "times as large on 951 responses" in found.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("simulator", "way", "words"),
     [
