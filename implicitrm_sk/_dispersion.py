@@ -23,6 +23,10 @@ LEAST_INFLATION = 1.2
 MIN_RESPONSES = 20
 #: Of more responses than this, an evenly spaced sample is tested.
 MAX_RESPONSES = 20_000
+#: Two preferences are shown only if mean rewards that differ by this much are refuted at this
+#: significance. Otherwise the fit may be one of a single kind of response.
+LEVEL = 0.15
+LEVEL_SIGNIFICANCE = 0.05
 #: The smallest and largest correlation of two exposures of one response.
 RANGE = (1e-5, 0.9)
 
@@ -171,20 +175,29 @@ class Split:
         The gain in log-likelihood of two preferences over one, in nats per response.
     p_value : float
         The probability of this gain by chance.
+    level_p_value : float
+        The p-value of the mean reward being lower or higher by 0.15, the larger of the two.
     n_responses : int
         The responses tested.
     """
 
     gain: float
     p_value: float
+    level_p_value: float
     n_responses: int
 
     @property
     def shown(self):
-        """Whether two preferences explain the counts better than chance."""
-        return self.p_value < SIGNIFICANCE
+        """Whether two preferences explain the counts better than chance, at one level only."""
+        return self.p_value < SIGNIFICANCE and self.level_p_value < LEVEL_SIGNIFICANCE
 
     def __str__(self):
+        if self.p_value < SIGNIFICANCE:
+            return (
+                f"a mean reward that differs by {LEVEL} explains the counts nearly as well, if "
+                f"exposures are correlated, on {self.n_responses} responses (p = "
+                f"{self.level_p_value:.2g})"
+            )
         return (
             "correlated exposures explain the counts nearly as well without any preference. "
             f"Preferences raise the log-likelihood by {self.gain:.2g} nats per response, on "
@@ -259,6 +272,16 @@ def split_test(reward_logit, propensity_logit, counts, exposures, weight, rate, 
     of_one = torch.cat([zeros, zeros + 1, zeros, zeros, zeros - 3])
     _, least = minimise(lambda p: one(p).sum() / len(w), of_one)
     of_two = torch.cat([m.new_tensor([0.0, 1.0, 1.0]), zeros, zeros - 3, torch.logit(e)])
-    _, value = minimise(lambda p: two(p).sum() / len(w), of_two)
+    best, value = minimise(lambda p: two(p).sum() / len(w), of_two)
     gain = max(least - value, 0.0)
-    return Split(gain, float(chi2.sf(2 * len(w) * gain, 2 + K)), len(rows))
+    p_value = float(chi2.sf(2 * len(w) * gain, 2 + K))
+    a, rest = best[:1], best[1:]
+    mean = float(torch.sigmoid(a + best[1] * f).mean())
+    losses = []
+    for other in (mean - LEVEL, mean + LEVEL):
+        if 0 < other < 1:
+            shifted = a + math.log(other / (1 - other)) - math.log(mean / (1 - mean))
+            _, far = minimise(lambda p, a=shifted: two(torch.cat([a, p])).sum() / len(w), rest)
+            losses.append(far - value)
+    level_p = float(chi2.sf(2 * len(w) * max(min(losses), 0.0), 1)) if losses else 1.0
+    return Split(gain, p_value, level_p, len(rows))
