@@ -31,6 +31,9 @@ OF_RESPONSES = (
 OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
 #: Reasons to leave out events.
 _IGNORED, _STRANGE = "events of kinds to leave out", "events of no response in the log"
+_SIDES = ("left", "right")
+_OTHER_USER = "events whose user has no row of the response"
+_IN_DOUBT = "actions that are not known because the user of an event or of its row is missing"
 _RULES = ("regenerate", "edit")
 
 
@@ -50,6 +53,7 @@ def actions_from_events(
     An event belongs to the row of its response. Without one, it belongs to the response that its
     conversation had shown last. If users are known, it belongs to a row of its own user. Events
     that do not belong to a row are left out, and the summary reports their number and the reason.
+    If only one of event and row has a user, they may belong together: the action is then NaN.
 
     Parameters
     ----------
@@ -160,7 +164,7 @@ def actions_of_tables(shown, done, kinds, *, window=None, now=None, tracked=None
     job = _Matching(shown, done, window, now)
     kind = _kind_codes(done, kinds, names, pandas)
     left_out, found = {}, {}
-    row = job.rows_of_events(left_out, ignored=kind < 0)
+    row, (doubtful, rows_in_doubt) = job.rows_of_events(left_out, ignored=kind < 0)
     acted = np.zeros((shown.n, len(names)))
     used = row >= 0
     place = row[used] * len(names) + kind[used]
@@ -170,6 +174,11 @@ def actions_of_tables(shown, done, kinds, *, window=None, now=None, tracked=None
         rows = job.inferred(rule)
         found[f"rows with {name} inferred"] = int((acted[rows, names.index(name)] == 0).sum())
         acted[rows, names.index(name)] = 1
+    cells = np.unique(rows_in_doubt * len(names) + kind[doubtful])
+    cells = cells[acted.ravel()[cells] == 0]
+    acted.ravel()[cells] = np.nan
+    if len(cells):
+        found[_IN_DOUBT] = len(cells)
     is_open = job.is_open()
     limits = window if isinstance(window, tuple | list) else (window,)
     what = f"rows whose window of {' or '.join(map(str, limits))} is not closed"
@@ -183,9 +192,10 @@ def actions_of_tables(shown, done, kinds, *, window=None, now=None, tracked=None
         acted[elsewhere, names.index(name)] = np.nan
     left_out = {reason: n for reason, n in left_out.items() if n}
     counted = done.n - left_out.get(_IGNORED, 0)
-    strangers = counted > 0 and left_out.get(_STRANGE, 0) == counted
+    strangers = left_out.get(_STRANGE, 0) + left_out.get(_OTHER_USER, 0)
+    none_fits = 0 < strangers == counted
     actions = dict(zip(names, acted.T.copy(), strict=True))
-    return _with_actions(shown, actions, kinds, left_out, found, done, pandas, strangers)
+    return _with_actions(shown, actions, kinds, left_out, found, done, pandas, none_fits)
 
 
 def _check_kinds_of(kinds, infer, tracked):
@@ -361,10 +371,14 @@ class _Matching:
         return np.where(there, steps[np.minimum(after % (len(steps) + 1), len(steps) - 1)], missing)
 
     def rows_of_events(self, left_out, ignored):
-        """Return the row of each event, -1 for events left out, which are counted by reason."""
+        """Return the row of each event, and pairs of event and row that may belong together.
+
+        The row is -1 for events left out, which are counted by reason.
+        """
         shown, done = self.shown, self.done
         if not done.n:
-            return np.zeros(0, dtype=np.int64)
+            none = np.zeros(0, dtype=np.int64)
+            return none, (none, none)
         name = next(
             (n for n in ("response_id", "conversation_id") if n in shown and n in done), None
         )
@@ -377,21 +391,62 @@ class _Matching:
         shown.check_complete(name, "matching events")
         key, event_key, n = _shared([(shown, name), (done, name)], shown.pandas)
         unknown = event_key < 0
-        key, event_key = self._with_users(key.astype(np.int64), event_key.astype(np.int64), n, name)
+        of_any, event_of_any = key, event_key = key.astype(np.int64), event_key.astype(np.int64)
+        key, event_key = self._with_users(key, event_key, n, name)
         row, early = self._last_row(key, event_key, name)
         row[unknown] = -1
         reasons = {
             _IGNORED: ignored,
             f"events without {done.name(name)}": unknown,
-            _STRANGE: (row < 0) & ~early,
+            _STRANGE: (row < 0) & ~early & ~np.isin(event_of_any, of_any),
+            _OTHER_USER: (row < 0) & ~early,
             "events before the response was shown": early,
             "events after the window": self._is_late(row),
         }
         counted = np.zeros(done.n, dtype=bool)
+        alone = np.zeros(0, dtype=np.int64)
         for reason, events in reasons.items():
+            if reason == _OTHER_USER:
+                alone = np.flatnonzero(events & ~counted)
             left_out[reason] = int((events & ~counted).sum())
             counted |= events
-        return np.where(counted, -1, row)
+        return np.where(counted, -1, row), self._in_doubt(of_any, event_of_any, alone, name)
+
+    def _in_doubt(self, key, event_key, events, name):
+        """Return pairs of event and row of one key, of which one has a user and the other has none.
+
+        Parameters
+        ----------
+        key, event_key : ndarray of int
+            Numbers of the responses or conversations of rows and events, whoever the user is.
+        events : ndarray of int
+            The events whose user has no row.
+        name : str
+            What the keys are.
+        """
+        shown, done = self.shown, self.done
+        if not len(events):
+            return events, events
+        users, event_users, _ = _shared([(shown, "user_id"), (done, "user_id")], shown.pandas)
+        order = np.argsort(key, kind="stable")
+        begin, end = (np.searchsorted(key[order], event_key[events], side) for side in _SIDES)
+        event = np.repeat(events, end - begin)
+        nth = np.arange(len(event)) - np.repeat(np.cumsum(end - begin) - (end - begin), end - begin)
+        row = order[np.repeat(begin, end - begin) + nth]
+        maybe = (event_users[event] < 0) != (users[row] < 0)
+        if self.event_times is not None:
+            maybe &= self.times[row] <= self.event_times[event]
+        event, row = event[maybe], row[maybe]
+        if self.event_times is None:
+            return event, row
+        if name == "conversation_id":
+            # Of a conversation, the response shown last.
+            rank = np.unique(self.times, return_inverse=True)[1][row]
+            last = np.full(done.n, -1)
+            np.maximum.at(last, event, rank)
+            event, row = event[rank == last[event]], row[rank == last[event]]
+        late = self._is_late(row, self.event_times[event])
+        return event[~late], row[~late]
 
     def _with_users(self, key, event_key, n, name):
         """Separate the users of one response; events without a user belong to rows without one."""

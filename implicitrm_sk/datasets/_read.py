@@ -652,7 +652,8 @@ class _Log(Columns):
 
 #: The text after their numbers in a summary.
 DUPLICATES = (
-    "exact duplicates of an earlier row, kept; if exported twice, drop_duplicates before reading"
+    "exact duplicates of an earlier row, kept; if exported twice, read "
+    "df[~df.astype(str).duplicated()]"
 )
 DIFFERING = (
     "ids in {!r} whose rows differ for one user, kept; if not shown twice, keep one row of each"
