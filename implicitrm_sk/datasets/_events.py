@@ -413,16 +413,16 @@ class _Matching:
         return np.where(counted, -1, row), self._in_doubt(of_any, event_of_any, alone, name)
 
     def _in_doubt(self, key, event_key, events, name):
-        """Return pairs of event and row of one key, of which one has a user and the other has none.
+        """Return pairs of event and row of one key. Only one of the two has a user.
 
         Parameters
         ----------
         key, event_key : ndarray of int
-            Numbers of the responses or conversations of rows and events, whoever the user is.
+            Numbers of the responses or conversations of rows and events, of any user.
         events : ndarray of int
             The events whose user has no row.
         name : str
-            What the keys are.
+            The role of the keys.
         """
         shown, done = self.shown, self.done
         if not len(events):
