@@ -298,10 +298,17 @@ class FeedbackLog:
                 "two out."
             )
         if assumptions.estimates_false_actions:
+            repeated = "."
+            if self.response is not None:
+                n = len(self.response) - self.n_responses
+                repeated = (
+                    f". {n} rows have the response_id of an earlier row, which shows it again. If "
+                    "the log merely holds them twice, keep one of each."
+                )
             raise ImplicitRMError(
                 "user_id is not available with estimated false-action rates: their EM treats all "
                 "users as equally active. Give false_action_rate as a number, 0.0 if users never "
-                "act by mistake."
+                f"act by mistake{repeated}"
             )
         user, ids = number_users(user_id, len(self.actions))
         if len(np.unique(user)) == len(user):
