@@ -820,7 +820,7 @@ def test_inspect_of_counts(run, tmp_path):
     code, out, err = run(
         *("inspect", "counts.parquet", *answers, "--exposures", "views", "--correlated", "yes,no")
     )
-    assert code == 0 and "identified (assuming equally correlated exposures" in out, err
+    assert code == 0 and "ranking only (assuming equally correlated exposures" in out, err
     # The default actions are those of fit.
     default = ("inspect", "counts.parquet", "--exposures", "views", "--correlated")
     code, out, err = run(*default, "action")
