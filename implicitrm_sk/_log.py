@@ -492,8 +492,9 @@ class FeedbackLog:
         raise ImplicitRMError(
             f"Contradiction in {both.sum()} responses: each has a positive and a negative action, "
             f"and false_action_rate=0 says that both are proof. The first is row {first}: "
-            f"{positive!r} shows that it is preferred, {negative!r} that it is not. Set "
-            f"false_action_rate ({rate}) if users act by mistake, or correct signals=."
+            f"{positive!r} shows that it is preferred, {negative!r} that it is not. If one of them "
+            "has the wrong sign, correct signals=. If users act by mistake, set "
+            f"false_action_rate ({rate})."
         )
 
     def warn_about_signals(self, assumptions):

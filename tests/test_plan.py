@@ -313,7 +313,7 @@ def test_false_action_rate_and_preference_rate_with_a_last_batch_of_one_row():
 def test_false_action_rate_is_estimated_only_from_what_tells_it():
     X, y, preference = make_log(n_signals=3)
 
-    def fit(y, **arguments):
+    def fit(y, X=X, **arguments):
         params = FAST | {"false_action_rate": "estimate", "max_epochs": 2, "early_stopping": False}
         params |= {k: arguments.pop(k) for k in ("label_mechanism",) if k in arguments}
         ImplicitRewardEstimator(**params).fit(X, y, **arguments)
@@ -360,10 +360,13 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
     fit(y[:, 0], labels=np.where(np.arange(400) % 4 == 0, preference, np.nan))
     few = np.zeros((400, 3))
     few[:15] = 1
-    message = "needs at least 5 acted and 5 not acted responses in each of 5 parts of the log"
-    with pytest.raises(
-        ValueError, match=f"{message}. .* 15 acted and 385 not acted responses in 5 parts"
-    ):
+    message = (
+        "needs at least 5 responses with an action and 5 that lack one in each of 5 parts of the "
+        "log"
+    )
+    with pytest.raises(ValueError, match=f"{message}. .* 15 with one and 385 that lack one, in 5"):
         fit(few)
-    with pytest.raises(ValueError, match=f"{message}. .* in 3 parts that keep groups together"):
+    with pytest.raises(ValueError, match=f"{message}. .* in 3 parts .* together. Collect more"):
         fit(y, groups=np.arange(400) % 3)
+    with pytest.raises(ValueError, match="in 1 part that .* equal X are one group: pass groups="):
+        fit(y, X=np.ones_like(X))

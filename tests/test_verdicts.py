@@ -39,6 +39,10 @@ def thumbs(rng, way):
     """Like oasst1: 800 answers, 82 % good, 1.7 thumbs; users are wrong at rates of .16 and .32."""
     X, score = features(812, rng)
     r = preference(score, 0.82, rng)
+    if way == "sound":
+        chances = [np.where(r == c, p, 0.0) for c, p in ((1, 0.7), (0, 0.7), (0, 0.3))]
+        params = LOOKED_AT | {"signals": ["positive", "negative", "negative"]}
+        return X, np.column_stack([draw(p, rng) for p in chances]), {}, params, r
     n_up = rng.poisson(np.where(r == 1, 1.4, 0.5))
     n_down = rng.poisson(np.where(r == 1, 0.3, 1.4))
     up, down = (n_up > 0).astype(float), (n_down > 0).astype(float)
@@ -84,11 +88,15 @@ def few_pairs(rng, way):
     """Like wikimedia_mvp: 50 pairs of which nothing is known but some 230 answers to each."""
     r = (rng.random(50) < 0.55).astype(int)
     shown = np.round(20 + rng.exponential(210, 50))
-    n_yes, n_no = (
-        rng.binomial(shown.astype(int), rng.beta(p * 12, (1 - p) * 12)).astype(float)
-        for p in (np.where(r == 1, 0.13, 0.04), np.where(r == 1, 0.1, 0.26))
-    )
+    chances = np.where(r == 1, 0.13, 0.04), np.where(r == 1, 0.1, 0.26)
+    if way != "sound":
+        chances = (rng.beta(p * 12, (1 - p) * 12) for p in chances)
+    n_yes, n_no = (rng.binomial(shown.astype(int), p).astype(float) for p in chances)
     X = np.ones((50, 1), dtype=np.float32)
+    if way == "sound":
+        params = {"signals": ["positive", "negative"]}
+        side = {"exposures": np.column_stack([shown, shown]), "groups": np.arange(50)}
+        return X, np.column_stack([n_yes, n_no]), side, params, r
     if way == "stray yes":
         return X, n_yes, {"exposures": shown}, {"false_action_rate": 0.0}, r
     y = np.column_stack([n_yes, shown - n_no])
@@ -122,6 +130,11 @@ def ratings(rng, way):
     rated = draw(np.where(r == 1, 0.14, 0.07), rng)
     high = rated * np.where(r == 1, draw(np.full(len(r), 0.8), rng), 0.0)
     low = rated * (1 - high)
+    if way == "sound":
+        choice = np.select([(rated == 1) & (r == 1), rated == 1], ["high", "low"], "none")
+        params = LOOKED_AT | {"signals": [Choice({"high": 1, "low": 0}, silent="none")]}
+        label = np.where(draw(np.full(len(r), 0.1), rng) == 1, r, np.nan)
+        return X, choice, {"labels": label}, params, r
     if way == "inverted":
         return X, np.column_stack([high, 1 - low]), {}, LOOKED_AT, r
     if way == "part":
@@ -191,7 +204,15 @@ def test_a_broken_way_is_not_called_identified_on_other_logs(simulator, way):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("simulator", "way"), [(survey, "sound"), (survey, "yes, sound"), (views, "sound")]
+    ("simulator", "way"),
+    [
+        (thumbs, "sound"),
+        (survey, "sound"),
+        (survey, "yes, sound"),
+        (few_pairs, "sound"),
+        (views, "sound"),
+        (ratings, "sound"),
+    ],
 )
 def test_logs_that_satisfy_the_model_are_called_identified(simulator, way):
     levels = [fitted(simulator, way, seed)[0].level for seed in range(40)]

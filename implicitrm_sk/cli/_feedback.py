@@ -24,6 +24,8 @@ from ._terminal import listing, note
 
 #: Columns of times if --time does not name one; the first one found is used.
 TIMES = ("time", "timestamp", "created_at")
+#: What to do about a column of actions that has text.
+OF_TEXT = "Convert it, or describe the outcomes of a widget by --choice."
 
 
 class Feedback:
@@ -145,9 +147,9 @@ class Feedback:
         note(f"{is_open.sum():,} rows whose window of {window} is not closed: not logged.")
         return y.astype({name: float for name in y if y[name].dtype != object})
 
-    def _numbers(self, names, labels=()):
+    def _numbers(self, names, *args):
         """Return columns as `Table.numbers` does; actions that were made of events are ready."""
-        read = self.table.numbers([name for name in names if name not in self._acted], labels)
+        read = self.table.numbers([name for name in names if name not in self._acted], *args)
         return read.assign(**self._acted)[list(names)] if self._acted else read
 
     def _labelled(self, names, kinds, others=()):
@@ -155,7 +157,7 @@ class Feedback:
 
         Columns of `others` are returned as they are.
         """
-        y = self._numbers(names, [*kinds, *others])
+        y = self._numbers(names, [*kinds, *others], OF_TEXT)
         for name, kind in kinds.items():
             y[name] = self._labels(name, y[name], kind)
         return y

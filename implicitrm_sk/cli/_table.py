@@ -125,10 +125,10 @@ class Table:
             return as_values(values if self.kept is None else [values[row] for row in self.kept])
         return as_values(self._read([name], "permissive").column(name))
 
-    def numbers(self, names, labels=()):
+    def numbers(self, names, labels=(), remedy="Convert it."):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
 
-        Columns of `labels` are returned unchanged.
+        Columns of `labels` are returned unchanged. `remedy` is for a column that has text.
         """
         import pandas
         import pyarrow
@@ -153,7 +153,7 @@ class Table:
                 raise ImplicitRMError(
                     f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
                     "expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
-                    f"NaN). Convert it.{self._why_text(name)}"
+                    f"NaN). {remedy}{self._why_text(name)}"
                 )
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)

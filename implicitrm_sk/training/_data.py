@@ -109,13 +109,16 @@ class TrainingData:
         """Return the responses that each fold holds out, a mask of shape (n_folds, m)."""
         fold = cross_fitting_folds(*self._strata_and_groups(), n_folds, random_state)
         if self._acted_and_not(fold, n_folds).min() < MIN_ROWS_PER_CLASS:
-            acted = self.log.fired()[self.usable]
+            lack, have = self._acted_and_not(np.zeros_like(fold), 1)[0]
+            n_parts = len(np.unique(fold))
+            cure = "Collect more, or pass a number."
+            if n_parts < n_folds and self.groups is None:
+                cure = f"Rows of equal X are one group: pass groups= if they are not. {cure}"
             raise ImplicitRMError(
-                f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} acted and "
-                f"{MIN_ROWS_PER_CLASS} not acted responses in each of {n_folds} parts of the log. "
-                f"The log has {acted.sum()} acted and {(~acted).sum()} not acted responses in "
-                f"{len(np.unique(fold))} parts that keep groups together. Collect more, or pass a "
-                "number."
+                f"false_action_rate='estimate' needs at least {MIN_ROWS_PER_CLASS} responses with "
+                f"an action and {MIN_ROWS_PER_CLASS} that lack one in each of {n_folds} parts of "
+                f"the log. The log has {have} with one and {lack} that lack one, in {n_parts} "
+                f"part{'s' * (n_parts > 1)} that keep{'s' * (n_parts == 1)} groups together. {cure}"
             )
         held_out = np.zeros((n_folds, self.log.n_responses), dtype=bool)
         held_out[fold, self.usable] = True
