@@ -162,7 +162,9 @@ def check_verdict(est, held_out, token=None, in_search=False):
         activity = None
         if log_weight is not None:
             codes = np.where(log.user < len(log.user_ids), log.user, -1)
-            activity = est.user_loading_, est.user_activity_, codes
+            known = est.user_activity_
+            of_rows = np.r_[known.mean, 0.0][codes], np.r_[known.sd, np.inf][codes]
+            activity = est.user_loading_, *of_rows
         test = independence_of(log, f, u, model_rates, activity)
         if test is not None and test.rejected:
             est.identification_ = contradicted(
@@ -212,18 +214,18 @@ def independence_of(log, reward_logit, propensity_logit, rates, activity=None):
     log : FeedbackLog
     reward_logit, propensity_logit : Tensors of shape (members, n) and (members, n, K)
     rates : Tensor of shape (K,) or None
-    activity : (ndarray of shape (K,), UserActivity, ndarray of int of shape (n,)), default=None
-        Loadings, the activity of users, and the position of the user of each row in it, -1 of an
-        unknown one. None: users do not differ.
+    activity : (ndarray of shape (K,), ndarray of shape (n,), ndarray of shape (n,)), default=None
+        Loadings, and mean and sd of the activity of the user of each row. None: users do not
+        differ.
     """
     f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
     actions, weight = log.actions, log.sample_weight
     if activity is not None:
-        loading, known, codes = activity
+        loading, mean, sd = activity
         # What is not known of a user shifts the log odds ratio of two signals by up to this.
-        left = np.prod(np.sort(loading)[-2:]) * np.r_[known.sd, np.inf][codes] ** 2
+        left = np.prod(np.sort(loading)[-2:]) * sd**2
         rows = np.flatnonzero(left < MOST_LEFT)
-        shift = known.mean[codes[rows], None] * loading
+        shift = mean[rows, None] * loading
         f, u = f[rows], u[rows] + torch.as_tensor(shift)
         actions, weight = actions[rows], weight[rows]
     return independence_test(f, u, actions, weight, rates)

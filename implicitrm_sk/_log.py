@@ -248,7 +248,9 @@ class FeedbackLog:
             log = log.with_users(user_id, assumptions)
         if purpose == "fit":
             check_both_classes(log.acts.counts, log.per_row(weight), exposures)
+        if purpose != "query":
             log.check_contradictions(assumptions.false_action_rate)
+        if purpose == "fit":
             log.warn_about_signals(assumptions)
         if purpose != "query":
             log = check_labels(log, assumptions.false_action_rate, assumptions.label_mechanism)

@@ -28,7 +28,7 @@ from .measurement._signal import Signal
 from .metrics import PREFERENCE_METRICS
 from .objectives import OBJECTIVES, Objective
 from .training._data import member_logits
-from .training._users import quadrature
+from .training._users import moments, quadrature
 
 HEADS = ("reward_logit", "propensity_logit")
 
@@ -346,6 +346,14 @@ class OfUsers:
             of_users = self.log_weight.permute(2, 1, 0)
             messages = shown.messages(self.user, self.response_weight, of_users)
             return torch.logsumexp(messages + of_users, -1).T
+        return torch.logsumexp(self.messages(chunks_of_logits) + self.log_weight, 0)
+
+    def messages(self, chunks_of_logits):
+        """Return log P(rows of a user | x, node) without `response_id`, (nodes, members, users).
+
+        The parameter is that of `log_likelihood`.
+        """
+        mixture, label = self.mixture, self.log.labels
         nodes, loading = torch.zeros(1, dtype=torch.float64), 0.0
         if mixture.differs:
             nodes, _ = quadrature()
@@ -360,7 +368,29 @@ class OfUsers:
                     f, u + node * loading, false_action_rate=mixture.false_action_rate, **part
                 )
                 messages.index_add_(1, user, torch.where(w > 0, values * w, 0.0))
-        return torch.logsumexp(total + self.log_weight, 0)
+        return total
+
+    def activity(self, chunks_of_logits, members):
+        """Return mean and sd of the activity of the user of each row, (n,) each.
+
+        Given these rows and, of known users, those of the fit. Both are means over the members, of
+        the variance for the sd: where members differ in the activity of a user, they differ in
+        propensity the other way. Without `response_id`.
+
+        Parameters
+        ----------
+        chunks_of_logits
+            As for `log_likelihood`.
+        members : ndarray of bool of shape (members,)
+            The members of the mixture.
+        """
+        of_fit = self.log_weight - quadrature()[1][:, None, None]
+        messages = self.messages(chunks_of_logits) + of_fit
+        of_members = [
+            moments(messages[:, [member]].permute(2, 1, 0)) for member in np.flatnonzero(members)
+        ]
+        mean, sd = (np.stack(part) for part in zip(*of_members, strict=True))
+        return mean.mean(0)[self.user], np.sqrt((sd**2).mean(0))[self.user]
 
 
 def log_likelihood_of_users(est, X, y, user_id, **side_information):

@@ -34,7 +34,7 @@ from implicitrm_sk._activity import (
 )
 from implicitrm_sk._fit import begin_fit, reread_log
 from implicitrm_sk._held_out import HeldOut, check_verdict, independence_of
-from implicitrm_sk._identification import ADVICE, Identification, with_activity
+from implicitrm_sk._identification import ADVICE, Identification, contradicted, with_activity
 from implicitrm_sk._log import number_users
 from implicitrm_sk._prediction import FittedMixture, OfUsers
 from implicitrm_sk.datasets import simulate_feedback
@@ -747,6 +747,44 @@ def test_the_report_has_the_verdict_of_the_fit():
     assert_allclose(report.bounds(X[:9])[:, 0], p[kept][..., 0].amin(0), atol=1e-5)
 
 
+def test_the_report_tests_independence_though_users_are_kept_apart():
+    """With users as groups, no user of the rows kept aside is known to the refits."""
+    rng = np.random.default_rng(0)
+    user = np.arange(6000) % 250
+    X = rng.normal(size=(6000, 3)).astype(np.float32)
+    liked = rng.random(6000) < 1 / (1 + np.exp(-2 * X[:, 0]))
+    ready = 1 / (1 + np.exp(-(2.5 * rng.normal(size=250)[user, None] + [1.0, 0.5, 0.0])))
+    y = (liked[:, None] & (rng.random((6000, 3)) < ready)).astype(int)
+    est = ImplicitRewardEstimator(
+        shared_examination=False, learning_rate_init=0.01, n_estimators=2, random_state=0
+    )
+    ids = {"user_id": user, "groups": user}
+    sound = identification_report(est, X, y, n_starts=2, **ids)
+    assert sound.level == "identified", sound.reason
+    assert sound.independence.n_rows > 300
+    copied = rng.random(6000) < 0.7
+    y[copied, 1] = y[copied, 0]
+    report = identification_report(est, X, y, n_starts=2, **ids)
+    assert report.level == "not identified"
+    assert "do not fire independently given preference and user" in report.reason
+
+
+def test_the_report_is_not_above_a_fit_of_the_same_log():
+    X, log, _, user = simulated(1500, 100, n_signals=2)
+    est = ImplicitRewardEstimator(**SHORT, shared_examination=False)
+    est.fit(X, log.actions)
+    sound = identification_report(est, X, log.actions, n_starts=2)
+    assert sound.level == "identified", sound.reason
+    est.identification_ = contradicted(est.identification_, "counts differ", "dispersion")
+    report = identification_report(est, X, log.actions, n_starts=2)
+    assert report.level == "not identified" and report.assumptions == ()
+    assert report.reason.endswith("But counts differ.")
+    assert report.advice[0] == est.identification_.advice[0]
+    # The fit says nothing of another log.
+    other = identification_report(est, X[:-1], log.actions[:-1], n_starts=2)
+    assert other.level == "identified", other.reason
+
+
 def test_without_differences_the_report_has_the_verdict_of_the_fit_too():
     X, log, _, user = simulated(1500, 100, activity=0.0, seed=1)
     est = ImplicitRewardEstimator(**SMALL)
@@ -861,12 +899,12 @@ def test_independence_is_tested_given_the_user(together):
     y = (liked[:, None] & (rng.random((6000, 3)) < ready)).astype(float)
     log = SimpleNamespace(actions=y, sample_weight=np.ones(6000))
     f, u = torch.zeros(1, 6000).double(), torch.zeros(1, 6000, 3).double()
-    known = SimpleNamespace(mean=b, sd=np.where(np.arange(150) < 120, 0.1, 0.9))
-    found = independence_of(log, f, u, None, (loading, known, user))
+    sd = np.where(np.arange(150) < 120, 0.1, 0.9)
+    found = independence_of(log, f, u, None, (loading, b[user], sd[user]))
     assert found.n_rows <= 4800  # those of the 120 users that are known well
     assert found.rejected == (together > 0)
-    unknown = np.full(6000, -1)
-    assert independence_of(log, f, u, None, (loading, known, unknown)) is None
+    unknown = np.full(6000, np.inf)
+    assert independence_of(log, f, u, None, (loading, b[user], unknown)) is None
     if together == 0:  # without the user, the same signals depend on each other
         assert independence_of(log, f, u, None).rejected
 

@@ -476,6 +476,7 @@ def test_the_share_of_verdicts_on_a_spread_does_not_grow(one_signal, sd, small):
     nothing = {"independence": None, "signals": [], "exposures": [], "swap": {"applicable": False}}
     nothing |= {"dispersion": None, "advice_if_dispersed": "", "split": None}
     nothing |= {"against_labels": None, "examination": None, "differs": False}
+    nothing["contradicted_fits"] = []
     for n_starts in (4, 8, 16, 64):
         levels = [
             _verdict(found, mean_rewards=0.5 + sd * rng.normal(size=n_starts), **nothing)[0]

@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -432,8 +433,10 @@ def test_a_thumb_that_proves_contradicts_an_action():
     thumb[3] = "down"
     y = pd.DataFrame({"thumb": thumb, "copied": np.arange(40) == 3})
     signals = {"thumb": KINDS["thumb"], "copied": "positive"}
-    with pytest.raises(ValueError, match="The first is row 3: 'copied' .* 'thumb'"):
-        ImplicitRewardEstimator(signals=signals).fit(X, y)
+    est = ImplicitRewardEstimator(signals=signals)
+    for take in (est.fit, est.partial_fit, partial(identification_report, est)):
+        with pytest.raises(ValueError, match="The first is row 3: 'copied' .* 'thumb'"):
+            take(X, y)
 
 
 def test_a_widget_that_all_users_answer():

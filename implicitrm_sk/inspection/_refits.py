@@ -181,7 +181,8 @@ def identification_report(
     X = embed_text(embedding, X, reset=True)  # once, for all the refits
     if isinstance(fit_params.get("sample_weight"), Real):
         del fit_params["sample_weight"]  # one weight for all is none
-    settings, labelled_share, log, fitted, held = _read_settings(est, X, y, fit_params)
+    whole, labelled_share, log, fitted, held = _read_settings(est, X, y, fit_params)
+    settings = whole.identification_
     frequent = log.signals_of_nearly_all()
     starts = np.linspace(0.1, 0.9, n_starts)
     parts = [(*_take(part, X, y), _take_params(part, fit_params)) for part in (fitted, held)]
@@ -216,6 +217,7 @@ def identification_report(
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
+        _contradictions_of_fits(est, whole, refit),
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -293,7 +295,7 @@ def _compare_attention(est, starts, rows, as_likely, parts):
 
 
 def _read_settings(est, X, y, fit_params):
-    """Return the verdict on settings, oddities of labels and signals, and the rows of each part."""
+    """Return an estimator that knows the evidence, labelled shares, log, and rows of each part."""
     whole = clone(est)
     side = {name: value for name, value in fit_params.items() if name != "groups"}
     with warnings.catch_warnings():
@@ -337,7 +339,7 @@ def _read_settings(est, X, y, fit_params):
     is_fitted, is_held = np.zeros((2, log.n_responses), dtype=bool)
     is_fitted[data.train] = is_held[data.valid] = True
     return (
-        whole.identification_,
+        whole,
         labelled_share,
         log,
         np.flatnonzero(log.per_row(is_fitted)),
@@ -366,9 +368,6 @@ class _HeldOut:
     unit_weight : ndarray of shape (units,)
     differs : bool
         Whether users differ in activity according to the refits.
-    user_codes : ndarray of int of shape (m,)
-        If users are given: the position of the user of each row in `user_activity_`, -1 of an
-        unknown one.
     """
 
     def __init__(self, refit, X, y, fit_params):
@@ -391,7 +390,6 @@ class _HeldOut:
         user_id = fit_params.get("user_id")
         if user_id is not None:
             self._units = OfUsers.among(mixture, log, user_id)
-            self.user_codes = mixture.codes(user_id, len(X))
             self.unit_weight = self._units.weight
         self.log_likelihood = self.likelihood_of(self.reward_logit, self.propensity_logit)
 
@@ -423,6 +421,14 @@ class _HeldOut:
             return np.zeros(len(self.measurement.signals) + self.measurement.examined)
         loadings = self.refit.model_.loadings().detach().to("cpu", torch.float64)
         return loadings.numpy()[members].mean(axis=0)
+
+    def activity(self, members):
+        """Return mean and sd of the activity of each row's user in some refits, (m,) each.
+
+        Given the rows kept aside and, of users who have such, those of the refits.
+        """
+        all_rows = slice(None), self.reward_logit, self.propensity_logit
+        return self._units.activity([all_rows], members)
 
     def averaged(self, members):
         """Return the logits of some refits over all users, and the log-weights, None if equal."""
@@ -511,7 +517,7 @@ def _test_independence(rows, as_likely):
     f, u = rows.reward_logit[as_likely], rows.propensity_logit[as_likely]
     activity = None
     if rows.differs:
-        activity = rows.loadings(as_likely), rows.refit.user_activity_, rows.user_codes
+        activity = rows.loadings(as_likely), *rows.activity(as_likely)
     return independence_of(log, f, u, rows.false_action_rate, activity)
 
 
@@ -569,6 +575,18 @@ def _with_signs(settings, associations):
     return contradicted_signs(settings, associations) if contradiction else settings
 
 
+def _contradictions_of_fits(est, whole, refit):
+    """Return the verdicts of fits that the data contradicted in a test of their own.
+
+    The refits were tested on rows that stopped them early, which may have what the rows kept aside
+    lack, such as known users. `est` counts if its fit saw the same log.
+    """
+    fits = [refit]
+    if getattr(est, "evidence_", None) == whole.evidence_:
+        fits.insert(0, est)
+    return [fit.identification_ for fit in fits if fit.identification_.against]
+
+
 def _agreement(rows):
     """Return the signals that look like one, and those whose exposures do."""
     log = rows.log
@@ -599,6 +617,7 @@ def _verdict(
     against_labels,
     examination,
     differs,
+    contradicted_fits,
 ):
     """Return level, assumptions, reason and advice of the settings, unless the data contradict."""
     level, assumptions = settings.level, settings.assumptions
@@ -627,6 +646,9 @@ def _verdict(
     elif level == IDENTIFIED and against_labels:
         against = against_labels
         advice.insert(0, ADVICE["calibrate"])
+    elif contradicted_fits and level != NOT_IDENTIFIED:
+        against = contradicted_fits[0].against
+        advice.insert(0, contradicted_fits[0].advice[0])
     winner = None if examination is None else examination["winner"]
     if winner == "examined" and "every row was looked at" in assumptions:
         against = "the model of rows that nobody looked at is more likely"
