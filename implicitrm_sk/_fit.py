@@ -31,6 +31,7 @@ from ._log import FeedbackLog, KnownSignals
 from ._sklearn import begin_callbacks
 from ._transaction import all_or_nothing
 from ._typing import same
+from ._validation import check_same_rows
 from ._warnings import siblings_of, warn
 from .exceptions import ImplicitRMError
 from .measurement._model import GROUP_NAMES
@@ -264,6 +265,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
     adjust : callable(FitPlan) -> FitPlan, default=None
         Changes the plan before it runs.
     """
+    check_same_rows(X, y=y, **fit_params)
     set_embedder(est)
     # Callbacks score on X in every epoch; X must not be embedded each time.
     X = embed_text(est, X, reset=True)

@@ -3,10 +3,34 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import date
 from decimal import Decimal
-from numbers import Real
+from numbers import Number
+from uuid import UUID
 
 import numpy as np
+
+from .exceptions import ImplicitRMError
+
+#: Types of ids that may be text in another place, see `as_text`.
+WRITTEN = (str, Number, UUID, date, bytes)
+
+
+class DuplicateKey(ImplicitRMError):
+    """An object in JSON has a key twice, so that one of its values would be lost."""
+
+
+def _without_duplicates(pairs):
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise DuplicateKey(f"the key {twice!r} occurs twice in one object")
+    return record
+
+
+#: Returns the value of a text in JSON, or raises ValueError or RecursionError.
+read_json = json.JSONDecoder(object_pairs_hook=_without_duplicates).decode
 
 
 def plain(value):
@@ -35,8 +59,16 @@ def is_nested(value):
 def key_of(value):
     """Return a key that is equal for equal ids or conversations."""
     if isinstance(value, list | tuple | np.ndarray | Mapping):
-        text = json.dumps(plain(value), sort_keys=True, default=str)
+        try:
+            text = json.dumps(plain(value), sort_keys=True, default=str)
+        except RecursionError:
+            raise ImplicitRMError(
+                f"a {type(value).__name__} is nested too deeply to be compared; expected text, a "
+                "number or a conversation. Leave the deep field out."
+            ) from None
         return hashlib.blake2b(text.encode()).digest()  # long texts are not kept
+    if hasattr(value, "detach"):  # a number of torch, which equals nothing in a dict
+        return value.item()
     return value
 
 
@@ -46,8 +78,10 @@ def is_absent(value):
         return value is None
     if isinstance(value, Decimal):
         return value.is_nan()  # a signalling NaN cannot be compared
-    same = value == value  # NA of pandas does not have a truth value
-    return not (isinstance(same, bool | np.bool_) and same)
+    same = value == value
+    if isinstance(same, bool | np.bool_):
+        return not same
+    return type(value).__name__ == "NAType"  # of pandas, which has no truth value
 
 
 def codes_of(values):
@@ -73,7 +107,7 @@ def codes_of(values):
 
 
 def two_forms(values):
-    """Return the ids that occur as a number and as text that prints the same.
+    """Return the ids that occur as text and as another value that prints the same.
 
     Parameters
     ----------
@@ -82,10 +116,10 @@ def two_forms(values):
 
     Returns
     -------
-    numbers : list
-        The number of each such id, in order; ``as_text`` gives its text.
+    others : list
+        The number, UUID or other value of each such id, in order; ``as_text`` gives its text.
     """
-    distinct = dict.fromkeys(v for v in values if isinstance(v, str | Real | Decimal))
+    distinct = dict.fromkeys(v for v in values if isinstance(v, WRITTEN))
     texts = {value for value in distinct if isinstance(value, str)}
     if not texts or len(texts) == len(distinct):
         return []
@@ -96,13 +130,36 @@ def as_text(value):
     """Return an id as text; a whole float is the integer that a missing value made a float."""
     if isinstance(value, float | np.floating | Decimal) and value == value:
         value = int(value) if abs(value) != float("inf") and value == int(value) else value
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
     return str(value)
 
 
-def in_two_forms(what, n, number):
+def in_two_forms(what, n, other):
     """Return the sentence that says that ids have two forms, and the remedy."""
+    kind = "a number" if isinstance(other, Number) else "another type"
     return (
-        f"{what} in two forms: {n:,} occur as a number and as text, for example {number!r} "
-        f"({type(number).__name__}) and {as_text(number)!r} (str). They would be taken for "
+        f"{what} in two forms: {n:,} occur as {kind} and as text, for example {other!r} "
+        f"({type(other).__name__}) and {as_text(other)!r} (str). They would be taken for "
         "different ids. Convert all ids to text before reading, 7 to '7'."
+    )
+
+
+def rounded_id(values):
+    """Return the first id that is a float so large that integers were rounded to it, or None.
+
+    A missing value among integers makes all of them floats, in pandas and NumPy.
+    """
+    if getattr(values, "dtype", None) in (np.float32, np.float64):
+        large = np.abs(np.asarray(values)) >= 2**53
+        return float(np.asarray(values)[large.argmax()]) if large.any() else None
+    floats = (v for v in values if isinstance(v, float | np.floating))
+    return next((float(v) for v in floats if abs(v) >= 2**53), None)
+
+
+def as_rounded(what, value):
+    """Return the sentence that says that ids were rounded, and the remedy."""
+    return (
+        f"{what} that are floats from 2**53 on, such as {value:.0f}: different ids may have been "
+        "rounded to one. Read them as text, or as integers that may be missing (Int64)."
     )

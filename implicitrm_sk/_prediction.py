@@ -19,7 +19,7 @@ from ._log import check_user_id, number_users
 from ._sources import chunks
 from ._tables import opened
 from ._typing import F, Floats, Rows, same
-from ._validation import check_out, check_sample_weight
+from ._validation import check_out, check_same_rows, check_sample_weight
 from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .measurement import _mixture
@@ -277,6 +277,7 @@ def user_codes(est, user_id, n_rows):
 def log_likelihood(est, X, y, **side_information):
     """Return log P(y | x) of each response and its weight, which is 0 if nothing is logged."""
     mixture = FittedMixture.of(est)
+    check_same_rows(X, y=y, **side_information)
     X = read_features(est, X)
     log = reread_log(est, len(X), y, side_information)
     if log.response is not None:
@@ -399,6 +400,7 @@ def log_likelihood_of_users(est, X, y, user_id, **side_information):
     Known users have the weights that `fit` gave them, others those of the population.
     """
     mixture = FittedMixture.of(est)
+    check_same_rows(X, y=y, **side_information)
     X = read_features(est, X)
     log = reread_log(est, len(X), y, side_information)
     if log.response is not None:

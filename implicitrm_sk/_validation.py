@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_array, validate_data
 
-from ._keys import codes_of, in_two_forms, is_absent, two_forms
+from ._keys import as_rounded, codes_of, in_two_forms, is_absent, rounded_id, two_forms
 from ._tables import (
     as_frame,
     as_list,
@@ -437,8 +437,34 @@ def check_groups(groups, n_samples, name="groups"):
     return as_labels(groups)
 
 
+def check_same_rows(X, **others):
+    """Raise if a table or column of pandas has the row labels of X in another order.
+
+    Rows are matched by their position, as everywhere in scikit-learn.
+    """
+    labels = _row_labels(X)
+    for name, value in others.items():
+        given = None if labels is None else _row_labels(value)
+        if given is None or len(given) != len(labels) or given.equals(labels):
+            continue
+        if labels.is_unique and given.is_unique and labels.isin(given).all():
+            row = int((labels != given).argmax())
+            raise ImplicitRMError(
+                f"{name} has the row labels of X in another order: row {row} is "
+                f"{shown_id(given[row])}, but {shown_id(labels[row])} in X. Rows are matched by "
+                f"position. Reorder them with {name}.loc[X.index], or pass "
+                f"{name}.to_numpy() if the positions are right."
+            )
+
+
+def _row_labels(value):
+    return value.index if hasattr(value, "iloc") and hasattr(value, "index") else None
+
+
 def check_one_form(ids, name):
-    """Raise if an id occurs as a number and as text that prints the same."""
+    """Raise if an id occurs as text and as another value that prints the same, or was rounded."""
+    if ids.dtype.kind in "fO" and (rounded := rounded_id(ids)) is not None:
+        raise ImplicitRMError(as_rounded(f"{name} has ids", rounded))
     if ids.dtype == object and (mixed := two_forms(ids.tolist())):
         raise ImplicitRMError(in_two_forms(f"{name} has ids", len(mixed), mixed[0]))
 

@@ -589,7 +589,7 @@ def bad_logs():
         "no embedding": (frame.drop(columns="embedding"), "has no column 'embedding'"),
         "text as action": (
             frame.assign(copied=["yes", "no"] * 200),
-            "column 'copied' of log.parquet holds .*string .'yes'.; expected numbers",
+            "column 'copied' of log.parquet holds 'yes' .str. in row 0; expected numbers",
         ),
         "third value": (frame.assign(copied=2.0), r"y must be an action in \{0,1\}"),
         "never logged": (
@@ -601,7 +601,8 @@ def bad_logs():
             frame.assign(embedding=numbers), "NaN or infinity in 1 rows; the first is row 9"),
         "text as embedding": (frame.assign(embedding="abc"), "expected a list of numbers"),
         "dates": (
-            frame.assign(copied=pandas.Timestamp("2026-01-01")), "holds timestamp"),
+            frame.assign(copied=pandas.Timestamp("2026-01-01")),
+            "holds '2026-01-01 00:00:00' .datetime. in row 0"),
     }  # fmt: skip
 
 
@@ -623,7 +624,7 @@ def test_mixed_types_in_jsonl(run, tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, _, err = run("fit", "log.jsonl", "--actions", "copied", "-o", "reward")
     assert code == 2
-    assert "column 'copied' of log.jsonl holds values of several types" in err
+    assert "column 'copied' of log.jsonl holds 'yes' (str) in row 1; expected numbers" in err
 
 
 def test_null_nan_and_booleans_are_actions(run, tmp_path):

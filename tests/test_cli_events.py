@@ -593,3 +593,37 @@ def test_an_id_that_is_missing_speaks_of_no_other_option(rows, run, tmp_path):  
     for name in ("inspect", "fit"):
         code, _, err = run(*READING[name], *options(*SIGNED))
         assert code == 2 and "--response-id" not in err, err
+
+
+def test_a_response_that_is_shown_again_is_not_regenerated(run, tmp_path):  # noqa: F811
+    """All commands say so, whether responses are known by their ids or by their text."""
+    rng = np.random.default_rng(0)
+    log = []
+    for i in range(300):
+        x = rng.normal(size=2)
+        row = {
+            "id": f"r{i}",
+            "embedding": x.tolist(),
+            "prompt": f"prompt {i}",
+            "response": f"response {i}",
+            "user_id": f"u{i % 9}",
+            "copied": int(x[0] > 0 and i % 3 > 0),
+            "time": 2.0 * i,
+        }
+        again = row | {"time": 2.0 * i + 1}
+        if i % 2 and x[0] < 0:  # another response, else the same one
+            again |= {"id": f"s{i}", "response": f"other {i}"}
+        log += [row, again]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    n = sum(row["id"].startswith("s") for row in log)
+    asked = ["--infer", "again", "--negative", "again", "--actions", "copied"]
+    asked += ["--groups", "prompt", "--user", "user_id"]
+    code, out, err = run("inspect", "log.jsonl", *asked)
+    assert code == 0 and f"{n / len(log):.1%}" in out, err
+    code, out, err = run("fit", "log.jsonl", *asked, "-o", "reward", *QUICK)
+    assert code == 0 and f"{n:,} rows with again inferred" in err, err
+    for row in log:
+        row["response"] = "the same text"
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    code, out, err = run("inspect", "log.jsonl", *asked, "--response-id", "id")
+    assert f"{n / len(log):.1%}" in out

@@ -298,3 +298,110 @@ def test_a_terminal_that_cannot_print_a_name(log, tmp_path):  # noqa: F811
     )
     assert done.returncode == 0, done.stderr
     assert rb"user_id    \u590d\u5236" in done.stdout
+
+
+def nested(n=200):
+    """A log whose actions and users are fields of records, lists and JSON."""
+    frame, X, _ = make_frame(n)
+    rows = []
+    for i in range(n):
+        shared = None if np.isnan(frame["shared"][i]) else bool(frame["shared"][i])
+        rows.append(
+            {
+                "embedding": X[i].tolist(),
+                "trace": {"copied": int(frame["copied"][i])},
+                "scores": [] if shared is None else [{"name": "shared", "value": shared}],
+                "meta": json.dumps({"user": f"u{i % 9}"}),
+                "copied": int(frame["copied"][i]),
+                "shared": shared,
+                "user": f"u{i % 9}",
+            }
+        )
+    return rows
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "folder"])
+def test_columns_may_be_fields_of_nested_values(ending, run, tmp_path):  # noqa: F811
+    rows = nested()
+    (tmp_path / "log").mkdir()
+    if ending == "jsonl":
+        (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    else:
+        table = pyarrow.Table.from_pylist(rows)
+        parquet.write_table(table, tmp_path / "log.parquet")
+        for part in (0, 1):
+            parquet.write_table(table[part * 100 :][:100], tmp_path / "log" / f"{part}.parquet")
+    name = "log" if ending == "folder" else f"log.{ending}"
+    inner = ["--actions", "trace.copied,scores.shared", "--user", "meta.user"]
+    found = {}
+    for model, options in (
+        ("inner", inner),
+        ("outer", ["--actions", "copied,shared", "--user", "user"]),
+    ):
+        code, out, err = run("inspect", name, *options)
+        assert code == 0, err
+        code, out, err = run("fit", name, *options, "-o", model, *QUICK)
+        assert code == 0, err
+        assert run("predict", model, name, "-o", f"{model}.out.parquet")[0] == 0
+        found[model] = rewards(f"{model}.out.parquet")
+    assert np.array_equal(found["inner"], found["outer"])
+    for command in (["inspect", name], ["fit", name, "-o", "other"]):
+        code, _, err = run(*command, "--actions", "trace.copy")
+        assert code == 2 and "lacks the column 'trace.copy'" in err
+    written = parquet.read_table(tmp_path / "inner.out.parquet")
+    assert "trace.copied" not in written.column_names and "trace" in written.column_names
+
+
+def test_booleans_and_numbers_of_one_column_are_actions(run, tmp_path):  # noqa: F811
+    rows = nested()
+    for row in rows[::2]:
+        row["copied"] = bool(row["copied"])
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    shares = {}
+    for command in (["inspect"], ["fit", "-o", "reward", *QUICK]):
+        code, out, err = run(command[0], "log.jsonl", *command[1:], "--actions", "copied")
+        assert code == 0, err
+        shares[command[0]] = sum(row["copied"] for row in rows) / len(rows)
+        assert f"{shares[command[0]]:.1%}" in out
+
+
+def test_tables_written_as_json_keep_dates_and_digits(tmp_path):
+    from implicitrm_sk.cli._results import write_frame
+
+    frame = pandas.DataFrame(
+        {
+            "day": [datetime.date(2026, 3, 1), None],
+            "time": pandas.to_datetime(["2026-03-01T00:00:00.123456Z", None]),
+            "share": [0.1234567890123456, float("nan")],
+            "id": [2**60 + 1, 2**60 + 2],
+            "chosen": [[{"role": "assistant", "content": "\u00e4"}], []],
+        }
+    )
+    write_frame(tmp_path / "out.jsonl", frame)
+    assert [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] == [
+        {
+            "day": "2026-03-01",
+            "time": "2026-03-01T00:00:00.123456+00:00",
+            "share": 0.1234567890123456,
+            "id": 2**60 + 1,
+            "chosen": [{"role": "assistant", "content": "\u00e4"}],
+        },
+        {"day": None, "time": None, "share": None, "id": 2**60 + 2, "chosen": []},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1.0, 0.0], "holds '[1. 0.]' (ndarray) in row 1"),
+        ([1], "holds '[1]' (list) in row 1"),
+        ({"up": 1}, "holds \"{'up': 1}\" (dict) in row 1"),
+        ("1", "holds '1' (str) in row 1"),
+    ],
+)
+def test_actions_that_are_not_numbers_have_a_row(value, message, run, tmp_path):  # noqa: F811
+    rows = nested()
+    rows[0]["copied"], rows[1]["copied"] = None, value
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    code, _, err = run("fit", "log.jsonl", "--actions", "copied,shared", "-o", "reward", *QUICK)
+    assert code == 2 and f"column 'copied' of log.jsonl {message}" in " ".join(err.split())

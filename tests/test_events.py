@@ -531,9 +531,9 @@ def test_columns_of_events_may_have_other_names(tmp_path):
 
 
 def test_events_that_match_nothing_are_said_so():
-    """Ids of another type never match, as text does not match UUIDs."""
-    responses = [{"response_id": uuid.UUID(int=1)}]
-    events = [{"response_id": str(uuid.UUID(int=1)), "kind": "copy"}]
+    """Ids of another form never match, as with and without hyphens."""
+    responses = [{"response_id": str(uuid.UUID(int=1))}]
+    events = [{"response_id": uuid.UUID(int=1).hex, "kind": "copy"}]
     for ids, warns in ((events, True), ([events[0] | responses[0]], False)):
         data = actions_from_events(responses, ids, {"copy": "positive"})
         assert any("No event belongs to a row" in text for text in data.summary.warnings) == warns
@@ -542,3 +542,116 @@ def test_events_that_match_nothing_are_said_so():
     assert data.actions["copy"].tolist() == [0]
     with pytest.raises(ValueError, match="events has no rows"):
         actions_from_events(responses, [], {"copy": "positive"})
+
+
+@pytest.mark.parametrize("kind", ["list", "polars", "arrow", "batch", "lazy", "nullable"])
+def test_large_ids_are_not_rounded_where_one_is_missing(kind):
+    """A missing value makes floats of integers, and neighbours beyond 2**53 become one."""
+    polars = pytest.importorskip("polars")
+    make = {
+        "list": lambda rows: rows,
+        "polars": polars.DataFrame,
+        "lazy": polars.LazyFrame,
+        "arrow": pa.Table.from_pylist,
+        "batch": lambda rows: pa.Table.from_pylist(rows).to_batches()[0],
+        "nullable": lambda rows: pd.DataFrame(rows, dtype=object).astype({"user_id": "Int64"}),
+    }[kind]
+    users = [2**60 + 1, 2**60 + 2, None]
+    responses = [{"response_id": f"r{i}", "user_id": user} for i, user in enumerate(users)]
+    events = [
+        {"response_id": "r0", "user_id": 2**60 + 1, "kind": "copy"},
+        {"response_id": "r1", "user_id": 2**60 + 1, "kind": "copy"},  # not the user of the row
+        {"response_id": "r2", "user_id": None, "kind": "copy"},
+    ]
+    data = actions_from_events(make(responses), make(events), COPY)
+    assert data.actions["copy"].tolist() == [1, 0, 1]
+    assert data.user_id.tolist() == users
+
+
+def test_ids_that_were_rounded_are_refused():
+    responses = pd.DataFrame({"response_id": ["a", "b"], "user_id": [2**60 + 1, None]})
+    events = shown(("a", 2**60 + 1, "copy"), names="response_id user_id kind")
+    with pytest.raises(ValueError, match="column 'user_id' of responses has ids that are floats"):
+        actions_from_events(responses, events, COPY)
+
+
+def test_ids_of_two_types_are_refused():
+    one = uuid.UUID(int=1)
+    for of_response, of_event in ((one, str(one)), (str(one), one), (b"a", "a")):
+        with pytest.raises(ValueError, match="in two forms: 1 occur as another type"):
+            actions_from_events(
+                [{"response_id": of_response}], [{"response_id": of_event, "kind": "copy"}], COPY
+            )
+
+
+@pytest.mark.parametrize("name", ["response_id", "conversation_id"])
+def test_rows_of_one_id_and_time_are_not_chosen_from(name):
+    """The result would depend on the order of the rows."""
+    names = f"{name} user_id time"
+    responses = shown(("a", "ann", 1), ("a", "ann", 1), ("b", "ann", 1), names=names)
+    late = done(("a", "ann", 2), names=f"{names} kind")
+    for order in ([0, 1, 2], [2, 1, 0]):
+        with pytest.raises(
+            ValueError, match=f"{name!r} 'a' was shown in several rows .*of 1 event"
+        ):
+            actions_from_events(responses.iloc[order], late, COPY)
+    events = done(("b", "ann", 2), names=f"{names} kind")
+    assert column(responses, events) == [0, 0, 1]
+    apart = responses.assign(user_id=["ann", "bob", "ann"])
+    assert column(apart, late) == [1, 0, 0]
+
+
+def test_data_sets_of_hugging_face_in_any_format():
+    datasets = pytest.importorskip("datasets")
+    responses = datasets.Dataset.from_list([{"response_id": 1}, {"response_id": 2}])
+    events = datasets.Dataset.from_list([{"response_id": 2, "kind": "copy"}])
+    for kind in (None, "numpy", "torch", "pandas", "arrow"):
+        assert column(responses.with_format(kind), events.with_format(kind)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "times", [["1712010812345"] * 2, ["2026", "2027"], ["2026-01-01", "2027"], ["1767225600"] * 2]
+)
+def test_numbers_as_text_are_not_dates(times):
+    responses = [{"response_id": 1, "time": times[0]}]
+    events = [{"response_id": 1, "time": times[1], "kind": "copy"}]
+    with pytest.raises(ValueError, match="row 0 of .* holds '.*' in column 'time'"):
+        actions_from_events(responses, events, COPY)
+
+
+def regenerated(rows):
+    """Return by brute force which rows were followed by a response that was new to the user."""
+    found = []
+    for row in rows:
+        mine = [
+            r for r in rows if (r["user_id"], r["prompt_id"]) == (row["user_id"], row["prompt_id"])
+        ]
+        seen = {r["response_id"] for r in mine if r["time"] <= row["time"]}
+        found.append(float(any(r["response_id"] not in seen for r in mine)))
+    return found
+
+
+@hypothesis.settings(PROPERTY, max_examples=100)
+@hypothesis.given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "user_id": st.sampled_from("uv"),
+                "prompt_id": st.sampled_from("pq"),
+                "response_id": st.sampled_from("abc"),
+                "time": st.integers(0, 5),
+            }
+        ),
+        min_size=1,
+        max_size=9,
+    )
+)
+def test_a_response_that_is_shown_again_is_not_another_one(rows):
+    kinds, infer = {"again": "negative"}, {"again": "regenerate"}
+    assert column(rows, None, kinds, infer=infer) == regenerated(rows)
+    texts = [
+        {"prompt": r["prompt_id"], "response": r["response_id"]}
+        | {k: r[k] for k in ("user_id", "time")}
+        for r in rows
+    ]
+    assert column(read_feedback_log(texts), None, kinds, infer=infer) == regenerated(rows)

@@ -189,6 +189,10 @@ CELLS = {
     "integers with and without a point": (["1", "1.0", "0"], [1.0, 1.0, 0.0]),
     "long fractions": (["1.10", "1.12345678901234567890"], ["1.10", "1.12345678901234567890"]),
     "long integers": (["12345678901234567", "0.5"], ["12345678901234567", "0.5"]),
+    "small numbers of Python": (["1e-05", "-3.2e-07", "0.5", "1"], [1e-05, -3.2e-07, 0.5, 1.0]),
+    "exponents of others": (["1e5", "1E-5", "1e-5"], ["1e5", "1E-5", "1e-5"]),
+    "exponents and versions": (["1e-05", "1.1", "1.10"], ["1e-05", "1.1", "1.10"]),
+    "exponents and long integers": (["1e-05", "12345678901234567"], ["1e-05", "12345678901234567"]),
     "other digits": (["\u0661", "\u0662"], ["\u0661", "\u0662"]),
     "booleans": (["True", "False", ""], [True, False, None]),
     "spellings": (["True", "true"], ["True", "true"]),
@@ -1012,7 +1016,7 @@ ARGUMENTS = [
     ({"turn": "which"}, "lacks the column 'which'"),
     ({"window": "1h"}, "without now=, the time of the export"),
     ({"window": "1h", "now": "2026-01-01"}, "needs the time of each row"),
-    ({"signals": ["copied.x"]}, "holds '1' in the path 'x'"),
+    ({"signals": ["copied.x"]}, "holds '1' in 'copied', where 'x' is to be found"),
     ({"response_id": "user_id"}, "row 1 of the list has no column 'user_id'"),
 ]
 
@@ -1254,3 +1258,158 @@ def test_what_is_not_a_count(value, exposures, message):
     records = [{"response": "a", "yes": 1, "views": 4}, {"response": "b", "yes": value, "views": 4}]
     with pytest.raises(ValueError, match=message):
         read_feedback_log(records, signals=["yes"], exposures=exposures)
+
+
+NESTED = {"a": {"b": [{"name": "up", "value": 1}, {"name": "down", "value": 0}]}}
+
+
+@pytest.mark.parametrize(
+    ("row", "path", "value"),
+    [
+        ({"a": {"b": 1}}, "a.b", 1),
+        ({"a": json.dumps({"b": 1})}, "a.b", 1),
+        ({"a": {"b": json.dumps([{"key": "up", "score": 0}])}}, "a.b.up", 0),
+        ({"a": [("b", 1.0), ("c", 0.0)]}, "a.b", 1),  # a map of Arrow
+        ({"a": [{"b": 1}]}, "a.0.b", 1),
+        ({"a": [{"name": "b", "value": None}]}, "a.b", None),
+        ({"a": {"b": None}}, "a.b", None),
+        (NESTED, "a.b.down", 0),
+    ],
+)
+def test_paths_into_nested_values(row, path, value, tmp_path):
+    log = [{"response": "r"} | row, {"response": "r", "a": None}, {"response": "r"}]
+    data = read_feedback_log(log, signals=[path])
+    expected = [np.nan if value is None else value, np.nan, np.nan]
+    assert np.array_equal(data.actions[path], expected, equal_nan=True)
+
+
+def test_maps_of_arrow_are_records(tmp_path):
+    kind = pa.map_(pa.string(), pa.float64())
+    thumbs = pa.array([[("up", 1.0)], [("up", 0.0), ("x", 1.0)], [], None], type=kind)
+    table = pa.table({"response": list("abcd"), "scores": thumbs})
+    pq.write_table(table, tmp_path / "log.parquet")
+    for source in (table, tmp_path / "log.parquet"):
+        actions = read_feedback_log(source, signals=["scores.up"]).actions["scores.up"]
+        assert np.array_equal(actions, [1, 0, np.nan, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "path", "message"),
+    [
+        ({"a": {"b": 1}}, "a.c", "lacks the column 'a.c'.* 'a' of row 0 of the list holds b, and"),
+        ({"a": {"b": {"x": 1}}}, "a.b.c", "'a.b' of row 0 of the list holds x, and no row"),
+        ({"a": [{"name": "up", "value": 1}]}, "a.upp", "'a' of row 0 of the list holds up, and"),
+        ({"a": [1]}, "a.3", "'a' of row 0 of the list holds 0, and"),
+        ({"a": None}, "a.b", "lacks the column 'a.b'"),
+        ({"a": ["up"]}, "a.up", "row 0 of the list holds .* in 'a', where 'up' is to be found"),
+        ({"a": "up"}, "a.up", "holds 'up' in 'a', where 'up' is to be found"),
+        ({"a": '{"b": 1, "b": 0}'}, "a.b", "in 'a', where 'b' is to be found"),
+        (
+            {"a": [{"name": "up", "feedback": {"value": True}}]},
+            "a.up",
+            "row 0 of the list holds the entry 'up' without a value; .*as in 'a.0.feedback'",
+        ),
+    ],
+)
+def test_paths_that_lead_to_nothing_are_not_missing_values(row, path, message):
+    log = [{"response": "r"} | row] * 2
+    for arguments in ({"signals": [path]}, {"user_id": path}, {"keep": [path]}):
+        with pytest.raises(ValueError, match=message):
+            read_feedback_log(log, **arguments)
+
+
+def test_rows_that_differ_in_their_text_are_not_duplicates(tmp_path):
+    def duplicates(log):
+        return read_feedback_log(log).summary.found[DUPLICATES]
+
+    row = {"prompt": "q", "response": "a", "action": 0}
+    assert duplicates([row, row | {"response": "b"}, row | {"prompt": "p"}]) == 0
+    assert duplicates([row, dict(row), row | {"response": "b"}]) == 1
+    one, other = {"messages": chat(answer="a")}, {"messages": chat(answer="b")}
+    assert duplicates([one, other]) == 0 and duplicates([one, other, one]) == 1
+    later = {"messages": [*chat(answer="a"), {"role": "user", "content": "Thanks"}]}
+    assert duplicates([one, later]) == 0  # equal up to the turn acted on
+    ids = [{"messages": [turn | {"id": i} for turn in chat()]} for i in (1, 2, 1)]
+    assert duplicates(ids) == 1
+    pq.write_table(pa.Table.from_pylist(ids), tmp_path / "log.parquet")
+    texts = [{"messages": json.dumps(each["messages"])} for each in ids]
+    assert duplicates(tmp_path / "log.parquet") == duplicates(texts) == 1
+    without = {"messages": chat()[:1]}
+    assert duplicates([without, one, without, one]) == 1
+
+
+def test_numbers_of_torch_are_numbers():
+    """They equal nothing by `is`, and everything by ==, but are not missing."""
+    torch = pytest.importorskip("torch")
+    log = [{"response": "r", "user_id": torch.tensor(7), "action": i} for i in (0, 1)]
+    data = read_feedback_log(log)
+    assert data.summary.users[0] == 1 and data.summary.found["rows without user_id"] == 0
+    log[1]["action"] = torch.tensor(1)
+    with pytest.raises(ValueError, match="row 1 of the list holds 'tensor.1.'"):
+        read_feedback_log(log)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([uuid.UUID(int=1), str(uuid.UUID(int=1))], "1 occur as another type and as text"),
+        ([b"u1", "u1"], "in two forms: 1 occur as another type"),
+        ([float(2**60), 1], "floats from 2..53 on, such as 1152921504606846976"),
+        ([1, "1"], "1 occur as a number and as text"),
+    ],
+)
+def test_ids_that_may_be_merged_or_split_are_named(ids, message):
+    log = [{"response": "r", "user_id": one} for one in ids]
+    assert re.search(message, "\n".join(read_feedback_log(log).summary.warnings))
+    X, y = np.zeros((2, 1)), np.array([[0.0, 1], [1, 0]])
+    with pytest.raises(ValueError, match=f"user_id has ids.*{message}"):
+        ImplicitRewardEstimator().fit(X, y, user_id=ids)
+    fine = [{"response": "r", "user_id": one} for one in (2**60, 2**60 + 1, None, 7.0)]
+    assert read_feedback_log(fine).summary.warnings == []
+
+
+def test_blank_ids_and_json_as_text_are_counted():
+    said = json.dumps({"role": "assistant", "content": "a"})
+    texts = [said, "[1]", "{not json}", "[see below]", "a"]
+    log = [{"prompt": "[]", "response": text, "user_id": " "} for text in texts]
+    found = read_feedback_log(log).summary.found
+    counts = {name.partition(",")[0]: n for name, n in found.items()}
+    assert counts["rows whose user_id is blank text"] == 5
+    assert counts["responses that are an object or array of JSON"] == 2
+    assert counts["prompts that are an object or array of JSON"] == 5
+
+
+def test_the_roles_of_chats_without_a_response_are_named():
+    model = [{"role": "user", "content": "q"}, {"role": "model", "content": "a"}]
+    found = read_feedback_log([{"messages": chat()}, {"messages": model}]).summary.left_out
+    assert found == {
+        "chats without an assistant turn (the first: row 1 of the list, which has turns of "
+        "'model')": 1
+    }
+    with pytest.raises(ValueError, match="row 0 of the list, which has turns of 'model'.. Check"):
+        read_feedback_log([{"messages": model}])
+
+
+@pytest.mark.parametrize("time", ["1712010812345", "1767225600", "1712010812.5", " 1712010812345"])
+def test_numbers_as_text_are_not_dates(time):
+    """Python reads the first as the year 1712."""
+    with pytest.raises(ValueError, match="row 0 of the list holds '.*' in column 'time'"):
+        read_feedback_log([{"response": "r", "time": time}])
+    assert read_feedback_log([{"response": "r", "time": "20260301"}]).time.tolist() == [
+        datetime(2026, 3, 1)
+    ]
+
+
+def test_actions_without_silence_are_named():
+    log = [{"response": "r", "copied": 1, "shared": 1}, {"response": "s", "shared": 1}]
+    warnings = read_feedback_log(log, signals=["copied", "shared"]).summary.warnings
+    (warning,) = warnings
+    assert "'copied' is logged in 1 of 2 rows, and users acted in all of them" in warning
+    log[1]["copied"] = 0
+    assert read_feedback_log(log, signals=["copied", "shared"]).summary.warnings == []
+
+
+def test_a_batch_of_arrow_is_a_table():
+    table = pa.Table.from_pylist(rows(3))
+    batch, whole = (read_feedback_log(t, signals=SIGNALS) for t in (table.to_batches()[0], table))
+    same(batch, whole)

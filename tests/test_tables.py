@@ -611,3 +611,23 @@ def test_rewards_are_equal_in_any_order(by_name, order, rows, kind):
 def by_name(log):
     X, y, _ = log
     return fitted(X, y, propensity_features=["c"]), X[:8]
+
+
+@pytest.mark.parametrize("name", ["y", "user_id", "sample_weight"])
+def test_row_labels_in_another_order_are_refused(log, name):
+    """Rows go by position; a table of pandas with the same labels elsewhere is not meant so."""
+    X, y, _ = log
+    n = len(X)
+    order = np.random.default_rng(0).permutation(n)
+    arguments = {"y": y, "user_id": pandas.Series(np.arange(n) % 7), "sample_weight": np.ones(n)}
+    frame = pandas.DataFrame(np.asarray(X))
+    arguments["y"] = pandas.DataFrame(np.asarray(y))
+    arguments["sample_weight"] = pandas.Series(arguments["sample_weight"])
+    mixed = arguments | {name: arguments[name].iloc[order]}
+    est = ImplicitRewardEstimator(max_epochs=1, n_estimators=1, early_stopping=False)
+    with pytest.raises(ValueError, match=f"^{name} has the row labels of X in another order"):
+        est.fit(frame, **mixed)
+    fitted(frame, arguments["y"].set_axis(range(n, 2 * n)))  # other labels say nothing
+    model = fitted(frame.iloc[order], arguments["y"].iloc[order])
+    with pytest.raises(ValueError, match="^y has the row labels of X in another order"):
+        model.score(frame, arguments["y"].iloc[order])

@@ -243,7 +243,7 @@ def test_unusual_text_is_kept_as_it_is():
          "a part is 'image_url'.*kinds text, input_text"),
         ([[USER, {"role": "assistant", "tool_calls": "add(2, 2)"}]], ValueError, "cannot be read"),
         ([[USER, {"role": "assistant", "tool_calls": [{"function": {}}]}]], ValueError, "cannot"),
-        ([[USER, {"role": None, "content": "a"}]], ValueError, "missing text"),
+        ([[USER, {"role": None, "content": "a"}]], ValueError, "not a message .the keys"),
         (["a\ud83d"], ValueError, "row 0 of X is not valid Unicode text.*surrogate"),
     ],
 )  # fmt: skip
@@ -282,3 +282,73 @@ def test_the_text_of_a_response_is_that_of_the_turn_acted_on():
         assert response_text(X) == [long, "Where?"]
     with pytest.raises(ValueError, match="row 0 of X is a chat that continues after"):
         response_text([turns[:3]])
+
+
+@pytest.mark.parametrize("role", ["human", "User", "customer"])
+def test_a_turn_of_any_other_role_asks(role):
+    """Only turns of the assistant and of tools answer: an unknown name does not join them."""
+    asked, said = {"role": role, "content": "2 + 2?"}, {"role": "assistant", "content": "4"}
+    log = [
+        {"messages": [asked, said, asked | {"content": "Thanks"}]},
+        {"messages": [asked | {"content": "3 + 3?"}, said]},
+    ]
+    data = read_feedback_log(log)
+    assert data.response.tolist() == ["4", "4"] and data.groups.tolist() == [0, 1]
+    pairs = [{"prompt": [asked], "response": "4"}, {"prompt": [asked], "response": [said]}]
+    data = read_feedback_log(pairs)
+    assert data.response.tolist() == ["4", "4"] and data.prompt.tolist() == [[asked], [asked]]
+    assert response_text([[asked, said]]) == ["4"]
+
+
+def test_parts_are_the_content_of_a_message():
+    """The AI SDK keeps text in parts, beside a content that is empty or a copy."""
+    parts = [{"type": "step-start"}, {"type": "text", "text": "4"}]
+    question = {"id": "1", "role": "user", "parts": [{"type": "text", "text": "2 + 2?"}]}
+    for more in ({}, {"content": ""}, {"content": "4"}, {"content": None}):
+        chat = [question, {"id": "2", "role": "assistant", "parts": parts} | more]
+        assert read_text([chat]) == [ROW]
+    called = {"role": "assistant", "content": "", "parts": [{"type": "tool-search", "input": {}}]}
+    with pytest.raises(ValueError, match="row 0 of X .* a part is 'tool-search'"):
+        read_text([[USER, called]])
+    empty = {"role": "assistant", "content": "4", "parts": []}
+    assert read_text([[USER, empty]]) == [ROW]
+    # The content of a message of an API, without the message.
+    assert read_text([("2 + 2?", [{"type": "text", "text": "4"}])]) == [ROW]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "q", "response": "a", "messages": [USER, ASSISTANT]},
+        {"prompt": "q", "response": "a", "completion": "b"},
+        {"messages": [USER, ASSISTANT], "conversations": [USER, ASSISTANT]},
+    ],
+)
+def test_two_columns_that_may_be_the_text_are_not_chosen_from(row):
+    for X in ([row], pd.DataFrame([row])):
+        with pytest.raises(ValueError, match="but only one of them can be meant"):
+            read_text(X)
+    row = {"prompt": "2 + 2?", "response": "4", "text": "2 + 2? 4"}
+    assert read_text([row]) == read_text(pd.DataFrame([row])) == [ROW]
+
+
+def test_a_key_that_occurs_twice_in_json_of_a_chat_is_refused():
+    text = (
+        '[{"role": "user", "content": "q"}, {"role": "assistant", "role": "user", "content": ""}]'
+    )
+    with pytest.raises(ValueError, match="row 0 of the list.*'role' occurs twice in one object"):
+        read_feedback_log([{"messages": text}])
+
+
+def test_fields_that_are_null_were_not_there():
+    """A table has every field in every row, also where the messages of a log have two forms."""
+    of_role = {"role": "user", "content": "2 + 2?", "from": None, "value": None, "type": None}
+    of_from = dict.fromkeys(of_role) | {"from": "gpt", "value": "4"}
+    of_type = dict.fromkeys(of_role) | {"type": "ai", "content": "4"}
+    for answer in (of_from, of_type):
+        assert read_text(pd.DataFrame({"messages": [[of_role, answer]]})) == [ROW]
+    with pytest.raises(ValueError, match="row 0 of X .* a turn that is not a message"):
+        read_text(pd.DataFrame({"messages": [[of_role, dict.fromkeys(of_role)]]}))
+    chats = [[], "[]", " []\n", [of_role], json.dumps([of_role]), [of_role, of_from]]
+    data = read_feedback_log([{"messages": chat} for chat in chats])
+    assert list(data.summary.left_out.values()) == [5] and data.row.tolist() == [5]

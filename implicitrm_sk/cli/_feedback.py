@@ -126,6 +126,9 @@ class Feedback:
         values = {role: self.table.ids(each) for role, each in roles.items() if each is not None}
         if args.infer is not None:
             values["prompt_id"] = self.table.groups(args)
+            if getattr(args, "response_id", None) is not None:
+                values.setdefault("response_id", self.table.ids(args.response_id))
+            values["response"] = self.table.responses(args)
         values = {k: pandas.Series(v, dtype=object) for k, v in values.items() if v is not None}
         if not values:
             raise ImplicitRMError("--infer needs the time of each row: name its column by --time.")

@@ -1,12 +1,15 @@
 """Files that commands write: checked before the work, written beside their place."""
 
 import contextlib
+import json
 import math
 import os
 import tempfile
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
+from .._keys import is_absent
 from ..exceptions import ImplicitRMError
 
 #: Endings of files that are not folders; model-1.0 does not have one of them.
@@ -45,9 +48,22 @@ def write_frame(path, frame):
         if path.suffix == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
-            frame.to_json(temporary, orient="records", lines=True, force_ascii=False)
+            write_json(temporary, frame.to_dict("records"))
 
     in_place(path, write)
+
+
+def write_json(path, records):
+    """Write records as lines of JSON, with every value as it is read back."""
+    settings = {"default": as_json, "allow_nan": False}
+    with open(path, "wb") as file:
+        for number, record in enumerate(records):
+            record = {name: strict(value, name, number) for name, value in record.items()}
+            try:
+                line = json.dumps(record, ensure_ascii=False, **settings).encode()
+            except UnicodeEncodeError:  # half of an emoji
+                line = json.dumps(record, **settings).encode()
+            file.write(line + b"\n")
 
 
 def in_place(path, write):
@@ -68,13 +84,15 @@ def strict(value, name, row):
     """Return a value without numbers that JSON has no form for: null in place of NaN."""
     if hasattr(value, "tolist"):
         value = value.tolist()
+    if is_absent(value):
+        return None
     if isinstance(value, float):
         if math.isinf(value):
             raise ImplicitRMError(
                 f"column {name!r} holds {value} in row {row}, which JSON has no form for. Write "
                 ".parquet."
             )
-        return None if math.isnan(value) else value
+        return value
     if isinstance(value, dict):
         return {key: strict(part, name, row) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -88,7 +106,7 @@ def as_json(value):
         return value.tolist()
     if hasattr(value, "isoformat"):
         return value.isoformat()
-    if isinstance(value, Decimal):
+    if isinstance(value, Decimal | UUID):
         return str(value)
     raise ImplicitRMError(
         f"a column holds {type(value).__name__} ({str(value)[:40]}), which JSON cannot hold. Write "

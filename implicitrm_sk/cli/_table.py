@@ -1,14 +1,16 @@
 """Reading the file of a log: columns as the commands need them, with errors that name them."""
 
-import json
+from decimal import Decimal
+from numbers import Real
 from pathlib import Path
 
+from .._keys import is_absent
 from .._optional import import_optional
-from .._tables import as_values
-from ..datasets._records import Records, check_once
+from .._tables import as_numbers, as_values
+from ..datasets._records import Records, check_once, values_of
 from ..exceptions import ImplicitRMError
 from ._options import SIDE, default_actions, kinds_of, named_columns, text_columns
-from ._results import as_json, in_place, strict
+from ._results import in_place, write_json
 from ._terminal import listing, note
 
 EMBEDDING = "embedding"
@@ -38,7 +40,8 @@ class Table:
         records = Records(path)
         self.path, self.name, self.files = Path(path), records.name, records.files
         self._why_text = records.why_text
-        self.summary = self.kept = self._groups = self._values = None
+        self.summary = self.kept = self._groups = self._values = self._responses = None
+        self._fields = {}  # columns by paths into nested values
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
         if empty is not None:
             raise ImplicitRMError(f"{empty.name} is empty (0 bytes). Export it again.")
@@ -72,7 +75,7 @@ class Table:
 
         `join` is how the types of several files are combined, see pyarrow.concat_tables.
         """
-        missing = [name for name in names if name not in self.columns]
+        missing = [name for name in names if not self.holds(name)]
         if missing:
             raise ImplicitRMError(
                 f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
@@ -80,12 +83,14 @@ class Table:
             )
         import pyarrow
 
-        if self._values is not None:
+        self._find(names)
+        if self._values is not None or all(name in self._fields for name in names):
             table = pyarrow.table({name: self._typed(name) for name in names})
         else:
             tables = []
+            columns = [name for name in names if name not in self._fields]
             for file, there in zip(self.files, self._names, strict=True):
-                found = [name for name in names if name in there]
+                found = [name for name in columns if name in there]
                 try:
                     tables.append(self._opened(file).read(found, use_pandas_metadata=False))
                 except (pyarrow.ArrowException, OSError) as error:
@@ -96,20 +101,49 @@ class Table:
             try:
                 table = tables[0]
                 if len(tables) > 1:
-                    table = pyarrow.concat_tables(tables, promote_options=join).select(names)
+                    table = pyarrow.concat_tables(tables, promote_options=join)
             except pyarrow.ArrowException as error:
                 first = str(error).splitlines()[0]
                 raise ImplicitRMError(
                     f"the files of {self.name} hold a column in several types: {first}. Write "
                     "them with one type, or write .jsonl."
                 ) from error
+            for name in names:
+                if name in self._fields:
+                    table = table.append_column(name, self._typed(name))
+            table = table.select(names)
         return table if self.kept is None else table.take(self.kept)
+
+    def holds(self, name):
+        """Return whether a column exists, or may be found by a path into nested values."""
+        return name in self.columns or name.partition(".")[0] in self.columns
+
+    def _find(self, names):
+        """Read the columns that are paths into nested values."""
+        new = [n for n in names if not (n in self.columns or n in self._fields) and self.holds(n)]
+        if new:
+            from ..datasets._columns import Fields
+
+            fields = Fields(Records(self.path), new)
+            fields.check(new)
+            self._fields |= {name: fields.values[name] for name in new}
+
+    def _listed(self, name):
+        """Return a column as a list of values, None if it is one of Arrow."""
+        self._find([name])
+        values = self._fields.get(name)
+        if values is None and self._values is not None:
+            values = self._values.get(name)
+        if values is None or self.kept is None:
+            return values
+        return [values[row] for row in self.kept]
 
     def _typed(self, name):
         import pyarrow
 
         try:
-            return pyarrow.array(self._values[name], from_pandas=False)
+            values = self._fields[name] if name in self._fields else self._values[name]
+            return pyarrow.array(values, from_pandas=False)
         except (pyarrow.ArrowException, OverflowError) as error:
             first = str(error).splitlines()[0]
             raise ImplicitRMError(
@@ -120,9 +154,9 @@ class Table:
 
     def ids(self, name):
         """Return a column of ids of any type, None where they are missing."""
-        if self._values is not None and name in self._values:
-            values = self._values[name]
-            return as_values(values if self.kept is None else [values[row] for row in self.kept])
+        values = self._listed(name)
+        if values is not None:
+            return as_values(values)
         return as_values(self._read([name], "permissive").column(name))
 
     def numbers(self, names, labels=(), remedy="Convert it."):
@@ -130,13 +164,20 @@ class Table:
 
         Columns of `labels` are returned unchanged. `remedy` is for a column that has text.
         """
+        import numpy as np
         import pandas
         import pyarrow
 
-        table = self._read(names, "permissive")
         columns = {}
         for name in names:
-            column = table.column(name)
+            values = None if name in labels else self._listed(name)
+            if values is not None:
+                if _first_other(values) is not None:
+                    raise self._no_numbers(name, values, remedy)
+                found = np.fromiter(values, dtype=object, count=len(values))
+                columns[name] = as_numbers(found).astype(float)
+                continue
+            column = self._read([name], "permissive").column(name)
             kind = column.type
             if name in labels:
                 columns[name] = column.to_pandas().to_numpy()
@@ -147,16 +188,24 @@ class Table:
                 pyarrow.types.is_integer(kind)
                 or pyarrow.types.is_floating(kind)
                 or pyarrow.types.is_decimal(kind)
-                or pyarrow.types.is_null(kind)
+                or column.null_count == len(column)
             ):
-                example = next((value for value in column.to_pylist() if value is not None), None)
-                raise ImplicitRMError(
-                    f"column {name!r} of {self.name} holds {kind} ({str(example)[:40]!r}); "
-                    "expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
-                    f"NaN). {remedy}{self._why_text(name)}"
-                )
+                raise self._no_numbers(name, values_of(column.to_pylist, name, self.name), remedy)
+            if column.null_count == len(column):  # of any type
+                columns[name] = np.full(len(column), np.nan)
+                continue
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)
+
+    def _no_numbers(self, name, values, remedy):
+        row = _first_other(values)
+        value = values[row]
+        row = row if self.kept is None else self.kept[row]
+        return ImplicitRMError(
+            f"column {name!r} of {self.name} holds {str(value)[:40]!r} ({type(value).__name__}) in "
+            f"row {row}; expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
+            f"NaN). {remedy}{self._why_text(name)}"
+        )
 
     def groups(self, args):
         """Return the prompt of each row, None if no column names it."""
@@ -165,6 +214,16 @@ class Table:
             return self._groups  # equal prompts
         name = given or next((name for name in GROUPS if name in self.columns), None)
         return None if name is None else self.ids(name)
+
+    def responses(self, args):
+        """Return the text of each response, None if the log does not hold it."""
+        if self._responses is None:
+            from ..datasets._read import read_log
+
+            data = read_log(self.path, {}, text_columns(args), needs_features=False)
+            if data.response is not None and len(data.response) == self.n_rows:
+                self._responses = data.response
+        return self._responses
 
     def feature_columns(self, args, est=None):
         """Return the names of the columns that X is made of, or none if it is text."""
@@ -274,14 +333,14 @@ class Table:
         named = [getattr(args, option, None) for option in (*SIDE, *OTHERS)]
         if {"actions", "negative", "choice", "graded"} <= set(vars(args)):
             named += kinds_of(args, lambda: self.columns) or default_actions(self.columns)
-        compared = [name for name in named if name in self.columns]
+        compared = [name for name in named if name is not None and self.holds(name)]
         data = read_log(self.path, {}, text_columns(args), compared=compared)
         if data.response is None:
             raise ImplicitRMError(
                 f"{self.name} has no column that is known to hold text. Name it by --messages, or "
                 f"--prompt and --response. Its columns are {listing(self.columns)}."
             )
-        self.summary, self._groups = data.summary, data.groups
+        self.summary, self._groups, self._responses = data.summary, data.groups, data.response
         if len(data.row) < self.n_rows:
             self.kept, self.n_rows = data.row, len(data.row)
         columns = {"prompt": data.prompt, "response": data.response}
@@ -304,7 +363,7 @@ class Table:
             )
         names = [name for name in self.columns if name not in leave_out]
         if path.suffix == ".jsonl":
-            in_place(path, lambda temporary: self._write_json(temporary, names, found))
+            in_place(path, lambda temporary: write_json(temporary, self._joined(names, found)))
             return
         import pyarrow.parquet
 
@@ -317,18 +376,10 @@ class Table:
             )
         in_place(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
-    def _write_json(self, path, names, found):
-        """Write the values as they were read, because a table has no column of mixed types."""
-        with open(path, "wb") as file:
-            for number, record in enumerate(self._records(names)):
-                record |= {name: values[number].item() for name, values in found.items()}
-                record = {name: strict(value, name, number) for name, value in record.items()}
-                settings = {"default": as_json, "allow_nan": False}
-                try:
-                    line = json.dumps(record, ensure_ascii=False, **settings).encode()
-                except UnicodeEncodeError:  # half of an emoji
-                    line = json.dumps(record, **settings).encode()
-                file.write(line + b"\n")
+    def _joined(self, names, found):
+        """Yield the rows with the new values, as they were read: a table has one type a column."""
+        for number, record in enumerate(self._records(names)):
+            yield record | {name: values[number].item() for name, values in found.items()}
 
     def _records(self, names):
         """Yield the rows as dicts; those of JSON have the fields that they had."""
@@ -339,6 +390,18 @@ class Table:
         wanted = set(names)
         for row in range(len(self._keys)) if self.kept is None else self.kept:
             yield {name: self._values[name][row] for name in self._keys[row] if name in wanted}
+
+
+def _first_other(values):
+    """Return the row of the first value that is not a number and not missing, or None."""
+    return next(
+        (
+            row
+            for row, value in enumerate(values)
+            if not (is_absent(value) or isinstance(value, Real | Decimal))
+        ),
+        None,
+    )
 
 
 def _columns_of(records):

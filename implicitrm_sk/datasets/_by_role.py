@@ -75,7 +75,11 @@ class ByRole:
     def _of_table(self, source, names):
         import narwhals
 
+        from .._tables import opened
+
         self.seen = []
+        if not hasattr(source, "collect"):  # a lazy table is read once its columns are selected
+            source = opened(source)
         if isinstance(source, str | PathLike):
             roots = {part for name in names.values() for part in (name, name.partition(".")[0])}
             records = Records(source)
@@ -97,7 +101,7 @@ class ByRole:
             source = [self._of_record(record, names) for record in source]
             names = {name: name for name in names}
         if isinstance(source, list):
-            source = self.pandas.DataFrame(source)
+            source = self.pandas.DataFrame(source, dtype=object)
         else:
             check_names(source, self.argument)
         try:
@@ -109,7 +113,19 @@ class ByRole:
         names = {name: column for name, column in names.items() if column in there}
         table = table.select(list(dict.fromkeys(names.values())))
         table = table.collect() if isinstance(table, narwhals.LazyFrame) else table
-        return {name: table.get_column(column).to_pandas() for name, column in names.items()}
+        return {name: self._series(table.get_column(column)) for name, column in names.items()}
+
+    def _series(self, column):
+        """Return a column of narwhals in pandas, with integers unchanged where some are missing."""
+        if column.dtype.is_integer() and not column.implementation.is_pandas():
+            missing = column.is_null().to_numpy()
+            if missing.any():
+                values = column.fill_null(0).to_numpy()
+                return self.pandas.Series(self.pandas.arrays.IntegerArray(values, missing))
+        column = column.to_pandas()
+        if column.dtype == object and column.notna().all():
+            return column.infer_objects()
+        return column
 
     def _no_table(self, source):
         return TypeError(

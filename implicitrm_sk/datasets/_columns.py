@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .._keys import is_absent
+from .._keys import is_absent, read_json
 from ..embedding._text import CHATS
 from ..exceptions import ImplicitRMError
 
@@ -26,7 +26,165 @@ RESPONSE_IDS = ("response_id", "message_id")
 _ACTIONS = ("action", "action_")
 
 
-class Columns:
+class Fields:
+    """Columns of a log by name; a name with dots is a path into nested values.
+
+    Parameters
+    ----------
+    records : Records
+    names : sequence of str
+        Those that do not exist are left out.
+    guess_actions : bool, default=False
+        Whether columns whose names say that they are actions are collected too.
+
+    Attributes
+    ----------
+    values : dict of list
+        The columns by name, None if a row has no value.
+    rows : list
+        The place of each row, see `Records.place`.
+    seen : dict
+        Its keys are the columns of the log.
+    ends : dict of str
+        For paths that lead to nothing, a sentence that says where the first of them ends.
+    """
+
+    def __init__(self, records, names, guess_actions=False):
+        self.records = records
+        self.values, self.seen, self.rows, self.ends = {}, {}, [], {}
+        self._collect(dict.fromkeys(names), guess_actions)
+
+    def _collect(self, names, guess_actions):
+        """Read all rows, and keep the columns of these names; the others are only counted."""
+        paths = {name: str(name).split(".") for name in names}
+        roots = {path[0] for path in paths.values()} | set(names)
+        met = set()  # paths that lead to a field, though it may be null everywhere
+
+        def wanted(columns):
+            self.seen.update(dict.fromkeys(columns))
+            return [c for c in columns if c in roots or (guess_actions and _is_action(c))]
+
+        for number, record in self.records.read(wanted):
+            row = len(self.rows)
+            self.rows.append(number)
+            for name in record:
+                if name not in self.seen:
+                    self.seen[name] = None
+                if guess_actions and name not in paths and _is_action(name):
+                    paths[name] = [name]
+            for name, path in paths.items():
+                value = record.get(name)
+                if value is None and path[0] in record and name not in record:
+                    value, is_there = self._inside(record[path[0]], path, row)
+                    if is_there:
+                        met.add(name)
+                if value is not None:
+                    column = self.values.setdefault(name, [])
+                    column.extend([None] * (row - len(column)))
+                    column.append(value)
+        for name in paths:
+            if name in self.values or name in self.seen or name in met:
+                column = self.values.setdefault(name, [])
+                column.extend([None] * (len(self.rows) - len(column)))
+
+    def _inside(self, value, path, row):
+        """Return the field at the end of a path into nested values, and whether it exists."""
+        for depth, step in enumerate(path[1:], 1):
+            if is_absent(value):
+                return None, False
+            value, there = self._opened(value, path, depth, row)
+            if isinstance(value, Mapping):
+                if step not in value:
+                    return self._end(path, depth, row, value)
+                value = value[step]
+            elif step.isdecimal():
+                if int(step) >= len(value):
+                    return self._end(path, depth, row, range(len(value)))
+                value = value[int(step)]
+            else:
+                names = [name for v in value for name in _names_of(v)]
+                if value and not names:
+                    raise self._not_nested(value, path, depth, row, there)
+                named = [v for v in value if step in _names_of(v)]
+                if len(named) > 1:
+                    raise ImplicitRMError(
+                        f"{self.place(row)} holds {len(named)} entries named {step!r}; expected "
+                        "one. Turn them into rows or events, see actions_from_events."
+                    )
+                if not named:
+                    return self._end(path, depth, row, names)
+                value = self._value_of(named[0], path, depth, row)
+        return value, True
+
+    def _opened(self, value, path, depth, row):
+        """Return a nested value as a mapping or list, and as it was."""
+        there = value
+        if isinstance(value, str):
+            try:
+                value = read_json(value)
+            except (ValueError, RecursionError):
+                pass
+        if isinstance(value, list | tuple | np.ndarray):
+            value = list(value)
+            if value and all(isinstance(v, tuple) and len(v) == 2 for v in value):
+                value = dict(value)  # a map of Arrow
+        if not isinstance(value, Mapping | list):
+            raise self._not_nested(there, path, depth, row, there)
+        return value, there
+
+    def _not_nested(self, value, path, depth, row, there):
+        return ImplicitRMError(
+            f"{self.place(row)} holds {str(there)[:40]!r} in {'.'.join(path[:depth])!r}, where "
+            f"{path[depth]!r} is to be found; expected a record, a list of entries with a name, or "
+            "JSON of these. Name another column."
+        )
+
+    def _end(self, path, depth, row, names):
+        """Return that a path leads to nothing, and keep where the first of them ends."""
+        shown = ", ".join(map(str, dict.fromkeys(names))) or "nothing"
+        self.ends.setdefault(
+            ".".join(path),
+            f" {'.'.join(path[:depth])!r} of {self.place(row)} holds {shown[:200]}, and no row "
+            f"holds the rest of the path.",
+        )
+        return None, False
+
+    def _value_of(self, entry, path, depth, row):
+        """Return the value of a score.
+
+        It is the `score` of LangSmith, the `value` of Langfuse, or its category.
+        """
+        names = ["value", "score", "stringValue"]
+        if entry.get("dataType") == "CATEGORICAL":
+            names.reverse()  # the value is then a number for the text, or nothing
+        if not any(name in entry for name in names):
+            raise ImplicitRMError(
+                f"{self.place(row)} holds the entry {path[depth]!r} without a value; expected one "
+                f"of {', '.join(map(repr, names))}, but its fields are "
+                f"{', '.join(map(repr, entry))}. Name the value by its position, as in "
+                f"'{'.'.join(path[:depth])}.0.{list(entry)[-1]}'."
+            )
+        return next((entry[name] for name in names if entry.get(name) is not None), None)
+
+    def place(self, row):
+        """Return the place of a row, in words."""
+        return self.records.place(self.rows[row])
+
+    def check(self, names):
+        """Raise unless all columns of these names exist."""
+        for name in names:
+            if name not in self.values:
+                raise ImplicitRMError(
+                    f"{self.records.name} lacks the column {name!r}. It has the columns "
+                    f"{self._listing()}.{self.ends.get(name, '')} Correct the name."
+                )
+
+    def _listing(self):
+        names = list(map(str, self.seen))
+        return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
+
+
+class Columns(Fields):
     """The columns of a log that are needed, as they are read.
 
     Parameters
@@ -46,22 +204,19 @@ class Columns:
     ----------
     roles : dict of str
         The column of each role that exists.
-    values : dict of list
-        The columns by name, None if a row has no value.
-    rows : list
-        The place of each row, see `Records.place`; `positions` are their numbers in the source.
+    positions : ndarray of int
+        The numbers of the rows in the source.
     found : dict of int
         Numbers of rows for the summary, by finding.
     """
 
     def __init__(self, records, given, signals, keep, needs_features, compared=()):
-        self.records, self.keep, self.found = records, keep, {}
+        self.keep, self.found = keep, {}
         self.compared = (*compared, *RESPONSE_IDS)
         named = [name for name in given.values() if name is not None]
         named += [*(signals or ()), *keep, *self.compared]
         candidates = [name for names in GUESSES.values() for name in names]
-        self.values, self.seen, self.rows = {}, {}, []
-        self._collect(dict.fromkeys(named + candidates), signals is None)
+        super().__init__(records, named + candidates, signals is None)
         self.n_read = len(self.rows)
         self.positions = np.arange(self.n_read)
         if not self.n_read:
@@ -72,71 +227,7 @@ class Columns:
         self.signals = signals
         self.guessed = set()
         self.roles = self._settle(given, needs_features)
-        for name in [*self.roles.values(), *signals, *keep]:
-            if name not in self.values:
-                raise ImplicitRMError(
-                    f"{records.name} lacks the column {name!r}. It has the columns "
-                    f"{self._listing()}. Correct the name."
-                )
-
-    def _collect(self, names, guess_actions):
-        """Read all rows, and keep the columns of these names; the others are only counted."""
-        paths = {name: str(name).split(".") for name in names}
-        roots = {path[0] for path in paths.values()} | set(names)
-
-        def wanted(columns):
-            self.seen.update(dict.fromkeys(columns))
-            return [c for c in columns if c in roots or (guess_actions and _is_action(c))]
-
-        for number, record in self.records.read(wanted):
-            row = len(self.rows)
-            self.rows.append(number)
-            for name in record:
-                if name not in self.seen:
-                    self.seen[name] = None
-                if guess_actions and name not in paths and _is_action(name):
-                    paths[name] = [name]
-            for name, path in paths.items():
-                value = record.get(name)
-                if value is None and path[0] in record and name not in record:
-                    value = self._inside(record[path[0]], path[1:], row)
-                if value is not None:
-                    column = self.values.setdefault(name, [])
-                    column.extend([None] * (row - len(column)))
-                    column.append(value)
-        for name, path in paths.items():
-            if name in self.values or name in self.seen or (len(path) > 1 and path[0] in self.seen):
-                column = self.values.setdefault(name, [])
-                column.extend([None] * (len(self.rows) - len(column)))
-
-    def _inside(self, value, path, row):
-        """Return the field of a nested value at the end of a path, None if it does not exist."""
-        for step in path:
-            if isinstance(value, Mapping):
-                value = value.get(step)
-            elif isinstance(value, list | tuple | np.ndarray):
-                if step.isdecimal():
-                    value = value[int(step)] if int(step) < len(value) else None
-                    continue
-                named = [v for v in value if isinstance(v, Mapping) and step in _name_of(v)]
-                if len(named) > 1:
-                    raise ImplicitRMError(
-                        f"{self.place(row)} holds {len(named)} entries named {step!r}; expected "
-                        "one. Turn them into rows or events, see actions_from_events."
-                    )
-                value = _value_of(named[0]) if named else None
-            elif not is_absent(value):
-                raise ImplicitRMError(
-                    f"{self.place(row)} holds {str(value)[:40]!r} in the path {'.'.join(path)!r}; "
-                    "expected a record or a list. Name another column."
-                )
-            else:
-                return None
-        return value
-
-    def place(self, row):
-        """Return the place of a row, in words."""
-        return self.records.place(self.rows[row])
+        self.check([*self.roles.values(), *signals, *keep])
 
     def of(self, role):
         return f"column {self.roles[role]!r}"
@@ -144,10 +235,6 @@ class Columns:
     def column(self, name):
         """Return the values of a role, of a signal or of a column."""
         return self.values[self.roles.get(name, name)]
-
-    def _listing(self):
-        names = list(map(str, self.seen))
-        return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
     def _settle(self, given, needs_features):
         """Return the column of each role: the given one, or the only one with one of its names."""
@@ -230,13 +317,7 @@ def _is_action(name):
     return isinstance(name, str) and (name == _ACTIONS[0] or name.startswith(_ACTIONS[1]))
 
 
-def _name_of(entry):
-    return entry.get("name"), entry.get("key")
-
-
-def _value_of(entry):
-    """Return the value of a score: `score` of LangSmith, `value` of Langfuse, or its category."""
-    names = ["value", "score", "stringValue"]
-    if entry.get("dataType") == "CATEGORICAL":
-        names.reverse()  # the value is then a number for the text, or nothing
-    return next((entry[name] for name in names if entry.get(name) is not None), None)
+def _names_of(entry):
+    """Return the names of an entry of a list."""
+    names = (entry.get("name"), entry.get("key")) if isinstance(entry, Mapping) else ()
+    return [name for name in names if name is not None]

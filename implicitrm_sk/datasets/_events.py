@@ -4,12 +4,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import chain
-from numbers import Number
 from typing import Any
 
 import numpy as np
 
-from .._keys import as_text, codes_of, in_two_forms, two_forms
+from .._keys import WRITTEN, as_rounded, as_text, codes_of, in_two_forms, rounded_id, two_forms
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
@@ -27,6 +26,7 @@ OF_RESPONSES = (
     "prompt_id",
     "parent_id",
     "client",
+    "response",
 )
 OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
 #: Reasons to leave out events.
@@ -60,7 +60,8 @@ def actions_from_events(
     responses : FeedbackData or table of n rows
         The result of `read_feedback_log`, or a table (pandas, polars, Arrow, list of dicts). A
         table has the columns ``response_id`` or ``conversation_id`` and, if known, ``user_id``,
-        ``time``, ``prompt_id``, ``parent_id`` and ``client``. Other columns are ignored.
+        ``time``, ``prompt_id``, ``parent_id``, ``client`` and ``response`` (its text, which only
+        `infer` reads). Other columns are ignored.
     events : path, table, list of dict, or None
         One row for each event, with ``kind``, ``response_id`` or ``conversation_id`` and, if known,
         ``user_id`` and ``time``. If both ids are given, that of the response counts. None: no
@@ -80,8 +81,9 @@ def actions_from_events(
     infer : dict, default=None
         Kinds that also follow from what was shown, ``{"regenerated": "regenerate"}``. With
         "regenerate", the same user later got another response to the same prompt (``prompt_id``, or
-        equal prompts in data that were read). With "edit", the same user later sent another prompt
-        after the same ``parent_id``, the response before the prompt.
+        equal prompts in data that were read). A response that is shown again is not another one:
+        ``response_id`` distinguishes responses, or else their text. With "edit", the same user
+        later sent another prompt after the same ``parent_id``, the response before the prompt.
     columns : dict, default=None
         The columns of `events` that have other names, ``{"kind": "event", "response_id":
         "properties.message_id"}``. A dot leads into nested records of a file or a list.
@@ -271,12 +273,15 @@ def _shared(columns, pandas):
             f"{places[0]} holds text and {places[1]} numbers, so they would never match. Convert "
             "one of the two columns."
         )
+    for column, place in zip((a, b), places, strict=True):
+        if column.dtype in (object, float) and (rounded := rounded_id(column)) is not None:
+            raise ImplicitRMError(as_rounded(f"{place} has ids", rounded))
     if a.dtype != b.dtype:  # pandas would turn two kinds of integers into floats
         a, b = a.astype(object), b.astype(object)
     codes, n = _factorized(pandas.concat([a, b], ignore_index=True), pandas)
     if a.dtype == object and (mixed := two_forms(chain(a, b))):
         forms = {as_text(number) for number in mixed}
-        n_rows = sum(isinstance(v, str | Number) and as_text(v) in forms for v in b)
+        n_rows = sum(isinstance(v, WRITTEN) and as_text(v) in forms for v in b)
         raise ImplicitRMError(
             in_two_forms(f"{' and '.join(places)} have ids", len(mixed), mixed[0])
             + f" {n_rows:,} of {len(b):,} rows of {columns[1][0].argument} have such an id."
@@ -360,11 +365,20 @@ class _Matching:
             shown.check_complete("conversation_id", f"window={window!r}")
             self.end = self._next_time(self._own("conversation_id"))
 
-    def _next_time(self, key):
-        """Return when the next row with the same key was shown, NaT or NaN for the last one."""
+    def _next_time(self, key, value=None):
+        """Return when the next row with the same key was shown, NaT or NaN for the last one.
+
+        With numbers of values, rows that show a value of their key again do not count.
+        """
         steps, rank = np.unique(self.times, return_inverse=True)
-        order = np.unique(key * (len(steps) + 1) + rank)
-        following = np.searchsorted(order, key * (len(steps) + 1) + rank, side="right")
+        place = key * (len(steps) + 1) + rank
+        order = place
+        if value is not None:
+            _, each = np.unique(key * (value.max() + 1) + value, return_inverse=True)
+            order = np.full(each.max() + 1, place.max())
+            np.minimum.at(order, each, place)
+        order = np.unique(order)
+        following = np.searchsorted(order, place, side="right")
         after = order[np.minimum(following, len(order) - 1)]
         there = (following < len(order)) & (after // (len(steps) + 1) == key)
         missing = np.datetime64("NaT") if self.times.dtype.kind == "M" else np.nan
@@ -501,6 +515,17 @@ class _Matching:
         found = np.searchsorted(ordered, place * scale + event_rank, side="right") - 1
         row = order[np.maximum(found, 0)]
         hit = known & (found >= 0) & (codes[row] == place)
+        tied = hit & (found > 0) & (ordered[np.maximum(found - 1, 0)] == ordered[found])
+        if tied.any():
+            one, what = row[tied.argmax()], self.shown.name(name)
+            raise ImplicitRMError(
+                f"{what!r} {self.shown.columns[name].iloc[one]!r} was shown in several rows of "
+                f"{self.shown.argument} at the same time (one is {self.shown.place(one)}), so the "
+                f"row of {tied.sum():,} events is not known. Keep one of these rows if they were "
+                "exported twice"
+                + (". " if name == "response_id" else ", or add 'response_id' to both tables. ")
+                + "Else correct their times."
+            )
         return np.where(hit, row, -1), known & ~hit
 
     def _is_late(self, row, times=None, inclusive=False):
@@ -541,9 +566,12 @@ class _Matching:
                 "needs one: another user with the same prompt does not regenerate. Add one of them."
             )
         if rule == "regenerate":
-            after = self._next_time(self._own("prompt_id"))
+            after = self._next_time(self._own("prompt_id"), self._responses())
         else:
-            after = self._next_prompt()
+            shown.need("parent_id", purpose)
+            if "response_id" in shown:
+                self._check_parents()
+            after = self._next_time(self._own("parent_id"), self._own("prompt_id"))
         rows = np.arange(shown.n)
         known = ~is_unknown(after) & (after > self.times)
         return rows[known & ~self._is_late(rows, after, inclusive=True)]
@@ -565,19 +593,14 @@ class _Matching:
             _, key = np.unique(key * (codes.max() + 2) + codes + 1, return_inverse=True)
         return key
 
-    def _next_prompt(self):
-        """Return when the user sent the next prompt after the same response."""
+    def _responses(self):
+        """Return numbers of the responses, by id or text; of the rows if both are not known."""
         shown = self.shown
-        shown.need("parent_id", "infer='edit'")
         if "response_id" in shown:
-            self._check_parents()
-        key, prompt = self._own("parent_id"), self._own("prompt_id")
-        table = shown.pandas.DataFrame({"key": key, "prompt": prompt, "time": self.times})
-        first = table.groupby(["key", "prompt"], sort=False)["time"].min().reset_index()
-        first = first.sort_values(["key", "time"], kind="stable")
-        first["after"] = first.groupby("key", sort=False)["time"].shift(-1)
-        merged = table.merge(first[["key", "prompt", "after"]], on=["key", "prompt"], how="left")
-        return merged["after"].to_numpy(self.times.dtype)
+            return self._own("response_id")
+        if "response" in shown:
+            return codes_of(shown.columns["response"].tolist())
+        return np.arange(shown.n)
 
     def _check_parents(self):
         """Raise if a response follows itself, or one that was shown later."""

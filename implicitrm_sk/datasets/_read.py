@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._keys import codes_of, in_two_forms, is_absent, key_of, two_forms
+from .._keys import as_rounded, codes_of, in_two_forms, is_absent, key_of, rounded_id, two_forms
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, RESPONSE_IDS, TEXT, Columns
 from ._records import Records
 from ._summary import LogSummary, is_action, of_signals, sizes
 from ._times import as_real, as_times, is_unknown, windows_open, with_zone
-from ._turns import is_blank, split_alone, split_chat, split_pair, turn_named
+from ._turns import (
+    is_blank,
+    is_json,
+    split_alone,
+    split_chat,
+    split_pair,
+    turn_named,
+    unknown_roles,
+)
 
 if TYPE_CHECKING:
     from ._data import FeedbackData
@@ -127,10 +135,12 @@ def read_feedback_log(
     A dot in the name of a column leads into nested records. ``"output.message"`` is the field
     ``message`` of the column ``output``, and ``"choices.0"`` the first entry of a list.
     ``"scores.thumbs"`` is the value of one entry of a list of scores, the one whose ``name`` or
-    ``key`` is ``thumbs``.
+    ``key`` is ``thumbs``. JSON as text is read like the record that it holds. A path that no row
+    holds is an error.
 
     An empty cell of a CSV file is missing. The other cells of a column are numbers if JSON could
     write all of them so, and if different cells are different numbers. Only 1 and 1.0 are the same.
+    Exponents count in the form in which Python writes them, 1e-05.
     The cells are booleans if all are true or false. All other columns are text, such as ids with
     leading zeros.
 
@@ -243,7 +253,7 @@ def read_log(
     if X is not None:
         found |= log.duplicates(pandas, X)
     about = of_signals(actions, log.signals, users if users is not None else groups, shown)
-    about["warnings"] = about["warnings"] + log.mixed_ids()
+    about["warnings"] = about["warnings"] + log.odd_ids()
     summary = LogSummary(
         log.records.name,
         log.n_read,
@@ -352,7 +362,7 @@ class _Log(Columns):
         self.prompts = self.responses = None
         if not self.has_text:
             return {}
-        n, without, n_cut = self.n_read, [], 0
+        n, without, n_cut, first = self.n_read, [], 0, ""
         prompts, responses = [], []
         chats = "messages" in self.roles
         for row in range(n):
@@ -363,25 +373,31 @@ class _Log(Columns):
             else:
                 found = self._of_pair(row, where)
             if found is None:
+                if not without:
+                    value = self.values[self.roles["messages"]][row]
+                    roles = ", ".join(map(repr, unknown_roles(value, where)))
+                    first = f"{where}{f', which has turns of {roles}' * bool(roles)}"
                 without.append(row)
             else:
                 prompts.append(found[0])
                 responses.append(found[1])
         self.prompts, self.responses = prompts, responses
-        for name in self._only_text():
-            self.values.pop(name)  # the text is there, as it was read
+        for name in self._only_text():  # the text is there, as it was read
+            self.values[name] = _same(self.values[name]).tolist()
         left_out = {}
         if without:
-            reason = f"chats without an assistant turn (the first: {self.place(without[0])})"
+            reason = f"chats without an assistant turn (the first: {first})"
             left_out[reason] = len(without)
             self.drop(without)
             if not self.rows:
                 raise ImplicitRMError(
                     f"{self.records.name} has {n:,} rows, but none of its chats has an assistant "
-                    "turn. Check the roles: responses are those of 'assistant'."
+                    f"turn ({first}). Check the roles: responses are those of 'assistant'."
                 )
         self.found["chats cut after the turn acted on"] = n_cut
         self.found["empty responses"] = sum(map(is_blank, responses))
+        self.found[JSON_TEXT.format("responses")] = sum(map(is_json, responses))
+        self.found[JSON_TEXT.format("prompts")] = sum(map(is_json, prompts))
         self.found["responses that begin with the text of their prompt"] = sum(
             isinstance(p, str) and isinstance(r, str) and p.strip() != "" and r.startswith(p)
             for p, r in zip(prompts, responses, strict=True)
@@ -398,13 +414,14 @@ class _Log(Columns):
         column = self.values[self.roles["messages"]]
         where = f"{where}, {self.of('messages')},"
         value = column[row]
-        if self.roles["messages"] in self._only_text():
-            column[row] = None  # what was read need not be kept twice
         turn_of = None
         if "turn" in self.roles:
             given, name = self.column("turn")[row], self.of("turn")
             turn_of = partial(turn_named, given, value, where=where, name=name)
-        return split_chat(value, where, turn_of)
+        found = split_chat(value, where, turn_of)
+        if found is not None and self.roles["messages"] in self._only_text():
+            column[row] = key_of([value])  # what was read need not be kept twice
+        return found
 
     def _of_pair(self, row, where):
         response = self.column("response")[row]
@@ -468,6 +485,9 @@ class _Log(Columns):
         column = [None if is_absent(value) else value for value in self.column(role)]
         absent = sum(value is None for value in column)
         self.found[f"rows without {role}"] = absent
+        self.found[
+            f"rows whose {role} is blank text, taken for one id; if not known, write null"
+        ] = sum(isinstance(value, str) and not value.strip() for value in column)
         if role == "response_id" and absent:
             row = column.index(None)
             raise ImplicitRMError(
@@ -613,14 +633,18 @@ class _Log(Columns):
             + self.records.why_text(name)
         )
 
-    def mixed_ids(self):
-        """Return a warning for each column of ids that holds numbers and the same ids as text."""
-        mixed = {role: two_forms(self.column(role)) for role in _IDS if role in self.roles}
-        return [
-            in_two_forms(f"{self.of(role)} has ids ({role})", len(numbers), numbers[0])
-            for role, numbers in mixed.items()
-            if numbers
-        ]
+    def odd_ids(self):
+        """Return a warning for each column of ids that holds one id in two forms, or rounded."""
+        found = []
+        for role in _IDS:
+            if role not in self.roles:
+                continue
+            column, what = self.column(role), f"{self.of(role)} has ids ({role})"
+            if others := two_forms(column):
+                found.append(in_two_forms(what, len(others), others[0]))
+            if (rounded := rounded_id(column)) is not None:
+                found.append(as_rounded(what, rounded))
+        return found
 
     def duplicates(self, pandas, X):
         """Return the findings about rows that repeat an earlier one, or only its id.
@@ -651,6 +675,9 @@ class _Log(Columns):
 
 
 #: The text after their numbers in a summary.
+JSON_TEXT = (
+    "{} that are an object or array of JSON, read as text; if they hold messages, parse them"
+)
 DUPLICATES = (
     "exact duplicates of an earlier row, kept; if exported twice, read "
     "df[~df.astype(str).duplicated()]"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 
+from .._keys import DuplicateKey, read_json
 from .._optional import import_optional
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
@@ -165,32 +166,16 @@ def _opened(path):
     return open(path, "rb", buffering=_BUFFER)
 
 
-class _DuplicateKey(ImplicitRMError):
-    pass
-
-
-def _without_duplicates(pairs):
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise _DuplicateKey(f"the key {twice!r} occurs twice in one object")
-    return record
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_without_duplicates).decode
-
-
 def _parsed(raw, where):
     """Return JSON as Python values, or raise an error that names the damaged place."""
     try:
-        return _decode(raw.decode("utf-8"))
+        return read_json(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
         reason = f"byte {error.start + 1} is not UTF-8 ({error.reason})"
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
         reason = f"{line}column {error.colno}: {error.msg.removesuffix(' at')}"
-    except _DuplicateKey as error:
+    except DuplicateKey as error:
         reason = str(error)
     except RecursionError:
         reason = "it is nested too deeply"
@@ -277,6 +262,8 @@ def _of_array(raw, name):
 
 #: A number as JSON writes it. Ids may look like 007 and 1e5, which are text.
 _NUMBER = re.compile(r"(?!-[0.]+$)-?(?:0|[1-9]\d*)(?:\.(\d+))?", re.ASCII)
+#: A number with an exponent, in the only form in which Python writes it.
+_EXPONENT = re.compile(r"-?\d(?:\.\d+)?e[+-]\d{2,3}", re.ASCII)
 _TRUE_AND_FALSE = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
 #: Numbers of so many digits are not rounded as floats.
 _DIGITS = 15
@@ -286,7 +273,8 @@ class _Form:
     """The kind of the cells of a column: numbers, booleans or text; the same in all files of a log.
 
     A column is numbers only if different cells are different numbers, so that versions such as 1.1
-    and 1.10 are not merged. Only 1 and 1.0 are the same: writers add .0 where a cell is empty.
+    and 1.10 are not merged. Exponents are those of Python, 1e-05 and not 1e5, which may be an id.
+    Only 1 and 1.0 are the same: writers add .0 where a cell is empty.
     """
 
     def __init__(self, is_text):
@@ -298,6 +286,10 @@ class _Form:
     def add(self, cell):
         """Learn from a cell that is not empty."""
         number = _NUMBER.fullmatch(cell)
+        if number is None and not self.words and _is_exponent(cell):
+            self.decimals.add(-1)  # so that other cells with decimals have to be plain too
+            self.is_text = not (self.is_plain and self.has_short_integers)
+            return
         if number is None or self.words:
             self.words.add(cell)
             known = any(self.words <= words for words in _TRUE_AND_FALSE)
@@ -323,6 +315,10 @@ class _Form:
         if self.words:
             return cell.lower() == "true"
         return int(cell) if self.decimals == {0} else float(cell)
+
+
+def _is_exponent(cell):
+    return _EXPONENT.fullmatch(cell) is not None and repr(float(cell)) == cell
 
 
 def _forms_of(paths, texts, turned):
@@ -518,6 +514,10 @@ def _of_memory(source, name, wanted):
         return iter(source.select_columns(_picked(list(source.column_names), wanted, name)))
     if hasattr(source, "collect") or hasattr(source, "columns"):
         import narwhals
+
+        from .._tables import opened
+
+        source = source if hasattr(source, "collect") else opened(source)  # a batch is a table
 
         check_names(source, name)
         try:

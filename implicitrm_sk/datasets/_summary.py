@@ -13,6 +13,12 @@ _HINT = (
 )
 
 
+_NEVER = (
+    "{!r} is logged in {:,} of {:,} rows, and users acted in all of them. If only actions are "
+    "written, users look too eager: fill 0 into rows in which the response was shown."
+)
+
+
 @dataclass(frozen=True)
 class LogSummary:
     """The contents of a log, the rows left out, and oddities; ``print`` shows it.
@@ -40,7 +46,8 @@ class LogSummary:
         Two signals, the number of rows with both logged, the number of rows with both actions, and
         its expectation if they are independent.
     warnings : list of str
-        Contradictions with the signs of the signals.
+        Contradictions with the signs of the signals, signals that are never silent, and ids in
+        forms that do not match.
 
     Examples
     --------
@@ -149,7 +156,7 @@ def of_signals(actions, signals, clusters=None, exposures=None):
     parts : dict
         `signals`, `pairs` and `warnings` of a `LogSummary`.
     """
-    rates, tested = {}, []
+    rates, tested, never = {}, [], []
     for k, (name, column) in enumerate(actions.items()):
         if not is_action(signals[name]):
             rates[name] = (type(signals[name]).__name__, *_of_values(column))
@@ -163,6 +170,8 @@ def of_signals(actions, signals, clusters=None, exposures=None):
         rates[name] = (sign_of(signals[name]), int(logged.sum()), float(share))
         if exposures is None:
             tested.append(name)
+            if share == 1 and not logged.all():
+                never.append(_NEVER.format(name, int(logged.sum()), len(column)))
     pairs, warnings = [], []
     for k, second in enumerate(tested):
         for first in tested[:k]:
@@ -172,7 +181,7 @@ def of_signals(actions, signals, clusters=None, exposures=None):
                 pairs.append((first, second, len(a), float(a @ b), float(a.sum() * b.mean())))
     if len(tested) > 1:
         warnings = _contradictions(actions, signals, tested, clusters)
-    return {"signals": rates, "pairs": pairs, "warnings": warnings}
+    return {"signals": rates, "pairs": pairs, "warnings": never + warnings}
 
 
 def _of_values(column):

@@ -19,6 +19,8 @@ _EXPECTED = (
 )
 
 _CONVERT = "Convert the column first, for example with pandas.to_datetime(column, utc=True)"
+#: A number of seconds or milliseconds as text, which Python may read as a date of another century.
+_DIGITS = re.compile(r"\s*\d{9}")
 #: A zone as BigQuery and databases write it after a time: UTC, or an offset after a blank.
 _ZONE = re.compile(r"(?<=\d)\s*(?:(?:UTC|GMT)|(?:UTC|GMT)?\s*([+-]\d\d(?::?\d\d)?))$")
 
@@ -71,6 +73,8 @@ def _time(value, place, name):
         value = value.astype("datetime64[us]").astype(datetime)
     if isinstance(value, str):
         try:
+            if _DIGITS.match(value):
+                raise ValueError
             value = datetime.fromisoformat(_ZONE.sub(_iso_zone, value.strip()))
         except ValueError:
             raise ImplicitRMError(
@@ -117,10 +121,16 @@ def column_times(column, place, name):
         arrow = import_optional("pyarrow", "data", "Reading times")
         column = arrow.array(column).to_pandas()
     if pandas.api.types.infer_dtype(column, skipna=True) == "string":
+        text = column
         try:
-            column = pandas.to_datetime(column, format="ISO8601")
+            column = pandas.to_datetime(text, format="ISO8601")
         except (ValueError, TypeError):  # with and without a zone, or not times
-            return as_times(column.tolist(), place, name)
+            return as_times(text.tolist(), place, name)
+        # Four digits are a year for pandas, and may be a number.
+        is_year = (column.dt.month == 1) & (column.dt.day == 1) & (column == column.dt.normalize())
+        years = text[is_year]
+        if years.str.strip().str.isdecimal().any():
+            return as_times(text.tolist(), place, name)
     if isinstance(column.dtype, pandas.DatetimeTZDtype):
         return column.dt.tz_convert(None).to_numpy("datetime64[us]"), ZONED
     if column.dtype.kind == "M":

@@ -1,11 +1,15 @@
 """The prompt and the response of a row: the turns of a chat up to the one acted on."""
 
+import json
+
 import numpy as np
 
 from ..embedding._text import (
+    TOOLS,
     as_messages,
     last_response,
     messages_of,
+    parsed,
     read_chat,
     read_pair,
     start_of_response,
@@ -24,6 +28,7 @@ def split_chat(value, where, turn_of=None):
     turn_of : callable(chat) -> int, default=None
         Returns the position of the turn that was acted on; None means the last one.
     """
+    value = parsed(value, where)
     if isinstance(value, list | tuple | np.ndarray) and not len(value):
         return None
     chat = read_chat(value, where)
@@ -33,7 +38,7 @@ def split_chat(value, where, turn_of=None):
     if turn_of is not None:
         turn = turn_of(chat)
     end = turn + 1
-    while end < len(chat) and chat[end][0] not in ("user", "system", "developer", "assistant"):
+    while end < len(chat) and chat[end][0] in TOOLS:
         end += 1
     start = start_of_response(chat, turn)
     response = chat[start:end]
@@ -74,7 +79,7 @@ def split_pair(prompt, response, where):
     chat = read_pair(prompt, response, where)
     if isinstance(prompt, str) and isinstance(response, str):
         return prompt, response
-    start = max((i for i, (role, _) in enumerate(chat) if role == "user"), default=-1) + 1
+    start = start_of_response(chat, last_response(chat))
     answer = chat[start:]
     prompt = prompt if isinstance(prompt, str) and start == 1 else as_messages(chat[:start])
     return prompt, answer[0][1] if len(answer) == 1 else as_messages(answer)
@@ -84,6 +89,25 @@ def split_alone(response, where):
     """Return a response without a prompt, as text, or as messages if it is more than one."""
     chat = read_pair((), response, where)
     return chat[0][1] if len(chat) == 1 else as_messages(chat)
+
+
+def unknown_roles(value, where):
+    """Return the roles of a chat, which may be empty, that neither ask nor answer by their name."""
+    known = ("user", "system", "developer", "assistant", *TOOLS)
+    value = parsed(value, where)
+    turns = read_chat(value, where) if len(value) else ()
+    return [role for role in dict.fromkeys(role for role, _ in turns) if role not in known]
+
+
+def is_json(text):
+    """Return whether a text is an object or array of JSON, as chats are in cells of a table."""
+    if not isinstance(text, str) or text.lstrip()[:1] not in ("{", "["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def is_blank(response):

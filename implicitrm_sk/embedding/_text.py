@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._keys import plain
+from .._keys import plain, read_json
 from .._tables import as_list, as_series, opened
 from ..exceptions import ImplicitRMError
 
@@ -14,6 +14,8 @@ _PAIRS = (("prompt", "response"), ("prompt", "completion"))
 _SINGLES = ("messages", "conversations", "text")
 #: Columns that contain a chat in each row.
 CHATS = _SINGLES[:2]
+#: What text is read from; 'text' is read only if none of these is there.
+_FORMS = (*_PAIRS, *((name,) for name in CHATS))
 #: The forms of a row, for the messages.
 FORMS = (
     "a (prompt, response) tuple, a dict or row with 'prompt' and 'response', 'messages' or 'text', "
@@ -36,10 +38,12 @@ _ROLES = {
 }
 #: Kinds of parts that are text, and the field that contains it.
 _PARTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+#: Kind of a part that only marks where a step of the model begins.
+_MARK = "step-start"
 #: Roles that may follow the last assistant turn, because they are not the next user turn.
-_TOOLS = ("tool", "function", "ipython")
-#: Roles of the prompt: a response begins after the last of them.
-_ASKING = ("user", "system", "developer")
+TOOLS = ("tool", "function", "ipython")
+#: Roles of the turns of a response. All others ask, whatever their name.
+_ANSWERING = ("assistant", *TOOLS)
 
 
 def read_text(X):
@@ -124,21 +128,36 @@ def _read_table(X, columns):
 
 def text_columns(columns):
     """Return the columns of a table that hold its text, or none if they are not known."""
-    for names in (*_PAIRS, *((name,) for name in _SINGLES)):
-        if set(names) <= set(columns):
-            return names
-    return tuple(columns) if len(columns) == 1 else ()
+    found = _text_names(columns, "X")
+    return found or (tuple(columns) if len(columns) == 1 else ())
+
+
+def _text_names(columns, where):
+    """Return the names that hold text among the columns of a table or the keys of a dict."""
+    found = [names for names in _FORMS if all(name in columns for name in names)]
+    if len(found) > 1:
+        first, second = (" and ".join(map(repr, names)) for names in found[:2])
+        raise ImplicitRMError(
+            f"{where} has {first}, and {second}, but only one of them can be meant. Leave out the "
+            f"other, for example by X[{list(found[0])}]."
+        )
+    if not found and _SINGLES[-1] in columns:
+        return _SINGLES[-1:]
+    return found[0] if found else ()
 
 
 def is_message(value):
     """Return whether a value is a chat message, in any of the forms found in logs."""
     if not isinstance(value, dict | Mapping):  # the check for dict is faster
         return False
-    if "role" in value:
-        return any(name in value for name in ("content", "tool_calls", "function_call"))
-    if "content" in value:
-        return isinstance(value.get("type"), str) and value["type"] in _ROLES
-    return "from" in value and "value" in value
+    if value.get("role") is not None:  # a table has every field in every row
+        return any(name in value for name in ("content", "parts", "tool_calls", "function_call"))
+    return _is_typed(value) or (value.get("from") is not None and "value" in value)
+
+
+def _is_typed(value):
+    """Return whether a message has the role of LangChain, which is its type."""
+    return "content" in value and isinstance(value.get("type"), str) and value["type"] in _ROLES
 
 
 def _is_messages(value):
@@ -155,12 +174,12 @@ def _read_row(row, where):
     if _is_messages(row):
         return _complete(tuple(_message(message, where) for message in row), where)
     if isinstance(row, Mapping):
-        for names in _PAIRS:
-            if set(names) <= set(row):
-                return read_pair(*(row[name] for name in names), where)
-        for name in _SINGLES:
-            if name in row:
-                return (_read_chat_row if name in CHATS else _read_row)(row[name], where)
+        names = _text_names(row, where)
+        if len(names) == 2:
+            return read_pair(*(row[name] for name in names), where)
+        if names:
+            read = _read_chat_row if names[0] in CHATS else _read_row
+            return read(row[names[0]], where)
         raise ImplicitRMError(
             f"{where} is a dict with the keys {[str(key) for key in row]}; expected 'prompt' and "
             "'response' (or 'completion'), or 'messages', or 'text'. Rename the keys."
@@ -176,15 +195,7 @@ def _read_chat_row(value, where):
 
 def messages_of(value, where):
     """Return the messages of a chat unchanged, as a list of mappings; a string is JSON."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise ImplicitRMError(
-                f"{where} holds a string in a column of chats that is not JSON ({error}); expected "
-                "a list of messages, or JSON of one. Name a column of plain texts 'text' or "
-                "'response'."
-            ) from None
+    value = parsed(value, where)
     if not _is_messages(value):
         if isinstance(value, list | tuple | np.ndarray) and len(value):
             raise _not_a_message(value, where)
@@ -192,9 +203,25 @@ def messages_of(value, where):
     return list(value)
 
 
+def parsed(value, where):
+    """Return a chat, which may be JSON, as a list of messages or whatever it is."""
+    if isinstance(value, str):
+        try:
+            value = read_json(value)
+        except (ValueError, RecursionError) as error:
+            raise ImplicitRMError(
+                f"{where} holds a string in a column of chats that is not JSON ({error}); expected "
+                "a list of messages, or JSON of one. Name a column of plain texts 'text' or "
+                "'response'."
+            ) from None
+    return value
+
+
 def _not_a_message(turns, where):
     wrong = next(part for part in turns if not is_message(part))
-    shown = f"the keys {list(map(str, wrong))}" if isinstance(wrong, Mapping) else wrong
+    shown = wrong
+    if isinstance(wrong, Mapping):
+        shown = f"the keys {[str(key) for key, part in wrong.items() if part is not None]}"
     return ImplicitRMError(
         f"{where} holds a chat with a turn that is not a message ({str(shown)[:80]}); expected "
         "{'role': ..., 'content': ...} or {'from': ..., 'value': ...}. Convert the turn."
@@ -216,7 +243,7 @@ def _complete(row, where):
             "contain a response. Leave such rows out, or name the role of the responses "
             "'assistant'."
         )
-    if any(role not in _TOOLS for role, _ in row[last + 1 :]):
+    if any(role not in TOOLS for role, _ in row[last + 1 :]):
         raise ImplicitRMError(
             f"{where} is a chat that continues after its last assistant turn (with {row[-1][0]}); "
             "expected a chat that ends with the response. Cut it there, for example with "
@@ -233,7 +260,7 @@ def last_response(row):
 
 def start_of_response(row, turn):
     """Return the position at which the response that contains an assistant turn begins."""
-    while turn > 0 and row[turn - 1][0] not in _ASKING:
+    while turn > 0 and row[turn - 1][0] in _ANSWERING:
         turn -= 1
     return turn
 
@@ -321,16 +348,22 @@ def _turn(value, role, where):
         return ()  # a prompt may be missing if the assistant spoke first
     if _is_messages(value):
         return tuple(_message(message, where) for message in value)
+    if isinstance(value, Mapping):
+        raise _not_a_message((value,), where)
     if isinstance(value, list | tuple | np.ndarray) and any(map(is_message, value)):
         raise _not_a_message(value, where)
+    if _is_parts(value):
+        value = "".join(_part(part, where) for part in value)
     return ((role, as_text(value, where)),)
 
 
 def _message(message, where):
     """Return (role, content) of a message of any form."""
-    if "role" in message:
+    if message.get("role") is not None:
         role, content = as_text(message["role"], where), message.get("content")
-    elif "content" in message:
+        if _has_parts(message):  # of which the content is a copy, if it exists
+            content = message["parts"]
+    elif _is_typed(message):
         role, content = _ROLES[message["type"]], message["content"]
     else:
         name = as_text(message["from"], where)
@@ -351,10 +384,26 @@ def _message(message, where):
     return role, "\n".join([*([said] if said else []), *calls])
 
 
+def _has_parts(message):
+    parts = message.get("parts")
+    return isinstance(parts, list | tuple | np.ndarray) and len(parts) > 0
+
+
+def _is_parts(value):
+    """Return whether a value is the content of a message in parts, without its message."""
+    return (
+        isinstance(value, list | tuple | np.ndarray)
+        and len(value) > 0
+        and all(isinstance(part, Mapping) and isinstance(part.get("type"), str) for part in value)
+    )
+
+
 def _part(part, where):
     if isinstance(part, str):
         return as_text(part, where)
     kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
+    if kind == _MARK:
+        return ""
     if not isinstance(kind, str) or kind not in _PARTS or _PARTS[kind] not in part:
         raise ImplicitRMError(
             f"{where} has a message whose content is not text only: a part is {kind!r}; expected a "
