@@ -24,6 +24,7 @@ from ._identification import (
     Evidence,
     assess,
     before_activity,
+    contradicted,
     warn_not_identified,
     with_activity,
 )
@@ -103,8 +104,11 @@ def signal_names(est):
     return list(getattr(est, "signal_names_in_", range(est.n_signals_)))
 
 
-def take_evidence(est, evidence, assumptions):
-    """Set what the counts of a log and the parameters identify about the reward."""
+def take_evidence(est, evidence, assumptions, log=None):
+    """Set what the counts of a log and the parameters identify about the reward.
+
+    The log, which is None where batches of it are read, may contradict the parameters.
+    """
     sizes = est.hidden_layer_sizes, est.propensity_hidden_layer_sizes
     is_constant = est.objective_.propensity_form == "constant"
     if est.objective_.single_signal:
@@ -124,6 +128,9 @@ def take_evidence(est, evidence, assumptions):
         examined=assumptions.examined,
         shared_propensity=assumptions.shared_propensity,
     )
+    against = [] if log is None else [found for found, _ in log.refuted(assumptions)]
+    if against:
+        est.identification_ = contradicted(est.identification_, "; ".join(against), "rates")
 
 
 def known_users(found, signals, loading, n_rows, looked_at):
@@ -158,7 +165,7 @@ def identify(est, n_samples, y, side_information):
     log, assumptions = read_log(est, n_samples, y, side_information)
     rate = assumptions.false_action_rate
     evidence = Evidence.of(log, rate, log.telling_signals(rate))
-    take_evidence(est, evidence, assumptions)
+    take_evidence(est, evidence, assumptions, log)
     return log, assumptions
 
 

@@ -216,6 +216,7 @@ ADVICE = {
         "Thumbs and ratings that users give by their own choice are not labels. Pass them as "
         "signals (a Choice, or a positive and a negative action), and ask for labels at random."
     ),
+    "rates": ("Correct the rate that the log contradicts: the reason says which."),
     "dispersion": (
         "Exposures of one response should be independent given its preference. Ask for labels on "
         "some random responses, and calibrate the reward by them."
@@ -553,6 +554,8 @@ def with_activity(found, loading, n_rows, looked_at):
     looked_at : bool
         Whether it is stated that every row was looked at.
     """
+    if found.against:
+        return found
     largest, rows = float(np.max(loading)), float(np.median(n_rows)) if len(n_rows) else 0.0
     # Users are known, whether or not they differ.
     found = replace(found, advice=tuple(a for a in found.advice if a != ADVICE["users"]))
@@ -607,6 +610,8 @@ def before_activity(found, n_rows, looked_at):
     found, n_rows, looked_at
         As in `with_activity`.
     """
+    if found.against:
+        return found
     found = replace(found, advice=tuple(a for a in found.advice if a != ADVICE["users"]))
     if found.level == IDENTIFIED:
         text = f"If users differ in activity, fit also assumes that {' and that '.join(ACTIVITY)}"

@@ -251,11 +251,12 @@ class FeedbackLog:
         if purpose != "query":
             log.check_contradictions(assumptions.false_action_rate)
         if purpose == "fit":
-            log.warn_about_signals(assumptions)
+            log.warn_about_signals()
         if purpose != "query":
             log = check_labels(log, assumptions.false_action_rate, assumptions.label_mechanism)
         if purpose == "fit":
-            log.warn_about_preference_rate(assumptions)
+            for contradiction, cure in log.refuted(assumptions):
+                warn(f"{contradiction}. {cure}")
         return log, assumptions
 
     def check_dispersed(self):
@@ -499,9 +500,11 @@ class FeedbackLog:
             f"false_action_rate ({rate})."
         )
 
-    def warn_about_signals(self, assumptions):
-        """Warn of signals that carry no information or contradict their false-action rate."""
-        self._warn_of_silence()
+    def refuted(self, assumptions):
+        """Return what the log contradicts of the assumptions, and what to do, in pairs of words."""
+        return [*self._refuted_rates(assumptions), *self._refuted_preference_rate(assumptions)]
+
+    def _refuted_rates(self, assumptions):
         row_weight = self.per_row(self.sample_weight)
         counts, names = self.acts.counts, self.act_names()
         shown = np.ones_like(counts) if self.exposures is None else self.exposures
@@ -515,11 +518,36 @@ class FeedbackLog:
             )
             rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
             if rate < e:  # false for a rate that is still to be estimated
-                warn(
+                yield (
                     f"false_action_rate={e:g} of signal {name!r} contradicts the log: only "
-                    f"{rate:.3g} of all rows, preferred or not, have this action. The reward would "
-                    "come out near 0. Lower false_action_rate.",
+                    f"{rate:.3g} of all rows, preferred or not, have this action",
+                    "The reward would come out near 0. Lower false_action_rate.",
                 )
+
+    def _refuted_preference_rate(self, assumptions):
+        interval = assumptions.preference_interval
+        if interval is None or assumptions.false_actions != "none" or not self.acts.bounds.any():
+            return
+        given = f"preference_rate={assumptions.preference_rate!r} contradicts the log"
+        disproved = np.average(self.fired(0), weights=self.sample_weight)
+        if 1 - interval[0] < disproved:
+            yield (
+                f"{given}: {disproved:.3g} of all responses have a negative action, which with "
+                "false_action_rate=0 proves that they are not preferred",
+                "Lower preference_rate, or set false_action_rate.",
+            )
+        proved = np.average(self.fired(1), weights=self.sample_weight)
+        if interval[1] < proved:
+            yield (
+                f"{given}: {proved:.3g} of all responses have an action, which with "
+                "false_action_rate=0 proves that they are preferred",
+                "Raise preference_rate, or set false_action_rate.",
+            )
+
+    def warn_about_signals(self):
+        """Warn of signals that carry no information, or hardly any."""
+        self._warn_of_silence()
+        names = self.act_names()
         for name, share in self.signals_of_nearly_all():
             warn(
                 f"signal {name!r} of y is 1 on {share:.0%} of the rows where it is logged. If it "
@@ -595,27 +623,6 @@ class FeedbackLog:
                 f"signal {self.signal_names[column]!r} of y can show that a response is "
                 f"{'preferred' if preference else 'not preferred'}, and {which} of its rows does. "
                 "So it carries no information about the reward. Check how the log was joined."
-            )
-
-    def warn_about_preference_rate(self, assumptions):
-        """Warn if the actions prove more preferences than the preference rate allows."""
-        interval = assumptions.preference_interval
-        if interval is None or assumptions.false_actions != "none" or not self.acts.bounds.any():
-            return
-        disproved = np.average(self.fired(0), weights=self.sample_weight)
-        if 1 - interval[0] < disproved:
-            warn(
-                f"preference_rate={assumptions.preference_rate!r} contradicts the log: "
-                f"{disproved:.3g} of all responses have a negative action, which with "
-                "false_action_rate=0 proves that they are not preferred. Lower preference_rate, "
-                "or set false_action_rate."
-            )
-        proved = np.average(self.fired(1), weights=self.sample_weight)
-        if interval[1] < proved:
-            warn(
-                f"preference_rate={assumptions.preference_rate!r} contradicts the log: "
-                f"{proved:.3g} of all responses have an action, which with false_action_rate=0 "
-                "proves that they are preferred. Raise preference_rate, or set false_action_rate."
             )
 
     def check_same_reward(self, reward_part, response_id):

@@ -486,6 +486,27 @@ def test_the_share_of_verdicts_on_a_spread_does_not_grow(one_signal, sd, small):
         assert share > 0.85 if small else share < 0.05, n_starts
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"false_action_rate": [0.0, 0.4]}, "false_action_rate=0.4 of signal 'share' contradicts"),
+        ({"preference_rate": 0.1}, "preference_rate=0.1 contradicts the log"),
+    ],
+)
+def test_a_rate_that_the_log_contradicts_is_in_every_verdict(params, words):
+    y = pd.DataFrame(simulate(2), columns=["copy", "share"])
+    assert y["share"].mean() < 0.4
+    est = estimator(shared_examination=False, n_estimators=2, max_epochs=3, **params)
+    report = identification_report(est, X, y, n_starts=2)
+    for user in (None, np.arange(N) % 300):
+        est.fit(X, y, user_id=user)
+        for found in (est.identification_, report):
+            assert found.level == "not identified" and found.assumptions == ()
+            assert words in found.reason
+            assert found.advice[0].startswith("Correct the rate")
+
+
 def test_one_refit_left_has_no_spread(one_signal):
     report = replace(one_signal, reward_spread=np.nan)
     text = " ".join(str(report).split())

@@ -158,7 +158,7 @@ VECTORS = {
         [pyarrow.array(values[:50], from_pandas=True), pyarrow.array(values[50:], from_pandas=True)]
     ),
     "masked": lambda values: np.ma.masked_array(np.nan_to_num(values, nan=1.0), np.isnan(values)),
-    "strange index": lambda values: pandas.Series(values, index=np.arange(N)[::-1]),
+    "strange index": lambda values: pandas.Series(values, index=np.arange(N)[::-1] + N),
     "decimal": lambda values: pandas.Series(
         [None if np.isnan(v) else decimal.Decimal(float(v)) for v in values]
     ),

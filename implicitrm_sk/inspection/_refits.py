@@ -304,7 +304,7 @@ def _read_settings(est, X, y, fit_params):
         log, assumptions = read_log(whole, len(features), y, side, "batch")
     rate = assumptions.false_action_rate
     evidence = Evidence.of(log, rate, log.telling_signals(rate))
-    take_evidence(whole, evidence, assumptions)
+    take_evidence(whole, evidence, assumptions, log)
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ImplicitRMError(
             f"the report compares splits of an action into reward and propensity, which "

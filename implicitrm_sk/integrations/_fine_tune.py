@@ -496,7 +496,8 @@ class Run:
         log = reread_log(est, n_rows, y, side, purpose="fit")
         tuned = copy.deepcopy(est)
         rate = est.false_action_rate_
-        take_evidence(tuned, Evidence.of(log, rate, log.telling_signals(rate)), assumptions)
+        evidence = Evidence.of(log, rate, log.telling_signals(rate))
+        take_evidence(tuned, evidence, assumptions, log)
         # Rows of one text have one reward, whatever columns of its vector the heads read.
         one = np.zeros(1, dtype=int)
         data = TrainingData(
