@@ -194,7 +194,8 @@ def cases(problem):
         yield "signals", name, partial(fit, one, labels=p.some_labels(n))
     yield "signals", "propensity of 10 % of rows", partial(fit, one, propensity=known)
     again = p.z * (np.random.default_rng([p.seed, 5]).random(len(one)) < log.propensity[:, 0])
-    yield "signals", "shown twice", partial(fit, one + again, exposures=np.full(p.train.sum(), 2))
+    twice = {"exposures": np.full(p.train.sum(), 2), "params": {"false_action_rate": 0.0}}
+    yield "signals", "shown twice", partial(fit, one + again, **twice)
     yield "signals", "two signals", partial(fit, log.actions[:, :2])
     yield "signals", "three signals", partial(fit, log.actions)
     few = next(iter(p.labels))

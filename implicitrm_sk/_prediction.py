@@ -375,8 +375,8 @@ class OfUsers:
         """Return mean and sd of the activity of the user of each row, (n,) each.
 
         Given these rows and, of known users, those of the fit. Both are means over the members, of
-        the variance for the sd. Where members differ in the activity of a user, they differ in
-        propensity the other way. Without `response_id`.
+        the variance for the sd. Members that differ in the activity of a user differ in propensity
+        the other way. Without `response_id`.
 
         Parameters
         ----------
