@@ -301,17 +301,18 @@ class FeedbackLog:
                 "two out."
             )
         if assumptions.estimates_false_actions:
-            repeated = "."
+            repeated = ""
             if self.response is not None:
                 n = len(self.response) - self.n_responses
                 repeated = (
-                    f". {n} rows have the response_id of an earlier row, which shows it again. If "
-                    "the log merely holds them twice, keep one of each."
+                    f"{n} rows have the response_id of an earlier row, which shows it again. If "
+                    "the log merely holds them twice, keep one of each. If not: "
                 )
             raise ImplicitRMError(
-                "user_id is not available with estimated false-action rates: their EM treats all "
+                f"{repeated}user_id is not available with false-action rates that are estimated, "
+                "as they are by default where responses were shown repeatedly. Their EM treats all "
                 "users as equally active. Give false_action_rate as a number, 0.0 if users never "
-                f"act by mistake{repeated}"
+                "act by mistake."
             )
         user, ids = number_users(user_id, len(self.actions))
         if len(np.unique(user)) == len(user):

@@ -417,7 +417,9 @@ def test_what_goes_with_users_and_responses():
     with pytest.raises(ValueError, match="reward_interval does not take response_id beside"):
         reward_interval(est, X, y, X[:2], n_bootstrap=2, **side)
     again = len(response) - len(np.unique(response))
-    with pytest.raises(ValueError, match=f"with estimated.* {again} rows have the response_id of"):
+    with pytest.raises(
+        ValueError, match=f"^{again} rows have the response_id of .* that are estimated"
+    ):
         ImplicitRewardEstimator(**SHORT).fit(X, y, **side)
 
 
@@ -451,7 +453,7 @@ def test_users_are_numbered(ids, expected, known):
         ({"user_id": [[1]] * 40}, {}, "user_id has shape (40, 1)"),
         ({"user_id": np.array([{}] * 40)}, {}, "a value that cannot be an id (unhashable type"),
         ({"propensity": np.full(40, 0.5)}, {}, "user_id is not available with propensity"),
-        ({"exposures": np.full(40, 3)}, {}, "user_id is not available with estimated"),
+        ({"exposures": np.full(40, 3)}, {}, "user_id is not available with false-action"),
         ({}, {"objective": "naive"}, "Naive makes no use of user_id. Leave it out"),
     ],
 )

@@ -544,6 +544,36 @@ def test_windows_by_turn_and_regenerations(name, chats, run, monkeypatch):  # no
         assert_actions(given.pop(), wanted.actions)
 
 
+def test_kinds_that_only_some_clients_send(rows, run, tmp_path, monkeypatch):  # noqa: F811
+    log = [row | {"app": i % 3} for i, row in enumerate(rows[0])]
+    write(tmp_path / "log.jsonl", log)
+    named = [row | {"client": str(row["app"])} for row in log]
+    plain = expected(*rows, window="12h", now=NOW)
+    wanted = expected(
+        named, rows[1], window="12h", now=NOW, tracked={"copy": ["0", "2"], "share": ["1"]}
+    )
+    assert wanted.actions["copy"].isna().sum() > plain.actions["copy"].isna().sum()
+    given = []
+    monkeypatch.setattr(_fit, "identify", lambda *args: given.append(args[2]) or 1 / 0)
+    monkeypatch.setattr(
+        ImplicitRewardEstimator, "fit", lambda *args, **_: given.append(args[2]) or 1 / 0
+    )
+    clients = ["--tracked", "copy@0,share@1", "--tracked", "copy@2", "--client", "app"]
+    for command in ("inspect", "fit"):
+        with pytest.raises(ZeroDivisionError):
+            run(*READING[command], *options(*SIGNED, *clients))
+        assert_actions(given.pop(), wanted.actions)
+        for wrong, message in (
+            (["--tracked", "copy@0"], "--tracked needs the client of each row"),
+            (["--tracked", "copy@9", "--client", "app"], "names the client '9', which no row has"),
+            (["--tracked", "copied@0", "--client", "app"], "--tracked names 'copied', which is"),
+            (["--tracked", "copy", "--client", "app"], "expected KIND@CLIENT,KIND@CLIENT"),
+            (["--client", "app"], "--client has no effect without --tracked"),
+        ):
+            code, _, err = run(*READING[command], *options(*SIGNED, *wrong))
+            assert code == 2 and message in " ".join(err.split()), err
+
+
 def test_regenerations_without_events(chats, run, tmp_path, monkeypatch):  # noqa: F811
     write(tmp_path / "log.jsonl", [row | {"copied": i % 2} for i, row in enumerate(chats[0])])
     given = []

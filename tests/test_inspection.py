@@ -476,7 +476,7 @@ def test_the_share_of_verdicts_on_a_spread_does_not_grow(one_signal, sd, small):
     nothing = {"independence": None, "signals": [], "exposures": [], "swap": {"applicable": False}}
     nothing |= {"dispersion": None, "advice_if_dispersed": "", "split": None}
     nothing |= {"against_labels": None, "examination": None, "differs": False}
-    nothing["contradicted_fits"] = []
+    nothing["found_by_fit"] = None
     for n_starts in (4, 8, 16, 64):
         levels = [
             _verdict(found, mean_rewards=0.5 + sd * rng.normal(size=n_starts), **nothing)[0]
@@ -505,6 +505,20 @@ def test_a_rate_that_the_log_contradicts_is_in_every_verdict(params, words):
             assert found.level == "not identified" and found.assumptions == ()
             assert words in found.reason
             assert found.advice[0].startswith("Correct the rate")
+
+
+def test_many_pairs_that_signs_allow_are_one_line(three_signals):
+    pairs = [
+        Association((first, second), True, 9.0, 9.0, 0.0, p, 500)
+        for (first, second), p in zip(["ab", "ac", "bc", "ad"], [0.4, 0.02, 0.9, 0.7], strict=True)
+    ]
+    wrong = Association(("b", "d"), True, 0.0, 9.0, -4.0, 1e-5, 500)
+    text = " ".join(str(replace(three_signals, associations=[*pairs, wrong])).split())
+    assert text.count("sign of association") == 2
+    assert "as the signals allow in 4 pairs" in text and "0.02, is that of a, c" in text
+    assert "contradicts the signals" in text
+    few = str(replace(three_signals, associations=pairs[:3]))
+    assert few.count("as the signals allow") == 3
 
 
 def test_one_refit_left_has_no_spread(one_signal):

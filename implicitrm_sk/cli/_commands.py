@@ -177,6 +177,9 @@ def _read_to_inspect(args, signals, names):
     )
     if names is None:
         return data
+    client = args.client or "client"
+    if args.tracked is not None and (args.client is not None or client in names):
+        ids["client"] = client
     data = events.actions(_shown(data, args, log, columns, ids), made)
     data.actions, data.signals = data.actions[list(signals)], signals
     return data
@@ -191,7 +194,7 @@ def _shown(data, args, log, columns, ids):
 
     shown = ByRole(data, OF_RESPONSES, log, pandas)
     for role, name in ids.items():
-        if columns[role] != name:
+        if columns.get(role) != name:
             values = pandas.Series(Table(args.log).ids(name), dtype=object)
             shown.columns[role] = values.iloc[data.row].reset_index(drop=True)
             shown.called[role] = name

@@ -2,7 +2,7 @@
 
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
-from ._options import ends_by_turn, role_columns, split_names
+from ._options import clients_of, ends_by_turn, role_columns, split_names
 from ._terminal import listing, note
 
 #: What may be matched with the id of an event; the first one that both tables have is used.
@@ -179,6 +179,8 @@ class Events:
                 raise ImplicitRMError(
                     f"--infer needs the {what} of each row: name its column by {options}."
                 )
+        tracked = clients_of(self.args.tracked)
+        self._check_tracked(tracked or {}, shown, kinds)
         limits = [*([None] if window is None else split_names(window)), self.args.now]
         if "time" in shown and self.pandas.api.types.is_numeric_dtype(
             shown.columns["time"].infer_objects()
@@ -191,8 +193,34 @@ class Events:
             kinds,
             window=windows[0] if len(windows) == 1 else tuple(windows),
             now=now,
+            tracked=tracked,
             infer=dict.fromkeys(self.inferred, "regenerate"),
         )
+
+    def _check_tracked(self, tracked, shown, kinds):
+        """Raise if --tracked names what is not known; make clients text, as options give them."""
+        if not tracked:
+            return
+        wrong = [name for name in tracked if kinds.get(name) is None]
+        if wrong:
+            known = [name for name, kind in kinds.items() if kind is not None]
+            raise ImplicitRMError(
+                f"--tracked names {wrong[0]!r}, which is not a kind of event with an action. "
+                f"These are {listing(known)}. Correct the name."
+            )
+        if "client" not in shown:
+            raise ImplicitRMError(
+                "--tracked needs the client of each row: name its column by --client."
+            )
+        column = shown.columns["client"]
+        column = shown.columns["client"] = column.where(column.isna(), column.map(str))
+        seen = column.dropna().unique().tolist()
+        absent = [one for clients in tracked.values() for one in clients if one not in seen]
+        if absent:
+            raise ImplicitRMError(
+                f"--tracked names the client {absent[0]!r}, which no row has. The clients are "
+                f"{listing(seen)}. Correct the name."
+            )
 
     def report(self, summary):
         """Print how many events were read and left out, and what is odd."""

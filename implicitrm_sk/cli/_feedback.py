@@ -119,9 +119,15 @@ class Feedback:
         if args.time is None:
             found = [name for name in TIMES if name in columns]
             roles["time"] = found[0] if len(found) == 1 else None
-        for role, given in (("user_id", args.user), ("conversation_id", args.conversation)):
+        if args.tracked is not None:
+            roles["client"] = args.client or "client"
+        for role, given in (
+            ("user_id", args.user),
+            ("conversation_id", args.conversation),
+            ("client", args.client),
+        ):
             if given is None and role not in columns:
-                del roles[role]
+                roles.pop(role, None)
         roles |= events.id_of(columns, name)
         values = {role: self.table.ids(each) for role, each in roles.items() if each is not None}
         if args.infer is not None:

@@ -21,7 +21,7 @@ SIDE = ("labels", "weight", "response_id", "exposures", "user")
 #: What the columns of a file of events may be.
 ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.
-EVENTS = ("events", "event_columns", "id", "ignore", "infer", "conversation")
+EVENTS = ("events", "event_columns", "id", "ignore", "infer", "conversation", "tracked", "client")
 WHEN = ("time", "window", "now")
 ACTIONS = ("actions", "negative", "choice", "graded", "late", "correlated", *EVENTS, *WHEN)
 
@@ -188,6 +188,13 @@ def add_events(group):
             "the conversation of a row, for --infer and --window next_turn (default: "
             "conversation_id)",
         ),
+        (
+            "tracked",
+            "COLUMNS",
+            "kinds of events that only some clients send, KIND@CLIENT: accepted@ide,thumb@web. "
+            "They are not logged in rows of other clients, where they would be 0",
+        ),
+        ("client", "COLUMN", "the client of a row, for --tracked (default: client)"),
         ("time", "COLUMN", "when a row was shown (default: time, timestamp or created_at)"),
         (
             "window",
@@ -281,6 +288,12 @@ def _check_events(args):
     if args.events is None:
         return
     role_columns(args.event_columns)
+    if args.client is not None and args.tracked is None:
+        raise ImplicitRMError(
+            "--client has no effect without --tracked. Say which kinds of events the clients send, "
+            "or leave --client out."
+        )
+    clients_of(args.tracked)
     named = {
         name
         for option in ("actions", "negative")
@@ -298,6 +311,21 @@ def _check_events(args):
             f"--events names {args.events}, which is the log. Name the file with one row for each "
             "event."
         )
+
+
+def clients_of(text):
+    """Return {kind: clients} of the value of --tracked, None without one."""
+    if text is None:
+        return None
+    found = {}
+    for part in split_names(text):
+        kind, at, client = (each.strip() for each in part.rpartition("@"))
+        if not (kind and at and client):
+            raise ImplicitRMError(
+                f"--tracked {text}: expected KIND@CLIENT,KIND@CLIENT. Correct {part!r}."
+            )
+        found.setdefault(kind, []).append(client)
+    return found
 
 
 def role_columns(text):

@@ -217,7 +217,7 @@ def identification_report(
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
-        _contradictions_of_fits(est, whole, refit),
+        _found_by_fit(est, whole.evidence_),
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -575,16 +575,14 @@ def _with_signs(settings, associations):
     return contradicted_signs(settings, associations) if contradiction else settings
 
 
-def _contradictions_of_fits(est, whole, refit):
-    """Return the verdicts of fits that the data contradicted in a test of their own.
+def _found_by_fit(est, evidence):
+    """Return the verdict of `est` if its fit saw the same log and found a contradiction, or None.
 
-    The refits were tested on rows that stopped them early, which may have what the rows kept aside
-    lack, such as known users. `est` counts if its fit saw the same log.
+    It tested other rows than those kept aside here.
     """
-    fits = [refit]
-    if getattr(est, "evidence_", None) == whole.evidence_:
-        fits.insert(0, est)
-    return [fit.identification_ for fit in fits if fit.identification_.against]
+    if getattr(est, "evidence_", None) != evidence or not est.identification_.against:
+        return None
+    return est.identification_
 
 
 def _agreement(rows):
@@ -617,7 +615,7 @@ def _verdict(
     against_labels,
     examination,
     differs,
-    contradicted_fits,
+    found_by_fit,
 ):
     """Return level, assumptions, reason and advice of the settings, unless the data contradict."""
     level, assumptions = settings.level, settings.assumptions
@@ -646,9 +644,9 @@ def _verdict(
     elif level == IDENTIFIED and against_labels:
         against = against_labels
         advice.insert(0, ADVICE["calibrate"])
-    elif contradicted_fits and level != NOT_IDENTIFIED:
-        against = contradicted_fits[0].against
-        advice.insert(0, contradicted_fits[0].advice[0])
+    elif found_by_fit is not None and level != NOT_IDENTIFIED:
+        against = found_by_fit.against
+        advice.insert(0, found_by_fit.advice[0])
     winner = None if examination is None else examination["winner"]
     if winner == "examined" and "every row was looked at" in assumptions:
         against = "the model of rows that nobody looked at is more likely"

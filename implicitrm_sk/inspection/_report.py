@@ -19,6 +19,9 @@ from .._typing import Floats, Rows
 from ._plot._base import COLOURS
 from ._plot._identification import IdentificationDisplay
 
+#: More pairs of signals than this, whose association is as it should be, are told in one line.
+MANY_PAIRS = 3
+
 
 @dataclass(frozen=True, repr=False)
 class IdentificationReport:
@@ -36,7 +39,8 @@ class IdentificationReport:
     advice : tuple of str
         The next things to log, or to pass to `fit`.
     settings : Identification
-        The verdict from the settings alone, as in `identification_` of the estimator.
+        The verdict from the settings and the counts of the log alone, as in `identification_`
+        before `fit` has trained.
     refits : dict of str to ndarray of shape (n_starts,)
         Refits from different starts, evaluated on held-out rows. With positive signals only, the
         reward starts at the rate of actions to the power of ``start``. ``log_likelihood`` is in
@@ -215,15 +219,30 @@ class IdentificationReport:
             "what the actions leave open at a row, see bounds(X); without the error of the fit, "
             "which reward_interval adds",
         )
-        for pair in self.associations:
-            yield (
-                "sign of association",
-                "contradicts the signals" if pair.contradicts else "as the signals allow",
-                f"{pair} (z = {pair.z:.1f}, p = {pair.p_value:.2g})",
-            )
+        yield from self._rows_of_associations()
         yield from self._rows_of_signals()
         for advice in self.advice:
             yield "next", advice, ""
+
+    def _rows_of_associations(self):
+        """Yield a row for each pair, and one for all that signs allow if they are many."""
+        allowed = [pair for pair in self.associations if not pair.contradicts]
+        are_many = len(allowed) > MANY_PAIRS
+        for pair in self.associations:
+            if pair.contradicts or not are_many:
+                yield (
+                    "sign of association",
+                    "contradicts the signals" if pair.contradicts else "as the signals allow",
+                    f"{pair} (z = {pair.z:.1f}, p = {pair.p_value:.2g})",
+                )
+        if are_many:
+            least = min(allowed, key=lambda pair: pair.p_value)
+            yield (
+                "sign of association",
+                f"as the signals allow in {len(allowed)} pairs",
+                f"associations has all; the smallest p-value, {least.p_value:.2g}, is that of "
+                f"{least.signals[0]}, {least.signals[1]}",
+            )
 
     def _rows_of_signals(self):
         for name, share in self.frequent_signals:
