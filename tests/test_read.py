@@ -1413,3 +1413,11 @@ def test_a_batch_of_arrow_is_a_table():
     table = pa.Table.from_pylist(rows(3))
     batch, whole = (read_feedback_log(t, signals=SIGNALS) for t in (table.to_batches()[0], table))
     same(batch, whole)
+
+
+def test_users_with_far_more_rows_than_others_are_counted():
+    rows = [{"response": f"r{i}", "user_id": i % 100, "copied": i % 2} for i in range(400)]
+    bots = [{"response": f"b{i}", "user_id": -i % 2 - 9, "copied": 1} for i in range(260)]
+    summary = read_feedback_log(rows + bots, signals=["copied"]).summary
+    assert "260 rows of 2 users with more than 20 times the rows of the median user" in str(summary)
+    assert "the median user" not in str(read_feedback_log(rows, signals=["copied"]).summary)

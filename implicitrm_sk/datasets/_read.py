@@ -238,6 +238,8 @@ def read_log(
     found, columns = log.found, {name: log.ids(name) for name in _IDS if name in log.roles}
     groups = codes_of(log.prompt_keys()) if "prompt_id" in log.roles or log.has_text else None
     users = codes_of(columns["user_id"]) if "user_id" in columns else None
+    if users is not None:
+        found |= _of_busy_users(users)
     times, kind = None, None
     if "time" in log.roles:
         times, kind = as_times(log.column("time"), log.place, log.of("time"))
@@ -672,6 +674,19 @@ class _Log(Columns):
             counts = np.unique(ids[~repeated & (ids > 0)], return_counts=True)[1]
             found[DIFFERING.format(name)] = int((counts > 1).sum())
         return found
+
+
+#: More than so many times the median number of rows of a user, and more rows than these, are seldom
+#: those of a person.
+BUSY, BUSY_ROWS = 20, 50
+
+
+def _of_busy_users(users):
+    """Return the finding about users with far more rows than others, who may be bots."""
+    n_rows = np.bincount(users)
+    busy = n_rows > max(BUSY * np.median(n_rows), BUSY_ROWS) if len(n_rows) else n_rows
+    who = f"{np.count_nonzero(busy)} users with more than {BUSY} times the rows of the median user"
+    return {f"rows of {who}, kept; leave bots out": int(n_rows @ busy)}
 
 
 #: The text after their numbers in a summary.
