@@ -154,7 +154,8 @@ def _find_on_hub(name, revision, gguf_file):
         raise OSError(
             f"model={name!r} is not a folder here, and the Hugging Face hub does not return it. "
             f"{' '.join(str(error).split())} Check the name, or pass the path of a folder. "
-            "For a gated model, log in with `hf auth login` or set HF_TOKEN."
+            "For a gated model, log in with `hf auth login` or set HF_TOKEN. Without the hub, "
+            f"{' and '.join(map(repr, PACKAGED_MODELS))} work if their packages are installed."
         ) from error
     return extract_commit_hash(found, None)
 
