@@ -250,11 +250,9 @@ class FeedbackLog:
             check_both_classes(log.acts.counts, log.per_row(weight), exposures)
         if purpose != "query":
             log.check_contradictions(assumptions.false_action_rate)
-        if purpose == "fit":
-            log.warn_about_signals()
-        if purpose != "query":
             log = check_labels(log, assumptions.false_action_rate, assumptions.label_mechanism)
         if purpose == "fit":
+            log.warn_about_signals()
             for contradiction, cure in log.refuted(assumptions):
                 warn(f"{contradiction}. {cure}")
         return log, assumptions
