@@ -42,6 +42,8 @@ NESTED = 0.98
 #: An action that coincides with others of its sign less often than this share of what chance gives
 #: is not a second signal of the same responses.
 APART = 0.25
+#: A share of acted rows is below a false-action rate by more than this many standard errors.
+BEYOND_CHANCE = 3.3
 
 
 @dataclass(frozen=True)
@@ -516,7 +518,8 @@ class FeedbackLog:
                 row_weight[is_logged],
             )
             rate = weight @ acted / (weight @ exposures) if acted.size else 1.0
-            if rate < e:  # false for a rate that is still to be estimated
+            # False for a rate that is still to be estimated.
+            if e - rate > BEYOND_CHANCE * np.sqrt(e * (1 - e) / max(exposures.sum(), 1)):
                 yield (
                     f"false_action_rate={e:g} of signal {name!r} contradicts the log: only "
                     f"{rate:.3g} of all rows, preferred or not, have this action",
