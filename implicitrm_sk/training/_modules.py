@@ -13,6 +13,9 @@ from torch.nn.functional import logsigmoid
 
 from ..measurement._signal import full_precision, log1mexp
 
+#: Outputs per member up to which hidden units are multiplied column by column on a CPU.
+NARROW = 4
+
 
 class MemberDropout(nn.Module):
     """Dropout that draws from its own generator and leaves torch's global one unchanged.
@@ -45,9 +48,18 @@ class MemberDropout(nn.Module):
 
     def forward(self, x, dim=0):
         """Drop entries of x, whose members are in dimension `dim`."""
+        keep = self.factors(x, dim)[0]
+        return x if keep is None else x * keep.to(x.dtype)
+
+    def factors(self, x, dim=0):
+        """Return the factor of each entry of x, and that of all that are kept.
+
+        The latter is a number, or a tensor of shape (members, 1, 1). Without dropout the factors
+        are None and 1.
+        """
         several = isinstance(self.p, torch.Tensor)
         if not self.training or (not several and self.p == 0):
-            return x
+            return None, 1.0
         shape = list(x.shape)
         if self.drawn is not None:
             shape[dim] = self.drawn[0]
@@ -61,24 +73,51 @@ class MemberDropout(nn.Module):
         if self.drawn is not None:
             keep = keep.index_select(dim, self.drawn[1])
         p = self.p
-        if several:
-            p = p.view(-1, *[1] * (x.ndim - dim - 2), 1).expand(*x.shape[dim:]).contiguous()
-            threshold = (p * 2**16).round_().clamp_max_(2**16 - 1)
-            below, scale = (threshold - 2**15).to(exact), (1 / (1 - threshold / 2**16)).to(exact)
-        else:
+        if not several:
             threshold = min(round(p * 2**16), 2**16 - 1)
-            below, scale = threshold - 2**15, 1 / (1 - threshold / 2**16)
-        return x * keep.ge_(below).mul_(scale).to(x.dtype)
+            scale = 1 / (1 - threshold / 2**16)
+            return keep.ge_(threshold - 2**15).mul_(scale), scale
+        threshold = (p * 2**16).round_().clamp_max_(2**16 - 1)
+        below, scale = (threshold - 2**15).to(exact), (1 / (1 - threshold / 2**16)).to(exact)
+        shape = [-1, *[1] * (x.ndim - dim - 1)]
+        for apply, value in ((keep.ge_, below), (keep.mul_, scale)):
+            # With the shape of a row, which is read at once.
+            apply(value.view(shape).expand(x.shape[dim:]).contiguous())
+        return keep, scale.view(-1, 1, 1)
 
 
-def _products(h, weight, bias):
-    """Map h of shape (members, n, in) by weights (in, members, out) to (members, n, out)."""
-    _, n_members, width = weight.shape
-    if h.device.type != "cpu" or n_members == 1 or width > 4 or h.dtype != weight.dtype:
-        return torch.baddbmm(bias.transpose(0, 1), h, weight.transpose(0, 1))
-    # On a CPU, narrow products of many small matrices take several times longer than these sums.
-    columns = [(h * column.t().contiguous()[:, None]).sum(-1) for column in weight.unbind(2)]
-    return torch.stack(columns, dim=-1) + bias.transpose(0, 1)
+class _NarrowOutput(torch.autograd.Function):
+    """ReLU, dropout and a product with few columns, by as few passes over the units as possible.
+
+    With many members these passes take as long as the products of the first layer.
+    """
+
+    @staticmethod
+    def forward(ctx, h, keep, scale, weight, bias):
+        """Map h of shape (members, n, width) to outputs, and the hidden units they were made of."""
+        hidden = h.clamp_min(0) if keep is None else keep.mul_(h).clamp_min_(0)
+        ctx.save_for_backward(hidden, weight)
+        ctx.scale = scale
+        ctx.set_materialize_grads(False)
+        # The other way round, a product with few columns takes several times longer on a CPU.
+        out = torch.bmm(weight.permute(1, 2, 0), hidden.transpose(1, 2)).transpose(1, 2)
+        return out + bias.transpose(0, 1), hidden
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad, grad_hidden):
+        hidden, weight = ctx.saved_tensors
+        columns = weight.permute(2, 1, 0).contiguous()[:, :, None] * ctx.scale
+        units = torch.empty_like(hidden)
+        torch.mul(grad[..., [0]], columns[0], out=units)
+        for k, column in enumerate(columns[1:], 1):
+            units.addcmul_(grad[..., [k]], column)
+        if grad_hidden is not None:
+            units.add_(grad_hidden * ctx.scale)
+        # A unit is 0 if ReLU or dropout made it 0.
+        grad_h = torch.ops.aten.threshold_backward(units, hidden, 0)
+        grad_weight = torch.bmm(grad.transpose(1, 2), hidden).permute(2, 0, 1)
+        return grad_h, None, None, grad_weight, grad.sum(1)[None]
 
 
 class MemberMLP(nn.Module):
@@ -137,14 +176,20 @@ class MemberMLP(nn.Module):
             inputs = x
             h = torch.baddbmm(bias.transpose(0, 1), x, weight.transpose(0, 1))
         for next_weight, next_bias in rest:
-            h = torch.relu_(h)  # in place before the view: no other tensor needs it
             if in_rows:
                 h = h.view(len(x), *weight.shape[1:])
-            h = self.dropout(h, dim=1 if in_rows else 0)
-            if in_rows:
-                h, in_rows = h.transpose(0, 1), False
-            inputs = h
-            h = _products(h, next_weight, next_bias)
+            _, n_members, width = next_weight.shape
+            narrow = h.device.type == "cpu" and n_members > 1 and width <= NARROW
+            if narrow and h.dtype in (torch.float32, torch.float64):
+                keep, scale = self.dropout.factors(h, dim=1 if in_rows else 0)
+                if in_rows:
+                    h, keep = h.transpose(0, 1), None if keep is None else keep.transpose(0, 1)
+                h, inputs = _NarrowOutput.apply(h, keep, scale, next_weight, next_bias)
+            else:
+                h = self.dropout(torch.relu_(h), dim=1 if in_rows else 0)
+                inputs = h.transpose(0, 1) if in_rows else h
+                h = torch.baddbmm(next_bias.transpose(0, 1), inputs, next_weight.transpose(0, 1))
+            in_rows = False
         return h.view(len(x), *weight.shape[1:]).transpose(0, 1) if in_rows else h, inputs
 
     def of_members(self, h):
