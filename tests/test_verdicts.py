@@ -186,16 +186,8 @@ def test_a_broken_way_is_not_called_identified(simulator, way):
     assert found.level != "identified" or (level_error <= 0.15 and auroc >= 0.6), found.reason
 
 
-#: One log of five is called identified at an AUROC of 0.52: the test of independence has too little
-#: power to find that six actions are parts of one watch in every log of this size.
-MISSED = pytest.mark.xfail(strict=False, reason="the test of independence misses one log of five")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("simulator", "way"),
-    [pytest.param(*case, marks=MISSED) if case == (views, "watched") else case for case in BROKEN],
-)
+@pytest.mark.parametrize(("simulator", "way"), BROKEN)
 def test_a_broken_way_is_not_called_identified_on_other_logs(simulator, way):
     for seed in range(1, 6):
         found, level_error, auroc = fitted(simulator, way, seed)
