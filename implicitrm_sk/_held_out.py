@@ -18,6 +18,7 @@ from ._identification import (
     warn_not_identified,
 )
 from ._independence import independence_test
+from ._labels import warn_of_selected_by_reward
 from ._log import FeedbackLog, number_responses
 from .measurement import _mixture
 from .measurement._action import Action
@@ -51,6 +52,9 @@ class HeldOut:
     labelled_X : ndarray of shape (n_labels, d) or None
         All rows with a label, because too few of them would be held out.
     labelled : FeedbackLog or None
+    asked_X : ndarray of shape (n_asked, d) or None
+        Rows with a label or without one, seen by the fit or not, if there are labels.
+    asked : FeedbackLog or None
     """
 
     X: np.ndarray
@@ -58,6 +62,8 @@ class HeldOut:
     groups: np.ndarray | None
     labelled_X: np.ndarray | None = None
     labelled: FeedbackLog | None = None
+    asked_X: np.ndarray | None = None
+    asked: FeedbackLog | None = None
 
     @classmethod
     def of(cls, data):
@@ -86,8 +92,13 @@ class HeldOut:
         if log.labels is None or log.response is not None:
             return found
         labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
+        asked = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
         return replace(
-            found, labelled_X=data.X[labelled], labelled=part_of(log, labelled, labelled)
+            found,
+            labelled_X=data.X[labelled],
+            labelled=part_of(log, labelled, labelled),
+            asked_X=data.X[asked],
+            asked=part_of(log, asked, asked),
         )
 
 
@@ -189,6 +200,14 @@ def check_verdict(est, held_out, token=None, in_search=False):
         against = against_labels(held_out.labelled, measurement, *averaged, model_rates, log_weight)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
+    if held_out.asked is not None and est.label_mechanism == "random":
+        (f,) = member_logits(
+            est.model_, held_out.asked_X, est.scaler_, ("reward_logit",), est.dtype
+        )
+        preferred, not_preferred = held_out.asked.proved(est.false_action_rate_)
+        warn_of_selected_by_reward(
+            held_out.asked, preferred | not_preferred, _mixture.mean_logit(f).numpy()
+        )
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 

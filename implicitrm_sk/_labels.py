@@ -177,11 +177,44 @@ def selected_by_action(log, proved):
     labelled, acted = ~np.isnan(log.labels) & counted, log.fired() & counted
     if proved.any() and not (labelled & proved).any():
         return False
-    sizes = np.array([acted.sum(), (counted & ~acted).sum()])
+    return _differ(labelled, acted, counted & ~acted) is not None
+
+
+def warn_of_selected_by_reward(log, proved, reward_logit):
+    """Warn of labels that are known much more often of responses with a high or low fitted reward.
+
+    The likelihood allows this for labels that were asked for by X and y. But whether users give
+    thumbs of their own choice often depends on what they think of the response. Labels of none of
+    the responses that `proved` holds were asked for where they add something.
+
+    Parameters
+    ----------
+    log : FeedbackLog
+    proved : ndarray of bool of shape (responses,)
+    reward_logit : ndarray of shape (responses,)
+    """
+    counted = log.sample_weight > 0
+    labelled = ~np.isnan(log.labels) & counted
+    is_asked = proved.any() and not (labelled & proved).any()
+    if is_asked or labelled.sum() < MIN_RESPONSES or log.labels_selected(proved):
+        return
+    high = reward_logit > np.median(reward_logit[counted])
+    shares = _differ(labelled, counted & high, counted & ~high)
+    if shares is not None:
+        warn(
+            f"labels are known of {shares[0]:.1%} of the responses whose fitted reward is above "
+            f"the median, and of {shares[1]:.1%} of the others. That is right if you chose the "
+            f"responses to ask about by X and y, as label_queue does. {THUMBS}.",
+        )
+
+
+def _differ(labelled, ones, others):
+    """Return the labelled shares of two parts if they differ twofold and beyond chance, or None."""
+    sizes = np.array([ones.sum(), others.sum()])
     if not sizes.all():
-        return False
-    shares = np.array([(labelled & acted).sum(), (labelled & ~acted).sum()]) / sizes
-    pooled = labelled.sum() / sizes.sum()
+        return None
+    shares = np.array([(labelled & ones).sum(), (labelled & others).sum()]) / sizes
+    pooled = shares @ sizes / sizes.sum()
     error = np.sqrt(pooled * (1 - pooled) * (1 / sizes).sum())
     unlikely = abs(shares[0] - shares[1]) > Z_OF_CHANCE * error
-    return bool(unlikely and shares.max() > SELECTED * shares.min())
+    return shares if unlikely and shares.max() > SELECTED * shares.min() else None

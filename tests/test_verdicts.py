@@ -5,6 +5,7 @@ co-occurs. No row of them is copied.
 """
 
 import functools
+import re
 import warnings
 
 import numpy as np
@@ -280,3 +281,33 @@ def test_labels_that_contradict_the_signals_are_noticed():
         est.fit(X, y, labels=label)
     assert est.identification_.level == "not identified"
     assert "LogisticRegression" in est.identification_.advice[0]
+
+
+@pytest.mark.parametrize(
+    "way", ["of what is disliked", "at random", "asked where nothing is proved"]
+)
+def test_labels_that_depend_on_the_reward_are_noticed(way):
+    """Users rate what they dislike; whether they act hardly tells which responses these are."""
+    rng = np.random.default_rng(0)
+    X, score = features(3000, rng)
+    r = preference(score, 0.6, rng)
+    y = r[:, None] * draw(np.full((len(r), 2), 0.3), rng)
+    share = np.where(score < np.median(score), 0.3, 0.08)
+    if way == "at random":
+        share = np.full(len(r), 0.19)
+    label = np.where(rng.random(len(r)) < share, r, np.nan)
+    if way == "asked where nothing is proved":
+        label[y.any(axis=1)] = np.nan
+    est = ImplicitRewardEstimator(random_state=0, n_estimators=2, max_epochs=20, **LOOKED_AT)
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        est.fit(X, y, labels=label)
+    said = [str(one.message) for one in record if "labels are known of" in str(one.message)]
+    assert len(said) == (way == "of what is disliked")
+    if said:
+        assert re.search(
+            r"known of 1\d\.\d% of the responses whose fitted .* 2\d\.\d% of the others",
+            said[0],
+        )
+        assert "label_queue" in said[0] and "Choice" in said[0]
+        assert est.identification_.level == "identified"  # chosen by X, which the model knows

@@ -828,7 +828,8 @@ class Run:
         """Lower the verdict on identification if the held-out rows contradict it."""
         tuned = self.tuned
         warn_not_identified(tuned.identification_, tuned.objective_)
-        held_out = HeldOut.of(self.data)
+        # What `fit` said of the choice of labels holds, and more texts would have to be read.
+        held_out = replace(HeldOut.of(self.data), asked_X=None, asked=None)
         parts = {"X": held_out.X, "labelled_X": held_out.labelled_X}
         parts = {name: part for name, part in parts.items() if part is not None}
         texts = np.unique(np.concatenate([part[:, 0] for part in parts.values()])).astype(int)
