@@ -1,6 +1,7 @@
 """A likelihood-ratio test whether signals of a preferred response fire independently."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ SIGNIFICANCE = 0.001
 LARGE_LOG_ODDS_RATIO = 0.5
 #: The largest log odds ratio of two signals that is distinguished from "always together".
 MAX_INTERACTION = 8.0
+#: Largest p-value below 1.
+NEAREST = 1 - 1e-15
 #: Step of the parameters in numerical second derivatives.
 STEP = 1e-4
 
@@ -37,7 +40,8 @@ class IndependenceTest:
         The likelihood-ratio statistic, twice the difference of the log-likelihoods.
     degrees_of_freedom : int
     p_value : float
-        The least p-value of this statistic and of the `common_causes`, times their number.
+        Probability that the least p-value of this statistic and of the `common_causes` is as small
+        as it is, if the signals are independent.
     log_odds_ratio : dict of (int, int) to float
         The association of each pair of signals given preference; 0 means independence.
     signals : tuple of int
@@ -74,8 +78,8 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
 
     Most often, dependence has one cause: users looked at some responses only, or one signal is a
     step before the others. Against this, score tests with one parameter have more power: t_jk = t
-    for all pairs, or for the pairs of one signal. The least p-value is multiplied by the number of
-    tests.
+    for all pairs, or for the pairs of one signal. The least p-value is corrected for the number of
+    tests [5]_.
 
     Parameters
     ----------
@@ -103,6 +107,8 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     .. [3] Wilks, "The large-sample distribution of the likelihood ratio for testing composite
        hypotheses", Annals of Mathematical Statistics 9, 1938.
     .. [4] Kish, "Survey Sampling", Wiley, 1965.
+    .. [5] Sidak, "Rectangular confidence regions for the means of multivariate normal
+       distributions", Journal of the American Statistical Association 62, 1967.
     """
     n_signals = actions.shape[1]
     logged = (~np.isnan(actions)).sum(axis=0)
@@ -164,7 +170,7 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     return IndependenceTest(
         statistic=statistic,
         degrees_of_freedom=len(pairs),
-        p_value=min(1.0, len(p_values) * min(p_values)),
+        p_value=-math.expm1(len(p_values) * math.log1p(-min(*p_values, NEAREST))),
         log_odds_ratio={
             (signals[j], signals[k]): float(t)
             for t, (j, k) in zip(interactions, pairs, strict=True)

@@ -65,9 +65,11 @@ def test_likelihoods_of_members_are_those_of_their_views():
         View(BASE, SIGNALS, ratio=2.0),
         View(BASE, SIGNALS, looked=0.7),
         View(BASE, SIGNALS, rates=rates[1]),
+        View(BASE, SIGNALS, left_out=0),
+        View(BASE, SIGNALS, left_out=1),
     ]
-    f = torch.as_tensor(rng.normal(size=(6, 4))).requires_grad_()
-    u = torch.as_tensor(rng.normal(size=(6, 4, 2))).requires_grad_()
+    f = torch.as_tensor(rng.normal(size=(8, 4))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(8, 4, 2))).requires_grad_()
     y = torch.tensor([[0, 0], [1, 0], [0, 1], [0, torch.nan]], dtype=torch.float64)
     together = MemberViews(views)
     for name, sign in (("nll", -1), ("log_likelihood", 1)):
@@ -78,8 +80,9 @@ def test_likelihoods_of_members_are_those_of_their_views():
     expected = torch.autograd.grad(-together.log_likelihood(f, u, y).sum(), (f, u))
     for one, other in zip(grads, expected, strict=True):
         torch.testing.assert_close(one, other)
-    # What differs in a number only is computed in one go, of which the cost depends.
-    assert [members for members, _ in together._together] == [[0], [1, 4], [2, 5], [3]]
+    # What differs in a number or a column left out is computed in one go, which saves time.
+    assert together._sizes == [3, 2, 2, 1]
+    assert together._order.tolist() == [0, 6, 7, 1, 4, 2, 5, 3]
     some = together.of_members([4, 0, 1])
     assert some.views == (views[4], views[0], views[1])
     torch.testing.assert_close(

@@ -262,7 +262,7 @@ class Action(Signal):
             each = logsigmoid((u * sign).masked_fill_(unlogged, torch.inf))
             derivative = self._by_class(torch.expm1(each).mul_(-sign), None) if grad else None
             hit = _over_columns(each)
-            miss = u.new_zeros(len(y)).masked_fill(acted.any(-1), -torch.inf).expand_as(hit)
+            miss = u.new_zeros(y.shape[:-1]).masked_fill(acted.any(-1), -torch.inf).expand_as(hit)
             return torch.stack(self._by_class(hit, miss)), derivative
         log_a, log_not_a = action_log_probs(u, rate, propensity)
         log_e = None if rate is None else (torch.log(rate.to(u)), torch.log1p(-rate.to(u)))

@@ -30,7 +30,7 @@ class View:
     ratio : float or None
         For one positive and one negative action: the readiness for the negative one, as a multiple
         of that for the positive one.
-    left_out : int or None
+    left_out : int, or Tensor of bool of shape (members, 1, K), or None
         The column that is ignored.
     turned : int or None
         The column whose action shows the other preference than in the base.
@@ -41,7 +41,7 @@ class View:
     rates: torch.Tensor | None = None
     looked: float | None = None
     ratio: float | None = None
-    left_out: int | None = None
+    left_out: int | torch.Tensor | None = None
     turned: int | None = None
 
     @property
@@ -56,7 +56,9 @@ class View:
         if self.looked is not None:
             looked = torch.as_tensor(self.looked, dtype=u.dtype, device=u.device)
             u = torch.cat([u, torch.logit(looked).expand(*u.shape[:-1], 1)], -1)
-        if self.left_out is not None:
+        if isinstance(self.left_out, torch.Tensor):
+            actions = actions.masked_fill(self.left_out.to(actions.device), torch.nan)
+        elif self.left_out is not None:
             actions = actions.clone()
             actions[:, self.left_out] = torch.nan
         return u, actions, rates if self.rates is None else self.rates.to(u.device)
@@ -104,7 +106,7 @@ class View:
 class MemberViews:
     """A `View` for each member; likelihoods have the members in the dimension before the rows.
 
-    Views that differ in a rate or a share only are computed together.
+    Views that differ only in a rate, a share or the action that is left out are computed together.
 
     Parameters
     ----------
@@ -114,8 +116,10 @@ class MemberViews:
 
     def __init__(self, views):
         self.views = tuple(views)
-        self._together = _alike(self.views)
-        self._order = np.argsort(np.concatenate([members for members, _ in self._together]))
+        members, self._together = zip(*_alike(self.views), strict=True)
+        self._sizes = [len(some) for some in members]
+        self._order = torch.as_tensor(np.concatenate(members))
+        self._back = torch.argsort(self._order)
         base = self.views[0].base
         self.signals, self.n_outputs, self.examined = base.signals, base.n_outputs, base.examined
 
@@ -132,13 +136,16 @@ class MemberViews:
         return MemberViews([self.views[position] for position in positions])
 
     def _each(self, name, reward_logit, propensity_logit, *args, **log):
+        device = reward_logit.device
+        order, back = self._order.to(device), self._back.to(device)
+        # One gather and one split: an index for each view would add up gradients of all members.
+        f = reward_logit.index_select(-2, order).split(self._sizes, -2)
+        u = propensity_logit.index_select(-3, order).split(self._sizes, -3)
         parts = [
-            getattr(view, name)(
-                reward_logit[..., members, :], propensity_logit[..., members, :, :], *args, **log
-            )
-            for members, view in self._together
+            getattr(view, name)(*logits, *args, **log)
+            for view, *logits in zip(self._together, f, u, strict=True)
         ]
-        return torch.cat(parts, -2)[..., self._order, :]
+        return torch.cat(parts, -2).index_select(-2, back)
 
     def nll(self, *args, **log):
         """Return minus the log-likelihood of each member and response."""
@@ -153,9 +160,10 @@ def _alike(views):
     """Return the positions of views that differ in numbers only, and one view of all of them."""
     found = {}
     for k, view in enumerate(views):
+        only_acts = all(type(s) is Action and s.n_outputs == 1 for s in view.signals)
         kind = (
             view.base, view.signals, view.rates is None, view.looked is None,
-            view.ratio, view.left_out, view.turned,
+            view.ratio, None if only_acts else view.left_out, view.turned,
         )  # fmt: skip
         found.setdefault(kind, []).append(k)
     together = []
@@ -167,5 +175,10 @@ def _alike(views):
         if view.looked is not None:
             looked = torch.tensor([views[k].looked for k in members], dtype=torch.float64)
             view = replace(view, looked=looked[:, None, None])
+        left_out = [views[k].left_out for k in members]
+        if len(set(left_out)) > 1:
+            columns = range(len(view.signals))
+            is_out = torch.tensor([[k == one for k in columns] for one in left_out])
+            view = replace(view, left_out=is_out[:, None])
         together.append((members, view))
     return together
