@@ -280,7 +280,8 @@ def one_step(
     known = information(measurement, reward_logit, propensity_logit, patterns, rates, activity)
     f, u = (x.detach().requires_grad_() for x in (reward_logit, propensity_logit))
     values, singular = [], torch.zeros(len(f), dtype=torch.bool)
-    for end in ends(measurement, f, u):
+    low, high = ends(measurement, f, u)
+    for end in (low,) if high is low else (low, high):
         if end.requires_grad:
             grads = torch.autograd.grad(
                 end.sum(), (f, u), retain_graph=True, allow_unused=True, materialize_grads=True
@@ -290,4 +291,4 @@ def one_step(
             singular |= undetermined
             end = end.detach() + step
         values.append(end)
-    return torch.stack(values, -1).numpy(), singular.numpy()
+    return torch.stack([values[0], values[-1]], -1).numpy(), singular.numpy()
