@@ -153,6 +153,39 @@ def test_output_bias_is_where_training_starts():
 # Dropout
 
 
+@pytest.mark.parametrize("n_out", [1, 3, 6])
+@pytest.mark.parametrize("p", [0.0, 0.3, torch.tensor([0.0, 0.2, 0.5])])
+@pytest.mark.parametrize("own_rows", [False, True])
+def test_gradients_through_dropped_units_are_those_of_plain_operations(n_out, p, own_rows):
+    """Few outputs take a path of their own, and the hidden units may be read too."""
+    module, x = randomize_biases(mlp((7,), n_out)).train(), features()
+    x = (x.expand(M, N, D) if own_rows else x).clone().requires_grad_()
+    module.dropout.p = p
+
+    def draw():
+        module.dropout.generator = torch.Generator().manual_seed(3)
+
+    def gradients(out, hidden):
+        loss = (out * torch.arange(out.numel()).view_as(out)).sum() + hidden.square().sum()
+        return torch.autograd.grad(loss, [x, *module.parameters()])
+
+    draw()
+    found = module.with_hidden(x)
+    first, last = module.weights
+    if own_rows:
+        h = torch.einsum("mnd,dmw->mnw", x, first) + module.biases[0].transpose(0, 1)
+    else:
+        h = torch.einsum("nd,dmw->nmw", x, first) + module.biases[0]
+    h = torch.relu(h)
+    draw()
+    h = module.dropout(h, dim=0 if own_rows else 1)
+    h = h if own_rows else h.transpose(0, 1)
+    expected = torch.einsum("mnw,wmo->mno", h, last) + module.biases[1].transpose(0, 1), h
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(gradients(*found), gradients(*expected), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def dropout(p, seed=0, training=True):
     module = MemberDropout(p).train(training)
     module.generator = torch.Generator().manual_seed(seed)
