@@ -78,11 +78,13 @@ def fit(est, log, **fit_params):
 
 
 def run_of(est, X, y, folder, *, lora=True, args=None, groups=None, eval_fraction=None, **side):
-    """Return a run as `fine_tune` makes it, not yet trained."""
+    """Return a run as `fine_tune` makes it, not yet trained, with heads at full scale."""
     _fine_tune.ensure_fitted(est.embedder_)
     config = _fine_tune.lora_config(est.embedder_, lora)
     args = _fine_tune.training_arguments(est, folder, args, lora=config is not None)
-    return _fine_tune.Run.of(est, X, y, groups, side, eval_fraction, args, config)
+    run = _fine_tune.Run.of(est, X, y, groups, side, eval_fraction, args, config)
+    run.head_scale = 1.0
+    return run
 
 
 def train(run):
@@ -569,6 +571,25 @@ def test_over_confident_heads_are_softened(tuned, tmp_path, monkeypatch):
     again = trainer.held_out(mixture)
     assert trainer.factors == pytest.approx((0.4, 1.2), rel=0.02)
     assert again.sum() == pytest.approx(values.sum(), abs=1e-3)
+
+
+def test_training_starts_with_halved_logits(fitted, log, tmp_path, monkeypatch):
+    """The frozen model, at its own best factors, is as likely as ever."""
+    from implicitrm_sk.integrations import _tuned
+
+    monkeypatch.setattr(_tuned, "SCALES", (0.01, 100.0))
+    values, logits = {}, {}
+    for scale in (1.0, _fine_tune.HEAD_SCALE):
+        run = run_of(fitted, *log[:2], tmp_path)
+        run.head_scale = scale
+        trainer = run.trainer()
+        values[scale] = trainer.held_out(FittedMixture.of(fitted)).sum()
+        logits[scale] = trainer.held_out_logits()
+        trainer.model.take_average()  # of no steps: the start
+        assert torch.equal(trainer.held_out_logits()[0], logits[scale][0])
+    for full, half in zip(logits[1.0], logits[0.5], strict=True):
+        torch.testing.assert_close(half, 0.5 * full, atol=1e-6, rtol=1e-6)
+    assert values[0.5] == pytest.approx(values[1.0], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["reward", "reward.zip"])

@@ -46,6 +46,9 @@ PATIENCE = 3
 EPOCHS, BATCH_SIZE = 3, 16
 #: Steps of AdamW: of a low-rank change, and of all weights.
 LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 2e-5
+#: Factor of the logits of the heads at the start of training. At full scale, heads know their rows
+#: by heart. The gradient that reaches the language model is then that of a few rows they got wrong.
+HEAD_SCALE = 0.5
 #: Least value of numbers in `args`.
 LEAST = {
     "learning_rate": 0,
@@ -147,7 +150,8 @@ def fine_tune(
     An average of the weights is evaluated and returned. It is of all steps at first, and later
     reaches back over 40 % of the training. Its logits are multiplied by two factors, one for the
     reward and one for the propensities. The held-out rows determine both (Guo et al. 2017).
-    The frozen model is compared at its own best factors. There are no factors with users who differ
+    The frozen model is compared at its own best factors. Training starts with all logits halved,
+    because heads at full scale know their rows by heart. There are no factors with users who differ
     in activity, with `preference_rate`, or where signals share a propensity.
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
@@ -475,6 +479,8 @@ class Run:
     plan : FitPlan
     args : TrainingArguments
     config : peft.LoraConfig or None
+    head_scale : float
+        As `HEAD_SCALE`.
     """
 
     est: Any
@@ -486,6 +492,7 @@ class Run:
     plan: FitPlan
     args: Any
     config: Any
+    head_scale: float = HEAD_SCALE
 
     @classmethod
     def of(cls, est, X, y, groups, side, eval_fraction, args, config):
@@ -600,6 +607,9 @@ class Run:
         set_seed(self.args.seed)
         model = self.model()
         data, log = self.data, self.data.log
+        constraint = self.plan.rate_constraint(model.heads, len(data.train))
+        if constraint is None:
+            model.start_at(self.head_scale)
         held_out = data.valid
         if log.response is not None:
             held_out = np.flatnonzero(np.isin(log.response, data.valid))
@@ -615,7 +625,7 @@ class Run:
             by_user=None if self.plan.n_users is None else partial(self._by_user, model.heads),
             mixture=FittedMixture.of(self.tuned),
             tokens=self.tokens,
-            constraint=self.plan.rate_constraint(model.heads, len(data.train)),
+            constraint=constraint,
             callbacks=[EarlyStoppingCallback(PATIENCE)] if stops else [],
         )
         if self.args.disable_tqdm:

@@ -24,7 +24,7 @@ STILL = 1e-3
 #: Share of the training over which weights are averaged.
 AVERAGED = 0.4
 #: Least and greatest factor of logits that the held-out rows may ask for.
-SCALES = (0.1, 2.0)
+SCALES = (0.1, 4.0)
 
 
 class KnownUsers(UserWeights):
@@ -128,6 +128,13 @@ class TunedReward(nn.Module):
         for head, factor in zip(self.scalable(), factors, strict=True):
             for parameter in (head.weights[-1], head.biases[-1]):
                 parameter.mul_(factor)
+
+    @torch.no_grad()
+    def start_at(self, factor):
+        """Multiply the logits of the scalable heads by one factor before training."""
+        self.scale_logits(len(self.scalable()) * [factor])
+        for mean, parameter in zip(self._averages(), self._trained(), strict=True):
+            mean.copy_(parameter)
 
     @property
     def config(self):
