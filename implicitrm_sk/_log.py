@@ -489,16 +489,22 @@ class FeedbackLog:
         found = proves[response] if self.response is None else rows.any(axis=0)
         first = response if self.first is None else self.first[response]
         names = self.act_names()
-        positive, negative = (
-            next(names[k] for k in np.flatnonzero(found & self.shows(c))) for c in (1, 0)
-        )
+        acts = [np.flatnonzero(found & self.shows(c))[0] for c in (1, 0)]
+        positive, negative = (names[k] for k in acts)
+        kinds = [self.signals[self.acts.column[k]] for k in acts]
         rate = "a number or 'estimate'" if self.user is None else "a number"
+        cures = [f"false_action_rate ({rate})"] if any("rate" in s.takes for s in kinds) else []
+        cures += [
+            f"false_rate of the {type(s).__name__} (a number)"
+            for s in dict.fromkeys(kinds)
+            if "rate" not in s.takes and hasattr(s, "false_rate")
+        ]
         raise ImplicitRMError(
-            f"Contradiction in {both.sum()} responses: each has a positive and a negative action, "
-            f"and false_action_rate=0 says that both are proof. The first is row {first}: "
+            f"Contradiction in {both.sum()} responses: each has a positive and a negative action. "
+            f"Without false actions, both are proof. The first is row {first}: "
             f"{positive!r} shows that it is preferred, {negative!r} that it is not. If one of them "
             "has the wrong sign, correct signals=. If users act by mistake, set "
-            f"false_action_rate ({rate})."
+            f"{' and '.join(dict.fromkeys(cures))}."
         )
 
     def refuted(self, assumptions):

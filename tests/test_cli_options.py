@@ -71,7 +71,8 @@ def test_a_widget_of_text_through_all_commands(thumbs, run, tmp_path):  # noqa: 
     y = frame[["copied", "thumb"]].fillna({"thumb": "null"})
     with pytest.warns(match="still improving"):
         python.fit(X.astype(float), y, groups=frame["prompt_id"])
-    np.testing.assert_allclose(est.predict(X.astype(float)), python.predict(X.astype(float)))
+    expected = python.predict(X.astype(float))
+    np.testing.assert_allclose(est.predict(X.astype(float)), expected, rtol=1e-6)  # float32
     for name, command in READING.items():
         more = [] if name in FITTED else ["--actions", "copied", *options]
         if name not in ("inspect", *FITTED):
@@ -90,6 +91,26 @@ def test_a_widget_of_text_through_all_commands(thumbs, run, tmp_path):  # noqa: 
     assert code == 0, err
     p = pandas.read_parquet(tmp_path / "p.parquet")["p_preferred"]
     assert (p[frame["thumb"] == "down"] < 1e-6).all() and (p[frame["thumb"] == "up"] > 0.99).all()
+
+
+def test_mistakes_beside_a_widget_are_a_rate_of_the_widget(thumbs, run, tmp_path):  # noqa: F811
+    """The message names the remedy, and the remedy works, by every command."""
+    frame, _ = thumbs
+    frame.loc[frame.index[frame["thumb"] == "down"][:3], "copied"] = 1
+    frame.to_parquet(tmp_path / "log.parquet")
+    fit = ["fit", "log.parquet", "--actions", "copied", "-o", "reward", *QUICK]
+    code, _, err = run(*fit, "--choice", THUMB)
+    assert code == 2 and "Contradiction in" in err
+    said = " ".join(err.split())
+    assert "correct --negative, --choice or --graded" in said
+    assert "--set false_action_rate" in said and "and false_rate=0.01 in its --choice" in said
+    known = ["--set", "false_action_rate=0.01", "--choice", THUMB + ",false_rate=0.02"]
+    code, _, err = run(*fit, *known)
+    assert code == 0, err
+    est = ImplicitRewardEstimator.load(tmp_path / "reward")
+    assert est.signals_[1] == Choice({"up": 1, "down": 0}, silent="null", false_rate=0.02)
+    code, _, err = run(*READING["report"], "--n-starts", "2")
+    assert code == 0, err
 
 
 def test_values_of_a_widget_may_be_numbers(thumbs, run, tmp_path):  # noqa: F811
@@ -212,7 +233,8 @@ def test_degrees_through_all_commands(thumbs, run, tmp_path):  # noqa: F811
     y = frame[["copied", "dwell", "tone"]]
     with pytest.warns(match="still improving"):
         python.fit(X.astype(float), y, groups=frame["prompt_id"])
-    np.testing.assert_allclose(est.predict(X.astype(float)), python.predict(X.astype(float)))
+    expected = python.predict(X.astype(float))
+    np.testing.assert_allclose(est.predict(X.astype(float)), expected, rtol=1e-6)  # float32
     for name, command in READING.items():
         more = options if name in ("report", "inspect", "compare") else []
         more = [*more, *QUICK] if name == "compare" else more
@@ -273,6 +295,9 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
     [
         (["--choice", "thumb"], "expected COLUMN:VALUE=MEANING"),
         (["--choice", "thumb:up"], "expected COLUMN:VALUE=MEANING"),
+        (["--choice", THUMB + ",false_rate=1.5"], "false_rate is '1.5'; expected a number from 0"),
+        (["--choice", THUMB + ",false_rate=few"], "false_rate is 'few'; expected a number from 0"),
+        (["--choice", THUMB + ",false_rate=0,false_rate=0"], "expected COLUMN:VALUE=MEANING"),
         (["--choice", "thumb:up=good"], "a MEANING is positive, negative, neither or silent"),
         (["--choice", "thumb:up=positive,up=negative"], "'up' or 'silent' stands there twice"),
         (["--choice", "thumb:up=positive,null=negative"], "rows that are empty cannot show"),

@@ -274,7 +274,9 @@ class Feedback:
                 if said is None or (said.null is None and nulls is not None):
                     null = SILENT if name in (nulls or ()) else UNLOGGED
                     view = (nulls or {}).get(name)
-                    kinds[name] = Widget(signal.outcomes, signal.silent, null, view)
+                    kinds[name] = Widget(
+                        signal.outcomes, signal.silent, null, view, signal.false_rate
+                    )
             elif isinstance(signal, Graded):
                 kinds[name] = Grades(signal.target, signal.bins)
         signs = {

@@ -1,6 +1,7 @@
 """Options that commands share, each declared once, and what their values say."""
 
 import argparse
+import math
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,8 @@ MEANINGS = {"positive": 1, "negative": 0, "neither": None}
 NULL = "null"
 #: What empty rows of a widget may mean.
 SILENT, UNLOGGED = "silent", "unlogged"
+#: Stands in --choice for the share of users who chose by mistake.
+FALSE_RATE = "false_rate"
 #: The window that the next response of the conversation ends.
 NEXT_TURN = "next_turn"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
@@ -30,13 +33,14 @@ class Widget(NamedTuple):
     """The meaning of a column, as --choice gives it.
 
     `null` is the meaning of empty rows, SILENT or UNLOGGED; None if --choice does not say it. They
-    are silent only where the column `view` is 1, if there is one.
+    are silent only where the column `view` is 1, if there is one. `false_rate` is as in `Choice`.
     """
 
     outcomes: dict
     silent: str
     null: str | None
     view: str | None = None
+    false_rate: float = 0.0
 
     @property
     def nulls(self):
@@ -109,7 +113,8 @@ def add_reading(sub, *, fitted=False, side=SIDE):
         help="a widget with exclusive values: thumb:up=positive,down=negative,none=silent. A "
         "MEANING is positive, negative, neither or silent (offered, and nothing chosen). "
         "With null=silent, empty rows are silent. With null=silent@SEEN, they are silent where the "
-        "column SEEN is 1. With null=unlogged, the widget was not offered there. May be repeated",
+        "column SEEN is 1. With null=unlogged, the widget was not offered there. "
+        "false_rate=0.01 is the share of users who choose by mistake. May be repeated",
     )
     actions.add_argument(
         "--graded",
@@ -366,6 +371,7 @@ def choices(texts):
     for text in texts or ():
         column, colon, rest = text.partition(":")
         column, outcomes, silent, null, view = column.strip(), {}, None, None, None
+        false_rate = None
         if not colon or not column:
             raise ImplicitRMError(_expected(text))
         if column in found:
@@ -379,6 +385,9 @@ def choices(texts):
                 if what == SILENT or meaning == UNLOGGED:
                     null, view = what, where or None
                     continue
+            if value == FALSE_RATE and meaning not in (*MEANINGS, SILENT) and false_rate is None:
+                false_rate = _rate(text, meaning)
+                continue
             if not equals or not value or meaning not in (*MEANINGS, SILENT):
                 raise ImplicitRMError(_expected(text))
             again = value == NULL and null is not None
@@ -403,8 +412,21 @@ def choices(texts):
                 f"--choice {text}: no value means that the widget was offered and users chose "
                 "nothing. Add it, for example none=silent, or null=silent if it is empty there."
             )
-        found[column] = Widget(outcomes, silent, null, view)
+        found[column] = Widget(outcomes, silent, null, view, false_rate or 0.0)
     return found
+
+
+def _rate(text, value):
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = math.nan
+    if not 0 <= rate < 1:
+        raise ImplicitRMError(
+            f"--choice {text}: {FALSE_RATE} is {value!r}; expected a number from 0 to below 1, the "
+            "probability of an outcome that shows the other preference."
+        )
+    return rate
 
 
 def grades(texts):
@@ -497,7 +519,7 @@ def signal_of(kind, column, late, correlated=()):
     if isinstance(kind, Widget):
         from ..signals import Choice
 
-        return Choice(kind.outcomes, silent=kind.silent)
+        return Choice(kind.outcomes, silent=kind.silent, false_rate=kind.false_rate)
     if isinstance(kind, Grades):
         from ..signals import Graded
 

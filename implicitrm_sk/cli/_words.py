@@ -84,7 +84,7 @@ PHRASES = [
         "Name the counts by --correlated, which",
     ),
     (r"signals=\{'column': 'negative'\}|signals=(?=[,)]| *$)", "--negative COLUMN"),
-    (r"correct signals=", "correct --negative COLUMN"),
+    (r"correct signals=", "correct --negative, --choice or --graded"),
     (r"in signals=", "in --negative COLUMN"),
     (
         r"pass the outcomes of one widget as a Choice",
@@ -131,6 +131,8 @@ PHRASES = [
     (r"\bIncrease max_epochs or learning_rate_init\b", "Increase one of max_epochs= and "
      "learning_rate_init="),
     (r"Use label_mechanism", "Pass label_mechanism"),
+    (r"\bset false_rate of the Choice \(a number\)", "add false_rate=0.01 to its --choice"),
+    (r"\bfalse_rate of the Choice \(a number\)", "false_rate=0.01 in its --choice"),
 ]  # fmt: skip
 _PHRASES = [(re.compile(pattern), text) for pattern, text in PHRASES]
 #: A name of Python in a sentence: neither quoted, nor in a list of columns, nor after an option.
