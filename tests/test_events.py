@@ -609,6 +609,19 @@ def test_data_sets_of_hugging_face_in_any_format():
         assert column(responses.with_format(kind), events.with_format(kind)) == [0, 1]
 
 
+def test_numbers_of_two_units_are_not_compared():
+    second = 1_772_000_000
+    rows = pd.DataFrame({"response_id": ["a", "b"], "time": [second, second + 1]})
+    events = pd.DataFrame({"response_id": ["a"], "time": [second * 1000], "kind": ["copy"]})
+    with pytest.raises(
+        ValueError, match="responses looks like seconds since 1970; .* of events looks like"
+    ):
+        actions_from_events(rows, events, COPY)
+    events["time"] //= 1000
+    with pytest.raises(ValueError, match="now looks like milliseconds since 1970"):
+        actions_from_events(rows, events, COPY, window=60, now=second * 1000)
+
+
 @pytest.mark.parametrize(
     "times", [["1712010812345"] * 2, ["2026", "2027"], ["2026-01-01", "2027"], ["1767225600"] * 2]
 )

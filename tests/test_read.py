@@ -1097,6 +1097,22 @@ def test_times_of_two_kinds_are_refused():
         read_feedback_log([{"response": "r", "time": zoned}], window="1h", now="2026-01-02")
 
 
+def test_times_of_two_units_are_refused():
+    """Half of a log in milliseconds would lie in the far future, where no window is closed."""
+    seconds = 1_772_000_000
+    log = [{"response": "r", "time": t} for t in (seconds, seconds * 1000)]
+    message = "1772000000 .row 0 of the list.*1772000000000 .row 1.*seconds and milliseconds since"
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(log)
+    message = "time looks like milliseconds since 1970; now looks like seconds since 1970"
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(log[1:], window=86400, now=seconds)
+    assert len(read_feedback_log(log[:1], window=86400, now=seconds).X) == 1
+    # Small numbers have no such unit, and microseconds of a day may have any size.
+    for times in ([0, seconds], [1e9, 5e10, 1e12]):
+        read_feedback_log([{"response": "r", "time": t} for t in times])
+
+
 @pytest.mark.alone
 @pytest.mark.slow
 def test_half_a_gigabyte_in_a_minute(tmp_path):

@@ -349,9 +349,10 @@ class Feedback:
         if kind == "numbers":
             with contextlib.suppress(ValueError):
                 now = float(now)
-        (now,), kind_of_now = as_times([now], lambda _: "now", "--now")
-        check_kinds({"the time of a row": kind, "--now": kind_of_now})
-        return now - times
+        moment, kind_of_now = as_times([now], lambda _: "now", "--now")
+        name = "the time of a row"
+        check_kinds({name: kind, "--now": kind_of_now}, {name: times, "--now": moment})
+        return moment[0] - times
 
     def _blank(self, names):
         import numpy as np

@@ -322,28 +322,33 @@ class _Matching:
         self.shown, self.done = shown, done
         self.by_turn, duration = _split_window(window)
         self.times = self.event_times = self.window = self.now = None
-        kinds = {}
+        kinds, times = {}, {}
         if "time" in shown and ("time" in done or window is not None or not done.n):
             shown.check_complete("time", "placing events")
-            self.times, kinds[f"{shown.of('time')} of {shown.argument}"] = column_times(
+            name = f"{shown.of('time')} of {shown.argument}"
+            self.times, kinds[name] = column_times(
                 shown.columns["time"], shown.place, shown.of("time")
             )
+            times[name] = self.times
             if "time" in done:
                 done.check_complete("time", "placing events")
-                self.event_times, kinds[f"{done.of('time')} of {done.argument}"] = column_times(
+                name = f"{done.of('time')} of {done.argument}"
+                self.event_times, kinds[name] = column_times(
                     done.columns["time"], done.place, done.of("time")
                 )
+                times[name] = self.event_times
         if window is not None:
             for table in (shown, done):
                 if table is shown or done.n:
                     table.need("time", f"window={window!r}")
         if now is not None:
-            (self.now,), kinds["now"] = as_times([now], lambda _: "now", "now")
+            times["now"], kinds["now"] = as_times([now], lambda _: "now", "now")
+            (self.now,) = times["now"]
             if kinds["now"] is None:
                 raise ImplicitRMError(
                     f"now is {now!r}; expected the time of the export. Pass it, or leave now out."
                 )
-        check_kinds(kinds)
+        check_kinds(kinds, times)
         if duration is not None:
             if now is None:
                 raise ImplicitRMError(

@@ -18,6 +18,10 @@ _EXPECTED = (
     "Expected dates (datetime, ISO 8601 text) or numbers of one unit, the same kind in all rows"
 )
 
+#: Units of numbers since 1970, each a thousandth of the one before ...
+UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds")
+#: ... and the seconds of the years 1998 and 2128, between which times of logs lie.
+UNIX_SECONDS = (9e8, 5e9)
 _CONVERT = "Convert the column first, for example with pandas.to_datetime(column, utc=True)"
 #: A number of seconds or milliseconds as text, which Python may read as a date of another century.
 _DIGITS = re.compile(r"\s*\d{9}")
@@ -61,9 +65,33 @@ def as_times(values, place, name):
             f"{place(b)}), which cannot be compared. {_EXPECTED}. Convert them."
         )
     if NUMBERS in kinds:
-        return np.array([np.nan if t is None else t for t in found], dtype=float), NUMBERS
+        times = np.array([np.nan if t is None else t for t in found], dtype=float)
+        return _of_one_unit(times, place, name), NUMBERS
     times = np.array(["NaT" if t is None else t for t in found], dtype="datetime64[us]")
     return times, next(iter(kinds), None)
+
+
+def _of_one_unit(times, place, name):
+    """Return times as numbers; raise if all are times since 1970, but of several units."""
+    known = ~np.isnan(times)
+    units, first = np.unique(_units(times)[known], return_index=True)
+    if len(units) > 1 and units[0] >= 0:
+        rows = np.flatnonzero(known)[first[:2]]
+        (a, one), (b, other) = zip(rows, (UNITS[k] for k in units[:2]), strict=True)
+        raise ImplicitRMError(
+            f"{name} holds {times[a]:.0f} ({place(a)}) and {times[b]:.0f} ({place(b)}), which look "
+            f"like {one} and {other} since 1970. {_EXPECTED}. Convert them."
+        )
+    return times
+
+
+def _units(times):
+    """Return the unit of each number, as a position in `UNITS`, -1 if it does not look like one."""
+    found = np.full(len(times), -1)
+    for k in range(len(UNITS)):
+        low, high = (bound * 1000.0**k for bound in UNIX_SECONDS)
+        found[(times >= low) & (times <= high)] = k
+    return found
 
 
 def _time(value, place, name):
@@ -138,12 +166,19 @@ def column_times(column, place, name):
     if column.dtype.kind in "iuf":
         times = column.to_numpy(dtype=float, na_value=np.nan)
         if not np.isinf(times).any():
-            return times, NUMBERS
+            return _of_one_unit(times, place, name), NUMBERS
     return as_times(column.tolist(), place, name)
 
 
-def check_kinds(kinds):
-    """Raise unless times of several arguments, given by name and kind, can be compared."""
+def check_kinds(kinds, times):
+    """Raise unless times of several arguments, given by name and kind, can be compared.
+
+    Parameters
+    ----------
+    kinds : dict of str to str or None
+    times : dict of str to ndarray
+        The times of some of these names.
+    """
     kinds = {name: kind for name, kind in kinds.items() if kind is not None}
     if len(set(kinds.values())) > 1:
         found = "; ".join(f"{name} holds {kind}" for name, kind in kinds.items())
@@ -153,6 +188,15 @@ def check_kinds(kinds):
         if set(kinds.values()) == {NAIVE, ZONED}:
             remedy = "Add the time zone where it lacks, as in 2026-03-08T00:00Z"
         raise ImplicitRMError(f"times cannot be compared: {found}. {remedy}.")
+    units = {}
+    for name, values in times.items():
+        if kinds.get(name) == NUMBERS:
+            found = set(_units(values[~np.isnan(values)]).tolist())
+            if len(found) == 1 and -1 not in found:
+                units[name] = UNITS[found.pop()]
+    if len(set(units.values())) > 1:
+        found = "; ".join(f"{name} looks like {unit} since 1970" for name, unit in units.items())
+        raise ImplicitRMError(f"times cannot be compared: {found}. Convert all to one unit.")
 
 
 def as_window(window, times):
@@ -197,17 +241,17 @@ def windows_open(times, kind, window, now):
         )
     if kind == NUMBERS:
         window, now = map(_number, (window, now))
-    now = time_of_export(now, {"time": kind})
+    now = time_of_export(now, {"time": kind}, {"time": times})
     return is_unknown(times) | ~(times + as_window(window, times) <= now)
 
 
-def time_of_export(now, kinds, name="now"):
-    """Return `now`, which has to be known and of the kind of the other times."""
-    (time,), kind = as_times([now], lambda _: name, name)
+def time_of_export(now, kinds, times, name="now"):
+    """Return `now`, which has to be known and of the kind and unit of the other times."""
+    found, kind = as_times([now], lambda _: name, name)
     if kind is None:
         raise ImplicitRMError(f"{name} is {now!r}; expected the time of the export. Pass it.")
-    check_kinds(kinds | {name: kind})
-    return time
+    check_kinds(kinds | {name: kind}, times | {name: found})
+    return found[0]
 
 
 def _number(value):
