@@ -12,7 +12,6 @@ from sklearn.base import clone
 
 from implicitrm_sk import ImplicitRewardEstimator
 from implicitrm_sk._fit import begin_fit
-from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.training._plan import FitPlan, Hooks
 
 # The fits are short: most members could have trained for longer.
@@ -371,56 +370,3 @@ def test_false_action_rate_is_estimated_only_from_what_tells_it():
         fit(y, groups=np.arange(400) % 3)
     with pytest.raises(ValueError, match="in 1 part that .* equal X are one group: pass groups="):
         fit(y, X=np.ones_like(X))
-
-
-@pytest.mark.parametrize("rate", [0.0, 0.02])
-def test_level_where_one_kind_of_action_is_rare(rate):
-    """Two positive actions and a rare negative one tell the level, from 2,100 rows already.
-
-    Heads that started where both kinds are equally ready were wrong by 0.11 to 0.24.
-    """
-    errors = []
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        X = rng.normal(size=(2100, 4))
-        R = 1 / (1 + np.exp(-1.5 * X[:, 0]))
-        kinds = {"kept": "positive", "shared": "positive", "edited": "negative"}
-        log = simulate_feedback(
-            R,
-            signals=kinds,
-            propensity=np.tile([0.55, 0.18, 0.21], (len(R), 1)),
-            false_action_rate=rate,
-            random_state=seed,
-        )
-        est = ImplicitRewardEstimator(
-            signals=kinds,
-            shared_examination=False,
-            false_action_rate=rate,
-            learning_rate_init=0.003,
-            random_state=0,
-        )
-        est.fit(X, log.actions)
-        assert est.identification_.level == "identified"
-        errors.append(abs(est.predict(X).mean() - R.mean()))
-    assert max(errors) < 0.1
-
-
-@pytest.mark.filterwarnings("ignore:signal '2' of y is 1 on 71% of the rows")
-def test_heads_start_at_the_most_likely_constants_where_signals_tell_the_level():
-    rng = np.random.default_rng(0)
-    r = rng.random(20_000) < 0.3
-    chances = [np.where(r == c, p, 0.0) for c, p in ((1, 0.6), (1, 0.2), (0, 0.15))]
-    y = np.column_stack([rng.random(len(r)) < p for p in chances]).astype(float)
-    X = rng.normal(size=(len(r), 2))
-    est = ImplicitRewardEstimator(
-        signals=["positive", "positive", "negative"], early_stopping=False, max_epochs=1,
-        learning_rate_init=1e-7, hidden_layer_sizes=(), propensity_hidden_layer_sizes=(),
-        random_state=0,
-    ).fit(X, y)  # fmt: skip
-    middle = np.zeros((1, 2))
-    assert est.predict(middle) == pytest.approx(0.3, abs=0.04)
-    assert est.propensity(middle)[0] == pytest.approx([0.6, 0.2, 0.15], abs=0.04)
-    # A kind that always acts does not start there, because its logit would hardly move.
-    y[:, 2] = ~r
-    est.fit(X, y)
-    assert est.propensity(middle)[0, 2] == pytest.approx(1 / (1 + np.exp(-2.0)), abs=0.01)

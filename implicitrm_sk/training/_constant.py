@@ -1,4 +1,4 @@
-"""The model without X, whose fit is where heads start if the level needs more than shares."""
+"""The model without X, whose fit is where heads start if exposures are correlated."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from .._independence import minimise
-from ..measurement._model import Measurement, is_dispersed
+from ..measurement._model import Measurement
 from ..measurement._signal import initial_logit
 
 #: Of more responses than this, an evenly spaced sample is fitted.
@@ -59,7 +59,7 @@ class ConstantFit:
         fits = [
             _fit(log, rows, false_action_rate, start, correlation, reward is None)
             for start in (REWARDS if reward is None else [reward])
-            for correlation in (CORRELATIONS if any(map(is_dispersed, log.signals)) else [0.5])
+            for correlation in CORRELATIONS
         ]
         return max(fits, key=lambda fit: fit.log_likelihood)
 

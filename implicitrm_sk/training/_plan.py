@@ -27,8 +27,6 @@ from ._users import UserWeights
 
 #: The loadings of the activity of users at the start, member by member.
 LOADING_STARTS = (1.0, 2.0)
-#: Largest logit of a propensity at the start. Heads that start at certain actions do not move.
-MOST_READY = 2.0
 #: The settings in which fits side by side may differ.
 SIDE_BY_SIDE = (
     "learning_rate_init",
@@ -250,7 +248,7 @@ class FitPlan:
         ):
             reward, propensity = self.objective.initial_rates(acted, any_acted[1])
             return _tensors(initial_logit(reward), initial_logit(propensity))
-        if any(is_dispersed(signal) for signal in log.signals) or self._co_occur(log):
+        if any(is_dispersed(signal) for signal in log.signals):
             return self._logits_of_constants(log, responses)
         weight = np.zeros(log.n_responses)
         weight[responses] = log.sample_weight[responses]
@@ -273,23 +271,8 @@ class FitPlan:
         logits = initial_logit(reward), np.concatenate(propensity, axis=-1)
         return _tensors(*logits, *([initial_logit(looked)] if self.measurement.examined else []))
 
-    def _co_occur(self, log):
-        """Return whether both polarities act, one of them by several signals, so that they tell R.
-
-        How often these act together says how ready users are to act, and so the level of R. Heads
-        that start at equal readiness stop before they learn it where one kind is rare.
-        """
-        plain = all(type(signal) is Action and signal.n_outputs == 1 for signal in log.signals)
-        if not plain or not self.objective.models_actions or self.objective.single_signal:
-            return False
-        if self.starts is not None or self.measurement.examined or log.response is not None:
-            return False
-        telling = log.telling_of_level()
-        numbers = [np.count_nonzero(log.shows(c) & telling) for c in (0, 1)]
-        return min(numbers) > 0 and max(numbers) > 1
-
     def _logits_of_constants(self, log, responses):
-        """Return the start logits of reward and propensities as those of a model without X."""
+        """Return the start logits of reward and propensities if exposures are correlated."""
         rate, interval = self.assumptions.false_action_rate, self.assumptions.preference_interval
         rewards = [None] if self.starts is None else self.starts
         if interval is not None:
@@ -300,8 +283,6 @@ class FitPlan:
             np.array([getattr(fit, name) for fit in fits])
             for name in ("reward_logit", "propensity_logit")
         )
-        if not any(is_dispersed(signal) for signal in log.signals):
-            propensity = propensity.clip(max=MOST_READY)
         return _tensors(reward[:, None], propensity)
 
     def _initial_reward(self, log, any_acted, acted):
