@@ -13,6 +13,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
+from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.signals import Choice
 
 LOOKED_AT = {"shared_examination": False}
@@ -257,6 +258,35 @@ def test_steps_and_inverted_signals_are_named():
         est.fit(X, y, **side)
     messages = [str(each.message) for each in given]
     assert any("signal '1' of y is 1 on 9" in text for text in messages)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="heads stop before they learn a level that little tells")
+@pytest.mark.parametrize("rate", [0.0, 0.02])
+def test_level_where_one_kind_of_action_is_rare(rate):
+    errors = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        X = rng.normal(size=(2100, 4))
+        R = 1 / (1 + np.exp(-1.5 * X[:, 0]))
+        kinds = {"kept": "positive", "shared": "positive", "edited": "negative"}
+        log = simulate_feedback(
+            R,
+            signals=kinds,
+            propensity=np.tile([0.55, 0.18, 0.21], (len(R), 1)),
+            false_action_rate=rate,
+            random_state=seed,
+        )
+        est = ImplicitRewardEstimator(
+            signals=kinds,
+            false_action_rate=rate,
+            learning_rate_init=0.003,
+            random_state=0,
+            **LOOKED_AT,
+        ).fit(X, log.actions)
+        assert est.identification_.level == "identified"
+        errors.append(abs(est.predict(X).mean() - R.mean()))
+    assert max(errors) < 0.1
 
 
 def test_labels_that_contradict_the_signals_are_noticed():
