@@ -162,6 +162,17 @@ def test_a_folder_is_one_log_in_the_order_of_names(kind, log, run, tmp_path):  #
     assert found["prompt_id"].tolist() == frame["prompt_id"].tolist()
 
 
+def test_values_of_two_types_are_named_with_their_rows(run, tmp_path):  # noqa: F811
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.csv").write_text("prompt,response,stars\nq,a,5.0\nr,b,3.0\n")
+    rows = [{"prompt": "s", "response": "c", "stars": "5"}]
+    (tmp_path / "logs" / "b.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    stars = "stars:5=positive,3=negative,null=silent"
+    code, _, err = run("fit", "logs", "--choice", stars, "-o", "x", "--embedder", "model")
+    assert code == 2
+    assert "float: 5.0 in row 0, str: '5' in row 2" in " ".join(err.split())
+
+
 def test_files_that_are_no_parts_of_one_table(log, saved, run, tmp_path):  # noqa: F811
     _, frame, _ = log
     (tmp_path / "logs").mkdir()

@@ -145,9 +145,15 @@ class Table:
             values = self._fields[name] if name in self._fields else self._values[name]
             return pyarrow.array(values, from_pandas=False)
         except (pyarrow.ArrowException, OverflowError) as error:
-            first = str(error).splitlines()[0]
+            kinds = {}
+            for row, value in enumerate(values):
+                if value is not None:
+                    kinds.setdefault(type(value).__name__, f"{value!r} in row {row}")
+            found = str(error).splitlines()[0]
+            if len(kinds) > 1:
+                found = ", ".join(f"{kind}: {where}" for kind, where in kinds.items())
             raise ImplicitRMError(
-                f"column {name!r} of {self.name} holds values of several types ({first}); expected "
+                f"column {name!r} of {self.name} holds values of several types ({found}); expected "
                 "one. Convert them, or name another column. Results with such a column can be "
                 "written as .jsonl."
             ) from error

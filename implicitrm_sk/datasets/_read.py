@@ -429,8 +429,8 @@ class _Log(Columns):
         response = self.column("response")[row]
         if is_absent(response):
             raise ImplicitRMError(
-                f'{where} has no {self.of("response")}. Leave such rows out, or write "" if the '
-                "response is known to be empty."
+                f"{where} has no {self.of('response')}. Leave such rows out. If the response is "
+                'known to be empty, write "", which a JSON lines or parquet file can hold.'
             )
         if "prompt" not in self.roles:
             return None, split_alone(response, f"{where}, {self.of('response')},")
