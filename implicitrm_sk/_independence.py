@@ -211,7 +211,7 @@ def common_causes(function, start, n_interactions, groups, n):
     first = len(start) - n_interactions
     score = -n * gradient(start)[first:]
     a, b = information[:first, :first], information[:first, first:]
-    # What the other parameters explain is no information on interactions.
+    # Only what the other parameters do not explain tells of the interactions.
     left = information[first:, first:] - b.T @ torch.linalg.pinv(a, hermitian=True) @ b
     found = []
     for group in groups:

@@ -245,12 +245,12 @@ def windows_open(times, kind, window, now):
     return is_unknown(times) | ~(times + as_window(window, times) <= now)
 
 
-def time_of_export(now, kinds, times, name="now"):
+def time_of_export(now, kinds, times):
     """Return `now`, which has to be known and of the kind and unit of the other times."""
-    found, kind = as_times([now], lambda _: name, name)
+    found, kind = as_times([now], lambda _: "now", "now")
     if kind is None:
-        raise ImplicitRMError(f"{name} is {now!r}; expected the time of the export. Pass it.")
-    check_kinds(kinds | {name: kind}, times | {name: found})
+        raise ImplicitRMError(f"now is {now!r}; expected the time of the export. Pass it.")
+    check_kinds(kinds | {"now": kind}, times | {"now": found})
     return found[0]
 
 

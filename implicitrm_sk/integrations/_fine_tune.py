@@ -46,8 +46,8 @@ PATIENCE = 3
 EPOCHS, BATCH_SIZE = 3, 16
 #: Steps of AdamW: of a low-rank change, and of all weights.
 LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 2e-5
-#: Factor of the logits of the heads at the start of training. At full scale, heads know their rows
-#: by heart. The gradient that reaches the language model is then that of a few rows they got wrong.
+#: Factor of the logits of the heads at the start of training. At full scale, heads fit their rows
+#: so closely that few of them pass a gradient to the language model.
 HEAD_SCALE = 0.5
 #: Least value of numbers in `args`.
 LEAST = {
@@ -150,9 +150,9 @@ def fine_tune(
     An average of the weights is evaluated and returned. It is of all steps at first, and later
     reaches back over 40 % of the training. Its logits are multiplied by two factors, one for the
     reward and one for the propensities. The held-out rows determine both (Guo et al. 2017).
-    The frozen model is compared at its own best factors. Training starts with all logits halved,
-    because heads at full scale know their rows by heart. There are no factors with users who differ
-    in activity, with `preference_rate`, or where signals share a propensity.
+    The frozen model is compared at its own best factors. Training starts with the logits halved:
+    at full scale the heads fit their training rows too closely. Logits are not multiplied with
+    users who differ in activity, with `preference_rate`, or where signals share a propensity.
 
     With the rows, arguments and integer `random_state` of `fit`, the rows held out are those that
     early stopping of `fit` held out. They chose the epoch of the frozen heads, which favours the
