@@ -30,8 +30,8 @@ summed over rows with labels, two and three signals, and by itself for logs of c
 
 Parts: `ladder`, the table; `report`, what `identification_report` says of each row; `choice`, how
 close held-out likelihood comes to the truth in choosing settings; `attention`, `users`, `limits`,
-`starts` and `counts`, rows that nobody looked at, users who differ, the starts of the report and
-counts over exposures (`benchmarks.latent`), which need no data.
+`starts`, `counts` and `levels`, rows that nobody looked at, users who differ, the starts of the
+report, counts over exposures and levels of rare actions (`benchmarks.latent`), which need no data.
 """
 
 import argparse
@@ -48,6 +48,7 @@ from joblib import Parallel, delayed
 from benchmarks.latent import (
     print_attention,
     print_counts,
+    print_levels,
     print_limits,
     print_starts,
     print_users,
@@ -518,6 +519,8 @@ def main(argv=None):
         print_starts(seeds, args.jobs)
     if "counts" in args.part:
         print_counts(seeds, args.jobs)
+    if "levels" in args.part:
+        print_levels(seeds, args.jobs)
     if not {"ladder", "report", "choice"} & set(args.part):
         return
     for name in args.data:

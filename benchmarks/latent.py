@@ -1,6 +1,7 @@
-"""Rows not looked at, users who differ, starts, counts: parts of `benchmarks.identification`.
+"""Rows not looked at, users, starts, counts, levels: parts of `benchmarks.identification`.
 
-    python -m benchmarks.identification --part attention users limits starts counts [--seeds 5]
+    python -m benchmarks.identification --part attention users limits starts counts levels
+        [--seeds 5]
 
 A seed is a new log and a new initialisation: 16,000 training and 8,000 test rows of 32 standard
 normal columns; P(z = 1) = sigmoid(3 g), g a random one-layer tanh network of 16 units.
@@ -33,6 +34,12 @@ said yes, or yes and no, over a number of exposures. The propensities are those 
 `simulate_feedback`, false-action rates 0.1, the correlation of two exposures as the table says. The
 rates are estimated, with small settings. Scores are of 2,000 further responses: R2 of `predict` and
 of the posterior given the counts, and the mean reward less the share preferred.
+
+Levels: logs of four columns, R = sigmoid(1.5 x0 + c) with c = -1.5, 0 and 1.5, so that a seed has
+three logs of each kind. Propensities are constant, or differ with a random direction of x by a
+standard deviation of 1 logit; every row is looked at, which is stated, and no other assumption is
+broken either. Default settings but a step size of 0.003. The error is the mean of `predict` on the
+log minus that of R. "unmoved" is the fit whose level is left where training ends.
 """
 
 import itertools
@@ -40,7 +47,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -49,6 +57,7 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks.quality import mean_and_error
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator, identification_report
+from implicitrm_sk._fit import run_fit
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import reward_interval
 from implicitrm_sk.metrics import reward_metrics
@@ -60,6 +69,20 @@ TWO_OF_EACH = ("positive", "positive", "negative", "negative")
 LOGS = {"two of each": 4, "two positive, one negative": 3, "two positive": 2}
 #: Of the intervals of rows that nobody looked at: replicates, and how often each is to hold.
 N_BOOTSTRAP, CONFIDENCE = 10, 0.95
+#: Of the levels: name, signals, propensities, whether they depend on x, false actions, rows.
+LEVELS = (
+    ("two positive, rare", "pp", (0.18, 0.21), False, 0.0, 2100),
+    ("two positive, rare, by x", "pp", (0.18, 0.21), True, 0.0, 2100),
+    ("three positive, rare", "ppp", (0.1, 0.15, 0.2), False, 0.0, 2100),
+    ("two positive, rare negative", "ppn", (0.55, 0.18, 0.21), False, 0.0, 2100),
+    ("two positive, rare negative, false actions", "ppn", (0.55, 0.18, 0.21), False, 0.02, 2100),
+    ("the same", "ppn", (0.55, 0.18, 0.21), False, 0.02, 10_000),
+    ("two positive, rare negative, by x", "ppn", (0.5, 0.2, 0.2), True, 0.0, 2100),
+    ("two negative, rare positive", "nnp", (0.3, 0.2, 0.1), False, 0.0, 2100),
+    ("two of each, rare", "ppnn", (0.5, 0.2, 0.2, 0.1), False, 0.0, 2100),
+    ("two positive, one negative, frequent", "ppn", (0.55, 0.5, 0.5), False, 0.0, 2100),
+)
+OFFSETS, STEP_OF_LEVELS = (-1.5, 0.0, 1.5), 0.003
 
 
 class Synthetic:
@@ -457,3 +480,62 @@ def _all(run, seeds, jobs):
 
 def _counted(values):
     return ", ".join(f"{value} ({count})" for value, count in Counter(values).most_common())
+
+
+def level_of(kinds, propensity, by_x, rate, n_rows, offset, seed):
+    """Return the error of a fit, that of one that is not moved, and the level of the verdict."""
+    rng = np.random.default_rng([seed, len(kinds), round(10 * offset) % 100])
+    X = rng.normal(size=(n_rows, 4))
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0] - offset))
+    u = np.log(propensity) - np.log1p(-np.array(propensity))
+    direction = rng.normal(size=(4, len(kinds))) / 2
+    u = u + by_x * X @ direction
+    signals = ["positive" if kind == "p" else "negative" for kind in kinds]
+    log = simulate_feedback(
+        R,
+        signals=signals,
+        propensity=1 / (1 + np.exp(-u)),
+        false_action_rate=rate,
+        random_state=seed,
+    )
+    found = []
+    for adjust in (None, partial(replace, tells_level=False)):
+        est = ImplicitRewardEstimator(
+            signals=signals,
+            false_action_rate=rate,
+            shared_examination=False,
+            learning_rate_init=STEP_OF_LEVELS,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", IdentificationWarning)
+            run_fit(est, X, log.actions, adjust=adjust)
+        found.append(est.predict(X).mean() - R.mean())
+        found.append(est.identification_.level)
+    return found[0], found[2], found[1]
+
+
+def print_levels(seeds, jobs):
+    """Print how far the level of `predict` is off where actions are rare."""
+    print(f"\nlevels, {len(seeds)} seeds, {len(OFFSETS)} logs each\n")
+    print(
+        "| log | rows | error | largest | unmoved | largest | identified | largest of these |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    for name, *log in LEVELS:
+        runs = Parallel(n_jobs=jobs)(
+            delayed(level_of)(*log, offset, seed) for seed in seeds for offset in OFFSETS
+        )
+        moved, unmoved = (np.abs([run[k] for run in runs]) for k in (0, 1))
+        identified = np.array([run[2] == "identified" for run in runs])
+        largest = f"{moved[identified].max():.3f}" if identified.any() else ""
+        cells = [
+            mean_and_error(moved),
+            f"{moved.max():.3f}",
+            mean_and_error(unmoved),
+            f"{unmoved.max():.3f}",
+            f"{identified.sum()} of {len(runs)}",
+            largest,
+        ]
+        print(f"| {name} | {log[-1]:,} | " + " | ".join(cells) + " |")
+        sys.stdout.flush()

@@ -257,10 +257,15 @@ class ImplicitRewardEstimator(
     objective on the same signals. It cannot rank objectives, and it cannot distinguish the two
     sides of the swap.
 
+    If signals of one polarity or labels show the mean reward, `fit` moves it after training: one
+    constant is added to the reward logits, so that the mean agrees with one-step estimates [2]_.
+
     References
     ----------
     .. [1] Wang et al., "ImplicitRM: Unbiased Reward Modeling from Implicit Preference Data for LLM
        Alignment", arXiv 2603.23184, 2026.
+    .. [2] van der Laan & Rubin, "Targeted Maximum Likelihood Learning", The International Journal
+       of Biostatistics 2 (1), 2006.
 
     Examples
     --------

@@ -21,10 +21,12 @@ from ._checkpoint import Checkpoint
 from ._features import HeadColumns, embed_text, select_features, set_embedder
 from ._held_out import HeldOut, check_verdict
 from ._identification import (
+    IDENTIFIED,
     Evidence,
     assess,
     before_activity,
     contradicted,
+    imprecise,
     warn_not_identified,
     with_activity,
 )
@@ -102,6 +104,19 @@ def reread_log(est, n_samples, y, side_information, *, purpose="query", name="y"
 def signal_names(est):
     """Return the names of the signals of a fitted estimator, or their positions."""
     return list(getattr(est, "signal_names_in_", range(est.n_signals_)))
+
+
+def _check_level(est, result, token, in_search):
+    """Lower the verdict of an estimator, with a warning, if its log hardly shows the level."""
+    errors = [level.error for level in result.levels if level is not None]
+    if not errors:
+        return
+    before, est.identification_ = (
+        est.identification_,
+        imprecise(est.identification_, min(errors)),  # several: members with starts of their own
+    )
+    if est.identification_ is not before:
+        warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
 def take_evidence(est, evidence, assumptions, log=None):
@@ -240,7 +255,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
         data.split(est.validation_fraction, random_state, est.max_epochs)
     update_scaler(est, data, reset=not keeps_weights)
     measurement = assumptions.measurement(data.log.signals)
-    plan = FitPlan.of(est, columns, est.objective_, measurement, assumptions)
+    tells_level = bool(est.evidence_.shown_twice) or est.identification_.level == IDENTIFIED
+    plan = FitPlan.of(est, columns, est.objective_, measurement, assumptions, tells_level)
     if assumptions.estimates_false_actions:
         plan = estimate_false_action_rates(plan, data, random_state)
         est.false_action_rate_ = plan.assumptions.false_action_rate
@@ -318,6 +334,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
             further=begun.further,
         )
     est.n_iter_ = len(est.history_)
+    _check_level(est, result, token, in_search)
     if held_out is not None and est.objective_.models_actions:
         check_verdict(est, held_out, token, in_search)
     for leftover in ("optimizer_state_", "random_state_", "fine_tuning_"):  # of earlier training
@@ -454,7 +471,14 @@ def fit_side_by_side(heads, X, y, *, seed, paused, pause=None, token=None, **fit
     begun = begin_fit(lead, embed_text(lead, X, reset=True), y, **fit_params)
     plan = begun.plan
     plan = begun.plan = FitPlan.stack(
-        FitPlan.of(head, plan.columns, plan.objective, plan.measurement, plan.assumptions)
+        FitPlan.of(
+            head,
+            plan.columns,
+            plan.objective,
+            plan.measurement,
+            plan.assumptions,
+            plan.tells_level,
+        )
         for head in heads
     )
     model = begun.model(None)

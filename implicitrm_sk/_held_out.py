@@ -88,7 +88,7 @@ class HeldOut:
         if log.response is not None:
             rows = np.flatnonzero(np.isin(log.response, responses))
         groups = None if data.groups is None else data.groups[responses]
-        found = cls(data.X[rows], part_of(log, rows, responses), groups)
+        found = cls(data.X[rows], log.part(rows, responses), groups)
         if log.labels is None or log.response is not None:
             return found
         labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
@@ -96,32 +96,10 @@ class HeldOut:
         return replace(
             found,
             labelled_X=data.X[labelled],
-            labelled=part_of(log, labelled, labelled),
+            labelled=log.part(labelled, labelled),
             asked_X=data.X[asked],
-            asked=part_of(log, asked, asked),
+            asked=log.part(asked, asked),
         )
-
-
-def part_of(log, rows, responses):
-    """Return some rows of a log, which are all rows of some responses."""
-    response = None if log.response is None else number_responses(log.response[rows])[0]
-
-    def taken(values, chosen):
-        return None if values is None else values[chosen]
-
-    return replace(
-        log,
-        actions=log.actions[rows],
-        exposures=taken(log.exposures, rows),
-        propensity=taken(log.propensity, rows),
-        age=taken(log.age, rows),
-        delay=taken(log.delay, rows),
-        user=taken(log.user, rows),
-        sample_weight=log.sample_weight[responses],
-        labels=taken(log.labels, responses),
-        response=response,
-        first=None if response is None else np.unique(response, return_index=True)[1],
-    )
 
 
 def signs_of(log, groups, rows):

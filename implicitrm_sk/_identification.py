@@ -32,6 +32,10 @@ EXPOSURES = {
 #: Assumption of the model of rows that nobody looked at.
 LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
+#: A level is shown if the 95 % interval of the mean reward reaches at most this far to each side.
+WIDEST, Z = 0.15, 1.96
+#: Start of the finding against a log whose interval is wider.
+TOO_SMALL = "this log is too small to show the level of the reward"
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,7 @@ ADVICE = {
         "Leave the labels out of fit and calibrate the fitted reward by them: a LogisticRegression "
         "of the labels on decision_function(X)."
     ),
+    "more": "Collect more of what identifies the reward, or add another kind of it.",
     "users": (
         "If some users are active in everything, pass user_id= or put session columns into "
         "propensity_features: what such users do is not independent otherwise."
@@ -658,6 +663,20 @@ def contradicted(found, against, advice):
     )
 
 
+def imprecise(found, error):
+    """Return an `Identification`, which does not hold if the log hardly shows the level.
+
+    Parameters
+    ----------
+    found : Identification
+    error : float
+        Standard error of the mean reward.
+    """
+    if found.level != IDENTIFIED or Z * error <= WIDEST:
+        return found
+    return contradicted(found, f"{TOO_SMALL}: its mean has a standard error of {error:.2f}", "more")
+
+
 def contradicted_signs(found, associations):
     """Return an `Identification` whose signals contradict their signs.
 
@@ -693,9 +712,12 @@ def warn_not_identified(found, objective, token=None, *, in_search=False):
     if token is not None and token == _warned_in:
         return
     _warned_in = token
+    cure = "More rows do not help; other kinds of information do"
+    if ADVICE["more"] in found.advice:
+        cure = "More rows help, and so do other kinds of information"
     warn(
-        f"the reward is not identified: {found.reason} Its value is then a convention. More rows "
-        "do not help; other kinds of information do (identification_.advice). To silence this: "
+        f"the reward is not identified: {found.reason} Its value is then a convention. {cure} "
+        "(identification_.advice). To silence this: "
         "warnings.filterwarnings('ignore', category=implicitrm_sk.IdentificationWarning).",
         IdentificationWarning,
     )

@@ -821,6 +821,27 @@ class FeedbackLog:
             informative |= ~np.isnan(self.labels)
         return np.flatnonzero((self.sample_weight > 0) & informative)
 
+    def part(self, rows, responses):
+        """Return some rows of a log, which are all rows of some responses."""
+        response = None if self.response is None else number_responses(self.response[rows])[0]
+
+        def taken(values, chosen):
+            return None if values is None else values[chosen]
+
+        return replace(
+            self,
+            actions=self.actions[rows],
+            exposures=taken(self.exposures, rows),
+            propensity=taken(self.propensity, rows),
+            age=taken(self.age, rows),
+            delay=taken(self.delay, rows),
+            user=taken(self.user, rows),
+            sample_weight=self.sample_weight[responses],
+            labels=taken(self.labels, responses),
+            response=response,
+            first=None if response is None else np.unique(response, return_index=True)[1],
+        )
+
     def sorted(self):
         """Return the log with the rows of a response side by side, and the order of the rows."""
         order = np.argsort(self.response, kind="stable")

@@ -13,7 +13,8 @@ from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import compare_groups
 from implicitrm_sk.inspection._grouped import GroupedLog
 from implicitrm_sk.inspection._groups import _one_way
-from implicitrm_sk.inspection._one_step import (
+from implicitrm_sk.measurement._model import Measurement
+from implicitrm_sk.measurement._one_step import (
     Activity,
     Patterns,
     bounds_of,
@@ -22,7 +23,6 @@ from implicitrm_sk.inspection._one_step import (
     reward_of,
     score,
 )
-from implicitrm_sk.measurement._model import Measurement
 from implicitrm_sk.signals import Action, Choice
 
 pd = pytest.importorskip("pandas", reason='needs pip install "implicitrm-sk[data]"')

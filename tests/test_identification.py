@@ -37,6 +37,12 @@ QUICK = FAST | {"max_epochs": 2, "early_stopping": False}
 rng = np.random.default_rng(0)
 X = rng.normal(size=(100, 4))
 Y = (rng.uniform(size=(100, 3)) < 0.4).astype(float)
+#: Enough rows to show a level.
+LIKED = rng.uniform(size=(1000, 1)) < 0.5
+MANY = {
+    "X": rng.normal(size=(1000, 4)),
+    "y": (LIKED & (rng.uniform(size=(1000, 3)) < 0.6)).astype(float),
+}
 
 
 def labels(n, value=None, size=100):
@@ -450,7 +456,7 @@ FITS = {
     "two signals": ({}, {"y": Y[:, :2]}, f"bounded (assuming {LOOKED_AT})"),
     "two signals, looked at": (
         {"shared_examination": False},
-        {"y": Y[:, :2]},
+        MANY | {"y": MANY["y"][:, :2]},
         f"identified (assuming {', '.join(EXAMINED)})",
     ),
     "one of each": (
@@ -461,12 +467,17 @@ FITS = {
     "one negative signal": ({"signals": ["negative"]}, {"y": Y[:, 0]}, "not identified"),
     "three signals": (
         {"shared_examination": False},
-        {"y": Y},
+        MANY,
         f"identified (assuming {', '.join(EXAMINED)})",
     ),
+    "two signals of few rows": (
+        {"shared_examination": False},
+        {"y": Y[:, :2]},
+        "not identified",
+    ),
     "three signals, false actions given": (
-        {"false_action_rate": [0.0, 0.1, 0.0], "shared_examination": False},
-        {"y": Y},
+        {"false_action_rate": [0.0, 0.01, 0.0], "shared_examination": False},
+        MANY,
         f"identified (assuming {', '.join(EXAMINED)}, the false-action rate given)",
     ),
     "false actions given": ({"false_action_rate": 0.1}, {"y": Y[:, 0]}, "not identified"),
@@ -477,7 +488,7 @@ FITS = {
     ),
     "labels": (
         {"false_action_rate": 0.1},
-        {"y": Y[:, 0], "labels": labels(30)},
+        MANY | {"y": MANY["y"][:, 0], "labels": labels(300, size=1000)},
         "identified (assuming labels missing at random, the false-action rate given)",
     ),
     "too few labels": (

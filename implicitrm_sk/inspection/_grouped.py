@@ -18,9 +18,9 @@ from .._sklearn import safe_indexing, validate_params
 from .._tables import as_values, opened
 from .._validation import check_groups, is_missing
 from ..exceptions import ImplicitRMError
+from ..measurement._one_step import MAX_OUTCOMES, Activity, Patterns, one_step
 from ..training._split import cross_fitting_folds, row_codes
 from ..training._users import quadrature
-from ._one_step import MAX_OUTCOMES, Activity, Patterns, one_step
 
 #: Levels from the least to the most informative.
 LEVELS = (NOT_IDENTIFIED, BOUNDED, LEVEL_ONLY, RANKING_ONLY, IDENTIFIED)

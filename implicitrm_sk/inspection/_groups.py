@@ -18,11 +18,11 @@ from .._typing import Rows
 from .._warnings import warn
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
+from ..measurement._one_step import Activity, bounds_of, reward_of
 from ..training._users import quadrature
 from ._arguments import of_fit
 from ._comparison import GroupComparison
 from ._grouped import GroupedLog, activity_given_others, at_nodes, one_step_values
-from ._one_step import Activity, bounds_of, reward_of
 
 
 def compare_groups(

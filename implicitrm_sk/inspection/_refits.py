@@ -23,7 +23,6 @@ from .._held_out import (
     against_labels,
     dispersion_of,
     independence_of,
-    part_of,
     signs_of,
     split_of,
     tests_independence,
@@ -35,6 +34,7 @@ from .._identification import (
     IDENTIFIED,
     LOOKING,
     NOT_IDENTIFIED,
+    TOO_SMALL,
     Evidence,
     contradicted_signs,
 )
@@ -217,7 +217,7 @@ def identification_report(
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
-        _found_by_fit(est, whole.evidence_),
+        _found_by_fit(est, whole.evidence_, refit),
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -545,7 +545,7 @@ def _against_labels(rows, as_likely):
     labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))
     f, u, log_weight = rows.averaged(as_likely)
     return against_labels(
-        part_of(log, labelled, labelled),
+        log.part(labelled, labelled),
         rows.measurement,
         f[:, labelled],
         u[:, labelled],
@@ -575,14 +575,15 @@ def _with_signs(settings, associations):
     return contradicted_signs(settings, associations) if contradiction else settings
 
 
-def _found_by_fit(est, evidence):
+def _found_by_fit(est, evidence, refit):
     """Return the verdict of `est` if its fit saw the same log and found a contradiction, or None.
 
-    It tested other rows than those kept aside here.
+    It tested other rows than those kept aside here. Otherwise, it is the verdict of the refit if
+    the log is too small for the level.
     """
-    if getattr(est, "evidence_", None) != evidence or not est.identification_.against:
-        return None
-    return est.identification_
+    if getattr(est, "evidence_", None) == evidence and est.identification_.against:
+        return est.identification_
+    return refit.identification_ if TOO_SMALL in refit.identification_.against else None
 
 
 def _agreement(rows):
@@ -668,5 +669,5 @@ def _verdict(
     if level == IDENTIFIED and doubts:
         level, assumptions = NOT_IDENTIFIED, ()
         reason = f"{reason} But this log is too small to show it: {', and '.join(doubts)}."
-        advice.insert(0, "Collect more of what identifies the reward, or add another kind of it.")
+        advice.insert(0, ADVICE["more"])
     return level, assumptions, reason, tuple(dict.fromkeys(advice))

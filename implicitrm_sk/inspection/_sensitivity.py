@@ -18,11 +18,11 @@ from .._validation import check_interval
 from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement
+from ..measurement._one_step import reward_of
 from ..measurement._views import View
 from ._arguments import of_fit
 from ._grouped import GroupedLog, one_step_values
 from ._groups import clustered, cross_fit, means_of_groups
-from ._one_step import reward_of
 from ._stacked import Case, refit_side_by_side
 from ._violations import BASE, VIOLATIONS, SensitivityReport
 

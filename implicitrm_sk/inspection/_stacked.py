@@ -245,4 +245,8 @@ def _plan(plan, cases):
         )
         for case in cases
     ]
-    return replace(FitPlan.stack(fits), measurement=MemberViews([case.view for case in cases]))
+    return replace(
+        FitPlan.stack(fits),
+        measurement=MemberViews([case.view for case in cases]),
+        tells_level=False,  # one-step values of the rows kept aside correct it
+    )

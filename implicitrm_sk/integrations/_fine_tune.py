@@ -26,7 +26,7 @@ from .._device import resolve_device
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, select_features
 from .._fit import own_random_state, reread_log, take_evidence
-from .._held_out import HeldOut, check_verdict, part_of
+from .._held_out import HeldOut, check_verdict
 from .._identification import Evidence, warn_not_identified, with_activity
 from .._log import number_responses
 from .._optional import import_optional
@@ -618,7 +618,7 @@ class Run:
             model,
             self.args,
             rows=self.rows(model.heads),
-            log=part_of(log, held_out, data.valid),
+            log=log.part(held_out, data.valid),
             texts=data.X[held_out, 0].astype(np.int64),
             weight=data.balanced_weights()[data.valid],
             clusters=self._clusters(),

@@ -331,6 +331,31 @@ class RewardModel(nn.Module):
         if self.examination is not None:
             self.examination.initialize(generator, examination_bias)
 
+    def varying_logits(self):
+        """Return the positions of the propensity logits that differ between rows, (V,)."""
+        shared = self.config["shared_logits"] or ()
+        n_logits = self.config["n_signals"] + self.config["examination"]
+        return torch.tensor([logit for logit in range(n_logits) if logit not in shared])
+
+    @torch.no_grad()
+    def shift(self, members, reward, propensity):
+        """Add constants to logits of some members.
+
+        Parameters
+        ----------
+        members : Tensor of int
+        reward : float
+        propensity : ndarray of shape (V,)
+            For the `varying_logits` of a model whose propensity has a head of its own.
+        """
+        heads = [(self.reward, [reward])]
+        if self.examination is not None:
+            propensity, looking = np.split(propensity, [-1])
+            heads.append((self.examination, looking))
+        for head, by in (*heads, (self.propensity, propensity)):
+            bias = head.biases[-1]
+            bias[:, members.to(bias.device)] += torch.as_tensor(by).to(bias)
+
     def loadings(self):
         """Return the loadings of the signals, and of looking, shape (members, K)."""
         return (self.LOADING_STEP * self.log_loading[0]).exp()

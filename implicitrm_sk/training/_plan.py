@@ -15,10 +15,11 @@ from ..exceptions import ImplicitRMError
 from ..measurement._action import Action
 from ..measurement._model import Measurement, is_dispersed
 from ..measurement._signal import initial_logit
-from ..objectives import Objective
+from ..objectives import Objective, Stratified
 from ._constant import ConstantFit
 from ._constraint import RateConstraint
 from ._data import FIXED_EPOCHS, member_logits
+from ._level import LevelRows
 from ._members import MembersInTraining
 from ._modules import RewardModel
 from ._net import build_net
@@ -82,6 +83,8 @@ class FitPlan:
         Number of users who differ in activity; None if they do not.
     undersmoothing : float
         As in `MemberSettings`.
+    tells_level : bool
+        Whether the log may show the mean reward. The fit is then moved there, see `LevelRows`.
     fits : tuple of FitPlan
         Plans that this one trains side by side, from `stack`.
     """
@@ -106,10 +109,11 @@ class FitPlan:
     estimates_rates: bool = False
     n_users: int | None = None
     undersmoothing: float = 1.0
+    tells_level: bool = False
     fits: tuple = ()
 
     @classmethod
-    def of(cls, estimator, columns, objective, measurement, assumptions):
+    def of(cls, estimator, columns, objective, measurement, assumptions, tells_level=False):
         """Return the plan for the parameters of an estimator."""
         sizes = layer_sizes(estimator, "hidden_layer_sizes")
         names = (*SIDE_BY_SIDE, "batch_size", "device", "dtype")
@@ -125,6 +129,7 @@ class FitPlan:
                 else layer_sizes(estimator, "propensity_hidden_layer_sizes")
             ),
             n_members=estimator.n_estimators,
+            tells_level=tells_level,
             **{name: getattr(estimator, name) for name in names},
         )
 
@@ -405,6 +410,7 @@ class FitPlan:
         """
         hooks = Hooks() if hooks is None else hooks
         constraint = self.rate_constraint(model, len(data.train))
+        level_rows = self._level_rows(data)
         net = self.net(model, constraint, hooks, data.user_factors)
         parts = self.parts(data, model, random_state, further)
         X, scaler, population = data.X, data.scaler, None
@@ -419,9 +425,15 @@ class FitPlan:
             pause=pause,
             checkpoint=hooks.checkpoint,
         )
+        if any(net.members_.diverged):
+            with torch.no_grad():
+                for parameter in model.member_parameters():
+                    # Members that diverged are dropped. Their logits need only be numbers.
+                    parameter[:, torch.tensor(net.members_.diverged)] = 0.0
         if constraint is not None:
-            self._impose_rate(constraint, model, net.members_, X, scaler, *population)
-        return FitResult(self, model, net.members_, net.n_running_, net.progress_)
+            self._impose_rate(constraint, model, X, scaler, *population)
+        levels = () if level_rows is None else self._move_levels(level_rows, model, net.members_)
+        return FitResult(self, model, net.members_, net.n_running_, net.progress_, levels=levels)
 
     def step(self, data, model, random_state, *, optimizer_state=None, epoch_end):
         """Train one pass over all usable rows; return the state of the optimiser.
@@ -452,13 +464,45 @@ class FitPlan:
         net.fit_loop(parts, epochs=1)
         return net.optimizer_.state_dict()
 
-    def _impose_rate(self, constraint, model, members, X, scaler, rows, weight):
+    def _level_rows(self, data):
+        """Return the rows that show the level of the fits, or None."""
+        interval = self.assumptions.preference_interval
+        if (
+            not self.tells_level
+            or type(self.objective).loss is not Stratified.loss  # one of its own may pull the level
+            or self.estimates_rates
+            or self.n_users is not None
+            or self._propensity_form() != "head"
+            or (interval is not None and interval[0] == interval[1])
+        ):
+            return None
+        return LevelRows.of(data, self.measurement)
+
+    def _move_levels(self, level_rows, model, members):
+        """Move the mean reward of each fit, or of each replicate, and return their levels.
+
+        Members with starts of their own are compared by their levels, so they are not moved.
+        """
+        logits = level_rows.logits(model, self.dtype)
+        n_members = len(logits[0])
+        has_own_rows, is_moved = level_rows.weight.ndim > 1, self.starts is None
+        size = self.n_members if is_moved and not has_own_rows else 1
+        rates = self.assumptions.model_rates(self.objective)
+        interval = self.assumptions.preference_interval or (0.0, 1.0)
+        found = []
+        for part in torch.arange(n_members).split(size):
+            if any(members.diverged[member] for member in part.tolist()):
+                found.append(None)
+                continue
+            weight = level_rows.weight[int(part)] if has_own_rows else level_rows.weight
+            of_part = model, part, logits, weight, self.measurement, rates
+            found.append(
+                level_rows.move(*of_part, interval) if is_moved else level_rows.level(*of_part[1:])
+            )
+        return tuple(found)
+
+    def _impose_rate(self, constraint, model, X, scaler, rows, weight):
         """Shift the reward of each member, so that its mean over the rows of fit is exact."""
-        if any(members.diverged):
-            with torch.no_grad():
-                for parameter in model.member_parameters():
-                    # Members that diverged are dropped, so they do not need a rate.
-                    parameter[:, torch.tensor(members.diverged)] = 0.0
         if isinstance(X, np.ndarray):
             (reward_logit,) = member_logits(model, X[rows], scaler, ("reward_logit",), self.dtype)
         else:
@@ -486,6 +530,9 @@ class FitResult:
         The state from which a paused fit continues.
     n_epochs : int
         Number of epochs trained.
+    levels : tuple of Level or None
+        The level of each fit, or of each replicate; None for one that diverged. Empty if the log
+        does not show it.
     """
 
     plan: FitPlan
@@ -494,6 +541,7 @@ class FitResult:
     n_running: int | None = None
     progress: dict | None = None
     n_epochs: int = field(default=0)
+    levels: tuple = ()
 
     def unstack(self):
         """Return the result of each stacked plan, None if it diverged."""
@@ -513,9 +561,9 @@ class FitResult:
             if self.progress is not None and any(self.progress["members"]["present"][part]):
                 progress = part_of(self.progress, part)
             n_running = None if members.running is None else sum(members.running[part])
-            found.append(
-                FitResult(plan, model, None, n_running, progress, max(members.epochs[part]))
-            )
+            n_epochs = max(members.epochs[part])
+            levels = self.levels[number : number + 1]
+            found.append(FitResult(plan, model, None, n_running, progress, n_epochs, levels))
         return found
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..measurement import _mixture
+from . import _mixture
 
 #: Smallest eigenvalue of the information, scaled to a unit diagonal, that is not a rounded 0.
 SINGULAR = 1e-9
