@@ -257,8 +257,8 @@ class ImplicitRewardEstimator(
     objective on the same signals. It cannot rank objectives, and it cannot distinguish the two
     sides of the swap.
 
-    If signals of one polarity or labels show the mean reward, `fit` moves it after training: one
-    constant is added to the reward logits, so that the mean agrees with one-step estimates [2]_.
+    Several signals of one polarity, or labels, may show the mean reward. `fit` then moves it after
+    training by one constant on all logits, so that it agrees with one-step estimates [2]_.
 
     References
     ----------

@@ -48,6 +48,7 @@ from ._tables import opened
 from ._transaction import all_or_nothing
 from ._typing import Rows, same
 from ._validation import as_labels
+from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .objectives import OBJECTIVES
 from .training._plan import SIDE_BY_SIDE, layer_sizes
@@ -200,6 +201,11 @@ class BatchedSearchCV(GridSearchCV):
         ValueError
             If X is a path or an ``np.memmap`` of more than 1 GiB. If `factor` is set and a
             candidate cannot be trained in rounds.
+
+        Warns
+        -----
+        UserWarning
+            If fits side by side fail where separate fits do not; these are then the results.
         """
         if isinstance(X, str | os.PathLike):
             raise ImplicitRMError(
@@ -583,8 +589,14 @@ def _fit_and_score_together(
     try:
         with context.propagate_callback_context(fitter):
             fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
-    except Exception:
-        return separately()  # each one fails or succeeds in its own way
+    except Exception as error:
+        results = separately()  # each one fails or succeeds in its own way
+        if not any(result["fit_error"] for result, _ in results):
+            warn(
+                "candidates could not be fitted side by side, and were fitted one after another, "
+                f"which is slower: {type(error).__name__}: {error}. Please report it."
+            )
+        return results
     fit_time = (time.time() - begin) / len(candidates)
 
     results = []

@@ -709,3 +709,16 @@ def test_verbose_of_one_shows_progress_of_candidates_that_fail_together(capsys):
         search.fit(X, y)
     _, *lines = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in lines] == [f"[CV {k}/2] 2 candidates" for k in (1, 2)]
+
+
+def test_a_fault_of_fits_side_by_side_is_told(monkeypatch):
+    X, y, _ = draw_log()
+    search = BatchedSearchCV(make_estimator(), {"dropout": [0.0, 0.3]}, cv=CV, refit=False)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("a shape that does not fit")
+
+    monkeypatch.setattr(_search, "fit_side_by_side", broken)
+    with pytest.warns(UserWarning, match="could not be fitted side by side.*a shape"):
+        quiet_fit(search, X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
