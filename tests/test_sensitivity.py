@@ -90,6 +90,35 @@ def test_likelihoods_of_members_are_those_of_their_views():
     )
 
 
+@pytest.mark.parametrize("rates", [None, [0.1, 0.05, 0.2]])
+def test_turned_signs_are_computed_together(rates):
+    """Also where a turned action contradicts others of its row."""
+    rng = np.random.default_rng(0)
+    signals = (Action(), Action(), Action(0))
+    base = Measurement(signals)
+    views = [View(base, signals), View(base, signals, left_out=1)]
+    for k, signal in enumerate(signals):
+        turned = (*signals[:k], Action(1 - signal.target), *signals[k + 1 :])
+        views.append(View(base, turned, turned=k))
+    f = torch.as_tensor(rng.normal(size=(5, 40))).requires_grad_()
+    u = torch.as_tensor(rng.normal(size=(5, 40, 3))).requires_grad_()
+    y = torch.as_tensor(rng.choice([0.0, 1.0, np.nan], size=(40, 3)))
+    y = y[~((y[:, :2] > 0).any(dim=1) & (y[:, 2] > 0))] if rates is None else y
+    f, u = f[:, : len(y)], u[:, : len(y)]
+    rates = None if rates is None else torch.tensor(rates).double()
+    together = MemberViews(views)
+    assert together._sizes == [5]
+    for name in ("nll", "log_likelihood"):
+        found = getattr(together, name)(f, u, y, rates)
+        each = torch.stack([getattr(v, name)(f[k], u[k], y, rates) for k, v in enumerate(views)])
+        torch.testing.assert_close(found, each)
+        if name == "nll":
+            grads = [torch.autograd.grad(one.sum(), (f, u)) for one in (found, each)]
+            for one, other in zip(*grads, strict=True):
+                torch.testing.assert_close(one, other)
+    assert torch.isinf(found).any() == (rates is None)
+
+
 @pytest.mark.parametrize(
     ("points", "is_ratio", "expected"),
     [

@@ -187,18 +187,22 @@ class Measurement:
         """
         rows, derivatives = None, []
         for block in self.blocks:
-            part, derivative = block.signal.terms(
-                _take(u, block.outputs),
-                _take(actions, block.columns),
-                grad,
-                **self._side(block, **side),
-            )
+            part, derivative = self._terms(block, u, actions, grad, side)
             rows = part if rows is None else rows + part
             derivatives.append(derivative)
         if not self.examined:
             return rows, None, derivatives
         rows, *looked = examined(rows, self._examination_logit(u), self._silent(actions))
         return rows, looked, derivatives
+
+    def _terms(self, block, u, actions, grad, side):
+        """Return log P(y | r*, x) of the signals of a block, and its derivative."""
+        return block.signal.terms(
+            _take(u, block.outputs),
+            _take(actions, block.columns),
+            grad,
+            **self._side(block, **side),
+        )
 
     def _examination_logit(self, u):
         return full_precision(u[..., -1])

@@ -8,8 +8,38 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from ._action import Action
-from ._model import Measurement
+from ._model import Block, Measurement
 from ._signal import full_precision
+
+
+class TurnedMeasurement(Measurement):
+    """A measurement of actions, some of which show the other preference for some members.
+
+    Parameters
+    ----------
+    signals, examined
+        As for `Measurement`, of members whose actions are not turned.
+    turned : Tensor of bool of shape (members, 1, K)
+    """
+
+    def __init__(self, signals, examined, turned):
+        super().__init__(signals, examined)
+        self.blocks = tuple(Block(signal, (k,), (k,)) for k, signal in enumerate(self.signals))
+        self.turned = turned
+
+    def _terms(self, block, u, actions, grad, side):
+        part, derivative = super()._terms(block, u, actions, grad, side)
+        turned = self.turned.to(part.device)[..., block.columns[0]]
+        part = torch.where(turned, part.flip(0), part)
+        if grad:
+            zero = torch.zeros(1, dtype=part.dtype, device=part.device)
+            of_class = [zero if one is None else one for one in derivative]
+            turned = turned[..., None]
+            derivative = tuple(
+                torch.where(turned, other, one)
+                for one, other in zip(of_class, of_class[::-1], strict=True)
+            )
+        return part, derivative
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +62,9 @@ class View:
         of that for the positive one.
     left_out : int, or Tensor of bool of shape (members, 1, K), or None
         The column that is ignored.
-    turned : int or None
-        The column whose action shows the other preference than in the base.
+    turned : int, or Tensor of bool of shape (members, 1, K), or None
+        The column whose action shows the other preference than in the base. A tensor turns columns
+        of `signals`; with a number they are turned there already.
     """
 
     base: Measurement
@@ -42,12 +73,15 @@ class View:
     looked: float | None = None
     ratio: float | None = None
     left_out: int | torch.Tensor | None = None
-    turned: int | None = None
+    turned: int | torch.Tensor | None = None
 
     @property
     def measurement(self):
         """The measurement of the result of `_as_seen`."""
-        return Measurement(self.signals, self.base.examined or self.looked is not None)
+        examined = self.base.examined or self.looked is not None
+        if isinstance(self.turned, torch.Tensor):
+            return TurnedMeasurement(self.signals, examined, self.turned)
+        return Measurement(self.signals, examined)
 
     def _as_seen(self, u, actions, rates):
         u = full_precision(u)
@@ -86,10 +120,19 @@ class View:
 
     def _possible(self, actions):
         """Return actions without the turned ones that contradict others of their row."""
-        target = self.signals[self.turned].target
-        opposite = [
-            k for k, s in enumerate(self.signals) if isinstance(s, Action) and s.target != target
+        acts = [isinstance(signal, Action) for signal in self.signals]
+        targets = [
+            signal.target if act else None for signal, act in zip(self.signals, acts, strict=True)
         ]
+        if isinstance(self.turned, torch.Tensor):
+            alike = torch.tensor([[one == other for one in targets] for other in targets])
+            alike.fill_diagonal_(False)
+            # These are opposite if one of them is turned.
+            others = (actions > 0).to(torch.float32) @ alike.to(actions.device, torch.float32)
+            impossible = (actions > 0) & (others > 0) & self.turned.to(actions.device)
+            return actions.masked_fill(impossible, torch.nan)
+        target = targets[self.turned]
+        opposite = [k for k, act in enumerate(acts) if act and targets[k] != target]
         impossible = (actions[:, self.turned] > 0) & (actions[:, opposite] > 0).any(dim=1)
         actions = actions.clone()
         actions[impossible, self.turned] = torch.nan
@@ -106,7 +149,8 @@ class View:
 class MemberViews:
     """A `View` for each member; likelihoods have the members in the dimension before the rows.
 
-    Views that differ only in a rate, a share or the action that is left out are computed together.
+    Views that differ only in a rate, a share or the action that is left out or turned are computed
+    together.
 
     Parameters
     ----------
@@ -162,8 +206,8 @@ def _alike(views):
     for k, view in enumerate(views):
         only_acts = all(type(s) is Action and s.n_outputs == 1 for s in view.signals)
         kind = (
-            view.base, view.signals, view.rates is None, view.looked is None,
-            view.ratio, None if only_acts else view.left_out, view.turned,
+            view.base, view.base.signals if only_acts else view.signals, view.rates is None,
+            view.looked is None, view.ratio, None if only_acts else (view.left_out, view.turned),
         )  # fmt: skip
         found.setdefault(kind, []).append(k)
     together = []
@@ -175,10 +219,11 @@ def _alike(views):
         if view.looked is not None:
             looked = torch.tensor([views[k].looked for k in members], dtype=torch.float64)
             view = replace(view, looked=looked[:, None, None])
-        left_out = [views[k].left_out for k in members]
-        if len(set(left_out)) > 1:
-            columns = range(len(view.signals))
-            is_out = torch.tensor([[k == one for k in columns] for one in left_out])
-            view = replace(view, left_out=is_out[:, None])
+        for name in ("left_out", "turned"):
+            chosen = [getattr(views[k], name) for k in members]
+            if len(set(chosen)) > 1:
+                columns = range(len(view.signals))
+                is_chosen = torch.tensor([[k == one for k in columns] for one in chosen])
+                view = replace(view, **{name: is_chosen[:, None]}, signals=view.base.signals)
         together.append((members, view))
     return together
