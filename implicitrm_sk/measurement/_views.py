@@ -13,7 +13,7 @@ from ._signal import full_precision
 
 
 class TurnedMeasurement(Measurement):
-    """A measurement of actions, some of which show the other preference for some members.
+    """A measurement of actions of which a member may turn some: they show the other preference.
 
     Parameters
     ----------
