@@ -24,10 +24,10 @@ SIGNIFICANCE = 0.001
 LARGE_LOG_ODDS_RATIO = 0.5
 #: The largest log odds ratio of two signals that is distinguished from "always together".
 MAX_INTERACTION = 8.0
-#: Largest p-value below 1.
-NEAREST = 1 - 1e-15
-#: Step of the parameters in numerical second derivatives.
+#: Step of the parameters in numerical derivatives.
 STEP = 1e-4
+#: Least p-value, and distance of the largest one from 1, that is combined with others.
+NEAREST = 1e-15
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,7 @@ class IndependenceTest:
         The likelihood-ratio statistic, twice the difference of the log-likelihoods.
     degrees_of_freedom : int
     p_value : float
-        Probability that the least p-value of this statistic and of the `common_causes` is as small
-        as it is, if the signals are independent.
+        That of this statistic and of the `common_causes` together.
     log_odds_ratio : dict of (int, int) to float
         The association of each pair of signals given preference; 0 means independence.
     signals : tuple of int
@@ -78,8 +77,9 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
 
     Most often, dependence has one cause: users looked at some responses only, or one signal is a
     step before the others. Against this, score tests with one parameter have more power: t_jk = t
-    for all pairs, or for the pairs of one signal. The least p-value is corrected for the number of
-    tests [5]_.
+    for all pairs, or for the pairs of one signal. The p-values are combined, whatever their
+    dependence, as that of the mean of tan(pi (1/2 - p)) [5]_. One half of the weight is that of the
+    likelihood ratio, and the score tests share the other half.
 
     Parameters
     ----------
@@ -107,8 +107,9 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     .. [3] Wilks, "The large-sample distribution of the likelihood ratio for testing composite
        hypotheses", Annals of Mathematical Statistics 9, 1938.
     .. [4] Kish, "Survey Sampling", Wiley, 1965.
-    .. [5] Sidak, "Rectangular confidence regions for the means of multivariate normal
-       distributions", Journal of the American Statistical Association 62, 1967.
+    .. [5] Liu & Xie, "Cauchy combination test: a powerful test with analytic p-value calculation
+       under arbitrary dependency structures", Journal of the American Statistical Association 115,
+       2020.
     """
     n_signals = actions.shape[1]
     logged = (~np.isnan(actions)).sum(axis=0)
@@ -139,7 +140,8 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
         reward, free = parameters[:2], parameters[2 : 2 + 2 * K].view(2, K)
         return reward[0] + reward[1] * f, free[0] + free[1] * u
 
-    def negative(parameters):
+    def log_outcomes(parameters):
+        """Return the log-probabilities of all patterns, (n, patterns)."""
         logit, free = unpack(parameters)
         a = e + (1 - e) * torch.sigmoid(free)
         log_a = torch.log(a.clamp_min(1e-12))
@@ -153,9 +155,11 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
             for t, (j, k) in zip(interactions, pairs, strict=True):
                 log_p = log_p + t * centred[..., j] * centred[..., k]
             log_p = log_p - torch.logsumexp(log_p, dim=1, keepdim=True)
-        preferred = logsigmoid(logit) + torch.logsumexp(log_p + log_agrees, dim=1)
-        not_preferred = logsigmoid(-logit) + torch.logsumexp(log_e + log_agrees, dim=1)
-        return -(w * torch.logaddexp(preferred, not_preferred)).sum() / len(w)
+        logit = logit[:, None]
+        return torch.logaddexp(logsigmoid(logit) + log_p, logsigmoid(-logit) + log_e)
+
+    def negative(parameters):
+        return -(w * torch.logsumexp(log_outcomes(parameters) + log_agrees, dim=1)).sum() / len(w)
 
     start = torch.tensor([0.0, 1.0] + [0.0] * K + [1.0] * K, dtype=f.dtype)
     independent, value0 = minimise(negative, start)
@@ -163,14 +167,14 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     dependent, value1 = minimise(negative, independent)
     statistic = max(2 * len(w) * (value0 - value1), 0.0)
     freedom = torch.tensor(len(pairs) / 2, dtype=torch.float64)
-    p_values = [float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2).double()))]
+    p_value = float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2).double()))
     groups = [range(len(pairs)), *([i for i, p in enumerate(pairs) if k in p] for k in range(K))]
-    p_values += common_causes(negative, independent, len(pairs), groups, len(w))
+    causes = common_causes(log_outcomes, independent, len(pairs), groups, agrees, w)
     interactions = MAX_INTERACTION * torch.tanh(dependent[2 + 2 * K :] / MAX_INTERACTION)
     return IndependenceTest(
         statistic=statistic,
         degrees_of_freedom=len(pairs),
-        p_value=-math.expm1(len(p_values) * math.log1p(-min(*p_values, NEAREST))),
+        p_value=combined(p_value, causes),
         log_odds_ratio={
             (signals[j], signals[k]): float(t)
             for t, (j, k) in zip(interactions, pairs, strict=True)
@@ -180,19 +184,32 @@ def independence_test(reward_logit, propensity_logit, actions, weight, false_act
     )
 
 
-def common_causes(function, start, n_interactions, groups, n):
+def combined(p_value, others):
+    """Return the p-value of one test, which has half of the weight, and of several others."""
+    p = np.clip([p_value, *others], NEAREST, 1 - NEAREST)
+    weight = np.full(len(p), 0.5 / len(others))
+    weight[0] = 0.5
+    return float(0.5 - np.arctan(weight @ np.tan(np.pi * (0.5 - p))) / np.pi)
+
+
+def common_causes(log_outcomes, start, n_interactions, groups, agrees, weight):
     """Return the p-value of the score test of each group of interactions that share one value.
+
+    Its variance is the expected information. The observed one need not be positive if few rows have
+    several actions.
 
     Parameters
     ----------
-    function : callable
-        Minus the mean log-likelihood of parameters. The last ones are the interactions.
+    log_outcomes : callable
+        Log-probabilities of all outcomes, (n, outcomes), from parameters whose last ones are the
+        interactions.
     start : Tensor
-        Its minimum without interactions.
+        The most likely parameters without interactions.
     n_interactions : int
     groups : list of sequence of int
-    n : int
-        Number of rows.
+    agrees : Tensor of bool of shape (n, outcomes)
+        The outcomes that agree with what was logged: one in a row where all signals are.
+    weight : Tensor of shape (n,)
 
     References
     ----------
@@ -200,16 +217,19 @@ def common_causes(function, start, n_interactions, groups, n):
        applications to problems of estimation", Mathematical Proceedings of the Cambridge
        Philosophical Society 44, 1948.
     """
-
-    def gradient(parameters):
-        parameters = parameters.detach().requires_grad_()
-        return torch.autograd.grad(function(parameters), parameters)[0]
-
     steps = STEP * torch.eye(len(start), dtype=start.dtype)
-    curvature = torch.stack([gradient(start + d) - gradient(start - d) for d in steps])
-    information = n * (curvature + curvature.T) / (4 * STEP)
+    slope = torch.stack([log_outcomes(start + d) - log_outcomes(start - d) for d in steps], -1)
+    slope = slope / (2 * STEP)
+    p = log_outcomes(start).exp()
+    score, information = 0.0, 0.0
+    for logged, rows in _by_logged(agrees):
+        # What is logged sums over the outcomes that differ in what is not.
+        p_seen = p[rows] @ logged.T
+        s = torch.einsum("nc,ncp,oc->nop", p[rows], slope[rows], logged) / p_seen[..., None]
+        happened = (agrees[rows].to(p) @ logged.T > 0).to(p)
+        score = score + torch.einsum("n,no,nop->p", weight[rows], happened, s)
+        information = information + torch.einsum("n,no,nop,noq->pq", weight[rows], p_seen, s, s)
     first = len(start) - n_interactions
-    score = -n * gradient(start)[first:]
     a, b = information[:first, :first], information[:first, first:]
     # Only what the other parameters do not explain tells of the interactions.
     left = information[first:, first:] - b.T @ torch.linalg.pinv(a, hermitian=True) @ b
@@ -217,9 +237,26 @@ def common_causes(function, start, n_interactions, groups, n):
     for group in groups:
         group = list(group)
         variance = left[group][:, group].sum()
-        z = score[group].sum() / variance.clamp_min(1e-12).sqrt()
+        z = score[first:][group].sum() / variance.clamp_min(1e-12).sqrt()
         found.append(float(torch.special.erfc(z.abs() / 2**0.5)))
     return found
+
+
+def _by_logged(agrees):
+    """Yield the outcomes of what was logged, and the rows where it was, of each pattern.
+
+    The outcomes are a 0-1 matrix of shape (outcomes of what was logged, complete outcomes).
+    """
+    n_signals = int(math.log2(agrees.shape[1]))
+    patterns = np.array(list(itertools.product([0, 1], repeat=n_signals)), dtype=bool)
+    agrees = agrees.numpy()
+    # A signal was logged if the outcomes that agree have one value of it.
+    share = agrees.astype(float) @ patterns / agrees.sum(axis=1, keepdims=True)
+    is_logged, code = np.unique((share == 0) | (share == 1), axis=0, return_inverse=True)
+    for k, logged in enumerate(is_logged):
+        _, number = np.unique(patterns[:, logged], axis=0, return_inverse=True)
+        outcomes = np.eye(number.max() + 1)[:, number.ravel()]
+        yield torch.as_tensor(outcomes), torch.as_tensor(np.flatnonzero(code.ravel() == k))
 
 
 def minimise(function, start):

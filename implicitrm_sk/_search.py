@@ -591,11 +591,7 @@ def _fit_and_score_together(
             fitter.fit(X_train, *target, **check_method_params(X, fit_params, train))
     except Exception as error:
         results = separately()  # each one fails or succeeds in its own way
-        if not any(result["fit_error"] for result, _ in results):
-            warn(
-                "candidates could not be fitted side by side, and were fitted one after another, "
-                f"which is slower: {type(error).__name__}: {error}. Please report it."
-            )
+        _warn_of_fault(error, results)
         return results
     fit_time = (time.time() - begin) / len(candidates)
 
@@ -626,6 +622,15 @@ def _fit_and_score_together(
             print(f"[CV {split[0] + 1}/{split[1]}] END {named}; score={result['test_scores']}")  # noqa: T201
     _report_progress(verbose, split, len(results), begin)
     return results
+
+
+def _warn_of_fault(error, results):
+    """Warn of an error of fits side by side if the separate fits have none."""
+    if not any(result["fit_error"] for result, _ in results):
+        warn(
+            "candidates could not be fitted side by side, and were fitted one after another, which "
+            f"is slower: {type(error).__name__}: {error}. Please report it."
+        )
 
 
 def _report_progress(verbose, split, n_candidates, begin):

@@ -13,7 +13,7 @@ from ._signal import full_precision
 
 
 class TurnedMeasurement(Measurement):
-    """A measurement of actions of which a member may turn some: they show the other preference.
+    """A measurement whose actions show the other preference for some of the members.
 
     Parameters
     ----------
