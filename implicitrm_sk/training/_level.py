@@ -96,7 +96,7 @@ class LevelRows:
         return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
 
     def move(self, model, members, logits, weight, measurement, rates, interval):
-        """Shift the intercepts of some members of a model, and return their `Level`.
+        """Shift the intercepts of some members of a model, and return their average logits.
 
         Let d be the one-step mean less that of the fit, and s the standard error of d. The mean
         moves by d (1 - s^2 / d^2), or not at all if s is larger. This share is an empirical Bayes
@@ -114,15 +114,20 @@ class LevelRows:
         rates : Tensor of shape (K,) or None
         interval : (float, float)
             The mean is in it.
+
+        Returns
+        -------
+        reward_logit, propensity_logit : Tensors of shape (m,) and (m, P)
+            As `average` returns them, after the shift.
         """
         f, u = (part[members] for part in logits)
-        average = _mixture.mean_logit(f), u.mean(0)
+        average = self.average(members, logits)
         weight = weight / weight.sum()
         values, told = self._one_step(*average, measurement, rates, RIDGE)
         mean = float(weight @ torch.sigmoid(average[0]).numpy())
         gap, error = weight @ values - mean, _error(weight, values)
         if not told.any() or abs(gap) <= error:
-            return self._level(*average, weight, measurement, rates)
+            return average
         low, high = _mixture.bounds(measurement, *(part[None] for part in average), rates)
         target = mean + gap * (1 - error**2 / gap**2)
         target = np.clip(target, weight @ low[0].numpy(), weight @ high[0].numpy())
@@ -135,16 +140,17 @@ class LevelRows:
         model.shift(members, shift, of_others)
         change = torch.zeros(u.shape[-1], dtype=u.dtype)
         change[others] = torch.as_tensor(of_others)
-        shifted = _mixture.mean_logit(f + shift), average[1] + change
-        return self._level(*shifted, weight, measurement, rates)
+        return _mixture.mean_logit(f + shift), average[1] + change
 
-    def level(self, members, logits, weight, measurement, rates):
-        """Return the `Level` of some members as they are; the parameters are those of `move`."""
+    @staticmethod
+    def average(members, logits):
+        """Return the logits of the mean reward of some members, and their mean other logits."""
         f, u = (part[members] for part in logits)
-        average = _mixture.mean_logit(f), u.mean(0)
-        return self._level(*average, weight / weight.sum(), measurement, rates)
+        return _mixture.mean_logit(f), u.mean(0)
 
-    def _level(self, f, u, weight, measurement, rates):
+    def level(self, f, u, weight, measurement, rates):
+        """Return the `Level` of the logits of `average`."""
+        weight = weight / weight.sum()
         values, _ = self._one_step(f, u, measurement, rates, RIDGE_OF_ERROR)
         return Level(float(weight @ torch.sigmoid(f).numpy()), _error(weight, values))
 

@@ -479,26 +479,27 @@ class FitPlan:
         return LevelRows.of(data, self.measurement)
 
     def _move_levels(self, level_rows, model, members):
-        """Move the mean reward of each fit, or of each replicate, and return their levels.
+        """Move the mean reward of each fit, or of each replicate; return the levels of the fits.
 
         Members with starts of their own are compared by their levels, so they are not moved.
         """
         logits = level_rows.logits(model, self.dtype)
-        n_members = len(logits[0])
-        has_own_rows, is_moved = level_rows.weight.ndim > 1, self.starts is None
-        size = self.n_members if is_moved and not has_own_rows else 1
-        rates = self.assumptions.model_rates(self.objective)
+        replicates, is_moved = level_rows.weight.ndim > 1, self.starts is None
+        size = self.n_members if is_moved and not replicates else 1
+        given = self.measurement, self.assumptions.model_rates(self.objective)
         interval = self.assumptions.preference_interval or (0.0, 1.0)
         found = []
-        for part in torch.arange(n_members).split(size):
+        for part in torch.arange(len(logits[0])).split(size):
             if any(members.diverged[member] for member in part.tolist()):
                 found.append(None)
                 continue
-            weight = level_rows.weight[int(part)] if has_own_rows else level_rows.weight
-            of_part = model, part, logits, weight, self.measurement, rates
-            found.append(
-                level_rows.move(*of_part, interval) if is_moved else level_rows.level(*of_part[1:])
-            )
+            weight = level_rows.weight[int(part)] if replicates else level_rows.weight
+            if is_moved:
+                average = level_rows.move(model, part, logits, weight, *given, interval)
+            else:
+                average = level_rows.average(part, logits)
+            if not replicates:
+                found.append(level_rows.level(*average, weight, *given))
         return tuple(found)
 
     def _impose_rate(self, constraint, model, X, scaler, rows, weight):
@@ -531,8 +532,8 @@ class FitResult:
     n_epochs : int
         Number of epochs trained.
     levels : tuple of Level or None
-        The level of each fit, or of each replicate; None for one that diverged. Empty if the log
-        does not show it.
+        The level of each fit, or of each member with a start of its own; None for one that
+        diverged. Empty if the log does not show it, and for replicates.
     """
 
     plan: FitPlan
