@@ -61,6 +61,8 @@ class LevelRows:
         The rows that are evaluated.
     log : FeedbackLog
         Their log.
+    patterns : Patterns
+        The signals that were logged in them.
     weight : ndarray of shape (m,) or (members, m)
     scaler : StandardScaler or None
     """
@@ -68,6 +70,7 @@ class LevelRows:
     X: object
     rows: np.ndarray
     log: object
+    patterns: Patterns
     weight: np.ndarray
     scaler: object
 
@@ -78,13 +81,14 @@ class LevelRows:
         unknown = (log.exposures, log.response, log.propensity, log.age, log.delay)
         if any(values is not None for values in unknown) or not len(rows):
             return None
-        n_outcomes = Patterns.of(log, rows).n_outcomes(measurement.signals)
+        patterns = Patterns.of(log, rows)
+        n_outcomes = patterns.n_outcomes(measurement.signals)
         if n_outcomes > MAX_OUTCOMES:
             return None
         step = -(-len(rows) // min(MAX_ROWS, MAX_WORK // n_outcomes))
         rows = rows[::step]
         weight = data.population_weight()[..., ::step]
-        return cls(data.X, rows, log.part(rows, rows), weight, data.scaler)
+        return cls(data.X, rows, log.part(rows, rows), patterns, weight, data.scaler)
 
     def logits(self, model, dtype):
         """Return the logits of all members, (members, m) and (members, m, P)."""
@@ -156,9 +160,8 @@ class LevelRows:
 
     def _one_step(self, f, u, measurement, rates, ridge):
         """Return the one-step estimate of each row, and whether the row has one."""
-        log, patterns = self.log, Patterns.of(self.log, np.arange(len(self.rows)))
-        labels = None if log.labels is None else torch.as_tensor(log.labels)
-        actions = torch.as_tensor(log.actions)
+        labels = None if self.log.labels is None else torch.as_tensor(self.log.labels)
+        actions = torch.as_tensor(self.log.actions)
         values, told = np.empty(len(f)), np.empty(len(f), dtype=bool)
         for start in range(0, len(f), CHUNK):
             part = slice(start, start + CHUNK)
@@ -167,7 +170,7 @@ class LevelRows:
                 reward_of,
                 f[part],
                 u[part],
-                patterns,
+                self.patterns,
                 actions[part],
                 rates,
                 None if labels is None else labels[part],
