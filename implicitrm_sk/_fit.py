@@ -108,7 +108,7 @@ def signal_names(est):
 
 def _check_level(est, result, token, in_search):
     """Lower the verdict of an estimator, with a warning, if its log hardly shows the level."""
-    errors = [level.error for level in result.levels if level is not None]
+    errors = [error for error in result.level_errors if error is not None]
     if not errors:
         return
     before, est.identification_ = (

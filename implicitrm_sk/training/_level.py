@@ -33,22 +33,6 @@ NEAREST = 1e-3
 PRIOR_SD = 1.0
 
 
-@dataclass(frozen=True)
-class Level:
-    """The mean reward of the rows of a fit.
-
-    Attributes
-    ----------
-    mean : float
-        That of the fit.
-    error : float
-        Standard error of the mean of one-step estimates. Rows count as independent.
-    """
-
-    mean: float
-    error: float
-
-
 @dataclass(frozen=True, eq=False)
 class LevelRows:
     """Rows of a fit whose feedback shows the level of the reward.
@@ -152,11 +136,13 @@ class LevelRows:
         f, u = (part[members] for part in logits)
         return _mixture.mean_logit(f), u.mean(0)
 
-    def level(self, f, u, weight, measurement, rates):
-        """Return the `Level` of the logits of `average`."""
-        weight = weight / weight.sum()
+    def error(self, f, u, weight, measurement, rates):
+        """Return the standard error of the mean reward at the logits of `average`.
+
+        Rows count as independent.
+        """
         values, _ = self._one_step(f, u, measurement, rates, RIDGE_OF_ERROR)
-        return Level(float(weight @ torch.sigmoid(f).numpy()), _error(weight, values))
+        return _error(weight / weight.sum(), values)
 
     def _one_step(self, f, u, measurement, rates, ridge):
         """Return the one-step estimate of each row, and whether the row has one."""

@@ -432,8 +432,10 @@ class FitPlan:
                     parameter[:, torch.tensor(net.members_.diverged)] = 0.0
         if constraint is not None:
             self._impose_rate(constraint, model, X, scaler, *population)
-        levels = () if level_rows is None else self._move_levels(level_rows, model, net.members_)
-        return FitResult(self, model, net.members_, net.n_running_, net.progress_, levels=levels)
+        errors = () if level_rows is None else self._move_levels(level_rows, model, net.members_)
+        return FitResult(
+            self, model, net.members_, net.n_running_, net.progress_, level_errors=errors
+        )
 
     def step(self, data, model, random_state, *, optimizer_state=None, epoch_end):
         """Train one pass over all usable rows; return the state of the optimiser.
@@ -479,7 +481,7 @@ class FitPlan:
         return LevelRows.of(data, self.measurement)
 
     def _move_levels(self, level_rows, model, members):
-        """Move the mean reward of each fit, or of each replicate; return the levels of the fits.
+        """Move the mean reward of each fit, or of each replicate; return the errors of the fits.
 
         Members with starts of their own are compared by their levels, so they are not moved.
         """
@@ -499,7 +501,7 @@ class FitPlan:
             else:
                 average = level_rows.average(part, logits)
             if not replicates:
-                found.append(level_rows.level(*average, weight, *given))
+                found.append(level_rows.error(*average, weight, *given))
         return tuple(found)
 
     def _impose_rate(self, constraint, model, X, scaler, rows, weight):
@@ -531,9 +533,9 @@ class FitResult:
         The state from which a paused fit continues.
     n_epochs : int
         Number of epochs trained.
-    levels : tuple of Level or None
-        The level of each fit, or of each member with a start of its own; None for one that
-        diverged. Empty if the log does not show it, and for replicates.
+    level_errors : tuple of float or None
+        The standard error of the mean reward of each fit, or of each member with a start of its
+        own; None for one that diverged. Empty if the log does not show it, and for replicates.
     """
 
     plan: FitPlan
@@ -542,7 +544,7 @@ class FitResult:
     n_running: int | None = None
     progress: dict | None = None
     n_epochs: int = field(default=0)
-    levels: tuple = ()
+    level_errors: tuple = ()
 
     def unstack(self):
         """Return the result of each stacked plan, None if it diverged."""
@@ -563,8 +565,8 @@ class FitResult:
                 progress = part_of(self.progress, part)
             n_running = None if members.running is None else sum(members.running[part])
             n_epochs = max(members.epochs[part])
-            levels = self.levels[number : number + 1]
-            found.append(FitResult(plan, model, None, n_running, progress, n_epochs, levels))
+            errors = self.level_errors[number : number + 1]
+            found.append(FitResult(plan, model, None, n_running, progress, n_epochs, errors))
         return found
 
 
