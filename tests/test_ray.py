@@ -17,12 +17,13 @@ from implicitrm_sk.embedding import embed_dataset
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='needs pip install "implicitrm-sk[ray]"'
 )
-# A process of its own: what Ray warns of is not this package's doing.
+# A process of its own: what Ray warns of is not this package's doing. "local": a cluster that
+# another job has left on this machine would be joined otherwise.
 JOB = """
 import sys, ray
 from implicitrm_sk.embedding import embed_dataset
 model, source, *destinations = sys.argv[1:]
-ray.init(num_cpus=4, include_dashboard=False)
+ray.init("local", num_cpus=4, include_dashboard=False)
 for destination in destinations:
     embed_dataset(source, destination, model, n_workers=2, batch_size=50)
 try:
@@ -84,6 +85,7 @@ def make_frame(n):
 
 def run_job(code, *arguments):
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+    environment.pop("RAY_ADDRESS", None)
     process = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment,

@@ -26,6 +26,8 @@ from . import _mixture
 SINGULAR = 1e-9
 #: Maximum number of outcomes, over all patterns of a log, in the sum for the information.
 MAX_OUTCOMES = 4096
+#: Rows for whose outcomes likelihoods are computed in one pass, unless a log has more.
+ROWS_AT_ONCE = 20_000
 #: Maximum number of users over which the information is averaged.
 MAX_USERS = 32
 
@@ -101,6 +103,11 @@ class Activity:
         sample = self.log_weight[:, chosen].exp().T
         return Activity(self.shift[:, rows], self.log_weight[:, rows], sample)
 
+    def repeat(self, times):
+        """Return the activity of the rows, several times one after another."""
+        shift, log_weight = self.shift.repeat(1, times, 1), self.log_weight.repeat(1, times)
+        return Activity(shift, log_weight, self.sample)
+
 
 def score(
     measurement,
@@ -165,36 +172,41 @@ def information(measurement, reward_logit, propensity_logit, patterns, rates=Non
     """
     n, p = propensity_logit.shape[0], propensity_logit.shape[1] + 1
     total = reward_logit.new_zeros(n, p, p)
-
-    def add(y, share, label=None):
-        labels = None if label is None else reward_logit.new_full((n,), label)
+    outcomes = list(_with_labels(measurement.signals, patterns))
+    at_once = max(1, ROWS_AT_ONCE // n)
+    for start in range(0, len(outcomes), at_once):
+        y, share, label = map(np.array, zip(*outcomes[start : start + at_once], strict=True))
+        k = len(y)
         log_prob, grad = _at_nodes(
             measurement,
-            reward_logit,
-            propensity_logit,
-            y.expand(n, -1),
+            reward_logit.repeat(k),
+            propensity_logit.repeat(k, 1),
+            torch.as_tensor(y).repeat_interleave(n, 0),
             rates,
-            labels,
-            activity,
+            None if np.isnan(label).all() else torch.as_tensor(label).repeat_interleave(n),
+            None if activity is None else activity.repeat(k),
         )
         each = [(log_prob, grad)]
         if activity is not None:
             logs = activity.sample.log()
             each = [_averaged(log_prob, grad, one[:, None]) for one in logs]
         for log_p, s in each:
-            weight = share * log_p.exp() / len(each)
-            total.add_((weight[:, None] * s)[:, :, None] * s[:, None, :])
-
-    for outcome, share in patterns.outcomes(measurement.signals):
-        y = torch.as_tensor(outcome)[None]
-        pairs = zip(measurement.signals, outcome, strict=True)
-        labelled = patterns.labelled[any(np.any(signal.seen(y_k)) for signal, y_k in pairs)]
-        if labelled < 1:
-            add(y, share * (1 - labelled))
-        if labelled > 0:
-            add(y, share * labelled, 0.0)
-            add(y, share * labelled, 1.0)
+            weight = torch.as_tensor(share)[:, None] * log_p.exp().view(k, n) / len(each)
+            s = s.view(k, n, p)
+            total += ((weight[..., None] * s)[..., None] * s[:, :, None]).sum(0)
     return total
+
+
+def _with_labels(signals, patterns):
+    """Yield (y, share, label) of all possible outcomes, the label NaN for those without one."""
+    for y, share in patterns.outcomes(signals):
+        acted = any(np.any(signal.seen(one)) for signal, one in zip(signals, y, strict=True))
+        labelled = patterns.labelled[acted]
+        if labelled < 1:
+            yield y, share * (1 - labelled), np.nan
+        if labelled > 0:
+            yield y, share * labelled, 0.0
+            yield y, share * labelled, 1.0
 
 
 def correction(gradient, information, score, ridge=0.0):
@@ -219,9 +231,10 @@ def correction(gradient, information, score, ridge=0.0):
     scale = torch.where(told, scale, 1.0)
     unit = information / (scale[:, :, None] * scale[:, None, :])
     unit = unit + torch.diag_embed((~told).to(unit))
-    singular = torch.linalg.eigvalsh(unit)[:, 0] < SINGULAR
-    singular |= ((gradient != 0) & ~told).any(-1)
     eye = torch.eye(unit.shape[-1]).to(unit)
+    # It has a Cholesky factor just if no eigenvalue is smaller, in a seventh of the time.
+    singular = torch.linalg.cholesky_ex(unit - SINGULAR * eye)[1] > 0
+    singular |= ((gradient != 0) & ~told).any(-1)
     unit = torch.where(singular[:, None, None], eye, unit) + ridge * eye
     step = torch.linalg.solve(unit, (score / scale)[..., None])[..., 0]
     found = ((gradient / scale) * step).sum(-1)
