@@ -25,7 +25,7 @@ class Assumptions:
     false_action_rate : float, array-like, "estimate" or None
         As the user gave it; None depends on the log. `with_rates_of` and `with_rates` make it an
         ndarray of shape (K,), NaN where it is still to be estimated.
-    label_mechanism : {"random", "acted"}
+    label_mechanism : {"random", "asked", "acted"}
     signals : dict, list or None
         As the user gave it: what each column of y is.
     examined : bool or None

@@ -145,11 +145,14 @@ class ImplicitRewardEstimator(
         needs three signals logged together, or labels of responses with the other preference.
         Three exposures of the same response are also enough, or two if signals of both polarities
         were logged.
-    label_mechanism : {"random", "acted"}, default="random"
+    label_mechanism : {"random", "asked", "acted"}, default="random"
         Which responses have a label in ``fit(labels=)``. With "random", whether a response is
-        labelled does not depend on its preference, given features and actions. With "acted", only
-        responses with an action could be labelled. This is informative only with a given
-        `false_action_rate` above 0, since without false actions all of them are preferred.
+        labelled does not depend on its preference, given features and actions. `fit` doubts this
+        if it depends much on the actions, as with thumbs that users give by their own choice. With
+        "asked", you chose by X and y which responses to ask about, as `label_queue` does, and the
+        labels are not doubted for that. With "acted", only responses with an action could be
+        labelled. This is informative only with a given `false_action_rate` above 0, since without
+        false actions all of them are preferred.
     n_estimators : int, default=4
         Number of members of the equal-weight mixture, trained side by side from different starts.
     learning_rate_init : float, default=0.0003
@@ -357,7 +360,7 @@ class ImplicitRewardEstimator(
             StrOptions({"estimate"}),
             None,
         ],
-        "label_mechanism": [StrOptions({"random", "acted"})],
+        "label_mechanism": [StrOptions({"random", "asked", "acted"})],
         "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
         "weight_decay": [Interval(Real, 0, None, closed="left")],

@@ -218,7 +218,8 @@ ADVICE = {
     ),
     "selected": (
         "Thumbs and ratings that users give by their own choice are not labels. Pass them as "
-        "signals (a Choice, or a positive and a negative action), and ask for labels at random."
+        "signals (a Choice, or a positive and a negative action). If you chose by X and y which "
+        "responses to ask about, set label_mechanism='asked'."
     ),
     "rates": ("Correct the rate that the log contradicts: the reason says which."),
     "dispersion": (
@@ -266,7 +267,7 @@ def assess(
         See `HeadColumns.relation`.
     preference_rate : tuple of two float or None
     false_actions : {"none", "given", "estimated"}
-    label_mechanism : {"random", "acted"}
+    label_mechanism : {"random", "asked", "acted"}
     linear : bool
         Both heads are logistic.
     n_signals : int
@@ -392,13 +393,16 @@ def _assess_log(evidence, false_actions, label_mechanism, examined, signals, cor
     if evidence.n_repeated >= MIN_RESPONSES and not correlated:
         ways += [EXPOSURES[kind] for kind in sorted({is_dispersed(s) for s in signals} or {False})]
         reasons.append(f"{evidence.n_repeated} responses were shown repeatedly")
-    labels_tell = evidence.n_labels_telling >= MIN_RESPONSES
-    if labels_tell and label_mechanism == "random":
+    n_telling = evidence.n_labels_telling
+    if label_mechanism == "asked":
+        n_telling += evidence.n_labels_selected  # by whoever asked, not by what users think
+    labels_tell = n_telling >= MIN_RESPONSES
+    if labels_tell and label_mechanism != "acted":
         ways.append("labels missing at random")
-        reasons.append(f"{evidence.n_labels_telling} responses are labelled")
+        reasons.append(f"{n_telling} responses are labelled")
     elif labels_tell and false_actions != "estimated":
         ways.append("labels of acted rows missing at random")
-        reasons.append(f"{evidence.n_labels_telling} acted responses are labelled")
+        reasons.append(f"{n_telling} acted responses are labelled")
     n_useless = evidence.n_labels - evidence.n_labels_telling - evidence.n_labels_selected
     if n_useless:
         reasons.append(

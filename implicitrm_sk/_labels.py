@@ -20,6 +20,10 @@ THUMBS = (
     "Thumbs and ratings that users give by their own choice are signals. Pass them as a column of "
     "y, described by a Choice in signals="
 )
+CHOSEN = (
+    "If you chose by X and y which responses to ask about, as label_queue does, set "
+    "label_mechanism='asked'"
+)
 
 
 def check_label_values(labels, n_samples):
@@ -120,7 +124,7 @@ def _warn_of_selected(log, proved):
     warn(
         f"labels are known of {acted:.1%} of the responses with an action, and of {others:.1%} of "
         "the others. Which responses have one depends on what users did, so the verdict does not "
-        f"count them. {THUMBS}. If you asked for the labels, ask about responses at random."
+        f"count them. {THUMBS}. {CHOSEN}."
     )
 
 
@@ -203,8 +207,7 @@ def warn_of_selected_by_reward(log, proved, reward_logit):
     if shares is not None:
         warn(
             f"labels are known of {shares[0]:.1%} of the responses whose fitted reward is above "
-            f"the median, and of {shares[1]:.1%} of the others. That is right if you chose the "
-            f"responses to ask about by X and y, as label_queue does. {THUMBS}.",
+            f"the median, and of {shares[1]:.1%} of the others. {THUMBS}. {CHOSEN}.",
         )
 
 

@@ -741,7 +741,7 @@ class FeedbackLog:
         # A grade is not an act, even a low one.
         observed = self.observations()[counted] * self.acts.bounds
         contrary = np.zeros(observed.shape, dtype=bool)
-        if self.labels is not None and label_mechanism == "random":
+        if self.labels is not None and label_mechanism != "acted":
             contrary = self.labels[counted][:, None] == self.shows(0)
         seen = observed > 0
         least = self.least_exposures()

@@ -267,7 +267,7 @@ def test_labelled_shares():
     report = identification_report(estimator(), X, y, n_starts=2, labels=label)
     for name, rows in (("acted", y == 1), ("not acted", y == 0)):
         assert report.labelled_share[name] == pytest.approx(np.mean(~np.isnan(label[rows])))
-    assert "missing at random" in repr(report)
+    assert "no sign that users chose which responses have a label" in repr(report)
 
 
 @pytest.mark.slow

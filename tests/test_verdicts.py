@@ -19,6 +19,7 @@ from implicitrm_sk import (
     identification_report,
 )
 from implicitrm_sk.datasets import simulate_feedback
+from implicitrm_sk.inspection import label_queue
 from implicitrm_sk.signals import Choice
 
 LOOKED_AT = {"shared_examination": False}
@@ -346,6 +347,39 @@ def test_labels_that_contradict_the_signals_are_noticed():
         est.fit(X, y, labels=label)
     assert est.identification_.level == "not identified"
     assert "LogisticRegression" in est.identification_.advice[0]
+
+
+@pytest.mark.parametrize(
+    ("mechanism", "level", "words"),
+    [
+        ("random", "bounded", "depends on what users did"),
+        ("asked", "identified", "label_mechanism='asked'"),
+    ],
+)
+def test_labels_of_a_queue_count_if_it_is_said_that_they_were_asked_for(mechanism, level, words):
+    """With false actions no row is proved, but the queue still avoids rows with an action."""
+    rng = np.random.default_rng(0)
+    X, score = features(1500, rng)
+    r = preference(score, 0.8, rng)
+    y = r[:, None] * draw(np.full((len(r), 2), 0.5), rng)
+    y = np.maximum(y, draw(np.full(y.shape, 0.05), rng))
+    est = ImplicitRewardEstimator(
+        false_action_rate=0.05, label_mechanism=mechanism, random_state=0, max_epochs=20
+    )
+    rows = label_queue(est, X, y, 120)
+    label = np.full(len(r), np.nan)
+    label[rows] = r[rows]
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        est.fit(X, y, labels=label)
+        report = identification_report(est, X, y, labels=label, n_starts=2)
+    doubts = [one for one in record if "labels are known of" in str(one.message)]
+    assert bool(doubts) == (mechanism == "random")
+    assert all("set label_mechanism='asked'" in str(one.message) for one in doubts)
+    assert est.identification_.level == report.settings.level == level
+    assert report.labels_selected == (mechanism == "random") and words in str(report)
+    n_counted = 0 if mechanism == "random" else len(rows)
+    assert (f"{n_counted} responses are labelled" in est.identification_.reason) == bool(n_counted)
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def label_queue(
 ) -> NDArray[np.int64]:
     """Return which rows to ask labels of: those whose label would narrow the reward most.
 
-    Ask for labels of all of these rows, whatever you expect them to be, and pass them to `fit` as
-    `labels`.
+    Ask for labels of all of these rows, whatever you expect them to be. Pass them to `fit` as
+    `labels`, with ``label_mechanism="asked"``: users did not choose these rows.
 
     Parameters
     ----------

@@ -242,6 +242,9 @@ def identification_report(
         agreeing_signals=signals,
         agreeing_exposures=exposures,
         labelled_share=labelled_share,
+        labels_selected=(
+            whole.label_mechanism == "random" and whole.evidence_.n_labels_selected > 0
+        ),
         dispersion=dispersion,
         split=split,
         examination=examination,

@@ -73,6 +73,8 @@ class IdentificationReport:
         acted, with that share. They may be one exposure logged twice.
     labelled_share : dict or None
         Share of labelled responses among those ``acted`` on and ``not acted`` on.
+    labels_selected : bool
+        Whether these differ so much that the verdict does not count the labels.
     dispersion : Dispersion or None
         For repeated exposures, whether the counts of a response vary more than exposures of one
         preference do (``correlation``, ``gain``, ``p_value``, ``n_responses``, ``rejected``). None
@@ -120,6 +122,7 @@ class IdentificationReport:
     agreeing_signals: list
     agreeing_exposures: list
     labelled_share: dict | None
+    labels_selected: bool
     dispersion: object
     split: object
     examination: dict | None
@@ -306,11 +309,13 @@ class IdentificationReport:
         yield from self._rows_on_exposures()
         if self.labelled_share is not None:
             acted, not_acted = self.labelled_share["acted"], self.labelled_share["not acted"]
-            yield (
-                "labelled",
-                f"{acted:.2%} of acted, {not_acted:.2%} of not acted",
-                "far apart, the labels may not be missing at random",
-            )
+            if self.labels_selected:
+                note = "far apart: which responses have a label depends on what users did"
+            elif self.estimator.label_mechanism == "asked":
+                note = "as you chose them by X and y, label_mechanism='asked'"
+            else:
+                note = "no sign that users chose which responses have a label"
+            yield "labelled", f"{acted:.2%} of acted, {not_acted:.2%} of not acted", note
 
     def _rows_on_exposures(self):
         if self.split is not None:
