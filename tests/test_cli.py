@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -495,6 +496,21 @@ def test_report_reads_the_side_information_of_fit(option, run, tmp_path, monkeyp
     name = {"weight": "sample_weight"}.get(option, option.replace("-", "_"))
     np.testing.assert_array_equal(given[name], frame[column])
     np.testing.assert_array_equal(given["y"], frame["copied"])  # one action is remembered, too
+
+
+def test_the_report_that_fit_recommends_reads_the_same_columns(run, tmp_path, tiny_model):
+    frame, _, _ = make_frame()
+    frame["question"], frame["sql"] = "how many?", [f"SELECT {n}" for n in range(400)]
+    frame = frame.drop(columns=["embedding", "prompt", "response"], errors="ignore")
+    frame.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    columns = ["--prompt", "question", "--response", "sql", "--labels", "label"]
+    fit = ["fit", "log.jsonl", "--actions", "copied", "--embedder", tiny_model()]
+    code, out, err = run(*fit, *columns, "-o", "reward", *QUICK)
+    assert code == 0, err
+    command = shlex.split(out.split("large enough to show it: implicitrm ")[1].splitlines()[0])
+    assert command[command.index("--response") + 1] == "sql"
+    code, out, err = run(*command, "--n-starts", "2")
+    assert code == 0 and "Identification report" in out, err
 
 
 def test_report_agrees_with_fit_about_labels(log, run):

@@ -481,3 +481,21 @@ def test_users_are_modelled_only_if_their_actions_vary_together(monkeypatch, act
     )
     assert None in trained
     assert any(n is not None for n in trained) == with_users
+
+
+def test_rates_that_are_tried_are_above_the_one_that_is_assumed():
+    """The rate of the base would change nothing, and its robustness would seem infinite."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3)).astype(np.float32)
+    preferred = rng.random(300) < 1 / (1 + np.exp(-X[:, 0]))
+    acts = preferred[:, None] & (rng.random((300, 2)) < 0.08)
+    y = (acts | (rng.random((300, 2)) < 0.01)).astype(int)
+    est = ImplicitRewardEstimator(
+        shared_examination=False, false_action_rate=0.01, max_epochs=2, random_state=0
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        report = sensitivity_report(est, X, y)
+    frame = report.to_frame()
+    tried = frame.loc[frame["violation"] == "false_positive", "amount"].to_numpy(dtype=float)
+    assert len(tried) and (tried > 0.01).all() and (tried < y.mean(axis=0).min()).all()

@@ -17,6 +17,7 @@ from ._feedback import Feedback, as_label
 from ._options import (
     ACTIONS,
     EVENTS,
+    READ,
     SIDE,
     SILENT,
     WHEN,
@@ -80,7 +81,7 @@ def fit(args):
         and objective.models_propensity
         and not objective.single_signal
     ):
-        names = ("embedding", "groups", *SIDE, "late", *EVENTS, *WHEN)
+        names = (*READ, "groups", *SIDE, "late", *EVENTS, *WHEN)
         options = [
             part
             for name in names

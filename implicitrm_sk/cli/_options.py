@@ -21,6 +21,8 @@ FALSE_RATE = "false_rate"
 NEXT_TURN = "next_turn"
 #: Options that name columns of what `fit` takes beside X and y, but for groups and times.
 SIDE = ("labels", "weight", "response_id", "exposures", "user")
+#: Options that name the columns with the vectors or texts of responses.
+READ = ("embedding", "messages", "prompt", "response", "turn")
 #: What the columns of a file of events may be.
 ROLES = ("kind", "response_id", "conversation_id", "user_id", "time")
 #: Options that say what the columns of y are, and when they count.

@@ -254,8 +254,9 @@ def _possible(work):
             columns = list(acts.column)
             counts = acts.counts[work.usable][:, [columns.index(k) for k in mine]]
             shares = np.nanmean(counts, axis=0)
-            least = 0.8 * min(shares)
-            found[kind] = [rate for rate in RATES if rate < least] or [least / 2]
+            assumed = est.false_action_rate_[mine].max()  # less than that is hardly a violation
+            most = assumed + 0.8 * (min(shares) - assumed)
+            found[kind] = [r for r in RATES if assumed < r < most] or [(assumed + most) / 2]
     if est.shared_examination is not True and all(s.silence is not None for s in signals):
         silent = 0.9 * (1 - log.fired()[work.usable].mean())
         found["not_looked_at"] = [share for share in SHARES if share < silent] or [silent / 2]
