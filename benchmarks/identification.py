@@ -353,12 +353,16 @@ def summary(report):
     }
 
 
+#: Rows of objectives whose splits of an action a report cannot compare.
+NOT_REPORTED = ("all labels", "naive", "up-down")
+
+
 def report_seed(name, data_home, seed, only=None):
     """Return the summaries of the reports on every case of one seed."""
     return {
         (log, case): evaluate()
         for log, case, evaluate in cases(Problem(name, data_home, seed, reporting=True))
-        if case not in ("all labels", "naive") and (only is None or log in only)
+        if case not in NOT_REPORTED and (only is None or log in only)
     }
 
 

@@ -87,7 +87,8 @@ class ImplicitRewardEstimator(
 
     ``P(y | x) = R(x) prod_k Bern(y_k; A_k(x)) + (1 - R(x)) prod_k Bern(y_k; e_k)``
 
-    over the logged signals k, where e_k = P(y_k=1 | r*=0) is the false-action rate.
+    over the logged signals k, where e_k = P(y_k=1 | r*=0) is the false-action rate. This is for
+    positive actions. A negative one shows that r* = 0, and has A_k and e_k exchanged.
 
     A single signal identifies only the product R * A, however much data there is. The reward may
     be anything in [P(y=1 | x), 1], and swapping R and A fits equally well. Both sides of this swap
@@ -505,10 +506,10 @@ class ImplicitRewardEstimator(
             graded label and means P(r*=1). The `true_preference` of `score` is different: it is
             for evaluation only.
         propensity : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
-            P(y_k=1 | r*=1) in (0, 1] for rows where a randomised experiment gives it, NaN
-            elsewhere. The propensity head learns from the other rows; it uses these only if there
-            are no others. Objectives that weight by propensity (such as "ips") estimate the unknown
-            ones by a convention.
+            P(y_k=1 | r*=1), or P(y_k=1 | r*=0) of a negative action. It is in (0, 1] for rows where
+            a randomised experiment gives it, NaN elsewhere. The propensity head learns from the
+            other rows; it uses these only if there are no others. Objectives that weight by
+            propensity (such as "ips") estimate the unknown ones by a convention.
         user_id : array-like of shape (n_samples,), default=None
             The user who acted on each row: any hashable ids, NaN or None if not known. Users u then
             differ in activity b_u, which is standard normal: logit A_k(x, u) = a_k(x) + lambda_k

@@ -98,7 +98,7 @@ def test_all_commands_make_the_same_actions(rows, run, monkeypatch):  # noqa: F8
     assert code == 0, err
     n = wanted.summary.left_out
     assert f"events.jsonl: {len(rows[1])} events; left out: " in err
-    assert f"{n['events of kinds to leave out']} events of kinds to leave out" in err
+    assert f"{n['events of ignored kinds']} events of ignored kinds" in err
     assert n["events after the window"] > 0
     assert f"{n['events after the window']} events after the window" in " ".join(err.split())
     given = []

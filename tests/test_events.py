@@ -161,7 +161,7 @@ def test_kinds_are_named():
     data = actions_from_events(THREE, events, kinds)
     assert list(data.actions) == ["thumb", "copy"]
     assert data.signals == {"thumb": "negative", "copy": Action()}
-    assert data.summary.left_out == {"events of kinds to leave out": 2}
+    assert data.summary.left_out == {"events of ignored kinds": 2}
     assert data.summary.warnings == ["'thumb' has no event that counts. Check its name."]
 
 

@@ -30,7 +30,7 @@ OF_RESPONSES = (
 )
 OF_EVENTS = ("response_id", "conversation_id", "user_id", "time", "kind")
 #: Reasons to leave out events.
-_IGNORED, _STRANGE = "events of kinds to leave out", "events of no response in the log"
+_IGNORED, _STRANGE = "events of ignored kinds", "events of no response in the log"
 _SIDES = ("left", "right")
 _OTHER_USER = "events whose user has no row of the response"
 _IN_DOUBT = "actions that are not known because the user of an event or of its row is missing"

@@ -138,11 +138,11 @@ def read_feedback_log(
     ``key`` is ``thumbs``. JSON as text is read like the record that it holds. A path that no row
     holds is an error.
 
-    An empty cell of a CSV file is missing. The other cells of a column are numbers if JSON could
-    write all of them so, and if different cells are different numbers. Only 1 and 1.0 are the same.
-    Exponents count in the form in which Python writes them, 1e-05.
-    The cells are booleans if all are true or false. All other columns are text, such as ids with
-    leading zeros.
+    An empty cell of a CSV file is missing. A column is read as numbers if each of its other cells
+    is written as JSON writes a number. Also, cells that differ have to be different numbers, except
+    for pairs such as 1 and 1.0. An exponent counts only as Python writes it (``1e-05``). A column
+    of ``true`` and ``false`` is booleans. All other columns are text, such as ids with leading
+    zeros.
 
     Examples
     --------

@@ -233,7 +233,7 @@ class GroupComparison:
                 )
             yield said + self._against(g, at, sign)
         if self.estimated and not self.knows_users:
-            yield "This takes users to be equally active. Pass user_id= if the log has their ids."
+            yield "This assumes equally active users. Pass user_id= if the log has their ids."
         if not self.estimated and self.identification.advice:
             yield f"Next: {self.identification.advice[0]}"
         for g in np.flatnonzero(self.n_effective < FEW_ROWS):
