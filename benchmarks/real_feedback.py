@@ -71,10 +71,17 @@ RECOMMENDED = {
 }
 #: What was chosen after somebody had seen the truth; it stands in the tables.
 AFTER_TRUTH = {
-    "oasst1": "the threshold 0.5 of quality; that up among thumbs is known to do well in hindsight",
-    "wikimedia_relevance": "the published threshold above 1 of 3 (users cut near 0)",
-    "wikimedia_mvp": 'the cut at "ok"; in-sample, 50 pairs, does not replicate elsewhere',
-    "kuairand": "the removal of the video id, which gives the label away; labels that weigh X",
+    "oasst1": (
+        "the threshold 0.5 of quality. In hindsight it is known that up among thumbs does well"
+    ),
+    "wikimedia_relevance": (
+        "the published threshold, a relevance above 1 of 3. Users draw the line near 0"
+    ),
+    "wikimedia_mvp": (
+        'the threshold at "ok". The scores are in-sample, of 50 pairs, and do not replicate '
+        "elsewhere"
+    ),
+    "kuairand": "to leave out the video id, which gives the label away; to let labels weigh X",
     "coat": "nothing",
 }
 COLUMNS = [
