@@ -26,6 +26,7 @@ from ._identification import (
     assess,
     before_activity,
     contradicted,
+    contradicted_rate,
     imprecise,
     warn_not_identified,
     with_activity,
@@ -107,15 +108,19 @@ def signal_names(est):
 
 
 def _check_level(est, result, token, in_search):
-    """Lower the verdict of an estimator, with a warning, if its log hardly shows the level."""
-    errors = [error for error in result.level_errors if error is not None]
-    if not errors:
+    """Lower a verdict, with a warning, if the log hardly shows the level, or another one."""
+    levels = [level for level in result.levels if level is not None]
+    if not levels:
         return
-    before, est.identification_ = (
-        est.identification_,
-        imprecise(est.identification_, min(errors)),  # several: members with starts of their own
-    )
-    if est.identification_ is not before:
+    before = found = est.identification_
+    interval = result.plan.assumptions.preference_interval
+    # Several levels are those of members with starts of their own.
+    if interval is not None:
+        found = contradicted_rate(found, min(levels, key=lambda one: abs(one.mean - one.fitted)))
+    if interval is None or interval[0] < interval[1]:
+        found = imprecise(found, min(level.error for level in levels))
+    est.identification_ = found
+    if found is not before:
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 

@@ -10,6 +10,8 @@ from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test, split_test
 from ._identification import (
+    CONTRADICTS_DIFFERENCE,
+    CONTRADICTS_Z,
     EXPOSURES,
     IDENTIFIED,
     NOT_IDENTIFIED,
@@ -28,10 +30,6 @@ from .training._data import member_logits
 #: With fewer responses held out, the counts of all responses are tested. A fit lets the counts that
 #: it has seen vary less around it, so that this does not favour a rejection.
 FEW_RESPONSES = 1000
-#: Labels contradict a model if their mean differs by more than this many standard errors ...
-LABEL_Z = 3.3
-#: ... and by more than this difference.
-LABEL_DIFFERENCE = 0.1
 #: Independence given preference and user is tested on rows of users whose activity is known so well
 #: that what is left of it changes no log odds ratio of two signals by more than this, which is
 #: half of what counts as dependence.
@@ -324,7 +322,7 @@ def against_labels(log, measurement, reward_logit, propensity_logit, rates, log_
     w = log.sample_weight / log.sample_weight.sum()
     difference = w @ (expected - log.labels)
     error = np.sqrt(w**2 @ (expected * (1 - expected)).clip(0.01))
-    if abs(difference) <= max(LABEL_Z * error, LABEL_DIFFERENCE):
+    if abs(difference) <= max(CONTRADICTS_Z * error, CONTRADICTS_DIFFERENCE):
         return None
     return (
         f"the labels contradict the signals: the mean of the {log.n_responses} labels that were "

@@ -34,6 +34,9 @@ LOOKING = "looking depends on x, not on the preference"
 NOT_IDENTIFIED = "not identified"
 #: A level is shown if the 95 % interval of the mean reward reaches at most this far to each side.
 WIDEST, Z = 0.15, 1.96
+#: A mean contradicts a model if it differs by more than this many standard errors, and by more than
+#: this difference.
+CONTRADICTS_Z, CONTRADICTS_DIFFERENCE = 3.3, 0.1
 #: Start of the finding against a log whose interval is wider.
 TOO_SMALL = "this log is too small to show the level of the reward"
 
@@ -679,6 +682,25 @@ def imprecise(found, error):
     if found.level != IDENTIFIED or Z * error <= WIDEST:
         return found
     return contradicted(found, f"{TOO_SMALL}: its mean has a standard error of {error:.2f}", "more")
+
+
+def contradicted_rate(found, level):
+    """Return an `Identification`, which does not hold if the log contradicts the preference rate.
+
+    Parameters
+    ----------
+    found : Identification
+    level : Level
+        The one of a fit whose mean reward is the rate, or lies in the interval of rates.
+    """
+    limit = max(CONTRADICTS_Z * level.error, CONTRADICTS_DIFFERENCE)
+    if found.level != IDENTIFIED or abs(level.mean - level.fitted) <= limit:
+        return found
+    against = (
+        f"preference_rate makes the mean reward {level.fitted:.2f}, but the log shows "
+        f"{level.mean:.2f}, with a standard error of {level.error:.2f}"
+    )
+    return contradicted(found, against, "rates")
 
 
 def contradicted_signs(found, associations):

@@ -17,7 +17,7 @@ from implicitrm_sk import ImplicitRewardEstimator, LLMEmbedder
 from implicitrm_sk._activity import held_out
 from implicitrm_sk._prediction import FittedMixture
 from implicitrm_sk.embedding import LowRankAdapter, _models
-from implicitrm_sk.exceptions import ModelFileError
+from implicitrm_sk.exceptions import IdentificationWarning, ModelFileError
 from implicitrm_sk.integrations import _fine_tune, fine_tune, reward_function, to_transformers
 from implicitrm_sk.objectives import Naive
 from implicitrm_sk.persistence._values import Codec
@@ -673,6 +673,22 @@ def test_verdict_is_tested_on_the_tuned_vectors(folder, tmp_path, monkeypatch, k
     if kind == "labels":
         assert len(held_out.labelled_X) == (~np.isnan(side["labels"])).sum()
     assert found.evidence_ == est.evidence_
+
+
+def test_what_the_log_contradicts_stays_contradicted(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(_fine_tune, "is_better", lambda *_: True)
+    texts, _, liked = make_texts(400)
+    y = (liked[:, None] & (np.random.default_rng(1).random((400, 2)) < 0.6)).astype(int)
+    est = make_estimator(
+        folder, signals=None, shared_examination=False, preference_rate=0.9, max_epochs=30
+    )
+    with pytest.warns(IdentificationWarning, match="preference_rate makes the mean reward 0.90"):
+        est.fit(texts, y)
+    with pytest.warns(IdentificationWarning, match="preference_rate makes the mean reward 0.90"):
+        found = fine_tune(est, texts, y, output_dir=tmp_path / "run", args={"max_steps": 2})
+    assert found is not est
+    assert found.identification_ == est.identification_
+    assert found.identification_.level == "not identified"
 
 
 def test_arguments_of_the_trainer_are_taken_as_they_are(fitted, log, tmp_path):

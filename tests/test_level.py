@@ -27,11 +27,11 @@ KINDS = ["positive", "positive", "negative"]
 N = 1500
 
 
-def draw(kinds=KINDS, **kwargs):
+def draw(kinds=KINDS, ready=(0.5, 0.2, 0.2), **kwargs):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(N, 3)).astype(np.float32)
     R = 1 / (1 + np.exp(-1.5 * X[:, 0]))
-    ready = np.tile([0.5, 0.2, 0.2], (N, 1))[:, : len(kinds)]
+    ready = np.tile(ready, (N, 1))[:, : len(kinds)]
     log = simulate_feedback(R, signals=kinds, propensity=ready, random_state=0, **kwargs)
     return X, log.actions, log.true_preference
 
@@ -117,6 +117,20 @@ def test_a_mean_that_the_log_does_not_show_or_that_is_known_stays(kinds, params)
     X, y, _ = draw(kinds)
     before, after = (fit(X, y, kinds=kinds, **params) for fit in (unmoved, fitted))
     assert_array_equal(before.predict(X), after.predict(X))
+
+
+@pytest.mark.parametrize("rate", [0.75, (0.7, 0.8), 0.5, (0.3, 0.6)])
+def test_a_rate_that_the_log_contradicts_identifies_nothing(rate):
+    X, y, liked = draw(["positive", "positive"], ready=[0.7, 0.6])
+    assert liked.mean() == pytest.approx(0.5, abs=0.02)
+    est = fitted(X, y, kinds=["positive", "positive"], preference_rate=rate, max_epochs=40)
+    found = est.identification_
+    if np.max(rate) < 0.7:
+        assert found.level == "identified"
+        return
+    assert found.level == "not identified"
+    assert "but the log shows 0." in found.against
+    assert "Correct the rate" in found.advice[0]
 
 
 def test_a_preference_interval_limits_the_move():

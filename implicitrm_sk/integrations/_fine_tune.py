@@ -27,7 +27,7 @@ from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, select_features
 from .._fit import own_random_state, reread_log, take_evidence
 from .._held_out import HeldOut, check_verdict
-from .._identification import Evidence, warn_not_identified, with_activity
+from .._identification import IDENTIFIED, Evidence, warn_not_identified, with_activity
 from .._log import number_responses
 from .._optional import import_optional
 from .._prediction import FittedMixture
@@ -849,6 +849,10 @@ class Run:
             **{name: vectors[np.searchsorted(texts, part[:, 0])] for name, part in parts.items()},
         )
         check_verdict(tuned, held_out)
+        before = self.est.identification_
+        if before.against and tuned.identification_.level == IDENTIFIED:
+            tuned.identification_ = before  # what a log contradicts, a better fit does not mend
+            warn_not_identified(before, tuned.objective_)
 
 
 def adapter_of(network, before=None):

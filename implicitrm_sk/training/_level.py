@@ -33,6 +33,24 @@ NEAREST = 1e-3
 PRIOR_SD = 1.0
 
 
+@dataclass(frozen=True)
+class Level:
+    """The mean reward by the one-step estimates of a fit.
+
+    Attributes
+    ----------
+    mean : float
+    error : float
+        Its standard error; rows count as independent.
+    fitted : float
+        The mean of the fitted rewards.
+    """
+
+    mean: float
+    error: float
+    fitted: float
+
+
 @dataclass(frozen=True, eq=False)
 class LevelRows:
     """Rows of a fit whose feedback shows the level of the reward.
@@ -136,13 +154,12 @@ class LevelRows:
         f, u = (part[members] for part in logits)
         return _mixture.mean_logit(f), u.mean(0)
 
-    def error(self, f, u, weight, measurement, rates):
-        """Return the standard error of the mean reward at the logits of `average`.
-
-        Rows count as independent.
-        """
+    def level(self, f, u, weight, measurement, rates):
+        """Return the `Level` at the logits of `average`."""
         values, _ = self._one_step(f, u, measurement, rates, RIDGE_OF_ERROR)
-        return _error(weight / weight.sum(), values)
+        weight = weight / weight.sum()
+        fitted = float(weight @ torch.sigmoid(f).numpy())
+        return Level(float(weight @ values), _error(weight, values), fitted)
 
     def _one_step(self, f, u, measurement, rates, ridge):
         """Return the one-step estimate of each row, and whether the row has one."""

@@ -432,10 +432,8 @@ class FitPlan:
                     parameter[:, torch.tensor(net.members_.diverged)] = 0.0
         if constraint is not None:
             self._impose_rate(constraint, model, X, scaler, *population)
-        errors = () if level_rows is None else self._move_levels(level_rows, model, net.members_)
-        return FitResult(
-            self, model, net.members_, net.n_running_, net.progress_, level_errors=errors
-        )
+        levels = () if level_rows is None else self._move_levels(level_rows, model, net.members_)
+        return FitResult(self, model, net.members_, net.n_running_, net.progress_, levels=levels)
 
     def step(self, data, model, random_state, *, optimizer_state=None, epoch_end):
         """Train one pass over all usable rows; return the state of the optimiser.
@@ -468,28 +466,28 @@ class FitPlan:
 
     def _level_rows(self, data):
         """Return the rows that show the level of the fits, or None."""
-        interval = self.assumptions.preference_interval
         if (
             not self.tells_level
             or type(self.objective).loss is not Stratified.loss  # one of its own may pull the level
             or self.estimates_rates
             or self.n_users is not None
             or self._propensity_form() != "head"
-            or (interval is not None and interval[0] == interval[1])
         ):
             return None
         return LevelRows.of(data, self.measurement)
 
     def _move_levels(self, level_rows, model, members):
-        """Move the mean reward of each fit, or of each replicate; return the errors of the fits.
+        """Move the mean reward of each fit, or of each replicate; return the levels of the fits.
 
-        Members with starts of their own are compared by their levels, so they are not moved.
+        Members with starts of their own are compared by their levels, so they are not moved. Nor is
+        a mean that is given.
         """
         logits = level_rows.logits(model, self.dtype)
-        replicates, is_moved = level_rows.weight.ndim > 1, self.starts is None
-        size = self.n_members if is_moved and not replicates else 1
-        given = self.measurement, self.assumptions.model_rates(self.objective)
         interval = self.assumptions.preference_interval or (0.0, 1.0)
+        replicates, is_whole = level_rows.weight.ndim > 1, self.starts is None
+        is_moved = is_whole and interval[0] < interval[1]
+        size = self.n_members if is_whole and not replicates else 1
+        given = self.measurement, self.assumptions.model_rates(self.objective)
         found = []
         for part in torch.arange(len(logits[0])).split(size):
             if any(members.diverged[member] for member in part.tolist()):
@@ -501,7 +499,7 @@ class FitPlan:
             else:
                 average = level_rows.average(part, logits)
             if not replicates:
-                found.append(level_rows.error(*average, weight, *given))
+                found.append(level_rows.level(*average, weight, *given))
         return tuple(found)
 
     def _impose_rate(self, constraint, model, X, scaler, rows, weight):
@@ -533,9 +531,9 @@ class FitResult:
         The state from which a paused fit continues.
     n_epochs : int
         Number of epochs trained.
-    level_errors : tuple of float or None
-        The standard error of the mean reward of each fit, or of each member with a start of its
-        own; None for one that diverged. Empty if the log does not show it, and for replicates.
+    levels : tuple of Level or None
+        The level of each fit, or of each member with a start of its own; None for one that
+        diverged. Empty if the log does not show it, and for replicates.
     """
 
     plan: FitPlan
@@ -544,7 +542,7 @@ class FitResult:
     n_running: int | None = None
     progress: dict | None = None
     n_epochs: int = field(default=0)
-    level_errors: tuple = ()
+    levels: tuple = ()
 
     def unstack(self):
         """Return the result of each stacked plan, None if it diverged."""
@@ -565,8 +563,8 @@ class FitResult:
                 progress = part_of(self.progress, part)
             n_running = None if members.running is None else sum(members.running[part])
             n_epochs = max(members.epochs[part])
-            errors = self.level_errors[number : number + 1]
-            found.append(FitResult(plan, model, None, n_running, progress, n_epochs, errors))
+            levels = self.levels[number : number + 1]
+            found.append(FitResult(plan, model, None, n_running, progress, n_epochs, levels))
         return found
 
 
