@@ -722,6 +722,9 @@ def report_leak(frame):
 def report(frame, images):
     """Print the Markdown of every part in the frame, and draw the figures."""
     for part, rows in frame.groupby("part", sort=False):
+        if part in ("rate", "alpha"):  # cells are there in the order in which they were done
+            rows = rows.assign(method=pd.Categorical(rows.method, [*FIGURE_METHODS]))
+            rows = rows.sort_values("method", kind="stable").astype({"method": str})
         print(f"## {part}\n")
         if part in ("table", "scale"):
             report_table(rows)
@@ -752,9 +755,10 @@ def draw(part, frame, images):
         "batch_size": "batch size",
     }
     for axis, (sweep, rows) in zip(axes[0], halves, strict=True):
-        for number, (method, curve) in enumerate(rows.groupby("method", sort=False)):
+        for method, curve in rows.groupby("method", sort=False):
             stats = curve.groupby("x").r2.agg(["mean", "sem"])
-            axis.errorbar(stats.index, stats["mean"], stats["sem"], label=method, **style(number))
+            look = style([*FIGURE_METHODS].index(method))
+            axis.errorbar(stats.index, stats["mean"], stats["sem"], label=method, **look)
         axis.set_xlabel(labels[sweep])
         axis.set_ylabel("R2 against true preference")
         axis.axhline(0, color="grey", lw=0.8)
@@ -762,7 +766,8 @@ def draw(part, frame, images):
         if sweep != "alpha":
             axis.set_xscale("log")
     handles, names = axes[0][-1].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False)
+    ncols = 2 * len(halves)
+    figure.legend(handles, names, loc="outside lower center", ncols=ncols, frameon=False)
     figure.savefig(Path(images) / f"reward_modeling_{part}.png", dpi=90)
 
 

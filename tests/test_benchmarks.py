@@ -160,6 +160,37 @@ def test_figures(data_home, tmp_path, capsys, monkeypatch):
     assert "| naive |" in capsys.readouterr().out
 
 
+def test_a_method_looks_the_same_in_all_panels(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("matplotlib", reason='needs pip install "implicitrm-sk[plot]"')
+    from matplotlib.figure import Figure
+
+    found = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: found.append(figure))
+    cells = pd.DataFrame(
+        {"part": "rate", "sweep": sweep, "method": method, "x": x, "r2": x + len(method)}
+        for sweep, methods in (
+            ("learning_rate_init", ("all labels", "naive", "stratified")),
+            ("batch_size", ("stratified", "all labels", "naive")),  # in the order they were done
+        )
+        for method in methods
+        for x in (1, 1, 2, 2)
+    )
+    reward_modeling.report(cells, tmp_path)
+    (figure,) = found
+    left, right = (
+        {
+            label: (bars.lines[0].get_color(), bars.lines[0].get_marker())
+            for bars, label in zip(*axis.get_legend_handles_labels(), strict=True)
+        }
+        for axis in figure.axes
+    )
+    assert list(left) == ["naive", "stratified", "all labels"]
+    assert left == right
+    rows = [line.split(" | ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row in ("| naive", "| stratified", "| all labels")] == [
+        "| naive", "| stratified", "| all labels"] * 2  # fmt: skip
+
+
 def test_prepared_data_set_is_read_by_the_benchmark(tmp_path, monkeypatch):
     class Embedder:
         def fit_transform(self, pairs):
