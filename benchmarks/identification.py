@@ -366,6 +366,12 @@ def report_seed(name, data_home, seed, only=None):
     }
 
 
+def _mean_of_known(spreads):
+    """Return the mean of the spreads of reports with several refits that are as likely."""
+    known = [spread for spread in spreads if np.isfinite(spread)]
+    return f"{np.mean(known):.3f}" if known else ""
+
+
 def print_reports(name, runs):
     """Print what the reports of one data set say."""
     print(f"\nreports, {name}, {len(runs)} seeds\n")
@@ -381,7 +387,7 @@ def print_reports(name, runs):
             log,
             case,
             "; ".join(f"{verdict} ({count})" for verdict, count in verdicts.most_common()),
-            f"{np.mean([one['spread'] for one in found]):.3f}",
+            _mean_of_known([one["spread"] for one in found]),
             f"{sum(one['swap'] for one in found)}/{len(found)}",
             ""
             if found[0]["dependent"] == ""

@@ -9,6 +9,7 @@ from ._activity import HEADS, with_users
 from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test, split_test
+from ._examination import can_show_examination, examination_test
 from ._identification import (
     CONTRADICTS_DIFFERENCE,
     CONTRADICTS_Z,
@@ -17,6 +18,7 @@ from ._identification import (
     NOT_IDENTIFIED,
     contradicted,
     contradicted_signs,
+    unseen,
     warn_not_identified,
 )
 from ._independence import independence_test
@@ -25,7 +27,9 @@ from ._log import FeedbackLog, number_responses
 from .measurement import _mixture
 from .measurement._action import Action
 from .measurement._model import Measurement, mean_delays
+from .measurement._one_step import Activity
 from .training._data import member_logits
+from .training._users import quadrature
 
 #: With fewer responses held out, the counts of all responses are tested. A fit lets the counts that
 #: it has seen vary less around it, so that this does not favour a rejection.
@@ -50,9 +54,9 @@ class HeldOut:
     labelled_X : ndarray of shape (n_labels, d) or None
         All rows with a label, because too few of them would be held out.
     labelled : FeedbackLog or None
-    asked_X : ndarray of shape (n_asked, d) or None
-        Rows with a label or without one, seen by the fit or not, if there are labels.
-    asked : FeedbackLog or None
+    whole_X : ndarray of shape (n_whole, d) or None
+        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`.
+    whole : FeedbackLog or None
     """
 
     X: np.ndarray
@@ -60,8 +64,8 @@ class HeldOut:
     groups: np.ndarray | None
     labelled_X: np.ndarray | None = None
     labelled: FeedbackLog | None = None
-    asked_X: np.ndarray | None = None
-    asked: FeedbackLog | None = None
+    whole_X: np.ndarray | None = None
+    whole: FeedbackLog | None = None
 
     @classmethod
     def of(cls, data):
@@ -87,17 +91,14 @@ class HeldOut:
             rows = np.flatnonzero(np.isin(log.response, responses))
         groups = None if data.groups is None else data.groups[responses]
         found = cls(data.X[rows], log.part(rows, responses), groups)
-        if log.labels is None or log.response is not None:
+        if log.response is not None:
+            return found
+        whole = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
+        found = replace(found, whole_X=data.X[whole], whole=log.part(whole, whole))
+        if log.labels is None:
             return found
         labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
-        asked = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
-        return replace(
-            found,
-            labelled_X=data.X[labelled],
-            labelled=log.part(labelled, labelled),
-            asked_X=data.X[asked],
-            asked=log.part(asked, asked),
-        )
+        return replace(found, labelled_X=data.X[labelled], labelled=log.part(labelled, labelled))
 
 
 def signs_of(log, groups, rows):
@@ -176,16 +177,46 @@ def check_verdict(est, held_out, token=None, in_search=False):
         against = against_labels(held_out.labelled, measurement, *averaged, model_rates, log_weight)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
-    if held_out.asked is not None and est.label_mechanism == "random":
-        (f,) = member_logits(
-            est.model_, held_out.asked_X, est.scaler_, ("reward_logit",), est.dtype
-        )
-        preferred, not_preferred = held_out.asked.proved(est.false_action_rate_)
-        warn_of_selected_by_reward(
-            held_out.asked, preferred | not_preferred, _mixture.mean_logit(f).numpy()
-        )
+    if held_out.whole is not None:
+        _check_whole(est, held_out.whole_X, held_out.whole, measurement, model_rates)
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
+
+
+def _check_whole(est, X, log, measurement, rates):
+    """Lower the level, or correct the advice, by tests on rows that a fit may have seen."""
+    is_shown = not measurement.examined and can_show_examination(est, log)
+    by_choice = log.labels is not None and est.label_mechanism == "random"
+    if not (is_shown or by_choice):
+        return
+    f, u = member_logits(est.model_, X, est.scaler_, HEADS, est.dtype)
+    f, u = _mixture.mean_logit(f), u.mean(0)
+    if by_choice:
+        preferred, not_preferred = log.proved(est.false_action_rate_)
+        warn_of_selected_by_reward(log, preferred | not_preferred, f.numpy())
+    if not is_shown:
+        return
+    activity = None
+    if est.model_.log_loading is not None:
+        activity = _activity_of_rows(est, measurement, f, u, log, rates)
+    test = examination_test(measurement, f, u, log, rates, activity)
+    if test is not None and test.rejected:
+        est.identification_ = unseen(est.identification_, str(test))
+
+
+def _activity_of_rows(est, measurement, f, u, log, rates):
+    """Return the activity of the user of each row, given the other rows of the user."""
+    nodes, prior = quadrature()
+    loading = est.model_.loading().detach().to("cpu", torch.float64).mean(0)
+    shift = nodes[:, None, None] * loading.expand_as(u)
+    known = torch.as_tensor(est.user_activity_.log_weight, dtype=torch.float64)
+    known = torch.logsumexp(known, 1) - np.log(known.shape[1])
+    codes = np.where(log.user < len(known), log.user, len(known))
+    of_rows = torch.cat([known, prior[None]])[codes].T
+    actions = torch.as_tensor(log.actions)
+    own = torch.stack([measurement.log_likelihood(f, u + one, actions, rates) for one in shift])
+    own = torch.where(torch.as_tensor(codes < len(known)), own, 0.0)
+    return Activity(shift, torch.log_softmax(of_rows - own, 0), of_rows[:, :0].T)
 
 
 def tests_independence(log):

@@ -684,6 +684,22 @@ def imprecise(found, error):
     return contradicted(found, f"{TOO_SMALL}: its mean has a standard error of {error:.2f}", "more")
 
 
+def unseen(found, against):
+    """Return an `Identification` where a log shows that some rows were not looked at.
+
+    Parameters
+    ----------
+    found : Identification
+    against : str
+        What shows it, in words.
+    """
+    if LOOKED_AT in found.assumptions:
+        found = contradicted(found, against, "unseen")
+    stated = (ADVICE["examined"], ADVICE["attention"])
+    rest = [one for one in found.advice if one not in stated]
+    return replace(found, advice=tuple(dict.fromkeys((ADVICE["unseen"], *rest))))
+
+
 def contradicted_rate(found, level):
     """Return an `Identification`, which does not hold if the log contradicts the preference rate.
 

@@ -12,11 +12,14 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator, identification_report
+from implicitrm_sk._examination import _efficient, examination_test
 from implicitrm_sk._identification import Evidence, assess
+from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection._attention import compare
 from implicitrm_sk.measurement import _mixture
 from implicitrm_sk.measurement._model import Measurement
+from implicitrm_sk.measurement._one_step import score
 from implicitrm_sk.objectives import Stratified
 from implicitrm_sk.signals import Action, Choice
 
@@ -472,3 +475,79 @@ def test_the_simulator_silences_rows():
         simulate_feedback([1, 0], propensity="constant", examination=1.5)
     with pytest.raises(ValueError, match="examination has 3 rows"):
         simulate_feedback([1, 0], propensity="constant", examination=[1, 1, 0])
+
+
+# ---------------------------------------------------------------- the score test of looking
+
+
+def test_the_efficient_score_is_free_of_errors_of_the_fit():
+    kinds = [Action(1, 0.05), Action(), Action(0), THUMB]
+    measurement = Measurement(kinds)
+    y, e = everything(kinds, missing=False), rate_of(kinds)
+    f, u = (part[0].detach() for part in logits(measurement, len(y), same=True, scale=0.7))
+    log_prob, own = score(measurement, f, u, y, e)
+    found, variance = map(torch.as_tensor, _efficient(measurement, f, u, y, e, None))
+    p = log_prob.exp()
+    torch.testing.assert_close(p.sum(), torch.ones_like(p.sum()))
+    assert abs(p @ found) < 1e-12
+    # Without the ridge it is orthogonal to the score of every logit.
+    assert (p * found @ own).abs().max() < 5e-3 * variance[0].sqrt()
+    assert variance[0] > 0.01
+    assert_allclose(p @ found**2, variance[0], rtol=5e-3)
+    # Its mean, if a share of 0.01 was not looked at, is that share times the variance.
+    unseen = 0.99 * p + 0.01 * is_silent(y)
+    assert_allclose(unseen @ found, 0.01 * variance[0], rtol=5e-3)
+
+
+def log_of(seen, users=None, n=3000):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 3)).astype(np.float32)
+    R = 1 / (1 + np.exp(-1.5 * X[:, 0]))
+    activity, user = np.zeros(n), None
+    if users:
+        user = rng.integers(users, size=n)
+        activity = rng.normal(size=users)[user]
+    ready = 1 / (1 + np.exp(-np.array([0.4, 0.0, 0.4, 0.0]) - activity[:, None]))
+    log = simulate_feedback(
+        R, signals=TWO_OF_EACH, propensity=ready, examination=np.full(n, seen), random_state=0
+    )
+    return X, log.actions, {} if user is None else {"user_id": user}
+
+
+@pytest.mark.parametrize("users", [None, 60])
+def test_a_false_statement_that_all_was_looked_at_is_contradicted(users):
+    common = SMALL | {"signals": TWO_OF_EACH, "hidden_layer_sizes": (8,)}
+    X, y, side = log_of(0.75, users)
+    est = ImplicitRewardEstimator(shared_examination=False, **common).fit(X, y, **side)
+    assert est.identification_.level == "not identified"
+    assert "silent together more often" in est.identification_.reason
+    assert est.identification_.advice[0].startswith("Some rows of this log were not looked at")
+    unstated = ImplicitRewardEstimator(**common).fit(X, y, **side).identification_
+    assert unstated.level == "bounded"
+    assert unstated.advice[0] == est.identification_.advice[0]
+    assert not [one for one in unstated.advice if "shared_examination=False" in one]
+    X, y, side = log_of(1.0, users)
+    est = ImplicitRewardEstimator(shared_examination=False, **common).fit(X, y, **side)
+    assert est.identification_.level == "identified"
+    assert (est.user_loading_ > 0.5).all() if users else not hasattr(est, "user_loading_")
+
+
+def test_the_score_test_does_not_reject_by_chance():
+    found = []
+    measurement = Measurement([Action(), Action(), Action(0), Action(0)])
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        f = torch.as_tensor(rng.normal(size=2000))
+        u = torch.as_tensor(rng.normal(size=(2000, 4)) * 0.5)
+        log = simulate_feedback(
+            torch.sigmoid(f).numpy(),
+            signals=TWO_OF_EACH,
+            propensity=torch.sigmoid(u).numpy(),
+            random_state=seed,
+        )
+        read = FeedbackLog(
+            np.asarray(log.actions, dtype=float), np.ones(2000), signals=measurement.signals
+        )
+        found.append(examination_test(measurement, f + 0.1, u - 0.1, read, None).z)
+    assert abs(np.mean(found)) < 0.5  # though the logits are wrong by 0.1
+    assert 0.7 < np.std(found) < 1.3

@@ -6,27 +6,6 @@ import numpy as np
 STANDARD_ERRORS = 2.0
 
 
-def can_be_compared(est, log):
-    """Return whether held-out likelihood distinguishes rows not looked at from dislike.
-
-    It does with two signals of each polarity. With fewer, the model in which every row was looked
-    at fits the same data exactly, with v R in place of the reward R.
-
-    Parameters
-    ----------
-    est : ImplicitRewardEstimator
-        Fitted.
-    log : FeedbackLog
-    """
-    return (
-        est.evidence_.shown_twice == (0, 1)
-        and "shared_examination=True" in est.objective_.uses
-        and log.exposures is None
-        and log.propensity is None
-        and all(signal.silence is not None for signal in log.signals)
-    )
-
-
 def compare(plain, examined):
     """Return which model fits rows kept aside better, and by how much.
 

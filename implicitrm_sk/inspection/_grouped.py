@@ -12,7 +12,7 @@ from sklearn.base import clone
 from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import identify, known_users, own_random_state
-from .._identification import BOUNDED, IDENTIFIED, LEVEL_ONLY, NOT_IDENTIFIED, RANKING_ONLY
+from .._identification import ADVICE, BOUNDED, IDENTIFIED, LEVEL_ONLY, NOT_IDENTIFIED, RANKING_ONLY
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
 from .._tables import as_values, opened
@@ -295,6 +295,8 @@ class GroupedLog:
                 advice=found.advice,
                 against=found.against,
             )
+        if ADVICE["unseen"] in found.advice:
+            whole = replace(whole, advice=found.advice)
         if found.swap_symmetric and not whole.swap_symmetric:
             return found  # the parts are too small for what identifies the whole
         return whole

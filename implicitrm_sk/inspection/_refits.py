@@ -15,6 +15,7 @@ from .._activity import with_users
 from .._association import association_test
 from .._assumptions import Assumptions
 from .._estimator import ImplicitRewardEstimator
+from .._examination import can_show_examination
 from .._features import HeadColumns, embed_text, select_features, set_embedder
 from .._fit import known_users, own_random_state, read_log, reread_log, run_fit, take_evidence
 from .._held_out import (
@@ -285,7 +286,7 @@ def _refitted(est, starts, fitted, held):
 
 def _compare_attention(est, starts, rows, as_likely, parts):
     """Return whether rows that nobody looked at show in the likelihood, None without a test."""
-    if not _attention.can_be_compared(rows.refit, rows.log):
+    if not can_show_examination(rows.refit, rows.log):
         return None
     is_examined = rows.measurement.examined
     with warnings.catch_warnings():
@@ -655,7 +656,7 @@ def _verdict(
     if winner == "examined" and "every row was looked at" in assumptions:
         against = "the model of rows that nobody looked at is more likely"
     if winner == "examined" and LOOKING not in assumptions:
-        advice.insert(0, ADVICE["unseen"])
+        advice = [ADVICE["unseen"], *(one for one in advice if one != ADVICE["examined"])]
     if winner == "plain":
         advice = [each for each in advice if each != ADVICE["attention"]]
     if against:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .._identification import Identification
+from .._identification import IDENTIFIED, Identification
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ._comparison import WIDTH, side_by_side
@@ -27,6 +27,8 @@ VIOLATIONS = {
 }
 #: Chance may turn a difference of fewer standard errors round: its 90 % interval holds 0.
 DOUBTFUL = 1.645
+#: A violation that is likelier than the base by more standard errors contradicts the base.
+PREFERRED = 3.3
 #: The amount at which a violation starts: nothing is broken, or the ratio is 1.
 NOTHING = {"false_positive": 0.0, "false_negative": 0.0, "not_looked_at": 0.0, "ratio": 1.0}
 
@@ -200,8 +202,15 @@ class SensitivityReport:
     def _sentences(self):
         yield '"order" is the rank correlation of the rewards with those of "nothing broken".'
         if self.rows[0]["determined"]:
+            if self.identification.level == IDENTIFIED:
+                start = "is the estimate of compare_groups"
+            else:
+                start = (
+                    f"takes the settings to be true, which this log does not show: the reward is "
+                    f"{self.identification.level}, and compare_groups gives bounds"
+                )
             yield (
-                '"nothing broken" is the estimate of compare_groups. Each other line adds to it '
+                f'"nothing broken" {start}. Each other line adds to it '
                 "how far a refit with the violation is from the same refit without."
             )
         for group, error in self.errors.items():
@@ -237,6 +246,15 @@ class SensitivityReport:
         marked = " (*)" if rejected else ""
         tried = len(self.rows) - 1
         yield f"The held-out likelihood rejects {rejected} of {tried} violations{marked}."
+        for kind in dict.fromkeys(row["violation"] for row in self.rows[1:]):
+            mine = [row for row in self.rows if row["violation"] == kind]
+            best = max(mine, key=lambda row: np.nan_to_num(row["log_likelihood"], nan=-np.inf))
+            if best["log_likelihood"] > PREFERRED * best["standard_error"]:
+                yield (
+                    f"It is higher with {VIOLATIONS[kind]}{_shown(best)[1:]}, by "
+                    f"{best['log_likelihood']:.4f} ± {best['standard_error']:.4f} nats per row: "
+                    '"nothing broken" does not fit this log.'
+                )
 
     def plot(self, axes: Any = None) -> Any:
         """Plot mean reward, or differences, against the amount of each violation.

@@ -839,7 +839,7 @@ class Run:
         tuned = self.tuned
         warn_not_identified(tuned.identification_, tuned.objective_)
         # What `fit` said of the choice of labels holds, and more texts would have to be read.
-        held_out = replace(HeldOut.of(self.data), asked_X=None, asked=None)
+        held_out = replace(HeldOut.of(self.data), whole_X=None, whole=None)
         parts = {"X": held_out.X, "labelled_X": held_out.labelled_X}
         parts = {name: part for name, part in parts.items() if part is not None}
         texts = np.unique(np.concatenate([part[:, 0] for part in parts.values()])).astype(int)
