@@ -37,6 +37,7 @@ from ._sklearn import (
 )
 from ._transaction import all_or_nothing
 from ._typing import RandomState, Rows, same
+from ._validation import check_same_rows
 from ._warnings import note_clone
 from .embedding import LLMEmbedder
 from .exceptions import ImplicitRMError
@@ -649,7 +650,6 @@ class ImplicitRewardEstimator(
             )
         if first:
             set_embedder(self)
-        X = read_features(self, X, reset=first)
         side = {
             "sample_weight": sample_weight,
             "response_id": response_id,
@@ -657,6 +657,8 @@ class ImplicitRewardEstimator(
             "labels": labels,
             "propensity": propensity,
         }
+        check_same_rows(X, y=y, **side)
+        X = read_features(self, X, reset=first)
         if first:
             log, assumptions = read_log(self, len(X), y, side, "batch")
             if assumptions.estimates_false_actions:
@@ -684,17 +686,13 @@ class ImplicitRewardEstimator(
         plan = FitPlan.of(self, columns, self.objective_, measurement, assumptions)
         if first:
             self.model_ = plan.initial_model(data, self.random_state_)
-            self.history_ = []
-            self.n_iter_ = 0
+            self.history_, self.n_iter_ = [], 0
             warn_not_identified(self.identification_, self.objective_, token_of(self, None))
         else:
             self.model_ = plan.model_like(self.model_, data)
+        before, end = getattr(self, "optimizer_state_", None), partial(log_epoch, self)
         self.optimizer_state_ = plan.step(
-            data,
-            self.model_,
-            self.random_state_,
-            optimizer_state=getattr(self, "optimizer_state_", None),
-            epoch_end=partial(log_epoch, self),
+            data, self.model_, self.random_state_, optimizer_state=before, epoch_end=end
         )
         self.n_iter_ += 1
         return self

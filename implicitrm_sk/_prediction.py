@@ -612,6 +612,13 @@ class PredictionMixin:
         True
         """
         mixture = FittedMixture.of(self)
+        side = {
+            "response_id": response_id,
+            "exposures": exposures,
+            "propensity": propensity,
+            "age": age,
+        }
+        check_same_rows(X, actions=actions, user_id=user_id, **side)
         X = read_features(self, X)
         if actions is None:
             for name, value in (
@@ -625,12 +632,6 @@ class PredictionMixin:
                         f"actions too, or leave {name} out."
                     )
             actions = np.full((len(X), self.n_signals_), np.nan)
-        side = {
-            "response_id": response_id,
-            "exposures": exposures,
-            "propensity": propensity,
-            "age": age,
-        }
         log = reread_log(self, len(X), actions, side, name="actions")
         if log.response is not None:
             log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
@@ -913,6 +914,7 @@ class PredictionMixin:
         """
         check_is_fitted(self, "model_")
         if true_preference is not None:
+            check_same_rows(X, true_preference=true_preference, sample_weight=sample_weight)
             reward = self.predict(X)
             weight = check_sample_weight(sample_weight, len(reward))
             return PREFERENCE_METRICS["r2"](true_preference, reward, sample_weight=weight)

@@ -47,7 +47,7 @@ from ._sources import refuse_mapped
 from ._tables import opened
 from ._transaction import all_or_nothing
 from ._typing import Rows, same
-from ._validation import as_labels
+from ._validation import as_labels, check_same_rows
 from ._warnings import warn
 from .exceptions import ImplicitRMError
 from .objectives import OBJECTIVES
@@ -215,6 +215,7 @@ class BatchedSearchCV(GridSearchCV):
                 "file."
             )
         refuse_mapped(X)  # now, not in the fit after the search
+        check_same_rows(X, y=y, **params)
         X, y = opened(X), opened(y)
         params = {name: opened(value) for name, value in params.items()}
         if params.get("groups") is not None:

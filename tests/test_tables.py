@@ -23,7 +23,18 @@ from implicitrm_sk._log import number_users  # noqa: E402
 from implicitrm_sk._tables import as_numbers, as_values, column_names, opened, taken  # noqa: E402
 from implicitrm_sk._validation import check_groups  # noqa: E402
 from implicitrm_sk.embedding._text import read_text  # noqa: E402
-from implicitrm_sk.inspection import identification_report, shift_report  # noqa: E402
+from implicitrm_sk.inspection import (  # noqa: E402
+    PropensityDisplay,
+    ReliabilityDisplay,
+    StratificationDisplay,
+    compare_groups,
+    identification_report,
+    label_queue,
+    reward_interval,
+    sensitivity_report,
+    shift_report,
+    user_taste,
+)
 from implicitrm_sk.integrations import evaluate_pairs, rank, to_preference_dataset  # noqa: E402
 from implicitrm_sk.metrics import paired_accuracy, reward_metrics  # noqa: E402
 from implicitrm_sk.signals import Choice  # noqa: E402
@@ -631,3 +642,45 @@ def test_row_labels_in_another_order_are_refused(log, name):
     model = fitted(frame.iloc[order], arguments["y"].iloc[order])
     with pytest.raises(ValueError, match="^y has the row labels of X in another order"):
         model.score(frame, arguments["y"].iloc[order])
+
+
+ENTRIES = {
+    "compare_groups by": lambda est, X, y, s: compare_groups(est, X, y, s),
+    "compare_groups user_id": lambda est, X, y, s: compare_groups(est, X, y, y[0], user_id=s),
+    "sensitivity_report by": lambda est, X, y, s: sensitivity_report(est, X, y, s),
+    "label_queue labels": lambda est, X, y, s: label_queue(est, X, y, 2, labels=s),
+    "reward_interval groups": lambda est, X, y, s: reward_interval(est, X, y, X, groups=s),
+    "identification_report labels": lambda est, X, y, s: identification_report(est, X, y, labels=s),
+    "user_taste user_id": lambda est, X, y, s: user_taste(est.fit(X, y), X, y, s),
+    "BatchedSearchCV user_id": lambda est, X, y, s: BatchedSearchCV(
+        est, {"weight_decay": [0, 1]}
+    ).fit(X, y, user_id=s),
+    "partial_fit sample_weight": lambda est, X, y, s: est.partial_fit(X, y, sample_weight=s),
+    "score true_preference": lambda est, X, y, s: est.fit(X, y).score(X, None, true_preference=s),
+    "predict_proba actions": lambda est, X, y, s: est.fit(X, y).predict_proba(X, y.loc[s.index]),
+    "ReliabilityDisplay true_preference": lambda est, X, y, s: ReliabilityDisplay.from_estimator(
+        est.fit(X, y), X, s
+    ),
+    "StratificationDisplay by": lambda est, X, y, s: StratificationDisplay.from_estimator(
+        est.fit(X, y), X, y, by=s
+    ),
+    "PropensityDisplay by": lambda est, X, y, s: PropensityDisplay.from_estimator(
+        est.fit(X, y), X, by=s
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_row_labels_in_another_order_are_refused_wherever_rows_are_matched(log, entry):
+    X, y, _ = log
+    X, y = pandas.DataFrame(np.asarray(X)), pandas.DataFrame(np.asarray(y))
+    order = np.random.default_rng(0).permutation(len(X))
+    turned = pandas.Series(np.arange(len(X)) % 2, dtype=float).iloc[order]
+    est = ImplicitRewardEstimator(max_epochs=1, n_estimators=1, early_stopping=False)
+    name = entry.split()[1]
+    with (
+        warnings.catch_warnings(),
+        pytest.raises(ValueError, match=f"^{name} has the row labels of X in another order"),
+    ):
+        warnings.simplefilter("ignore")
+        ENTRIES[entry](est, X, y, turned)

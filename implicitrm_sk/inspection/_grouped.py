@@ -16,7 +16,7 @@ from .._identification import ADVICE, BOUNDED, IDENTIFIED, LEVEL_ONLY, NOT_IDENT
 from .._log import number_responses, number_users
 from .._sklearn import safe_indexing, validate_params
 from .._tables import as_values, opened
-from .._validation import check_groups, is_missing
+from .._validation import check_groups, check_same_rows, is_missing
 from ..exceptions import ImplicitRMError
 from ..measurement._one_step import MAX_OUTCOMES, Activity, Patterns, one_step
 from ..training._split import cross_fitting_folds, row_codes
@@ -82,6 +82,15 @@ class GroupedLog:
                 "intervals do not include the error of estimated rates. Pass those of a fit, "
                 "false_action_rate_."
             )
+        check_same_rows(
+            X,
+            y=y,
+            by=by,
+            user_id=user_id,
+            groups=groups,
+            labels=labels,
+            sample_weight=sample_weight,
+        )
         set_embedder(self.est)
         X = embed_text(self.est, X, reset=True)
         self.X = select_features(self.est, X, reset=True)

@@ -24,6 +24,7 @@ from .._prediction import HEADS, FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX, chunks
 from .._typing import Floats, Rows
+from .._validation import check_same_rows
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..objectives import OBJECTIVES
@@ -236,6 +237,7 @@ def reward_interval(
     fitted = clone(est).set_params(warm_start=False)
     validate_params(fitted)
     _check(fitted, n_bootstrap, confidence)
+    check_same_rows(X, y=y, groups=groups, user_id=user_id, **fit_params)
     set_embedder(fitted)
     X = embed_text(fitted, X, reset=True)
     replicates = clone(fitted)

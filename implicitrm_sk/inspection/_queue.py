@@ -20,6 +20,7 @@ from .._prediction import FittedMixture
 from .._sklearn import validate_params
 from .._sources import StreamedX
 from .._typing import Rows
+from .._validation import check_same_rows
 from ..exceptions import ImplicitRMError
 from ..objectives import OBJECTIVES
 from ..training._split import row_codes
@@ -143,6 +144,7 @@ def label_queue(
     refit = clone(est).set_params(n_estimators=len(STARTS), warm_start=False)
     validate_params(refit)
     _check_objective(refit.objective)
+    check_same_rows(X, y=y, groups=groups, user_id=user_id, **side)
     set_embedder(refit)
     X = embed_text(refit, X, reset=True)
     users = {} if user_id is None else {"user_id": user_id}

@@ -44,7 +44,7 @@ from .._prediction import HEADS, FittedMixture, OfUsers
 from .._sklearn import safe_indexing, validate_params
 from .._tables import opened
 from .._typing import Rows
-from .._validation import check_groups
+from .._validation import check_groups, check_same_rows
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..measurement._action import Action
@@ -177,6 +177,7 @@ def identification_report(
             f"n_starts must be an integer, at least 2 to compare refits, got {n_starts!r}."
         )
     fit_params = of_fit("identification_report", fit_params, {})
+    check_same_rows(X, y=y, **fit_params)
     embedding = clone(est)
     set_embedder(embedding)
     X = embed_text(embedding, X, reset=True)  # once, for all the refits

@@ -21,6 +21,7 @@ from .._optional import import_optional
 from .._prediction import FittedMixture
 from .._sources import StreamedX
 from .._typing import Floats, Rows
+from .._validation import check_same_rows
 from ..exceptions import ImplicitRMError
 from ._arguments import of_fit
 
@@ -240,6 +241,7 @@ def user_taste(
             "user_taste needs an objective that is the likelihood of each row, got "
             f"{type(objective).__name__}. Use objective='stratified'."
         )
+    check_same_rows(X, y=y, user_id=user_id, exposures=exposures)
     X = read_features(est, X)
     if isinstance(X, StreamedX):
         raise X.refusal()

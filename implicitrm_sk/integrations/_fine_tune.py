@@ -32,6 +32,7 @@ from .._log import number_responses
 from .._optional import import_optional
 from .._prediction import FittedMixture
 from .._tables import is_numeric
+from .._validation import check_same_rows
 from .._warnings import warn
 from ..embedding import LowRankAdapter
 from ..embedding._compute import TokenArrays
@@ -194,6 +195,7 @@ def fine_tune(
     """
     import_optional("accelerate", "finetune", "Fine-tuning")
     check_start(est, X, lora, eval_fraction, fit_params)
+    check_same_rows(X, y=y, **fit_params)
     groups = fit_params.pop("groups", None)
     ensure_fitted(est.embedder_)
     config = lora_config(est.embedder_, lora)

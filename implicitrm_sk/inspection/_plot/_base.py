@@ -4,7 +4,7 @@ import numpy as np
 
 from ..._optional import import_optional
 from ..._tables import as_values, column_names
-from ..._validation import is_missing
+from ..._validation import check_same_rows, is_missing
 from ...exceptions import ImplicitRMError
 
 #: Okabe and Ito's palette, which colour-blind readers can distinguish. Markers and dashes accompany
@@ -55,6 +55,7 @@ def column_of(by, X, n_samples):
                 "the values themselves, one per row."
             )
         name, by = by, X[by]
+    check_same_rows(X, by=by)
     values = as_values(by)
     if values.shape != (n_samples,):
         raise ImplicitRMError(

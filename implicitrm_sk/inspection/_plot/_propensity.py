@@ -11,7 +11,7 @@ from sklearn.utils import check_random_state
 from ..._fit import signal_names
 from ..._pipeline import split_pipeline
 from ..._typing import RandomState, Rows
-from ..._validation import check_sample_weight, check_vector
+from ..._validation import check_same_rows, check_sample_weight, check_vector
 from ...exceptions import ImplicitRMError
 from ...measurement._model import Measurement
 from ._base import MAX_POINTS, axes_for, categories, column_of, style
@@ -282,6 +282,7 @@ class PropensityDisplay:
                 "expected one. Pass the column of propensity(X) of one of them, and target=, to "
                 "from_predictions."
             )
+        check_same_rows(X, sample_weight=sample_weight)
         vectors = transform(X)
         reward, propensity = fitted.predict(vectors), fitted.propensity(vectors)
         values, by_name = column_of(by, X, len(reward))

@@ -7,6 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 
 from ..._typing import Rows
+from ..._validation import check_same_rows
 from ...exceptions import ImplicitRMError
 from ...metrics import calibration_error, check_rewards, reward_bins
 from ._base import axes_for, style
@@ -222,6 +223,7 @@ class ReliabilityDisplay:
         >>> int(display.counts.sum())
         200
         """
+        check_same_rows(X, true_preference=true_preference, sample_weight=sample_weight)
         return cls.from_predictions(
             true_preference,
             estimator.predict(X),

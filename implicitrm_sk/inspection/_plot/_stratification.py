@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..._tables import as_numbers
 from ..._typing import Rows
-from ..._validation import check_sample_weight
+from ..._validation import check_same_rows, check_sample_weight
 from ...exceptions import ImplicitRMError
 from ...measurement._model import GROUP_NAMES
 from ._base import axes_for, categories, column_of
@@ -215,11 +215,13 @@ class StratificationDisplay:
         params = dict(predict_params or {})
         if actions is not None:
             params["actions"] = actions
+        check_same_rows(X, sample_weight=sample_weight)
+        values, by_name = column_of(by, X, len(X))
         proba = estimator.predict_proba(X, **params)
         return cls.from_predictions(
             proba,
-            by=column_of(by, X, len(proba))[0] if isinstance(by, str) else by,
-            name=by if isinstance(by, str) else None,
+            by=values,
+            name=by_name,
             sample_weight=sample_weight,
             ax=ax,
             bar_kwargs=bar_kwargs,
