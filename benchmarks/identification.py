@@ -50,6 +50,7 @@ from benchmarks.latent import (
     print_counts,
     print_levels,
     print_limits,
+    print_looking,
     print_starts,
     print_users,
 )
@@ -521,6 +522,8 @@ def main(argv=None):
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     if "attention" in args.part:
         print_attention(seeds, args.jobs)
+    if "looking" in args.part:
+        print_looking(seeds, args.jobs)
     if "users" in args.part:
         print_users(seeds, args.jobs)
     if "limits" in args.part:

@@ -126,7 +126,10 @@ def identification_report(
     *Attention.* With two positive and two negative signals, the settings are fitted with and
     without rows that nobody looked at (``shared_examination``). The report names the model with
     such rows if its likelihood on the rows kept aside is better by two standard errors. With fewer
-    signals the data cannot decide, and it names none.
+    signals the data cannot decide, and it names none. `fit` has a test of its own without refits.
+    It is the score test of a share of rows that nobody looked at, with the errors of the fit
+    projected out [2]_. It counts against ``shared_examination=False`` beyond 3.3 standard errors,
+    if the share is estimated above 0.05.
 
     *Users.* With `user_id`, the refits find out as `fit` does whether users differ in activity, and
     integrate over it if they do. Likelihoods are then of all rows of a user together, given those
@@ -150,6 +153,8 @@ def identification_report(
     ----------
     .. [1] Shah & Peters, "The Hardness of Conditional Independence Testing and the Generalised
        Covariance Measure", Annals of Statistics 48 (3), 2020.
+    .. [2] Neyman, "Optimal asymptotic tests of composite statistical hypotheses", in Probability
+       and Statistics, ed. Grenander, 1959.
 
     Examples
     --------
