@@ -79,8 +79,8 @@ def examination_test(measurement, reward_logit, propensity_logit, log, rates, ac
     With w, the probability of the actions y of a row is (1 - w) P(y | x) + w S(y), where S is 1 if
     all signals are silent. The score of w = 0 is t = S / P(y | x) - 1. Let s be the score of the
     logits of the row, and I its information. Then t - E[t s'] I^-1 s does not depend on the errors
-    of the fit to first order, and E[t s'] is the score of silence (Neyman's C(alpha) test: Neyman
-    1959; van der Vaart 1998, chapter 25).
+    of the fit to first order. E[t s'] is the score of silence. This is the C(alpha) test of Neyman
+    (Optimal asymptotic tests of composite statistical hypotheses, 1959).
 
     Parameters
     ----------

@@ -691,7 +691,7 @@ def unseen(found, against):
     ----------
     found : Identification
     against : str
-        What shows it, in words.
+        The finding, in words.
     """
     if LOOKED_AT in found.assumptions:
         found = contradicted(found, against, "unseen")

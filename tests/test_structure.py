@@ -26,6 +26,7 @@ LAYERS = (
         "_association",
         "_dispersion",
         "_independence",
+        "_examination",
         "_labels",
     ),
     ("objectives",),
