@@ -113,7 +113,9 @@ def sensitivity_report(
     -----
     The base, without a violation, has the mean rewards of `compare_groups` with the same arguments:
     the same estimator, from the same cross-fitted fits. The standard errors are those of its
-    intervals.
+    intervals. If the reward is not identified, `compare_groups` gives bounds. The base then takes
+    the settings to be true and every row to be looked at, and the report says so. It also names
+    violations that are likelier than the base by 3.3 standard errors.
 
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
     with one member to one half of the log, and the other half is scored. A refit without a
