@@ -640,7 +640,9 @@ def test_mixed_types_in_jsonl(run, tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, _, err = run("fit", "log.jsonl", "--actions", "copied", "-o", "reward")
     assert code == 2
-    assert "column 'copied' of log.jsonl holds 'yes' (str) in row 1; expected numbers" in err
+    assert (
+        "column 'copied' of log.jsonl holds 'yes' (str) in line 2 of log.jsonl; expected num" in err
+    )
 
 
 def test_null_nan_and_booleans_are_actions(run, tmp_path):

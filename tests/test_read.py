@@ -238,7 +238,7 @@ BAD_CSV = {
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "line 1 of log.csv holds a byte that is not UTF-8"),
     "an action": (
         "response,copied\na,1\n\nb,maybe\n",
-        "line 2 of log.csv holds '1' .*Line 4 of log.csv holds 'maybe', so the column is text",
+        "line 4 of log.csv holds 'maybe' .*in column 'copied'",
     ),
     "no rows": ("response,copied\n", "log.csv has no rows"),
     "nothing": ("", "log.csv has no rows"),

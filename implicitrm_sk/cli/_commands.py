@@ -13,7 +13,7 @@ from inspect import signature
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
 from ._events import Events, check_turn
-from ._feedback import Feedback, as_label
+from ._feedback import LABELS, WEIGHTS, Feedback, as_label
 from ._options import (
     ACTIONS,
     EVENTS,
@@ -122,8 +122,14 @@ def inspect(args):
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
-    side = {"labels": args.labels, "sample_weight": args.weight}
-    side = {name: data[column] for name, column in side.items() if column is not None}
+    table = Table(args.log) if args.labels or args.weight or _is_csv(args.log) else None
+    _note_vectors(table, args, data)
+    named = (("labels", args.labels, LABELS), ("sample_weight", args.weight, WEIGHTS))
+    side = {
+        name: table.numbers([column], what=what)[column].to_numpy()[data.row]
+        for name, column, what in named
+        if column is not None
+    }
     if args.user is not None:
         side["user_id"] = data.user_id
     for name in ("response_id", "exposures"):
@@ -138,6 +144,27 @@ def inspect(args):
     if log.user is not None:
         expected_users(est, log)
     _say_identification(est.identification_)
+
+
+def _is_csv(path):
+    from ..datasets._records import Records
+
+    return Records(path).is_csv
+
+
+def _note_vectors(table, args, data):
+    """Say what is wrong with columns of numbers that fit takes as the embedding."""
+    if table is None or data.X is not None:
+        return
+    try:
+        names = table.feature_columns(args)
+    except ImplicitRMError:  # a log without vectors can be inspected
+        return
+    try:
+        if len(names) > 1:
+            table.features(args)
+    except ImplicitRMError as error:
+        note(f"note: fit will refuse this: {error}")
 
 
 def _read_to_inspect(args, signals, names):
