@@ -511,3 +511,34 @@ def test_text_is_refused_by_what_its_column_holds(
     code, _, err = run(command, "log.csv", "--actions", "copied", option, "new", *out)
     assert code == 2 and "holds 'good' (str) in line 2 of log.csv" in err, err
     assert expected in err and "1 acted" not in err
+
+
+@pytest.mark.parametrize("command", ["fit", "inspect"])
+@pytest.mark.parametrize("name", [" copied", "Copied"])
+def test_names_that_differ_in_spaces_are_shown(command, name, run, tmp_path):  # noqa: F811
+    make_wide(50).rename(columns={"copied": name}).to_csv(tmp_path / "log.csv", index=False)
+    out = ["-o", "model"] if command == "fit" else []
+    code, _, err = run(command, "log.csv", "--actions", "copied", *out)
+    assert code == 2 and "column 'copied'" in err, err
+    assert f"{name!r} differs in spaces or capitals only." in err
+
+
+def test_missing_groups_are_named_with_their_line(run, tmp_path):  # noqa: F811
+    wide = make_wide(50)
+    wide["model"] = np.where(wide.index % 2, "a", "b")
+    wide.loc[2, "model"] = None
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    code, _, err = run("compare", "log.csv", "--actions", "copied", "--by", "model", *QUICK)
+    assert code == 2 and "Fitting" not in err
+    assert (
+        "--by: column 'model' of log.csv is empty in 1 row; the first is line 4 of log.csv" in err
+    )
+
+
+def test_weights_that_are_missing_are_named_with_their_line(run, tmp_path):  # noqa: F811
+    wide = make_wide(50).assign(weight=1.0)
+    wide.loc[[2, 3], "weight"] = None
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    code, _, err = run("fit", "log.csv", *FIT, "--weight", "weight", "-o", "model")
+    assert code == 2 and "'weight' of log.csv is empty in line 4 of log.csv" in err, err
+    assert "2 rows are like this" in err

@@ -909,7 +909,7 @@ def hostile():
                        ("[1]", "entry 1 of the array"), ("[{}, null]", "entry 2 of the array"),
                        ("[{}", "line|column"), ('[{"a": 1, "a": 2}]', "occurs twice"),
                        ("[{}] x", "Extra data"), ("{}", "has no column that is known to hold text"),
-                       ('{"a": 1}', "the columns a"), ('{"messages": []}', "none of its chats"),
+                       ('{"a": 1}', "the columns 'a'"), ('{"messages": []}', "none of its chats"),
                        ("[" * 10**5, "nested too deeply")):  # fmt: skip
         yield f"whole: {name[:20]!r}", name.encode(), text
 
@@ -1004,7 +1004,7 @@ def test_long_and_odd_texts_are_kept():
 
 
 ARGUMENTS = [
-    ({"signals": ["shared"]}, "lacks the column 'shared'. It has the columns messages, copied"),
+    ({"signals": ["shared"]}, "lacks the column 'shared'. It has the columns 'messages', 'copied'"),
     ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected 'positive'"),
     ({"signals": ["copied", "copied"]}, "names the column 'copied' twice"),
     ({"keep": ["a", "a"]}, "keep names the column 'a' twice"),

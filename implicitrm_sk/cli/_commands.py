@@ -25,6 +25,7 @@ from ._options import (
     choices,
     correlated_columns,
     default_actions,
+    grades,
     kinds_of,
     late_columns,
     signal_of,
@@ -336,7 +337,7 @@ def sensitivity(args):
     from ..inspection import sensitivity_report
 
     est, table, X, y, side = _log_of(args, sensitivity_report)
-    by, reference = (None, None) if args.by is None else _compared(table, args)
+    by, reference = (None, None) if args.by is None else _compared(table, args, est)
     what = f"Fitting the settings of {args.model} to {args.n_folds} parts of the log"
     with fitting(est, f"{what}, and again under broken assumptions"):
         found = sensitivity_report(
@@ -437,11 +438,31 @@ def _known_of_rows(est, feedback):
     return known
 
 
-def _compared(table, args):
-    """Return the group of each row, and the reference among the groups."""
+def _compared(table, args, est=None):
+    """Return the group of each row, and the reference among the groups.
+
+    `est` is the fitted model, which knows the names of its actions.
+    """
     import pandas
 
+    kinds = {name: getattr(args, name, None) for name in ("actions", "negative")}
+    named = [name for given in kinds.values() if given for name in split_names(given)]
+    described = [*choices(args.choice), *grades(args.graded)]
+    if args.by in (*named, *described, *getattr(est, "signal_names_in_", ())):
+        raise ImplicitRMError(
+            f"--by {args.by} is one of the actions; expected groups of responses, such as the "
+            "model that wrote them. What users did with a response is no group of responses. Name "
+            "another column."
+        )
     by = pandas.Series(table.ids(args.by), name=args.by)
+    missing = by.isna().to_numpy()
+    if missing.any():
+        n = int(missing.sum())
+        raise ImplicitRMError(
+            f"--by: column {args.by!r} of {table.name} is empty in {n:,} row{'s' * (n > 1)}; the "
+            f"first is {table.place(missing.argmax())}. Leave these rows out, or give them a group "
+            "of their own."
+        )
     known = {str(label): label for label in by.unique()}
     return by, known.get(args.reference, args.reference)
 
@@ -678,6 +699,9 @@ def _check_settings(settings, estimator):
             f"--set {unknown[0]}=...: this setting does not exist. Choose one of "
             f"{', '.join(known)}."
         )
+    from .._sklearn import validate_params
+
+    validate_params(estimator(**settings))
 
 
 def _setting(text):

@@ -376,7 +376,10 @@ class Feedback:
             ("sample_weight", given["weight"], WEIGHTS),
         ):
             if column is not None:
-                side[name] = self._numbers([column], what=what)[column].to_numpy()
+                values = self._numbers([column], what=what)
+                if name == "sample_weight":
+                    self.table.check_finite(values, ", the weight", "Leave these rows out.")
+                side[name] = values[column].to_numpy()
         if given["exposures"] is not None:
             columns = split_names(given["exposures"])
             side["exposures"] = self._numbers(columns, what=COUNTS).to_numpy()

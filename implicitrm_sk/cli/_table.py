@@ -7,6 +7,7 @@ from pathlib import Path
 from .._keys import is_absent
 from .._optional import import_optional
 from .._tables import as_numbers, as_values
+from ..datasets._columns import nearly
 from ..datasets._records import LISTS_IN_CSV, Records, check_once, values_of
 from ..exceptions import ImplicitRMError
 from ._options import SIDE, default_actions, kinds_of, named_columns, text_columns
@@ -87,7 +88,7 @@ class Table:
         if missing:
             raise ImplicitRMError(
                 f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
-                f"{listing(self.columns)}."
+                f"{listing(self.columns)}.{nearly(missing[0], self.columns)}"
             )
         import pyarrow
 
@@ -295,7 +296,11 @@ class Table:
         if known is not None and set(names) == set(known):
             names = list(known)  # columns go by their names
         X = self.numbers(names, what=COMPONENTS)
-        self._check_finite(X)
+        self.check_finite(
+            X,
+            ", as it is a part of the embedding",
+            "Compute these embeddings again, or leave the rows out.",
+        )
         if est is None or known is not None:
             return X
         note(
@@ -304,8 +309,8 @@ class Table:
         )
         return X.to_numpy()
 
-    def _check_finite(self, X):
-        """Raise if a column of X is empty in a row, or not finite."""
+    def check_finite(self, X, why, remedy):
+        """Raise if a column of numbers is empty in a row, or not finite."""
         import numpy as np
 
         values = X.to_numpy()
@@ -319,8 +324,7 @@ class Table:
         rows = "1 row is" if n == 1 else f"{n:,} rows are"
         raise ImplicitRMError(
             f"column {X.columns[column]!r} of {self.name} {found} in {self.place(row)}; expected "
-            f"a finite number in each row, as it is a part of the embedding. {rows} like this. "
-            "Compute these embeddings again, or leave the rows out."
+            f"a finite number in each row{why}. {rows} like this. {remedy}"
         )
 
     def _lists(self, name):
