@@ -994,7 +994,8 @@ def resolve_signals(signals, names, n_columns):
             raise ImplicitRMError(
                 f"signals is a dict with the keys {list(signals)}, but the columns of y do not "
                 "have names. Pass y as a DataFrame, or signals as a list in the order of the "
-                "columns."
+                "columns. A DataFrame loses its names in scikit-learn's cross_val_predict with "
+                "method='predict_proba': pass a list there."
             )
         missing = [name for name in names if name not in signals]
         if missing:

@@ -284,7 +284,7 @@ def _warn_of_impossible(wrong, log, name, result):
     name : str
         The argument that holds the actions.
     result : str
-        What is returned, in words.
+        The effect on the result, in words.
     """
     n = int(wrong.sum())
     if not n:

@@ -101,8 +101,10 @@ def as_table(X):
     check_rectangular(X, "X")
     names = column_names(X)
     X = as_numbers(X)
-    shape = np.shape(X)
-    if len(shape) != 2 and isinstance(X, np.ndarray):
+    if not isinstance(X, np.ndarray):
+        return X
+    shape = X.shape
+    if len(shape) != 2:
         remedy = "Pass one row for each response."
         if len(shape) == 1:
             remedy = (
@@ -115,8 +117,6 @@ def as_table(X):
         raise ImplicitRMError(
             f"{found}: X has the shape {shape}; expected (n_samples, n_features). {remedy}"
         )
-    if not isinstance(X, np.ndarray):
-        return X
     if X.dtype.kind == "c":
         raise ImplicitRMError(
             "Complex data not supported: X holds complex numbers; expected real ones. Pass X.real "

@@ -451,8 +451,7 @@ def _compared(table, args, est=None):
     if args.by in (*named, *described, *getattr(est, "signal_names_in_", ())):
         raise ImplicitRMError(
             f"--by {args.by} is one of the actions; expected groups of responses, such as the "
-            "model that wrote them. What users did with a response is no group of responses. Name "
-            "another column."
+            "model that wrote them. Name another column."
         )
     by = pandas.Series(table.ids(args.by), name=args.by)
     missing = by.isna().to_numpy()

@@ -146,8 +146,8 @@ class GroupedLog:
             if len(found) == len(self.labels) == pairs:
                 raise ImplicitRMError(
                     f"{self.by_shown} has the groups of column {name!r} of y in every row; "
-                    "expected groups of responses, such as the model that wrote them. What users "
-                    "did with a response is no group of responses. Pass another column."
+                    "expected groups of responses, such as the model that wrote them. Pass "
+                    "another column."
                 )
 
     def _check_model(self):
