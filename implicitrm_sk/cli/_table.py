@@ -228,7 +228,7 @@ class Table:
             remedy = remedy.removesuffix(IN_CSV)
         return ImplicitRMError(
             f"column {name!r} of {self.name} holds {str(value)[:40]!r} ({type(value).__name__}) in "
-            f"{where}; expected {expected}. {remedy}{self._file.why_text(name)}"
+            f"{where}; expected {expected}. {remedy}{self._file.why_text(name, where)}"
         )
 
     def groups(self, args):

@@ -592,7 +592,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}; expected 1 or true (the widget was in view), 0, false or nothing. Convert "
-            f"it, or name another column.{self.records.why_text(name)}"
+            f"it, or name another column.{self.records.why_text(name, self.place(row))}"
         )
 
     def _degrees(self, values, name, bins):
@@ -610,7 +610,7 @@ class _Log(Columns):
                 raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in "
                     f"column {name!r}; expected a finite number{among}, or nothing (not logged). "
-                    f"Convert it, or widen the bins.{self.records.why_text(name)}"
+                    f"Convert it, or widen the bins.{self.records.why_text(name, self.place(row))}"
                 )
         return found
 
@@ -639,7 +639,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
-            + self.records.why_text(name)
+            + self.records.why_text(name, self.place(row))
         )
 
     def odd_ids(self):

@@ -103,9 +103,15 @@ class Records:
         what = "line" if _kind(self.files[file]) in ("json", "csv") else "row"
         return f"{what} {row} of {self.files[file].name}"
 
-    def why_text(self, name):
-        """Return in a sentence why a column of CSV is text, nothing if it never seemed another."""
-        return f" {self.turned[name]}, so the column is text." if name in self.turned else ""
+    def why_text(self, name, where):
+        """Return in a sentence why a column of CSV is text, for a message about a place in it.
+
+        Nothing if it never seemed another, or if the place itself is why.
+        """
+        reason = self.turned.get(name, "")
+        if not reason or reason.casefold().startswith(f"{where} holds".casefold()):
+            return ""
+        return f" {reason}, so the column is text."
 
     @property
     def is_csv(self):
