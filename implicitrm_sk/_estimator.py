@@ -506,7 +506,7 @@ class ImplicitRewardEstimator(
             Known preferences to train on: 1 preferred, 0 not, NaN unknown. A number in between is a
             graded label and means P(r*=1). The `true_preference` of `score` is different: it is
             for evaluation only.
-        propensity : array-like of shape (n_samples,) or (n_samples, n_signals), default=None
+        propensity : array-like of the shape of y, default=None
             P(y_k=1 | r*=1), or P(y_k=1 | r*=0) of a negative action. It is in (0, 1] for rows where
             a randomised experiment gives it, NaN elsewhere. The propensity head learns from the
             other rows; it uses these only if there are no others. Objectives that weight by

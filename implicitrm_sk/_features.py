@@ -15,14 +15,13 @@ from ._sklearn import check_feature_names, check_n_features
 from ._sources import Source, StreamedX, open_rows
 from ._tables import (
     as_frame,
-    as_numbers,
     as_vectors,
     column_names,
     is_numeric,
     opened,
     taken,
 )
-from ._validation import check_features, check_not_text
+from ._validation import as_table, check_features, check_not_text
 from .embedding import LLMEmbedder
 from .exceptions import ImplicitRMError
 
@@ -234,7 +233,7 @@ def _table(X):
     if as_frame(X) is not None:
         return X
     check_not_text(X)
-    return check_array(as_numbers(X), dtype=None, ensure_all_finite=False)
+    return check_array(as_table(X), dtype=None, ensure_all_finite=False)
 
 
 def _values(estimator, X, columns, needed):
@@ -266,7 +265,7 @@ def _values(estimator, X, columns, needed):
                 f"the columns {columns.labels(np.setdiff1d(used, reward))} of the propensity."
             )
     check_not_text(block)
-    block = as_numbers(block)
+    block = as_table(block)
     block = check_array(block, dtype=[np.float64, np.float32, np.float16], ensure_all_finite=False)
     if len(present) == len(used):
         return block

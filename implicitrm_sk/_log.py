@@ -21,6 +21,7 @@ from ._validation import (
     check_one_form,
     check_propensity,
     check_sample_weight,
+    in_columns,
     is_missing,
     shown_id,
 )
@@ -993,7 +994,8 @@ def resolve_signals(signals, names, n_columns):
             raise ImplicitRMError(
                 f"signals is a dict with the keys {list(signals)}, but the columns of y do not "
                 "have names. Pass y as a DataFrame, or signals as a list in the order of the "
-                "columns."
+                "columns. A DataFrame loses its names in scikit-learn's cross_val_predict with "
+                "method='predict_proba': pass a list there."
             )
         missing = [name for name in names if name not in signals]
         if missing:
@@ -1047,7 +1049,7 @@ def _encoded(y, signals, resolved, names, name):
         signals = resolve_signals(signals, names, width)
     columns, kinds = [], []
     for k, (part, signal) in enumerate(zip(parts, signals, strict=True)):
-        shown = name if width == 1 else f"{name} {k if names is None else names[k]!r}"
+        shown = name if width == 1 else in_columns(name, [k if names is None else names[k]])
         kinds.append(signal if resolved else signal.settled(part, shown))
         columns.append(as_float(kinds[-1].encode(part, shown), shown))
     return columns[0] if one_dimensional else np.column_stack(columns), tuple(kinds)
@@ -1059,8 +1061,8 @@ def _check_values(actions, signals, names, name):
     blocks = Measurement(signals).blocks
     for block in blocks:
         columns = list(block.columns)
-        of = "" if len(blocks) == 1 else f" {', '.join(repr(shown[k]) for k in columns)}"
-        actions[:, columns] = block.signal.check(actions[:, columns], name + of)
+        of = name if len(blocks) == 1 else in_columns(name, [shown[k] for k in columns])
+        actions[:, columns] = block.signal.check(actions[:, columns], of)
 
 
 def _check_kinds(signals, assumptions, exposures, response_id, name):
@@ -1157,7 +1159,7 @@ def _in_order_of(names, table, what):
     if sorted(columns) != sorted(names):
         raise ImplicitRMError(
             f"{what} has the columns {columns}, but y has {list(names)}; expected the same names. "
-            "Rename them, or pass one column for all signals."
+            "Rename them."
         )
     return taken(table, [columns.index(name) for name in names])
 

@@ -274,8 +274,38 @@ def user_codes(est, user_id, n_rows):
     return mixture.codes(user_id, n_rows)
 
 
+def _warn_of_impossible(wrong, log, name, result):
+    """Warn of responses whose actions have probability 0 under the model.
+
+    Parameters
+    ----------
+    wrong : ndarray of bool of shape (m,)
+    log : FeedbackLog
+    name : str
+        The argument that holds the actions.
+    result : str
+        The effect on the result, in words.
+    """
+    n = int(wrong.sum())
+    if not n:
+        return
+    first = int(wrong.argmax())
+    row = first if log.first is None else int(log.first[first])
+    whose = f"{n:,} response{'s' * (n > 1)} {'has' if n == 1 else 'have'}"
+    warn(
+        f"{whose} {name} that are impossible under the model, such as a positive and a negative "
+        f"action with false_action_rate=0; the first is row {row}. So {result}. Check these rows, "
+        "or fit with false_action_rate above 0 if users act by mistake."
+    )
+
+
 def log_likelihood(est, X, y, **side_information):
     """Return log P(y | x) of each response and its weight, which is 0 if nothing is logged."""
+    return _log_likelihood(est, X, y, **side_information)[:2]
+
+
+def _log_likelihood(est, X, y, **side_information):
+    """Return what `log_likelihood` does, and the log."""
     mixture = FittedMixture.of(est)
     check_same_rows(X, y=y, **side_information)
     X = read_features(est, X)
@@ -284,7 +314,7 @@ def log_likelihood(est, X, y, **side_information):
         reward_part = HeadColumns.of(est).reward_part(X)
         log.check_same_reward(reward_part, side_information["response_id"])
     values = mixture.of_log(X, log, _mixture.log_likelihood)
-    return values, np.where(log.n_events() > 0, log.sample_weight, 0.0)
+    return values, np.where(log.n_events() > 0, log.sample_weight, 0.0), log
 
 
 @dataclass(frozen=True, eq=False)
@@ -637,6 +667,7 @@ class PredictionMixin:
             log.check_same_reward(HeadColumns.of(self).reward_part(X), response_id)
         codes = user_codes(self, user_id, len(X))
         groups = mixture.of_log(X, log, _mixture.group_posterior, codes)
+        _warn_of_impossible(np.isnan(groups).any(axis=1), log, "actions", "their groups are NaN")
         groups = mixture.output(torch.from_numpy(groups)).numpy()
         return groups if len(groups) == len(X) else groups[log.response]
 
@@ -940,11 +971,16 @@ class PredictionMixin:
             total, weight = log_likelihood_of_users(self, X, y, user_id, **side)
             if not weight:
                 raise ImplicitRMError(nothing)
+            if np.isneginf(total):
+                values, weights, log = _log_likelihood(self, X, y, **side)
+                wrong = np.isneginf(values) & (weights > 0)
+                _warn_of_impossible(wrong, log, "y", "the score is -inf")
             return total / weight
         if user_id is not None:
             user_codes(self, user_id, len(opened(y)))
-        values, weight = log_likelihood(self, X, y, **side)
+        values, weight, log = _log_likelihood(self, X, y, **side)
         if not weight.any():
             raise ImplicitRMError(nothing)
         counted = weight > 0
+        _warn_of_impossible(np.isneginf(values) & counted, log, "y", "the score is -inf")
         return float(np.average(values[counted], weights=weight[counted]))

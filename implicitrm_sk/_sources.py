@@ -517,7 +517,8 @@ class StreamedX:
 
             # Other columns are not checked, so that the check itself reports the row.
             row = start + bisect.bisect_left(range(len(values)), True, key=fails)
-            raise ImplicitRMError(f"row {row} of X={self.source.name!r}: {error}") from error
+            reason = getattr(error, "brief", error)
+            raise ImplicitRMError(f"row {row} of X={self.source.name!r}: {reason}") from error
 
     def scaled_by(self, scaler):
         """Set the scaler that standardises the rows in training, None for no scaling."""

@@ -165,6 +165,22 @@ def _filled(values):
     return found
 
 
+def first_no_number(values):
+    """Return position and value of the first thing that is no number, None if there is none.
+
+    Nothing is converted: text such as '1' is text, and a time is a time.
+    """
+    if values.dtype.kind in "biuf":
+        return None
+    if values.dtype.kind != "O":
+        position = (0,) * values.ndim
+        return None if not values.size else (position, values[position])
+    for place, value in enumerate(values.ravel().tolist()):
+        if not isinstance(value, Real | Decimal | np.bool_):
+            return np.unravel_index(place, values.shape), value
+    return None
+
+
 def as_vectors(value):
     """Return a column of vectors as an array of shape (n, d); other values unchanged.
 

@@ -15,6 +15,8 @@ from ._tables import (
     as_values,
     as_vectors,
     column_names,
+    first_no_number,
+    opened,
     times_in,
 )
 from .exceptions import ImplicitRMError
@@ -27,10 +29,10 @@ def check_not_text(X):
     if as_series(X) is not None:
         values = as_list(X)
     times = times_in(X)
-    if times:
+    if times or (isinstance(values, np.ndarray) and values.dtype.kind in "Mm"):
         raise ImplicitRMError(
-            f"X holds times in the columns {times}; expected numbers. Encode them first, for "
-            "example as hours since an event, or select other columns."
+            f"X holds times{f' in the columns {times}' if times else ''}; expected numbers. Encode "
+            "them first, for example as hours since an event, or select other columns."
         )
     first = values[0] if isinstance(values, list | tuple | np.ndarray) and len(values) else None
     cell = first[0] if isinstance(first, list | tuple | np.ndarray) and len(first) else first
@@ -48,7 +50,9 @@ def check_not_text(X):
                 f"X holds text in the columns {list(names)}; expected numbers. Encode them first "
                 "(OneHotEncoder in a ColumnTransformer), or select other columns."
             )
-    if isinstance(cell, str) or (isinstance(cell, dict) and not isinstance(first, np.ndarray)):
+    if isinstance(cell, str | bytes) or (
+        isinstance(cell, dict) and not isinstance(first, np.ndarray)
+    ):
         raise ImplicitRMError(
             "X holds text; expected embeddings of shape (n_samples, n_features). Set embedder= of "
             "ImplicitRewardEstimator to a language model ('org/name', a folder, or an "
@@ -66,26 +70,124 @@ def check_features(estimator, X, *, reset):
     """
     X = as_vectors(X)
     check_not_text(X)
+    names = column_names(X)
+    options = {"dtype": _FLOATS, "order": None, "ensure_all_finite": False}
     if as_frame(X) is not None:
         _check_names(estimator, X, reset=reset)
-        X = as_numbers(X)
-        return check_array(
-            X,
-            dtype=_FLOATS,
-            order=None,
-            ensure_all_finite=not _is_surely_finite(X),
-            estimator=estimator,
-            input_name="X",
+        X = as_table(X)
+        is_finite = _is_surely_finite(X)
+        X = check_array(X, estimator=estimator, input_name="X", **options)
+    else:
+        X = as_table(X)
+        is_finite = _is_surely_finite(X)
+        try:
+            X = validate_data(estimator, X, reset=reset, **options)
+        except ValueError as error:
+            if reset or "is expecting" not in str(error):
+                raise
+            raise ImplicitRMError(f"{error} Pass the columns of fit, in their order.") from None
+    if not is_finite:
+        check_finite(X, "X", names)
+    return X
+
+
+def as_table(X):
+    """Return X as an array of two dimensions that holds no text and no times."""
+    if X is None:
+        raise ImplicitRMError(
+            "X is None; expected numbers of shape (n_samples, n_features). Pass the embeddings of "
+            "the responses."
         )
+    check_rectangular(X, "X")
+    names = column_names(X)
     X = as_numbers(X)
-    return validate_data(
-        estimator,
-        X,
-        reset=reset,
-        dtype=_FLOATS,
-        order=None,
-        ensure_all_finite=not _is_surely_finite(X),
+    if not isinstance(X, np.ndarray):
+        return X
+    shape = X.shape
+    if len(shape) != 2:
+        remedy = "Pass one row for each response."
+        if len(shape) == 1:
+            remedy = (
+                "Reshape your data: X.reshape(1, -1) if it is one response, X.reshape(-1, 1) if it "
+                "is one feature."
+            )
+        found = "Expected 2D array, got 1D array instead" if len(shape) == 1 else (
+            f"Found array with dim {len(shape)}"
+        )  # fmt: skip
+        raise ImplicitRMError(
+            f"{found}: X has the shape {shape}; expected (n_samples, n_features). {remedy}"
+        )
+    if X.dtype.kind == "c":
+        raise ImplicitRMError(
+            "Complex data not supported: X holds complex numbers; expected real ones. Pass X.real "
+            "and X.imag as columns side by side."
+        )
+    wrong = first_no_number(X)
+    if wrong is not None and isinstance(wrong[1], str | bytes):
+        raise ImplicitRMError(
+            f"X holds {wrong[1]!r} ({_type_of(wrong[1])}) in {_cell(wrong[0], names)}; expected "
+            "numbers. Convert it."
+        )
+    return X
+
+
+def _cell(position, names=None):
+    """Return the place of a value of an array in words."""
+    row, *column = map(int, position)
+    if not column:
+        return f"row {row}"
+    return f"row {row}, column {column[0] if names is None else repr(names[column[0]])}"
+
+
+def _type_of(value):
+    return type(value).__name__.removesuffix("_")
+
+
+def check_rectangular(value, name):
+    """Raise if the rows of a list have different lengths."""
+    if not isinstance(value, list | tuple):
+        return
+    kinds = (list, tuple, np.ndarray)
+    if not any(isinstance(row, kinds) for row in value):
+        return
+    lengths = [
+        len(row) if isinstance(row, kinds) and getattr(row, "ndim", 1) else -1 for row in value
+    ]
+    wrong = next((row for row, found in enumerate(lengths) if found != lengths[0]), None)
+    if wrong is not None:
+        held, before = (
+            "no list" if lengths[row] < 0 else f"{lengths[row]} values" for row in (wrong, 0)
+        )
+        raise ImplicitRMError(
+            f"{name} holds {held} in row {wrong}, but {before} in row 0; expected equal lengths. "
+            "Correct this row, or leave it out."
+        )
+
+
+class NotFinite(ImplicitRMError):
+    """A value that is NaN or infinite; `brief` says so without its row."""
+
+
+def check_finite(values, name, names=None):
+    """Raise if values of shape (n,) or (n, d) hold NaN or infinity."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return
+    first = np.argwhere(~finite)[0]
+    kind = "NaN" if np.isnan(values[tuple(first)]) else "infinity"
+    n = int((~finite).reshape(len(values), -1).any(axis=1).sum())
+    what = f"Input {name}" if name == "X" else name
+    remedy = "Leave such rows out."
+    if name == "X":
+        remedy = "Leave such rows out, or put an imputer before the estimator in a pipeline."
+    expected = "expected finite numbers"
+    error = NotFinite(
+        f"{what} contains {kind} in {_cell(first, names)}; {expected}. {n:,} "
+        f"row{' is' if n == 1 else 's are'} not finite. {remedy}"
     )
+    column = "" if len(first) == 1 else f" in {_cell(first, names).partition(', ')[2]}"
+    error.brief = f"{what} contains {kind}{column}; {expected}. Repair or remove the row."
+    raise error
 
 
 def _check_names(estimator, X, *, reset):
@@ -98,8 +200,13 @@ def _check_names(estimator, X, *, reset):
     except ValueError as error:
         before = list(getattr(estimator, "feature_names_in_", ()))
         names = column_names(X) or []
-        if reset or not before or not set(before) <= set(names):
+        if reset:
             raise
+        if not before or not set(before) <= set(names):
+            names_of = "in their order" if not before else "X[list(est.feature_names_in_)]"
+            raise ImplicitRMError(
+                f"{str(error).strip()}\nPass the columns of fit, {names_of}."
+            ) from None
         moved = [name for name, other in zip(before, names, strict=False) if name != other]
         shown = [
             f"{str(name)!r} is column {names.index(name)}, in fit {before.index(name)}"
@@ -133,6 +240,10 @@ def in_range(X, dtype):
 
 #: What an argument is expected to hold.
 _EXPECTED = {
+    "sample_weight": "a number of at least 0 for each row of X",
+    "reward": "numbers of shape (n,)",
+    "age": "times in one unit, NaN where not known",
+    "delay": "times in one unit, NaN where not known",
     "labels": "labels in [0, 1], NaN where unknown, of shape (n_samples,)",
     "exposures": "counts, of the shape of the actions or one column",
     "propensity": "probabilities in (0, 1], NaN where unknown, of the shape of the actions",
@@ -143,15 +254,32 @@ _EXPECTED_ACTIONS = (
 )
 
 
-def as_float(y, name):
-    """Return y as a new array of floats, NaN where it is missing."""
+def as_float(y, name, expected=None):
+    """Return y as a new array of floats, NaN where it is missing.
+
+    Text such as '1', bytes and times are refused: they are not converted to numbers.
+    """
+    expected = expected or _EXPECTED.get(name, _EXPECTED_ACTIONS)
+    check_rectangular(y, name)
+    names = column_names(opened(y))
+    y = as_numbers(y)
+    if isinstance(y, np.ndarray):
+        wrong = first_no_number(y)
+        if wrong is not None:
+            position, value = wrong
+            where = f" in {_cell(position, names)}" if len(position) else ""
+            value = value.item() if isinstance(value, np.str_ | np.bytes_) else value
+            held = repr(value) if isinstance(value, str | bytes) else str(value)
+            raise ImplicitRMError(
+                f"Unknown label type: {name} must be numbers, but holds {held[:40]} "
+                f"({_type_of(value)}){where}. Expected {expected}. Convert it first."
+            )
     try:
         # A copy, because torch shares memory and objects to read-only arrays.
-        return np.array(as_numbers(y), dtype=np.float64)
+        return np.array(y, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ImplicitRMError(
-            f"Unknown label type: {name} must be numbers ({error}). Expected "
-            f"{_EXPECTED.get(name, _EXPECTED_ACTIONS)}."
+            f"Unknown label type: {name} must be numbers ({error}). Expected {expected}."
         ) from error
 
 
@@ -211,7 +339,8 @@ def check_binary(actions, name):
     valid = np.isnan(actions) | (actions == 0) | (actions == 1)
     if not valid.all():
         wrong = np.unique(actions[~valid])
-        shown = ", ".join(f"{value:g}" for value in wrong[:5]) + (", ..." if len(wrong) > 5 else "")
+        shown = ", ".join(map(_exactly, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+        row = int((~valid).reshape(len(valid), -1).any(axis=1).argmax())
         hint = (
             " (scikit-learn's cross_val_predict encodes y as class labels for "
             "method='predict_proba' and turns NaN into 2: pass y without NaN there)"
@@ -220,10 +349,24 @@ def check_binary(actions, name):
         )
         raise ImplicitRMError(
             f"{name} must be an action in {{0,1}}, NaN where not logged, but {(~valid).sum()} "
-            f"value(s) are something else: {shown}{hint}. Turn ratings into actions first by a "
-            "threshold of your scale, as in (y >= 4). Pass counts together with exposures=."
+            f"value(s) are something else: {shown}{hint}. The first is in row {row}. Turn ratings "
+            "into actions first by a threshold of your scale, as in (y >= 4). Pass counts together "
+            "with exposures=."
         )
     return actions
+
+
+def _exactly(value):
+    """Return a number in as few digits as show its difference from an integer."""
+    short = f"{value:g}"
+    return repr(float(value)) if float(short) != value and float(short).is_integer() else short
+
+
+def in_columns(name, columns):
+    """Return some columns of an argument in words."""
+    *before, last = map(repr, columns)
+    listed = f"columns {', '.join(before)} and {last}" if before else f"column {last}"
+    return f"{listed} of {name}"
 
 
 def _check_table(value, n_samples, name, content):
@@ -245,21 +388,27 @@ def _check_table(value, n_samples, name, content):
     return table, one_dimensional
 
 
-def _check_like_actions(value, actions, name):
-    """Return value as floats with the shape of actions; a single column applies to every signal."""
+def _check_like_actions(value, actions, name, *, shared):
+    """Return value as floats with the shape of actions.
+
+    With `shared`, a single column applies to every signal.
+    """
     table, one_dimensional = _check_table(value, len(actions), name, name)
-    if table.shape != actions.shape:
-        if not one_dimensional:
-            raise ImplicitRMError(
-                f"{name} has shape {table.shape}; expected the shape of the actions, "
-                f"{actions.shape}, or one column for all signals, ({len(actions)},)."
-            )
-        table = np.repeat(table, actions.shape[1], axis=1)
-    return table
+    if table.shape == actions.shape:
+        return table
+    if one_dimensional and shared:
+        return np.repeat(table, actions.shape[1], axis=1)
+    shape = table.shape[:1] if one_dimensional else table.shape
+    other = f", or one column for all signals, ({len(actions)},)." if shared else (
+        ". Pass one column for each signal, NaN where it is not known."
+    )  # fmt: skip
+    raise ImplicitRMError(
+        f"{name} has shape {shape}; expected the shape of the actions, {actions.shape}{other}"
+    )
 
 
 def _check_counts(actions, exposures, name):
-    exposures = _check_like_actions(exposures, actions, "exposures")
+    exposures = _check_like_actions(exposures, actions, "exposures", shared=True)
     logged = ~np.isnan(actions)
     for values, what in ((actions[logged], name), (exposures[logged], "exposures")):
         bad = ~((values >= 0) & (values == np.floor(values)) & (values < np.inf))
@@ -285,7 +434,7 @@ def _check_counts(actions, exposures, name):
 
 def check_propensity(propensity, actions, false_action_rate):
     """Return known propensities with the shape of actions, in (e_k, 1] or NaN."""
-    propensity = _check_like_actions(propensity, actions, "propensity")
+    propensity = _check_like_actions(propensity, actions, "propensity", shared=False)
     known = ~np.isnan(propensity)
     bad = known & ~((propensity > 0) & (propensity <= 1))
     if bad.any():
@@ -352,11 +501,12 @@ def check_vector(value, n_samples, name):
     """Return a finite float vector of length n_samples."""
     if isinstance(value, str):
         raise ImplicitRMError(f"{name} must be one number per row of X, got {value!r}.")
-    vector = check_array(as_numbers(value), ensure_2d=False, dtype=np.float64, input_name=name)
+    vector = as_float(value, name)
     if vector.shape != (n_samples,):
         raise ImplicitRMError(
             f"{name} has shape {vector.shape}; expected one number per row of X, ({n_samples},)."
         )
+    check_finite(vector, name)
     return vector
 
 

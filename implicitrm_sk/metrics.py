@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.metrics import mean_absolute_error, r2_score, roc_auc_score, root_mean_squared_error
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from ._keys import codes_of
-from ._tables import as_numbers, as_values
+from ._tables import as_numbers, as_values, first_no_number
+from ._warnings import warn
 from .exceptions import ImplicitRMError
 
 __all__ = [
@@ -488,7 +490,16 @@ class _PreferenceScorer:
 def _r2(true_preference, reward, *, sample_weight=None):
     """Coefficient of determination, :func:`sklearn.metrics.r2_score`, of the known rows."""
     t, r, w, _ = check_rewards(true_preference, reward, sample_weight)
-    return float(r2_score(t, r, sample_weight=w))
+    value = float(r2_score(t, r, sample_weight=w))
+    counted = t[w > 0]
+    if (counted == counted[0]).all():
+        warn(
+            f"R2 is not defined: all {len(counted)} known values of true_preference are "
+            f"{counted[0]:g}; expected different ones. {value:g} is returned, as r2_score of "
+            "scikit-learn does. Pass rows of both kinds, or use the metric mae.",
+            UndefinedMetricWarning,
+        )
+    return value
 
 
 def _mae(true_preference, reward, *, sample_weight=None):
@@ -600,6 +611,12 @@ def check_rewards(true_preference, reward, sample_weight=None, groups=None, *, u
 
 def _float_vector(name, values):
     array = np.asarray(as_numbers(values))
+    wrong = first_no_number(array)
+    if wrong is not None:
+        raise ImplicitRMError(
+            f"{name} must hold numbers, but holds {wrong[1]!r} of {type(wrong[1]).__name__}. "
+            "Convert it first."
+        )
     if array.dtype.kind != "f":
         try:
             array = array.astype(np.float64)

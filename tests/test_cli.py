@@ -159,9 +159,20 @@ def test_compare_models(log, run, tmp_path):
     ("options", "message"),
     [
         (["--by", "model"], "log.parquet has no column 'model'"),
-        (["--by", "label"], "by is missing in 300 rows"),
-        (["--by", "prompt_id"], "group 0 of by has 4 rows"),
-        (["--by", "half", "--reference", "c"], "--reference 'c' is not a group"),
+        (["--by", "label"], "column 'label' of log.parquet is empty in 300 rows; the first is row"),
+        (
+            ["--by", "prompt_id"],
+            "--by prompt_id has 100 different values in 400 rows; expected a few groups",
+        ),
+        (["--by", "half", "--reference", "c"], "--reference 'c' is not a group of --by half,"),
+        (["--by", "half", "--confidence", "90"], "--confidence must lie in (0, 1), got 90.0"),
+        (["--by", "half", "--n-folds", "1"], "--n-folds must be an integer of at least 2"),
+        (["--by", "amount"], "--by amount has 400 different values in 400 rows; expected a few"),
+        (["--by", "copied"], "--by copied is one of the actions; expected groups of responses"),
+        (["--by", "half", "--set", "batch_size=a"], "batch_size=... must be a whole number of at"),
+        (["--by", "half", "--preference-rate", "2"], "must be a number from 0 to 1 or LOW,HIGH. G"),
+        (["--by", "half", "--set", "tol=-1"], "--set tol=... must be a number of at least 0. Got"),
+        (["--by", "half", "--set", "standardize=a"], "standardize=... must be true or false. Got"),
         (["--by", "half", "--same-prompts", "--groups", "copied"], "2 prompts of"),
         (["--by", "half", "-o", "out.csv"], "must end with .parquet or .jsonl"),
     ],
@@ -169,10 +180,12 @@ def test_compare_models(log, run, tmp_path):
 def test_bad_comparisons(options, message, log, run):
     path, frame, _ = log
     frame["half"] = np.where(np.arange(400) % 2, "a", "b")
+    frame["amount"] = np.arange(400) / 7
     frame.to_parquet(path)
     code, _, err = run("compare", path, "--actions", "copied,shared", *options, *QUICK)
     assert code == 2
     assert message in err and err.splitlines()[-1].startswith("error: ")
+    assert "Fitting" not in err
 
 
 @pytest.fixture
@@ -640,7 +653,9 @@ def test_mixed_types_in_jsonl(run, tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, _, err = run("fit", "log.jsonl", "--actions", "copied", "-o", "reward")
     assert code == 2
-    assert "column 'copied' of log.jsonl holds 'yes' (str) in row 1; expected numbers" in err
+    assert (
+        "column 'copied' of log.jsonl holds 'yes' (str) in line 2 of log.jsonl; expected num" in err
+    )
 
 
 def test_null_nan_and_booleans_are_actions(run, tmp_path):

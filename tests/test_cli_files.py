@@ -404,10 +404,10 @@ def test_tables_written_as_json_keep_dates_and_digits(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([1.0, 0.0], "holds '[1. 0.]' (ndarray) in row 1"),
-        ([1], "holds '[1]' (list) in row 1"),
-        ({"up": 1}, "holds \"{'up': 1}\" (dict) in row 1"),
-        ("1", "holds '1' (str) in row 1"),
+        ([1.0, 0.0], "holds '[1. 0.]' (ndarray) in line 2"),
+        ([1], "holds '[1]' (list) in line 2"),
+        ({"up": 1}, "holds \"{'up': 1}\" (dict) in line 2"),
+        ("1", "holds '1' (str) in line 2"),
     ],
 )
 def test_actions_that_are_not_numbers_have_a_row(value, message, run, tmp_path):  # noqa: F811
@@ -416,3 +416,129 @@ def test_actions_that_are_not_numbers_have_a_row(value, message, run, tmp_path):
     (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, rows)))
     code, _, err = run("fit", "log.jsonl", "--actions", "copied,shared", "-o", "reward", *QUICK)
     assert code == 2 and f"column 'copied' of log.jsonl {message}" in " ".join(err.split())
+
+
+FORMS = {
+    "exponents of C": lambda value: f"{value:.18e}",
+    "exponents of a spreadsheet": lambda value: f"{value:.3E}",
+    "a negative zero": lambda value: f"{value:.0f}.0",
+    "signs and bare points": lambda value: f"{value:+.2f}".replace("0.", "."),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_csv_vectors_are_numbers_in_any_usual_form(form, run, tmp_path):  # noqa: F811
+    wide = make_wide()
+    names = [name for name in wide if name.startswith("embedding_")]
+    wide.loc[:1, names[0]] = [-0.2, 0.2]  # -0.0 beside 0.0 in one of the forms
+    written = wide.assign(**{name: wide[name].map(FORMS[form]) for name in names})
+    written.to_csv(tmp_path / "log.csv", index=False)
+    wide.assign(**{name: written[name].astype(float) for name in names}).to_parquet(
+        tmp_path / "log.parquet"
+    )
+    for name in ("log.csv", "log.parquet"):
+        code, _, err = run("fit", name, *FIT, "-o", name.replace(".", "_"))
+        assert code == 0, err
+        code, _, err = run("inspect", name, "--actions", "copied,shared")
+        assert code == 0 and "refuse" not in err, err
+        code, _, err = run("predict", name.replace(".", "_"), name, "-o", f"{name}.out.parquet")
+        assert code == 0, err
+    assert np.array_equal(rewards("log.csv.out.parquet"), rewards("log.parquet.out.parquet"))
+
+
+def test_csv_columns_of_known_meaning_are_numbers_in_any_usual_form(run, tmp_path):  # noqa: F811
+    wide = make_wide().assign(weight=1.5, label=None)
+    wide["copied"] = wide["copied"].map({1: "1.0", 0: "0.00"})
+    wide["shared"] = ["0E+00" if value == 0 else "1e0" for value in wide["shared"]]
+    wide["weight"] = np.where(wide.index % 2, "2E-01", "0.20")
+    wide.loc[:40, "label"] = np.where(wide["copied"][:41] == "1.0", "1e0", "1.00")
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    beside = ["--weight", "weight", "--labels", "label"]
+    code, _, err = run("fit", "log.csv", *FIT, *beside, "-o", "model")
+    assert code == 0, err
+    code, _, err = run("inspect", "log.csv", "--actions", "copied,shared", *beside)
+    assert code == 0, err
+    # Ids keep the strict rule: 0.20 and 2E-01 are two.
+    code, out, err = run("inspect", "log.csv", "--actions", "copied", "--user", "weight")
+    assert code == 0 and "users      2" in out, out
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("x", "'embedding_3' of log.csv holds 'x' (str) in line 4 of log.csv; expected a number, "
+         "as the column is a part of the embedding."),
+        ("0,25", "holds '0,25' (str) in line 4 of log.csv"),
+        ("", "'embedding_3' of log.csv is empty in line 4 of log.csv; expected a finite number "
+         "in each row, as it is a part of the embedding. 1 row is like this."),
+    ],
+)  # fmt: skip
+def test_bad_vectors_of_csv_are_named_with_their_line(cell, message, run, tmp_path):  # noqa: F811
+    wide = make_wide().astype({"embedding_3": object})
+    wide.loc[2, "embedding_3"] = cell
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    code, out, err = run("fit", "log.csv", *FIT, "-o", "model")
+    assert code == 2 and message in err and "acted" not in err + out, err
+    code, _, err = run("inspect", "log.csv", "--actions", "copied,shared")
+    assert code == 0 and message in " ".join(err.split()), err
+
+
+@pytest.mark.parametrize("command", ["fit", "inspect"])
+def test_lists_in_csv_are_refused_with_what_csv_can_hold(command, run, tmp_path):  # noqa: F811
+    frame, X, _ = make_frame(50)
+    frame.assign(embedding=[str(list(row)) for row in X.tolist()]).to_csv(
+        tmp_path / "log.csv", index=False
+    )
+    out = ["-o", "model"] if command == "fit" else []
+    code, _, err = run(command, "log.csv", "--actions", "copied,shared", *out)
+    assert code == 2 and "write one column for each number (embedding_0, embedding_1" in err, err
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [("--labels", "1 (preferred), 0 (not preferred)"), ("--weight", "a number of at least 0")],
+)
+@pytest.mark.parametrize("command", ["fit", "inspect"])
+def test_text_is_refused_by_what_its_column_holds(
+    command,
+    option,
+    expected,
+    run,  # noqa: F811
+    tmp_path,
+):
+    make_wide(50).assign(new="good").to_csv(tmp_path / "log.csv", index=False)
+    out = ["-o", "model"] if command == "fit" else []
+    code, _, err = run(command, "log.csv", "--actions", "copied", option, "new", *out)
+    assert code == 2 and "holds 'good' (str) in line 2 of log.csv" in err, err
+    assert expected in err and "1 acted" not in err
+
+
+@pytest.mark.parametrize("command", ["fit", "inspect"])
+@pytest.mark.parametrize("name", [" copied", "Copied"])
+def test_names_that_differ_in_spaces_are_shown(command, name, run, tmp_path):  # noqa: F811
+    make_wide(50).rename(columns={"copied": name}).to_csv(tmp_path / "log.csv", index=False)
+    out = ["-o", "model"] if command == "fit" else []
+    code, _, err = run(command, "log.csv", "--actions", "copied", *out)
+    assert code == 2 and "column 'copied'" in err, err
+    assert f"{name!r} differs in spaces or capitals only." in err
+
+
+def test_missing_groups_are_named_with_their_line(run, tmp_path):  # noqa: F811
+    wide = make_wide(50)
+    wide["model"] = np.where(wide.index % 2, "a", "b")
+    wide.loc[2, "model"] = None
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    code, _, err = run("compare", "log.csv", "--actions", "copied", "--by", "model", *QUICK)
+    assert code == 2 and "Fitting" not in err
+    assert (
+        "--by: column 'model' of log.csv is empty in 1 row; the first is line 4 of log.csv" in err
+    )
+
+
+def test_weights_that_are_missing_are_named_with_their_line(run, tmp_path):  # noqa: F811
+    wide = make_wide(50).assign(weight=1.0)
+    wide.loc[[2, 3], "weight"] = None
+    wide.to_csv(tmp_path / "log.csv", index=False)
+    code, _, err = run("fit", "log.csv", *FIT, "--weight", "weight", "-o", "model")
+    assert code == 2 and "'weight' of log.csv is empty in line 4 of log.csv" in err, err
+    assert "2 rows are like this" in err

@@ -53,7 +53,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 from sklearn.semi_supervised import SelfTrainingClassifier
 
-from implicitrm_sk import ImplicitRewardEstimator
+from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator
 from implicitrm_sk.metrics import make_preference_scorer
 
 # The fits are short: most members could have trained for longer.
@@ -146,6 +146,14 @@ def _(two):
         assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
+@line("`BatchedSearchCV` of this package", "yes")
+def _(two):
+    grid = {"dropout": [0.1, 0.3]}
+    found = BatchedSearchCV(quick(), grid, cv=2).fit(X, Y).cv_results_["mean_test_score"]
+    known = GridSearchCV(quick(), grid, cv=2).fit(X, Y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(found, known, atol=1e-4)
+
+
 @line("`n_jobs`", "yes")
 def _(two):
     # Processes are tested in test_sklearn.py.
@@ -176,6 +184,14 @@ def _(two):
     with pytest.raises(ValueError, match="turns NaN into 2"):
         missing = np.where(np.arange(240) % 5, y, np.nan)
         cross_val_predict(quick(), X, missing, cv=2, method="predict_proba")
+    table, signs = pd.DataFrame(Y, columns=["a", "b"]), ["positive", "positive"]
+    est = quick().set_params(signals=signs)
+    found = cross_val_predict(est, X, table, cv=2, method="predict_proba")
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+    est = quick().set_params(signals=dict(zip("ab", signs, strict=True)))
+    assert cross_val_predict(est, X, table, cv=2).shape == (240,)
+    with pytest.raises(ValueError, match="loses its names in scikit-learn's cross_val_predict"):
+        cross_val_predict(est, X, table, cv=2, method="predict_proba")
 
 
 @line('`cross_val_predict(method="propensity")`', "no")

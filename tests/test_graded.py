@@ -125,10 +125,12 @@ def test_what_is_wrong_is_named(arguments, column, message):
 
 def test_errors_name_the_column_and_come_from_fit(log):
     y = log.actions[:50].assign(dwell=7.0)
-    with pytest.raises(ValueError, match="y 'dwell' has 1 distinct values"):
+    with pytest.raises(ValueError, match="column 'dwell' of y has 1 distinct values"):
         ImplicitRewardEstimator(signals=SIGNALS).fit(log.X[:50], y)
     bins = SIGNALS | {"dwell": Graded(bins=[1, 2, 4, 8])}
-    with pytest.raises(ValueError, match="y 'dwell' is 16 in row .*expected a value from 1 to 8"):
+    with pytest.raises(
+        ValueError, match="column 'dwell' of y is 16 in row .*expected a value from 1 to 8"
+    ):
         ImplicitRewardEstimator(signals=bins).fit(log.X, log.actions)
 
 

@@ -7,10 +7,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from conftest import FAST, make_log
 
 from implicitrm_sk import IdentificationWarning, ImplicitRewardEstimator
 from implicitrm_sk.datasets import simulate_feedback
-from implicitrm_sk.inspection import compare_groups
+from implicitrm_sk.inspection import compare_groups, sensitivity_report
 from implicitrm_sk.inspection._grouped import GroupedLog
 from implicitrm_sk.inspection._groups import _one_way
 from implicitrm_sk.measurement._model import Measurement
@@ -429,7 +430,7 @@ def test_users_who_differ_are_told_apart():
         ({"by": np.zeros((2400, 2))}, r"by has shape \(2400, 2\); expected one group per row"),
         (
             {"reference": "newest"},
-            "reference='newest' is not a group of by, which has 'new', 'old'",
+            "reference='newest' is not a group of by \\('model'\\), which has 'new', 'old'",
         ),
         ({"sample_weight": np.zeros(2400)}, "sample_weight"),
         ({"confidence": 90}, r"confidence must lie in \(0, 1\), got 90"),
@@ -538,3 +539,26 @@ def test_identification_is_not_warned_of_but_said(log):
         warnings.simplefilter("error", IdentificationWarning)
         found = compared(log, ["copied"], max_epochs=2, early_stopping=False)
     assert "not identified" in str(found)
+
+
+@pytest.mark.parametrize("code", [[0, 1], ["yes", "no"], [5, 2]])
+def test_groups_of_what_users_did_are_refused(code):
+    X, y, _ = make_log(200, n_signals=2)
+    by = np.array(code)[y[:, 1]]
+    message = "by has the groups of column 1 of y in every row; expected groups of responses"
+    for function in (compare_groups, sensitivity_report):
+        with pytest.raises(ValueError, match=message):
+            function(ImplicitRewardEstimator(**FAST), X, y, by)
+    with pytest.raises(ValueError, match=r"by \('did'\) has the groups of column 'b' of y"):
+        compare_groups(
+            ImplicitRewardEstimator(**FAST),
+            X,
+            pd.DataFrame(y, columns=["a", "b"]),
+            pd.Series(by, name="did"),
+        )
+
+
+def test_groups_are_few():
+    X, y, _ = make_log(200, n_signals=2)
+    with pytest.raises(ValueError, match=r"by has 200 different values in 200 rows; expected"):
+        compare_groups(ImplicitRewardEstimator(**FAST), X, y, X[:, 0])

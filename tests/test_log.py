@@ -122,10 +122,16 @@ def test_what_knows_nothing_is_none():
     assert log.labels is None and log.propensity is None
 
 
-def test_one_column_serves_every_signal():
-    log = make([[1, 0], [0, nan]], exposures=[2, 3], propensity=[0.5, nan])
+def test_one_column_of_exposures_serves_every_signal():
+    log = make([[1, 0], [0, nan]], exposures=[2, 3])
     assert_array_equal(log.exposures, [[2, 2], [3, 1]])
-    assert_array_equal(log.propensity, [[0.5, 0.5], [nan, nan]])
+
+
+def test_one_column_of_propensities_is_refused_for_several_signals():
+    message = r"propensity has shape \(2,\); expected the shape of the actions, \(2, 2\). Pass one"
+    with pytest.raises(ValueError, match=message):
+        make([[1, 0], [0, nan]], propensity=[0.5, nan])
+    assert_array_equal(make([[1], [0]], propensity=[0.5, nan]).propensity, [[0.5], [nan]])
 
 
 def test_never_shown_is_not_logged():
@@ -385,7 +391,7 @@ def test_rows_of_no_weight_do_not_speak_about_the_mechanism():
         ([0.5, -0.1, 1.5], r"2 value\(s\) do not, e.g. -0.1"),
         ([np.inf, 0.5, 0.5], r"1 value\(s\) do not, e.g. inf"),
         ([0.5, 0.5], "propensity has 2 rows but X has 3"),
-        (np.full((3, 2), 0.5), r"propensity has shape \(3, 2\); .* \(3, 1\), or one column .*\(3,"),
+        (np.full((3, 2), 0.5), r"propensity has shape \(3, 2\); .* \(3, 1\). Pass one"),
         (np.full((3, 1, 1), 0.5), "propensity has 3 dimensions"),
         (["high"] * 3, "propensity must be numbers"),
     ],
@@ -398,10 +404,10 @@ def test_bad_propensity(propensity, message):
 def test_propensity_is_above_the_false_action_rate():
     y = [[1, 0], [0, 0]]
     with pytest.raises(ValueError, match=r"not above false_action_rate in 2 value\(s\), e.g. 0.2"):
-        make(y, propensity=0.2 * np.ones(2), false_action_rate=np.array([0.1, 0.2]))
-    log = make(y, propensity=0.3 * np.ones(2), false_action_rate=np.array([0.1, 0.2]))
+        make(y, propensity=np.full((2, 2), 0.2), false_action_rate=np.array([0.1, 0.2]))
+    log = make(y, propensity=np.full((2, 2), 0.3), false_action_rate=np.array([0.1, 0.2]))
     assert_array_equal(log.propensity, 0.3)
-    assert make(y, propensity=[1, 1]).propensity.max() == 1
+    assert make(y, propensity=[[1, 1], [1, 1]]).propensity.max() == 1
 
 
 @pytest.mark.parametrize(
@@ -590,7 +596,7 @@ def test_sorted_puts_rows_of_a_response_side_by_side():
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 12, size=60)
     y = rng.integers(0, 3, size=(60, 2)).astype(float)
-    log = make(y, response_id=ids, exposures=np.full(60, 3), propensity=rng.uniform(size=60))
+    log = make(y, response_id=ids, exposures=np.full(60, 3), propensity=rng.uniform(size=(60, 2)))
     arranged, order = log.sorted()
     assert_array_equal(ids[order], ids[log.first][arranged.response])
     assert (np.diff(arranged.response) >= 0).all()

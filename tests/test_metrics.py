@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import sklearn
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     log_loss,
@@ -207,7 +208,9 @@ def test_undefined_metrics_are_nan_in_the_summary():
     graded = reward_metrics([0.2, 0.9, 0.4], [0.1, 0.8, 0.3], groups=[0, 1, 2])
     assert np.isnan(graded["auroc"]) and np.isnan(graded["paired_accuracy"])
     assert np.isfinite([graded[n] for n in ("r2", "mae", "rmse", "nll", "calibration_error")]).all()
-    assert np.isnan(reward_metrics([1, 1], [0.1, 0.8])["auroc"])
+    with pytest.warns(UndefinedMetricWarning, match="R2 is not defined: all 2 known values"):
+        one_class = reward_metrics([1, 1], [0.1, 0.8])
+    assert np.isnan(one_class["auroc"]) and one_class["r2"] == 0
     with pytest.raises(ValueError, match="auroc needs a binary true_preference, got graded.*0.2"):
         PREFERENCE_METRICS["auroc"]([0.2, 1.0], [0.1, 0.8])
     with pytest.raises(ValueError, match="auroc needs both kinds.*all 2 known rows are 1"):

@@ -238,7 +238,7 @@ BAD_CSV = {
     "UTF-16": ("a,b\n1,2\n".encode("utf-16"), "line 1 of log.csv holds a byte that is not UTF-8"),
     "an action": (
         "response,copied\na,1\n\nb,maybe\n",
-        "line 2 of log.csv holds '1' .*Line 4 of log.csv holds 'maybe', so the column is text",
+        "line 4 of log.csv holds 'maybe' .*or name another column\\.$",
     ),
     "no rows": ("response,copied\n", "log.csv has no rows"),
     "nothing": ("", "log.csv has no rows"),
@@ -909,7 +909,7 @@ def hostile():
                        ("[1]", "entry 1 of the array"), ("[{}, null]", "entry 2 of the array"),
                        ("[{}", "line|column"), ('[{"a": 1, "a": 2}]', "occurs twice"),
                        ("[{}] x", "Extra data"), ("{}", "has no column that is known to hold text"),
-                       ('{"a": 1}', "the columns a"), ('{"messages": []}', "none of its chats"),
+                       ('{"a": 1}', "the columns 'a'"), ('{"messages": []}', "none of its chats"),
                        ("[" * 10**5, "nested too deeply")):  # fmt: skip
         yield f"whole: {name[:20]!r}", name.encode(), text
 
@@ -1004,7 +1004,7 @@ def test_long_and_odd_texts_are_kept():
 
 
 ARGUMENTS = [
-    ({"signals": ["shared"]}, "lacks the column 'shared'. It has the columns messages, copied"),
+    ({"signals": ["shared"]}, "lacks the column 'shared'. It has the columns 'messages', 'copied'"),
     ({"signals": {"copied": "good"}}, r"signals\['copied'\] is 'good'; expected 'positive'"),
     ({"signals": ["copied", "copied"]}, "names the column 'copied' twice"),
     ({"keep": ["a", "a"]}, "keep names the column 'a' twice"),
@@ -1437,3 +1437,10 @@ def test_users_with_far_more_rows_than_others_are_counted():
     summary = read_feedback_log(rows + bots, signals=["copied"]).summary
     assert "260 rows of 2 users with more than 20 times the rows of the median user" in str(summary)
     assert "the median user" not in str(read_feedback_log(rows, signals=["copied"]).summary)
+
+
+def test_a_column_of_csv_that_began_as_booleans_says_why_it_is_text(tmp_path):
+    (tmp_path / "log.csv").write_text("response,copied\na,true\nb,maybe\n")
+    message = "line 2 of log.csv holds 'true' .* Line 3 of log.csv holds 'maybe', so the column is"
+    with pytest.raises(ValueError, match=message):
+        read_feedback_log(tmp_path / "log.csv", signals=["copied"])

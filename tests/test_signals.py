@@ -376,7 +376,7 @@ def test_labels_beside_actions_in_every_method(table):
 def test_an_unknown_label_is_named_with_those_known():
     X, thumb = thumbs(30)
     thumb[[4, 7]] = "upp"
-    message = "y 'thumb' is 'upp' in row 4; expected one of 'up', 'down', 'none', or NaN"
+    message = "column 'thumb' of y is 'upp' in row 4; expected one of 'up', 'down', 'none', or NaN"
     y = pd.DataFrame({"thumb": thumb, "copied": 0})
     est = ImplicitRewardEstimator(signals={"thumb": KINDS["thumb"], "copied": "positive"})
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -13,7 +13,7 @@ from inspect import signature
 from .._paths import local_path
 from ..exceptions import ImplicitRMError
 from ._events import Events, check_turn
-from ._feedback import Feedback, as_label
+from ._feedback import LABELS, WEIGHTS, Feedback, as_label
 from ._options import (
     ACTIONS,
     EVENTS,
@@ -25,6 +25,7 @@ from ._options import (
     choices,
     correlated_columns,
     default_actions,
+    grades,
     kinds_of,
     late_columns,
     signal_of,
@@ -122,8 +123,14 @@ def inspect(args):
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
-    side = {"labels": args.labels, "sample_weight": args.weight}
-    side = {name: data[column] for name, column in side.items() if column is not None}
+    table = Table(args.log) if args.labels or args.weight or _is_csv(args.log) else None
+    _note_vectors(table, args, data)
+    named = (("labels", args.labels, LABELS), ("sample_weight", args.weight, WEIGHTS))
+    side = {
+        name: table.numbers([column], what=what)[column].to_numpy()[data.row]
+        for name, column, what in named
+        if column is not None
+    }
     if args.user is not None:
         side["user_id"] = data.user_id
     for name in ("response_id", "exposures"):
@@ -138,6 +145,27 @@ def inspect(args):
     if log.user is not None:
         expected_users(est, log)
     _say_identification(est.identification_)
+
+
+def _is_csv(path):
+    from ..datasets._records import Records
+
+    return Records(path).is_csv
+
+
+def _note_vectors(table, args, data):
+    """Say what is wrong with columns of numbers that fit takes as the embedding."""
+    if table is None or data.X is not None:
+        return
+    try:
+        names = table.feature_columns(args)
+    except ImplicitRMError:  # a log without vectors can be inspected
+        return
+    try:
+        if len(names) > 1:
+            table.features(args)
+    except ImplicitRMError as error:
+        note(f"note: fit will refuse this: {error}")
 
 
 def _read_to_inspect(args, signals, names):
@@ -309,7 +337,7 @@ def sensitivity(args):
     from ..inspection import sensitivity_report
 
     est, table, X, y, side = _log_of(args, sensitivity_report)
-    by, reference = (None, None) if args.by is None else _compared(table, args)
+    by, reference = (None, None) if args.by is None else _compared(table, args, est)
     what = f"Fitting the settings of {args.model} to {args.n_folds} parts of the log"
     with fitting(est, f"{what}, and again under broken assumptions"):
         found = sensitivity_report(
@@ -410,11 +438,30 @@ def _known_of_rows(est, feedback):
     return known
 
 
-def _compared(table, args):
-    """Return the group of each row, and the reference among the groups."""
+def _compared(table, args, est=None):
+    """Return the group of each row, and the reference among the groups.
+
+    `est` is the fitted model, which knows the names of its actions.
+    """
     import pandas
 
+    kinds = {name: getattr(args, name, None) for name in ("actions", "negative")}
+    named = [name for given in kinds.values() if given for name in split_names(given)]
+    described = [*choices(args.choice), *grades(args.graded)]
+    if args.by in (*named, *described, *getattr(est, "signal_names_in_", ())):
+        raise ImplicitRMError(
+            f"--by {args.by} is one of the actions; expected groups of responses, such as the "
+            "model that wrote them. Name another column."
+        )
     by = pandas.Series(table.ids(args.by), name=args.by)
+    missing = by.isna().to_numpy()
+    if missing.any():
+        n = int(missing.sum())
+        raise ImplicitRMError(
+            f"--by: column {args.by!r} of {table.name} is empty in {n:,} row{'s' * (n > 1)}; the "
+            f"first is {table.place(missing.argmax())}. Leave these rows out, or give them a group "
+            "of their own."
+        )
     known = {str(label): label for label in by.unique()}
     return by, known.get(args.reference, args.reference)
 
@@ -651,6 +698,9 @@ def _check_settings(settings, estimator):
             f"--set {unknown[0]}=...: this setting does not exist. Choose one of "
             f"{', '.join(known)}."
         )
+    from .._sklearn import validate_params
+
+    validate_params(estimator(**settings))
 
 
 def _setting(text):

@@ -24,8 +24,14 @@ from ._terminal import listing, note
 
 #: Columns of times if --time does not name one; the first one found is used.
 TIMES = ("time", "timestamp", "created_at")
-#: What to do about a column of actions that has text.
-OF_TEXT = "Convert it, or describe the outcomes of a widget by --choice."
+#: What columns of numbers are expected to hold, and what to do where they have text.
+ACTED = (
+    "numbers (1 acted, 0 did not, or a degree), or nothing (null, NaN)",
+    "Convert it, or describe the outcomes of a widget by --choice.",
+)
+LABELS = ("1 (preferred), 0 (not preferred), or nothing (not known)", "Convert it.")
+WEIGHTS = ("a number of at least 0 in each row", "Convert it.")
+COUNTS = ("counts (0, 1, 2, ...), or nothing", "Convert it.")
 
 
 class Feedback:
@@ -156,9 +162,11 @@ class Feedback:
         note(f"{is_open.sum():,} rows whose window of {window} is not closed: not logged.")
         return y.astype({name: float for name in y if y[name].dtype != object})
 
-    def _numbers(self, names, *args):
+    def _numbers(self, names, *args, **options):
         """Return columns as `Table.numbers` does; actions that were made of events are ready."""
-        read = self.table.numbers([name for name in names if name not in self._acted], *args)
+        read = self.table.numbers(
+            [name for name in names if name not in self._acted], *args, **options
+        )
         return read.assign(**self._acted)[list(names)] if self._acted else read
 
     def _labelled(self, names, kinds, others=()):
@@ -166,7 +174,7 @@ class Feedback:
 
         Columns of `others` are returned as they are.
         """
-        y = self._numbers(names, [*kinds, *others], OF_TEXT)
+        y = self._numbers(names, [*kinds, *others], ACTED)
         for name, kind in kinds.items():
             y[name] = self._labels(name, y[name], kind)
         return y
@@ -194,17 +202,17 @@ class Feedback:
             text = as_label(value)
             if text not in known:
                 raise ImplicitRMError(
-                    f"column {name!r} of {self.table.name} holds {text[:40]!r} in row {row}, which "
-                    f"has no meaning; expected one of {listing(sorted(filter(None, known)))}. "
-                    f"Correct it, or add it to {option}."
+                    f"column {name!r} of {self.table.name} holds {text[:40]!r} in "
+                    f"{self.table.place(row)}, which has no meaning; expected one of "
+                    f"{listing(sorted(filter(None, known)))}. Correct it, or add it to {option}."
                 )
             found[row] = text
         if is_widget and kind.null is None and missing.any() and kind.silent not in found:
             raise ImplicitRMError(
                 f"column {name!r} of {self.table.name} is empty in {missing.sum():,} of "
-                f"{len(found):,} rows (the first: row {missing.argmax()}), and no row holds "
-                f"{kind.silent!r}, its value for silence. Add null=silent to --choice if users "
-                "chose nothing there, or null=unlogged if the widget was not offered."
+                f"{len(found):,} rows (the first: {self.table.place(missing.argmax())}), and no "
+                f"row holds {kind.silent!r}, its value for silence. Add null=silent to --choice "
+                "if users chose nothing there, or null=unlogged if the widget was not offered."
             )
         return pandas.Series(found, dtype=object)
 
@@ -219,9 +227,9 @@ class Feedback:
         if wrong.any():
             row = wrong.argmax()
             raise ImplicitRMError(
-                f"column {name!r} of {self.table.name} holds {seen[row]:g} in row {row}; expected "
-                "1 where the widget was in view, else 0 or nothing. Convert it, or name another "
-                "column behind null=silent@."
+                f"column {name!r} of {self.table.name} holds {seen[row]:g} in "
+                f"{self.table.place(row)}; expected 1 where the widget was in view, else 0 or "
+                "nothing. Convert it, or name another column behind null=silent@."
             )
         return seen == 1
 
@@ -363,11 +371,18 @@ class Feedback:
         """Return the arguments of `fit` other than X and y."""
         side = {}
         given = {name: getattr(self.args, name, None) for name in SIDE}
-        for name, column in (("labels", given["labels"]), ("sample_weight", given["weight"])):
+        for name, column, what in (
+            ("labels", given["labels"], LABELS),
+            ("sample_weight", given["weight"], WEIGHTS),
+        ):
             if column is not None:
-                side[name] = self._numbers([column])[column].to_numpy()
+                values = self._numbers([column], what=what)
+                if name == "sample_weight":
+                    self.table.check_finite(values, ", the weight", "Leave these rows out.")
+                side[name] = values[column].to_numpy()
         if given["exposures"] is not None:
-            side["exposures"] = self._numbers(split_names(given["exposures"])).to_numpy()
+            columns = split_names(given["exposures"])
+            side["exposures"] = self._numbers(columns, what=COUNTS).to_numpy()
             if side["exposures"].shape[1] == 1:
                 side["exposures"] = side["exposures"][:, 0]
         if given["response_id"] is not None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from .._keys import is_absent
 from .._optional import import_optional
 from .._tables import as_numbers, as_values
-from ..datasets._records import Records, check_once, values_of
+from ..datasets._columns import nearly
+from ..datasets._records import LISTS_IN_CSV, Records, check_once, values_of
 from ..exceptions import ImplicitRMError
 from ._options import SIDE, default_actions, kinds_of, named_columns, text_columns
 from ._results import in_place, write_json
@@ -16,6 +17,14 @@ from ._terminal import listing, note
 EMBEDDING = "embedding"
 #: Options beside `SIDE` that name a column of the log that `inspect` reads.
 OTHERS = ("groups", "time", "id", "conversation")
+#: Ends the remedy for a column of CSV that has text.
+IN_CSV = " Decimals are written with a point."
+#: What a column of numbers is expected to hold, and what to do where it has text.
+NUMBERS = ("numbers, or nothing (null, NaN)", "Convert it.")
+COMPONENTS = (
+    "a number, as the column is a part of the embedding",
+    "Correct it, or name the columns of the embedding by --embedding." + IN_CSV,
+)
 #: Columns of prompts if --groups does not name one; the first one found is used.
 GROUPS = ("prompt_id", "prompt")
 
@@ -39,7 +48,7 @@ class Table:
     def __init__(self, path):
         records = Records(path)
         self.path, self.name, self.files = Path(path), records.name, records.files
-        self._why_text = records.why_text
+        self._file, self._places = records, None
         self.summary = self.kept = self._groups = self._values = self._responses = None
         self._fields = {}  # columns by paths into nested values
         empty = next((file for file in self.files if file.stat().st_size == 0), None)
@@ -54,7 +63,7 @@ class Table:
             self.columns = list(dict.fromkeys(name for names in self._names for name in names))
             self.n_rows = sum(file.metadata.num_rows for file in opened)
         else:
-            self._values, self._keys = _columns_of(records)
+            self._values, self._keys, self._places = _columns_of(records)
             self.columns, self.n_rows = list(self._values), len(self._keys)
         if self.n_rows == 0:
             raise ImplicitRMError(f"{self.name} has no rows. Check the export.")
@@ -79,7 +88,7 @@ class Table:
         if missing:
             raise ImplicitRMError(
                 f"{self.name} has no column {', '.join(map(repr, missing))}. Its columns are "
-                f"{listing(self.columns)}."
+                f"{listing(self.columns)}.{nearly(missing[0], self.columns)}"
             )
         import pyarrow
 
@@ -165,10 +174,16 @@ class Table:
             return as_values(values)
         return as_values(self._read([name], "permissive").column(name))
 
-    def numbers(self, names, labels=(), remedy="Convert it."):
+    def place(self, row):
+        """Return the place of a row in words, as its file counts."""
+        row = int(row if self.kept is None else self.kept[row])
+        return f"row {row}" if self._places is None else self._file.place(self._places[row])
+
+    def numbers(self, names, labels=(), what=NUMBERS):
         """Return columns of numbers as a DataFrame of floats, NaN where they are empty.
 
-        Columns of `labels` are returned unchanged. `remedy` is for a column that has text.
+        In CSV they may be written in any usual form. Columns of `labels` are returned unchanged.
+        `what` says what the columns hold, and what to do where they have text.
         """
         import numpy as np
         import pandas
@@ -178,8 +193,9 @@ class Table:
         for name in names:
             values = None if name in labels else self._listed(name)
             if values is not None:
+                values = list(map(self._file.number, values))
                 if _first_other(values) is not None:
-                    raise self._no_numbers(name, values, remedy)
+                    raise self._no_numbers(name, values, what)
                 found = np.fromiter(values, dtype=object, count=len(values))
                 columns[name] = as_numbers(found).astype(float)
                 continue
@@ -196,21 +212,23 @@ class Table:
                 or pyarrow.types.is_decimal(kind)
                 or column.null_count == len(column)
             ):
-                raise self._no_numbers(name, values_of(column.to_pylist, name, self.name), remedy)
+                raise self._no_numbers(name, values_of(column.to_pylist, name, self.name), what)
             if column.null_count == len(column):  # of any type
                 columns[name] = np.full(len(column), np.nan)
                 continue
             columns[name] = column.to_pandas().astype(float).to_numpy()
         return pandas.DataFrame(columns)
 
-    def _no_numbers(self, name, values, remedy):
+    def _no_numbers(self, name, values, what):
         row = _first_other(values)
         value = values[row]
-        row = row if self.kept is None else self.kept[row]
+        where = self.place(row)
+        expected, remedy = what
+        if not self._file.is_csv:
+            remedy = remedy.removesuffix(IN_CSV)
         return ImplicitRMError(
             f"column {name!r} of {self.name} holds {str(value)[:40]!r} ({type(value).__name__}) in "
-            f"row {row}; expected numbers (1 acted, 0 did not, or a degree), or nothing (null, "
-            f"NaN). {remedy}{self._why_text(name)}"
+            f"{where}; expected {expected}. {remedy}{self._file.why_text(name, where)}"
         )
 
     def groups(self, args):
@@ -277,7 +295,12 @@ class Table:
             return self._lists(names[0])
         if known is not None and set(names) == set(known):
             names = list(known)  # columns go by their names
-        X = self.numbers(names)
+        X = self.numbers(names, what=COMPONENTS)
+        self.check_finite(
+            X,
+            ", as it is a part of the embedding",
+            "Compute these embeddings again, or leave the rows out.",
+        )
         if est is None or known is not None:
             return X
         note(
@@ -285,6 +308,24 @@ class Table:
             f"{self.name}: {listing(names)}."
         )
         return X.to_numpy()
+
+    def check_finite(self, X, why, remedy):
+        """Raise if a column of numbers is empty in a row, or not finite."""
+        import numpy as np
+
+        values = X.to_numpy()
+        bad = ~np.isfinite(values)
+        if not bad.any():
+            return
+        row, column = np.argwhere(bad)[0]
+        value = values[row, column]
+        found = "is empty" if np.isnan(value) else f"holds {value}"
+        n = int(bad.any(axis=1).sum())
+        rows = "1 row is" if n == 1 else f"{n:,} rows are"
+        raise ImplicitRMError(
+            f"column {X.columns[column]!r} of {self.name} {found} in {self.place(row)}; expected "
+            f"a finite number in each row{why}. {rows} like this. {remedy}"
+        )
 
     def _lists(self, name):
         import numpy as np
@@ -302,9 +343,12 @@ class Table:
         if not is_list or not (
             pyarrow.types.is_floating(kind.value_type) or pyarrow.types.is_integer(kind.value_type)
         ):
+            remedy = "Name another column by --embedding."
+            if self._file.is_csv:
+                remedy = LISTS_IN_CSV
             raise ImplicitRMError(
                 f"column {name!r} of {self.name} holds {kind}; expected a list of numbers in each "
-                "row, the embedding. Name another column by --embedding."
+                f"row, the embedding. {remedy}"
             )
         if column.null_count:
             raise ImplicitRMError(
@@ -411,11 +455,15 @@ def _first_other(values):
 
 
 def _columns_of(records):
-    """Return columns as lists, and the fields of each row; lists of floats become arrays."""
+    """Return columns as lists, and the fields and place of each row.
+
+    Lists of floats become arrays.
+    """
     import numpy as np
 
-    columns, keys, known = {}, [], {}
-    for row, (_, record) in enumerate(records.read(list)):
+    columns, keys, places, known = {}, [], [], {}
+    for row, (place, record) in enumerate(records.read(list)):
+        places.append(place)
         for name, value in record.items():
             if isinstance(value, list) and value and all(type(part) is float for part in value):
                 value = np.array(value, dtype=np.float64)
@@ -426,7 +474,7 @@ def _columns_of(records):
         keys.append(known.setdefault(fields, fields))
     for column in columns.values():
         column.extend([None] * (len(keys) - len(column)))
-    return columns, keys
+    return columns, keys, places
 
 
 def names_of(path):

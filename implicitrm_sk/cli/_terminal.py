@@ -33,26 +33,64 @@ def _filled(text, **indents):
 
 @contextlib.contextmanager
 def fitting(est, what):
-    """Say what is fitted, and show how far it is: a bar for each fit on a terminal."""
-    if not (sys.stdout.isatty() and add_progress(est)):
-        with working(what):
-            yield
-        return
-    note(f"{what} ...")
-    yield
+    """Say what is fitted, and show how far it is: a bar for each fit on a terminal.
+
+    It is said when the first fit begins, so after the checks of the arguments.
+    """
+    bars = _bars() if sys.stdout.isatty() else []
+    began, lock = [], threading.Lock()
+    with contextlib.ExitStack() as shown:
+
+        def begin():
+            with lock:
+                if began:
+                    return
+                began.append(what)
+            if bars:
+                note(f"{what} ...")
+            else:
+                shown.enter_context(working(what))
+
+        est.set_callbacks(_AtFirst(begin), *bars)
+        yield
+
+
+class _AtFirst:
+    """A callback of scikit-learn that calls a function when a fit begins."""
+
+    def __init__(self, begin):
+        self._begin = begin
+
+    def setup(self, estimator, context):
+        """Call it."""
+        self._begin()
+
+    def teardown(self, estimator, context):
+        """Do nothing when the fit has ended."""
+
+    def on_fit_task_begin(self, estimator, context, **_):
+        """Do nothing when an epoch begins."""
+
+    def on_fit_task_end(self, estimator, context, **_):
+        """Return that no epoch is the last for this reason."""
+        return False
 
 
 def add_progress(est):
-    """Let the fits of an estimator and its copies show a bar; return whether they can."""
+    """Let the fits of an estimator show a bar, if they can."""
+    est.set_callbacks(*_bars())
+
+
+def _bars():
+    """Return the callback that shows a bar for each fit; none without its library."""
     try:
         import_optional("rich", "progress", "A progress bar")
     except ImportError as error:
         note(f"no progress bar: {error}")
-        return False
+        return []
     from sklearn.callback import ProgressBar
 
-    est.set_callbacks(ProgressBar())
-    return True
+    return [ProgressBar()]
 
 
 @contextlib.contextmanager
@@ -81,6 +119,8 @@ def working(what):
 def listing(names):
     """Return names in words, many that differ in their number only (embeddings) as one entry."""
     n_names, numbers = len(names), {}
+    # Quotes show the spaces of a name.
+    names = [repr(name) if name != name.strip() or not name else name for name in names]
     for name in names:
         stem, number = re.fullmatch(r"(.*?)(\d*)", name, re.DOTALL).groups()
         if number:

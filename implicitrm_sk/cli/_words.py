@@ -66,6 +66,8 @@ PHRASES = [
     (r"The '(\w+)' parameter of ImplicitRewardEstimator must be", r"\1= must be"),
     (r"Pass propensity=, or log more", "Log more"),
     (r"^n must be", "--number must be"),
+    (r"\bby \('(.*?)'\)", r"--by \1"),
+    (r"^(confidence|reference) must", r"--\1 must"),
     (r"violations\['(\w+)'\]", r"--violation \1"),
     (r"('.*?') is not a group of by,", r"\1 is not a group of --by,"),
     (r"^group ('.*?') of by ", r"group \1 of --by "),
@@ -143,8 +145,58 @@ _BARE = r"(?<![\w.'\"`/-])(?<!--set )(?<!, )(?<!columns )(?<!are )({})(?![\w'\"`
 _SHOWN = re.compile(r"((?:Action|Choice|Graded)\([^()]*\))")
 
 
+#: A message of scikit-learn about a parameter: its name, and what it has to be.
+_RANGE = re.compile(
+    r"(?<=^The ')(\w+)(' parameter of \w+ must be )(.*?)(?=\. Got .* instead\.$)", re.DOTALL
+)
+_ALTERNATIVES = re.compile(r", (?=an? |None\b)| or (?=an? |None\b)")
+#: Types of Python among the alternatives, and their words; those without words are left out.
+_TYPES = [
+    (r"an instance of 'bool'", "true or false"),
+    (r"an instance of 'numpy\.bool'", ""),
+    (r"an int in the range (.*)", r"a whole number \1"),
+    (r"a float in the range (.*)", r"a number \1"),
+    (r"a str among \{([^,]*)\}", r"\1"),
+    (r"a str among \{(.*)\}", r"one of \1"),
+    (r"an instance of 'str'", "text"),
+    (r"an instance of '(tuple|list)'|an array-like", "a list"),
+    (r"an instance of 'dict'", "names with values"),
+    (r"an instance of .*|a callable|an object .*", ""),
+]
+_NUMBER = r"(\d+)(?:\.0)?"
+#: Ranges in the notation of mathematics, and in words.
+_RANGES = [
+    (rf"\[{_NUMBER}, inf\)", r"of at least \1"),
+    (rf"\({_NUMBER}, inf\)", r"above \1"),
+    (rf"\[{_NUMBER}, {_NUMBER}\]", r"from \1 to \2"),
+    (rf"\[{_NUMBER}, {_NUMBER}\)", r"from \1 to below \2"),
+    (rf"\({_NUMBER}, {_NUMBER}\)", r"between \1 and \2"),
+]
+
+
+def _without_types(found):
+    """Return what a parameter has to be without the types of Python."""
+    name, between, expected = found.groups()
+    words = []
+    for part in _ALTERNATIVES.split(expected):
+        for pattern, text in _TYPES:
+            if matched := re.fullmatch(pattern, part):
+                part = matched.expand(text)
+                break
+        for pattern, text in _RANGES:
+            part = re.sub(pattern, text, part)
+        words.append(part)
+    if name in OPTIONS:  # left out, it is not given
+        words = [word for word in words if word != "None"]
+    if name == "preference_rate":
+        words = ["LOW,HIGH" if word == "a list" else word for word in words]
+    *before, last = dict.fromkeys(filter(None, words))
+    return name + between + (f"{', '.join(before)} or {last}" if before else last)
+
+
 def in_own_words(text):
     """Return a message of the package with options instead of arguments of Python."""
+    text = _RANGE.sub(_without_types, text)
     for pattern, words in _PHRASES:
         text = pattern.sub(words, text)
     parts = _SHOWN.split(text)

@@ -176,11 +176,12 @@ class Fields:
             if name not in self.values:
                 raise ImplicitRMError(
                     f"{self.records.name} lacks the column {name!r}. It has the columns "
-                    f"{self._listing()}.{self.ends.get(name, '')} Correct the name."
+                    f"{self._listing()}.{self.ends.get(name, '')}"
+                    f"{nearly(name, self.seen)} Correct the name."
                 )
 
     def _listing(self):
-        names = list(map(str, self.seen))
+        names = list(map(repr, self.seen))
         return ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
@@ -311,6 +312,13 @@ class Columns(Fields):
         self.rows = [row for row, keep in zip(self.rows, kept, strict=True) if keep]
         for name, column in self.values.items():
             self.values[name] = [v for v, keep in zip(column, kept, strict=True) if keep]
+
+
+def nearly(name, names):
+    """Return in a sentence which name differs in spaces or capitals only, if there is one."""
+    plain = str(name).strip().casefold()
+    found = next((n for n in names if n != name and str(n).strip().casefold() == plain), None)
+    return "" if found is None else f" {found!r} differs in spaces or capitals only."
 
 
 def _is_action(name):

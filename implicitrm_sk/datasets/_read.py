@@ -14,7 +14,7 @@ from .._keys import as_rounded, codes_of, in_two_forms, is_absent, key_of, round
 from .._optional import import_optional
 from ..exceptions import ImplicitRMError
 from ._columns import GUESSES, RESPONSE_IDS, TEXT, Columns
-from ._records import Records
+from ._records import LISTS_IN_CSV, Records
 from ._summary import LogSummary, is_action, of_signals, sizes
 from ._times import as_real, as_times, is_unknown, windows_open, with_zone
 from ._turns import (
@@ -142,7 +142,8 @@ def read_feedback_log(
     is written as JSON writes a number. Also, cells that differ have to be different numbers, except
     for pairs such as 1 and 1.0. An exponent counts only as Python writes it (``1e-05``). A column
     of ``true`` and ``false`` is booleans. All other columns are text, such as ids with leading
-    zeros.
+    zeros. Columns of actions, exposures and degrees hold numbers in any usual form (``1E-05``,
+    ``-0.0``).
 
     Examples
     --------
@@ -467,9 +468,12 @@ class _Log(Columns):
             if vector.dtype.kind not in "iuf":
                 vector = np.zeros(0)
             if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
+                remedy = "Compute this embedding again, or leave the row out."
+                if isinstance(value, str | Real) and self.records.is_csv:
+                    remedy = LISTS_IN_CSV
                 raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} in {name}; expected a list of "
-                    "finite numbers. Compute this embedding again, or leave the row out."
+                    f"finite numbers. {remedy}"
                 )
             width = width or len(vector)
             if len(vector) != width:
@@ -580,6 +584,7 @@ class _Log(Columns):
 
     def _view(self, value, row, name):
         """Return whether a widget was in view, as a column says it."""
+        value = self.records.number(value)
         if is_absent(value):
             return False
         if isinstance(value, Real | Decimal | np.bool_) and value in (0, 1):
@@ -587,7 +592,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}; expected 1 or true (the widget was in view), 0, false or nothing. Convert "
-            f"it, or name another column.{self.records.why_text(name)}"
+            f"it, or name another column.{self.records.why_text(name, self.place(row))}"
         )
 
     def _degrees(self, values, name, bins):
@@ -597,6 +602,7 @@ class _Log(Columns):
         for row, value in enumerate(values):
             if value is None:
                 continue
+            value = self.records.number(value)
             if isinstance(value, Real | Decimal) and not isinstance(value, bool | np.bool_):
                 found[row] = as_real(value)
             if not (math.isfinite(found[row]) and low <= found[row] <= high):
@@ -604,12 +610,13 @@ class _Log(Columns):
                 raise ImplicitRMError(
                     f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in "
                     f"column {name!r}; expected a finite number{among}, or nothing (not logged). "
-                    f"Convert it, or widen the bins.{self.records.why_text(name)}"
+                    f"Convert it, or widen the bins.{self.records.why_text(name, self.place(row))}"
                 )
         return found
 
     def _action(self, value, row, name, counted):
         """Return 0, 1 or how often users acted, NaN if it is not known."""
+        value = self.records.number(value)
         if value is None or is_absent(value):
             return math.nan
         is_number = isinstance(value, Real | Decimal | np.bool_)
@@ -632,7 +639,7 @@ class _Log(Columns):
         raise ImplicitRMError(
             f"{self.place(row)} holds {str(value)[:40]!r} ({type(value).__name__}) in column "
             f"{name!r}. {_EXPECTED}.{more or ' Convert it first'}, or name another column."
-            + self.records.why_text(name)
+            + self.records.why_text(name, self.place(row))
         )
 
     def odd_ids(self):

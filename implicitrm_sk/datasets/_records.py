@@ -22,6 +22,11 @@ _PACKED = (".gz", ".zst")
 FORMATS = {"parquet": "Parquet", "arrow": "Arrow"}
 KINDS = f"{', '.join([*_JSON, *_CSV])} (also {' or '.join(_PACKED)}), .parquet, {', '.join(_ARROW)}"
 _BUFFER = 2**20
+#: What to do about lists in a file that cannot hold them.
+LISTS_IN_CSV = (
+    "A cell of CSV cannot hold a list: write one column for each number (embedding_0, embedding_1, "
+    "...), or write parquet or JSON lines."
+)
 _BATCH = 2048
 
 
@@ -98,9 +103,29 @@ class Records:
         what = "line" if _kind(self.files[file]) in ("json", "csv") else "row"
         return f"{what} {row} of {self.files[file].name}"
 
-    def why_text(self, name):
-        """Return in a sentence why a column of CSV is text, nothing if it never seemed another."""
-        return f" {self.turned[name]}, so the column is text." if name in self.turned else ""
+    def why_text(self, name, where):
+        """Return in a sentence why a column of CSV is text, for a message about a place in it.
+
+        Nothing if it never seemed another, or if the place itself is why.
+        """
+        reason = self.turned.get(name, "")
+        if not reason or reason.casefold().startswith(f"{where} holds".casefold()):
+            return ""
+        return f" {reason}, so the column is text."
+
+    @property
+    def is_csv(self):
+        """Whether all files are CSV, which does not say what a cell is."""
+        return bool(self.files) and all(_kind(file) == "csv" for file in self.files)
+
+    def number(self, value):
+        """Return the number in a cell of a column that is known to hold numbers.
+
+        There, a cell of CSV may be written in any usual form. Other values are returned unchanged.
+        """
+        if isinstance(value, str) and self.is_csv and _USUAL.fullmatch(value):
+            return float(value)
+        return value
 
     def read(self, wanted):
         """Yield ((file, row), record) for every row.
@@ -264,6 +289,8 @@ def _of_array(raw, name):
 _NUMBER = re.compile(r"(?!-[0.]+$)-?(?:0|[1-9]\d*)(?:\.(\d+))?", re.ASCII)
 #: A number with an exponent, in the only form in which Python writes it.
 _EXPONENT = re.compile(r"-?\d(?:\.\d+)?e[+-]\d{2,3}", re.ASCII)
+#: A number in any usual form, for columns whose meaning is known.
+_USUAL = re.compile(r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? *", re.ASCII)
 _TRUE_AND_FALSE = ({"true", "false"}, {"True", "False"}, {"TRUE", "FALSE"})
 #: Numbers of so many digits are not rounded as floats.
 _DIGITS = 15

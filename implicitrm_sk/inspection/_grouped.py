@@ -110,7 +110,8 @@ class GroupedLog:
         self.by_name = getattr(by, "name", None)
         self.labels, self.code = np.array(["all"]), np.zeros(len(self.X), dtype=int)
         if by is not None:
-            self.labels, self.code = _check_by(by, len(self.X))
+            self.labels, self.code = _check_by(by, len(self.X), self.by_shown)
+            self._check_not_done_by_users()
         self.usable = np.zeros(len(self.X), dtype=bool)
         self.usable[self.log.usable()] = True
         self._check_sizes()
@@ -129,6 +130,25 @@ class GroupedLog:
                 f"n_folds must be an integer of at least 2, got {n_folds!r}. Pass 5."
             )
         self.n_folds = int(n_folds)
+
+    @property
+    def by_shown(self):
+        """The argument `by` in messages, with the name of its column."""
+        return "by" if self.by_name is None else f"by ({self.by_name!r})"
+
+    def _check_not_done_by_users(self):
+        """Raise if the groups are those of a column of actions."""
+        for name, values in zip(self.log.signal_names, self.log.actions.T, strict=True):
+            if np.isnan(values).any():
+                continue
+            found, code = np.unique(values, return_inverse=True)
+            pairs = np.unique(np.stack([code, self.code]), axis=1).shape[1]
+            if len(found) == len(self.labels) == pairs:
+                raise ImplicitRMError(
+                    f"{self.by_shown} has the groups of column {name!r} of y in every row; "
+                    "expected groups of responses, such as the model that wrote them. Pass "
+                    "another column."
+                )
 
     def _check_model(self):
         objective = self.est.objective_
@@ -152,12 +172,19 @@ class GroupedLog:
 
     def _check_sizes(self):
         counts = np.bincount(self.code[self.usable], minlength=len(self.labels))
+        n, n_groups = len(self.code), len(self.labels)
+        if counts.min() < MIN_ROWS and n_groups > max(2, n / MIN_ROWS):
+            raise ImplicitRMError(
+                f"{self.by_shown} has {n_groups:,} different values in {n:,} rows; expected a few "
+                f"groups of at least {MIN_ROWS} rows each. Name a column such as the model, or "
+                "divide numbers into a few ranges first."
+            )
         if counts.min() < MIN_ROWS:
             small = int(counts.argmin())
             raise ImplicitRMError(
-                f"group {self.labels.tolist()[small]!r} of by has {counts[small]} rows of positive "
-                f"weight with something logged; expected at least {MIN_ROWS}. Leave its rows out, "
-                "or join it with another group."
+                f"group {self.labels.tolist()[small]!r} of {self.by_shown} has {counts[small]} "
+                f"rows of positive weight with something logged; expected at least {MIN_ROWS}. "
+                "Leave its rows out, or join it with another group."
             )
 
     def check_reference(self, reference):
@@ -175,7 +202,8 @@ class GroupedLog:
             if len(self.labels) > 8:
                 shown += f" and {len(self.labels) - 8} more"
             raise ImplicitRMError(
-                f"reference={reference!r} is not a group of by, which has {shown}. Correct it."
+                f"reference={reference!r} is not a group of {self.by_shown}, which has {shown}. "
+                "Correct it."
             )
         return int(found[0])
 
@@ -362,29 +390,29 @@ def of_users(prior, messages, code):
     return of_user.T.index_add(1, code, messages)
 
 
-def _check_by(by, n_samples):
+def _check_by(by, n_samples, name):
     """Return the labels of the groups, and the code of each row."""
     values = as_values(by)
     if values.shape != (n_samples,):
         raise ImplicitRMError(
-            f"by has shape {values.shape}; expected one group per row of X, ({n_samples},)."
+            f"{name} has shape {values.shape}; expected one group per row of X, ({n_samples},)."
         )
     missing = is_missing(values)
     if missing.any():
         raise ImplicitRMError(
-            f"by is missing in {missing.sum()} rows; the first is row {missing.argmax()}. Leave "
-            "these rows out, or give them a group of their own."
+            f"{name} is missing in {missing.sum()} rows; the first is row {missing.argmax()}. "
+            "Leave these rows out, or give them a group of their own."
         )
     try:
         labels, code = np.unique(values, return_inverse=True)
     except TypeError as error:
         raise ImplicitRMError(
-            f"by holds labels that cannot be sorted ({error}). Use one type for all."
+            f"{name} holds labels that cannot be sorted ({error}). Use one type for all."
         ) from error
     if len(labels) < 2:
         raise ImplicitRMError(
-            f"by has only one group, {labels.tolist()[0]!r}; expected at least two. Pass the group "
-            "of each row."
+            f"{name} has only one group, {labels.tolist()[0]!r}; expected at least two. Pass the "
+            "group of each row."
         )
     return labels, code
 

@@ -165,7 +165,7 @@ class Graded(Signal):
         return kept
 
     def _numbers(self, column, name):
-        return as_float(column, name)
+        return as_float(column, name, "numbers, NaN where it was not logged")
 
     def encode(self, column, name):
         """Return the grades of values.

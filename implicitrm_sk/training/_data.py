@@ -21,6 +21,8 @@ FIXED_EPOCHS = 50
 PAIRS_AT_A_TIME = 2**16
 #: Acted rows, and not acted rows, that each side of a split needs.
 MIN_ROWS_PER_CLASS = 5
+#: With fewer groups than this, a split may fail because groups are not separated.
+FEW_GROUPS = 20
 
 
 class TrainingData:
@@ -97,12 +99,31 @@ class TrainingData:
         if rows.min() >= MIN_ROWS_PER_CLASS:
             self.train, self.valid = self.usable[~chosen], self.usable[chosen]
             return
+        cure = "Collect more rows, change validation_fraction, or"
+        if rows.sum(axis=0).min() >= 2 * MIN_ROWS_PER_CLASS and (few := self._few_groups()):
+            cure = f"{few} Or"
         warn(
             f"early_stopping needs at least {MIN_ROWS_PER_CLASS} acted and {MIN_ROWS_PER_CLASS} "
             "not acted rows on both sides of the validation split. Training would get "
             f"{rows[0, 1]} and {rows[0, 0]}, validation {rows[1, 1]} and {rows[1, 0]}. So "
-            f"{min(max_epochs, FIXED_EPOCHS)} epochs are trained on all rows instead. Collect more "
-            "rows, change validation_fraction, or set early_stopping=False and max_epochs.",
+            f"{min(max_epochs, FIXED_EPOCHS)} epochs are trained on all rows instead. {cure} set "
+            "early_stopping=False and max_epochs.",
+        )
+
+    def _few_groups(self):
+        """Return why no split separates the rows, in words; None if they have many groups."""
+        n_groups = len(np.unique(self._strata_and_groups()[1]))
+        if n_groups >= FEW_GROUPS or n_groups == len(self.usable):
+            return None
+        found = f"{n_groups} different value{'s' * (n_groups > 1)}"
+        if self.groups is None:
+            return (
+                f"X has {found} in all {len(self.usable)} rows, and rows of equal X are never "
+                "separated. Check X, or pass groups= if equal rows may be separated."
+            )
+        return (
+            f"groups= has {found}, and rows of one group are never separated. Pass the prompt or "
+            "the user of each row."
         )
 
     def held_out_folds(self, n_folds, random_state):
