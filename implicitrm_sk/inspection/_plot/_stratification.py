@@ -216,8 +216,8 @@ class StratificationDisplay:
         if actions is not None:
             params["actions"] = actions
         check_same_rows(X, sample_weight=sample_weight)
-        values, by_name = column_of(by, X, len(X))
         proba = estimator.predict_proba(X, **params)
+        values, by_name = column_of(by, X, len(proba))
         return cls.from_predictions(
             proba,
             by=values,
