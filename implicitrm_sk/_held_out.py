@@ -55,7 +55,8 @@ class HeldOut:
         All rows with a label, because too few of them would be held out.
     labelled : FeedbackLog or None
     whole_X : ndarray of shape (n_whole, d) or None
-        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`.
+        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`. Only with labels, or with
+        two signals of each polarity.
     whole : FeedbackLog or None
     """
 
@@ -91,7 +92,7 @@ class HeldOut:
             rows = np.flatnonzero(np.isin(log.response, responses))
         groups = None if data.groups is None else data.groups[responses]
         found = cls(data.X[rows], log.part(rows, responses), groups)
-        if log.response is not None:
+        if log.response is not None or not (log.labels is not None or _shown_twice(log)):
             return found
         whole = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
         found = replace(found, whole_X=data.X[whole], whole=log.part(whole, whole))
@@ -99,6 +100,11 @@ class HeldOut:
             return found
         labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
         return replace(found, labelled_X=data.X[labelled], labelled=log.part(labelled, labelled))
+
+
+def _shown_twice(log):
+    """Return whether two columns of acts show each preference, so that looking can be tested."""
+    return all(np.count_nonzero(log.acts.target == c) > 1 for c in (0, 1))
 
 
 def signs_of(log, groups, rows):
