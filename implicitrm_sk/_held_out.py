@@ -207,7 +207,7 @@ def _check_whole(est, X, log, measurement, rates):
         activity = _activity_of_rows(est, measurement, f, u, log, rates)
     test = examination_test(measurement, f, u, log, rates, activity)
     if test is not None and test.rejected:
-        est.identification_ = unseen(est.identification_, str(test))
+        est.identification_ = unseen(est.identification_, str(test), hasattr(est, "user_loading_"))
 
 
 def _activity_of_rows(est, measurement, f, u, log, rates):

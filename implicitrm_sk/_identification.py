@@ -684,7 +684,7 @@ def imprecise(found, error):
     return contradicted(found, f"{TOO_SMALL}: its mean has a standard error of {error:.2f}", "more")
 
 
-def unseen(found, against):
+def unseen(found, against, knows_users):
     """Return an `Identification` where a log shows that some rows were not looked at.
 
     Parameters
@@ -692,12 +692,15 @@ def unseen(found, against):
     found : Identification
     against : str
         The finding, in words.
+    knows_users : bool
+        Whether users were given. Rows of inactive users are silent too.
     """
     if LOOKED_AT in found.assumptions:
         found = contradicted(found, against, "unseen")
     stated = (ADVICE["examined"], ADVICE["attention"])
     rest = [one for one in found.advice if one not in stated]
-    return replace(found, advice=tuple(dict.fromkeys((ADVICE["unseen"], *rest))))
+    users = () if knows_users else (ADVICE["users"],)
+    return replace(found, advice=tuple(dict.fromkeys((ADVICE["unseen"], *users, *rest))))
 
 
 def contradicted_rate(found, level):

@@ -522,6 +522,7 @@ def test_a_false_statement_that_all_was_looked_at_is_contradicted(users):
     assert est.identification_.level == "not identified"
     assert "silent together more often" in est.identification_.reason
     assert est.identification_.advice[0].startswith("Some rows of this log were not looked at")
+    assert any("user_id" in one for one in est.identification_.advice) == (users is None)
     unstated = ImplicitRewardEstimator(**common).fit(X, y, **side).identification_
     assert unstated.level == "bounded"
     assert unstated.advice[0] == est.identification_.advice[0]
