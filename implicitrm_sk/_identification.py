@@ -710,7 +710,7 @@ def contradicted_rate(found, level):
     ----------
     found : Identification
     level : Level
-        The one of a fit whose mean reward is the rate, or lies in the interval of rates.
+        The level of a fit whose mean reward is the rate, or lies in the interval of rates.
     """
     limit = max(CONTRADICTS_Z * level.error, CONTRADICTS_DIFFERENCE)
     if found.level != IDENTIFIED or abs(level.mean - level.fitted) <= limit:

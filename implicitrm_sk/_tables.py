@@ -166,7 +166,7 @@ def _filled(values):
 
 
 def first_no_number(values):
-    """Return position and value of the first thing that is no number, None if there is none.
+    """Return position and value of the first entry that is not a number, None if all are.
 
     Nothing is converted: text such as '1' is text, and a time is a time.
     """
