@@ -47,9 +47,12 @@ def resolve_device(device):
         return probe.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).split(". ")[0].splitlines()[0].rstrip(".")
+        if "device string" in reason:  # torch lists kinds that hardly any build has
+            reason = "torch does not know this kind of device"
         raise ImplicitRMError(
             f"device={device!r} cannot be used: {reason}; expected 'auto', 'cpu' or the name of a "
-            "device that torch finds on this machine. Check torch.cuda.is_available()."
+            "device that torch finds on this machine, such as 'cuda' or 'cuda:0'. Check "
+            "torch.cuda.is_available()."
         ) from error
 
 

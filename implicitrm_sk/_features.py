@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_array
 
 from ._side_columns import SideRows, embedded
 from ._sklearn import check_feature_names, check_n_features
-from ._sources import Source, StreamedX, open_rows
+from ._sources import Source, StreamedX, chunks, open_rows
 from ._tables import (
     as_frame,
     as_vectors,
@@ -22,8 +22,12 @@ from ._tables import (
     taken,
 )
 from ._validation import as_table, check_features, check_not_text
+from ._warnings import warn
 from .embedding import LLMEmbedder
 from .exceptions import ImplicitRMError
+
+#: Rows with an action, and rows without it, from which on a column does not repeat it by chance.
+REPEATED_ROWS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,6 +153,42 @@ def read_features(estimator, X, *, reset=False, with_propensity=True):
     """Return what `select_features` returns for X, where X may also be text or a path."""
     vectors = embed_text(estimator, X, reset=reset, with_propensity=with_propensity)
     return select_features(estimator, vectors, reset=reset, with_propensity=with_propensity)
+
+
+def warn_of_actions(X, log, columns):
+    """Warn if a column of X repeats an action, on whatever scale.
+
+    Parameters
+    ----------
+    X : ndarray of shape (n, d) or StreamedX
+        The columns in use. Of a file, the first rows are read.
+    log : FeedbackLog
+        Of the same rows.
+    columns : HeadColumns
+    """
+    _, rows = next(chunks(X))
+    for counts, signal in zip(log.acts.counts[: len(rows)].T, log.acts.column, strict=True):
+        known = np.flatnonzero(~np.isnan(counts))
+        acted = counts[known] > 0
+        if min(acted.sum(), (~acted).sum()) < REPEATED_ROWS:
+            continue
+        without, most = known[np.argmin(acted)], known[np.argmax(counts[known])]
+        start = rows[without]
+        step = (rows[most].astype(float) - start) / counts[most]
+        repeated = np.flatnonzero(step)
+        few = np.concatenate([known[acted][:REPEATED_ROWS], known[~acted][:REPEATED_ROWS]])
+        for some in (few, known):  # a few rows suffice for nearly all columns
+            line = start[repeated] + np.outer(counts[some], step[repeated])
+            tolerance = 1e-3 * np.abs(step[repeated])
+            same = np.abs(rows[np.ix_(some, repeated)] - line) <= tolerance
+            repeated = repeated[same.all(axis=0)]
+        if len(repeated):
+            (name,) = columns.labels(columns.used[repeated[:1]])
+            warn(
+                f"column {name!r} of X repeats the signal {log.signal_names[signal]!r}: each gives "
+                "the other. A reward that reads the action follows it, whatever users preferred. "
+                "Leave the column out of X."
+            )
 
 
 def select_features(estimator, X, *, reset, with_propensity=True):

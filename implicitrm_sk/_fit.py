@@ -18,7 +18,13 @@ from sklearn.utils import check_random_state
 from ._activity import fit_users
 from ._assumptions import Assumptions
 from ._checkpoint import Checkpoint
-from ._features import HeadColumns, embed_text, select_features, set_embedder
+from ._features import (
+    HeadColumns,
+    embed_text,
+    select_features,
+    set_embedder,
+    warn_of_actions,
+)
 from ._held_out import HeldOut, check_verdict
 from ._identification import (
     IDENTIFIED,
@@ -248,6 +254,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
         columns.check_same_as(before)
     random_state = own_random_state(est.random_state)
     log, assumptions = identify(est, len(X), y, side_information)
+    warn_of_actions(X, log, columns)
     data = TrainingData(
         X,
         log,

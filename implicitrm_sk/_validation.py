@@ -164,10 +164,6 @@ def check_rectangular(value, name):
         )
 
 
-class NotFinite(ImplicitRMError):
-    """A value that is NaN or infinite; `brief` says so without its row."""
-
-
 def check_finite(values, name, names=None):
     """Raise if values of shape (n,) or (n, d) hold NaN or infinity."""
     finite = np.isfinite(values)
@@ -181,11 +177,12 @@ def check_finite(values, name, names=None):
     if name == "X":
         remedy = "Leave such rows out, or put an imputer before the estimator in a pipeline."
     expected = "expected finite numbers"
-    error = NotFinite(
+    error = ImplicitRMError(
         f"{what} contains {kind} in {_cell(first, names)}; {expected}. {n:,} "
         f"row{' is' if n == 1 else 's are'} not finite. {remedy}"
     )
     column = "" if len(first) == 1 else f" in {_cell(first, names).partition(', ')[2]}"
+    # For a file, whose reader names the row itself.
     error.brief = f"{what} contains {kind}{column}; {expected}. Repair or remove the row."
     raise error
 
