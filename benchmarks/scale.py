@@ -304,13 +304,16 @@ def linear(args):
     fit_seconds(X[:10_000], y[:10_000])
     sizes = [n for n in (10_000, 30_000, 100_000, 300_000, 1_000_000) if n <= args.rows]
     times = []
-    print(f"\nWhole fit of 2 epochs, {d} columns, {MEMBERS} members: by rows\n")
+    print(
+        f"\nTime of a whole fit by the number of rows (2 epochs, {d} columns, {MEMBERS} members):\n"
+    )
     print("| rows | fit (s) | microseconds per row |\n|---|---|---|")
     for n in sizes:
         repeats = 5 if n <= 30_000 else 3 if n <= 100_000 else 1
         times.append(np.median([fit_seconds(X[:n], y[:n]) for _ in range(repeats)]))
         print(f"| {n:,} | {times[-1]:.2f} | {1e6 * times[-1] / n:.1f} |", flush=True)
-    print(f"\nExponent in rows: {exponent(sizes, times):.3f} (aim 0.9 to 1.1)")
+    power = exponent(sizes, times)
+    print(f"\nTime grows as the number of rows to the power of {power:.3f} (aim 0.9 to 1.1).")
 
     print("\nBy members, 100,000 rows\n\n| members | fit (s) | seconds per member |\n|---|---|---|")
     n = min(100_000, args.rows)
@@ -319,8 +322,8 @@ def linear(args):
         times.append(np.median([fit_seconds(X[:n], y[:n], members=m) for _ in range(3)]))
         print(f"| {m} | {times[-1]:.2f} | {times[-1] / m:.2f} |", flush=True)
     print(
-        f"\nExponent in members: {exponent(members, times):.3f}, from 8 members on "
-        f"{exponent(members[3:], times[3:]):.3f} (aim 0.9 to 1.1)"
+        f"\nTime grows as the number of members to the power of {exponent(members, times):.3f}; "
+        f"from 8 members on it is {exponent(members[3:], times[3:]):.3f} (aim 0.9 to 1.1)."
     )
 
 
@@ -420,9 +423,9 @@ def predict(args):
     print("| predict (s) | bare matmuls (s) | ratio | quartiles | aim |\n|---|---|---|---|---|")
     print(f"| {ours:.2f} | {theirs:.2f} | {ratio:.2f} | {low:.2f} to {high:.2f} | <= 1.2 |")
     print(
-        f"\nRoofline: {flop / 1e9:.0f} GFLOP, bare {flop / theirs / 1e9:.0f} GFLOP/s; X is "
-        f"{X.nbytes / 1e9:.2f} GB, read once takes {X.nbytes / (copy_bytes() / 2):.2f} s of "
-        "a bare copy."
+        f"\nThe arithmetic is {flop / 1e9:.0f} GFLOP, at {flop / theirs / 1e9:.0f} GFLOP/s of bare "
+        f"products. X has {X.nbytes / 1e9:.2f} GB, which a bare copy reads in "
+        f"{X.nbytes / (copy_bytes() / 2):.2f} s."
     )
 
 
@@ -449,7 +452,7 @@ def plan(args):
         rewards = (time.perf_counter() - start) / n
         epoch = seconds_of_arithmetic(n, d)
         gpu = 2 * parameters * tokens / GPU_FLOPS
-        print(f"\nEmbedded by {name}: {d} columns\n")
+        print(f"\nWith a language model of {name} per response and {d:,} columns:\n")
         print(
             "| responses | vectors in bfloat16 (GB) | embedding (GPU-days) | an epoch here (hours) "
             "| rewards here (hours) |\n|---|---|---|---|---|"

@@ -161,9 +161,9 @@ def warn_of_actions(X, log, columns):
     Parameters
     ----------
     X : ndarray of shape (n, d) or StreamedX
-        The columns in use. Of a file, the first rows are read.
+        The columns in use. Only the first rows of a file are read.
     log : FeedbackLog
-        Of the same rows.
+        The log of these rows.
     columns : HeadColumns
     """
     _, rows = next(chunks(X))

@@ -245,7 +245,7 @@ def test_scale_runs(tmp_path, capsys):
     for line in (
         "| .npy | 4 GiB |",
         "| folder of safetensors |",
-        "Exponent in rows",
+        "to the power of",
         "3,000 users",
     ):
         assert line in printed

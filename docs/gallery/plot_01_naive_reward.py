@@ -10,8 +10,9 @@ shows what a model of the same data can and cannot correct.
 # %%
 # The log
 # -------
-# Digits of 5 or more are preferred. A preferred response is copied with a probability that depends
-# on the response, the *propensity*. Code is copied, chat is not, although both are liked.
+# Digits play the role of responses, and users prefer those of 5 or more. A preferred response is
+# copied with a probability that depends on the response, the *propensity*. In real logs, for
+# example, code is copied and chat is not, although users like both.
 import warnings
 
 import matplotlib.pyplot as plt
@@ -37,8 +38,8 @@ print(f"{silent:.0%} of the preferred ones count as dislikes.")
 # Three rewards
 # -------------
 # The same network is trained three times. The first fit is a classifier of actions (``"naive"``).
-# The second one estimates reward and propensity from the same signal. The third one is a classifier
-# that gets the true preferences.
+# The second one estimates reward and propensity from the same actions. The third one is a
+# classifier that gets the true preferences.
 warnings.filterwarnings("ignore", category=IdentificationWarning)  # see below
 rewards = {}
 for name, objective, y in (
@@ -63,7 +64,7 @@ liked = truth == 1
 edges = np.quantile(log.propensity[test][liked], [0.25, 0.5, 0.75])
 quarter = np.digitize(log.propensity[test], edges)
 for (name, reward), look in zip(rewards.items(), ("o-", "s--", "^:"), strict=True):
-    ReliabilityDisplay.from_predictions(truth, reward, name=name, n_bins=5, ax=left)
+    ReliabilityDisplay.from_predictions(truth, reward, name=name, ax=left)
     right.plot([reward[liked & (quarter == q)].mean() for q in range(4)], look, label=name)
 for line, curve in zip(right.lines, left.containers, strict=True):
     line.set_color(curve.lines[0].get_color())
@@ -76,9 +77,9 @@ _ = right.legend()
 # %%
 # What the estimator did, and did not
 # -----------------------------------
-# One signal determines only the product of reward and propensity. The estimator splits the product
-# evenly between the two. This is closer to the truth than to give all of it to the reward, but it
-# is a convention. The ranking (AUROC) is about that of the classifier, and the reward still rises
-# with the propensity. An `IdentificationWarning`, which we have silenced above, says so. A second
-# signal, some labels, or columns that only drive acting turn the convention into an estimate. The
-# next examples show how.
+# One *signal* (kind of action) determines only the product of reward and propensity. The estimator
+# takes the two as about equal. Here this is closer to the truth than to give the whole product to
+# the reward, but the data do not support either choice. The ranking (AUROC) is about that of the
+# classifier, and the reward still rises with the propensity. An `IdentificationWarning`, which we
+# have silenced above, says so. A second signal, some labels, or columns that only drive acting make
+# an estimate of it. Later examples show how.

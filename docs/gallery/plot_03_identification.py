@@ -2,8 +2,9 @@
 What one signal cannot show
 ===========================
 
-One kind of action determines only the product of reward and propensity. Fits that explain the log
-equally well disagree about the reward, and more rows do not help. The report refits the same
+The reward is how likely users prefer a response, the propensity how readily they then act. One
+kind of action determines only the product of the two. Fits that explain the log equally well
+disagree about the reward, and more rows do not help. `identification_report` refits the same
 settings from different starts and shows the range of the rewards.
 """
 
@@ -20,7 +21,7 @@ from implicitrm_sk.inspection import IdentificationDisplay
 warnings.filterwarnings("ignore", category=IdentificationWarning)
 X, digit = load_digits(return_X_y=True)
 log = simulate_feedback((digit >= 5).astype(int), X=X, n_signals=3, random_state=0)
-# The setting states that users looked at every digit.
+# shared_examination=False states that users looked at every digit.
 est = ImplicitRewardEstimator(shared_examination=False, learning_rate_init=0.003, random_state=0)
 
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
@@ -32,8 +33,8 @@ for n_signals, ax in zip((1, 3), axes, strict=True):
     ax.set_title(f"{n_signals} signal{'s' * (n_signals > 1)}: {reports[n_signals].level}")
 
 # %%
-# On the left any reward in the grey area explains the log, and the equally likely fits differ. On
-# the right three signals leave little room. The numbers of the figure:
+# The grey area is what the actions alone leave open, and the blue band is the range of the equally
+# likely fits. With one signal the band is wide, with three it is narrow. The numbers of the figure:
 for n_signals, report in reports.items():
     means = report.refits["mean_reward"][report.refits["as_likely"]]
     print(
@@ -47,8 +48,9 @@ for advice in reports[1].advice:
     print("-", advice)
 
 # %%
-# A narrow band is not a proof. Fits that start alike can agree on things that the data do not show.
-# The band also rests on assumptions: here, that the three signals fire independently given the
-# preference. With three signals this can be tested, with two it cannot.
+# A narrow band is not a proof. It shows how far equally likely fits differ, not how far all of them
+# are off. The truth, 0.50, lies outside of both ranges above. The band also rests on assumptions:
+# here, that the three signals are independent given the preference. With three signals this can be
+# tested, with two it cannot.
 print(reports[3].verdict)
 print(f"independence: p = {reports[3].independence.p_value:.2f}")
