@@ -28,6 +28,11 @@ from .exceptions import ImplicitRMError
 
 #: Rows with an action, and rows without it, from which on a column does not repeat it by chance.
 REPEATED_ROWS = 5
+#: Columns with at most so many values in some rows are looked at for signals that were not offered.
+MOST_VALUES, FEW_ROWS = 20, 200
+#: A signal was hardly offered where it occurs at most in this share of the rows expected, of which
+#: there are more than so many. It matters in strata of at least so much of the log.
+IDLE_SHARE, EXPECTED, LEAST_STRATUM = 0.02, 20, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +194,55 @@ def warn_of_actions(X, log, columns):
                 "the other. A reward that reads the action follows it, whatever users preferred. "
                 "Leave the column out of X."
             )
+
+
+def signals_not_offered(X, log, columns):
+    """Return where a signal hardly occurs, as if it was not offered: a list of texts.
+
+    Parameters
+    ----------
+    X, log, columns
+        As in `warn_of_actions`.
+
+    Returns
+    -------
+    found : list of (str, bool)
+        The finding, and whether it leaves many rows without two signals of one preference. Signals
+        do not determine the reward of these rows.
+    """
+    _, rows = next(chunks(X))
+    few = rows[:: -(-len(rows) // FEW_ROWS)]
+    ordered = np.sort(few, axis=0)
+    n_values = 1 + (np.diff(ordered, axis=0) != 0).sum(axis=0)
+    acts, names = log.acts, log.act_names()
+    counts = acts.counts[: len(rows)]
+    known, acted, found = ~np.isnan(counts), counts > 0, []
+    for column in np.flatnonzero((n_values > 1) & (n_values <= MOST_VALUES)):
+        values, code = np.unique(rows[:, column], return_inverse=True)
+        if len(values) > MOST_VALUES:
+            continue
+        (label,) = columns.labels(columns.used[[column]])
+        n, seen = (
+            np.stack([np.bincount(code, one, len(values)) for one in part.T], axis=1)
+            for part in (known, acted & known)
+        )
+        others = n.sum(axis=0) - n, seen.sum(axis=0) - seen
+        with np.errstate(divide="ignore", invalid="ignore"):
+            expected = n * (others[1] / others[0])
+        idle = (np.nan_to_num(expected) > EXPECTED) & (seen <= IDLE_SHARE * expected)
+        for value, act in np.argwhere(idle):
+            left = ~idle[value] & (n[value] > 0) & acts.bounds & (acts.target == acts.target[act])
+            matters = n[value, act] >= LEAST_STRATUM * n[:, act].sum() and left.sum() < 2
+            found.append(
+                (
+                    f"signal {str(names[act])!r} occurs in {seen[value, act]:.0f} of the "
+                    f"{n[value, act]:.0f} rows in which column {label!r} of X is "
+                    f"{values[value]:g}, where its rate elsewhere would give "
+                    f"{expected[value, act]:.0f}",
+                    bool(matters),
+                )
+            )
+    return found
 
 
 def select_features(estimator, X, *, reset, with_propensity=True):

@@ -23,6 +23,7 @@ from ._features import (
     embed_text,
     select_features,
     set_embedder,
+    signals_not_offered,
     warn_of_actions,
 )
 from ._held_out import HeldOut, check_verdict
@@ -255,6 +256,7 @@ def begin_fit(est, X, y, groups=None, **side_information):
     random_state = own_random_state(est.random_state)
     log, assumptions = identify(est, len(X), y, side_information)
     warn_of_actions(X, log, columns)
+    _check_offered(est, X, log, columns)
     data = TrainingData(
         X,
         log,
@@ -274,6 +276,23 @@ def begin_fit(est, X, y, groups=None, **side_information):
         est.false_action_rate_ = plan.assumptions.false_action_rate
     further = prepare_objective(plan, data, random_state)
     return BegunFit(plan, data, random_state, further, keeps_weights)
+
+
+def _check_offered(est, X, log, columns):
+    """Warn of signals that were not offered in a part of the log, and lower a verdict by them."""
+    found = signals_not_offered(X, log, columns)
+    if not found:
+        return
+    texts = [text for text, _ in found[:3]]
+    more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    warn(
+        f"{'; '.join(texts)}{more}. If the signal was not offered or not logged there, use NaN "
+        "in place of 0."
+    )
+    against = next((text for text, matters in found if matters), None)
+    verdict = est.identification_
+    if against is not None and "independent signals" in verdict.assumptions:
+        est.identification_ = contradicted(verdict, against, "offered")
 
 
 def update_scaler(est, data, *, reset):

@@ -10,6 +10,13 @@ from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test, split_test
 from ._examination import can_show_examination, examination_test
+from ._goodness import (
+    activity_against,
+    copies_against,
+    counts_against,
+    propensity_against,
+    restless_against,
+)
 from ._identification import (
     CONTRADICTS_DIFFERENCE,
     CONTRADICTS_Z,
@@ -55,8 +62,8 @@ class HeldOut:
         All rows with a label, because too few of them would be held out.
     labelled : FeedbackLog or None
     whole_X : ndarray of shape (n_whole, d) or None
-        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`. Only with labels, or with
-        two signals of each polarity.
+        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`. Only with labels,
+        known propensities, users, or two signals of each polarity.
     whole : FeedbackLog or None
     """
 
@@ -92,7 +99,7 @@ class HeldOut:
             rows = np.flatnonzero(np.isin(log.response, responses))
         groups = None if data.groups is None else data.groups[responses]
         found = cls(data.X[rows], log.part(rows, responses), groups)
-        if log.response is not None or not (log.labels is not None or _shown_twice(log)):
+        if log.response is not None or not _tests_whole(log):
             return found
         whole = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
         found = replace(found, whole_X=data.X[whole], whole=log.part(whole, whole))
@@ -100,6 +107,12 @@ class HeldOut:
             return found
         labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
         return replace(found, labelled_X=data.X[labelled], labelled=log.part(labelled, labelled))
+
+
+def _tests_whole(log):
+    """Return whether some test is on rows of the whole log."""
+    sides = log.labels, log.propensity, log.user
+    return any(side is not None for side in sides) or _shown_twice(log)
 
 
 def _shown_twice(log):
@@ -183,27 +196,60 @@ def check_verdict(est, held_out, token=None, in_search=False):
         against = against_labels(held_out.labelled, measurement, *averaged, model_rates, log_weight)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
+    for against, advice in _unlike_the_fit(est, log, measurement, f, u):
+        if against is not None and est.identification_.level == IDENTIFIED:
+            est.identification_ = contradicted(est.identification_, against, advice)
     if held_out.whole is not None:
         _check_whole(est, held_out.whole_X, held_out.whole, measurement, model_rates)
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
+def _unlike_the_fit(est, log, measurement, reward_logit, propensity_logit):
+    """Yield what in a log is unlike its fit, in words or None, and the key of the advice."""
+    if est.model_.log_loading is not None:
+        log_prior = quadrature()[1].numpy()
+        yield activity_against(est.user_activity_.log_weight, log_prior), "everything"
+        return
+    if measurement.examined or log.age is not None:
+        return
+    f, rates = _mixture.mean_logit(reward_logit).numpy(), est.false_action_rate_
+    if log.exposures is not None or log.response is not None:
+        u = propensity_logit.mean(0).numpy()[:, measurement.own_logits()]
+        if log.response is not None and len(f) > log.n_responses:
+            f = f[log.first]
+        yield copies_against(log), "exposures"
+        yield counts_against(log, f, u, rates), "exposures"
+
+
 def _check_whole(est, X, log, measurement, rates):
     """Lower the level, or correct the advice, by tests on rows that a fit may have seen."""
     is_shown = not measurement.examined and can_show_examination(est, log)
     by_choice = log.labels is not None and est.label_mechanism == "random"
-    if not (is_shown or by_choice):
+    has_known = log.propensity is not None and log.exposures is None
+    loading = est.model_.log_loading
+    differ = loading is not None and log.exposures is None and log.age is None
+    if not (is_shown or by_choice or has_known or differ):
         return
     f, u = member_logits(est.model_, X, est.scaler_, HEADS, est.dtype)
     f, u = _mixture.mean_logit(f), u.mean(0)
+    if has_known and loading is None and est.identification_.level == IDENTIFIED:
+        against = propensity_against(log, f.numpy(), est.false_action_rate_)
+        if against is not None:
+            est.identification_ = contradicted(est.identification_, against, "propensities")
+    if differ and est.identification_.level == IDENTIFIED:
+        nodes, log_prior = quadrature()
+        shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)
+        against = restless_against(measurement, f, u, shift, log_prior, log, rates)
+        if against is not None:
+            est.identification_ = contradicted(est.identification_, against, "everything")
     if by_choice:
         preferred, not_preferred = log.proved(est.false_action_rate_)
         warn_of_selected_by_reward(log, preferred | not_preferred, f.numpy())
     if not is_shown:
         return
     activity = None
-    if est.model_.log_loading is not None:
+    if loading is not None:
         activity = _activity_of_rows(est, measurement, f, u, log, rates)
     test = examination_test(measurement, f, u, log, rates, activity)
     if test is not None and test.rejected:

@@ -59,6 +59,7 @@ class Evidence:
     n_determined: int = 0
     n_ranked: int = 0
     n_labels_selected: int = 0
+    n_labels_alike: int = 0
 
     @property
     def shown_twice(self):
@@ -96,6 +97,9 @@ class Evidence:
         proved = preferred | not_preferred
         selected = log.labels_selected(proved)
         labels_tell = labelled & ~proved
+        known_labels = log.labels[labels_tell & counted] if labels_tell.any() else np.zeros(0)
+        # Labels of one class say nothing of the other, and are seldom those of random responses.
+        alike = len(known_labels) > 0 and np.ptp(known_labels) == 0
         kinds = np.array([signal.identifies for signal in log.signals])[log.acts.column]
         determined, ranked = (
             logged[:, (kinds == level) & telling].any(axis=1)
@@ -111,7 +115,7 @@ class Evidence:
                     n_signals >= 3,
                     (per_signal >= log.least_exposures()).any(axis=1),
                     labelled,
-                    labels_tell & (not selected),
+                    labels_tell & (not selected and not alike),
                     known > 0,
                     (n_positive > 0) & (n_negative > 0),
                     n_positive >= 2,
@@ -119,6 +123,7 @@ class Evidence:
                     determined,
                     ranked,
                     labels_tell & selected,
+                    labels_tell & (not selected and alike),
                 )
             )
         )
@@ -185,8 +190,8 @@ ADVICE = {
         "each polarity determine the reward then too."
     ),
     "unseen": (
-        "Some rows of this log were not looked at: set shared_examination=True, which fits it "
-        "better."
+        "Signals of a row are silent together too often. If users may not have looked at every "
+        "row, set shared_examination=True, which fits this log better."
     ),
     "second": (
         "Log a second kind of {} action: two of each polarity determine the reward also where some "
@@ -234,11 +239,31 @@ ADVICE = {
         "signals= as Action(counts='beta-binomial'), which estimates their correlation. Rows of "
         "one response_id have to be summed to counts, with exposures=."
     ),
+    "everything": (
+        "Look at the most active users. Programs and tests act on everything: leave such users "
+        "out and fit again."
+    ),
+    "exposures": (
+        "Check how exposures were counted: joins count rows twice, and some products allow one "
+        "action per response. Pass such a response as one row, without exposures."
+    ),
+    "offered": (
+        "Use NaN where a signal was not offered or not logged. 0 means that users could take the "
+        "action and did not."
+    ),
+    "propensities": "Check propensity= against the experiment that it comes from, or leave it out.",
     "calibrate": (
         "Leave the labels out of fit and calibrate the fitted reward by them: a LogisticRegression "
         "of the labels on decision_function(X)."
     ),
-    "more": "Collect more of what identifies the reward, or add another kind of it.",
+    "more": (
+        "Collect more rows, or add another kind of information: one more action, or labels of "
+        "random responses."
+    ),
+    "idle": (
+        "Rows of inactive users are silent together too. If the log has user ids, pass user_id= "
+        "first: rows that nobody looked at then remain."
+    ),
     "users": (
         "If some users are active in everything, pass user_id= or put session columns into "
         "propensity_features: what such users do is not independent otherwise."
@@ -346,6 +371,7 @@ def assess(
             level == NOT_IDENTIFIED
             and columns == "same"
             and evidence.n_labels_telling == evidence.n_labels_selected == 0
+            and evidence.n_labels_alike == 0
             and evidence.n_known_propensity == 0
             and evidence.n_repeated == 0
             and not any(is_dispersed(signal) for signal in signals)
@@ -399,6 +425,8 @@ def _assess_log(evidence, false_actions, label_mechanism, examined, signals, cor
     n_telling = evidence.n_labels_telling
     if label_mechanism == "asked":
         n_telling += evidence.n_labels_selected  # by whoever asked, not by what users think
+    if label_mechanism == "acted":
+        n_telling += evidence.n_labels_alike  # the other class is that of a false action
     labels_tell = n_telling >= MIN_RESPONSES
     if labels_tell and label_mechanism != "acted":
         ways.append("labels missing at random")
@@ -407,6 +435,13 @@ def _assess_log(evidence, false_actions, label_mechanism, examined, signals, cor
         ways.append("labels of acted rows missing at random")
         reasons.append(f"{n_telling} acted responses are labelled")
     n_useless = evidence.n_labels - evidence.n_labels_telling - evidence.n_labels_selected
+    n_useless -= evidence.n_labels_alike
+    if evidence.n_labels_alike and label_mechanism != "acted":
+        reasons.append(
+            f"{evidence.n_labels_alike} labels are not counted: all of those that the actions "
+            "leave open are equal, and labels of one class say nothing of the other"
+        )
+        advice.append(ADVICE["labels"])
     if n_useless:
         reasons.append(
             f"{n_useless} of {evidence.n_labels} labels add nothing, because actions prove the "
@@ -523,7 +558,7 @@ def _what_is_missing(evidence, columns, linear, n_signals, signals):
         reasons.append(
             "linear heads on the same columns would be determined up to the swap R <-> A"
         )
-    telling = evidence.n_labels_telling + evidence.n_labels_selected
+    telling = evidence.n_labels_telling + evidence.n_labels_selected + evidence.n_labels_alike
     if evidence.n_labels and telling < MIN_RESPONSES:
         reasons.append(f"{telling} labels that add something are too few")
     return reasons
@@ -572,7 +607,7 @@ def with_activity(found, loading, n_rows, looked_at):
     # Users are known, whether or not they differ.
     found = replace(found, advice=tuple(a for a in found.advice if a != ADVICE["users"]))
     if largest == 0:
-        text = "users do not differ in activity, as far as held-out rows show"
+        text = "held-out rows do not show that users differ in activity"
         return replace(found, reason=f"{found.reason[:-1]}; {text}.")
     text = (
         f"{len(n_rows)} users of {rows:g} rows (median) differ in activity by a standard deviation "
@@ -699,8 +734,8 @@ def unseen(found, against, knows_users):
         found = contradicted(found, against, "unseen")
     stated = (ADVICE["examined"], ADVICE["attention"])
     rest = [one for one in found.advice if one not in stated]
-    users = () if knows_users else (ADVICE["users"],)
-    return replace(found, advice=tuple(dict.fromkeys((ADVICE["unseen"], *users, *rest))))
+    users = () if knows_users else (ADVICE["idle"],)
+    return replace(found, advice=tuple(dict.fromkeys((*users, ADVICE["unseen"], *rest))))
 
 
 def contradicted_rate(found, level):

@@ -792,8 +792,8 @@ class PredictionMixin:
         if not mixture.measurement.examined:
             raise ImplicitRMError(
                 "predict_examination is not available: the estimator was fitted with "
-                f"shared_examination={self.shared_examination}, which assumes that every row was "
-                "looked at. Fit with shared_examination=True."
+                f"shared_examination={self.shared_examination}, so that it did not model which "
+                "rows were looked at. Fit with shared_examination=True."
             )
         X = read_features(self, X)
 

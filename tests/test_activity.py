@@ -679,7 +679,7 @@ def test_where_users_do_not_differ_it_is_the_fit_without():
     X, log, _, user = simulated(2000, 100, activity=0.0, seed=1)
     est = ImplicitRewardEstimator(**SMALL)
     plain = clone(est).fit(X, log.actions)
-    with pytest.warns(IdentificationWarning, match="users do not differ in activity"):
+    with pytest.warns(IdentificationWarning, match="do not show that users differ"):
         est.fit(X, log.actions, user_id=user)
     assert_array_equal(est.predict(X), plain.predict(X))
     assert est.history_ == plain.history_
@@ -792,7 +792,7 @@ def test_without_differences_the_report_has_the_verdict_of_the_fit_too():
     est = ImplicitRewardEstimator(**SMALL)
     report = identification_report(est, X, log.actions, n_starts=2, user_id=user)
     assert report.level == "not identified" and not report.user_loading.any()
-    assert "users do not differ in activity" in report.reason
+    assert "do not show that users differ in activity" in report.reason
     assert "not shown: users who do not differ are as likely" in str(report)
     assert report.swap["applicable"]
 
@@ -870,7 +870,7 @@ def test_what_activity_identifies():
         assert weak.level == "not identified" and not weak.swap_symmetric
         assert f"too little to determine the reward: it takes {missing}." in weak.reason
     none = with_activity(found, np.zeros(1), users, True)
-    assert none.swap_symmetric and "do not differ" in none.reason
+    assert none.swap_symmetric and "do not show that users differ" in none.reason
     labelled = Identification("identified", ("labels",), "labels.")
     known = with_activity(labelled, np.ones(1), users, False)
     assert known.assumptions == ("labels",)

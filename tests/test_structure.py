@@ -27,6 +27,7 @@ LAYERS = (
         "_dispersion",
         "_independence",
         "_examination",
+        "_goodness",
         "_labels",
     ),
     ("objectives",),

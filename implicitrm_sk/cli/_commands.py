@@ -57,6 +57,7 @@ def fit(args):
 
     _check_settings(settings, ImplicitRewardEstimator)
     say(feedback.describe(y, signals, X))
+    _say_left_out(table, args, X)
     if args.embedder is not None:
         settings["embedder"] = _embedder(args, len(X))
     est = ImplicitRewardEstimator(**settings)
@@ -353,9 +354,11 @@ def sensitivity(args):
     say(in_own_words(str(found)))
     if args.out is not None:
         frame = found.to_frame()
-        if frame["violation"].isin(["left_out", "sign"]).any():  # their amounts are names
+        out = local_path(args.out)
+        # Some amounts are names, and a column of parquet has one type.
+        if out.suffix == ".parquet" and frame["violation"].isin(["left_out", "sign"]).any():
             frame["amount"] = frame["amount"].astype(str)
-        write_frame(local_path(args.out), frame)
+        write_frame(out, frame)
         say(f"Written: {args.out}")
 
 
@@ -372,7 +375,8 @@ def label_queue(args):
     table.write(out, {"row": table.kept}, leave_out=table.feature_columns(args, est))
     tell(
         f"{len(rows):,} responses to ask about, the most useful first: {out}. Ask about all of "
-        "them, whatever you expect, and name the column of answers by --labels in fit."
+        "them, whatever you expect. In fit, name the column of answers by --labels and add --set "
+        "label_mechanism='asked', since these rows were not chosen at random."
     )
 
 
@@ -661,6 +665,18 @@ def _settings(args):
                 f"{OPTIONS[name]} and --set {name} say the same. Give one of them."
             )
     return options | given
+
+
+def _say_left_out(table, args, X):
+    """Say so if a log has user ids that a fit does not use."""
+    if args.user is None and "user_id" in {*table.columns} - {
+        *getattr(X, "columns", ()),
+        args.groups,
+    }:
+        tell(
+            "Column user_id is not used. Pass --user user_id if users may differ in activity: "
+            "without it, all count as equally active."
+        )
 
 
 def _check_users(est, args):

@@ -405,7 +405,8 @@ class _Matching:
             raise ImplicitRMError(
                 "events cannot be matched with responses; expected a column 'response_id' or "
                 f"'conversation_id' in both. {shown.argument} has {shown.listing()}; "
-                f"{done.argument} has {done.listing()}. Add or rename a column."
+                f"{done.argument} has {done.listing()}. Add or rename a column. "
+                "read_feedback_log takes ids of responses only by name: response_id='COLUMN'."
             )
         shown.check_complete(name, "matching events")
         key, event_key, n = _shared([(shown, name), (done, name)], shown.pandas)

@@ -71,12 +71,23 @@ def of_fit(caller, given, refused=NOT_IN_ONE_STEP):
             f"of fit: {', '.join(name for name in OF_FIT if name not in refused)}."
         )
     given = {name: value for name, value in given.items() if value is not None}
-    if "response_id" in given and "response_id" in refused:
-        ids = codes_of(list(given["response_id"]))
-        if len(np.unique(ids)) == len(ids):
-            del given["response_id"]
+    if "response_id" in refused:
+        given = without_single_rows(given)
     for name in given:
         if name in refused:
             reason, remedy = refused[name]
             raise ImplicitRMError(f"{caller} does not take {name}: {reason}. {remedy}")
     return given
+
+
+def without_single_rows(given):
+    """Return arguments of `fit` without a `response_id` that is another in every row.
+
+    Such ids say nothing, and a log that has them can be passed whole.
+    """
+    if given.get("response_id") is None:
+        return given
+    ids = codes_of(list(given["response_id"]))
+    if len(np.unique(ids)) < len(ids):
+        return given
+    return {name: value for name, value in given.items() if name != "response_id"}

@@ -235,7 +235,8 @@ class GroupComparison:
         if self.estimated and not self.knows_users:
             yield "This assumes equally active users. Pass user_id= if the log has their ids."
         if not self.estimated and self.identification.advice:
-            yield f"Next: {self.identification.advice[0]}"
+            # Beside the first one the second is often the other side of one question.
+            yield f"Next: {' Or: '.join(self.identification.advice[:2])}"
         for g in np.flatnonzero(self.n_effective < FEW_ROWS):
             yield (
                 f"The error of {self.groups[g]} comes from about {self.n_effective[g]:.0f} rows of "

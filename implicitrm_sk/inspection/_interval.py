@@ -28,7 +28,7 @@ from .._validation import check_same_rows
 from ..exceptions import IdentificationWarning, ImplicitRMError
 from ..measurement import _mixture
 from ..objectives import OBJECTIVES
-from ._arguments import of_fit
+from ._arguments import of_fit, without_single_rows
 
 #: Replicates train this many times as long as early stopping would let them. A network stopped at
 #: its best epoch predicts well because it is pulled towards the middle. Where the reward is near 0
@@ -227,7 +227,7 @@ def reward_interval(
             f"est must be an ImplicitRewardEstimator, got {type(est).__name__}. For a pipeline, "
             "pass its last step, and X as transformed by the others."
         )
-    fit_params = of_fit("reward_interval", fit_params, {})
+    fit_params = without_single_rows(of_fit("reward_interval", fit_params, {}))
     if user_id is not None and "response_id" in fit_params:
         raise ImplicitRMError(
             "reward_interval does not take response_id beside user_id: it resamples users with all "

@@ -24,7 +24,7 @@ from .._validation import check_same_rows
 from ..exceptions import ImplicitRMError
 from ..objectives import OBJECTIVES
 from ..training._split import row_codes
-from ._arguments import of_fit
+from ._arguments import of_fit, without_single_rows
 
 #: Refits that start at rewards of these levels, between the lowest and the highest that the
 #: actions allow.
@@ -177,7 +177,7 @@ def label_queue(
 
 def _side(fit_params, user_id, labels, sample_weight):
     """Return the arguments of `fit` beside user_id and groups."""
-    side = of_fit("label_queue", fit_params, {})
+    side = without_single_rows(of_fit("label_queue", fit_params, {}))
     if user_id is not None and "response_id" in side:
         raise ImplicitRMError(
             "label_queue does not take response_id beside user_id: what a label of a response says "

@@ -38,6 +38,7 @@ from ..embedding import LowRankAdapter
 from ..embedding._compute import TokenArrays
 from ..embedding._embedder import ensure_fitted
 from ..exceptions import ImplicitRMError
+from ..inspection._arguments import without_single_rows
 from ..training._data import TrainingData
 from ..training._net import MemberRisk
 from ..training._plan import FitPlan
@@ -194,6 +195,7 @@ def fine_tune(
     True
     """
     import_optional("accelerate", "finetune", "Fine-tuning")
+    fit_params = without_single_rows(fit_params)
     check_start(est, X, lora, eval_fraction, fit_params)
     check_same_rows(X, y=y, **fit_params)
     groups = fit_params.pop("groups", None)

@@ -136,7 +136,7 @@ def _users(est, users):
     yield (
         f"users differ in activity, by a standard deviation of up to {largest:.2g} logits"
         if largest
-        else "users do not differ in activity, as far as held-out rows show"
+        else "held-out rows do not show that users differ in activity"
     )
     if users:
         n = len(est.user_activity_.user_id)
@@ -155,6 +155,8 @@ def _identification(est):
         )
     elif found.level != IDENTIFIED:
         lines.append("The reward is determined only as far as this says.")
+    else:
+        lines.append("`identification_report` shows whether the log is large enough for this.")
     if found.advice:
         lines.append("More information would come from:\n\n" + _bullets(found.advice))
     return "\n\n".join(line for line in lines if line)

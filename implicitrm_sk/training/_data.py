@@ -80,7 +80,7 @@ class TrainingData:
         self.usable = self.train = log.usable()
         self.valid = self.usable[:0]
         self.scaler = None
-        self._replicates = self.user_factors = None
+        self._replicates = self.user_factors = self._codes = None
 
     # ------------------------------------------------------------------ parts
 
@@ -154,16 +154,22 @@ class TrainingData:
         """Return the strata that each part of a split shares, and the groups it keeps together."""
         log, groups = self.log, self.groups
         if groups is None:
-            X = self.X
-            groups = row_codes(
-                X if log.response is None else self.columns.reward_part(X)[log.first]
-            )
+            if self._codes is None:  # a pass over X, which may be in files
+                X = self.X
+                self._codes = row_codes(
+                    X if log.response is None else self.columns.reward_part(X)[log.first]
+                )
+            groups = self._codes
         stratum = log.balance()[self.usable]
         if log.labels is not None:
             # Labels are few, so each side of the split must get its share of them.
             label = log.labels[self.usable]
             stratum = stratum + np.where(np.isnan(label), 0.0, 2 + 2 * np.round(label))
         return stratum, groups[self.usable]
+
+    def clusters(self):
+        """Return a number for each usable response, equal if a split never separates two."""
+        return np.unique(self._strata_and_groups()[1], return_inverse=True)[1]
 
     def resample(self, weight, validation_fraction, random_state):
         """Give each member weights of its own, and its own validation split if there is one.
@@ -344,7 +350,8 @@ class TrainingData:
 
     def release(self):
         """Free the log, which fills the memory unless rows stay in files."""
-        self.log = self.groups = self.usable = self.train = self.valid = self._replicates = None
+        self.log = self.groups = self.usable = self.train = self.valid = None
+        self._replicates = self._codes = None
 
 
 def standardized(X, scaler, dtype):

@@ -41,7 +41,7 @@ class Level:
     ----------
     mean : float
     error : float
-        Its standard error; rows count as independent.
+        Its standard error; rows of a group, or with equal X, depend on each other.
     fitted : float
         The mean of the fitted rewards.
     """
@@ -67,6 +67,8 @@ class LevelRows:
         The signals that were logged in them.
     weight : ndarray of shape (m,) or (members, m)
     scaler : StandardScaler or None
+    cluster : ndarray of int of shape (m,)
+        Rows of one number may depend on each other.
     """
 
     X: object
@@ -75,6 +77,7 @@ class LevelRows:
     patterns: Patterns
     weight: np.ndarray
     scaler: object
+    cluster: np.ndarray
 
     @classmethod
     def of(cls, data, measurement):
@@ -90,7 +93,8 @@ class LevelRows:
         step = -(-len(rows) // min(MAX_ROWS, MAX_WORK // n_outcomes))
         rows = rows[::step]
         weight = data.population_weight()[..., ::step]
-        return cls(data.X, rows, log.part(rows, rows), patterns, weight, data.scaler)
+        part = log.part(rows, rows)
+        return cls(data.X, rows, part, patterns, weight, data.scaler, data.clusters()[::step])
 
     def logits(self, model, dtype):
         """Return the logits of all members, (members, m) and (members, m, P)."""
@@ -159,7 +163,8 @@ class LevelRows:
         values, _ = self._one_step(f, u, measurement, rates, RIDGE_OF_ERROR)
         weight = weight / weight.sum()
         fitted = float(weight @ torch.sigmoid(f).numpy())
-        return Level(float(weight @ values), _error(weight, values), fitted)
+        error = _error(weight, values, self.cluster)
+        return Level(float(weight @ values), error, fitted)
 
     def _one_step(self, f, u, measurement, rates, ridge):
         """Return the one-step estimate of each row, and whether the row has one."""
@@ -198,8 +203,12 @@ class LevelRows:
         return minimize(loss, np.zeros(len(others)), jac=True, method="L-BFGS-B").x
 
 
-def _error(weight, values):
-    return float(np.sqrt(weight**2 @ (values - weight @ values) ** 2))
+def _error(weight, values, cluster=None):
+    """Return the standard error of a mean, of independent rows or clusters."""
+    parts = weight * (values - weight @ values)
+    if cluster is not None:
+        parts = np.bincount(cluster, parts)
+    return float(np.sqrt(parts @ parts))
 
 
 def _shift_to(target, reward_logit, weight):

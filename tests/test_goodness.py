@@ -1,0 +1,197 @@
+"""A log that does not look as its fit says: users, counts, known propensities, parts of a log."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom
+
+from implicitrm_sk import ImplicitRewardEstimator, identification_report
+from implicitrm_sk._goodness import _distribution
+from implicitrm_sk.inspection import compare_groups
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore::implicitrm_sk.IdentificationWarning"),
+    pytest.mark.filterwarnings("ignore:.*If the signal was not offered"),
+    pytest.mark.filterwarnings("ignore:all .* labels of responses without an action are"),
+]
+SMALL = {
+    "hidden_layer_sizes": (8,),
+    "n_estimators": 2,
+    "learning_rate_init": 0.01,
+    "random_state": 0,
+}
+
+
+def sigmoid(values):
+    return 1 / (1 + np.exp(-values))
+
+
+def draw(n, seed=0):
+    """Return a generator, X and preferences of a third of the rows or so."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n, 4))
+    return rng, X, rng.random(n) < sigmoid(2 * X[:, 0] - 0.6)
+
+
+def acts(rng, preferred, logit):
+    return (preferred & (rng.random(len(preferred)) < sigmoid(logit))).astype(float)
+
+
+def of_users(bots, seed=0, n=3000, n_users=150):
+    """Return a log of two actions in which some of the users act on everything."""
+    rng, X, preferred = draw(n, seed)
+    user = rng.integers(n_users, size=n)
+    activity = 1.6 * rng.normal(size=n_users)[user]
+    y = np.column_stack([acts(rng, preferred, shift + activity) for shift in (-0.5, -1.0)])
+    y[user < bots] = 1.0
+    return X, y, {"user_id": user}
+
+
+def of_exposures(kind, seed=0, n=1200):
+    """Return a log of three rows of a response; `kind` says how these were joined, or None."""
+    rng, X, preferred = draw(n, seed)
+    logit = 0.3 + X[:, 1] - 0.6
+    y = np.stack([acts(rng, preferred, logit) for _ in range(3)])
+    if kind == "one action at most":
+        y[1] *= y[0] == 0
+        y[2] *= (y[0] == 0) & (y[1] == 0)
+    if kind == "doubled":
+        y = np.concatenate([y[:2], y[:2]])
+    if kind == "copies":
+        y = y[[0, 0]]
+    ids = np.tile(np.arange(n), len(y))
+    return X[ids], y.ravel(), {"response_id": ids}
+
+
+def fitted(X, y, side, **params):
+    return ImplicitRewardEstimator(**SMALL | params).fit(X, y, **side)
+
+
+@pytest.mark.parametrize(("bots", "level"), [(0, "identified"), (9, "not identified")])
+def test_users_who_act_on_everything_are_noticed(bots, level):
+    X, y, side = of_users(bots)
+    est = fitted(X, y, side, shared_examination=False)
+    found = est.identification_
+    assert found.level == level
+    assert (f"{bots} users act on all of their rows" in found.against) == bool(bots)
+    assert ("most active users" in found.advice[0]) == bool(bots)
+    if bots:
+        report = identification_report(est, X, y, n_starts=2, **side)
+        assert report.level == level
+        assert found.against in report.reason
+
+
+def test_users_who_mostly_act_on_everything_are_noticed():
+    rng, X, preferred = draw(5000)
+    user = rng.integers(200, size=5000)
+    activity = 0.7 * rng.normal(size=200)[user]
+    y = np.column_stack([acts(rng, preferred, shift + activity) for shift in (-0.5, -1.0)])
+    y = np.where((user < 14)[:, None], rng.random((5000, 2)) < 0.8, y).astype(float)
+    found = fitted(X, y, {"user_id": user}, shared_examination=False).identification_
+    assert found.level == "not identified"
+    assert "activity of users does not follow" in found.against
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_activity_of_other_spreads_is_not_contradicted(seed):
+    rng, X, preferred = draw(2000, seed)
+    user = rng.integers(100, size=2000)
+    activity = (0.8 + 0.5 * seed) * rng.normal(size=100)[user]
+    y = np.column_stack([acts(rng, preferred, activity) for _ in range(2)])
+    found = fitted(X, y, {"user_id": user}, shared_examination=False).identification_
+    assert "users" not in found.against
+
+
+@pytest.mark.parametrize("kind", [None, "one action at most", "doubled", "copies"])
+def test_counts_that_are_not_of_independent_exposures_are_noticed(kind):
+    X, y, side = of_exposures(kind)
+    found = fitted(X, y, side, false_action_rate=0.0).identification_
+    assert found.level == ("identified" if kind is None else "not identified")
+    if kind is not None:
+        assert found.advice[0].startswith("Check how exposures were counted")
+        assert ("agree in 100.0%" if kind == "copies" else "the fit expects") in found.against
+
+
+@pytest.mark.parametrize("kind", [None, "one action at most"])
+def test_counted_exposures_are_judged_like_rows(kind):
+    X, y, side = of_exposures(kind)
+    ids = side["response_id"]
+    counts = np.bincount(ids, y)
+    found = fitted(
+        X[: len(counts)], counts, {"exposures": np.full(len(counts), 3)}, false_action_rate=0.0
+    ).identification_
+    assert found.level == ("identified" if kind is None else "not identified")
+
+
+def test_sums_of_exposures_have_the_distribution_of_their_number():
+    of = np.repeat(np.arange(3), [2, 4, 1])
+    mass = _distribution(of, np.array([0.2, 0.9, *[0.3] * 4, 0.5]), 3)
+    np.testing.assert_allclose(mass[0], [0.08, 0.74, 0.18, 0, 0])
+    np.testing.assert_allclose(mass[1], binom.pmf(np.arange(5), 4, 0.3))
+    np.testing.assert_allclose(mass[2], [0.5, 0.5, 0, 0, 0])
+
+
+@pytest.mark.parametrize(("true", "level"), [(0.25, "identified"), (0.6, "not identified")])
+def test_known_propensities_that_the_actions_contradict(true, level):
+    rng, X, preferred = draw(3000)
+    known = rng.random(3000) < 0.25
+    ready = np.where(known, true, sigmoid(X[:, 1] - 0.5))
+    y = (preferred & (rng.random(3000) < ready)).astype(float)
+    side = {"propensity": np.where(known, 0.25, np.nan)}
+    found = fitted(X, y, side).identification_
+    assert found.level == level
+    assert ("known propensities contradict" in found.against) == (true != 0.25)
+
+
+@pytest.mark.parametrize("columns", [2, 3])
+def test_a_signal_that_was_not_offered_everywhere_is_noticed(columns):
+    rng, X, preferred = draw(2000)
+    X[:, 3] = rng.integers(3, size=2000)
+    names = ["copy", "share", "save"][:columns]
+    y = pd.DataFrame({name: acts(rng, preferred, 0 * X[:, 1]) for name in names})
+    model = pd.Series(np.where(rng.random(2000) < 0.5, "A", "B"), name="model")
+    side = {"shared_examination": False}
+    assert fitted(X, y, {}, **side).identification_.level == "identified"
+    y.loc[X[:, 3] == 1, "share"] = 0.0
+    with pytest.warns(UserWarning, match=r"'share' occurs in 0 of the \d+ rows in which column 3"):
+        est = fitted(X, y, {}, **side)
+    # Two other signals determine the reward there.
+    level = "identified" if columns == 3 else "not identified"
+    assert est.identification_.level == level
+    comparison = compare_groups(est, X, y, model, n_folds=2)
+    assert comparison.identification.level == level
+    y.loc[X[:, 3] == 1, "share"] = np.nan
+    est = fitted(X, y, {}, **side)
+    assert est.identification_.level == "identified"
+
+
+@pytest.mark.parametrize(("labels", "counted"), [("both", True), (0.0, False), (1.0, False)])
+def test_labels_of_one_class_are_not_counted(labels, counted):
+    rng, X, preferred = draw(1500)
+    y = acts(rng, preferred, X[:, 1])
+    asked = rng.random(1500) < 0.15
+    if labels != "both":
+        asked &= preferred == labels
+    found = fitted(X, y, {"labels": np.where(asked, preferred, np.nan)}).identification_
+    assert (found.level == "identified") == counted
+    assert ("labels of one class say nothing of the other" in found.reason) != counted
+
+
+def test_copies_of_rows_do_not_make_a_log_larger():
+    rng, X, preferred = draw(400)
+    y = np.column_stack([acts(rng, preferred, np.full(400, -1.8)) for _ in range(2)])
+    for copies in (1, 10):
+        est = fitted(np.tile(X, (copies, 1)), np.tile(y, (copies, 1)), {}, shared_examination=False)
+        assert est.identification_.level == "not identified"
+        assert "too small" in est.identification_.against
+
+
+def test_rows_of_a_group_are_not_independent():
+    rng, X, preferred = draw(2000)
+    y = np.column_stack([acts(rng, preferred, np.full(2000, -0.5)) for _ in range(2)])
+    order = np.argsort(X[:, 0])  # the groups are unlike each other
+    for groups, level in ((None, "identified"), (np.repeat(np.arange(8), 250), "not identified")):
+        est = fitted(X[order], y[order], {"groups": groups}, shared_examination=False)
+        assert est.identification_.level == level
+        assert ("too small" in est.identification_.against) == (groups is not None)
