@@ -27,7 +27,7 @@ from .embedding import LLMEmbedder
 from .exceptions import ImplicitRMError
 
 #: Rows with an action, and rows without it, from which on a column does not repeat it by chance.
-REPEATED_ROWS = 5
+REPEATED_ROWS = 20
 #: Columns with at most so many values in some rows are looked at for signals that were not offered.
 MOST_VALUES, FEW_ROWS = 20, 200
 #: A signal was hardly offered where it occurs at most in this share of the rows expected, of which
@@ -161,7 +161,7 @@ def read_features(estimator, X, *, reset=False, with_propensity=True):
 
 
 def warn_of_actions(X, log, columns):
-    """Warn if a column of X repeats an action, on whatever scale.
+    """Warn if columns of X repeat an action, on whatever scale, and return their positions.
 
     Parameters
     ----------
@@ -172,6 +172,7 @@ def warn_of_actions(X, log, columns):
     columns : HeadColumns
     """
     _, rows = next(chunks(X))
+    found = []
     for counts, signal in zip(log.acts.counts[: len(rows)].T, log.acts.column, strict=True):
         known = np.flatnonzero(~np.isnan(counts))
         acted = counts[known] > 0
@@ -187,6 +188,7 @@ def warn_of_actions(X, log, columns):
             tolerance = 1e-3 * np.abs(step[repeated])
             same = np.abs(rows[np.ix_(some, repeated)] - line) <= tolerance
             repeated = repeated[same.all(axis=0)]
+        found += repeated.tolist()
         if len(repeated):
             (name,) = columns.labels(columns.used[repeated[:1]])
             warn(
@@ -194,15 +196,18 @@ def warn_of_actions(X, log, columns):
                 "the other. A reward that reads the action follows it, whatever users preferred. "
                 "Leave the column out of X."
             )
+    return found
 
 
-def signals_not_offered(X, log, columns):
+def signals_not_offered(X, log, columns, repeated):
     """Return where a signal hardly occurs, as if it was not offered: a list of texts.
 
     Parameters
     ----------
     X, log, columns
         As in `warn_of_actions`.
+    repeated : list of int
+        The columns that repeat an action.
 
     Returns
     -------
@@ -217,7 +222,8 @@ def signals_not_offered(X, log, columns):
     acts, names = log.acts, log.act_names()
     counts = acts.counts[: len(rows)]
     known, acted, found = ~np.isnan(counts), counts > 0, []
-    for column in np.flatnonzero((n_values > 1) & (n_values <= MOST_VALUES)):
+    few_values = np.flatnonzero((n_values > 1) & (n_values <= MOST_VALUES))
+    for column in np.setdiff1d(few_values, repeated):
         values, code = np.unique(rows[:, column], return_inverse=True)
         if len(values) > MOST_VALUES:
             continue

@@ -255,8 +255,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
         columns.check_same_as(before)
     random_state = own_random_state(est.random_state)
     log, assumptions = identify(est, len(X), y, side_information)
-    warn_of_actions(X, log, columns)
-    _check_offered(est, X, log, columns)
+    repeated = warn_of_actions(X, log, columns)
+    _check_offered(est, signals_not_offered(X, log, columns, repeated))
     data = TrainingData(
         X,
         log,
@@ -278,9 +278,8 @@ def begin_fit(est, X, y, groups=None, **side_information):
     return BegunFit(plan, data, random_state, further, keeps_weights)
 
 
-def _check_offered(est, X, log, columns):
+def _check_offered(est, found):
     """Warn of signals that were not offered in a part of the log, and lower a verdict by them."""
-    found = signals_not_offered(X, log, columns)
     if not found:
         return
     texts = [text for text, _ in found[:3]]

@@ -526,15 +526,14 @@ def test_user_and_scenario_through_a_column_transformer():
 def test_an_action_among_the_columns_of_x_is_noticed(form):
     actions = pd.DataFrame(Y, columns=["copy", "thumb"])
     actions["thumb"] = actions["thumb"].astype(float).where(np.arange(len(Y)) % 7 > 0)
-    logged = FRAME.assign(thumbs=form(Y[:, 1]), near=Y[:, 0].astype(float))
-    logged.loc[0, "near"] = 1.0 - Y[0, 0]  # wrong in one row, so that it is a feature
+    logged = FRAME.assign(thumbs=form(Y[:, 1]), near=Y[:, 0] + X[:, 0] / 9)
     est = ImplicitRewardEstimator(reward_features=["b", "thumbs", "near"], **QUICK)
     with pytest.warns(UserWarning, match="column 'thumbs' of X repeats the signal 'thumb'"):
         est.fit(logged, actions)
 
 
 def test_counts_and_file_columns_that_repeat_an_action_are_noticed(tmp_path, recwarn):
-    counts = np.random.default_rng(1).binomial(6, 0.3, size=len(X))
+    counts = np.random.default_rng(1).binomial(6, 0.15, size=len(X))
     table = np.column_stack([X, counts / 6.0]).astype(np.float32)
     np.save(tmp_path / "x.npy", table)
     est = ImplicitRewardEstimator(**QUICK)
