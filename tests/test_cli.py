@@ -71,6 +71,20 @@ def saved(log, run):
 # ---------------------------------------------------------------------- what it does
 
 
+def test_user_ids_that_a_fit_leaves_out_are_named(log, run, tmp_path):
+    _, frame, _ = log
+    frame.assign(user_id=[f"u{i % 40}" for i in range(len(frame))]).to_parquet(
+        tmp_path / "users.parquet"
+    )
+    fit = ["fit", "users.parquet", "--actions", "copied,shared", "-o", "reward", "--force", *QUICK]
+    for options, named in (([], True), (["--user", "user_id"], False)):
+        code, out, err = run(*fit, *options)
+        assert code == 0, err
+        assert ("Column user_id is not used. Pass --user user_id" in out) == named
+    code, out, _ = run(*fit, "--groups", "user_id")
+    assert code == 0 and "is not used" not in out
+
+
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
 def test_fit_predict_report(kind, log, run, tmp_path):
     _, frame, X = log

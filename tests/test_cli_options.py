@@ -261,6 +261,7 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
     queue = ["label-queue", "reward", "log.parquet", "-n", "7", "--labels", "label"]
     code, out, err = run(*queue, "-o", "queue.jsonl")
     assert code == 0 and "7 responses to ask about, the most useful first: queue.jsonl" in out, err
+    assert "label_mechanism='asked'" in out
     rows = [json.loads(line) for line in (tmp_path / "queue.jsonl").read_text().splitlines()]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -280,6 +281,10 @@ def test_sensitivity_and_label_queue(thumbs, run, tmp_path):  # noqa: F811
     found = pandas.read_parquet(tmp_path / "d.parquet")
     assert found["violation"].tolist() == ["none", *["false_positive"] * 2, "left_out"]
     assert "difference_0" in found and "Sensitivity of the reward, 400 rows" in out
+    assert found["amount"].tolist() == ["None", "0.05", "0.1", "shared"]  # one type in parquet
+    code, out, err = run(*doubts, *amounts, "-o", "d.jsonl")
+    lines = (tmp_path / "d.jsonl").read_text().splitlines()
+    assert [json.loads(line)["amount"] for line in lines] == [None, 0.05, 0.1, "shared"]
     for options, message in (
         (["--violation", "ratio"], "expected KIND=AMOUNT,AMOUNT"),
         (["--violation", "ratio=big"], "expected numbers after ratio="),

@@ -183,6 +183,18 @@ def test_rows_of_a_response_are_drawn_together():
     assert found.identification.level == "identified" and len(found.low) == len(X)
 
 
+def test_ids_of_single_rows_say_nothing_beside_users():
+    X, y, _ = make_log(300)
+    user = np.arange(300) % 30
+    with_ids, without = (
+        intervals(settings(), X, y, user_id=user, response_id=ids, n_bootstrap=3)
+        for ids in ([f"r{i}" for i in range(300)], None)
+    )
+    np.testing.assert_array_equal(with_ids.low, without.low)
+    with pytest.raises(ValueError, match="does not take response_id beside user_id"):
+        intervals(settings(), X, y, user_id=user, response_id=np.arange(300) // 2, n_bootstrap=3)
+
+
 def test_estimated_rates_and_preference_rate():
     X, y, _ = make_log(1500, n_signals=1, propensity=0.7)
     found = intervals(settings(preference_rate=0.4), X, y, n_bootstrap=4)

@@ -131,6 +131,15 @@ def test_rows_of_an_id_are_one_response():
     assert not np.isin(asked, rows[acted == 1]).any()
 
 
+def test_ids_of_single_rows_say_nothing_beside_users():
+    X, y, _ = make_log(200)
+    users = {"user_id": np.arange(200) % 20}
+    found = queue(settings(), X, y, 5, response_id=np.arange(200), **users)
+    np.testing.assert_array_equal(found, queue(settings(), X, y, 5, **users))
+    with pytest.raises(ValueError, match="does not take response_id beside user_id"):
+        queue(settings(), X, y, 5, response_id=np.arange(200) // 2, **users)
+
+
 def test_nothing_left_to_ask():
     X, y, preferred = make_log()
     with pytest.raises(ValueError, match="n=1, but no response is left to ask: labels or actions"):
