@@ -197,7 +197,7 @@ def check_verdict(est, held_out, token=None, in_search=False):
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
     for against, advice in _unlike_the_fit(est, log, measurement, f, u):
-        if against is not None and est.identification_.level == IDENTIFIED:
+        if against is not None and est.identification_.level != NOT_IDENTIFIED:
             est.identification_ = contradicted(est.identification_, against, advice)
     if held_out.whole is not None:
         _check_whole(est, held_out.whole_X, held_out.whole, measurement, model_rates)
@@ -208,8 +208,10 @@ def check_verdict(est, held_out, token=None, in_search=False):
 def _unlike_the_fit(est, log, measurement, reward_logit, propensity_logit):
     """Yield what in a log is unlike its fit, in words or None, and the key of the advice."""
     if est.model_.log_loading is not None:
-        log_prior = quadrature()[1].numpy()
-        yield activity_against(est.user_activity_.log_weight, log_prior), "everything"
+        # Real activity is hardly normal, and bounds rest on it far less than a level does.
+        if est.identification_.level == IDENTIFIED:
+            log_prior = quadrature()[1].numpy()
+            yield activity_against(est.user_activity_.log_weight, log_prior), "everything"
         return
     if measurement.examined or log.age is not None:
         return
@@ -233,11 +235,11 @@ def _check_whole(est, X, log, measurement, rates):
         return
     f, u = member_logits(est.model_, X, est.scaler_, HEADS, est.dtype)
     f, u = _mixture.mean_logit(f), u.mean(0)
-    if has_known and loading is None and est.identification_.level == IDENTIFIED:
+    if has_known and loading is None and est.identification_.level != NOT_IDENTIFIED:
         against = propensity_against(log, f.numpy(), est.false_action_rate_)
         if against is not None:
             est.identification_ = contradicted(est.identification_, against, "propensities")
-    if differ and est.identification_.level == IDENTIFIED:
+    if differ and est.identification_.level != NOT_IDENTIFIED:
         nodes, log_prior = quadrature()
         shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)
         against = restless_against(measurement, f, u, shift, log_prior, log, rates)

@@ -82,6 +82,14 @@ def test_users_who_act_on_everything_are_noticed(bots, level):
         assert found.against in report.reason
 
 
+def test_bounds_do_not_hold_either_with_users_who_act_on_everything():
+    for bots, level in ((0, "bounded"), (9, "not identified")):
+        X, y, side = of_users(bots)
+        found = fitted(X, y, side).identification_
+        assert found.level == level
+        assert ("act on all of their rows" in found.against) == bool(bots)
+
+
 def test_users_who_mostly_act_on_everything_are_noticed():
     rng, X, preferred = draw(5000)
     user = rng.integers(200, size=5000)
