@@ -118,8 +118,9 @@ def sensitivity_report(
     violations that are likelier than the base by 3.3 standard errors.
 
     Each violation is a model of the same log with a number in place of an assumption. It is fitted
-    with one member to one half of the log, and the other half is scored. A refit without a
-    violation, its pair, has the same start and the same halves. A single member on half of the log
+    with one member to one half of the log, and the other half is scored. It stops after 5 epochs
+    without an improvement, or earlier if the settings say so. A refit without a violation, its
+    pair, has the same start and the same halves. A single member on half of the log
     is further off than the base, but the two of a pair err alike. So the report adds to the base
     the change from one to the other, and every curve starts at the base.
 

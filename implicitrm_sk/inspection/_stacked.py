@@ -26,6 +26,10 @@ from ..training._plan import FitPlan
 from ..training._users import posterior, quadrature
 from ._grouped import activity_given_others, at_nodes, of_users
 
+#: Epochs without an improvement after which a refit stops. Both refits of a pair stop by it, so
+#: that what a longer search would gain is left out of both.
+PATIENCE = 5
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -129,7 +133,7 @@ def refit_side_by_side(work, cases):
     """
     fold, split = work.folds()
     settings, X = work.settings()
-    settings.set_params(n_estimators=1)
+    settings.set_params(n_estimators=1, n_iter_no_change=min(settings.n_iter_no_change, PATIENCE))
     found = None
     for k in range(work.n_folds):
         train, held = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
