@@ -508,9 +508,9 @@ class ImplicitRewardEstimator(
             for evaluation only.
         propensity : array-like of the shape of y, default=None
             P(y_k=1 | r*=1), or P(y_k=1 | r*=0) of a negative action. It is in (0, 1] for rows where
-            a randomised experiment gives it, NaN elsewhere. The propensity head learns from the
-            other rows, or from these if there are no others. Objectives that weight by propensity
-            (such as "ips") estimate the unknown ones by a convention.
+            a randomised experiment gives it, NaN elsewhere. The propensity head is
+            trained on the other rows, or on all rows if every propensity is known. Objectives that
+            weight by propensity (such as "ips") estimate the unknown ones by a convention.
         user_id : array-like of shape (n_samples,), default=None
             The user who acted on each row: any hashable ids, NaN or None if not known. Users u then
             differ in activity b_u, which is standard normal: logit A_k(x, u) = a_k(x) + lambda_k
