@@ -194,8 +194,8 @@ ADVICE = {
         "row, set shared_examination=True, which fits this log better."
     ),
     "second": (
-        "Log a second kind of {} action: two of each polarity determine the reward also where some "
-        "rows were not looked at."
+        "Log {} of {} action: two of each polarity determine the reward also where some rows were "
+        "not looked at."
     ),
     "plain": (
         "Leave shared_examination=True out here. With fewer than two signals of each polarity the "
@@ -504,11 +504,11 @@ def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
                 f"{evidence.n_several_signals} responses have several logged signals, but rows "
                 "that nobody looked at would leave them silent together"
             )
-        more = _advice_on_attention(evidence.shown_twice, examined)
+        more = _advice_on_attention(evidence, examined)
         if evidence.shown_twice:
             return BOUNDED, reasons, [*more, *advice]
         return BOUNDED, reasons, [*more, ADVICE["signals"], *advice]
-    more = _advice_on_attention((), examined)
+    more = _advice_on_attention(evidence, examined)
     return (
         NOT_IDENTIFIED,
         _what_is_missing(evidence, columns, linear, n_signals, signals),
@@ -516,15 +516,17 @@ def _assess_bounds(evidence, columns, linear, n_signals, examined, signals):
     )
 
 
-def _advice_on_attention(shown_twice, examined):
+def _advice_on_attention(evidence, examined):
     """Return what to state or log if rows that nobody looked at leave the reward open."""
-    advice = []
+    advice, shown_twice = [], evidence.shown_twice
     if examined is False:
         advice.append(ADVICE["plain"])
     if shown_twice:
         advice.append(ADVICE["examined"])
     if len(shown_twice) == 1:
-        advice.append(ADVICE["second"].format("negative" if shown_twice == (1,) else "positive"))
+        kinds = "a second kind" if evidence.n_both >= MIN_RESPONSES else "two kinds"
+        missing = "negative" if shown_twice == (1,) else "positive"
+        advice.append(ADVICE["second"].format(kinds, missing))
     elif shown_twice:
         advice.append(ADVICE["attention"])
     return advice

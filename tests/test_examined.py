@@ -397,7 +397,8 @@ def test_two_of_each_determine_who_looked(counts, levels):
         assert any("set shared_examination=True" in each for each in found[1].advice)
     elif 2 in counts:
         kind = "negative" if counts[0] == 2 else "positive"
-        assert any(f"second kind of {kind} action" in each for each in found[1].advice)
+        more = "two kinds" if 0 in counts else "a second kind"
+        assert any(f"Log {more} of {kind} action" in each for each in found[1].advice)
 
 
 def test_the_winner_is_better_by_two_standard_errors():
