@@ -121,6 +121,15 @@ def test_counts_that_are_not_of_independent_exposures_are_noticed(kind):
         assert ("agree in 100.0%" if kind == "copies" else "the fit expects") in found.against
 
 
+def test_a_report_of_settings_that_were_not_fitted_says_no_more_than_fit():
+    X, y, side = of_exposures("doubled")
+    settings = ImplicitRewardEstimator(**SMALL, false_action_rate=0.0)
+    report = identification_report(settings, X, y, n_starts=2, **side)
+    assert report.level == "not identified" and "the fit expects" in report.reason
+    assert report.advice[0].startswith("Check how exposures were counted")
+    assert not hasattr(settings, "identification_")
+
+
 @pytest.mark.parametrize("kind", [None, "one action at most"])
 def test_counted_exposures_are_judged_like_rows(kind):
     X, y, side = of_exposures(kind)

@@ -35,7 +35,6 @@ from .._identification import (
     IDENTIFIED,
     LOOKING,
     NOT_IDENTIFIED,
-    TOO_SMALL,
     Evidence,
     contradicted_signs,
 )
@@ -76,6 +75,9 @@ def identification_report(
     responses. The highest start is a reward near 1: users who do not act are passive. The lowest is
     near the probability of an action: they dislike the response. The refits are compared on the
     other quarter. If different rewards have equal likelihood, the reward is not identified.
+
+    The settings are also fitted to the whole log. The report includes the verdict of this fit, and
+    its level is never higher.
 
     Parameters
     ----------
@@ -224,7 +226,7 @@ def identification_report(
         _against_labels(rows, as_likely),
         examination,
         rows.differs,
-        _found_by_fit(est, whole.evidence_, refit),
+        _found_by_fit(est, whole.evidence_, X, y, fit_params),
     )
     advice += tuple(
         f"Check {name!r}: if it says that a negative action did not happen, pass 1 - y as a "
@@ -585,15 +587,20 @@ def _with_signs(settings, associations):
     return contradicted_signs(settings, associations) if contradiction else settings
 
 
-def _found_by_fit(est, evidence, refit):
-    """Return the verdict of `est` if its fit saw the same log and found a contradiction, or None.
+def _found_by_fit(est, evidence, X, y, fit_params):
+    """Return the verdict of a fit to the whole log that found a contradiction, or None.
 
-    It tested other rows than those kept aside here. Otherwise, it is the verdict of the refit if
-    the log is too small for the level.
+    So the report never says more than `fit`. If `est` was fitted to the same log, its verdict
+    counts too, since other start values may find other things.
     """
-    if getattr(est, "evidence_", None) == evidence and est.identification_.against:
-        return est.identification_
-    return refit.identification_ if TOO_SMALL in refit.identification_.against else None
+    whole = clone(est).set_params(warm_start=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the refits give them
+        run_fit(whole, X, y, **fit_params)
+    found = [whole.identification_]
+    if getattr(est, "evidence_", None) == evidence:
+        found.append(est.identification_)
+    return next((one for one in found if one.against), None)
 
 
 def _agreement(rows):
