@@ -74,7 +74,7 @@ def test_messages_are_in_the_words_of_the_command():
         ("Set preference_rate (a number).", "Pass --preference-rate (a number)."),
         (
             "Increase max_epochs or learning_rate_init.",
-            "of --set max_epochs=... and --set learning",
+            "Pass --set max_epochs=... or --set learning",
         ),
         ("'7' is not a group of by, which has 0.", "'7' is not a group of --by, which has 0."),
         (

@@ -130,8 +130,8 @@ PHRASES = [
     (r"Use lora=True", "Leave --full out"),
     (r"custom_code=False, but", "--no-custom-code is given, but"),
     (r"Use custom_code=None", "Leave it out"),
-    (r"\bIncrease max_epochs or learning_rate_init\b", "Increase one of max_epochs= and "
-     "learning_rate_init="),
+    (r"\bIncrease max_epochs or learning_rate_init\b", "Pass max_epochs= or learning_rate_init= "
+     "with a larger number"),
     (r"Use label_mechanism", "Pass label_mechanism"),
     (r"\bset false_rate of the Choice \(a number\)", "add false_rate=0.01 to its --choice"),
     (r"\bfalse_rate of the Choice \(a number\)", "false_rate=0.01 in its --choice"),
