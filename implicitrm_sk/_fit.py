@@ -365,7 +365,7 @@ def run_fit(est, X, y, *, adjust=None, **fit_params):
         )
     est.n_iter_ = len(est.history_)
     _check_level(est, result, token, in_search)
-    if held_out is not None and est.objective_.models_actions:
+    if est.objective_.models_actions:
         check_verdict(est, held_out, token, in_search)
     for leftover in ("optimizer_state_", "random_state_", "fine_tuning_"):  # of earlier training
         vars(est).pop(leftover, None)

@@ -1,6 +1,8 @@
 """Tests of a verdict on rows that the fit has not seen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +12,12 @@ from ._association import MAX_ROWS, association_test
 from ._assumptions import MIN_RESPONSES, Assumptions
 from ._dispersion import dispersion_test, split_test
 from ._examination import can_show_examination, examination_test
+from ._false_actions import rates_against
 from ._goodness import (
     activity_against,
     copies_against,
     counts_against,
+    preference_rate_against,
     propensity_against,
     restless_against,
 )
@@ -22,6 +26,7 @@ from ._identification import (
     CONTRADICTS_Z,
     EXPOSURES,
     IDENTIFIED,
+    LOOKED_AT,
     NOT_IDENTIFIED,
     contradicted,
     contradicted_signs,
@@ -31,6 +36,8 @@ from ._identification import (
 from ._independence import independence_test
 from ._labels import warn_of_selected_by_reward
 from ._log import FeedbackLog, number_responses
+from ._score_test import Rows
+from ._sources import picked
 from .measurement import _mixture
 from .measurement._action import Action
 from .measurement._model import Measurement, mean_delays
@@ -53,71 +60,73 @@ class HeldOut:
 
     Attributes
     ----------
-    X : ndarray of shape (n, d)
-        The columns that the heads read.
+    X : ndarray or StreamedX of shape (n_samples, d)
+        The columns that the heads read, of all rows.
+    rows : ndarray of int of shape (m,)
+        The rows of X that some test needs, sorted. They are read once.
     log : FeedbackLog
-        The log of these rows; the rows of a response are adjacent.
-    groups : ndarray of shape (m,) or None
-    labelled_X : ndarray of shape (n_labels, d) or None
-        All rows with a label, because too few of them would be held out.
+        The log of the rows held out; the rows of a response are adjacent.
+    at : ndarray of int of shape (n,)
+        Where they are among `rows`.
+    groups : ndarray of shape (n_responses,) or None
     labelled : FeedbackLog or None
-    whole_X : ndarray of shape (n_whole, d) or None
-        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`. Only with labels,
-        known propensities, users, or two signals of each polarity.
+        All rows with a label, because too few of them would be held out.
+    labelled_at : ndarray of int of shape (n_labels,) or None
     whole : FeedbackLog or None
+        Rows of the whole log, seen by the fit or not, at most `MAX_ROWS`; None if responses were
+        shown in several rows.
+    whole_at : ndarray of int of shape (n_whole,) or None
     """
 
-    X: np.ndarray
+    X: Any
+    rows: np.ndarray
     log: FeedbackLog
+    at: np.ndarray
     groups: np.ndarray | None
-    labelled_X: np.ndarray | None = None
     labelled: FeedbackLog | None = None
-    whole_X: np.ndarray | None = None
+    labelled_at: np.ndarray | None = None
     whole: FeedbackLog | None = None
+    whole_at: np.ndarray | None = None
 
     @classmethod
-    def of(cls, data):
+    def of(cls, data, whole=True):
         """Return the rows of `TrainingData` that early stopping holds out, at most `MAX_ROWS`.
 
         Without early stopping, these are all rows. Residuals of training rows are too small in both
         signals, which the regression of `association_test` corrects only in part. All rows are also
-        used if few responses were shown repeatedly.
-
-        Returns None for X in files. Single rows of files cannot be read, and another pass over all
-        rows costs as much as an epoch. Use `identification_report` on a part in memory instead.
+        used if few responses were shown repeatedly. `whole` says whether rows of the whole log are
+        wanted.
         """
         log = data.log
-        if not isinstance(data.X, np.ndarray):
-            return None
         repeated = log.exposures is not None or log.response is not None
         responses = data.valid if len(data.valid) else data.train
         if repeated and len(responses) < FEW_RESPONSES:
             responses = data.usable
         responses = responses[:: -(-len(responses) // MAX_ROWS)]
-        rows = responses
+        held = responses
         if log.response is not None:
-            rows = np.flatnonzero(np.isin(log.response, responses))
+            held = np.flatnonzero(np.isin(log.response, responses))
         groups = None if data.groups is None else data.groups[responses]
-        found = cls(data.X[rows], log.part(rows, responses), groups)
-        if log.response is not None or not _tests_whole(log):
-            return found
-        whole = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
-        found = replace(found, whole_X=data.X[whole], whole=log.part(whole, whole))
-        if log.labels is None:
-            return found
-        labelled = np.flatnonzero(~np.isnan(log.labels) & (log.sample_weight > 0))[:MAX_ROWS]
-        return replace(found, labelled_X=data.X[labelled], labelled=log.part(labelled, labelled))
+        rows = {"at": held}
+        logs = {"log": log.part(held, responses)}
+        if whole and log.response is None:
+            rows["whole_at"] = data.usable[:: -(-len(data.usable) // MAX_ROWS)]
+        if log.labels is not None and log.response is None:
+            labelled = ~np.isnan(log.labels) & (log.sample_weight > 0)
+            rows["labelled_at"] = np.flatnonzero(labelled)[:MAX_ROWS]
+        for name in rows.keys() - {"at"}:
+            logs[name.removesuffix("_at")] = log.part(rows[name], rows[name])
+        read = np.unique(np.concatenate(list(rows.values())))
+        at = {name: np.searchsorted(read, some) for name, some in rows.items()}
+        return cls(X=data.X, rows=read, groups=groups, **logs, **at)
 
-
-def _tests_whole(log):
-    """Return whether some test is on rows of the whole log."""
-    sides = log.labels, log.propensity, log.user
-    return any(side is not None for side in sides) or _shown_twice(log)
-
-
-def _shown_twice(log):
-    """Return whether two columns of acts show each preference, so that looking can be tested."""
-    return all(np.count_nonzero(log.acts.target == c) > 1 for c in (0, 1))
+    def logits(self, est):
+        """Return the logits of the members at `rows`, (members, m) and (members, m, P)."""
+        parts = [
+            member_logits(est.model_, block, est.scaler_, HEADS, est.dtype)
+            for _, block in picked(self.X, self.rows)
+        ]
+        return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
 
 
 def signs_of(log, groups, rows):
@@ -152,7 +161,8 @@ def check_verdict(est, held_out, token=None, in_search=False):
     """
     before = est.identification_
     model_rates = Assumptions().with_rates(est.false_action_rate_).model_rates(est.objective_)
-    f, u = member_logits(est.model_, held_out.X, est.scaler_, HEADS, est.dtype)
+    logits = held_out.logits(est)
+    f, u = (part[:, held_out.at] for part in logits)
     measurement = Measurement(est.signals_, est.model_.config["examination"])
     log, (*averaged, log_weight) = held_out.log, with_users(est.model_, f, u)
     log = log.matured(mean_delays(est.model_, measurement))
@@ -191,27 +201,27 @@ def check_verdict(est, held_out, token=None, in_search=False):
         if split is not None and not split.shown:
             est.identification_ = contradicted(est.identification_, str(split), "dispersion")
     if held_out.labelled is not None and est.identification_.level == IDENTIFIED:
-        logits = member_logits(est.model_, held_out.labelled_X, est.scaler_, HEADS, est.dtype)
-        *averaged, log_weight = with_users(est.model_, *logits)
+        of_labelled = (part[:, held_out.labelled_at] for part in logits)
+        *averaged, log_weight = with_users(est.model_, *of_labelled)
         against = against_labels(held_out.labelled, measurement, *averaged, model_rates, log_weight)
         if against:
             est.identification_ = contradicted(est.identification_, against, "calibrate")
-    for against, advice in _unlike_the_fit(est, log, measurement, f, u):
-        if against is not None and est.identification_.level != NOT_IDENTIFIED:
-            est.identification_ = contradicted(est.identification_, against, advice)
+    _lower(est, _unlike_the_fit(est, log, measurement, f, u))
     if held_out.whole is not None:
-        _check_whole(est, held_out.whole_X, held_out.whole, measurement, model_rates)
+        f, u = (part[:, held_out.whole_at] for part in logits)
+        _check_whole(est, f, u, held_out.whole, measurement, model_rates)
     if est.identification_ is not before and est.identification_.level == NOT_IDENTIFIED:
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
 def _unlike_the_fit(est, log, measurement, reward_logit, propensity_logit):
-    """Yield what in a log is unlike its fit, in words or None, and the key of the advice."""
+    """Yield tests whether a log is unlike its fit, and the key of the advice; as `_lower` does."""
     if est.model_.log_loading is not None:
         # Real activity is hardly normal, and bounds rest on it far less than a level does.
         if est.identification_.level == IDENTIFIED:
             log_prior = quadrature()[1].numpy()
-            yield activity_against(est.user_activity_.log_weight, log_prior), "everything"
+            known = est.user_activity_.log_weight
+            yield partial(activity_against, known, log_prior), "everything"
         return
     if measurement.examined or log.age is not None:
         return
@@ -220,42 +230,69 @@ def _unlike_the_fit(est, log, measurement, reward_logit, propensity_logit):
         u = propensity_logit.mean(0).numpy()[:, measurement.own_logits()]
         if log.response is not None and len(f) > log.n_responses:
             f = f[log.first]
-        yield copies_against(log), "exposures"
-        yield counts_against(log, f, u, rates), "exposures"
+        yield partial(copies_against, log), "exposures"
+        yield partial(counts_against, log, f, u, rates), "exposures"
 
 
-def _check_whole(est, X, log, measurement, rates):
+def _check_whole(est, reward_logit, propensity_logit, log, measurement, rates):
     """Lower the level, or correct the advice, by tests on rows that a fit may have seen."""
-    is_shown = not measurement.examined and can_show_examination(est, log)
-    by_choice = log.labels is not None and est.label_mechanism == "random"
-    has_known = log.propensity is not None and log.exposures is None
-    loading = est.model_.log_loading
-    differ = loading is not None and log.exposures is None and log.age is None
-    if not (is_shown or by_choice or has_known or differ):
-        return
-    f, u = member_logits(est.model_, X, est.scaler_, HEADS, est.dtype)
-    f, u = _mixture.mean_logit(f), u.mean(0)
-    if has_known and loading is None and est.identification_.level != NOT_IDENTIFIED:
-        against = propensity_against(log, f.numpy(), est.false_action_rate_)
-        if against is not None:
-            est.identification_ = contradicted(est.identification_, against, "propensities")
-    if differ and est.identification_.level != NOT_IDENTIFIED:
-        nodes, log_prior = quadrature()
-        shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)
-        against = restless_against(measurement, f, u, shift, log_prior, log, rates)
-        if against is not None:
-            est.identification_ = contradicted(est.identification_, against, "everything")
-    if by_choice:
+    activity, loading = None, est.model_.log_loading
+    f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
+    if loading is not None and log.exposures is None and log.age is None:
+        activity = _activity_of_rows(est, measurement, f, u, log, rates)
+    rows = Rows(measurement, f, u, rates, activity)
+    _lower(est, _unlike_the_whole(est, rows, log))
+    if log.labels is not None and est.label_mechanism == "random":
         preferred, not_preferred = log.proved(est.false_action_rate_)
         warn_of_selected_by_reward(log, preferred | not_preferred, f.numpy())
-    if not is_shown:
+    if measurement.examined or not can_show_examination(est, log):
         return
-    activity = None
-    if loading is not None:
-        activity = _activity_of_rows(est, measurement, f, u, log, rates)
-    test = examination_test(measurement, f, u, log, rates, activity)
+    test = examination_test(rows, log)
     if test is not None and test.rejected:
         est.identification_ = unseen(est.identification_, str(test), hasattr(est, "user_loading_"))
+
+
+def _unlike_the_whole(est, rows, log):
+    """Yield tests of what was stated of a log, and the key of the advice; as `_lower` takes them.
+
+    Those that need single rows are not on counts over exposures, and not on actions still to come.
+    """
+    f, u, e = rows.reward_logit, rows.propensity_logit, est.false_action_rate_
+    differ, given = est.model_.log_loading is not None, Assumptions.of(est)
+    if log.propensity is not None and log.exposures is None and not differ:
+        yield partial(propensity_against, log, f.numpy(), e), "propensities"
+    if given.preference_interval is not None and log.age is None and not differ:
+        test = partial(preference_rate_against, rows.measurement, f, u, log, rows.rates)
+        yield test, "rates"
+    if log.exposures is not None or log.age is not None:
+        return
+    if differ:
+        nodes, log_prior = quadrature()
+        shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)
+        yield (
+            partial(restless_against, rows.measurement, f, u, shift, log_prior, log, rows.rates),
+            "everything",
+        )
+    if log.n_signals >= 3 and log.propensity is None and not given.estimates_false_actions:
+        looked_at = LOOKED_AT in est.identification_.assumptions
+        yield partial(rates_against, rows, log, looked_at), "false actions"
+
+
+def _lower(est, tests):
+    """Lower the level of an estimator by the first of several tests that contradicts it.
+
+    Parameters
+    ----------
+    est : ImplicitRewardEstimator
+    tests : iterable of (callable, str)
+        Each returns what contradicts the verdict, in words, or None. And the key of the advice.
+    """
+    for test, advice in tests:
+        if est.identification_.level == NOT_IDENTIFIED:
+            return
+        against = test()
+        if against is not None:
+            est.identification_ = contradicted(est.identification_, against, advice)
 
 
 def _activity_of_rows(est, measurement, f, u, log, rates):

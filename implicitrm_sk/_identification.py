@@ -230,6 +230,11 @@ ADVICE = {
         "responses to ask about, set label_mechanism='asked'."
     ),
     "rates": ("Correct the rate that the log contradicts: the reason says which."),
+    "false actions": (
+        "Set the false_action_rate of the signal that the reason names, or "
+        "false_action_rate='estimate'. Leave the signal out if users act for other reasons than "
+        "what they think of the response."
+    ),
     "dispersion": (
         "Exposures of one response should be independent given its preference. Ask for labels on "
         "some random responses, and calibrate the reward by them."
@@ -752,9 +757,11 @@ def contradicted_rate(found, level):
     limit = max(CONTRADICTS_Z * level.error, CONTRADICTS_DIFFERENCE)
     if found.level != IDENTIFIED or abs(level.mean - level.fitted) <= limit:
         return found
+    # A fit with a wrong mean shows on which side the right one is, and not where.
     against = (
-        f"preference_rate makes the mean reward {level.fitted:.2f}, but the log shows "
-        f"{level.mean:.2f}, with a standard error of {level.error:.2f}"
+        f"preference_rate makes the mean reward {level.fitted:.2f}, but the log shows a "
+        f"{'lower' if level.mean < level.fitted else 'higher'} one, by "
+        f"{abs(level.mean - level.fitted) / level.error:.1f} standard errors"
     )
     return contradicted(found, against, "rates")
 

@@ -12,9 +12,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator, identification_report
-from implicitrm_sk._examination import _efficient, examination_test
+from implicitrm_sk._examination import examination_test
 from implicitrm_sk._identification import Evidence, assess
 from implicitrm_sk._log import FeedbackLog
+from implicitrm_sk._score_test import Rows, _efficient
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection._attention import compare
 from implicitrm_sk.measurement import _mixture
@@ -487,7 +488,12 @@ def test_the_efficient_score_is_free_of_errors_of_the_fit():
     y, e = everything(kinds, missing=False), rate_of(kinds)
     f, u = (part[0].detach() for part in logits(measurement, len(y), same=True, scale=0.7))
     log_prob, own = score(measurement, f, u, y, e)
-    found, variance = map(torch.as_tensor, _efficient(measurement, f, u, y, e, None))
+    found, variance = (
+        torch.as_tensor(part[0])
+        for part in _efficient(
+            Rows(measurement, f, u, e, None), y, [lambda _, y: is_silent(y).double()]
+        )
+    )
     p = log_prob.exp()
     torch.testing.assert_close(p.sum(), torch.ones_like(p.sum()))
     assert abs(p @ found) < 1e-12
@@ -551,6 +557,6 @@ def test_the_score_test_does_not_reject_by_chance():
         read = FeedbackLog(
             np.asarray(log.actions, dtype=float), np.ones(2000), signals=measurement.signals
         )
-        found.append(examination_test(measurement, f + 0.1, u - 0.1, read, None).z)
+        found.append(examination_test(Rows(measurement, f + 0.1, u - 0.1, None, None), read).z)
     assert abs(np.mean(found)) < 0.5  # though the logits are wrong by 0.1
     assert 0.7 < np.std(found) < 1.3

@@ -129,7 +129,7 @@ def test_a_rate_that_the_log_contradicts_identifies_nothing(rate):
         assert found.level == "identified"
         return
     assert found.level == "not identified"
-    assert "but the log shows 0." in found.against
+    assert "but the log shows a lower one, by" in found.against
     assert "Correct the rate" in found.advice[0]
 
 

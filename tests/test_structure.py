@@ -27,6 +27,8 @@ LAYERS = (
         "_dispersion",
         "_independence",
         "_examination",
+        "_false_actions",
+        "_score_test",
         "_goodness",
         "_labels",
     ),

@@ -843,15 +843,10 @@ class Run:
         tuned = self.tuned
         warn_not_identified(tuned.identification_, tuned.objective_)
         # What `fit` said of the choice of labels holds, and more texts would have to be read.
-        held_out = replace(HeldOut.of(self.data), whole_X=None, whole=None)
-        parts = {"X": held_out.X, "labelled_X": held_out.labelled_X}
-        parts = {name: part for name, part in parts.items() if part is not None}
-        texts = np.unique(np.concatenate([part[:, 0] for part in parts.values()])).astype(int)
-        vectors = self._vectors(texts)
-        held_out = replace(
-            held_out,
-            **{name: vectors[np.searchsorted(texts, part[:, 0])] for name, part in parts.items()},
-        )
+        held_out = HeldOut.of(self.data, whole=False)
+        texts, of_row = np.unique(self.data.X[held_out.rows, 0].astype(int), return_inverse=True)
+        rows = np.arange(len(of_row))
+        held_out = replace(held_out, X=self._vectors(texts)[of_row], rows=rows)
         check_verdict(tuned, held_out)
         before = self.est.identification_
         if before.against and tuned.identification_.level == IDENTIFIED:
