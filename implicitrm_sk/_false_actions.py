@@ -36,7 +36,7 @@ def rates_against(rows, log, looked_at):
     def with_more(k):
         more = rates.clone()
         more[k] += STEP
-        return lambda rows, y: rows.score(y, more)[0].exp()
+        return lambda rows, y: rows.probability(y, rates=more)
 
     tested = [k for k, signal in enumerate(signals) if "rate" in signal.takes]
     found = score_tests(rows, log, [with_more(k) for k in tested])
@@ -44,12 +44,12 @@ def rates_against(rows, log, looked_at):
     if not found:
         return None
     test, k = max(found, key=lambda one: abs(one[0].z))
-    # A rate of 0 cannot be lower.
-    may_be_lower = looked_at and float(rates[k]) >= STEP
-    if (test.z < Z and not (may_be_lower and test.z < -Z)) or abs(STEP * test.share) < DIFFERENCE:
+    rate = float(rates[k])
+    change = max(STEP * test.share, -rate)  # no rate is below 0
+    if abs(test.z) < Z or abs(change) < DIFFERENCE or (change < 0 and not looked_at):
         return None
     return (
-        f"false_action_rate={float(rates[k]):g} of signal {str(log.signal_names[k])!r} contradicts "
+        f"false_action_rate={rate:g} of signal {str(log.signal_names[k])!r} contradicts "
         f"the log: a {'larger' if test.z > 0 else 'smaller'} one explains it better, by "
         f"{abs(test.z):.1f} standard errors"
     )

@@ -33,7 +33,7 @@ from ._identification import (
     unseen,
     warn_not_identified,
 )
-from ._independence import independence_test
+from ._independence import dependence_against, independence_test
 from ._labels import warn_of_selected_by_reward
 from ._log import FeedbackLog, number_responses
 from ._score_test import Rows
@@ -67,7 +67,7 @@ class HeldOut:
     log : FeedbackLog
         The log of the rows held out; the rows of a response are adjacent.
     at : ndarray of int of shape (n,)
-        Where they are among `rows`.
+        The positions of these among `rows`.
     groups : ndarray of shape (n_responses,) or None
     labelled : FeedbackLog or None
         All rows with a label, because too few of them would be held out.
@@ -276,6 +276,8 @@ def _unlike_the_whole(est, rows, log):
     if log.n_signals >= 3 and log.propensity is None and not given.estimates_false_actions:
         looked_at = LOOKED_AT in est.identification_.assumptions
         yield partial(rates_against, rows, log, looked_at), "false actions"
+    if log.n_signals >= 3 and log.propensity is None and not rows.measurement.examined:
+        yield partial(dependence_against, rows, log), "users"
 
 
 def _lower(est, tests):

@@ -1,4 +1,4 @@
-"""A likelihood-ratio test whether signals of a preferred response fire independently."""
+"""Tests whether signals of a response fire independently, given its preference."""
 
 import itertools
 import math
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.nn.functional import logsigmoid
+
+from ._score_test import Rows, score_tests
 
 #: 2**K patterns per row are enumerated. Of more signals, the most often logged ones are used ...
 MAX_SIGNALS = 5
@@ -22,6 +24,13 @@ SIGNIFICANCE = 0.001
 #: ... and if it is stronger than this for some pair. The fitted heads are never exact, and with
 #: many rows even small errors are significant.
 LARGE_LOG_ODDS_RATIO = 0.5
+#: A score of dependence on all rows contradicts it beyond this number of standard errors.
+Z = 4.5
+#: Of more signals, only one cause behind all of them is tested on all rows, not every pair.
+MOST_IN_PAIRS = 5
+#: Log odds ratio by which two signals are made dependent in a score test; the probabilities that it
+#: compares are linear in it.
+SMALL = 0.05
 #: The largest log odds ratio of two signals that is distinguished from "always together".
 MAX_INTERACTION = 8.0
 #: Step of the parameters in numerical derivatives.
@@ -279,6 +288,61 @@ def minimise(function, start):
     optimizer.step(closure)
     with torch.no_grad():
         return parameters.detach(), float(function(parameters))
+
+
+def dependence_against(rows: Rows, log):
+    """Describe how signals of one sign depend on each other given preference, or return None.
+
+    The signals of a pair, or all of them, are made dependent by a small log odds ratio t, as in
+    `independence_test`. Three signals of a row show that, whatever its logits are. So all rows can
+    be tested, those that the fit has seen too, with the errors of the fit projected out
+    (`score_tests`). This finds a weaker dependence than `independence_test` does on the rows held
+    out.
+
+    Parameters
+    ----------
+    rows : Rows
+    log : FeedbackLog
+        As for `score_tests`.
+    """
+    signals, u = rows.measurement.signals, rows.propensity_logit
+    plain = all("rate" in signal.takes for signal in signals) and u.shape[1] == len(signals)
+    if not plain or rows.activity is not None:
+        return None
+    pairs = [
+        (j, k)
+        for j, k in itertools.combinations(range(len(signals)), 2)
+        if signals[j].shows == signals[k].shows
+    ]
+    tested = [[pair] for pair in pairs] if len(signals) <= MOST_IN_PAIRS else []
+    if len(pairs) > 1:
+        tested.append(pairs)
+    rates = torch.zeros(len(signals), dtype=u.dtype) if rows.rates is None else rows.rates
+
+    def dependent(pairs):
+        def distribution(rows, y):
+            away = y - (rates + (1 - rates) * torch.sigmoid(rows.propensity_logit))
+            change = torch.zeros(len(y), dtype=y.dtype)
+            for (shown,) in {signals[j].shows for j, _ in pairs}:
+                products = [
+                    away[:, j] * away[:, k] for j, k in pairs if signals[j].shows == (shown,)
+                ]
+                change = change + rows.probability(y, preferred=shown) * sum(products)
+            return rows.probability(y) + SMALL * change
+
+        return distribution
+
+    for which, test in zip(
+        tested, score_tests(rows, log, [dependent(p) for p in tested]), strict=True
+    ):
+        if test is None or abs(test.z) < Z or abs(SMALL * test.share) < LARGE_LOG_ODDS_RATIO:
+            continue
+        names = sorted({str(log.signal_names[k]) for pair in which for k in pair})
+        return (
+            f"the signals {', '.join(map(repr, names))} do not fire independently given "
+            f"preference, by {abs(test.z):.1f} standard errors"
+        )
+    return None
 
 
 def signals_that_agree(actions, weight):

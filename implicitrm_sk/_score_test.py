@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from .measurement._model import Measurement
 from .measurement._one_step import MAX_OUTCOMES, Activity, correction, score
 
 #: With fewer rows of all signals nothing is tested.
@@ -52,7 +53,7 @@ class Rows:
         That of the user of each row, given the other rows of the user.
     """
 
-    measurement: object
+    measurement: Measurement
     reward_logit: torch.Tensor
     propensity_logit: torch.Tensor
     rates: torch.Tensor | None
@@ -66,16 +67,24 @@ class Rows:
         f, u = self.reward_logit[rows], self.propensity_logit[rows]
         return Rows(self.measurement, f, u, self.rates, mine)
 
-    def score(self, actions, rates=None):
-        """Return log P(actions) and its derivative in the logits, at other rates if given."""
-        return score(
-            self.measurement,
-            self.reward_logit,
-            self.propensity_logit,
-            actions,
-            self.rates if rates is None else rates,
-            activity=self.activity,
+    def score(self, actions):
+        """Return log P(actions) and its derivative in the logits."""
+        f, u = self.reward_logit, self.propensity_logit
+        return score(self.measurement, f, u, actions, self.rates, activity=self.activity)
+
+    def probability(self, actions, rates=None, preferred=None):
+        """Return P(actions), at other rates if given, or P(actions, r* = preferred)."""
+        f, u = self.reward_logit, self.propensity_logit
+        labels = None if preferred is None else torch.full_like(f, preferred)
+        rates = self.rates if rates is None else rates
+        if self.activity is not None:
+            u = u + self.activity.shift
+        found = self.measurement.log_likelihood(
+            f.expand(u.shape[:-1]), u, actions, rates, labels=labels
         )
+        if self.activity is not None:
+            found = torch.logsumexp(found + self.activity.log_weight, 0)
+        return found.exp()
 
 
 #: Returns the probability Q(y) of the actions y, (n, K), of rows, which is of shape (n,).
@@ -85,10 +94,9 @@ Distribution = Callable[[Rows, torch.Tensor], torch.Tensor]
 def score_tests(rows: Rows, log, distributions: list[Distribution]) -> list[ScoreTest | None]:
     """Return a score test of each distribution Q, None where rows are too few or show nothing.
 
-    In a share w of the rows, the actions are taken to have the distribution Q in place of that of
-    the fit: P_w(y) = (1 - w) P(y | x) + w Q(y). The score of w = 0 is t = Q / P - 1. Let s be the
-    score of the logits of the row, and I its information. Then t - E[t s'] I^-1 s does not depend
-    on the errors of the fit to first order. This is the C(alpha) test of Neyman (Optimal asymptotic
+    A share w of the rows is taken to have actions of the distribution Q: P_w(y) = (1 - w) P(y | x) + w Q(y). The score of w = 0 is t = Q / P - 1. Let s be
+    the score of the logits of the row, and I its information. Then t - E[t s'] I^-1 s does not
+    depend on the errors of the fit to first order. This is the C(alpha) test of Neyman (Optimal asymptotic
     tests of composite statistical hypotheses, 1959).
 
     Parameters

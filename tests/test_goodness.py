@@ -3,11 +3,23 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import binom
 
-from implicitrm_sk import ImplicitRewardEstimator, identification_report
+from implicitrm_sk import (
+    ImplicitRewardEstimator,
+    _false_actions,
+    _independence,
+    identification_report,
+)
+from implicitrm_sk._false_actions import rates_against
 from implicitrm_sk._goodness import _distribution
+from implicitrm_sk._independence import dependence_against
+from implicitrm_sk._log import FeedbackLog
+from implicitrm_sk._score_test import Rows, score_tests
 from implicitrm_sk.inspection import compare_groups
+from implicitrm_sk.measurement._model import Measurement
+from implicitrm_sk.signals import Action
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -212,3 +224,117 @@ def test_rows_of_a_group_are_not_independent():
         est = fitted(X[order], y[order], {"groups": groups}, shared_examination=False)
         assert est.identification_.level == level
         assert ("too small" in est.identification_.against) == (groups is not None)
+
+
+def of_three_signals(kind, seed=0, n=4000, target=(1, 1, 1)):
+    """Return a log of three actions; `kind` says what the third does, or what is behind all."""
+    rng, X, preferred = draw(n, seed)
+    more = 2.0 * rng.normal(size=n) if kind == "enthusiasm" else np.zeros(n)
+    shown = [preferred if c else ~preferred for c in target]
+    y = np.column_stack([acts(rng, c, 0.4 * X[:, j] - 0.3 + more) for j, c in enumerate(shown)])
+    if kind == "by itself":
+        y[:, 2] = np.maximum(y[:, 2], rng.random(n) < 0.2)
+    if kind == "misclicks":
+        y = np.maximum(y, rng.random((n, 3)) < 0.03)
+    return X, y
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "stated", "words"),
+    [
+        ("nothing", (1, 1, 1), 0.0, None),
+        ("misclicks", (1, 1, 1), 0.03, None),
+        ("misclicks", (1, 1, 0), 0.03, None),
+        ("by itself", (1, 1, 1), 0.0, "of signal '2' contradicts the log: a larger one"),
+        ("by itself", (1, 1, 0), 0.02, "of signal '2' contradicts the log: a larger one"),
+        ("nothing", (1, 1, 1), 0.08, "contradicts the log: a smaller one"),
+        ("enthusiasm", (1, 1, 1), 0.0, "do not fire independently given preference"),
+    ],
+)
+def test_three_signals_show_a_wrong_false_action_rate_and_a_cause_behind_them(
+    kind, target, stated, words
+):
+    X, y = of_three_signals(kind, target=target)
+    params = {
+        "signals": ["positive" if c else "negative" for c in target],
+        "shared_examination": False,
+        "false_action_rate": stated,
+    }
+    found = fitted(X, y, {}, **params).identification_
+    assert found.level == ("identified" if words is None else "not identified")
+    assert found.against == "" if words is None else words in found.against
+    if words and "larger" in words:
+        assert "false_action_rate='estimate'" in found.advice[0]
+
+
+def test_rows_that_nobody_looked_at_do_not_make_a_rate_too_large():
+    X, y = of_three_signals("nothing")
+    y[np.random.default_rng(1).random(len(y)) < 0.5] = 0
+    found = fitted(X, y, {}, false_action_rate=0.08).identification_
+    assert "a smaller one explains" not in found.against
+
+
+def test_scores_of_rates_and_of_dependence_do_not_reject_by_chance():
+    """The logits are wrong by 0.1, of which the scores are free to first order."""
+    signals = [Action(1, 0.05), Action(1, 0.05), Action(1, 0.05)]
+    measurement, rates = Measurement(signals), torch.full((3,), 0.05, dtype=torch.float64)
+    z = []
+
+    def recorded(rows, log, distributions):
+        tests = score_tests(rows, log, distributions)
+        z.append([test.z for test in tests])
+        return tests
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (_false_actions, _independence):
+            patch.setattr(module, "score_tests", recorded)
+        for seed in range(40):
+            rng = np.random.default_rng(seed)
+            f, u = rng.normal(size=2000), 0.5 * rng.normal(size=(2000, 3))
+            preferred = rng.random(2000) < sigmoid(f)
+            A = 0.05 + 0.95 * sigmoid(u)
+            y = (rng.random((2000, 3)) < np.where(preferred[:, None], A, 0.05)).astype(float)
+            log = FeedbackLog(y, np.ones(2000), signals=signals)
+            f, u = torch.as_tensor(f) + 0.1, torch.as_tensor(u) - 0.1
+            rows = Rows(measurement, f, u, rates, None)
+            assert rates_against(rows, log, True) is None
+            assert dependence_against(rows, log) is None
+    for found in (np.array(z[::2]), np.array(z[1::2])):
+        assert (np.abs(found.mean(axis=0)) < 0.6).all()
+        assert ((found.std(axis=0) > 0.6) & (found.std(axis=0) < 1.4)).all()
+
+
+@pytest.mark.parametrize(("off", "level"), [(0.0, "identified"), (0.25, "not identified")])
+def test_a_wrong_preference_rate_beside_contexts_is_noticed(off, level):
+    rng, X, preferred = draw(4000)
+    context = rng.normal(size=(4000, 2))
+    y = acts(rng, preferred, 2 * context[:, 0])
+    found = fitted(
+        np.hstack([X, context]),
+        y,
+        {},
+        reward_features=slice(4),
+        propensity_features=[4, 5],
+        preference_rate=preferred.mean() + off,
+    ).identification_
+    assert found.level == level
+    assert ("explains the log better, by" in found.against) == (off > 0)
+    if off:
+        assert found.advice[0].startswith("Correct the rate")
+
+
+@pytest.mark.parametrize("off", [0.0, 0.1])
+def test_one_signal_gains_nothing_by_another_preference_rate(off):
+    rng, X, preferred = draw(4000)
+    y = acts(rng, preferred, np.zeros(4000))
+    found = fitted(X, y, {}, preference_rate=preferred.mean() + off).identification_
+    assert found.level == "level only" and not found.against
+
+
+def test_the_verdict_of_a_file_is_that_of_an_array(tmp_path):
+    X, y = of_three_signals("by itself")
+    np.save(tmp_path / "X.npy", X.astype(np.float32))
+    params = {"shared_examination": False, "false_action_rate": 0.02}
+    from_file = fitted(tmp_path / "X.npy", y, {}, **params).identification_
+    assert from_file.level == "not identified"
+    assert from_file == fitted(X.astype(np.float32), y, {}, **params).identification_
