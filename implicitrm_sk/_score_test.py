@@ -13,7 +13,7 @@ from .measurement._one_step import MAX_OUTCOMES, Activity, correction, score
 #: With fewer rows of all signals nothing is tested.
 MIN_ROWS = 100
 #: Maximum number of rows times outcomes.
-MAX_WORK = 2**20
+MAX_WORK = 2**18
 #: Rows at a time.
 CHUNK = 4096
 #: Ridge of the information, so that rows that hardly tell the share do not decide.
