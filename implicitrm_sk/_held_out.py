@@ -245,11 +245,13 @@ def _check_whole(est, reward_logit, propensity_logit, log, measurement, rates):
     if log.labels is not None and est.label_mechanism == "random":
         preferred, not_preferred = log.proved(est.false_action_rate_)
         warn_of_selected_by_reward(log, preferred | not_preferred, f.numpy())
-    if measurement.examined or not can_show_examination(est, log):
-        return
-    test = examination_test(rows, log)
-    if test is not None and test.rejected:
-        est.identification_ = unseen(est.identification_, str(test), hasattr(est, "user_loading_"))
+    if not measurement.examined and can_show_examination(est, log):
+        test = examination_test(rows, log)
+        if test is not None and test.rejected:
+            knows_users = hasattr(est, "user_loading_")
+            est.identification_ = unseen(est.identification_, str(test), knows_users)
+            return  # rows that nobody looked at make signals dependent too
+    _lower(est, _of_three_signals(est, rows, log))
 
 
 def _unlike_the_whole(est, rows, log):
@@ -258,25 +260,32 @@ def _unlike_the_whole(est, rows, log):
     Those that need single rows are not on counts over exposures, and not on actions still to come.
     """
     f, u, e = rows.reward_logit, rows.propensity_logit, est.false_action_rate_
-    differ, given = est.model_.log_loading is not None, Assumptions.of(est)
+    differ, interval = est.model_.log_loading is not None, Assumptions.of(est).preference_interval
     if log.propensity is not None and log.exposures is None and not differ:
         yield partial(propensity_against, log, f.numpy(), e), "propensities"
-    if given.preference_interval is not None and log.age is None and not differ:
+    if interval is not None and log.age is None and not differ:
         test = partial(preference_rate_against, rows.measurement, f, u, log, rows.rates)
         yield test, "rates"
-    if log.exposures is not None or log.age is not None:
-        return
-    if differ:
+    if differ and log.exposures is None and log.age is None:
         nodes, log_prior = quadrature()
         shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)
         yield (
             partial(restless_against, rows.measurement, f, u, shift, log_prior, log, rows.rates),
             "everything",
         )
-    if log.n_signals >= 3 and log.propensity is None and not given.estimates_false_actions:
-        looked_at = LOOKED_AT in est.identification_.assumptions
+
+
+def _of_three_signals(est, rows, log):
+    """Yield tests that only three signals of a row allow, and the key of the advice."""
+    side = log.exposures, log.age, log.propensity
+    if log.n_signals < 3 or any(value is not None for value in side):
+        return
+    looked_at = LOOKED_AT in est.identification_.assumptions
+    if not Assumptions.of(est).estimates_false_actions:
         yield partial(rates_against, rows, log, looked_at), "false actions"
-    if log.n_signals >= 3 and log.propensity is None and not rows.measurement.examined:
+    # Rows that nobody looked at make signals of both signs dependent. Those of one sign are taken
+    # for dislike.
+    if looked_at or len(set(log.acts.target)) == 1:
         yield partial(dependence_against, rows, log), "users"
 
 

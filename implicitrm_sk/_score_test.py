@@ -94,10 +94,11 @@ Distribution = Callable[[Rows, torch.Tensor], torch.Tensor]
 def score_tests(rows: Rows, log, distributions: list[Distribution]) -> list[ScoreTest | None]:
     """Return a score test of each distribution Q, None where rows are too few or show nothing.
 
-    A share w of the rows is taken to have actions of the distribution Q: P_w(y) = (1 - w) P(y | x) + w Q(y). The score of w = 0 is t = Q / P - 1. Let s be
-    the score of the logits of the row, and I its information. Then t - E[t s'] I^-1 s does not
-    depend on the errors of the fit to first order. This is the C(alpha) test of Neyman (Optimal asymptotic
-    tests of composite statistical hypotheses, 1959).
+    A share w of the rows is taken to have actions of the distribution Q: P_w(y) =
+    (1 - w) P(y | x) + w Q(y). The score of w = 0 is t = Q / P - 1. Let s be the score of the logits
+    of the row, and I its information. Then t - E[t s'] I^-1 s does not depend on the errors of the
+    fit to first order. This is the C(alpha) test of Neyman (Optimal asymptotic tests of composite
+    statistical hypotheses, 1959).
 
     Parameters
     ----------

@@ -917,8 +917,9 @@ def test_labels_are_compared_with_what_the_model_expects_over_all_users(active):
     est, often = copy.copy(est), np.argsort(est.predict_action(X))[-200:]
     x, y = X[often], np.zeros(len(often))
     known = replace(reread_log(est, len(x), y, {}), labels=np.ones(len(x)))
+    at = np.arange(len(x))
     with pytest.warns(IdentificationWarning, match="the labels contradict the signals"):
-        check_verdict(est, HeldOut(x, known, None, x, known))
+        check_verdict(est, HeldOut(x, at, known, at, None, known, at))
     expected = est.predict_proba(x, y)[:, [0, 2]].sum(axis=1).mean()
     assert (
         f"the mean of the {len(x)} labels that were tested is 1.00, where the model expects "
