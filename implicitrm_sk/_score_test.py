@@ -121,7 +121,8 @@ def score_tests(rows: Rows, log, distributions: list[Distribution]) -> list[Scor
         found = _efficient(rows.part(part), actions[part], distributions)
         scores[:, start : start + CHUNK], variances[:, start : start + CHUNK] = found
     weight = weight / weight.sum()
-    errors = np.sqrt((weight * scores) ** 2 @ np.ones(len(chosen)))
+    # That of the log is too small where actions that are rare and tell much happen not to occur.
+    errors = np.sqrt(np.maximum(scores**2 @ weight**2, variances @ weight**2))
     return [
         ScoreTest(float(weight @ t / (weight @ v)), float(weight @ t / error), len(chosen))
         if error > 0
