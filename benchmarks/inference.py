@@ -419,9 +419,21 @@ def print_sensitivity(args):
         ]
         for n in args.rows:
             values = [turns_at(found[name, n, seed][1], kind) for seed in seeds]
-            cells.append(", ".join(f"{value:.2g}" for value in values))
+            cells.append(_in_short(values))
         print("| " + " | ".join([name, *cells]) + " |", flush=True)
     print(f"{len(missing)} logs run, {time.process_time() - start:.0f} s of this process")
+
+
+def _in_short(values):
+    """Return how many values are finite, with their median and range, and how many are not."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    parts = []
+    if len(finite):
+        low, middle, high = np.quantile(finite, [0, 0.5, 1])
+        parts.append(f"{len(finite)}: {middle:.2g} ({low:.2g} to {high:.2g})")
+    if len(finite) < len(values):
+        parts.append(f"{len(values) - len(finite)}: inf")
+    return "; ".join(parts)
 
 
 N_NEW, REPLICATES = 1_500, (12, 20)
