@@ -20,6 +20,7 @@ from benchmarks import (  # noqa: E402
     real_feedback,
     reward_modeling,
     scale,
+    verdict,
 )
 from implicitrm_sk import ImplicitRewardEstimator  # noqa: E402
 from implicitrm_sk.datasets import load_feedback_log, load_rated_responses  # noqa: E402
@@ -456,3 +457,31 @@ def test_late_actions_are_passed_in_every_way(monkeypatch, capsys):
         way in ("window 2", "window 5") for way in late.WAYS
     ]
     assert all("±" in row[4] for row in table if row[1].startswith("delay"))
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize("name", [*verdict.SOUND, *verdict.BROKEN])
+def test_every_log_of_the_battery_can_be_drawn(name):
+    log = (verdict.SOUND | verdict.BROKEN)[name](np.random.default_rng(0))
+    assert len(log.X) == len(log.y) == len(log.reward) == len(log.z)
+    assert ((log.reward >= 0) & (log.reward <= 1)).all() and log.z.mean() == pytest.approx(
+        log.reward.mean(), abs=0.05
+    )
+    for value in log.given.values():
+        assert len(value) == len(log.X)
+
+
+def test_the_tables_of_verdicts(monkeypatch, capsys):
+    def estimator(**params):
+        return ImplicitRewardEstimator(max_epochs=2, n_estimators=1, **params)
+
+    monkeypatch.setattr(verdict, "ImplicitRewardEstimator", estimator)
+    verdict.main(["--seeds", "1", "--kinds", "two_positive", "capped_counts", "--jobs", "1"])
+    found = capsys.readouterr()
+    rows = [line for line in found.out.splitlines() if line.startswith("| ")]
+    assert [row.split(" |")[0][2:].split(":")[0] for row in rows] == [
+        "log", "two_positive", "log", "capped_counts",
+    ]  # fmt: skip
+    assert "failed" not in found.err and found.err.count("\n") == 2
