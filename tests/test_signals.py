@@ -419,7 +419,7 @@ def test_given_a_reaction_silent_rows_drop_out_and_only_the_order_is_identified(
     actions = np.random.default_rng(0).integers(0, 2, size=(4000, 2))
     y = np.column_stack([thumb, actions.astype(object)])
     small = SMALL | {"max_epochs": 1, "early_stopping": False, "shared_examination": False}
-    signals = [kind, Action(1, 0.1), Action(1, 0.1)]
+    signals = [kind, Action(1, 0.5), Action(1, 0.5)]
     several = ImplicitRewardEstimator(signals=signals, **small).fit(X, y)
     assert several.identification_.level == "ranking only"
     assert len(several.identification_.assumptions) == 3
