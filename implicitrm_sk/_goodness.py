@@ -1,4 +1,4 @@
-"""Tests whether a log looks as its fit says: users, counts, propensities, preference rate."""
+"""Tests whether a log looks as its fit says: activity of users, counts, known propensities."""
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ LEAST_SHARE_OF_COUNTS = 0.03
 #: Actions on responses of known propensity are compared in standard errors, and as a share of what
 #: is expected.
 Z, LEAST_SHARE_OF_ACTIONS = 4.5, 0.15
-#: Another preference rate contradicts the one that was given if it explains the log better by more
-#: standard errors, and differs by more than this.
-Z_OF_RATE, LEAST_DIFFERENCE_OF_RATES = 3.3, 0.1
 #: Users are counted who act on all rows with less than this probability, and matter if they have
 #: this share of the rows.
 UNLIKELY, LEAST_SHARE_OF_ROWS = 1e-3, 0.01
@@ -283,46 +280,3 @@ def propensity_against(log, reward_logit, rates):
                 f"{expected:,.0f}"
             )
     return None
-
-
-def preference_rate_against(measurement, reward_logit, propensity_logit, log, rates):
-    """Describe how a log contradicts the preference rate of a fit, or return None.
-
-    The rewards of the fit have the given mean. They are shifted by one number on the logit, with
-    the other logits following, to where they explain the log best. If the rate is right, the gain
-    in likelihood is that of chance (likelihood ratio test with one degree of freedom). A log that
-    does not show the level gains nothing by a shift.
-
-    Parameters
-    ----------
-    measurement : Measurement
-    reward_logit : Tensor of shape (n,)
-    propensity_logit : Tensor of shape (n, P)
-    log : FeedbackLog
-        One row per response.
-    rates : Tensor of shape (K,) or None
-    """
-    f, u = reward_logit, propensity_logit
-    side = {name: value for name, value in log.tensors().items() if value is not None}
-    if log.labels is not None:
-        side["labels"] = torch.as_tensor(log.labels)
-    actions, weight = side.pop("actions"), torch.as_tensor(log.sample_weight)
-    weight = weight / weight.sum()
-
-    def loss(shift):
-        change = shift if len(shift) > u.shape[1] else torch.cat([shift.new_zeros(1), shift])
-        nll = measurement.nll(f + change[0], u + change[1:], actions, rates, **side)
-        # The weight of one row, which keeps propensities near 1 finite.
-        return weight @ nll + (change**2).sum() / (2 * len(f))
-
-    start = torch.zeros(u.shape[1] + 1, dtype=f.dtype)
-    _, given = minimise(loss, start[1:])
-    shift, best = minimise(loss, start)
-    fitted, shown = (float(weight @ torch.sigmoid(f + by)) for by in (0.0, shift[0]))
-    gain = 2 * len(f) * (given - best)
-    if gain < Z_OF_RATE**2 or abs(shown - fitted) <= LEAST_DIFFERENCE_OF_RATES:
-        return None
-    return (
-        f"preference_rate makes the mean reward {fitted:.2f}, but a mean of {shown:.2f} explains "
-        f"the log better, by {np.sqrt(gain):.1f} standard errors"
-    )

@@ -17,7 +17,6 @@ from ._goodness import (
     activity_against,
     copies_against,
     counts_against,
-    preference_rate_against,
     propensity_against,
     restless_against,
 )
@@ -260,12 +259,9 @@ def _unlike_the_whole(est, rows, log):
     Those that need single rows are not on counts over exposures, and not on actions still to come.
     """
     f, u, e = rows.reward_logit, rows.propensity_logit, est.false_action_rate_
-    differ, interval = est.model_.log_loading is not None, Assumptions.of(est).preference_interval
+    differ = est.model_.log_loading is not None
     if log.propensity is not None and log.exposures is None and not differ:
         yield partial(propensity_against, log, f.numpy(), e), "propensities"
-    if interval is not None and log.age is None and not differ:
-        test = partial(preference_rate_against, rows.measurement, f, u, log, rows.rates)
-        yield test, "rates"
     if differ and log.exposures is None and log.age is None:
         nodes, log_prior = quadrature()
         shift = nodes[:, None] * est.model_.loading().detach().to("cpu", torch.float64).mean(0)

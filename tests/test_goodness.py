@@ -304,33 +304,6 @@ def test_scores_of_rates_and_of_dependence_do_not_reject_by_chance():
         assert ((found.std(axis=0) > 0.6) & (found.std(axis=0) < 1.4)).all()
 
 
-@pytest.mark.parametrize(("off", "level"), [(0.0, "identified"), (0.25, "not identified")])
-def test_a_wrong_preference_rate_beside_contexts_is_noticed(off, level):
-    rng, X, preferred = draw(4000)
-    context = rng.normal(size=(4000, 2))
-    y = acts(rng, preferred, 2 * context[:, 0])
-    found = fitted(
-        np.hstack([X, context]),
-        y,
-        {},
-        reward_features=slice(4),
-        propensity_features=[4, 5],
-        preference_rate=preferred.mean() + off,
-    ).identification_
-    assert found.level == level
-    assert ("explains the log better, by" in found.against) == (off > 0)
-    if off:
-        assert found.advice[0].startswith("Correct the rate")
-
-
-@pytest.mark.parametrize("off", [0.0, 0.1])
-def test_one_signal_gains_nothing_by_another_preference_rate(off):
-    rng, X, preferred = draw(4000)
-    y = acts(rng, preferred, np.zeros(4000))
-    found = fitted(X, y, {}, preference_rate=preferred.mean() + off).identification_
-    assert found.level == "level only" and not found.against
-
-
 def test_the_verdict_of_a_file_is_that_of_an_array(tmp_path):
     X, y = of_three_signals("by itself")
     np.save(tmp_path / "X.npy", X.astype(np.float32))
