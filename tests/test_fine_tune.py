@@ -671,7 +671,7 @@ def test_verdict_is_tested_on_the_tuned_vectors(folder, tmp_path, monkeypatch, k
     known = {tuple(np.round(row, 3)) for row in vectors}
     assert {tuple(np.round(row, 3)) for row in held_out.X} <= known
     if kind == "labels":
-        assert len(held_out.labelled_X) == (~np.isnan(side["labels"])).sum()
+        assert len(held_out.labelled_at) == (~np.isnan(side["labels"])).sum()
     assert found.evidence_ == est.evidence_
 
 
