@@ -1,6 +1,6 @@
 """Tests of a verdict on rows that the fit has not seen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -235,22 +235,24 @@ def _unlike_the_fit(est, log, measurement, reward_logit, propensity_logit):
 
 def _check_whole(est, reward_logit, propensity_logit, log, measurement, rates):
     """Lower the level, or correct the advice, by tests on rows that a fit may have seen."""
-    activity, loading = None, est.model_.log_loading
     f, u = _mixture.mean_logit(reward_logit), propensity_logit.mean(0)
-    if loading is not None and log.exposures is None and log.age is None:
-        activity = _activity_of_rows(est, measurement, f, u, log, rates)
-    rows = Rows(measurement, f, u, rates, activity)
+    rows = Rows(measurement, f, u, rates, None)
     _lower(est, _unlike_the_whole(est, rows, log))
     if log.labels is not None and est.label_mechanism == "random":
         preferred, not_preferred = log.proved(est.false_action_rate_)
         warn_of_selected_by_reward(log, preferred | not_preferred, f.numpy())
-    if not measurement.examined and can_show_examination(est, log):
+    is_shown = not measurement.examined and can_show_examination(est, log)
+    if est.model_.log_loading is not None and (is_shown or _has_three_signals(log)):
+        activity = _activity_of_rows(est, measurement, f, u, log, rates)
+        rows = replace(rows, activity=activity)
+    if is_shown:
         test = examination_test(rows, log)
         if test is not None and test.rejected:
             knows_users = hasattr(est, "user_loading_")
             est.identification_ = unseen(est.identification_, str(test), knows_users)
             return  # rows that nobody looked at make signals dependent too
-    _lower(est, _of_three_signals(est, rows, log))
+    if _has_three_signals(log):
+        _lower(est, _of_three_signals(est, rows, log))
 
 
 def _unlike_the_whole(est, rows, log):
@@ -271,11 +273,14 @@ def _unlike_the_whole(est, rows, log):
         )
 
 
+def _has_three_signals(log):
+    """Return whether single rows have three signals, which `_of_three_signals` tests."""
+    side = log.exposures, log.age, log.propensity
+    return log.n_signals >= 3 and all(value is None for value in side)
+
+
 def _of_three_signals(est, rows, log):
     """Yield tests that only three signals of a row allow, and the key of the advice."""
-    side = log.exposures, log.age, log.propensity
-    if log.n_signals < 3 or any(value is not None for value in side):
-        return
     looked_at = LOOKED_AT in est.identification_.assumptions
     if not Assumptions.of(est).estimates_false_actions:
         yield partial(rates_against, rows, log, looked_at), "false actions"

@@ -110,6 +110,8 @@ def score_tests(rows: Rows, log, distributions: list[Distribution]) -> list[Scor
     nothing: list[ScoreTest | None] = [None] * len(distributions)
     signals = rows.measurement.signals
     chosen = np.flatnonzero(log.logged().all(axis=1) & (log.sample_weight > 0))
+    if any(signal.values is None for signal in signals):
+        return nothing
     n_outcomes = int(np.prod([len(signal.values) for signal in signals]))
     if len(chosen) < MIN_ROWS or n_outcomes > MAX_OUTCOMES:
         return nothing
