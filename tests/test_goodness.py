@@ -311,3 +311,27 @@ def test_the_verdict_of_a_file_is_that_of_an_array(tmp_path):
     from_file = fitted(tmp_path / "X.npy", y, {}, **params).identification_
     assert from_file.level == "not identified"
     assert from_file == fitted(X.astype(np.float32), y, {}, **params).identification_
+
+
+class Unlisted(Action):
+    """An action whose outcomes are not listed, as those of a signal with any number are not."""
+
+    values = None
+
+
+def test_signals_without_listed_outcomes_are_fitted_without_tests_of_outcomes():
+    X, y = of_three_signals("nothing", n=1000)
+    params = {"max_epochs": 3, "shared_examination": False}
+    signals = ["positive", "positive", Unlisted()]
+    found = fitted(X, y, {}, signals=signals, **params).identification_
+    assert found.level == "identified"
+
+
+def test_three_signals_of_users_who_differ_are_tested_too():
+    X, y, side = of_users(0)
+    rng = np.random.default_rng(3)
+    third = np.maximum(y[:, 0] * (rng.random(len(y)) < 0.6), rng.random(len(y)) < 0.2)
+    stated = {"shared_examination": False, "false_action_rate": [0.0, 0.0, 0.0]}
+    est = fitted(X, np.column_stack([y, third]), side, **stated)
+    assert est.user_loading_.any()
+    assert est.identification_.level == "not identified"

@@ -86,6 +86,8 @@ class LevelRows:
         unknown = (log.exposures, log.response, log.propensity, log.age, log.delay)
         if any(values is not None for values in unknown) or not len(rows):
             return None
+        if any(signal.values is None for signal in measurement.signals):
+            return None
         patterns = Patterns.of(log, rows)
         n_outcomes = patterns.n_outcomes(measurement.signals)
         if n_outcomes > MAX_OUTCOMES:
