@@ -296,33 +296,60 @@ def test_resumed_is_uninterrupted(fitted, log, tmp_path, monkeypatch):
         other.claim(tmp_path / "cut")
 
 
-def train_calm(folder, output_dir, batch):
-    """Return losses, weights and the best held-out loss of a run without dropout."""
+def train_calm(folder, output_dir, batch, *, lora=True, engine=None, cut=None):
+    """Return what came of a run without dropout: losses, weights, likelihoods and rewards.
+
+    With `cut` it is interrupted at that step, and resumed.
+    """
+    from implicitrm_sk.integrations import _tuned
+
     log = make_texts()
     est = fit(make_estimator(folder, dropout=0.0, preference_rate=0.5), log)
-    run = run_of(est, *log[:2], output_dir, args=STEPS | {"per_device_train_batch_size": batch})
-    run.claim(Path(output_dir))
-    trainer, _ = run.train()
-    return losses_of(trainer), weights_of(trainer), trainer.state.best_metric
+    args = STEPS | {"per_device_train_batch_size": batch} | (engine or {})
+
+    def run(args):
+        run = run_of(est, *log[:2], output_dir, lora=lora, args=args)
+        run.claim(Path(output_dir))
+        return run, *run.train()
+
+    if cut is not None:
+        step = _tuned.RewardTrainer.training_step
+
+        def breaks(self, *args, **kwargs):
+            if self.state.global_step == cut:
+                raise KeyboardInterrupt
+            return step(self, *args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(_tuned.RewardTrainer, "training_step", breaks)
+            run(args)
+        args = args | {"resume_from_checkpoint": True}
+    run, trainer, frozen = run(args)
+    run.assemble(trainer)
+    run._verify(trainer)
+    weights = dict(trainer.model.trunk.named_parameters())
+    parts = [w.to_local().numel() < w.numel() for w in weights.values() if hasattr(w, "to_local")]
+    assert any(parts) == ("fsdp" in args)
+    weights = _tuned.whole(dict(trainer.model.named_parameters()), True)
+    rewards = torch.as_tensor(run.tuned.predict(log[0]))
+    return losses_of(trainer), weights, trainer.state.best_metric, frozen.tolist(), rewards
 
 
 JOB = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
-from test_fine_tune import train_calm
-found = train_calm(sys.argv[2], sys.argv[3], 16)
+import test_fine_tune
+{before}
+found = test_fine_tune.train_calm(sys.argv[2], sys.argv[3], 16, {settings})
 if torch.distributed.get_rank() == 0:
     torch.save(found, sys.argv[4])
 torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.alone
-@pytest.mark.slow
-def test_two_processes_are_one_with_twice_the_batch(calm, tmp_path):
-    """Also of the constraint, which is on the mean reward of all."""
+def in_two_processes(folder, output_dir, saved, settings="", before=""):
+    """Start two processes that call `train_calm`."""
     port = random.SystemRandom().randint(20000, 60000)
-    folder, saved = tmp_path / "two", tmp_path / "found.pt"
     jobs = []
     for rank in (0, 1):
         env = os.environ | {
@@ -330,21 +357,96 @@ def test_two_processes_are_one_with_twice_the_batch(calm, tmp_path):
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
         }  # fmt: skip
-        arguments = [Path(__file__).parent, calm, folder, saved]
-        command = [sys.executable, "-W", "ignore", "-c", JOB, *map(str, arguments)]
+        job = JOB.format(settings=settings, before=before)
+        arguments = [Path(__file__).parent, folder, output_dir, saved]
+        command = [sys.executable, "-W", "ignore", "-c", job, *map(str, arguments)]
         jobs.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    one = train_calm(calm, tmp_path / "one", 32)
+    return jobs
+
+
+def assert_same(jobs, saved, one):
     for job in jobs:
-        _, errors = job.communicate(timeout=120)
+        _, errors = job.communicate(timeout=240)
         assert job.returncode == 0, errors[-3000:]
     two = torch.load(saved, weights_only=True)
-    assert two[0] == pytest.approx(one[0], abs=1e-5)
-    assert two[2] == pytest.approx(one[2], abs=1e-5)
-    for name, parameter in two[1].items():
-        torch.testing.assert_close(parameter, one[1][name], atol=1e-5, rtol=0)
+    for mine, other in zip(two, one, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-5, rtol=0)
 
 
-# ---------------------------------------------------------------------- everything fit takes
+@pytest.mark.alone
+@pytest.mark.slow
+def test_two_processes_are_one_with_twice_the_batch(calm, tmp_path):
+    """Also of the constraint, which is on the mean reward of all."""
+    jobs = in_two_processes(calm, tmp_path / "two", tmp_path / "found.pt")
+    assert_same(jobs, tmp_path / "found.pt", train_calm(calm, tmp_path / "one", 32))
+
+
+#: accelerate leaves CPUs out of FSDP, which torch does not; and where training is cut off.
+ON_CPUS = """
+from accelerate import state
+
+make = state.AcceleratorState.__init__
+
+def make_as_on_gpus(self, *args, **kwargs):
+    state.PartialState(cpu=True)
+    shared = state.PartialState._shared_state
+    if shared["distributed_type"] == state.DistributedType.MULTI_CPU:
+        shared["distributed_type"] = state.DistributedType.MULTI_GPU
+    make(self, *args, **kwargs)
+
+state.AcceleratorState.__init__ = make_as_on_gpus
+"""
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.parametrize("lora", [True, False])
+def test_weights_that_are_spread_are_the_same(calm, tmp_path, lora):
+    """FSDP gives what one process gives, also after a stop, and a result with whole weights."""
+    engine, cut = {}, 5
+    if not lora:  # biases of keys have no gradient but rounding, of which AdamW makes steps
+        engine, cut = {"optim": "sgd", "learning_rate": 0.1}, None
+    settings = f"lora={lora}, engine={engine | {'fsdp': True}}, cut={cut}"
+    jobs = in_two_processes(calm, tmp_path / "two", tmp_path / "found.pt", settings, ON_CPUS)
+    one = train_calm(calm, tmp_path / "one", 32, lora=lora, engine=engine)
+    assert_same(jobs, tmp_path / "found.pt", one)
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_numbers_of_the_log_keep_their_digits_in_half_precision(calm, tmp_path):
+    """FSDP would cast all that a model is called with."""
+    check = """
+from implicitrm_sk.integrations import _tuned
+
+forward = _tuned.TunedReward.forward
+
+def checked(self, input_ids, *args, **fields):
+    if fields.get("text") is not None:
+        assert fields["sample_weight"].dtype == torch.float32
+        assert self.heads.reward.biases[-1].dtype == torch.float32
+    return forward(self, input_ids, *args, **fields)
+
+_tuned.TunedReward.forward = checked
+term = _tuned.RewardTrainer._rate_term
+
+def of_checked(self, reward_logit, weight):
+    assert reward_logit.dtype == torch.float32
+    return term(self, reward_logit, weight)
+
+_tuned.RewardTrainer._rate_term = of_checked
+"""
+    found = []
+    for before, engine in ((check, {}), (ON_CPUS + check, {"fsdp": True})):
+        saved = tmp_path / f"{len(engine)}.pt"
+        settings, folder = f"engine={engine | {'bf16': True}}", saved.with_suffix("")
+        jobs = in_two_processes(calm, folder, saved, settings, before)
+        for job in jobs:
+            _, errors = job.communicate(timeout=240)
+            assert job.returncode == 0, errors[-3000:]
+        found.append(torch.load(saved, weights_only=True))
+    assert found[0][0] == pytest.approx(found[1][0], abs=0.01)
+    torch.testing.assert_close(found[0][4], found[1][4], atol=0.01, rtol=0)
 
 
 def side_of(kind, n, liked):
@@ -801,7 +903,21 @@ def test_refused_before_a_model_is_loaded(fitted, log, tmp_path, no_model):
             texts,
             {"args": {"per_device_train_batch_size": 0}},
         ),
-        (ValueError, "spread the weights over", fitted, texts, {"args": {"fsdp": "full_shard"}}),
+        (ValueError, "this is a single one", fitted, texts, {"args": {"fsdp": True}}),
+        (
+            ValueError,
+            "another version than 2",
+            fitted,
+            texts,
+            {"args": {"fsdp": True, "fsdp_config": {"version": 1}}},
+        ),
+        (
+            ValueError,
+            "cpu_ram_efficient_loading",
+            fitted,
+            texts,
+            {"args": {"fsdp": True, "fsdp_config": {"cpu_ram_efficient_loading": True}}},
+        ),
     ]
     for error, message, est, X, more in cases:
         arguments = {"output_dir": tmp_path / "new"} | more

@@ -662,7 +662,12 @@ class LLMEmbedder(
         ensure_fitted(self)
         return _models.skeleton(self._source, self.fingerprint_)
 
-    def save_network(self, network: torch.nn.Module, folder: str | PathLike[str]) -> None:
+    def save_network(
+        self,
+        network: torch.nn.Module,
+        folder: str | PathLike[str],
+        weights: dict[str, torch.Tensor] | None = None,
+    ) -> None:
         """Save a model from `trunk`, with the tokenizer of the embedder.
 
         Parameters
@@ -671,6 +676,8 @@ class LLMEmbedder(
             A model of transformers.
         folder : str or path-like
             The folder to write to.
+        weights : dict of Tensor by name, default=None
+            All weights of the model, where `network` holds a part of them; None: its own.
 
         Examples
         --------
@@ -686,7 +693,7 @@ class LLMEmbedder(
         """
         ensure_fitted(self)
         with _models.quiet():
-            network.save_pretrained(folder)
+            network.save_pretrained(folder, state_dict=weights)
             self._tokenizer().save_pretrained(folder)
 
     def moved_to(self, folder: str | PathLike[str]) -> Self:

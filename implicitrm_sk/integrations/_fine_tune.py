@@ -60,6 +60,8 @@ LEAST = {
 }
 #: What says in an output folder which run it is of.
 RUN_FILE = "run.json"
+#: The likelihood of the start on held-out rows, for runs that are resumed.
+FROZEN_FILE = "frozen.npy"
 #: How far rewards of the result may differ from those in training: float32, and coarser formats.
 TOLERANCES = (1e-4, 0.05)
 FIT_PARAMS = (
@@ -162,7 +164,8 @@ def fine_tune(
     favours it more.
 
     With `torchrun` or ``accelerate launch`` each process calls this and gets the result. A batch
-    then has 16 texts per process. Torch's global random state is what it was before.
+    then has 16 texts per process. ``fsdp=True`` in `args` spreads the weights of the language model
+    over the processes. Torch's global random state is what it was before.
 
     References
     ----------
@@ -386,19 +389,46 @@ def training_arguments(est, output_dir, args, *, lora):
             raise ImplicitRMError(
                 f"args holds {name}={value!r}; expected a number of at least {least}."
             )
-    deepspeed = getattr(args, "hf_deepspeed_config", None)
-    by_fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
-    if by_fsdp or (deepspeed is not None and deepspeed.is_zero3()):
-        raise ImplicitRMError(
-            "args spread the weights over processes (FSDP or DeepSpeed ZeRO 3), but fine_tune "
-            "reads the heads whole between steps. Use torchrun alone, or ZeRO 1 or 2."
-        )
+    _check_engine(args)
     if args.n_gpu > 1:
         raise ImplicitRMError(
             f"one process sees {args.n_gpu} GPUs, over which the Trainer would split the batches. "
             "Start one process for each with torchrun, or set CUDA_VISIBLE_DEVICES."
         )
     return args
+
+
+def _check_engine(args):
+    """Raise if args ask for an engine that spreads the weights in a form that is not supported."""
+    deepspeed = getattr(args, "hf_deepspeed_config", None)
+    if deepspeed is not None and deepspeed.is_zero3():
+        raise ImplicitRMError(
+            "args hold a configuration of DeepSpeed ZeRO 3, but fine_tune reads the heads whole "
+            "between steps. Use ZeRO 1 or 2, or args={'fsdp': True}, which spreads the weights too."
+        )
+    if not args.fsdp:
+        if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+            raise ImplicitRMError(
+                "FSDP is set by the environment (ACCELERATE_USE_FSDP), which leaves args without "
+                "it. Start with torchrun, and pass args={'fsdp': True}."
+            )
+        return
+    plugin = getattr(args, "fsdp_plugin_args", None) or {}
+    if plugin.get("fsdp_version") != 2:
+        raise ImplicitRMError(
+            "args ask for FSDP in another version than 2. Pass fsdp=True, and leave version and "
+            "xla out of fsdp_config; it needs transformers 5."
+        )
+    if plugin.get("cpu_ram_efficient_loading"):
+        raise ImplicitRMError(
+            "args hold cpu_ram_efficient_loading in fsdp_config, but each process of fine_tune "
+            "loads the model. Leave it out."
+        )
+    if args.world_size < 2:
+        raise ImplicitRMError(
+            "args hold fsdp, which spreads weights over processes, but this is a single one. "
+            "Start one process for each GPU with torchrun, or leave it out."
+        )
 
 
 def _recipe(est, output_dir, given, lora):
@@ -594,13 +624,17 @@ class Run:
 
     def train(self):
         """Train, and return the trainer with the best weights, and what it was before."""
+        from ._tuned import Start
+
         trainer = self.trainer()
-        frozen = trainer.held_out(FittedMixture.of(self.est))
+        path = Path(self.args.output_dir) / FROZEN_FILE
+        start = Start(trainer, FittedMixture.of(self.est), path)
+        trainer.add_callback(start)
         trainer.train(resume_from_checkpoint=self.args.resume_from_checkpoint)
         trainer.accelerator.unwrap_model(trainer.model).take_average()
         if trainer.constraint is not None:
             self._impose_rate(trainer)
-        return trainer, frozen
+        return trainer, start.held_out
 
     def trainer(self):
         """Return the trainer of the model at its start."""
@@ -762,6 +796,8 @@ class Run:
 
     def assemble(self, trainer):
         """Give the tuned estimator what was learned: heads, and an embedder of the tuned model."""
+        from ._tuned import whole
+
         est, tuned, folder = self.est, self.tuned, Path(self.args.output_dir)
         accelerator = trainer.accelerator
         model = accelerator.unwrap_model(trainer.model)
@@ -772,14 +808,17 @@ class Run:
         embedder = clone(est.embedder_)
         if est.embedder_.commit_ is not None:
             embedder.set_params(revision=est.embedder_.commit_)
+        saves = accelerator.is_main_process
+        weights = network.state_dict()
         if self.config is not None:
-            adapter = adapter_of(network, est.embedder_.adapter)
-            embedder.set_params(adapter=adapter)
-            if accelerator.is_main_process:
-                network.save_pretrained(folder / "adapter")
+            weights = whole({k: v for k, v in weights.items() if "lora_" in k}, True)
+            embedder.set_params(adapter=adapter_of(network, weights, est.embedder_.adapter))
+            if saves:
+                network.save_pretrained(folder / "adapter", state_dict=weights)
         else:
-            if accelerator.is_main_process:
-                est.embedder_.save_network(network, folder / "model")
+            weights = whole(weights, saves)
+            if saves:
+                est.embedder_.save_network(network, folder / "model", weights)
             accelerator.wait_for_everyone()
             embedder = est.embedder_.moved_to(folder / "model")
         tuned.embedder = embedder
@@ -854,19 +893,24 @@ class Run:
             warn_not_identified(before, tuned.objective_)
 
 
-def adapter_of(network, before=None):
+def adapter_of(network, weights, before=None):
     """Return what LoRA has learned, on top of an adapter that was in the weights already.
 
     Parameters
     ----------
     network : peft.PeftModel
+    weights : dict of Tensor by name
+        Those of LoRA, whole and on the CPU.
     before : LowRankAdapter, default=None
     """
     down, up = ({}, {}) if before is None else (dict(before.down), dict(before.up))
-    for name, layer in _lora_layers(network.get_base_model()).items():
+    prefix = len("base_model.model.")
+    for long_name, layer in _lora_layers(network).items():
         (adapter,) = layer.active_adapters
-        a = layer.lora_A[adapter].weight.detach().float().cpu().numpy()
-        b = layer.lora_B[adapter].weight.detach().float().cpu().numpy()
+        a, b = (
+            weights[f"{long_name}.lora_{side}.{adapter}.weight"].float().numpy() for side in "AB"
+        )
+        name = long_name[prefix:]
         b = b * np.float32(layer.scaling[adapter])
         down[name] = np.concatenate([down[name], a]) if name in down else a
         up[name] = np.concatenate([up[name], b], axis=1) if name in up else b

@@ -4,12 +4,16 @@ Imported where it is used: the Trainer needs the package accelerate.
 """
 
 import contextlib
+import os
+from dataclasses import replace
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from scipy.optimize import minimize
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_pt_utils import get_length_grouped_indices
@@ -85,10 +89,22 @@ class TunedReward(nn.Module):
             self.register_buffer(f"average_{number}", parameter.detach().to(wide, copy=True))
 
     def _trained(self):
+        """Return the trained weights. FSDP leaves a part of them to each process."""
+        for module in self.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # after a forward pass alone, some are whole copies of the weights
         return [p for p in self.parameters() if p.requires_grad]
 
     def _averages(self):
         return [getattr(self, f"average_{n}") for n in range(len(self._trained()))]
+
+    def spread_averages(self):
+        """Spread the average of the weights over the processes as FSDP has spread the weights."""
+        for number, parameter in enumerate(self._trained()):
+            mean = getattr(self, f"average_{number}")
+            if isinstance(parameter, DTensor) and not isinstance(mean, DTensor):
+                mean = distribute_tensor(mean, parameter.device_mesh, parameter.placements)
+                setattr(self, f"average_{number}", mean)
 
     @torch.no_grad()
     def average(self, share):
@@ -140,6 +156,11 @@ class TunedReward(nn.Module):
     def config(self):
         """The configuration of the language model, from which engines read its sizes."""
         return self.trunk.network.config
+
+    @property
+    def _no_split_modules(self):
+        """The names of the layers that FSDP gathers one at a time."""
+        return getattr(self.trunk.network, "_no_split_modules", None)
 
     def trained_names(self):
         """Return the names of the weights in a checkpoint, which leaves frozen ones out."""
@@ -207,12 +228,62 @@ class TunedReward(nn.Module):
             return self.criterion(outputs, fields, sample_weight), outputs[0]
 
 
+class Start(TrainerCallback):
+    """Notes the likelihood of the start, once the weights are where they are trained.
+
+    A resumed run reads it from a file, because its weights are those of a checkpoint.
+
+    Parameters
+    ----------
+    trainer : RewardTrainer
+    mixture : FittedMixture
+        The mixture of the start, as `RewardTrainer.held_out` takes it.
+    path : Path
+        The file, of numpy's format.
+    """
+
+    def __init__(self, trainer, mixture, path):
+        self.trainer = trainer
+        self.mixture = mixture
+        self.path = path
+        self.held_out = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Evaluate the start, or read what it was."""
+        self.trainer.take_over()
+        if args.resume_from_checkpoint:
+            self.held_out = np.load(self.path)
+            return
+        self.held_out = self.trainer.held_out(self.mixture)
+        if self.trainer.is_world_process_zero():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(self.path, self.held_out)
+
+
 class Averages(TrainerCallback):
     """Averages the weights after each step, recent steps counting most."""
 
     def on_step_end(self, args, state, control, model=None, **kwargs):
         """Take one more step into the average."""
         model.average(1 / max(1, min(state.global_step, AVERAGED * state.max_steps)))
+
+
+def whole(weights, keep):
+    """Return weights by name, whole and on the CPU.
+
+    Parameters
+    ----------
+    weights : dict of Tensor by name
+        FSDP may have left a part of them here; then every process must call this.
+    keep : bool
+        Whether they are wanted here: False returns an empty dict.
+    """
+    found = {}
+    for name, value in weights.items():
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            found[name] = value.detach().cpu()
+    return found
 
 
 class Responses(Dataset):
@@ -361,6 +432,47 @@ class RewardTrainer(Trainer):
             callbacks=[Averages(), *callbacks],
         )
         self.loss_is_scaled_for_ga = True
+        if self.is_fsdp_enabled:
+            # The heads stay whole, in their own number format: they are small, and read between
+            # steps. In half precision the log, the logits and the loss would lose digits.
+            model.heads.to(self.args.device)
+            plugin = self.accelerator.state.fsdp_plugin
+            plugin.ignored_modules = [model.heads]
+            if plugin.mixed_precision_policy is not None:
+                plugin.mixed_precision_policy = replace(
+                    plugin.mixed_precision_policy, cast_forward_inputs=False, output_dtype=None
+                )
+
+    # ------------------------------------------------------------------ weights in parts
+
+    def create_optimizer(self, model=None):
+        """Return the optimizer, in which heads that stay whole have groups of their own."""
+        optimizer = super().create_optimizer(model)
+        if self.is_fsdp_enabled:
+            heads = {id(p) for p in self.model.heads.parameters()}
+            for group in list(optimizer.param_groups):
+                whole = [p for p in group["params"] if id(p) in heads]
+                group["params"] = [p for p in group["params"] if id(p) not in heads]
+                if whole:
+                    optimizer.add_param_group({**group, "params": whole})
+        return optimizer
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if self.is_fsdp_enabled:
+            self.model.spread_averages()
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def take_over(self):
+        """Do for the heads and the average what FSDP does for the weights that it has spread."""
+        if not self.is_fsdp_enabled:
+            return
+        self.model.spread_averages()
+        for parameter in self.model.heads.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._average_gradient)
+
+    def _average_gradient(self, parameter):
+        parameter.grad.copy_(self.accelerator.reduce(parameter.grad, reduction="mean"))
 
     # ------------------------------------------------------------------ training
 
@@ -415,6 +527,13 @@ class RewardTrainer(Trainer):
             state.rate_multiplier.copy_(constraint.multiplier)
         # Gradients are averaged over the processes, and each has that of its own rewards.
         return world * term - (world - 1) * term.detach()
+
+    def save_model(self, output_dir=None, _internal_call=False):
+        """Save the weights in training, which FSDP does itself, beside those of the optimizer."""
+        if self.is_fsdp_enabled:
+            os.makedirs(output_dir or self.args.output_dir, exist_ok=True)
+        else:
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir=None, state_dict=None):
         if state_dict is None:
