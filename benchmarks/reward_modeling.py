@@ -793,9 +793,9 @@ def report_cost(args):
             once[n] = time.process_time() - start
         return (once[epochs + 1] - once[1]) / epochs, once[epochs + 1]
 
-    turns = {name: [] for name in OBJECTIVES}
+    turns = {name: [] for name in ONE_SIGNAL}
     for _ in range(args.repeats):
-        for name in OBJECTIVES:
+        for name in ONE_SIGNAL:
             baseline, _ = seconds("stratified")
             own, _ = seconds(name)
             turns[name].append((own / baseline, own))

@@ -93,6 +93,12 @@ def test_table_is_resumed_and_reported(data_home, tmp_path, capsys):
     assert "### The default against the best method" in again.out
 
 
+def test_cost_is_printed_of_every_objective_that_the_log_suits(data_home, tmp_path, capsys):
+    run(data_home, tmp_path, "--part", "cost", "--repeats", "1")
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == reward_modeling.ONE_SIGNAL
+
+
 def test_no_truth_reaches_a_fit_of_the_honest_tiers(data_home):
     """Whatever the labels are, the model is the same; only the numbers differ."""
     problem = reward_modeling.Problem("beavertails_test", "covariate", 0, str(data_home))
