@@ -43,6 +43,7 @@ from implicitrm_sk import BatchedSearchCV, IdentificationWarning, ImplicitReward
 from implicitrm_sk._fit import fit_side_by_side
 from implicitrm_sk._search import n_side_by_side
 from implicitrm_sk.datasets import load_rated_responses, simulate_feedback
+from implicitrm_sk.inspection import identification_report
 from implicitrm_sk.training._net import RewardNet
 
 HIDDEN = 64
@@ -157,6 +158,10 @@ def import_seconds(package, name):
     return float(
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
     )
+
+
+def run_python(*words):
+    subprocess.run([sys.executable, *words], capture_output=True, check=True)
 
 
 def report(what, first, second, ratio, spread, bound):
@@ -530,6 +535,11 @@ def main(argv=None):
         *compare(default, bare, max(args.repeats // 2, 3)),
         "",
     )
+    report(
+        "identification_report / fit, default configuration",
+        *compare(lambda: identification_report(default(), X, y), default, 3),
+        "<= 6",
+    )
 
     fitted, model = ours(), bare().eval()
     mean, scale = X.mean(0), X.std(0)
@@ -560,6 +570,16 @@ def main(argv=None):
         ratio,
         f"{low:.2f} to {high:.2f}",
         "<= 1.15",
+    )
+    statement = "from implicitrm_sk import ImplicitRewardEstimator"
+    report(
+        "process of implicitrm --help / process of import ImplicitRewardEstimator",
+        *compare(
+            lambda: run_python("-m", "implicitrm_sk.cli", "--help"),
+            lambda: run_python("-c", statement),
+            args.repeats,
+        ),
+        "",
     )
 
 
