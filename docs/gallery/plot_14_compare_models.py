@@ -25,7 +25,8 @@ ready = np.where(is_b[:, None], [0.35, 0.3, 0.8], [0.65, 0.6, 0.4])
 log = simulate_feedback(reward, signals=signals, propensity=ready, random_state=0)
 
 # %%
-# All three rates favour A. The mean rewards favour B, and their intervals hold the truth (black).
+# The raw rates favour A: it is copied and shared more often, and regenerated less often. The mean
+# rewards favour B. Black marks are the true means, and both lie in the intervals.
 est = ImplicitRewardEstimator(
     signals=signals, shared_examination=False, learning_rate_init=0.01, random_state=0
 )
@@ -37,7 +38,7 @@ _ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
 # With one positive and one negative action the log leaves the answer open. The comparison then
-# returns bounds, which do not need an assumption.
+# returns bounds. They hold for every propensity, if the signs of the actions are right.
 pair = {"copied": "positive", "regenerated": "negative"}
 two = ImplicitRewardEstimator(signals=pair, learning_rate_init=0.01, random_state=0)
 bounded = compare_groups(two, X, log.actions[list(pair)], model, reference="A")
@@ -46,10 +47,12 @@ left, right = bounded.plot()
 _ = right.plot(truth, [0, 1], "k|", markersize=18)
 
 # %%
-# How readily do users take a negative action, compared with a positive one? If this ratio were
-# known, the pair would be enough. Each amount is a ratio, and so another model of the same log.
-# Hollow marks are models that rows outside the fit reject. The true ratio is 0.4 / 0.65 for A and
-# 0.8 / 0.35 for B. No single ratio is right, and the curve stays below 0 throughout.
+# A ratio compares two propensities: of the negative action, and of the positive one. If it were
+# known, the pair would be enough. The report fits the log once for each of several ratios. Hollow
+# marks are ratios that rows outside the fit reject. The curve is the mean of B minus that of A.
+#
+# Here it is below 0 at every ratio, though the truth is above 0. The report takes one ratio for all
+# rows, and here it is 0.4 / 0.65 for A and 0.8 / 0.35 for B. So log a second positive action.
 report = sensitivity_report(
     two,
     X,
