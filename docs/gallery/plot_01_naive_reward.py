@@ -4,7 +4,7 @@ The naive reward is wrong, and by how much
 
 A classifier of "was it copied?" is the reward model that most teams start with. It treats every
 response without an action as disliked. This example measures the cost of that mistake. It also
-shows what a model of the same data can and cannot correct.
+shows how far a model of the same actions corrects it.
 """
 
 # %%
@@ -58,7 +58,8 @@ for name, reward in rewards.items():
 # Where the error is
 # ------------------
 # The reward of preferred responses should not depend on how readily they are copied. The reward of
-# the classifier does: it is a reward for responses that invite copying.
+# the classifier does: it is a reward for responses that invite copying. The left panel compares the
+# rewards with the share of preferred responses. A calibrated reward lies on the diagonal.
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
 liked = truth == 1
 edges = np.quantile(log.propensity[test][liked], [0.25, 0.5, 0.75])
@@ -78,8 +79,8 @@ _ = right.legend()
 # What the estimator did, and did not
 # -----------------------------------
 # One *signal* (kind of action) determines only the product of reward and propensity. The estimator
-# takes the two as about equal. Here this is closer to the truth than to give the whole product to
-# the reward, but the data do not support either choice. The ranking (AUROC) is about that of the
-# classifier, and the reward still rises with the propensity. An `IdentificationWarning`, which we
-# have silenced above, says so. A second signal, some labels, or columns that only drive acting make
-# an estimate of it. Later examples show how.
+# makes the two about equal. The classifier gives the whole product to the reward. The first choice
+# is closer to the truth here, but the data support neither. The ranking (AUROC) is about that of
+# the classifier, and the reward still rises with the propensity. An `IdentificationWarning` says
+# that the reward is not identified. We silenced it above. A second signal or some labels identify
+# the reward. Columns that only drive acting identify its ranking. Later examples show how.

