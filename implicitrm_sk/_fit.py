@@ -34,6 +34,7 @@ from ._identification import (
     before_activity,
     contradicted,
     contradicted_rate,
+    dependent,
     imprecise,
     warn_not_identified,
     with_activity,
@@ -155,9 +156,16 @@ def take_evidence(est, evidence, assumptions, log=None):
         examined=assumptions.examined,
         shared_propensity=assumptions.shared_propensity,
     )
-    against = [] if log is None else [found for found, _ in log.refuted(assumptions)]
+    if log is None:
+        return
+    against = [found for found, _ in log.refuted(assumptions)]
     if against:
         est.identification_ = contradicted(est.identification_, "; ".join(against), "rates")
+    objective = est.objective_
+    if objective.models_propensity and not objective.single_signal and objective.identifies is None:
+        against = log.dependent_signals()
+        if against:
+            est.identification_ = dependent(est.identification_, "; ".join(against))
 
 
 def known_users(found, signals, loading, n_rows, looked_at):

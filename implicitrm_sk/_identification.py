@@ -205,8 +205,12 @@ ADVICE = {
         "Check the signals named in the reason. Name negative ones in signals=, pass the outcomes "
         "of one widget as a Choice, and use NaN where a signal was not offered."
     ),
+    "dependent": (
+        "Keep one of the signals that the reason names. The model takes them as independent given "
+        "preference, so both together move the reward."
+    ),
     "third": (
-        "Log a third kind of action: with two signals only negative association can be tested."
+        "Log a third kind of action of one sign. With two, only negative association can be tested."
     ),
     "labels": (
         "Ask for explicit labels on a few hundred randomly chosen responses, acted on or not, and "
@@ -710,6 +714,24 @@ def contradicted(found, against, advice):
         advice=tuple(dict.fromkeys((ADVICE[advice], *found.advice))),
         against=f"{found.against}; {against}" if found.against else against,
     )
+
+
+def dependent(found, against):
+    """Return an `Identification` of a log whose signals are plainly not independent.
+
+    A mean that is given stays as it is, and so do bounds. But users who differ in activity do not
+    identify more of a log that the model does not fit.
+
+    Parameters
+    ----------
+    found : Identification
+    against : str
+        Which signals depend on each other, in words.
+    """
+    lower = contradicted(found, against, "dependent")
+    if found.level in (BOUNDED, LEVEL_ONLY):
+        return replace(lower, level=found.level, assumptions=found.assumptions)
+    return lower
 
 
 def imprecise(found, error):

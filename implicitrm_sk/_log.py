@@ -609,8 +609,7 @@ class FeedbackLog:
         for k, j in self.nested_signals():
             warn(
                 f"signal {names[k]!r} of y hardly ever happens without {names[j]!r}: the two are "
-                "steps of one action, not independent signals. Keep the more informative one, or "
-                f"pass NaN for {names[k]!r} where {names[j]!r} is 0."
+                "steps of one action, not independent signals. Keep the more informative one."
             )
 
     def _warn_of_signals_apart(self):
@@ -700,6 +699,17 @@ class FeedbackLog:
             if expected >= MIN_RESPONSES and seen < APART * expected:
                 apart.append((k, seen, expected))
         return apart
+
+    def dependent_signals(self):
+        """Return, in words, which acts are not independent of others of their sign."""
+        names = [f"signal {name!r}" for name in self.act_names()]
+        copies = [(k, j) for k, j in self.idle_signals().items() if not isinstance(j, str)]
+        steps, apart = self.nested_signals(), [k for k, _, _ in self.signals_apart()]
+        return [
+            *(f"{names[k]} equals {names[j]} wherever both are logged" for k, j in copies),
+            *(f"{names[k]} hardly ever happens without {names[j]}" for k, j in steps),
+            *(f"{names[k]} hardly ever happens together with others of its sign" for k in apart),
+        ]
 
     def telling_signals(self, false_action_rate):
         """Return which acts are informative, shape (K',): neither a copy nor its original is.

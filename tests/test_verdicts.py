@@ -18,6 +18,7 @@ from implicitrm_sk import (
     ImplicitRewardEstimator,
     identification_report,
 )
+from implicitrm_sk._identification import with_activity
 from implicitrm_sk.datasets import simulate_feedback
 from implicitrm_sk.inspection import label_queue
 from implicitrm_sk.signals import Choice
@@ -264,6 +265,64 @@ def test_steps_and_inverted_signals_are_named():
         est.fit(X, y, **side)
     messages = [str(each.message) for each in given]
     assert any("signal '1' of y is 1 on 9" in text for text in messages)
+
+
+def dependent_logs():
+    """Yield logs of two sound negative actions, and two positive ones that depend on each other."""
+    rng = np.random.default_rng(0)
+    X, score = features(2000, rng)
+    r, one = preference(score, 0.5, rng), np.ones(2000)
+    negative = [np.where(r == 0, draw(one * p, rng), 0) for p in (0.5, 0.4)]
+    accept = np.where(r == 1, draw(one * 0.5, rng), 0)
+    share = np.where((r == 1) & (accept == 0), draw(one * 0.5, rng), 0)
+    positive = {
+        "sound": np.where(r == 1, draw(one * 0.5, rng), 0),
+        "equals": accept,
+        "hardly ever happens without": accept * draw(one * 0.9, rng),
+        "hardly ever happens together with": share,
+    }
+    for words, other in positive.items():
+        yield pytest.param(X, np.column_stack([accept, other, *negative]), r, words, id=words)
+
+
+@pytest.mark.parametrize("users", [False, True])
+@pytest.mark.parametrize(("X", "y", "r", "words"), list(dependent_logs()))
+def test_dependent_signals_lower_the_verdict_whatever_else_identifies(X, y, r, words, users):
+    est = ImplicitRewardEstimator(
+        signals=["positive", "positive", "negative", "negative"],
+        learning_rate_init=0.01,
+        random_state=0,
+        **LOOKED_AT,
+    )
+    user = {"user_id": np.arange(len(X)) % 250} if users else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, y, **user)
+    found = est.identification_
+    if words == "sound":
+        assert found.level == "identified"
+        return
+    assert found.level == "not identified"
+    assert words in found.against
+    if words != "hardly ever happens together with":
+        assert abs(est.predict(X).mean() - r.mean()) > 0.08  # so it is not a formality
+
+
+def test_bounds_of_dependent_signals_stay_and_users_do_not_raise_them():
+    logs = {log.id: log.values for log in dependent_logs()}
+    X, y, _, _ = logs["hardly ever happens without"]
+    y = np.column_stack([y[:, :3], logs["sound"][1][:, 1]])
+    est = ImplicitRewardEstimator(
+        signals=["positive", "positive", "negative", "positive"], max_epochs=1, early_stopping=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        est.fit(X, y)
+    found = est.identification_
+    assert found.level == "bounded"
+    assert "hardly ever happens without" in found.against
+    active = with_activity(found, np.array([3.0]), np.full(300, 40), looked_at=True)
+    assert active.level == "bounded"
 
 
 #: Signals, propensities and false-action rate of logs that break no assumption, some actions rare.

@@ -322,7 +322,7 @@ class GroupedLog:
         if loading is not None:
             looked_at = self.est.shared_examination is False
             whole = known_users(whole, self.log.signals, loading, self.n_rows_of_user, looked_at)
-        if found.against:
+        if found.against and found.against != whole.against:
             part = f"a fit to {len(identifications) - 1} of {len(identifications)} parts of the log"
             return replace(
                 whole,

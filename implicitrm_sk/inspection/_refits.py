@@ -600,7 +600,7 @@ def _found_by_fit(est, evidence, X, y, fit_params):
     found = [whole.identification_]
     if getattr(est, "evidence_", None) == evidence:
         found.append(est.identification_)
-    return next((one for one in found if one.against), None)
+    return next((one for one in found if one.against and one.level == NOT_IDENTIFIED), None)
 
 
 def _agreement(rows):
