@@ -16,6 +16,10 @@ Z_OF_CHANCE = 4.9
 #: Labels are not missing at random if acted responses have them this many times as often as others,
 #: or the reverse.
 SELECTED = 2.0
+RATERS = (
+    "Raters may disagree with users: leave their labels out of fit then, and calibrate the fitted "
+    "reward by them."
+)
 THUMBS = (
     "Thumbs and ratings that users give by their own choice are signals. Pass them as a column of "
     "y, described by a Choice in signals="
@@ -79,13 +83,13 @@ def check_labels(log, false_action_rate, label_mechanism):
             preferred & (label == 0) & proved[1],
             f"labels are 0 on {{}} responses that have {kind} action",
             "with false_action_rate=0 an action proves preference. Correct the labels, or set "
-            f"false_action_rate if misclicks happen. {THUMBS}",
+            f"false_action_rate if misclicks happen. {RATERS} {THUMBS}",
         ),
         (
             not_preferred & (label == 1) & proved[0],
             "labels are 1 on {} responses that have a negative action",
             "with false_action_rate=0 it proves that they are not preferred. Correct the labels, "
-            f"or set false_action_rate if misclicks happen. {THUMBS}",
+            f"or set false_action_rate if misclicks happen. {RATERS} {THUMBS}",
         ),
         (
             not_preferred & (label == 1) & ~proved[0],

@@ -313,7 +313,7 @@ class FeedbackLog:
                 f"{repeated}user_id is not available with false-action rates that are estimated, "
                 "as they are by default where responses were shown repeatedly. Their EM treats all "
                 "users as equally active. Give false_action_rate as a number, 0.0 if users never "
-                "act by mistake."
+                "act by mistake. Or give the false_action_rate_ of a fit without user_id."
             )
         user, ids = number_users(user_id, len(self.actions))
         if len(np.unique(user)) == len(user):
@@ -503,7 +503,8 @@ class FeedbackLog:
         raise ImplicitRMError(
             f"Contradiction in {both.sum()} responses: each has a positive and a negative action. "
             f"Without false actions, both are proof. The first is row {first}: "
-            f"{positive!r} shows that it is preferred, {negative!r} that it is not. If one of them "
+            f"signal {positive!r} shows that it is preferred, signal {negative!r} that it is not. "
+            "If one of them "
             "has the wrong sign, correct signals=. If users act by mistake, set "
             f"{' and '.join(dict.fromkeys(cures))}."
         )
@@ -1008,12 +1009,13 @@ def resolve_signals(signals, names, n_columns):
                 "method='predict_proba': pass a list there."
             )
         missing = [name for name in names if name not in signals]
+        extra = [name for name in signals if name not in set(names)]
         if missing:
+            other = f", and names {extra}, which y does not have" if extra else ""
             raise ImplicitRMError(
-                f"signals lacks the columns {missing} of y. Name every column: 'positive', "
+                f"signals lacks the columns {missing} of y{other}. Name every column: 'positive', "
                 "'negative' or a Signal."
             )
-        extra = [name for name in signals if name not in set(names)]
         if extra:
             raise ImplicitRMError(
                 f"signals names {extra}, but y has the columns {list(names)}. Correct the names."

@@ -103,9 +103,7 @@ class FittedMixture:
     @property
     def has_spread(self):
         """Whether components differ. If users do, a fit may keep copies of a single member."""
-        return self.is_mirrored or any(
-            bool((values != values[:, :1]).any()) for values in self.model.member_parameters()
-        )
+        return self.is_mirrored or self.model.n_different > 1
 
     def spread(self, values):
         """Return a spread over the components, NaN if there is only one."""

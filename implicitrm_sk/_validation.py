@@ -338,12 +338,14 @@ def check_binary(actions, name):
         wrong = np.unique(actions[~valid])
         shown = ", ".join(map(_exactly, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
         row = int((~valid).reshape(len(valid), -1).any(axis=1).argmax())
-        hint = (
-            " (scikit-learn's cross_val_predict encodes y as class labels for "
-            "method='predict_proba' and turns NaN into 2: pass y without NaN there)"
-            if wrong.tolist() == [2.0]
-            else ""
-        )
+        hint = ""
+        if wrong.tolist() == [2.0] and not (actions == 0).any():
+            hint = " (if 1 and 2 are codes of no and yes, pass y - 1)"
+        elif wrong.tolist() == [2.0]:
+            hint = (
+                " (scikit-learn's cross_val_predict encodes y as class labels for "
+                "method='predict_proba' and turns NaN into 2: pass y without NaN there)"
+            )
         raise ImplicitRMError(
             f"{name} must be an action in {{0,1}}, NaN where not logged, but {(~valid).sum()} "
             f"value(s) are something else: {shown}{hint}. The first is in row {row}. Turn ratings "
@@ -487,10 +489,12 @@ def check_both_classes(actions, sample_weight, exposures=None, name="y"):
     acted = actions[counted] > 0
     not_acted = actions[counted] < (1 if exposures is None else exposures[counted])
     if not (acted.any() and not_acted.any()):
+        cure = "Check how the log was joined."
+        if acted.any() and not counted.all():
+            cure = "NaN means not logged: write 0 where users saw the response and did not act."
         raise ImplicitRMError(
             f"{name} has one class only: all {acted.size} logged actions are {int(acted.any())}; "
-            "expected both 0 and 1. A reward cannot be learned from one of them. Check how the "
-            "log was joined."
+            f"expected both 0 and 1. A reward cannot be learned from one of them. {cure}"
         )
 
 

@@ -1,5 +1,6 @@
 """The reward in other tools: TRL, transformers, preference data sets, best-of-n."""
 
+import copy
 import inspect
 import json
 import os
@@ -39,6 +40,7 @@ from implicitrm_sk.integrations import (
     to_transformers,
 )
 from implicitrm_sk.persistence import _values
+from implicitrm_sk.persistence._card import model_card
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*still improving"),
@@ -140,6 +142,12 @@ def test_pessimism_needs_a_spread(on_vectors):
     assert np.isfinite(ranking.reward).all() and np.isnan(ranking.spread).all()
     with pytest.raises(ValueError, match="pessimism=1 subtracts the spread .* has one member"):
         rank(one, None, X, pessimism=1)
+    # With users, a fit may fill all places with the member that fits best.
+    same = copy.deepcopy(on_vectors)
+    same.model_.copy_members(on_vectors.model_, torch.zeros(4, dtype=int))
+    with pytest.raises(ValueError, match="kept one of its 4 members.* with n_estimators=8"):
+        rank(same, None, X, pessimism=1)
+    assert "1 of 4 members kept" in model_card(same)
 
 
 def test_rank_of_text(on_text):

@@ -1215,6 +1215,15 @@ def test_categories_of_langfuse_are_their_text():
     assert log.actions["scores.thumb"].tolist() == ["up", "down", "none", None]
 
 
+def test_the_prompt_of_responses_that_are_named_is_read():
+    log = read_feedback_log([{"prompt": "q", "text": "a"}], response="text")
+    assert log.prompt.tolist() == ["q"] and log.response.tolist() == ["a"]
+    assert "prompt (guessed)" in str(log.summary)
+    # A chat that is named has its prompt in it.
+    log = read_feedback_log([{"prompt": "p", "chat": chat()}], messages="chat")
+    assert log.prompt.tolist() != ["p"]
+
+
 def test_a_column_of_text_may_say_what_the_prompt_is():
     rows = [{"prompt": p, "response": "a", "messages": chat()} for p in ("p", "q", "p")]
     log = read_feedback_log(rows, prompt="prompt", response="response", prompt_id="prompt")

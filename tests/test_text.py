@@ -328,6 +328,10 @@ def test_two_columns_that_may_be_the_text_are_not_chosen_from(row):
     for X in ([row], pd.DataFrame([row])):
         with pytest.raises(ValueError, match="but only one of them can be meant"):
             read_text(X)
+    row = {"prompt": "2 + 2?", "text": "4"}
+    for X in ([row], pd.DataFrame([row])):
+        with pytest.raises(ValueError, match="not known whether 'text' contains the prompt"):
+            read_text(X)
     row = {"prompt": "2 + 2?", "response": "4", "text": "2 + 2? 4"}
     assert read_text([row]) == read_text(pd.DataFrame([row])) == [ROW]
 

@@ -247,7 +247,9 @@ class Columns(Fields):
                 "messages=, or prompt= and response=."
             )
         for role, names in GUESSES.items():
-            if role in roles or (role in TEXT and given_text):
+            # Of the text, a prompt may be guessed beside responses that are named.
+            beside = role == "prompt" and given_text == {"response"}
+            if role in roles or (role in TEXT and given_text and not beside):
                 continue
             taken = (*self.signals, *roles.values())
             present = [name for name in names if name in self.values and name not in taken]

@@ -674,7 +674,9 @@ def _with_actions(shown, actions, kinds, left_out, found, done, pandas, stranger
     empty = [n for n in kinds if n in actions and not (actions[n] == 1).any()]
     about = of_signals(actions, signals, clusters)
     about["warnings"] = about["warnings"] + [
-        f"{name!r} has no event that counts. Check its name." for name in empty
+        f"{name!r} has no event that counts. Check its name, and that its events have the id, the "
+        "user and a time of a row."
+        for name in empty
     ]
     if strangers:
         about["warnings"].append(

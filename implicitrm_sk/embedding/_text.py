@@ -142,6 +142,11 @@ def _text_names(columns, where):
             f"other, for example by X[{list(found[0])}]."
         )
     if not found and _SINGLES[-1] in columns:
+        if _PAIRS[0][0] in columns:
+            raise ImplicitRMError(
+                f"{where} has 'prompt' and 'text', and it is not known whether 'text' contains the "
+                "prompt. If it does, leave 'prompt' out. If not, rename 'text' to 'response'."
+            )
         return _SINGLES[-1:]
     return found[0] if found else ()
 

@@ -39,9 +39,11 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
     spread = mixture.spread(spread)
     if pessimism:
         if not mixture.has_spread:
+            n = mixture.model.config["n_members"]
+            kept = "has one member" if n == 1 else f"kept one of its {n} members, which fits best,"
             raise ImplicitRMError(
-                f"pessimism={pessimism:g} subtracts the spread over the members, but the fit has "
-                "one member and no spread. Pass pessimism=0, or fit with n_estimators=4."
+                f"pessimism={pessimism:g} subtracts the spread over the members, but the fit "
+                f"{kept} and no spread. Pass pessimism=0, or fit with n_estimators={max(4, 2 * n)}."
             )
         mean = mean - pessimism * spread
     return tuple(part.to(torch.float64).numpy() for part in (mean, spread))

@@ -236,7 +236,9 @@ def _intended_use(est):
 
 def _model(est):
     config = est.model_.config
-    yield f"objective: `{type(est.objective_).__name__}`; {config['n_members']} members, averaged"
+    n, n_kept = config["n_members"], est.model_.n_different
+    members = f"{n} members, averaged" if n_kept == n else f"{n_kept} of {n} members kept"
+    yield f"objective: `{type(est.objective_).__name__}`; {members}"
     yield f"input: {est.n_features_in_} columns" + (", standardised" if est.scaler_ else "")
     if getattr(est, "embedder_", None) is not None:
         yield from _embedder(est.embedder_)

@@ -403,6 +403,12 @@ class RewardModel(nn.Module):
         shared = set(map(id, self.shared_parameters()))
         return [parameter for parameter in self.parameters() if id(parameter) not in shared]
 
+    @property
+    def n_different(self):
+        """How many members differ. If users do, a fit may keep copies of a few."""
+        members = [values.transpose(0, 1).flatten(1) for values in self.member_parameters()]
+        return len(torch.unique(torch.cat(members, 1), dim=0))
+
     def like(self, n_members):
         """Return a model with the same heads for some number of members, with arbitrary weights."""
         model = RewardModel(**self.config | {"n_members": n_members})
