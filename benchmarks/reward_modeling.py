@@ -768,6 +768,7 @@ def draw(part, frame, images):
     handles, names = axes[0][-1].get_legend_handles_labels()
     ncols = 2 * len(halves)
     figure.legend(handles, names, loc="outside lower center", ncols=ncols, frameon=False)
+    Path(images).mkdir(parents=True, exist_ok=True)
     figure.savefig(Path(images) / f"reward_modeling_{part}.png", dpi=90)
 
 
