@@ -841,6 +841,7 @@ def test_inspect_of_vectors(log, run, tmp_path):
     code, out, err = run("inspect", log[0], "--actions", "copied,shared", "--labels", "label")
     assert code == 0, err
     assert "embedding (guessed)" in out and "The reward is identified" in out
+    assert "Nothing is fitted here. `fit` also tests the log" in out
     wide = pandas.DataFrame({"embedding_0": [1.0] * 9, "embedding_1": 2.0, "action": [0, 1, 0] * 3})
     wide.to_parquet(tmp_path / "wide.parquet")
     for options in ([], ["--embedding", "embedding_*"]):

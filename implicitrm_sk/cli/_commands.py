@@ -121,6 +121,7 @@ def inspect(args):
     from .._estimator import ImplicitRewardEstimator
     from .._features import select_features
     from .._fit import expected_users, identify
+    from .._identification import NOT_IDENTIFIED
 
     _check_settings(settings, ImplicitRewardEstimator)
     est = ImplicitRewardEstimator(**{"signals": data.signals} | settings)
@@ -146,6 +147,8 @@ def inspect(args):
     if log.user is not None:
         expected_users(est, log)
     _say_identification(est.identification_)
+    if est.identification_.level != NOT_IDENTIFIED:
+        tell("Nothing is fitted here. `fit` also tests the log, and may then say less.")
 
 
 def _is_csv(path):
