@@ -320,7 +320,7 @@ def _(two):
             display.from_estimator(two, X, TRUTH)
 
 
-@line('`scoring="roc_auc"`, `"r2"`, `"average_precision"`', "if one signal")
+@line('`scoring="roc_auc"`, `"r2"`, `"average_precision"`', "runs, but")
 def _(two):
     for scoring in ("roc_auc", "r2", "average_precision"):
         settings = {"scoring": scoring, "cv": 2, "error_score": "raise"}

@@ -435,7 +435,9 @@ def test_a_thumb_that_proves_contradicts_an_action():
     signals = {"thumb": KINDS["thumb"], "copied": "positive"}
     est = ImplicitRewardEstimator(signals=signals)
     for take in (est.fit, est.partial_fit, partial(identification_report, est)):
-        with pytest.raises(ValueError, match="The first is row 3: 'copied' .* 'thumb'") as error:
+        with pytest.raises(
+            ValueError, match="The first is row 3: signal 'copied' .* 'thumb'"
+        ) as error:
             take(X, y)
         both = "false_action_rate (a number or 'estimate') and false_rate of the Choice (a number)."
         assert str(error.value).endswith(both)

@@ -322,13 +322,14 @@ class GroupedLog:
         if loading is not None:
             looked_at = self.est.shared_examination is False
             whole = known_users(whole, self.log.signals, loading, self.n_rows_of_user, looked_at)
-        if found.against and found.against != whole.against:
+        further = found.against.removeprefix(whole.against).removeprefix("; ")
+        if further:
             part = f"a fit to {len(identifications) - 1} of {len(identifications)} parts of the log"
             return replace(
                 whole,
                 level=found.level,
                 assumptions=found.assumptions,
-                reason=f"{whole.reason} But in {part}: {found.against}.",
+                reason=f"{whole.reason} But in {part}: {further}.",
                 advice=found.advice,
                 against=found.against,
             )
