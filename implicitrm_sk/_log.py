@@ -504,8 +504,7 @@ class FeedbackLog:
             f"Contradiction in {both.sum()} responses: each has a positive and a negative action. "
             f"Without false actions, both are proof. The first is row {first}: "
             f"signal {positive!r} shows that it is preferred, signal {negative!r} that it is not. "
-            "If one of them "
-            "has the wrong sign, correct signals=. If users act by mistake, set "
+            "If one of them has the wrong sign, correct signals=. If users act by mistake, set "
             f"{' and '.join(dict.fromkeys(cures))}."
         )
 

@@ -40,7 +40,7 @@ def rewards(est, X, *, output="probability", pessimism=0.0):
     if pessimism:
         if not mixture.has_spread:
             n = mixture.model.config["n_members"]
-            kept = "has one member" if n == 1 else f"kept one of its {n} members, which fits best,"
+            kept = "has one member" if n == 1 else f"kept one of its {n} members"
             raise ImplicitRMError(
                 f"pessimism={pessimism:g} subtracts the spread over the members, but the fit "
                 f"{kept} and no spread. Pass pessimism=0, or fit with n_estimators={max(4, 2 * n)}."
