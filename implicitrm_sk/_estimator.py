@@ -16,16 +16,15 @@ from ._assumptions import Assumptions
 from ._checkpoint import ResumableMixin
 from ._features import HeadColumns, read_features, set_embedder
 from ._fit import (
+    add_evidence,
     log_epoch,
     own_random_state,
     read_log,
     reread_log,
     run_fit,
-    take_evidence,
-    token_of,
     update_scaler,
 )
-from ._identification import Evidence, Identification, warn_not_identified
+from ._identification import Identification
 from ._prediction import PredictionMixin, available_if_objective
 from ._sklearn import (
     Interval,
@@ -617,6 +616,11 @@ class ImplicitRewardEstimator(
             fixed, or if nothing is logged. Also with `preference_rate` or
             ``false_action_rate="estimate"``, which need the whole log.
 
+        Notes
+        -----
+        The verdict counts all batches, and falls if their signals depend on each other. Only `fit`
+        tests it on held-out rows. A verdict that a `fit` has lowered stays until the next `fit`.
+
         Examples
         --------
         >>> import numpy as np
@@ -672,8 +676,7 @@ class ImplicitRewardEstimator(
             assumptions = Assumptions.of(self).with_rates(self.false_action_rate_)
         if not hasattr(self, "random_state_"):
             self.random_state_ = own_random_state(self.random_state)
-        evidence = Evidence.of(log, self.false_action_rate_)
-        take_evidence(self, evidence + (Evidence() if first else self.evidence_), assumptions)
+        add_evidence(self, log, assumptions, first=first)
         columns = HeadColumns.of(self)
         data = TrainingData(X, log, columns, self.objective_, response_id=response_id)
         if not len(data.usable):
@@ -687,7 +690,6 @@ class ImplicitRewardEstimator(
         if first:
             self.model_ = plan.initial_model(data, self.random_state_)
             self.history_, self.n_iter_ = [], 0
-            warn_not_identified(self.identification_, self.objective_, token_of(self, None))
         else:
             self.model_ = plan.model_like(self.model_, data)
         before, end = getattr(self, "optimizer_state_", None), partial(log_epoch, self)

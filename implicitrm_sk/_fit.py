@@ -132,20 +132,49 @@ def _check_level(est, result, token, in_search):
         warn_not_identified(est.identification_, est.objective_, token, in_search=in_search)
 
 
-def take_evidence(est, evidence, assumptions, log=None):
-    """Set what the counts of a log and the parameters identify about the reward.
+def take_evidence(est, log, assumptions):
+    """Set what a log and the parameters identify about the reward; the log may contradict them."""
+    rate = assumptions.false_action_rate
+    evidence = Evidence.of(log, rate, log.telling_signals(rate))
+    _assess(est, evidence, log.coincidences, assumptions)
+    against = [found for found, _ in log.refuted(assumptions)]
+    if against:
+        est.identification_ = contradicted(est.identification_, "; ".join(against), "rates")
 
-    The log, which is None where batches of it are read, may contradict the parameters.
+
+def add_evidence(est, log, assumptions, *, first):
+    """Set what the batches so far and the parameters identify; warn of what contradicts it.
+
+    Contradictions that a fit to a whole log has found stay. Batches are not tested for them, and
+    more rows do not mend them.
     """
+    evidence, coincidences = Evidence.of(log, assumptions.false_action_rate), log.coincidences
+    before, known = None, ""
+    if not first:
+        before = est.identification_
+        evidence = evidence + est.evidence_
+        if hasattr(est, "coincidences_"):  # files of the first format do not hold them
+            known = _dependence(est, est.coincidences_)
+            coincidences = coincidences + est.coincidences_
+    _assess(est, evidence, coincidences, assumptions)
+    if before is not None and before.against != known:
+        est.identification_ = before
+    elif first or (est.identification_.against and not known):
+        warn_not_identified(est.identification_, est.objective_, token_of(est, None))
+
+
+def _assess(est, evidence, coincidences, assumptions):
+    """Set what counts of a log and the parameters identify about the reward."""
+    objective = est.objective_
     sizes = est.hidden_layer_sizes, est.propensity_hidden_layer_sizes
-    is_constant = est.objective_.propensity_form == "constant"
-    if est.objective_.single_signal:
+    if objective.single_signal:
         # Whether a response was acted on at all is what these learn from, once per response.
         evidence = replace(evidence, n_repeated=0)
-    est.evidence_ = evidence
+    est.evidence_, est.coincidences_ = evidence, coincidences
+    is_constant = objective.propensity_form == "constant"
     est.identification_ = assess(
         evidence,
-        objective=est.objective_,
+        objective=objective,
         columns="disjoint" if is_constant else HeadColumns.of(est).relation,
         preference_rate=assumptions.preference_interval,
         false_actions=assumptions.false_actions,
@@ -156,16 +185,17 @@ def take_evidence(est, evidence, assumptions, log=None):
         examined=assumptions.examined,
         shared_propensity=assumptions.shared_propensity,
     )
-    if log is None:
-        return
-    against = [found for found, _ in log.refuted(assumptions)]
+    against = _dependence(est, coincidences)
     if against:
-        est.identification_ = contradicted(est.identification_, "; ".join(against), "rates")
+        est.identification_ = dependent(est.identification_, against)
+
+
+def _dependence(est, coincidences):
+    """Return, in words, which signals are not independent though the objective takes them as so."""
     objective = est.objective_
-    if objective.models_propensity and not objective.single_signal and objective.identifies is None:
-        against = log.dependent_signals()
-        if against:
-            est.identification_ = dependent(est.identification_, "; ".join(against))
+    if not objective.models_propensity or objective.single_signal or objective.identifies:
+        return ""
+    return "; ".join(coincidences.dependent(signal_names(est)))
 
 
 def known_users(found, signals, loading, n_rows, looked_at):
@@ -198,9 +228,7 @@ def expected_users(est, log):
 def identify(est, n_samples, y, side_information):
     """Set what a log identifies about the reward, before training; return log and assumptions."""
     log, assumptions = read_log(est, n_samples, y, side_information)
-    rate = assumptions.false_action_rate
-    evidence = Evidence.of(log, rate, log.telling_signals(rate))
-    take_evidence(est, evidence, assumptions, log)
+    take_evidence(est, log, assumptions)
     return log, assumptions
 
 

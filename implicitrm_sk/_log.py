@@ -1,6 +1,5 @@
 """The feedback log as checked arrays: who did what on which response, and what else is known."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 
 from ._assumptions import MIN_RESPONSES
+from ._coincidences import Coincidences
 from ._labels import check_label_values, check_labels, selected_by_action, shared_label
 from ._tables import as_frame, as_values, column_names, columns_of, opened, taken
 from ._validation import (
@@ -38,11 +38,6 @@ from .objectives._base import check_uses
 NEARLY_ALL = 0.7
 #: Rows below which that suspicion is not raised.
 MIN_ROWS = 100
-#: An action is a step of another if more than this share of its rows have the other too.
-NESTED = 0.98
-#: An action that coincides with others of its sign less often than this share of what chance gives
-#: is not a second signal of the same responses.
-APART = 0.25
 #: A share of acted rows is below a false-action rate by more than this many standard errors.
 BEYOND_CHANCE = 3.3
 
@@ -355,6 +350,11 @@ class FeedbackLog:
         """The log as binary actions."""
         return Acts.of(self.actions, self.signals)
 
+    @cached_property
+    def coincidences(self):
+        """How often the acts coincide."""
+        return Coincidences.of(self)
+
     def act_names(self):
         """Return the name of each act, which is the name of its signal."""
         names = self.signal_names
@@ -404,33 +404,6 @@ class FeedbackLog:
             if NEARLY_ALL < share < 1:
                 found.append((str(name), float(share)))
         return found
-
-    def idle_signals(self):
-        """Return the acts that carry no information, and why: they are constant, or copies.
-
-        Returns
-        -------
-        idle : dict of int to str or int
-            For each such act, "never" or "always" if it never or always fires where it is logged,
-            or "not logged". For a copy, the earlier act that it equals.
-        """
-        counted = (self.per_row(self.sample_weight) > 0)[:, None]
-        counts = self.acts.counts
-        acted, passive = (counts > 0) & counted, (self.not_acted() > 0) & counted
-        logged = ~np.isnan(counts)
-        idle = {}
-        for k in range(counts.shape[1]):
-            if not acted[:, k].any() or not passive[:, k].any():
-                kinds = {(0, 1): "never", (1, 0): "always", (0, 0): "not logged"}
-                idle[k] = kinds[acted[:, k].any(), passive[:, k].any()]
-                continue
-            for j in set(range(k)) - set(idle):
-                both = logged[:, [j, k]].all(axis=1) & counted[:, 0]
-                same = (counts[both, j] == counts[both, k]).all()
-                if same and np.count_nonzero(acted[both, k]) >= MIN_RESPONSES:
-                    idle[k] = j
-                    break
-        return idle
 
     def check_reducible(self, objective):
         """Warn that an objective sees one signal only, or raise if none of them is positive."""
@@ -568,7 +541,7 @@ class FeedbackLog:
         self._warn_of_steps()
         self._warn_of_signals_apart()
         whole = dict(enumerate(np.bincount(self.acts.column)))
-        idle = self.idle_signals()
+        idle = self.coincidences.idle()
         for signal, why in idle.items():
             column = self.acts.column[signal]
             if whole[column] > 1:
@@ -606,7 +579,7 @@ class FeedbackLog:
     def _warn_of_steps(self):
         """Warn of signals that hardly ever happen without another."""
         names = self.act_names()
-        for k, j in self.nested_signals():
+        for k, j in self.coincidences.steps():
             warn(
                 f"signal {names[k]!r} of y hardly ever happens without {names[j]!r}: the two are "
                 "steps of one action, not independent signals. Keep the more informative one."
@@ -615,7 +588,7 @@ class FeedbackLog:
     def _warn_of_signals_apart(self):
         """Warn of signals that hardly ever happen together with others of their sign."""
         names = self.act_names()
-        for k, seen, expected in self.signals_apart():
+        for k, seen, expected in self.coincidences.apart():
             warn(
                 f"signal {names[k]!r} of y coincides with others of its sign {seen} times, where "
                 f"chance gives {expected:.0f}. It may show the opposite preference (correct "
@@ -645,72 +618,6 @@ class FeedbackLog:
             "propensity_features",
         )
 
-    def nested_signals(self):
-        """Return pairs (k, j) of acts of one sign where k hardly ever happens without j.
-
-        Example: a video watched to its end was also opened. The two are steps of one act.
-        """
-        if self.exposures is not None:
-            return []
-        counted = (self.per_row(self.sample_weight) > 0)[:, None]
-        counts, idle = self.acts.counts, self.idle_signals()
-        found = []
-        for k, j in itertools.permutations(range(counts.shape[1]), 2):
-            if {k, j} & set(idle) or self.acts.column[k] == self.acts.column[j]:
-                continue
-            if self.acts.target[k] != self.acts.target[j]:
-                continue
-            if not self.acts.bounds[[j, k]].all():
-                continue
-            both = (~np.isnan(counts[:, [j, k]]) & counted).all(axis=1)
-            part, whole = counts[both, k] > 0, counts[both, j] > 0
-            if np.count_nonzero(part) < MIN_RESPONSES:
-                continue
-            share = whole[part].mean()
-            if share >= NESTED and 1 - share < (1 - whole.mean()) / 4:
-                found.append((k, j))
-        return found
-
-    def signals_apart(self):
-        """Return (k, seen, expected) of acts that hardly coincide with others of their sign.
-
-        Two actions that show the same preference coincide at least as often as chance gives, unless
-        they happen to different responses. Then each of them is a single signal there, independent
-        given x or not. A wrong sign looks the same where x predicts the preference.
-        """
-        if self.exposures is not None:
-            return []
-        counted = (self.per_row(self.sample_weight) > 0)[:, None]
-        counts, idle = self.acts.counts, self.idle_signals()
-        logged, fired = ~np.isnan(counts) & counted, (counts > 0) & counted
-        apart = []
-        for k in set(np.flatnonzero(self.acts.bounds)) - set(idle):
-            others = np.flatnonzero(
-                (self.acts.target == self.acts.target[k])
-                & (self.acts.column != self.acts.column[k])
-                & ~np.isin(np.arange(counts.shape[1]), list(idle))
-                & self.acts.bounds
-            )
-            both = logged[:, [k]] & logged[:, others]
-            mine = (fired[:, [k]] & both).sum(axis=0)
-            theirs = (fired[:, others] & both).sum(axis=0)
-            seen = int((fired[:, [k]] & fired[:, others] & both).sum())
-            expected = float((mine * theirs / np.maximum(both.sum(axis=0), 1)).sum())
-            if expected >= MIN_RESPONSES and seen < APART * expected:
-                apart.append((k, seen, expected))
-        return apart
-
-    def dependent_signals(self):
-        """Return, in words, which acts are not independent of others of their sign."""
-        names = [f"signal {name!r}" for name in self.act_names()]
-        copies = [(k, j) for k, j in self.idle_signals().items() if not isinstance(j, str)]
-        steps, apart = self.nested_signals(), [k for k, _, _ in self.signals_apart()]
-        return [
-            *(f"{names[k]} equals {names[j]} wherever both are logged" for k, j in copies),
-            *(f"{names[k]} hardly ever happens without {names[j]}" for k, j in steps),
-            *(f"{names[k]} hardly ever happens together with others of its sign" for k in apart),
-        ]
-
     def telling_signals(self, false_action_rate):
         """Return which acts are informative, shape (K',): neither a copy nor its original is.
 
@@ -719,16 +626,16 @@ class FeedbackLog:
         proof. If one act of a sign hardly coincides with the others, no act of that sign is
         informative.
         """
-        idle = self.idle_signals()
+        idle = self.coincidences.idle()
         originals = {why for why in idle.values() if not isinstance(why, str)}
-        steps = {act for pair in self.nested_signals() for act in pair}
+        steps = {act for pair in self.coincidences.steps() for act in pair}
         names = [name for name, _ in self.signals_of_nearly_all()]
         frequent = [
             act
             for act, column in enumerate(self.acts.column)
             if str(self.signal_names[column]) in names and false_action_rate[column] == 0
         ]
-        targets = self.acts.target[[k for k, _, _ in self.signals_apart()]]
+        targets = self.acts.target[[k for k, _, _ in self.coincidences.apart()]]
         apart = np.flatnonzero(np.isin(self.acts.target, targets))
         doubtful = [*idle, *originals, *steps, *frequent, *apart]
         return ~np.isin(np.arange(len(self.acts.column)), doubtful)

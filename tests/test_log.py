@@ -634,19 +634,19 @@ def test_signals_that_hardly_meet_are_not_two():
         y = np.column_stack(columns).astype(float)
         return FeedbackLog(y, np.ones(n), signals=resolve_signals(signals, None, y.shape[1]))
 
-    assert log(copied, shared).signals_apart() == []
+    assert log(copied, shared).coincidences.apart() == []
     assert log(copied, shared).telling_signals(nothing).all()
     found = log(copied, shared, regenerated)
-    ((k, seen, expected),) = found.signals_apart()
+    ((k, seen, expected),) = found.coincidences.apart()
     chance = (copied.sum() + shared.sum()) * regenerated.sum() / n
     assert (k, seen) == (2, 0) and expected == pytest.approx(chance)
     assert not found.telling_signals(nothing).any()
-    assert [k for k, _, _ in log(copied, regenerated).signals_apart()] == [0, 1]
+    assert [k for k, _, _ in log(copied, regenerated).coincidences.apart()] == [0, 1]
     # Of other signs they may not meet; few rows show nothing.
     signs = ["positive", "positive", "negative"]
-    assert log(copied, shared, regenerated, signals=signs).signals_apart() == []
+    assert log(copied, shared, regenerated, signals=signs).coincidences.apart() == []
     rare = [column & (np.arange(n) % 10 == 0) for column in (copied, regenerated)]
-    assert log(*rare).signals_apart() == []
+    assert log(*rare).coincidences.apart() == []
     with pytest.warns(UserWarning, match="signal 2 of y .* sign 0 times, where chance gives"):
         found._warn_of_signals_apart()
 
@@ -675,11 +675,11 @@ def steps(n_part=20, n_whole=50, n=200, n_alone=0):
     ],
 )
 def test_an_action_that_is_a_step_of_another(y, expected):
-    assert make(y).nested_signals() == expected
+    assert make(y).coincidences.steps() == expected
     # Rows without weight do not count; signs that differ and counts over exposures are not steps.
     both = np.vstack([y, y[::-1]])
     weight = np.repeat([1, 0], len(y))
-    assert make(both, sample_weight=weight).nested_signals() == expected
-    assert make(y, exposures=np.full(len(y), 2)).nested_signals() == []
+    assert make(both, sample_weight=weight).coincidences.steps() == expected
+    assert make(y, exposures=np.full(len(y), 2)).coincidences.steps() == []
     signals = resolve_signals(["positive", "negative"], None, 2)
-    assert FeedbackLog(y, np.ones(len(y)), signals=signals).nested_signals() == []
+    assert FeedbackLog(y, np.ones(len(y)), signals=signals).coincidences.steps() == []

@@ -24,6 +24,7 @@ LAYERS = (
         "_assumptions",
         "_identification",
         "_association",
+        "_coincidences",
         "_dispersion",
         "_independence",
         "_examination",

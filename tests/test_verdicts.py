@@ -308,6 +308,41 @@ def test_dependent_signals_lower_the_verdict_whatever_else_identifies(X, y, r, w
         assert abs(est.predict(X).mean() - r.mean()) > 0.08  # so it is not a formality
 
 
+@pytest.mark.parametrize(("X", "y", "r", "words"), list(dependent_logs()))
+def test_dependent_signals_lower_the_verdict_of_batches(X, y, r, words, tmp_path):
+    signs = ["positive", "positive", "negative", "negative"]
+    est = ImplicitRewardEstimator(signals=signs, random_state=0, **LOOKED_AT)
+    with warnings.catch_warnings(record=True) as given:
+        warnings.simplefilter("always")
+        for rows in np.array_split(np.arange(len(X)), 100):  # in none of them could it be seen
+            est.partial_fit(X[rows], y[rows])
+        whole = est.coincidences_
+        est.save(tmp_path / "model")
+        est = ImplicitRewardEstimator.load(tmp_path / "model").partial_fit(X[:20], y[:20])
+    found = est.identification_
+    given = [w for w in given if issubclass(w.category, IdentificationWarning)]
+    if words == "sound":
+        assert found.level == "identified" and not given
+        return
+    assert found.level == "not identified" and words in found.against
+    assert len(given) == 1 and words in str(given[0].message)
+    assert whole.logged.max() == len(X) == est.coincidences_.logged.max() - 20
+
+
+def test_what_a_whole_log_contradicts_stays_contradicted_by_batches():
+    X, y = next(dependent_logs()).values[:2]
+    y[::2] = 0  # half of the rows were not looked at
+    signs = ["positive", "positive", "negative", "negative"]
+    est = ImplicitRewardEstimator(signals=signs, random_state=0, **LOOKED_AT)
+    with pytest.warns(IdentificationWarning, match="silent together"):
+        est.fit(X, y)
+    before = est.identification_
+    assert before.level == "not identified"
+    est.partial_fit(X[:500], y[:500])
+    assert est.identification_ == before
+    assert est.evidence_.n_responses == len(X) + 500
+
+
 def test_bounds_of_dependent_signals_stay_and_users_do_not_raise_them():
     logs = {log.id: log.values for log in dependent_logs()}
     X, y, _, _ = logs["hardly ever happens without"]

@@ -35,7 +35,6 @@ from .._identification import (
     IDENTIFIED,
     LOOKING,
     NOT_IDENTIFIED,
-    Evidence,
     contradicted_signs,
 )
 from .._independence import exposures_that_agree, signals_that_agree
@@ -314,9 +313,7 @@ def _read_settings(est, X, y, fit_params):
         warnings.simplefilter("ignore")  # fit gives them
         features = select_features(whole, X, reset=True)
         log, assumptions = read_log(whole, len(features), y, side, "batch")
-    rate = assumptions.false_action_rate
-    evidence = Evidence.of(log, rate, log.telling_signals(rate))
-    take_evidence(whole, evidence, assumptions, log)
+    take_evidence(whole, log, assumptions)
     if not whole.objective_.models_propensity or whole.objective_.single_signal:
         raise ImplicitRMError(
             f"the report compares splits of an action into reward and propensity, which "

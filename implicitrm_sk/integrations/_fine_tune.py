@@ -27,7 +27,7 @@ from .._estimator import ImplicitRewardEstimator
 from .._features import HeadColumns, select_features
 from .._fit import own_random_state, reread_log, take_evidence
 from .._held_out import HeldOut, check_verdict
-from .._identification import IDENTIFIED, Evidence, warn_not_identified, with_activity
+from .._identification import IDENTIFIED, warn_not_identified, with_activity
 from .._log import number_responses
 from .._optional import import_optional
 from .._prediction import FittedMixture
@@ -536,9 +536,7 @@ class Run:
         assumptions = Assumptions.of(est).with_rates(est.false_action_rate_)
         log = reread_log(est, n_rows, y, side, purpose="fit")
         tuned = copy.deepcopy(est)
-        rate = est.false_action_rate_
-        evidence = Evidence.of(log, rate, log.telling_signals(rate))
-        take_evidence(tuned, evidence, assumptions, log)
+        take_evidence(tuned, log, assumptions)
         # Rows of one text have one reward, whatever columns of its vector the heads read.
         one = np.zeros(1, dtype=int)
         data = TrainingData(

@@ -11,6 +11,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from .._activity import UserActivity
+from .._coincidences import Coincidences
 from .._features import HeadColumns
 from .._identification import Evidence, Identification
 from ..embedding import LLMEmbedder
@@ -164,6 +165,19 @@ def _check_loading(name, value, fitted):
     require((value >= 0).all(), f"{name} must not be negative")
 
 
+def _check_coincidences(name, value, fitted):
+    n = len(value.column)
+    for part, kinds in (("column", "i"), ("target", "i"), ("bounds", "b"), ("passive", "i")):
+        _check_array(f"{name}.{part}", getattr(value, part), (n,), kinds)
+    for part in ("logged", "acted", "both", "unequal"):
+        _check_array(f"{name}.{part}", getattr(value, part), (n, n), "i")
+    require(
+        isinstance(value.counts_exposures, bool)
+        and ((value.column >= 0) & (value.column < fitted.n_signals_)).all(),
+        f"{name} does not fit the signals",
+    )
+
+
 def _check_activity(name, value, fitted):
     n = len(value.user_id)
     require(value.user_id.shape == (n,), f"{name}: the ids are not a vector")
@@ -287,6 +301,7 @@ FITTED = {
     "group_names_": Field(tuple, _that(lambda names, _: names == GROUP_NAMES)),
     "objective_": Field(Objective),
     "evidence_": Field(Evidence),
+    "coincidences_": Field(Coincidences, _check_coincidences, needed=False),
     "identification_": Field(
         Identification,
         _that(_swaps_rightly, "swaps reward and propensity, which these signals distinguish"),

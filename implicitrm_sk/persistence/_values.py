@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.preprocessing import StandardScaler
 
 from .._activity import UserActivity
+from .._coincidences import Coincidences
 from .._identification import Evidence, Identification
 from .._sklearn import validate_params
 from .._warnings import warn
@@ -261,6 +262,12 @@ def _evidence(counts):
     return Evidence(**counts)
 
 
+def _coincidences(parts):
+    require(set(parts) == {f.name for f in fields(Coincidences)}, f"it has {listing(parts)}")
+    require(np.ndim(parts["column"]) == 1, "the acts are not a vector")
+    return Coincidences(**parts)
+
+
 def _user_activity(parts):
     require(all(isinstance(part, np.ndarray) for part in parts.values()), "it lacks arrays")
     return UserActivity(**parts)
@@ -411,6 +418,7 @@ KINDS = {
     "standard_scaler": _made_of(_just(StandardScaler), _parts_of_scaler, _scaler),
     "random_state": _made_of(_any(np.random.RandomState), _state_of_generator, _generator),
     "evidence": _made_of(_just(Evidence), asdict, _evidence),
+    "coincidences": _made_of(_just(Coincidences), vars, _coincidences),
     "identification": _made_of(_just(Identification), asdict, _identification),
     "user_activity": _made_of(_just(UserActivity), vars, _user_activity),
     "path": _made_of(_any(os.PathLike), os.fspath, _path),
