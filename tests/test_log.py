@@ -654,6 +654,54 @@ def test_signals_that_hardly_meet_are_not_two():
 # ---------------------------------------------------------------- what co-occurs
 
 
+@pytest.mark.parametrize(
+    ("acted", "idle"),
+    [
+        ((20, 20, 20), {1: 0}),
+        ((19, 19, 19), {}),  # too few to say
+        ((20, 21, 20), {}),  # a row tells them apart
+        ((20, 1, 0), {}),
+        ((20, 0, 0), {1: "never"}),
+        ((20, 49, 19), {}),  # once not done
+        ((20, 50, 20), {1: "always"}),
+    ],
+)
+def test_signals_without_information_of_their_own(acted, idle):
+    first, second, both = acted
+    y = np.zeros((50, 2))
+    y[:first, 0] = 1
+    y[first - both : first - both + second, 1] = 1
+    assert make(y).coincidences.idle() == idle
+
+
+@pytest.mark.parametrize(
+    ("n", "seen", "apart"),
+    [(80, 4, True), (80, 5, False), (81, 4, False)],  # by chance 20, 20 and 19.75
+)
+def test_signals_that_meet_less_often_than_a_quarter_of_chance(n, seen, apart):
+    y = np.zeros((n, 2))
+    y[:40, 0] = 1
+    y[40 - seen : 80 - seen, 1] = 1
+    expected = [(0, seen, 20.0), (1, seen, 20.0)] if apart else []
+    assert make(y).coincidences.apart() == expected
+
+
+def test_coincidences_of_parts_add_up():
+    rng = np.random.default_rng(0)
+    y = (rng.random((200, 3)) < 0.4).astype(float)
+    y[rng.random(y.shape) < 0.2] = nan
+    weight = rng.integers(0, 3, 200).astype(float)
+    whole = make(y, sample_weight=weight).coincidences
+    parts = [make(y[i::2], sample_weight=weight[i::2]).coincidences for i in (0, 1)]
+    for name in ("logged", "acted", "both", "unequal", "passive"):
+        assert_array_equal(getattr(parts[0] + parts[1], name), getattr(whole, name))
+    counted = y[weight > 0]
+    assert whole.both[0, 1] == ((counted[:, 0] == 1) & (counted[:, 1] == 1)).sum()
+    assert whole.acted[0, 1] == ((counted[:, 0] == 1) & ~np.isnan(counted[:, 1])).sum()
+    exposed = make(y, exposures=np.full(200, 2)).coincidences
+    assert (whole + exposed).counts_exposures and not (whole + whole).counts_exposures
+
+
 def steps(n_part=20, n_whole=50, n=200, n_alone=0):
     """Return actions on n rows: the second on some rows of the first, and alone on others."""
     y = np.zeros((n, 2))
