@@ -869,6 +869,11 @@ def test_what_activity_identifies():
         weak = with_activity(found, np.array([loading]), rows, True)
         assert weak.level == "not identified" and not weak.swap_symmetric
         assert f"too little to determine the reward: it takes {missing}." in weak.reason
+    nobody = with_activity(found, np.array([1.5]), users[:0], True)
+    assert "at least 200 users, not 0, at least 15 rows of a user, not 0." in nobody.reason
+    stated = Identification("bounded", ("every row was looked at",), "one of each.")
+    assumed = with_activity(stated, np.array([1.5]), users, True).assumptions
+    assert assumed.count("every row was looked at") == 1
     none = with_activity(found, np.zeros(1), users, True)
     assert none.swap_symmetric and "do not show that users differ" in none.reason
     labelled = Identification("identified", ("labels",), "labels.")

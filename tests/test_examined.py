@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 
 from implicitrm_sk import BatchedSearchCV, ImplicitRewardEstimator, identification_report
-from implicitrm_sk._examination import examination_test
+from implicitrm_sk._examination import ExaminationTest, examination_test
 from implicitrm_sk._identification import Evidence, assess
 from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk._score_test import Rows, _efficient
@@ -539,6 +539,14 @@ def test_a_false_statement_that_all_was_looked_at_is_contradicted(users):
     est = ImplicitRewardEstimator(shared_examination=False, **common).fit(X, y, **side)
     assert est.identification_.level == "identified"
     assert (est.user_loading_ > 0.5).all() if users else not hasattr(est, "user_loading_")
+
+
+@pytest.mark.parametrize(
+    ("share", "z", "rejected"),
+    [(0.2, 3.4, True), (0.2, 3.2, False), (0.04, 5.0, False), (0.06, 3.4, True)],
+)
+def test_a_log_contradicts_that_all_was_looked_at_if_it_is_clear_and_matters(share, z, rejected):
+    assert ExaminationTest(share, z, 1000).rejected == rejected
 
 
 def test_the_score_test_does_not_reject_by_chance():

@@ -211,6 +211,7 @@ THREE = TWO + Evidence(n_three_signals=500)
 BOTH = Evidence(n_responses=500, n_several_signals=500, n_both=500)
 TWO_OF_EACH = TWO + Evidence(n_both=500, n_two_negative=500)
 LOOKED_AT = "independent signals of rows that were looked at"
+LOOKING = "looking depends on x, not on the preference"
 EXAMINED = ["independent signals", "every row was looked at"]
 ONE = Evidence(n_responses=500)
 FEW_LABELS = Evidence(n_responses=500, n_labels=30, n_labels_telling=MIN_RESPONSES - 1)
@@ -250,6 +251,12 @@ CASES = {
         {"n_signals": 4, "examined": True},
         IDENTIFIED,
         EXAMINED,
+    ),
+    "two of each, some not looked at": (
+        TWO_OF_EACH,
+        {"n_signals": 4, "examined": False},
+        IDENTIFIED,
+        [LOOKED_AT, LOOKING],
     ),
     "two signals that are hardly logged together": (
         Evidence(n_responses=500, n_several_signals=MIN_RESPONSES - 1),
@@ -390,6 +397,24 @@ def test_reasons_and_advice_fit_the_case():
     linear = assess(ONE, objective=Stratified(), linear=True)
     assert linear.level == NOT_IDENTIFIED
     assert "determined up to the swap R <-> A" in linear.reason
+
+
+@pytest.mark.parametrize(
+    ("evidence", "kinds"),
+    [
+        (TWO, ("two kinds", "negative")),
+        (TWO + BOTH, ("a second kind", "negative")),
+        (Evidence(n_responses=500, n_two_negative=500), ("two kinds", "positive")),
+        (TWO_OF_EACH, None),
+    ],
+)
+def test_the_advice_names_the_kinds_that_would_show_who_looked(evidence, kinds):
+    advice = assess(evidence, objective=Stratified(), n_signals=2).advice
+    assert (ADVICE["attention"] in advice) == (kinds is None)
+    assert kinds is None or ADVICE["second"].format(*kinds) in advice
+    assert sum(one.startswith("Log") and "of each polarity" in one for one in advice) == (
+        kinds is not None
+    )
 
 
 class Other(Objective):
