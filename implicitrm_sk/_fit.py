@@ -151,11 +151,8 @@ def add_evidence(est, log, assumptions, *, first):
     evidence, coincidences = Evidence.of(log, assumptions.false_action_rate), log.coincidences
     before, known = None, ""
     if not first:
-        before = est.identification_
-        evidence = evidence + est.evidence_
-        if hasattr(est, "coincidences_"):  # files of the first format do not hold them
-            known = _dependence(est, est.coincidences_)
-            coincidences = coincidences + est.coincidences_
+        before, known = est.identification_, _dependence(est, est.coincidences_)
+        evidence, coincidences = evidence + est.evidence_, coincidences + est.coincidences_
     _assess(est, evidence, coincidences, assumptions)
     if before is not None and before.against != known:
         est.identification_ = before

@@ -345,7 +345,7 @@ def test_loads_without_transformers_and_what_else_text_needs(estimator, tmp_path
 
 @pytest.mark.parametrize("folder", sorted(FORMATS.glob("*_*/")), ids=lambda path: path.name)
 def test_files_of_every_format_version_load(folder):
-    """`formats/make.py` wrote these when the version was new; they are never written again."""
+    """`formats/make.py` wrote these; after a release they are never written again."""
     est = ImplicitRewardEstimator.load(folder)
     expected = json.loads(folder.with_suffix(".json").read_text())
     X = np.array(expected["X"])

@@ -301,7 +301,7 @@ FITTED = {
     "group_names_": Field(tuple, _that(lambda names, _: names == GROUP_NAMES)),
     "objective_": Field(Objective),
     "evidence_": Field(Evidence),
-    "coincidences_": Field(Coincidences, _check_coincidences, needed=False),
+    "coincidences_": Field(Coincidences, _check_coincidences),
     "identification_": Field(
         Identification,
         _that(_swaps_rightly, "swaps reward and propensity, which these signals distinguish"),
