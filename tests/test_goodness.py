@@ -13,7 +13,7 @@ from implicitrm_sk import (
     identification_report,
 )
 from implicitrm_sk._false_actions import rates_against
-from implicitrm_sk._goodness import _distribution
+from implicitrm_sk._goodness import _distribution, _moved
 from implicitrm_sk._independence import dependence_against
 from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk._score_test import Rows, score_tests
@@ -159,6 +159,22 @@ def test_sums_of_exposures_have_the_distribution_of_their_number():
     np.testing.assert_allclose(mass[0], [0.08, 0.74, 0.18, 0, 0])
     np.testing.assert_allclose(mass[1], binom.pmf(np.arange(5), 4, 0.3))
     np.testing.assert_allclose(mass[2], [0.5, 0.5, 0, 0, 0])
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2])
+def test_a_fit_moves_to_the_counts_with_false_actions(rate):
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(3000), 3)
+    f, u = rng.normal(size=3000), rng.normal(size=9000)
+    preferred = (rng.random(3000) < sigmoid(f))[of]
+    true = rate + (1 - rate) * sigmoid(u)
+    acted = (rng.random(9000) < np.where(preferred, true, rate)).astype(float)
+    # A fit with another level, slope and rate, as early stopping may leave it.
+    given = (0.5 * f + 1, u - 0.5, rate / 2, acted, np.ones(9000), of, np.ones(3000))
+    R, p, e = _moved(*given)
+    assert e == pytest.approx(rate, abs=0.02) and (rate > 0 or e == 0)
+    assert np.abs(R - sigmoid(f)).max() < 0.05
+    assert np.abs(p - true).max() < 0.06
 
 
 @pytest.mark.parametrize(("true", "level"), [(0.25, "identified"), (0.6, "not identified")])
