@@ -13,7 +13,7 @@ from implicitrm_sk import (
     identification_report,
 )
 from implicitrm_sk._false_actions import rates_against
-from implicitrm_sk._goodness import _distribution, _moved
+from implicitrm_sk._goodness import _distribution, _moved, counts_against
 from implicitrm_sk._independence import dependence_against
 from implicitrm_sk._log import FeedbackLog
 from implicitrm_sk._score_test import Rows, score_tests
@@ -159,6 +159,17 @@ def test_sums_of_exposures_have_the_distribution_of_their_number():
     np.testing.assert_allclose(mass[0], [0.08, 0.74, 0.18, 0, 0])
     np.testing.assert_allclose(mass[1], binom.pmf(np.arange(5), 4, 0.3))
     np.testing.assert_allclose(mass[2], [0.5, 0.5, 0, 0, 0])
+
+
+def test_counts_of_few_responses_are_not_contradicted_by_chance():
+    n, times = 200, 8
+    response, first = np.repeat(np.arange(n), times), np.arange(0, n * times, times)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        f = rng.normal(size=n)
+        y = acts(rng, (rng.random(n) < sigmoid(f))[response], 0.0)[:, None]
+        log = FeedbackLog(y, np.ones(n), response=response, first=first, signals=(Action(),))
+        assert counts_against(log, f, np.zeros((n * times, 1)), np.zeros(1)) is None
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.2])
