@@ -161,6 +161,22 @@ def test_sums_of_exposures_have_the_distribution_of_their_number():
     np.testing.assert_allclose(mass[2], [0.5, 0.5, 0, 0, 0])
 
 
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_counts_are_those_of_what_was_logged_and_counts(weight):
+    n, times = 900, 3
+    rng = np.random.default_rng(0)
+    response, first = np.repeat(np.arange(n), times), np.arange(0, n * times, times)
+    f = rng.normal(size=n)
+    y = acts(rng, (rng.random(n) < sigmoid(f))[response], 0.0)[:, None]
+    y[response < 300] = y[first[:300]].repeat(times, axis=0)  # one exposure, logged three times
+    y[1800::2] = np.nan
+    sample_weight = np.ones(n)
+    sample_weight[:300] = weight
+    log = FeedbackLog(y, sample_weight, response=response, first=first, signals=(Action(),))
+    found = counts_against(log, f, np.zeros((n * times, 1)), np.zeros(1))
+    assert (found is None) == (weight == 0)
+
+
 def test_counts_of_few_responses_are_not_contradicted_by_chance():
     n, times = 200, 8
     response, first = np.repeat(np.arange(n), times), np.arange(0, n * times, times)
