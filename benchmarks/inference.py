@@ -406,7 +406,7 @@ def print_sensitivity(args):
             columns = np.array([found[name, n, seed][0] for seed in seeds]).T
             cells = [f"{mean_and_error(one)} ({np.abs(one).max():.3f})" for one in columns]
             print("| " + " | ".join([name, *cells]) + " |")
-    print("\n| broken | true difference | limit of the base, at the amount ", end="")
+    print("\n| broken | true difference | limit of the base; at the amount ", end="")
     print("| limit of the robustness value ", end="")
     print("".join(f"| robustness values, {n:,} rows " for n in args.rows) + "|")
     print("|---|---|---|---" + "|---" * len(args.rows) + "|")
@@ -414,7 +414,7 @@ def print_sensitivity(args):
         limit = limits_of(name)
         cells = [
             f"{settings['difference']:g}",
-            f"{limit[None]:+.3f}, {limit[amount]:+.3f}",
+            f"{limit[None]:+.3f}; {limit[amount]:+.3f}",
             f"{turns_at(limit, kind):.3g}",
         ]
         for n in args.rows:

@@ -184,8 +184,7 @@ class SAREM(Objective):
     Its gradient is that of the likelihood of one signal, like that of the stratified objective.
     This is generalised EM; the original iterates each maximisation to its end. It starts with half
     of the rows without an action preferred. The fitted mixture has no mirror images, so it keeps
-    the side
-    of the swap near its start.
+    the side of the swap near its start.
 
     References
     ----------
