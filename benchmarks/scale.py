@@ -376,10 +376,11 @@ def epochs_of_users(begun, n_turns):
 
 
 def many_users(est, X, y):
-    """Fit nearly as many users as rows, and print time and memory."""
-    n = len(X)
-    many = np.random.default_rng(2).permutation(n)
-    many[: n // 100] = many[-1]  # a column that numbers the rows is not used
+    """Fit users of two rows each, who differ in activity, and print time and memory."""
+    rng, n_users = np.random.default_rng(2), len(X) // 2
+    many = rng.permutation(len(X)) % n_users
+    often = 1 / (1 + np.exp(-3 * rng.standard_normal(n_users)))
+    y = y * (rng.random(y.shape) < often[many, None])
     est = clone(est).set_params(max_epochs=2)
     began = time.perf_counter()
     with warnings.catch_warnings():
